@@ -1,0 +1,1 @@
+//! Side-by-side measurements of tensorpatch and the encodings it replaces.

@@ -1,0 +1,2 @@
+//! The tensorpatch command line.
+fn main() {}

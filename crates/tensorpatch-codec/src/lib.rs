@@ -1,0 +1,1 @@
+//! Pure kernels of tensorpatch: compare, encode, decode and digest chunks of tensor bytes.

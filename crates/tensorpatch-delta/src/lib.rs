@@ -1,0 +1,1 @@
+//! Diff and apply over whole checkpoints: parallel, deterministic, in bounded memory.

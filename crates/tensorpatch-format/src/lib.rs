@@ -1,0 +1,37 @@
+//! The wire layer of tensorpatch: what a patch file consists of, and nothing about how its contents are made.
+//!
+//! * [`Schema`], [`Layout`] and the digests: the values that a patch is bound to.
+//! * [`Limits`] and [`Error`]: what untrusted bytes may ask for, and what is said when they ask for more.
+//!
+//! The format is specified in `spec/format.md`; section numbers in this crate refer to it. The crate does no
+//! compression and no I/O, and forbids `unsafe`.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![cfg_attr(
+    test,
+    allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tests may panic")
+)]
+
+mod bytes;
+mod digest;
+mod dtype;
+mod error;
+mod layout;
+mod limits;
+mod schema;
+mod wire;
+
+pub use digest::{
+    LayoutDigest, LeafDigest, LeafHash, ParseDigestError, SchemaDigest, StateDigest, TaggedStateDigest,
+    TensorDigest,
+};
+pub use dtype::{Dtype, ElementFormat};
+pub use error::{Error, ErrorClass, Violation};
+pub use layout::{FileLayout, Layout, LayoutError};
+pub use limits::{LimitKind, Limits};
+pub use schema::{ChunkAddress, ChunkIndex, Schema, SchemaError, TensorIndex, TensorSpec};
+pub use wire::{Encoding, Kind, Profile};
+
+/// Bytes of a tensor that make one chunk (section 2). A constant of the format: changing it changes every digest.
+pub const CHUNK_BYTES: usize = 1 << 20;

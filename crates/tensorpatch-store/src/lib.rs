@@ -1,0 +1,1 @@
+//! Streams of checkpoint versions in an object store: commits, anchors, planning, replicas.

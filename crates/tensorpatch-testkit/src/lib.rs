@@ -1,0 +1,1 @@
+//! Shared helpers of the tensorpatch tests: strategies, fixtures, mutations, fault injection.

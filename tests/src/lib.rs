@@ -1,0 +1,1 @@
+//! Whole-system tests of tensorpatch: see the files beside this one.
