@@ -1,0 +1,79 @@
+//! The house rules that no compiler checks.
+
+mod layers;
+mod licences;
+mod sources;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::shell;
+
+/// Checks every rule and reports every violation.
+#[expect(clippy::print_stderr, reason = "the violations are what this prints")]
+pub(crate) fn run() -> Result<()> {
+    let root = shell::root()?;
+    let metadata = metadata()?;
+    let mut violations = layers::check(&metadata)?;
+    violations.extend(licences::check(&root, &metadata)?);
+    violations.extend(sources::check(&root)?);
+    for violation in &violations {
+        eprintln!("tidy: {violation}");
+    }
+    if !violations.is_empty() {
+        bail!("{} violations of the house rules", violations.len());
+    }
+    Ok(())
+}
+
+/// What `cargo metadata` says about the workspace and its dependencies on this platform.
+fn metadata() -> Result<Value> {
+    let version = String::from_utf8(shell::output(std::process::Command::new("rustc").arg("-vV"))?)?;
+    let host =
+        version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    let arguments = ["metadata", "--format-version", "1", "--locked", "--filter-platform", host];
+    serde_json::from_slice(&shell::output(&mut shell::cargo(&arguments)?)?)
+        .context("cargo metadata is not JSON")
+}
+
+/// All files of the repository whose name ends with `suffix`, sorted; nothing hidden, built or generated.
+fn files(root: &Path, suffix: &str) -> Result<Vec<PathBuf>> {
+    fn visit(directory: &Path, suffix: &str, found: &mut Vec<PathBuf>) -> Result<()> {
+        for entry in std::fs::read_dir(directory).with_context(|| directory.display().to_string())? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let skipped =
+                name.starts_with('.') || matches!(name.as_str(), "target" | "node_modules" | "corpus");
+            if skipped || entry.file_type()?.is_symlink() {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                visit(&entry.path(), suffix, found)?;
+            } else if name.ends_with(suffix) {
+                found.push(entry.path());
+            }
+        }
+        Ok(())
+    }
+    let mut found = Vec::new();
+    visit(root, suffix, &mut found)?;
+    found.sort();
+    Ok(found)
+}
+
+/// A path as a violation shows it: relative to the root.
+fn shown(root: &Path, path: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_workspace_is_tidy() {
+        run().unwrap();
+    }
+}
