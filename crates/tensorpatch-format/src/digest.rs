@@ -84,6 +84,14 @@ impl LeafDigest {
         }
     }
 
+    /// The hash that the digest is of.
+    pub const fn hash(&self) -> LeafHash {
+        match self {
+            Self::Xxh3(_) => LeafHash::Xxh3,
+            Self::Blake3(_) => LeafHash::Blake3,
+        }
+    }
+
     /// A digest of `hash` from its bytes, or `None` if there are not [`LeafHash::digest_len`] of them.
     pub fn from_bytes(hash: LeafHash, bytes: &[u8]) -> Option<Self> {
         match hash {

@@ -1,6 +1,6 @@
 //! Why bytes were refused, and where.
 
-use crate::limits::LimitKind;
+use crate::{LimitKind, SchemaDigest};
 
 /// A refusal of untrusted bytes: what was wrong, in which field, at which offset of the file.
 ///
@@ -26,6 +26,9 @@ pub enum Violation {
         /// How many bytes are missing at the least.
         needed: u64,
     },
+    /// What should be the trailer is none.
+    #[error("the file does not end with a trailer: it is cut short or damaged")]
+    NoTrailer,
     /// The file does not start with the magic of a patch.
     #[error("not a tensorpatch file")]
     NotAPatch,
@@ -61,9 +64,23 @@ pub enum Violation {
         /// The checksum of the bytes.
         found: u32,
     },
+    /// A field runs over the end of the section or of the unpacked bytes that hold it.
+    #[error("{needed} bytes past the end of what holds it")]
+    Overrun {
+        /// How many bytes are missing at the least.
+        needed: u64,
+    },
     /// A rule of the specification is broken.
     #[error("{0}")]
     Invalid(String),
+    /// The base given is not the one that the patch was made from: it has another schema.
+    #[error("wrong base: the patch was made from one with the schema {expected}, this one has {found}")]
+    WrongBase {
+        /// The schema digest in the patch.
+        expected: SchemaDigest,
+        /// That of the base given.
+        found: SchemaDigest,
+    },
 }
 
 /// The stable classes of the specification (section 12), by who must act.
@@ -121,13 +138,14 @@ impl Error {
     /// The stable class of this error.
     pub fn class(&self) -> ErrorClass {
         match self.violation {
-            Violation::Truncated { .. } => ErrorClass::Truncated,
+            Violation::Truncated { .. } | Violation::NoTrailer => ErrorClass::Truncated,
             Violation::NotAPatch => ErrorClass::NotAPatch,
             Violation::UnsupportedVersion { .. } => ErrorClass::UnsupportedVersion,
             Violation::UnsupportedFeature { .. } => ErrorClass::UnsupportedFeature,
             Violation::Limit { .. } => ErrorClass::Limit,
             Violation::Checksum { .. } => ErrorClass::Checksum,
-            Violation::Invalid(_) => ErrorClass::Invalid,
+            Violation::Overrun { .. } | Violation::Invalid(_) => ErrorClass::Invalid,
+            Violation::WrongBase { .. } => ErrorClass::WrongBase,
         }
     }
 }

@@ -193,11 +193,11 @@ mod tests {
     }
 
     #[test]
-    fn every_strict_prefix_is_truncated() {
+    fn every_strict_prefix_is_invalid() {
         let bytes = Layout::new(vec![file("a.safetensors")], Some(b"{}".to_vec())).unwrap().to_bytes();
         for len in 0..bytes.len() {
             let error = Layout::from_bytes(&bytes[..len], 0, &Limits::default()).unwrap_err();
-            assert_eq!(error.class(), ErrorClass::Truncated, "{len}: {error}");
+            assert_eq!(error.class(), ErrorClass::Invalid, "{len}: {error}");
         }
     }
 

@@ -1,6 +1,9 @@
 //! The wire layer of tensorpatch: what a patch file consists of, and nothing about how its contents are made.
 //!
 //! * [`Schema`], [`Layout`] and the digests: the values that a patch is bound to.
+//! * [`Patch`]: a whole patch file in one slice, as borrowed views of its parts.
+//! * [`PatchWriter`] and [`BlockBuilder`]: the bytes of a patch, part by part.
+//! * [`Grid`]: which chunks a patch may and must have records for.
 //! * [`Limits`] and [`Error`]: what untrusted bytes may ask for, and what is said when they ask for more.
 //!
 //! The format is specified in `spec/format.md`; section numbers in this crate refer to it. The crate does no
@@ -13,25 +16,46 @@
     allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tests may panic")
 )]
 
+mod address;
+mod block;
 mod bytes;
 mod digest;
 mod dtype;
 mod error;
+mod grid;
+mod header;
+mod index;
 mod layout;
 mod limits;
+mod packed;
+mod patch;
+mod scan;
 mod schema;
+mod section;
+mod trailer;
 mod wire;
+mod write;
 
+pub use block::{Block, Record, Records};
 pub use digest::{
     LayoutDigest, LeafDigest, LeafHash, ParseDigestError, SchemaDigest, StateDigest, TaggedStateDigest,
     TensorDigest,
 };
 pub use dtype::{Dtype, ElementFormat};
 pub use error::{Error, ErrorClass, Violation};
+pub use grid::Grid;
+pub use header::Header;
+pub use index::{BlockEntry, Index};
 pub use layout::{FileLayout, Layout, LayoutError};
 pub use limits::{LimitKind, Limits};
+pub use packed::{Listing, Packed, Packing};
+pub use patch::Patch;
+pub use scan::{Part, Want};
 pub use schema::{ChunkAddress, ChunkIndex, Schema, SchemaError, TensorIndex, TensorSpec};
+pub use section::{SectionHead, SectionKind};
+pub use trailer::{Ends, Trailer};
 pub use wire::{Encoding, Kind, Profile};
+pub use write::{BlockBuilder, FinishedBlock, LayoutDue, PatchWriter, SchemaDue, WriteError};
 
 /// Bytes of a tensor that make one chunk (section 2). A constant of the format: changing it changes every digest.
 pub const CHUNK_BYTES: usize = 1 << 20;

@@ -1,5 +1,7 @@
 //! The tensors of a state without their bytes (section 2).
 
+use std::sync::Arc;
+
 use crate::bytes::Reader;
 use crate::digest::blake3_of;
 use crate::{CHUNK_BYTES, Dtype, Error, LimitKind, Limits, SchemaDigest};
@@ -87,9 +89,11 @@ fn byte_len(dtype: &Dtype, shape: &[u64]) -> Result<Option<u64>, ()> {
 }
 
 /// The tensors of a state in ascending order of their names; checked, so that whoever holds one may rely on it.
+///
+/// A clone shares the tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schema {
-    tensors: Vec<TensorSpec>,
+    tensors: Arc<[TensorSpec]>,
     state_bytes: u64,
 }
 
@@ -175,7 +179,7 @@ impl Schema {
                 return Err(SchemaError::Duplicate(b.name.clone()));
             }
         }
-        Ok(Self { tensors, state_bytes })
+        Ok(Self { tensors: tensors.into(), state_bytes })
     }
 
     /// The tensors, in order.
@@ -206,7 +210,7 @@ impl Schema {
 
     /// All chunks in grid order.
     pub fn grid(&self) -> impl Iterator<Item = ChunkAddress> + '_ {
-        (0_u32..).zip(&self.tensors).flat_map(|(index, tensor)| {
+        (0_u32..).zip(self.tensors.iter()).flat_map(|(index, tensor)| {
             (0..tensor.chunk_count())
                 .map(move |chunk| ChunkAddress { tensor: TensorIndex(index), chunk: ChunkIndex(chunk) })
         })
@@ -216,7 +220,7 @@ impl Schema {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend_from_slice(&(self.tensors.len() as u64).to_le_bytes());
-        for tensor in &self.tensors {
+        for tensor in self.tensors.iter() {
             put_string(&mut out, &tensor.name);
             put_string(&mut out, tensor.dtype.as_str());
             put_u32(&mut out, tensor.shape.len());
@@ -346,11 +350,11 @@ mod tests {
     }
 
     #[test]
-    fn every_strict_prefix_is_truncated() {
+    fn every_strict_prefix_is_invalid() {
         let bytes = sample().to_bytes();
         for len in 0..bytes.len() {
             let error = Schema::from_bytes(&bytes[..len], 0, &Limits::default()).unwrap_err();
-            assert_eq!(error.class(), ErrorClass::Truncated, "{len}: {error}");
+            assert_eq!(error.class(), ErrorClass::Invalid, "{len}: {error}");
         }
     }
 
@@ -358,7 +362,7 @@ mod tests {
     fn a_count_beyond_the_bytes_is_refused_before_anything_is_allocated() {
         let bytes = (1_u64 << 19).to_le_bytes();
         let error = Schema::from_bytes(&bytes, 100, &Limits::default()).unwrap_err();
-        assert_eq!((error.class(), error.offset), (ErrorClass::Truncated, 100));
+        assert_eq!((error.class(), error.offset), (ErrorClass::Invalid, 100));
         let bytes = (1_u64 << 60).to_le_bytes();
         let error = Schema::from_bytes(&bytes, 100, &Limits::default()).unwrap_err();
         assert_eq!(error.class(), ErrorClass::Limit);
