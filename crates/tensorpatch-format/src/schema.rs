@@ -55,6 +55,14 @@ impl TensorSpec {
         }
     }
 
+    /// Says that a schema may have this tensor.
+    ///
+    /// # Errors
+    /// If it breaks a rule of section 2.1.
+    pub fn check(&self) -> Result<(), SchemaError> {
+        check_tensor(self)
+    }
+
     /// The number of chunks.
     pub fn chunk_count(&self) -> u32 {
         // Schema::new has checked that this fits.

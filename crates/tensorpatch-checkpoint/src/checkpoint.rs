@@ -1,0 +1,281 @@
+//! An opened checkpoint: validated, mapped, ready to be compared.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tensorpatch_format::{FileLayout, Layout, LimitKind, Limits, Schema, TensorIndex, TensorSpec};
+
+use crate::error::short;
+use crate::index::Index;
+use crate::map::{FileIdentity, MappedFile};
+use crate::{CheckpointError, Header, Placement};
+
+/// What ends in one of these holds weights, in another format; it would only go stale beside patched ones.
+const WEIGHT_EXTENSIONS: [&str; 9] =
+    ["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "gguf", "onnx"];
+
+/// A checkpoint on disk, opened and mapped into memory.
+///
+/// It is one safetensors file, or a Hugging Face directory: `model.safetensors.index.json` and the shards it names, or
+/// a single `model.safetensors`. Symbolic links are followed, as the Hugging Face cache needs it. Opening reads the
+/// headers and checks all of them; the tensors' bytes are read when they are looked at, and take no memory of their own.
+///
+/// The files must not be written to while they are open here: the bytes would change under the slices
+/// that [`Checkpoint::tensor`] returns, and a file that shrinks ends the process (SIGBUS). Replacing a file by renaming another
+/// over it, as [`CheckpointWriter`](crate::CheckpointWriter) does, is safe.
+///
+/// ```
+/// use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, Placement, generate_layout};
+/// use tensorpatch_format::{Dtype, Limits, Schema, TensorIndex, TensorSpec};
+///
+/// let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("tiny.safetensors");
+/// let dtype = Dtype::new("U8").ok_or("no dtype")?;
+/// let schema = Schema::new(vec![TensorSpec::new("t", dtype, vec![3])?])?;
+/// let layout = generate_layout(&schema)?;
+/// let placement = Placement::new(&schema, &layout, &Limits::default())?;
+/// let writer = CheckpointWriter::create(&path, Form::File, &schema, &layout, &placement)?;
+/// writer.write(TensorIndex(0), 0, &[1, 2, 3])?;
+/// writer.commit()?;
+///
+/// let checkpoint = Checkpoint::open(&path, &Limits::default())?;
+/// assert_eq!(checkpoint.schema(), &schema);
+/// assert_eq!(checkpoint.tensor(TensorIndex(0)), Some(&[1, 2, 3][..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    is_directory: bool,
+    files: Vec<(PathBuf, MappedFile)>,
+    schema: Schema,
+    layout: Layout,
+    placement: Placement,
+    companions: Vec<PathBuf>,
+}
+
+impl Checkpoint {
+    /// Opens and checks the checkpoint at `path`.
+    ///
+    /// # Errors
+    /// If nothing is there, a header or the index is broken, the shards and the index disagree, a file is shorter or
+    /// longer than its header says, or the checkpoint is over `limits`.
+    pub fn open(path: &Path, limits: &Limits) -> Result<Self, CheckpointError> {
+        let metadata = fs::metadata(path).map_err(CheckpointError::io("open", path))?;
+        let is_directory = metadata.is_dir();
+        let (index, names) = if is_directory { find_files(path, limits)? } else { (None, Vec::new()) };
+
+        let mut opened = Opened { limits, metadata_bytes: 0, files: Vec::new(), headers: Vec::new() };
+        if is_directory {
+            opened.add_metadata(path, index.as_ref().map_or(0, |(bytes, _)| bytes.len() as u64))?;
+            for (name, tensor) in names {
+                let shard = path.join(&name);
+                if let Some(tensor) = tensor
+                    && fs::metadata(&shard).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+                {
+                    return Err(CheckpointError::MissingShard { path: shard, tensor });
+                }
+                opened.add(shard, name)?;
+            }
+        } else {
+            opened.add(path.to_owned(), Layout::SINGLE_FILE.to_owned())?;
+        }
+        let headers: Vec<_> = opened.headers.iter().map(|(name, h)| (name.as_str(), h)).collect();
+        let schema = schema_of(path, &headers, limits)?;
+        if let Some((_, index)) = &index {
+            index
+                .check(headers.iter().copied())
+                .map_err(|source| CheckpointError::Index { path: path.join(Layout::INDEX_FILE), source })?;
+        }
+        let placement = Placement::of_headers(&schema, &headers)?;
+        let file_layouts = opened.file_layouts();
+        let layout = Layout::new(file_layouts, index.map(|(bytes, _)| bytes))
+            .map_err(|source| CheckpointError::Layout { path: path.to_owned(), source })?;
+        let companions = if is_directory { find_companions(path)? } else { Vec::new() };
+        let files = opened.files;
+        Ok(Self { path: path.to_owned(), is_directory, files, schema, layout, placement, companions })
+    }
+
+    /// The path that was opened, as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is a directory, and not a single file.
+    pub fn is_directory(&self) -> bool {
+        self.is_directory
+    }
+
+    /// The names, dtypes and shapes of the tensors.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// The names of the files, their headers byte for byte, and the index. A single file is called
+    /// `model.safetensors` here, whatever its name on disk.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Where each tensor lies in the files.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// The bytes of a tensor, or `None` if the schema has no such tensor.
+    pub fn tensor(&self, tensor: TensorIndex) -> Option<&[u8]> {
+        let (file, range) = self.placement.locate(tensor)?;
+        let (_, mapped) = self.files.get(file)?;
+        mapped.bytes().get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+    }
+
+    /// The bytes of all tensors, in the order of the schema.
+    pub fn tensors(&self) -> Vec<&[u8]> {
+        // Every one is there: `open` has compared the length of each file with its header.
+        (0..self.schema.tensors().len())
+            .filter_map(|index| self.tensor(TensorIndex(u32::try_from(index).ok()?)))
+            .collect()
+    }
+
+    /// The plain files beside the weights that belong to the model, such as `config.json` and `tokenizer.json`; in
+    /// ascending order of their paths. No hidden files, no weights of any format, no index, nothing in subdirectories.
+    /// Empty for a single file.
+    pub fn companions(&self) -> &[PathBuf] {
+        &self.companions
+    }
+
+    /// The path and identity of each file, in the order of the layout.
+    pub(crate) fn file_identities(&self) -> impl Iterator<Item = (&Path, FileIdentity)> {
+        self.files.iter().map(|(path, mapped)| (path.as_path(), mapped.identity))
+    }
+}
+
+/// Files as they are opened one by one.
+struct Opened<'l> {
+    limits: &'l Limits,
+    metadata_bytes: u64,
+    files: Vec<(PathBuf, MappedFile)>,
+    headers: Vec<(String, Header)>,
+}
+
+impl Opened<'_> {
+    fn add(&mut self, path: PathBuf, name: String) -> Result<(), CheckpointError> {
+        let mapped = MappedFile::open(&path)?;
+        let header = Header::parse(mapped.bytes(), self.limits)
+            .and_then(|header| header.check_file_len(mapped.bytes().len() as u64).map(|()| header))
+            .map_err(|source| CheckpointError::Header { path: path.clone(), source })?;
+        self.add_metadata(&path, header.header_len())?;
+        self.files.push((path, mapped));
+        self.headers.push((name, header));
+        Ok(())
+    }
+
+    /// Headers are kept in memory, however many shards there are: their sum is bounded.
+    fn add_metadata(&mut self, path: &Path, bytes: u64) -> Result<(), CheckpointError> {
+        self.metadata_bytes = self.metadata_bytes.saturating_add(bytes);
+        check_limit(path, LimitKind::MetadataBytes, self.metadata_bytes, self.limits.metadata_bytes)
+    }
+
+    fn file_layouts(&self) -> Vec<FileLayout> {
+        let header_bytes = |mapped: &MappedFile, header: &Header| {
+            let len = usize::try_from(header.header_len()).unwrap_or(usize::MAX);
+            mapped.bytes().get(..len).unwrap_or_default().to_vec()
+        };
+        self.files
+            .iter()
+            .zip(&self.headers)
+            .map(|((_, mapped), (name, header))| FileLayout {
+                name: name.clone(),
+                header: header_bytes(mapped, header),
+            })
+            .collect()
+    }
+}
+
+fn check_limit(path: &Path, kind: LimitKind, value: u64, limit: u64) -> Result<(), CheckpointError> {
+    if value > limit {
+        return Err(CheckpointError::Limit { path: path.to_owned(), kind, value, limit });
+    }
+    Ok(())
+}
+
+/// The index bytes and what they say; the weight files of a directory, each with a tensor it should hold.
+type Found = (Option<(Vec<u8>, Index)>, Vec<(String, Option<String>)>);
+
+fn find_files(directory: &Path, limits: &Limits) -> Result<Found, CheckpointError> {
+    let index_path = directory.join(Layout::INDEX_FILE);
+    let single_path = directory.join(Layout::SINGLE_FILE);
+    // A link that leads nowhere is there, and opening it will say so; it must not pass for absent.
+    let exists = |path: &Path| match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(CheckpointError::io("look at", path)(error)),
+    };
+    if !exists(&index_path)? {
+        if !exists(&single_path)? {
+            return Err(CheckpointError::NotACheckpoint {
+                path: directory.to_owned(),
+                found: "the directory has neither model.safetensors.index.json nor model.safetensors",
+            });
+        }
+        return Ok((None, vec![(Layout::SINGLE_FILE.to_owned(), None)]));
+    }
+    let mapped = MappedFile::open(&index_path)?;
+    check_limit(&index_path, LimitKind::HeaderBytes, mapped.identity.len, limits.header_bytes)?;
+    let bytes = mapped.bytes().to_vec();
+    let index = Index::parse(&bytes, limits)
+        .map_err(|source| CheckpointError::Index { path: index_path.clone(), source })?;
+    let shards: Vec<_> =
+        index.shards().into_iter().map(|(shard, tensor)| (shard.to_owned(), Some(short(tensor)))).collect();
+    if shards.iter().all(|(shard, _)| shard != Layout::SINGLE_FILE) && exists(&single_path)? {
+        return Err(CheckpointError::NotACheckpoint {
+            path: directory.to_owned(),
+            found: "the directory has a model.safetensors beside the shards of its index; remove the one that is stale",
+        });
+    }
+    Ok((Some((bytes, index)), shards))
+}
+
+fn schema_of(path: &Path, headers: &[(&str, &Header)], limits: &Limits) -> Result<Schema, CheckpointError> {
+    let mut tensors: Vec<(&TensorSpec, &str)> = headers
+        .iter()
+        .flat_map(|(name, header)| header.tensors().iter().map(move |(spec, _)| (spec, *name)))
+        .collect();
+    check_limit(path, LimitKind::Tensors, tensors.len() as u64, limits.tensors)?;
+    tensors.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+    for pair in tensors.windows(2) {
+        if let [(a, first), (b, second)] = pair
+            && a.name == b.name
+        {
+            let (tensor, first, second) = (short(&a.name), (*first).to_owned(), (*second).to_owned());
+            return Err(CheckpointError::TensorInTwoFiles { tensor, first, second });
+        }
+    }
+    let schema = Schema::new(tensors.into_iter().map(|(spec, _)| spec.clone()).collect())
+        .map_err(|source| CheckpointError::Schema { path: path.to_owned(), source })?;
+    check_limit(path, LimitKind::StateBytes, schema.state_bytes(), limits.state_bytes)?;
+    Ok(schema)
+}
+
+fn find_companions(directory: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let mut companions = Vec::new();
+    for entry in fs::read_dir(directory).map_err(CheckpointError::io("list", directory))? {
+        let path = entry.map_err(CheckpointError::io("list", directory))?.path();
+        // Follows links: in the Hugging Face cache every file is one. A link to nothing is no file.
+        if path.file_name().is_some_and(is_companion_name) && path.is_file() {
+            companions.push(path);
+        }
+    }
+    companions.sort();
+    Ok(companions)
+}
+
+/// Whether a file of this name belongs to a model without being weights.
+pub(crate) fn is_companion_name(name: &OsStr) -> bool {
+    let text = name.to_string_lossy();
+    let extension = Path::new(name).extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+    let is_weights = extension.is_some_and(|e| WEIGHT_EXTENSIONS.contains(&e.as_str()));
+    !text.starts_with('.') && !is_weights && !text.ends_with(".index.json")
+}

@@ -1,0 +1,248 @@
+//! Why a checkpoint cannot be read, written or patched: which file, which tensor, what was expected and found.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tensorpatch_format::{LayoutError, LimitKind, SchemaError, TensorIndex};
+
+use crate::{HeaderError, IndexError};
+
+/// A refusal or a failure of the file layer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The operating system refused.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// What was tried, such as `open` or `sync`.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A path that is neither a safetensors file nor a directory with one.
+    #[error("{}: not a checkpoint: {found}", path.display())]
+    NotACheckpoint {
+        /// The path.
+        path: PathBuf,
+        /// What is there instead.
+        found: &'static str,
+    },
+    /// The header of a file breaks a rule of safetensors.
+    #[error("{}: {source}", path.display())]
+    Header {
+        /// The file; only its name if it comes from a layout.
+        path: PathBuf,
+        /// The rule.
+        source: HeaderError,
+    },
+    /// The index of a sharded checkpoint is broken, or disagrees with the shards.
+    #[error("{}: {source}", path.display())]
+    Index {
+        /// The index file; only its name if it comes from a layout.
+        path: PathBuf,
+        /// The rule.
+        source: IndexError,
+    },
+    /// The index names a shard that is not there.
+    #[error("{}: the shard is missing; the index says that it holds tensor {tensor:?}", path.display())]
+    MissingShard {
+        /// Where the shard should be.
+        path: PathBuf,
+        /// A tensor that it should hold.
+        tensor: String,
+    },
+    /// Two files hold the same tensor.
+    #[error("tensor {tensor:?} is in {first:?} and in {second:?}")]
+    TensorInTwoFiles {
+        /// The tensor.
+        tensor: String,
+        /// One file.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// The files together are no layout.
+    #[error("{}: {source}", path.display())]
+    Layout {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The rule.
+        source: LayoutError,
+    },
+    /// The tensors together are no schema.
+    #[error("{}: {source}", path.display())]
+    Schema {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The rule.
+        source: SchemaError,
+    },
+    /// More than the caller allows.
+    #[error("{}: {kind} is {value}, over the limit of {limit}", path.display())]
+    Limit {
+        /// The checkpoint, file or index.
+        path: PathBuf,
+        /// Which limit.
+        kind: LimitKind,
+        /// The value found.
+        value: u64,
+        /// The limit in force.
+        limit: u64,
+    },
+    /// A layout without an index that is not the one file `model.safetensors`.
+    #[error(
+        "a layout without an index must be the one file model.safetensors; this one has {files} files, the first is {first:?}"
+    )]
+    NoIndex {
+        /// The number of files.
+        files: usize,
+        /// The name of the first.
+        first: String,
+    },
+    /// A layout lacks a tensor of the schema.
+    #[error("no file of the layout holds tensor {tensor:?}")]
+    MissingTensor {
+        /// The tensor.
+        tensor: String,
+    },
+    /// A layout has a tensor that the schema has not.
+    #[error("{file:?} holds tensor {tensor:?}, which is not in the schema")]
+    UnexpectedTensor {
+        /// The tensor.
+        tensor: String,
+        /// The file of the layout.
+        file: String,
+    },
+    /// Layout and schema disagree over a tensor.
+    #[error("tensor {tensor:?} in {file:?}: the schema says {expected}, the header says {found}")]
+    TensorDiffers {
+        /// The tensor.
+        tensor: String,
+        /// The file of the layout.
+        file: String,
+        /// Dtype, shape and size in the schema.
+        expected: String,
+        /// Dtype, shape and size in the header.
+        found: String,
+    },
+    /// Several files, or an index, where one file is to be written.
+    #[error("{}: the checkpoint is a directory ({files} weight files, {} index); write it to a directory", path.display(), if *index { "an" } else { "no" })]
+    NeedsDirectory {
+        /// The destination.
+        path: PathBuf,
+        /// The number of files in the layout.
+        files: usize,
+        /// Whether there is an index.
+        index: bool,
+    },
+    /// The destination is something that must not be replaced.
+    #[error("{}: {found}; {advice}", path.display())]
+    Destination {
+        /// The destination.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The file system has not enough room.
+    #[error("{}: no room: {needed} bytes are needed{}", path.display(), available_text(*available))]
+    NoRoom {
+        /// The directory or file that was to be written.
+        path: PathBuf,
+        /// Bytes of all files together.
+        needed: u64,
+        /// Bytes that were free before, if the file system says.
+        available: Option<u64>,
+    },
+    /// A write outside of a tensor.
+    #[error("write of {len} bytes at {offset} of tensor {}, which has {tensor_len:?} bytes", tensor.0)]
+    OutOfRange {
+        /// The tensor.
+        tensor: TensorIndex,
+        /// Where the write was to begin, in bytes from the start of the tensor.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// Bytes of the tensor; `None` if there is no such tensor.
+        tensor_len: Option<u64>,
+    },
+    /// A header that does not fit where the old one was.
+    #[error("{}: a header of {found} bytes cannot take the place of one of {expected:?} bytes", path.display())]
+    HeaderReplaced {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of the header now; `None` if there is no such file.
+        expected: Option<u64>,
+        /// Bytes of the header given.
+        found: u64,
+    },
+    /// A commit before every byte was written once.
+    #[error("{}: {written} bytes of tensors were written, expected {expected}", path.display())]
+    Incomplete {
+        /// The destination.
+        path: PathBuf,
+        /// Bytes that were written.
+        written: u64,
+        /// Bytes of all tensors.
+        expected: u64,
+    },
+    /// A file that cannot be patched in place safely.
+    #[error("{}: cannot be patched in place: {obstacle}", path.display())]
+    NotInPlace {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        obstacle: Obstacle,
+    },
+}
+
+/// Why a file must not be written in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Obstacle {
+    /// Writing would alter the file that the link leads to, such as a blob of the Hugging Face cache.
+    #[error(
+        "it is a symbolic link, and writing through it would alter a file that others may share; copy the checkpoint first (cp -rL), or write the result elsewhere"
+    )]
+    Symlink,
+    /// Writing would alter what other names of the file show.
+    #[error(
+        "it has {0} names (hard links), and writing would alter them all; copy the checkpoint first, or write the result elsewhere"
+    )]
+    HardLinks(u64),
+    /// No write permission for anyone.
+    #[error("it is read-only; chmod u+w it, or write the result elsewhere")]
+    ReadOnly,
+    /// Another patcher holds it.
+    #[error("another process is patching it; wait for it to end")]
+    Busy,
+    /// It is no longer the file that was opened.
+    #[error("it was replaced or resized since it was opened; open the checkpoint again")]
+    Replaced,
+}
+
+fn available_text(available: Option<u64>) -> String {
+    available
+        .map(|bytes| format!(", {bytes} are free; free some space, or write elsewhere"))
+        .unwrap_or_default()
+}
+
+impl CheckpointError {
+    /// For `map_err` on an I/O operation.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// A name for a message: names of hostile files may have megabytes.
+pub(crate) fn short(name: &str) -> String {
+    const MOST: usize = 200;
+    match name.char_indices().nth(MOST) {
+        None => name.to_owned(),
+        Some((end, _)) => format!("{}…", name.get(..end).unwrap_or_default()),
+    }
+}

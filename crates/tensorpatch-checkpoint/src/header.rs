@@ -1,0 +1,496 @@
+//! Strict reading of a safetensors header.
+//!
+//! The safetensors crate refuses every header with a dtype that it does not know, and lets the last of two
+//! tensors of one name win; both are wrong for a tool that must carry any checkpoint without loss.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Number;
+use tensorpatch_format::{Dtype, LimitKind, Limits, SchemaError, TensorSpec};
+
+use crate::error::short;
+
+/// The hard limit of safetensors on the JSON, padding included.
+const MAX_JSON_BYTES: u64 = 100_000_000;
+const LENGTH_BYTES: u64 = 8;
+/// More dims than any schema admits; the rest is counted but not kept.
+const KEPT_DIMS: usize = 65;
+
+/// What the header of a safetensors file says: its tensors, and where in the file their bytes lie.
+///
+/// Checked: whoever holds one may rely on the ranges being in order, without hole or overlap, from the end of
+/// the header to [`Header::file_len`].
+///
+/// ```
+/// use tensorpatch_checkpoint::Header;
+/// use tensorpatch_format::Limits;
+///
+/// let json = br#"{"scale":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#;
+/// let mut file = (json.len() as u64).to_le_bytes().to_vec();
+/// file.extend_from_slice(json);
+/// let header = Header::parse(&file, &Limits::default())?;
+/// assert_eq!(header.tensors()[0].0.name, "scale");
+/// assert_eq!(header.file_len(), file.len() as u64 + 4);
+/// # Ok::<(), tensorpatch_checkpoint::HeaderError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    len: u64,
+    file_len: u64,
+    tensors: Vec<(TensorSpec, Range<u64>)>,
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+/// A broken rule of a header, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{violation} ({place})")]
+pub struct HeaderError {
+    /// The rule.
+    pub violation: HeaderViolation,
+    /// Where it is broken.
+    pub place: HeaderPlace,
+}
+
+/// Where a header breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeaderPlace {
+    /// At this byte of the file.
+    Offset(u64),
+    /// In the entry of this tensor; very long names are cut.
+    Tensor(String),
+}
+
+/// What is wrong with a header.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HeaderViolation {
+    /// The bytes end before the header does.
+    #[error("truncated header: expected {expected} bytes, found {found}")]
+    Truncated {
+        /// Bytes that the header needs.
+        expected: u64,
+        /// Bytes that are there.
+        found: u64,
+    },
+    /// The declared length is over the hard limit of safetensors.
+    #[error(
+        "the header claims {found} bytes: at most 100000000 are allowed; this may be no safetensors file"
+    )]
+    TooLong {
+        /// The declared length.
+        found: u64,
+    },
+    /// More than the caller allows.
+    #[error("{kind} is {value}, over the limit of {limit}")]
+    Limit {
+        /// Which limit.
+        kind: LimitKind,
+        /// The value found.
+        value: u64,
+        /// The limit in force.
+        limit: u64,
+    },
+    /// The header does not begin with `{`.
+    #[error("the header does not begin with an opening brace; this may be no safetensors file")]
+    NotAnObject,
+    /// Broken JSON, or a field that is missing, doubled or of another type.
+    #[error("broken header: {0}")]
+    Json(String),
+    /// The same tensor name twice.
+    #[error("the tensor occurs twice")]
+    Duplicate,
+    /// A dim or offset that is negative, no integer, or not below 2^64.
+    #[error("{field} has {found}: expected an integer from 0 to 2^64 - 1")]
+    NotAnInteger {
+        /// `shape` or `data_offsets`.
+        field: &'static str,
+        /// The number found.
+        found: String,
+    },
+    /// A dtype that could not be one of any version.
+    #[error("{0:?} is no dtype: expected 1 to 32 of A-Z, 0-9 and _")]
+    Dtype(String),
+    /// The first offset is after the second.
+    #[error("data_offsets begin at {begin} and end before, at {end}")]
+    Reversed {
+        /// The first offset.
+        begin: u64,
+        /// The second offset.
+        end: u64,
+    },
+    /// Bytes that belong to no tensor.
+    #[error("hole in the data: expected the next tensor at {expected}, found it at {found}")]
+    Hole {
+        /// The end of the tensor before.
+        expected: u64,
+        /// Where the tensor begins.
+        found: u64,
+    },
+    /// Bytes that belong to two tensors.
+    #[error("overlapping tensors: expected the next tensor at {expected}, found it at {found}")]
+    Overlap {
+        /// The end of the tensor before.
+        expected: u64,
+        /// Where the tensor begins.
+        found: u64,
+    },
+    /// The tensors end beyond 2^63 bytes.
+    #[error("the data would have {0} bytes, more than a file can have")]
+    TooLarge(u64),
+    /// A tensor that no schema admits.
+    #[error(transparent)]
+    Tensor(SchemaError),
+    /// Bytes after the header where there may be none.
+    #[error("expected a header of {expected} bytes, found {found}")]
+    TrailingBytes {
+        /// Bytes that the header has by its length field.
+        expected: u64,
+        /// Bytes that are there.
+        found: u64,
+    },
+    /// The file is shorter or longer than the header says.
+    #[error("the header describes a file of {expected} bytes, found {found}")]
+    FileLength {
+        /// Bytes that the file should have.
+        expected: u64,
+        /// Bytes that it has.
+        found: u64,
+    },
+}
+
+impl Header {
+    /// Reads the header at the start of `bytes`; what follows the header is not looked at.
+    ///
+    /// # Errors
+    /// If `bytes` do not start with a whole header, the header breaks a rule, or it asks for more than `limits` allow.
+    /// Never panics, whatever the bytes.
+    pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, HeaderError> {
+        let found = bytes.len() as u64;
+        let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
+            return Err(at(0, HeaderViolation::Truncated { expected: LENGTH_BYTES, found }));
+        };
+        let json_len = u64::from_le_bytes(*length);
+        if json_len > MAX_JSON_BYTES {
+            return Err(at(0, HeaderViolation::TooLong { found: json_len }));
+        }
+        let len = LENGTH_BYTES.saturating_add(json_len);
+        check_limit(len, limits.header_bytes, LimitKind::HeaderBytes)?;
+        let Some(json) = usize::try_from(json_len).ok().and_then(|json_len| rest.get(..json_len)) else {
+            return Err(at(0, HeaderViolation::Truncated { expected: len, found }));
+        };
+        if json.first() != Some(&b'{') {
+            return Err(at(LENGTH_BYTES, HeaderViolation::NotAnObject));
+        }
+        let raw = parse_json(json, limits.tensors)?;
+        check_limit(raw.tensor_count, limits.tensors, LimitKind::Tensors)?;
+        Self::check(raw, len, limits)
+    }
+
+    fn check(raw: RawHeader, len: u64, limits: &Limits) -> Result<Self, HeaderError> {
+        let mut tensors = raw
+            .tensors
+            .into_iter()
+            .map(|(name, raw)| check_tensor(name, raw))
+            .collect::<Result<Vec<_>, _>>()?;
+        tensors.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        for pair in tensors.windows(2) {
+            if let [(a, _), (b, _)] = pair
+                && a.name == b.name
+            {
+                return Err(in_tensor(&a.name, HeaderViolation::Duplicate));
+            }
+        }
+        // An empty tensor shares its offset with the next one: the end decides then.
+        tensors.sort_by_key(|(_, range)| (range.start, range.end));
+        let mut expected = 0;
+        for (spec, range) in &tensors {
+            let found = range.start;
+            if found > expected {
+                return Err(in_tensor(&spec.name, HeaderViolation::Hole { expected, found }));
+            }
+            if found < expected {
+                return Err(in_tensor(&spec.name, HeaderViolation::Overlap { expected, found }));
+            }
+            expected = range.end;
+        }
+        check_limit(expected, limits.state_bytes, LimitKind::StateBytes)?;
+        let file_len = len
+            .checked_add(expected)
+            .filter(|total| i64::try_from(*total).is_ok())
+            .ok_or_else(|| at(LENGTH_BYTES, HeaderViolation::TooLarge(expected)))?;
+        for (_, range) in &mut tensors {
+            // No end is after `expected`, for which the sum has just been checked.
+            *range = range.start.saturating_add(len)..range.end.saturating_add(len);
+        }
+        Ok(Self { len, file_len, tensors, metadata: raw.metadata })
+    }
+
+    /// Bytes of the header in the file: the 8-byte length and the JSON with its padding.
+    pub fn header_len(&self) -> u64 {
+        self.len
+    }
+
+    /// Bytes that the whole file must have.
+    pub fn file_len(&self) -> u64 {
+        self.file_len
+    }
+
+    /// The tensors and the range of bytes of the file that each has, in the order of the file.
+    pub fn tensors(&self) -> &[(TensorSpec, Range<u64>)] {
+        &self.tensors
+    }
+
+    /// What stands under `__metadata__`, if anything.
+    pub fn metadata(&self) -> Option<&BTreeMap<String, String>> {
+        self.metadata.as_ref()
+    }
+
+    /// Says that a file of `found` bytes is as long as the header wants it.
+    ///
+    /// # Errors
+    /// [`HeaderViolation::FileLength`] if it is not.
+    pub fn check_file_len(&self, found: u64) -> Result<(), HeaderError> {
+        let expected = self.file_len;
+        if found == expected {
+            return Ok(());
+        }
+        Err(at(found.min(expected), HeaderViolation::FileLength { expected, found }))
+    }
+}
+
+impl fmt::Display for HeaderPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Offset(offset) => write!(f, "at offset {offset}"),
+            Self::Tensor(name) => write!(f, "tensor {name:?}"),
+        }
+    }
+}
+
+fn at(offset: u64, violation: HeaderViolation) -> HeaderError {
+    HeaderError { violation, place: HeaderPlace::Offset(offset) }
+}
+
+fn in_tensor(name: &str, violation: HeaderViolation) -> HeaderError {
+    HeaderError { violation, place: HeaderPlace::Tensor(short(name)) }
+}
+
+fn check_limit(value: u64, limit: u64, kind: LimitKind) -> Result<(), HeaderError> {
+    if value > limit {
+        return Err(at(0, HeaderViolation::Limit { kind, value, limit }));
+    }
+    Ok(())
+}
+
+fn check_tensor(name: String, raw: RawTensor) -> Result<(TensorSpec, Range<u64>), HeaderError> {
+    let integer = |field: &'static str, number: &Number| {
+        number.as_u64().ok_or_else(|| {
+            in_tensor(&name, HeaderViolation::NotAnInteger { field, found: short(&number.to_string()) })
+        })
+    };
+    if raw.shape.rank >= KEPT_DIMS {
+        let rank = raw.shape.rank;
+        return Err(in_tensor(
+            &name,
+            HeaderViolation::Tensor(SchemaError::Rank { name: short(&name), rank }),
+        ));
+    }
+    let shape =
+        raw.shape.dims.iter().map(|dim| integer("shape", dim)).collect::<Result<Vec<_>, HeaderError>>()?;
+    let [begin, end] = &raw.data_offsets;
+    let (begin, end) = (integer("data_offsets", begin)?, integer("data_offsets", end)?);
+    let Some(byte_len) = end.checked_sub(begin) else {
+        return Err(in_tensor(&name, HeaderViolation::Reversed { begin, end }));
+    };
+    let Some(dtype) = Dtype::new(&raw.dtype) else {
+        return Err(in_tensor(&name, HeaderViolation::Dtype(short(&raw.dtype))));
+    };
+    let spec = TensorSpec { name, dtype, shape, byte_len };
+    spec.check().map_err(|error| in_tensor(&spec.name, HeaderViolation::Tensor(error)))?;
+    Ok((spec, begin..end))
+}
+
+/// The JSON as it stands: types are right, numbers and names are not checked yet.
+struct RawHeader {
+    /// At most as many as the caller's limit.
+    tensors: Vec<(String, RawTensor)>,
+    tensor_count: u64,
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+struct RawTensor {
+    dtype: String,
+    shape: RawShape,
+    data_offsets: [Number; 2],
+}
+
+struct RawShape {
+    /// At most [`KEPT_DIMS`].
+    dims: Vec<Number>,
+    rank: usize,
+}
+
+fn parse_json(json: &[u8], max_tensors: u64) -> Result<RawHeader, HeaderError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let raw = deserializer
+        .deserialize_map(HeaderVisitor { max_tensors })
+        .and_then(|raw| deserializer.end().map(|()| raw));
+    raw.map_err(|error| {
+        let (offset, message) = json_error(json, &error);
+        at(LENGTH_BYTES.saturating_add(offset), HeaderViolation::Json(message))
+    })
+}
+
+/// The byte of `json` that an error is about, and what it says without the line and column.
+pub(crate) fn json_error(json: &[u8], error: &serde_json::Error) -> (u64, String) {
+    let lines = json.split_inclusive(|&byte| byte == b'\n').take(error.line().saturating_sub(1));
+    let before: usize = lines.map(<[u8]>::len).sum();
+    let offset = before.saturating_add(error.column().saturating_sub(1));
+    let text = error.to_string();
+    let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
+    (offset as u64, short(message))
+}
+
+/// A map of strings in which a key may not occur twice.
+pub(crate) struct StringMap {
+    pub(crate) map: BTreeMap<String, String>,
+}
+
+struct HeaderVisitor {
+    max_tensors: u64,
+}
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = RawHeader;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+        let mut raw = RawHeader { tensors: Vec::new(), tensor_count: 0, metadata: None };
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "__metadata__" {
+                let metadata: StringMap = map
+                    .next_value()
+                    .map_err(|error| A::Error::custom(format_args!("__metadata__: {error}")))?;
+                if raw.metadata.replace(metadata.map).is_some() {
+                    return Err(A::Error::custom("__metadata__ occurs twice"));
+                }
+                continue;
+            }
+            raw.tensor_count = raw.tensor_count.saturating_add(1);
+            if raw.tensor_count > self.max_tensors {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let tensor = map
+                .next_value()
+                .map_err(|error| A::Error::custom(format_args!("tensor {:?}: {error}", short(&key))))?;
+            raw.tensors.push((key, tensor));
+        }
+        Ok(raw)
+    }
+}
+
+// Written out because a derived implementation would take an array of the fields for the object too.
+impl<'de> Deserialize<'de> for RawTensor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(TensorVisitor)
+    }
+}
+
+struct TensorVisitor;
+
+impl<'de> Visitor<'de> for TensorVisitor {
+    type Value = RawTensor;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with dtype, shape and data_offsets")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawTensor, A::Error> {
+        let (mut dtype, mut shape, mut data_offsets) = (None, None, None);
+        while let Some(key) = map.next_key::<String>()? {
+            let doubled = match key.as_str() {
+                "dtype" => dtype.replace(map.next_value()?).is_some(),
+                "shape" => shape.replace(map.next_value()?).is_some(),
+                "data_offsets" => data_offsets.replace(map.next_value()?).is_some(),
+                // Others may say more of a tensor than this version knows; it travels in the header bytes.
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    false
+                }
+            };
+            if doubled {
+                return Err(A::Error::custom(format_args!("{key} occurs twice")));
+            }
+        }
+        Ok(RawTensor {
+            dtype: dtype.ok_or_else(|| A::Error::missing_field("dtype"))?,
+            shape: shape.ok_or_else(|| A::Error::missing_field("shape"))?,
+            data_offsets: data_offsets.ok_or_else(|| A::Error::missing_field("data_offsets"))?,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for RawShape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ShapeVisitor)
+    }
+}
+
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = RawShape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of dims")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawShape, A::Error> {
+        let mut shape = RawShape { dims: Vec::new(), rank: 0 };
+        while let Some(dim) = seq.next_element::<Number>()? {
+            if shape.rank < KEPT_DIMS {
+                shape.dims.push(dim);
+            }
+            shape.rank = shape.rank.saturating_add(1);
+        }
+        Ok(shape)
+    }
+}
+
+impl<'de> Deserialize<'de> for StringMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(StringMapVisitor)
+    }
+}
+
+struct StringMapVisitor;
+
+impl<'de> Visitor<'de> for StringMapVisitor {
+    type Value = StringMap;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<StringMap, A::Error> {
+        let mut map = BTreeMap::new();
+        while let Some(key) = access.next_key::<String>()? {
+            let value = access
+                .next_value()
+                .map_err(|error| A::Error::custom(format_args!("{:?}: {error}", short(&key))))?;
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("{:?} occurs twice", short(&key))));
+            }
+            map.insert(key, value);
+        }
+        Ok(StringMap { map })
+    }
+}

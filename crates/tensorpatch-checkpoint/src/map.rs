@@ -1,0 +1,65 @@
+//! Files mapped into memory for reading.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::CheckpointError;
+
+/// A file that is the same as long as these are: what tells a replaced or resized file from the one that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileIdentity {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) len: u64,
+}
+
+impl FileIdentity {
+    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino(), len: metadata.len() }
+    }
+}
+
+/// A regular file, mapped whole.
+#[derive(Debug)]
+pub(crate) struct MappedFile {
+    map: Mmap,
+    pub(crate) identity: FileIdentity,
+}
+
+impl MappedFile {
+    /// Maps a regular file, through symbolic links if need be.
+    pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
+        // Asked before opening, because opening a named pipe would wait for a writer.
+        let metadata = fs::metadata(path).map_err(CheckpointError::io("open", path))?;
+        if !metadata.is_file() {
+            return Err(CheckpointError::NotACheckpoint {
+                path: path.to_owned(),
+                found: "expected a regular file",
+            });
+        }
+        let file = File::open(path).map_err(CheckpointError::io("open", path))?;
+        let metadata = file.metadata().map_err(CheckpointError::io("open", path))?;
+        let map = map_whole(&file).map_err(CheckpointError::io("map", path))?;
+        Ok(Self { map, identity: FileIdentity::of(&metadata) })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+/// An empty file gives an empty slice.
+#[expect(unsafe_code, reason = "mapping a file is unsafe because others may alter the file")]
+fn map_whole(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the map is private to this crate, read-only, and handed out only as `&[u8]` that live no longer
+    // than it. That the bytes do not change under such a slice cannot be had from the operating system; it is
+    // asked of the user in the documentation of `Checkpoint`. This crate keeps to it: it replaces checkpoints by
+    // rename, which leaves the mapped inode alone, and `CheckpointPatcher` reads through the file and not the map.
+    // If another process shrinks the file all the same, reading beyond its end raises SIGBUS and ends this process:
+    // no wrong bytes are taken for right ones.
+    unsafe { Mmap::map(file) }
+}

@@ -1,0 +1,121 @@
+//! Writing into the files of an existing checkpoint.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use tensorpatch_format::TensorIndex;
+
+use crate::error::Obstacle;
+use crate::map::FileIdentity;
+use crate::{Checkpoint, CheckpointError, Placement};
+
+/// Writes into the files of an existing checkpoint, at given positions of its tensors.
+///
+/// There is no undo: a crash leaves whatever was written. Callers keep a journal.
+///
+/// The files are opened and checked before anything can be written: symbolic links, files with several names (hard links) and
+/// read-only files are refused, because others may share their bytes (in the Hugging Face cache a checkpoint is a directory of links), and so are files that are not those that were opened. The patcher
+/// holds a lock (`flock`) on each file until it is dropped, so that a second one is told.
+///
+/// The [`Checkpoint`] that it is made from shows the old or the new bytes of what is written, in any mixture. Drop it first, or at least hold none of its slices
+/// across a write; [`CheckpointPatcher::read`] reads through the files.
+#[derive(Debug)]
+pub struct CheckpointPatcher {
+    placement: Placement,
+    /// In the order of the layout.
+    files: Vec<(PathBuf, File)>,
+}
+
+impl CheckpointPatcher {
+    /// Opens the files of `checkpoint` for writing.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NotInPlace`] if a file must not be written in place; or if the operating system refuses.
+    pub fn open(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
+        let files = checkpoint
+            .file_identities()
+            .map(|(path, identity)| open_for_writing(path, identity).map(|file| (path.to_owned(), file)))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { placement: checkpoint.placement().clone(), files })
+    }
+
+    /// Fills `bytes` from `offset` of a tensor.
+    ///
+    /// # Errors
+    /// [`CheckpointError::OutOfRange`] if the tensor does not have all of these bytes, or if the operating system refuses.
+    pub fn read(&self, tensor: TensorIndex, offset: u64, bytes: &mut [u8]) -> Result<(), CheckpointError> {
+        let (file, position) = self.placement.locate_write(tensor, offset, bytes.len() as u64)?;
+        let Some((path, file)) = self.files.get(file) else { return Ok(()) };
+        file.read_exact_at(bytes, position).map_err(CheckpointError::io("read", path))
+    }
+
+    /// Writes `bytes` at `offset` of a tensor. Any number of threads may write at once.
+    ///
+    /// # Errors
+    /// [`CheckpointError::OutOfRange`] if the tensor does not have all of these bytes, or if the operating system refuses.
+    pub fn write(&self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), CheckpointError> {
+        let (file, position) = self.placement.locate_write(tensor, offset, bytes.len() as u64)?;
+        let Some((path, file)) = self.files.get(file) else { return Ok(()) };
+        file.write_all_at(bytes, position).map_err(CheckpointError::io("write", path))
+    }
+
+    /// Replaces the header of a file, given by its place in the layout, by one of the same length: for a layout
+    /// that differs only in what `__metadata__` says. Tensors stay where this patcher found them.
+    ///
+    /// # Errors
+    /// [`CheckpointError::HeaderReplaced`] if the header has another length, or if the operating system refuses.
+    pub fn write_header(&self, file: usize, header: &[u8]) -> Result<(), CheckpointError> {
+        let found = header.len() as u64;
+        match self.files.get(file) {
+            Some((path, handle)) if self.placement.header_len(file) == found => {
+                handle.write_all_at(header, 0).map_err(CheckpointError::io("write", path))
+            }
+            other => {
+                let path = other.map(|(path, _)| path.clone()).unwrap_or_default();
+                let expected = other.map(|_| self.placement.header_len(file));
+                Err(CheckpointError::HeaderReplaced { path, expected, found })
+            }
+        }
+    }
+
+    /// Returns when everything written so far is on disk.
+    ///
+    /// # Errors
+    /// If the operating system refuses; what was written since the last sync may then be lost.
+    pub fn sync(&self) -> Result<(), CheckpointError> {
+        for (path, file) in &self.files {
+            file.sync_data().map_err(CheckpointError::io("sync", path))?;
+        }
+        Ok(())
+    }
+}
+
+fn open_for_writing(path: &Path, identity: FileIdentity) -> Result<File, CheckpointError> {
+    let refuse = |obstacle| CheckpointError::NotInPlace { path: path.to_owned(), obstacle };
+    let metadata = fs::symlink_metadata(path).map_err(CheckpointError::io("look at", path))?;
+    if metadata.is_symlink() {
+        return Err(refuse(Obstacle::Symlink));
+    }
+    // Asked of the mode, not left to the kernel, which lets root write to anything.
+    if metadata.mode() & 0o222 == 0 {
+        return Err(refuse(Obstacle::ReadOnly));
+    }
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => refuse(Obstacle::ReadOnly),
+        _ => CheckpointError::io("open for writing", path)(error),
+    })?;
+    let metadata = file.metadata().map_err(CheckpointError::io("look at", path))?;
+    if FileIdentity::of(&metadata) != identity {
+        return Err(refuse(Obstacle::Replaced));
+    }
+    if metadata.nlink() > 1 {
+        return Err(refuse(Obstacle::HardLinks(metadata.nlink())));
+    }
+    // A file system without locks takes nobody's word against a second patcher; the identity above still holds.
+    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        return Err(refuse(Obstacle::Busy));
+    }
+    Ok(file)
+}

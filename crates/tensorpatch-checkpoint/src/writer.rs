@@ -1,0 +1,261 @@
+//! Writing a new checkpoint beside its destination, and putting it there in one step.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tensorpatch_format::{Layout, Schema, TensorIndex};
+
+use crate::checkpoint::is_companion_name;
+use crate::room::{NoReservation, available, check_available, reserve};
+use crate::staging::Staging;
+use crate::{CheckpointError, Placement};
+
+/// What a checkpoint is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// One safetensors file of any name.
+    File,
+    /// A Hugging Face directory.
+    Directory,
+}
+
+/// Writes a checkpoint beside its destination and renames it into place when it is whole.
+///
+/// Until [`CheckpointWriter::commit`] returns nothing can be seen at the destination but what was there before. Dropping the
+/// writer without a commit removes everything it made; what a killed process leaves is called
+/// `.NAME.tensorpatch-PID-RANDOM`, and the next writer for the same destination removes it.
+///
+/// Room for all bytes is reserved first, so that a full disk is found before any work is done. Files get the modes that
+/// the umask gives to any new file.
+#[derive(Debug)]
+pub struct CheckpointWriter {
+    dest: PathBuf,
+    parent: PathBuf,
+    placement: Placement,
+    expected: u64,
+    written: AtomicU64,
+    /// In the order of the layout. In [`Form::File`] the one file is a second handle of the staging's.
+    files: Vec<(PathBuf, File)>,
+    form: Form,
+    staging: Staging,
+}
+
+impl CheckpointWriter {
+    /// Prepares to write a checkpoint with this schema and layout to `dest`.
+    ///
+    /// [`Form::File`] replaces a file at `dest`; if that is a symbolic link, the link is replaced and not what it leads to.
+    /// [`Form::Directory`] wants nothing, or an empty directory, at `dest`. The directory that `dest` is in must exist.
+    ///
+    /// # Errors
+    /// If something else is at `dest`, the layout does not go into a single file where one is asked for, there is not enough
+    /// room ([`CheckpointError::NoRoom`]), or the operating system refuses.
+    pub fn create(
+        dest: &Path,
+        form: Form,
+        schema: &Schema,
+        layout: &Layout,
+        placement: &Placement,
+    ) -> Result<Self, CheckpointError> {
+        let (files, index) = (layout.files().len(), layout.index().is_some());
+        if form == Form::File && (files != 1 || index) {
+            return Err(CheckpointError::NeedsDirectory { path: dest.to_owned(), files, index });
+        }
+        let dest = check_destination(dest, form)?;
+        let (Some(parent), Some(name)) = (parent_of(&dest), dest.file_name()) else {
+            return Err(destination(&dest, "it has no name", "give the path of the checkpoint to create"));
+        };
+        let staging = Staging::create(&parent, name, form)?;
+        let files = open_files(&staging, form, layout)?;
+        let writer = Self {
+            parent,
+            placement: placement.clone(),
+            expected: schema.state_bytes(),
+            written: AtomicU64::new(0),
+            files,
+            form,
+            staging,
+            dest,
+        };
+        writer.reserve()?;
+        writer.write_layout(layout)?;
+        Ok(writer)
+    }
+
+    fn reserve(&self) -> Result<(), CheckpointError> {
+        let available = available(self.staging.handle());
+        let lens = (0..self.files.len()).map(|file| self.placement.file_len(file));
+        let needed = lens.clone().fold(0, u64::saturating_add);
+        let refuse = |refusal| match refusal {
+            NoReservation::Full => CheckpointError::NoRoom { path: self.dest.clone(), needed, available },
+            NoReservation::Failed(error) => CheckpointError::io("reserve room for", &self.dest)(error),
+        };
+        check_available(needed, available).map_err(refuse)?;
+        for ((_, file), len) in self.files.iter().zip(lens) {
+            reserve(file, len).map_err(refuse)?;
+        }
+        Ok(())
+    }
+
+    fn write_layout(&self, layout: &Layout) -> Result<(), CheckpointError> {
+        for ((path, file), from) in self.files.iter().zip(layout.files()) {
+            file.write_all_at(&from.header, 0).map_err(CheckpointError::io("write", path))?;
+        }
+        if let Some(index) = layout.index() {
+            self.write_beside(Layout::INDEX_FILE.as_ref(), |file| io::Write::write_all(file, index))?;
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes` at `offset` of a tensor. Any number of threads may write at once, in any order; each byte of
+    /// each tensor must be written exactly once before the commit.
+    ///
+    /// # Errors
+    /// [`CheckpointError::OutOfRange`] if the tensor does not have all of these bytes, or if the operating system refuses.
+    pub fn write(&self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), CheckpointError> {
+        let (file, position) = self.placement.locate_write(tensor, offset, bytes.len() as u64)?;
+        if let Some((path, file)) = self.files.get(file) {
+            file.write_all_at(bytes, position).map_err(CheckpointError::io("write", path))?;
+            self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Copies a file that belongs to the model, such as `config.json`, into the new directory under its own name.
+    ///
+    /// # Errors
+    /// If the checkpoint is a single file, the name is that of weights, an index or a hidden file, the file is there already, or it cannot be copied.
+    pub fn copy_companion(&self, source: &Path) -> Result<(), CheckpointError> {
+        let name = source.file_name().filter(|name| is_companion_name(name));
+        let Some(name) = name.filter(|_| self.form == Form::Directory) else {
+            return Err(destination(
+                source,
+                "it cannot go beside the weights",
+                "companions are plain files such as config.json, of a checkpoint directory",
+            ));
+        };
+        let mut from = File::open(source).map_err(CheckpointError::io("open", source))?;
+        self.write_beside(name.as_ref(), |file| io::copy(&mut from, file).map(|_| ()))
+    }
+
+    /// A new file in the staged directory, on disk when this returns.
+    fn write_beside(
+        &self,
+        name: &Path,
+        write: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> Result<(), CheckpointError> {
+        let path = self.staging.path().join(name);
+        let mut file = new_file(&path)?;
+        write(&mut file)
+            .and_then(|()| file.sync_all())
+            .map_err(CheckpointError::io("write", &self.dest.join(name)))
+    }
+
+    /// Makes the checkpoint durable and visible: syncs every file, renames, syncs the directories.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Incomplete`] if the bytes written are not as many as the tensors have. If the operating system
+    /// refuses before the rename, the destination is as it was.
+    pub fn commit(self) -> Result<(), CheckpointError> {
+        let written = self.written.load(Ordering::Acquire);
+        if written != self.expected {
+            let (path, expected) = (self.dest, self.expected);
+            return Err(CheckpointError::Incomplete { path, written, expected });
+        }
+        for (path, file) in &self.files {
+            file.sync_all().map_err(CheckpointError::io("sync", path))?;
+        }
+        if self.form == Form::Directory {
+            let path = self.staging.path();
+            self.staging.handle().sync_all().map_err(CheckpointError::io("sync", path))?;
+        }
+        let (dest, parent) = (self.dest, self.parent);
+        self.staging.rename(&dest).map_err(|error| match error.kind() {
+            // Somebody was faster since `create` looked.
+            io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(&dest),
+            _ => CheckpointError::io("rename the new checkpoint to", &dest)(error),
+        })?;
+        File::open(&parent)
+            .and_then(|directory| directory.sync_all())
+            .map_err(CheckpointError::io("sync", &parent))
+    }
+}
+
+/// The path to rename to, if what is there may be replaced.
+fn check_destination(dest: &Path, form: Form) -> Result<PathBuf, CheckpointError> {
+    let metadata = match fs::metadata(dest) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // A link to nothing: a file takes its place, but a directory cannot.
+            if form == Form::Directory && dest.is_symlink() {
+                return Err(destination(dest, "it is a symbolic link to nothing", "remove it"));
+            }
+            return Ok(dest.to_owned());
+        }
+        Err(error) => return Err(CheckpointError::io("look at", dest)(error)),
+    };
+    match form {
+        Form::File if metadata.is_dir() => {
+            Err(destination(dest, "it is a directory", "give the path of a file to write"))
+        }
+        Form::File if !metadata.is_file() => {
+            Err(destination(dest, "it is no regular file", "give another path"))
+        }
+        Form::File => Ok(dest.to_owned()),
+        Form::Directory if !metadata.is_dir() => {
+            Err(destination(dest, "it is a file", "give the path of a directory to create"))
+        }
+        Form::Directory => {
+            let mut entries = fs::read_dir(dest).map_err(CheckpointError::io("list", dest))?;
+            if entries.next().is_some() {
+                return Err(not_empty(dest));
+            }
+            // A rename cannot replace a link to a directory, only the directory.
+            fs::canonicalize(dest).map_err(CheckpointError::io("look at", dest))
+        }
+    }
+}
+
+fn parent_of(dest: &Path) -> Option<PathBuf> {
+    let parent = dest.parent()?;
+    Some(if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_owned() })
+}
+
+fn destination(path: &Path, found: &'static str, advice: &'static str) -> CheckpointError {
+    CheckpointError::Destination { path: path.to_owned(), found, advice }
+}
+
+fn not_empty(path: &Path) -> CheckpointError {
+    destination(path, "the directory is not empty", "give a new directory, or empty this one first")
+}
+
+fn new_file(path: &Path) -> Result<File, CheckpointError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .map_err(CheckpointError::io("create", path))
+}
+
+fn open_files(
+    staging: &Staging,
+    form: Form,
+    layout: &Layout,
+) -> Result<Vec<(PathBuf, File)>, CheckpointError> {
+    if form == Form::File {
+        let path = staging.path().to_owned();
+        let file = staging.handle().try_clone().map_err(CheckpointError::io("open", &path))?;
+        return Ok(vec![(path, file)]);
+    }
+    layout
+        .files()
+        .iter()
+        .map(|file| {
+            let path = staging.path().join(&file.name);
+            new_file(&path).map(|file| (path, file))
+        })
+        .collect()
+}
