@@ -1,0 +1,177 @@
+//! The choice of an encoding for a chunk, by cost.
+
+use tensorpatch_format::{ElementFormat, Encoding, LeafDigest, LeafHash, Profile};
+
+use crate::element::{Element, Key};
+use crate::leaf_digest;
+use crate::pack::Packer;
+use crate::scatter::{self, Changes};
+use crate::sparse;
+use crate::xor;
+
+/// The other encodings are tried once a payload is over one part in so many of the chunk.
+const WORTH_TRYING_OTHERS: usize = 4;
+
+/// What an encoder or decoder must know of a chunk besides its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkContext {
+    /// How the bytes are cut into elements.
+    pub format: ElementFormat,
+    /// Which encodings are allowed.
+    pub profile: Profile,
+    /// The hash of the leaf digest.
+    pub leaf_hash: LeafHash,
+}
+
+/// What became of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encoded {
+    /// How the appended payload is encoded; `None` if the chunk is unchanged and nothing was appended.
+    pub encoding: Option<Encoding>,
+    /// The leaf digest of the target chunk.
+    pub leaf: LeafDigest,
+    /// Elements whose bits differ from the base's; all of them if there is no base.
+    pub changed_elements: u64,
+}
+
+/// Encodes chunks, one after the other, with scratch memory kept in between.
+///
+/// The payload depends on nothing but the context and the bytes given: not on earlier chunks, not on the machine.
+///
+/// ```
+/// use tensorpatch_codec::{ChunkContext, ChunkDecoder, ChunkEncoder};
+/// use tensorpatch_format::{ElementFormat, LeafHash, Profile};
+///
+/// let cx = ChunkContext { format: ElementFormat::Bf16, profile: Profile::Compact, leaf_hash: LeafHash::Xxh3 };
+/// let base = [0x3f80u16; 1000].map(u16::to_le_bytes).concat();
+/// let mut target = base.clone();
+/// target[500] ^= 1;
+///
+/// let mut payload = Vec::new();
+/// let encoded = ChunkEncoder::new().encode(cx, &base, &target, None, &mut payload);
+/// assert_eq!(encoded.changed_elements, 1);
+///
+/// let mut rebuilt = vec![0; base.len()];
+/// let encoding = encoded.encoding.ok_or("unchanged")?;
+/// let leaf = ChunkDecoder::new().decode(cx, encoding, &payload, Some(&base), &mut rebuilt)?;
+/// assert_eq!(rebuilt, target);
+/// assert_eq!(leaf, encoded.leaf);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct ChunkEncoder {
+    sparse: sparse::Encoder,
+    packer: Packer,
+    plane: Vec<u8>,
+    changes: Changes,
+    candidate: Vec<u8>,
+}
+
+impl ChunkEncoder {
+    /// An encoder without scratch memory yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends the smallest payload that turns `base` into `target` to `out`; nothing if they are equal.
+    ///
+    /// `base_leaf` is the digest of `base`, if it is known: it is returned for an unchanged chunk, which then costs one
+    /// compare. A `base` of another length than `target` is no base: the chunk is encoded as a fresh one.
+    pub fn encode(
+        &mut self,
+        cx: ChunkContext,
+        base: &[u8],
+        target: &[u8],
+        base_leaf: Option<LeafDigest>,
+        out: &mut Vec<u8>,
+    ) -> Encoded {
+        if base.len() != target.len() || !target.len().is_multiple_of(cx.format.width()) {
+            return self.encode_fresh(cx, target, out);
+        }
+        if base == target {
+            let leaf = base_leaf.unwrap_or_else(|| leaf_digest(cx.leaf_hash, target));
+            return Encoded { encoding: None, leaf, changed_elements: 0 };
+        }
+        let leaf = leaf_digest(cx.leaf_hash, target);
+        let (encoding, changed) = match cx.format.width() {
+            1 => self.changed::<u8>(cx, base, target, out),
+            2 => self.changed::<u16>(cx, base, target, out),
+            4 => self.changed::<u32>(cx, base, target, out),
+            _ => self.changed::<u64>(cx, base, target, out),
+        };
+        Encoded { encoding: Some(encoding), leaf, changed_elements: changed }
+    }
+
+    /// Appends the smallest payload that gives `target` without a base.
+    pub fn encode_fresh(&mut self, cx: ChunkContext, target: &[u8], out: &mut Vec<u8>) -> Encoded {
+        let start = out.len();
+        out.extend_from_slice(target);
+        let encoding = self.try_zstd(Encoding::Raw, target, start, out);
+        let changed_elements = (target.len() / cx.format.width()) as u64;
+        Encoded { encoding: Some(encoding), leaf: leaf_digest(cx.leaf_hash, target), changed_elements }
+    }
+
+    fn changed<T: Element>(
+        &mut self,
+        cx: ChunkContext,
+        base: &[u8],
+        target: &[u8],
+        out: &mut Vec<u8>,
+    ) -> (Encoding, u64) {
+        let start = out.len();
+        let (mut best, changed) = match cx.profile {
+            Profile::Compact => {
+                (Encoding::Sparse, self.sparse.encode::<T>(Key::of(cx.format), base, target, out))
+            }
+            Profile::Direct => {
+                self.changes.clear();
+                for (position, (old, new)) in
+                    (0..).zip(base.chunks_exact(T::WIDTH).zip(target.chunks_exact(T::WIDTH)))
+                {
+                    if old != new {
+                        self.changes.positions.push(position);
+                        self.changes.values.extend_from_slice(new);
+                    }
+                }
+                let elements = target.len() / T::WIDTH;
+                scatter::encode(&mut self.packer, &mut self.plane, T::WIDTH, elements, &self.changes, out);
+                (Encoding::Scatter, self.changes.positions.len() as u64)
+            }
+        };
+        // What the others cost at the least is known well enough to leave them out where they cannot win.
+        if (out.len() - start) * WORTH_TRYING_OTHERS > target.len() {
+            if cx.profile == Profile::Compact {
+                self.candidate.clear();
+                xor::encode(&mut self.packer, &mut self.plane, T::WIDTH, base, target, &mut self.candidate);
+                best = self.keep_smaller(Encoding::Xor, best, start, out);
+            }
+            if (target.len(), Encoding::Raw) < (out.len() - start, best) {
+                out.truncate(start);
+                out.extend_from_slice(target);
+                best = Encoding::Raw;
+            }
+            best = self.try_zstd(best, target, start, out);
+        }
+        (best, changed)
+    }
+
+    /// Replaces what stands in `out` after `start` by a frame of `target` if that is smaller.
+    fn try_zstd(&mut self, best: Encoding, target: &[u8], start: usize, out: &mut Vec<u8>) -> Encoding {
+        if let Some(frame) = self.packer.pack(target, out.len() - start) {
+            out.truncate(start);
+            out.extend_from_slice(frame);
+            return Encoding::Zstd;
+        }
+        best
+    }
+
+    /// Replaces what stands in `out` after `start` by the candidate if that is smaller, or as small with a lower code.
+    fn keep_smaller(&self, encoding: Encoding, best: Encoding, start: usize, out: &mut Vec<u8>) -> Encoding {
+        if (self.candidate.len(), encoding) < (out.len() - start, best) {
+            out.truncate(start);
+            out.extend_from_slice(&self.candidate);
+            return encoding;
+        }
+        best
+    }
+}

@@ -1,0 +1,18 @@
+//! The `sparse` encoding: positions and differences, conditioned on the exponents of the base
+//! (`spec/encodings/sparse.md`).
+//!
+//! An optimiser step flips an element's bits with a probability that halves with each exponent, so the payload describes
+//! one *rate* per exponent and then codes the changes close to the entropy of that model. Elements of *hot* classes, where
+//! about one in thirteen or more changes, get a symbol each. Those of *cold* classes lie on an axis, each as long as its
+//! class changes often; the distance from one changed element to the next is then geometric with the same parameter
+//! everywhere, and a range coder takes the element's place on the axis.
+
+mod decode;
+mod encode;
+mod layout;
+mod model;
+mod stream;
+mod tables;
+
+pub(crate) use decode::Decoder;
+pub(crate) use encode::Encoder;
