@@ -10,7 +10,8 @@ const MIN_HEAD_BYTES: u64 = MIN_ADDRESS_BYTES + 2;
 
 /// A BLOCK section whose records have been read once and found sound by themselves.
 ///
-/// Whether they are in the target's grid, and may have the encodings they have, is for [`Grid`](crate::Grid) to say.
+/// Whether they are in the target's grid, and may have the encodings they have, is for [`Grid`](crate::Grid)
+/// to say.
 #[derive(Debug, Clone)]
 pub struct Block<'a> {
     offset: u64,

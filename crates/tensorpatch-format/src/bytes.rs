@@ -5,8 +5,8 @@ use nom::{Err, IResult, Needed, bytes, number};
 
 use crate::{Error, Violation};
 
-/// A cursor over bytes that start at `offset` of the whole file and are complete: what runs over their end breaks a
-/// rule. (That the file itself ends too early is found by whoever cuts the windows.)
+/// A cursor over bytes that start at `offset` of the whole file and are complete: what runs over their end
+/// breaks a rule. (That the file itself ends too early is found by whoever cuts the windows.)
 #[derive(Debug, Clone)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -114,7 +114,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// A count of things that take at least `min_bytes` each, so that a false count cannot outgrow the bytes present.
+    /// A count of things that take at least `min_bytes` each, so that a false count cannot outgrow the bytes
+    /// present.
     pub(crate) fn check_count(
         &self,
         count: u64,

@@ -235,7 +235,8 @@ impl TensorDigest {
 }
 
 impl StateDigest {
-    /// The digest of a state from its schema's and those of its tensors, in the order of the schema (section 4).
+    /// The digest of a state from its schema's and those of its tensors, in the order of the schema (section
+    /// 4).
     pub fn of_tensors(schema: SchemaDigest, tensors: &[TensorDigest]) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"tensorpatch.v1.state\0");

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::{Block, ChunkAddress, ChunkIndex, Encoding, Error, Profile, Schema, SchemaDigest, TensorIndex};
+use crate::{
+    Block, ChunkAddress, ChunkIndex, Encoding, Error, Index, Profile, Schema, SchemaDigest, TensorIndex,
+};
 
 /// The chunks of a target state, and which of its tensors have no base: the one home of the rules about both.
 ///
@@ -63,7 +65,8 @@ impl Grid {
         self.digest
     }
 
-    /// Whether the tensor has no base to be encoded against (section 7.1); false for one that is not in the target.
+    /// Whether the tensor has no base to be encoded against (section 7.1); false for one that is not in the
+    /// target.
     pub fn is_fresh(&self, tensor: TensorIndex) -> bool {
         usize::try_from(tensor.0).ok().and_then(|at| self.fresh.get(at)).is_some_and(|fresh| *fresh)
     }
@@ -91,6 +94,14 @@ impl GridWalk {
                 .map_err(|fault| fault.at(record.encoding_offset))?;
         }
         Ok(())
+    }
+
+    /// Checks the chunks of all blocks by the index at `offset`. What their encodings are, it does not say.
+    pub(crate) fn index(&mut self, grid: &Grid, index: &Index, offset: u64) -> Result<(), Error> {
+        for address in index.addresses() {
+            self.step(grid, *address).map_err(|fault| fault.at(offset))?;
+        }
+        self.finish(grid).map_err(|fault| fault.at(offset))
     }
 
     /// Checks the encoding of a chunk of the grid.

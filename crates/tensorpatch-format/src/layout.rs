@@ -125,7 +125,7 @@ impl Layout {
         for _ in 0..count {
             let at = reader.offset();
             let name = read_string(&mut reader, 255, "file name")?.to_owned();
-            let header = read_blob(&mut reader, limits, "header_len")?;
+            let header = read_blob(&mut reader, limits, MAX_HEADER_BYTES, "header_len")?;
             let file = FileLayout { name, header };
             check_file(&file).map_err(|e| Error::invalid(e.to_string(), "file name", at))?;
             if files.last().is_some_and(|last| last.name >= file.name) {
@@ -137,7 +137,7 @@ impl Layout {
         let at = reader.offset();
         let index = match reader.u8("has_index")? {
             0 => None,
-            1 => Some(read_blob(&mut reader, limits, "index_len")?),
+            1 => Some(read_blob(&mut reader, limits, u64::MAX, "index_len")?),
             other => return Err(Error::invalid(format!("{other} is neither 0 nor 1"), "has_index", at)),
         };
         reader.finish("layout")?;
@@ -150,10 +150,18 @@ impl Layout {
     }
 }
 
-fn read_blob(reader: &mut Reader<'_>, limits: &Limits, field: &'static str) -> Result<Vec<u8>, Error> {
+fn read_blob(
+    reader: &mut Reader<'_>,
+    limits: &Limits,
+    max: u64,
+    field: &'static str,
+) -> Result<Vec<u8>, Error> {
     let at = reader.offset();
     let len = reader.u64(field)?;
     limits.check(LimitKind::HeaderBytes, len, field, at)?;
+    if len > max {
+        return Err(Error::invalid(format!("{len} bytes: at most {max} are allowed"), field, at));
+    }
     Ok(reader.take(len, field)?.to_vec())
 }
 
@@ -199,6 +207,16 @@ mod tests {
             let error = Layout::from_bytes(&bytes[..len], 0, &Limits::default()).unwrap_err();
             assert_eq!(error.class(), ErrorClass::Invalid, "{len}: {error}");
         }
+    }
+
+    #[test]
+    fn a_header_over_the_hard_limit_is_invalid_even_without_limits_of_the_reader() {
+        let mut bytes = Layout::new(vec![file("a.safetensors")], None).unwrap().to_bytes();
+        bytes[21..29].copy_from_slice(&100_000_009_u64.to_le_bytes());
+        let error = Layout::from_bytes(&bytes, 50, &Limits::unlimited()).unwrap_err();
+        assert_eq!((error.class(), error.field, error.offset), (ErrorClass::Invalid, "header_len", 71));
+        let error = Layout::from_bytes(&bytes, 50, &Limits::default()).unwrap_err();
+        assert_eq!((error.class(), error.offset), (ErrorClass::Limit, 71));
     }
 
     #[test]

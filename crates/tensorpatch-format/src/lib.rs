@@ -2,6 +2,8 @@
 //!
 //! * [`Schema`], [`Layout`] and the digests: the values that a patch is bound to.
 //! * [`Patch`]: a whole patch file in one slice, as borrowed views of its parts.
+//! * [`ForwardReader`] and [`RandomReader`]: the same without the whole file at hand; they say which bytes
+//!   they need next.
 //! * [`PatchWriter`] and [`BlockBuilder`]: the bytes of a patch, part by part.
 //! * [`Grid`]: which chunks a patch may and must have records for.
 //! * [`Limits`] and [`Error`]: what untrusted bytes may ask for, and what is said when they ask for more.
@@ -29,6 +31,7 @@ mod layout;
 mod limits;
 mod packed;
 mod patch;
+mod reader;
 mod scan;
 mod schema;
 mod section;
@@ -50,6 +53,7 @@ pub use layout::{FileLayout, Layout, LayoutError};
 pub use limits::{LimitKind, Limits};
 pub use packed::{Listing, Packed, Packing};
 pub use patch::Patch;
+pub use reader::{Arrivals, ForwardReader, Need, RandomAccess, RandomReader};
 pub use scan::{Part, Want};
 pub use schema::{ChunkAddress, ChunkIndex, Schema, SchemaError, TensorIndex, TensorSpec};
 pub use section::{SectionHead, SectionKind};
@@ -57,5 +61,6 @@ pub use trailer::{Ends, Trailer};
 pub use wire::{Encoding, Kind, Profile};
 pub use write::{BlockBuilder, FinishedBlock, LayoutDue, PatchWriter, SchemaDue, WriteError};
 
-/// Bytes of a tensor that make one chunk (section 2). A constant of the format: changing it changes every digest.
+/// Bytes of a tensor that make one chunk (section 2). A constant of the format: changing it changes every
+/// digest.
 pub const CHUNK_BYTES: usize = 1 << 20;

@@ -24,8 +24,8 @@ pub enum Packing {
     Zstd,
 }
 
-/// Canonical bytes of a schema or layout, maybe compressed. This crate does not decompress: whoever reads a patch passes
-/// a function that does.
+/// Canonical bytes of a schema or layout, maybe compressed. This crate does not decompress: whoever reads a
+/// patch passes a function that does.
 ///
 /// ```
 /// use tensorpatch_format::{Limits, Packed, Schema};
@@ -107,8 +107,8 @@ impl<'a> Packed<'a> {
         out.extend_from_slice(self.bytes);
     }
 
-    /// The schema in here. `inflate` gets a zstd frame and the length it must decode to, already checked against the limits;
-    /// it must decode one whole frame and never allocate more.
+    /// The schema in here. `inflate` gets a zstd frame and the length it must decode to, already checked
+    /// against the limits; it must decode one whole frame and never allocate more.
     ///
     /// # Errors
     /// If `inflate` fails, or what it returns is not a schema.
@@ -178,7 +178,29 @@ impl<'a> Listing<'a> {
         matches!(self, Self::Listed(_))
     }
 
-    pub(crate) fn parse(payload: &'a [u8], offset: u64, limits: &Limits) -> Result<Self, Error> {
+    /// Reads the payload of the SCHEMA section of a patch of `kind`.
+    pub(crate) fn schema(payload: &'a [u8], offset: u64, limits: &Limits, kind: Kind) -> Result<Self, Error> {
+        let schema = Self::parse(payload, offset, limits)?;
+        check_schema_mode(kind, schema.is_listed())
+            .map_err(|message| Error::invalid(message, "mode", offset))?;
+        Ok(schema)
+    }
+
+    /// Reads the payload of the LAYOUT section of a patch of `kind`.
+    pub(crate) fn layout(
+        payload: &'a [u8],
+        offset: u64,
+        limits: &Limits,
+        kind: Kind,
+        listed_schema: bool,
+    ) -> Result<Self, Error> {
+        let layout = Self::parse(payload, offset, limits)?;
+        check_layout_mode(kind, listed_schema, layout.is_listed())
+            .map_err(|message| Error::invalid(message, "mode", offset))?;
+        Ok(layout)
+    }
+
+    fn parse(payload: &'a [u8], offset: u64, limits: &Limits) -> Result<Self, Error> {
         let mut reader = Reader::new(payload, offset);
         match code(&mut reader, "mode", |code| (code < 2).then_some(code == 1))? {
             true => Packed::parse(&mut reader, limits).map(Self::Listed),

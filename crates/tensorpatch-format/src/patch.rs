@@ -6,8 +6,9 @@ use crate::{Block, Error, Grid, Header, Index, Limits, Listing, Part, Trailer, V
 
 /// A patch file in one slice, read and checked as far as its bytes alone allow.
 ///
-/// What needs more is checked in two more steps, as soon as the caller has it: [`check_grid`](Self::check_grid) with the
-/// schemas of target and base, [`check_layout`](Self::check_layout) with an unpacked layout. The payloads are not looked at.
+/// What needs more is checked in two more steps, as soon as the caller has it:
+/// [`check_grid`](Self::check_grid) with the schemas of target and base, [`check_layout`](Self::check_layout)
+/// with an unpacked layout. The payloads are not looked at.
 ///
 /// ```
 /// use tensorpatch_format::{
@@ -121,12 +122,13 @@ impl<'a> Patch<'a> {
         &self.trailer
     }
 
-    /// Checks every record against the grid of the target, and the schema behind the grid against the trailer.
+    /// Checks every record against the grid of the target, and the schema behind the grid against the
+    /// trailer.
     ///
     /// # Errors
-    /// [`Violation::WrongBase`] if the patch says that the target has the base's schema and this one is another;
-    /// otherwise if a record is outside the grid, out of order, of an encoding that it may not have, or missing for a fresh
-    /// chunk.
+    /// [`Violation::WrongBase`] if the patch says that the target has the base's schema and this one is
+    /// another; otherwise if a record is outside the grid, out of order, of an encoding that it may not have,
+    /// or missing for a fresh chunk.
     pub fn check_grid(&self, grid: &Grid) -> Result<(), Error> {
         self.trailer.check_schema(grid.digest(), self.schema.is_listed())?;
         let mut walk = GridWalk::new(self.header.profile);
@@ -136,7 +138,8 @@ impl<'a> Patch<'a> {
         walk.finish(grid).map_err(|fault| fault.at(self.trailer.index_offset))
     }
 
-    /// Checks the digest of an unpacked layout against the trailer. Nothing is to be checked where the layout is the base's.
+    /// Checks the digest of an unpacked layout against the trailer. Nothing is to be checked where the layout
+    /// is the base's.
     ///
     /// # Errors
     /// If it is another.

@@ -1,7 +1,6 @@
 //! One pass over the parts of a patch, from the header to the trailer (section 5).
 
 use crate::index::Contents;
-use crate::packed::{check_layout_mode, check_schema_mode};
 use crate::{
     Block, Error, Header, Index, Kind, Limits, Listing, SectionHead, SectionKind, Trailer, Violation,
 };
@@ -61,20 +60,13 @@ pub enum Part<'a> {
     Trailer(Trailer),
 }
 
-/// Reads parts one after the other and checks all that needs neither decompression nor a schema. A failed step changes
-/// nothing, so the same bytes, fetched again, may be fed once more.
+/// Reads parts one after the other and checks all that needs neither decompression nor a schema. A failed
+/// step changes nothing, so the same bytes, fetched again, may be fed once more.
 #[derive(Debug, Clone)]
 pub(crate) struct Scanner {
     limits: Limits,
     offset: u64,
-    state: State,
-}
-
-#[derive(Debug, Clone)]
-enum State {
-    Start,
-    Body(Body),
-    End,
+    body: Option<Body>,
 }
 
 /// What is known once the header has been read.
@@ -94,6 +86,7 @@ enum Next {
     Head(Due),
     Payload(SectionHead, Due),
     Trailer,
+    Nothing,
 }
 
 /// The section that must come now, ancillary ones aside.
@@ -106,19 +99,31 @@ enum Due {
 
 impl Scanner {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { limits: limits.clone(), offset: 0, state: State::Start }
+        Self { limits: limits.clone(), offset: 0, body: None }
+    }
+
+    pub(crate) fn header(&self) -> Option<&Header> {
+        self.body.as_ref().map(|body| &body.header)
+    }
+
+    /// How far the file has been read.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Where the INDEX section starts, once it has been read.
+    pub(crate) fn index_offset(&self) -> u64 {
+        self.body.as_ref().map_or(0, |body| body.index_offset)
     }
 
     /// What must be fed next, or `None` after the trailer.
     pub(crate) fn want(&self) -> Option<Want> {
-        let len = match &self.state {
-            State::Start => Header::LEN as u64,
-            State::Body(body) => match body.next {
-                Next::Head(_) => SectionHead::LEN as u64,
-                Next::Payload(head, _) => head.payload_len,
-                Next::Trailer => Trailer::LEN as u64,
-            },
-            State::End => return None,
+        let len = match self.body.as_ref().map(|body| body.next) {
+            None => Header::LEN as u64,
+            Some(Next::Head(_)) => SectionHead::LEN as u64,
+            Some(Next::Payload(head, _)) => head.payload_len,
+            Some(Next::Trailer) => Trailer::LEN as u64,
+            Some(Next::Nothing) => return None,
         };
         Some(Want { offset: self.offset, len })
     }
@@ -128,20 +133,13 @@ impl Scanner {
         let Some(want) = self.want() else {
             return self.nothing_follows(bytes).map(|()| None);
         };
-        let part = match &mut self.state {
-            State::Start => {
+        let part = match &mut self.body {
+            None => {
                 let header = Header::from_bytes(bytes)?;
-                self.state = State::Body(Body::new(header));
+                self.body = Some(Body::new(header));
                 Some(Part::Header(header))
             }
-            State::Body(body) => {
-                let part = body.feed(want, bytes, &self.limits)?;
-                if matches!(part, Some(Part::Trailer(_))) {
-                    self.state = State::End;
-                }
-                part
-            }
-            State::End => None,
+            Some(body) => body.feed(want, bytes, &self.limits)?,
         };
         self.offset = want.end();
         Ok(part)
@@ -176,7 +174,12 @@ impl Body {
                 Ok(None)
             }
             Next::Payload(head, due) => self.payload(&head, due, want.cut(bytes, head.kind.name())?, limits),
-            Next::Trailer => self.trailer(&want, bytes).map(|trailer| Some(Part::Trailer(trailer))),
+            Next::Trailer => {
+                let trailer = self.trailer(&want, bytes)?;
+                self.next = Next::Nothing;
+                Ok(Some(Part::Trailer(trailer)))
+            }
+            Next::Nothing => Ok(None),
         }
     }
 
@@ -201,18 +204,15 @@ impl Body {
     ) -> Result<Option<Part<'a>>, Error> {
         head.check_crc(payload)?;
         let at = head.payload_offset();
-        let mode = |message| Error::invalid(message, "mode", at);
         let (next, part) = match head.kind {
             SectionKind::Ancillary(_) => (Next::Head(due), None),
             SectionKind::Schema => {
-                let schema = Listing::parse(payload, at, limits)?;
-                check_schema_mode(self.header.kind, schema.is_listed()).map_err(mode)?;
+                let schema = Listing::schema(payload, at, limits, self.header.kind)?;
                 self.listed_schema = schema.is_listed();
                 (Next::Head(Due::Layout), Some(Part::Schema(schema)))
             }
             SectionKind::Layout => {
-                let layout = Listing::parse(payload, at, limits)?;
-                check_layout_mode(self.header.kind, self.listed_schema, layout.is_listed()).map_err(mode)?;
+                let layout = Listing::layout(payload, at, limits, self.header.kind, self.listed_schema)?;
                 self.listed_layout = layout.is_listed();
                 (Next::Head(Due::BlockOrIndex), Some(Part::Layout(layout)))
             }

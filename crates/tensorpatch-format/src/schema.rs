@@ -76,7 +76,8 @@ impl TensorSpec {
         (start < end).then_some(start..end)
     }
 
-    /// Whether this tensor of a target may be encoded against `base`, a tensor of the same name (section 7.1).
+    /// Whether this tensor of a target may be encoded against `base`, a tensor of the same name (section
+    /// 7.1).
     pub fn continues(&self, base: &TensorSpec) -> bool {
         self.name == base.name && self.dtype == base.dtype && self.byte_len == base.byte_len
     }
@@ -96,7 +97,8 @@ fn byte_len(dtype: &Dtype, shape: &[u64]) -> Result<Option<u64>, ()> {
     Ok(Some(bits / 8))
 }
 
-/// The tensors of a state in ascending order of their names; checked, so that whoever holds one may rely on it.
+/// The tensors of a state in ascending order of their names; checked, so that whoever holds one may rely on
+/// it.
 ///
 /// A clone shares the tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -94,8 +94,8 @@ impl Trailer {
         bytes
     }
 
-    /// Reads the trailer that starts at `offset` of a file with this header. Whether the digests agree with the kind
-    /// and the sections is checked later.
+    /// Reads the trailer that starts at `offset` of a file with this header. Whether the digests agree with
+    /// the kind and the sections is checked later.
     ///
     /// # Errors
     /// As section 8 says.
@@ -142,7 +142,8 @@ impl Trailer {
         })
     }
 
-    /// Checks the schema of the target: in a patch with a listed schema that schema, in another one the base's.
+    /// Checks the schema of the target: in a patch with a listed schema that schema, in another one the
+    /// base's.
     ///
     /// # Errors
     /// If it is not the schema that the patch is bound to.

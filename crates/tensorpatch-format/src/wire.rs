@@ -19,7 +19,8 @@ pub enum Profile {
     /// The bytes of the base: the smallest patches. The default.
     #[default]
     Compact,
-    /// Nothing: positions and new values stand in the patch, for receivers that scatter into accelerator memory.
+    /// Nothing: positions and new values stand in the patch, for receivers that scatter into accelerator
+    /// memory.
     Direct,
 }
 

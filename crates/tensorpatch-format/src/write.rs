@@ -56,7 +56,8 @@ pub struct FinishedBlock {
     leaves: Vec<u8>,
 }
 
-/// Makes the bytes of a patch. Each call returns what comes next in the file; the type says what may come next.
+/// Makes the bytes of a patch. Each call returns what comes next in the file; the type says what may come
+/// next.
 ///
 /// [`Patch`](crate::Patch) has an example.
 #[derive(Debug, Clone)]
@@ -104,7 +105,8 @@ impl BlockBuilder {
     /// Adds the record of a chunk: its encoding, its payload, and the digest of the chunk in the target.
     ///
     /// # Errors
-    /// If the chunk does not come after the one before, or the header does not allow the encoding or the digest. The block is as before then.
+    /// If the chunk does not come after the one before, or the header does not allow the encoding or the
+    /// digest. The block is as before then.
     pub fn push(
         &mut self,
         address: ChunkAddress,
@@ -118,8 +120,8 @@ impl BlockBuilder {
         })
     }
 
-    /// Adds the record of a chunk whose payload `encode` appends to the buffer that it is given; none if it returns `None`.
-    /// This spares a copy of the payload.
+    /// Adds the record of a chunk whose payload `encode` appends to the buffer that it is given; none if it
+    /// returns `None`. This spares a copy of the payload.
     ///
     /// # Errors
     /// As for [`push`](Self::push).
@@ -205,10 +207,12 @@ impl PatchWriter {
 
     /// The bytes of the next BLOCK section.
     ///
-    /// Whether the chunks are in the target's grid is not checked here: [`Patch::check_grid`](crate::Patch::check_grid) does.
+    /// Whether the chunks are in the target's grid is not checked here:
+    /// [`Patch::check_grid`](crate::Patch::check_grid) does.
     ///
     /// # Errors
-    /// If the block does not come after the one before, or the patch can have none. The writer is as before then.
+    /// If the block does not come after the one before, or the patch can have none. The writer is as before
+    /// then.
     pub fn block(&mut self, block: FinishedBlock) -> Result<Vec<u8>, WriteError> {
         if block.header != self.header {
             return Err(WriteError::OtherHeader);

@@ -8,4 +8,10 @@
 )]
 
 mod plan;
+mod properties;
+mod raw;
+mod read;
+mod readers;
+mod rules;
+mod spec_example;
 mod whole;
