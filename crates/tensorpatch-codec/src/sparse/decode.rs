@@ -16,7 +16,7 @@ pub(crate) struct Decoder {
     changes: Vec<(u32, u64)>,
 }
 
-const BAD_BITS: &str = "a distance has more bits than an element";
+const BAD_DISTANCE: &str = "a distance has more bits than an element, or is cut short";
 
 /// Plain bits, from wherever they lie.
 trait Plain {
@@ -35,17 +35,19 @@ impl Plain for Serial<'_> {
     }
 }
 
-/// The number of bits that a symbol says or announces; `None` if there are more than an element has.
-fn distance_bits<T: Element>(symbol: Symbol, plain: &mut impl Plain) -> Option<u32> {
-    match symbol {
-        Symbol::Unchanged => None,
-        Symbol::Bits(bits) => Some(bits),
-        Symbol::Escape => plain.plain(6).filter(|&bits| (bits as usize) < T::WIDTH * 8),
+/// The element that `old` becomes; `None` if the plain bits end, or the distance has more bits than an element.
+fn moved<T: Element>(old: T, symbol: Symbol, plain: &mut impl Plain) -> Option<T> {
+    let (bits, down) = match symbol {
+        Symbol::Unchanged => return Some(old),
+        Symbol::Moved { bits, down } => (bits, down),
+        Symbol::Escape => {
+            let both = plain.plain(7)?;
+            (both & 63, both >> 6 == 1)
+        }
+    };
+    if bits as usize >= T::WIDTH * 8 {
+        return None;
     }
-}
-
-/// The element that lies a distance away from `old`.
-fn moved<T: Element>(old: T, bits: u32, down: bool, plain: &mut impl Plain) -> Option<T> {
     let len = bits.saturating_sub(1);
     let mut beyond = u64::from(plain.plain(len.min(32))?);
     if len > 32 {
@@ -157,10 +159,7 @@ impl Decoder {
             if symbol == Symbol::Unchanged {
                 continue;
             }
-            let len = distance_bits::<T>(symbol, &mut bits).ok_or(CodecError::new(BAD_BITS, offset))?;
-            let new = (bits.plain(1))
-                .and_then(|down| moved(old, len, down == 1, &mut bits))
-                .ok_or(CodecError::new("the plain bits are cut short, or the base is another one", offset))?;
+            let new = moved(old, symbol, &mut bits).ok_or(CodecError::new(BAD_DISTANCE, offset))?;
             self.changes.push((position, new.to_u64()));
         }
         if bits.whole_bytes() != Some(plain.len()) {
@@ -191,9 +190,7 @@ impl Decoder {
             if symbol == Symbol::Unchanged {
                 continue;
             }
-            let bits = distance_bits::<T>(symbol, stream).ok_or(CodecError::new(BAD_BITS, offset))?;
-            let down = stream.bits(1) == 1;
-            let new = moved(old, bits, down, stream).ok_or(CodecError::new(BAD_BITS, offset))?;
+            let new = moved(old, symbol, stream).ok_or(CodecError::new(BAD_DISTANCE, offset))?;
             self.changes.push((position, new.to_u64()));
         }
         Ok(())
@@ -237,14 +234,9 @@ impl Decoder {
                     continue;
                 }
                 found.take(stream, start, end, scale);
-                let bits = if model.classes[class].reach > 0 {
-                    let symbol = read_symbol(&symbols[class], stream);
-                    distance_bits::<T>(symbol, stream).ok_or(CodecError::new(BAD_BITS, offset))?
-                } else {
-                    0
-                };
-                let new = moved(old, bits, found.down, stream).ok_or(CodecError::new(BAD_BITS, offset))?;
-                let position = u32::try_from(position).map_err(|_| CodecError::new(BAD_BITS, offset))?;
+                let symbol = read_symbol(&symbols[class], stream);
+                let new = moved(old, symbol, stream).ok_or(CodecError::new(BAD_DISTANCE, offset))?;
+                let position = u32::try_from(position).map_err(|_| CodecError::new(BAD_DISTANCE, offset))?;
                 self.changes.push((position, new.to_u64()));
                 place = Some(Place::read(stream, end, scale));
             }
@@ -271,24 +263,22 @@ struct Place {
     bucket: u64,
     /// The bits of the state that were looked at.
     total: u32,
-    down: bool,
 }
 
 impl Place {
     /// Looks at the next point after `from`.
     fn read(stream: &mut Serial<'_>, from: u64, scale: u32) -> Self {
         let state = stream.state();
-        let down = state & 1 == 1;
-        let ones = (state >> 1).trailing_ones().min(QUOTIENT_ESCAPE);
+        let ones = state.trailing_ones().min(QUOTIENT_ESCAPE);
         let (quotient, read) = if ones < QUOTIENT_ESCAPE {
-            (ones, ones + 2)
+            (ones, ones + 1)
         } else {
-            stream.bits(QUOTIENT_ESCAPE + 1);
+            stream.bits(QUOTIENT_ESCAPE);
             (QUOTIENT_ESCAPE + stream.bits(QUOTIENT_BITS), 0)
         };
         let bucket = from + (u64::from(quotient) << scale);
         let point = bucket + (stream.state() >> read & ((1 << scale) - 1));
-        Self { point, bucket, total: read + scale, down }
+        Self { point, bucket, total: read + scale }
     }
 
     /// Removes the point from the stream: it lies in what spans `start..end` on the axis.

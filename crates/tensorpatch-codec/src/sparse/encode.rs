@@ -49,6 +49,10 @@ impl Distance {
         Self { down: difference < 0, beyond, bits: u64::BITS - beyond.leading_zeros() }
     }
 
+    fn symbol(&self) -> Symbol {
+        Symbol::Moved { bits: self.bits, down: self.down }
+    }
+
     /// The bits below the leading one, and how many.
     fn extra(&self) -> (u64, u32) {
         let len = self.bits.saturating_sub(1);
@@ -138,14 +142,14 @@ impl Encoder {
                 continue;
             }
             let distance = Distance::between(old, new);
-            match symbols[class].slots(Symbol::Bits(distance.bits)) {
+            match symbols[class].slots(distance.symbol()) {
                 Some(slot) => slots.push(slot),
                 None => {
                     slots.push(symbols[class].slots(Symbol::Escape).unwrap_or((0, 1)));
                     bits.put(distance.bits, 6);
+                    bits.put(u32::from(distance.down), 1);
                 }
             }
-            bits.put(u32::from(distance.down), 1);
             let (extra, len) = distance.extra();
             layout::halves(extra, len).for_each(|(half, len)| bits.put(half, len));
         }
@@ -174,9 +178,7 @@ impl Encoder {
                 self.push_symbol(&symbols[class], Symbol::Unchanged);
             } else {
                 let distance = Distance::between(old, new);
-                self.push_bits(&symbols[class], distance.bits);
-                self.steps.push(Step::bits(u32::from(distance.down), 1));
-                self.push_extra(&distance);
+                self.push_distance(&symbols[class], &distance);
             }
         }
     }
@@ -208,11 +210,8 @@ impl Encoder {
                 let length = lengths[class];
                 if old != new && length > 0 {
                     let distance = Distance::between(old, new);
-                    self.push_place(axis - end_of_last, length, scale, distance.down);
-                    if model.classes[class].reach > 0 {
-                        self.push_bits(&symbols[class], distance.bits);
-                        self.push_extra(&distance);
-                    }
+                    self.push_place(axis - end_of_last, length, scale);
+                    self.push_distance(&symbols[class], &distance);
                     end_of_last = axis + length;
                 }
                 axis += length;
@@ -224,16 +223,16 @@ impl Encoder {
     }
 
     /// The place of a changed element, `gap` after the end of the last one on the axis and of the given length.
-    fn push_place(&mut self, gap: u32, length: u32, scale: u32, down: bool) {
+    fn push_place(&mut self, gap: u32, length: u32, scale: u32) {
         let quotient = gap >> scale;
         let within = gap - (quotient << scale);
         let before = length.min((1 << scale) - within);
         let after = length - before;
         // An element across a border has two codes. The second costs a bit more, so it must be twice as likely.
         if after > 2 * before {
-            self.push_bucket(quotient + 1, 0, after, scale, down);
+            self.push_bucket(quotient + 1, 0, after, scale);
         } else {
-            self.push_bucket(quotient, within, before, scale, down);
+            self.push_bucket(quotient, within, before, scale);
         }
     }
 
@@ -243,45 +242,41 @@ impl Encoder {
         let within = gap - (quotient << scale);
         let rest = (1 << scale) - within;
         if rest < 1 << (scale - 1) {
-            self.push_bucket(quotient + 1, 0, 1 << scale, scale, false);
+            self.push_bucket(quotient + 1, 0, 1 << scale, scale);
         } else {
-            self.push_bucket(quotient, within, rest, scale, false);
+            self.push_bucket(quotient, within, rest, scale);
         }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "a scale is at most 18")]
-    fn push_bucket(&mut self, quotient: u32, start: u32, freq: u32, scale: u32, down: bool) {
-        let down = u32::from(down);
+    fn push_bucket(&mut self, quotient: u32, start: u32, freq: u32, scale: u32) {
         let scale = scale as u8;
         if quotient < layout::QUOTIENT_ESCAPE {
-            let raw = ((1 << quotient) - 1) << 1 | down;
-            self.steps.push(Step { freq, start, raw, scale, raw_len: quotient as u8 + 2 });
+            let raw = (1 << quotient) - 1;
+            self.steps.push(Step { freq, start, raw, scale, raw_len: quotient as u8 + 1 });
         } else {
             let ones = (1 << layout::QUOTIENT_ESCAPE) - 1;
-            self.steps.push(Step::bits(ones << 1 | down, layout::QUOTIENT_ESCAPE as u8 + 1));
+            self.steps.push(Step::bits(ones, layout::QUOTIENT_ESCAPE as u8));
             self.steps.push(Step::bits(quotient - layout::QUOTIENT_ESCAPE, layout::QUOTIENT_BITS as u8));
             self.steps.push(Step::symbol(start, freq, scale));
         }
     }
 
-    fn push_bits(&mut self, symbols: &Symbols, bits: u32) {
-        if symbols.slots(Symbol::Bits(bits)).is_some() {
-            self.push_symbol(symbols, Symbol::Bits(bits));
+    #[expect(clippy::cast_possible_truncation, reason = "at most 32 bits at a time")]
+    fn push_distance(&mut self, symbols: &Symbols, distance: &Distance) {
+        if symbols.slots(distance.symbol()).is_some() {
+            self.push_symbol(symbols, distance.symbol());
         } else {
             self.push_symbol(symbols, Symbol::Escape);
-            self.steps.push(Step::bits(bits, 6));
+            self.steps.push(Step::bits(distance.bits | u32::from(distance.down) << 6, 7));
         }
+        let (extra, len) = distance.extra();
+        self.steps.extend(layout::halves(extra, len).map(|(half, len)| Step::bits(half, len as u8)));
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the scale is 10")]
     fn push_symbol(&mut self, symbols: &Symbols, symbol: Symbol) {
         let (start, freq) = symbols.slots(symbol).unwrap_or((0, 1));
         self.steps.push(Step::symbol(start, freq, SYMBOL_SCALE as u8));
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "at most 32 bits at a time")]
-    fn push_extra(&mut self, distance: &Distance) {
-        let (extra, len) = distance.extra();
-        self.steps.extend(layout::halves(extra, len).map(|(half, len)| Step::bits(half, len as u8)));
     }
 }

@@ -164,12 +164,13 @@ pub(super) enum Symbol {
     /// The element keeps its value. In hot classes only.
     Unchanged,
     /// The distance beyond one unit has this many bits.
-    Bits(u32),
-    /// The number of bits follows, in six plain bits.
+    Moved { bits: u32, down: bool },
+    /// The number of bits and the direction follow, in six plain bits and one.
     Escape,
 }
 
-/// The slots of the symbols of a class: unchanged, then 0, 1, 2, ... bits, then the escape, each up to the next start.
+/// The slots of the symbols of a class: unchanged, then up and down by 0, 1, 2, ... bits, then the escape; each from its
+/// start to that of the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Symbols {
     starts: Vec<u32>,
@@ -189,19 +190,23 @@ fn at_least(reach: u8, bits: u32) -> u32 {
 impl Symbols {
     /// For elements of `width` bytes.
     pub(super) fn new(class: Class, width: usize) -> Self {
-        let mut starts = vec![0];
-        let mut start = 0;
+        let mut first = 0;
         if class.is_hot() {
-            start = (SURVIVAL[usize::from(class.rate)] >> (16 - SYMBOL_SCALE)).max(1);
+            first = (SURVIVAL[usize::from(class.rate)] >> (16 - SYMBOL_SCALE)).max(1);
         }
-        starts.push(start);
+        let mut starts = vec![0, first];
+        let mut start = first;
+        let mut split = |end: u32| {
+            starts.extend([start + (end - start).div_ceil(2), end]);
+            start = end;
+        };
         if class.reach == 0 {
-            starts.push(SLOTS);
+            split(SLOTS);
         } else {
             // One slot is kept for the escape, which also gets what lies beyond the longest distance.
-            let room = SLOTS - 1 - start;
+            let room = SLOTS - 1 - first;
             for bits in 0..width as u32 * 8 {
-                starts.push(start + ((room * ((1 << 16) - at_least(class.reach, bits))) >> 16));
+                split(first + ((room * ((1 << 16) - at_least(class.reach, bits))) >> 16));
             }
         }
         starts.push(SLOTS);
@@ -215,7 +220,7 @@ impl Symbols {
         let symbol = match index {
             0 => Symbol::Unchanged,
             _ if index + 2 == self.starts.len() => Symbol::Escape,
-            _ => Symbol::Bits(index as u32 - 1),
+            _ => Symbol::Moved { bits: (index as u32 - 1) / 2, down: index.is_multiple_of(2) },
         };
         (symbol, self.starts[index], self.starts[next] - self.starts[index])
     }
@@ -224,10 +229,10 @@ impl Symbols {
     pub(super) fn slots(&self, symbol: Symbol) -> Option<(u32, u32)> {
         let index = match symbol {
             Symbol::Unchanged => 0,
-            Symbol::Bits(bits) => bits as usize + 1,
+            Symbol::Moved { bits, down } => bits as usize * 2 + 1 + usize::from(down),
             Symbol::Escape => self.starts.len() - 2,
         };
-        if matches!(symbol, Symbol::Bits(_)) && index + 2 >= self.starts.len() {
+        if matches!(symbol, Symbol::Moved { .. }) && index + 2 >= self.starts.len() {
             return None;
         }
         let (start, end) = (*self.starts.get(index)?, *self.starts.get(index + 1)?);
@@ -284,9 +289,10 @@ impl Counts {
             (0u32..).zip(&self.changed[..=highest]).filter(|&(_, &count)| count > 0).fold(
                 0,
                 |cost, (bits, &count)| {
-                    let own = match symbols.slots(Symbol::Bits(bits)) {
+                    let up = symbols.slots(Symbol::Moved { bits, down: false });
+                    let own = match symbols.slots(Symbol::Moved { bits, down: true }).or(up) {
                         Some((_, slots)) => (10 << 12) - log2(u64::from(slots)),
-                        None => (16 << 12) - log2(escape.max(1)),
+                        None => (17 << 12) - log2(escape.max(1)),
                     };
                     cost + own * count
                 },
