@@ -31,6 +31,7 @@ pub use error::{CheckpointError, Obstacle};
 pub use header::{Header, HeaderError, HeaderPlace, HeaderViolation};
 pub use index::IndexError;
 pub use layout::generate_layout;
+pub use map::MappedFile;
 pub use patcher::CheckpointPatcher;
 pub use placement::Placement;
 pub use writer::{CheckpointWriter, Form};

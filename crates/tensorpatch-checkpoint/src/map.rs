@@ -23,16 +23,21 @@ impl FileIdentity {
     }
 }
 
-/// A regular file, mapped whole.
+/// A regular file, mapped whole into memory for reading: a patch, a journal, a shard.
+///
+/// As with any memory map, the file must not be altered or cut short while it is mapped.
 #[derive(Debug)]
-pub(crate) struct MappedFile {
+pub struct MappedFile {
     map: Mmap,
     pub(crate) identity: FileIdentity,
 }
 
 impl MappedFile {
     /// Maps a regular file, through symbolic links if need be.
-    pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
+    ///
+    /// # Errors
+    /// If there is no such file, it is not a regular one, or the operating system refuses.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         // Asked before opening, because opening a named pipe would wait for a writer.
         let metadata = fs::metadata(path).map_err(CheckpointError::io("open", path))?;
         if !metadata.is_file() {
@@ -47,7 +52,8 @@ impl MappedFile {
         Ok(Self { map, identity: FileIdentity::of(&metadata) })
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// The bytes of the file.
+    pub fn bytes(&self) -> &[u8] {
         &self.map
     }
 }

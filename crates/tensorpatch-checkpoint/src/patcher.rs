@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use tensorpatch_format::TensorIndex;
+use tensorpatch_format::{FileLayout, Layout, TensorIndex};
 
 use crate::error::Obstacle;
 use crate::map::FileIdentity;
@@ -39,6 +39,23 @@ impl CheckpointPatcher {
             .map(|(path, identity)| open_for_writing(path, identity).map(|file| (path.to_owned(), file)))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self { placement: checkpoint.placement().clone(), files })
+    }
+
+    /// Opens the files of `layout` at `path` for writing, whatever their headers say now: for going on where an earlier patcher was
+    /// interrupted, maybe in the middle of a header.
+    ///
+    /// # Errors
+    /// As [`CheckpointPatcher::open`]; also if a file is missing or has not the length that `placement` gives it.
+    pub fn resume(path: &Path, layout: &Layout, placement: &Placement) -> Result<Self, CheckpointError> {
+        let is_directory = fs::metadata(path).map_err(CheckpointError::io("look at", path))?.is_dir();
+        let open = |(file, extent): (usize, &FileLayout)| {
+            let path = if is_directory { path.join(&extent.name) } else { path.to_owned() };
+            let metadata = fs::metadata(&path).map_err(CheckpointError::io("look at", &path))?;
+            let identity = FileIdentity { len: placement.file_len(file), ..FileIdentity::of(&metadata) };
+            open_for_writing(&path, identity).map(|file| (path, file))
+        };
+        let files = layout.files().iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { placement: placement.clone(), files })
     }
 
     /// Fills `bytes` from `offset` of a tensor.
