@@ -1,0 +1,191 @@
+//! From a base and a patch to the chunks of the target, each handed on once and the whole verified.
+
+use tensorpatch_codec::{ChunkContext, ChunkDecoder, leaf_digest};
+use tensorpatch_format::{CHUNK_BYTES, ChunkAddress, LeafDigest, StateDigest};
+
+use crate::continuation::Continuation;
+use crate::parallel::ordered;
+use crate::patch::BoundPatch;
+use crate::spans::{Spans, chunk_len};
+use crate::{ApplyError, LeafTable, Options, Patch, Progress, State};
+
+/// What an application did.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ApplyReport {
+    /// The digest of the base, as computed; [`StateDigest::NONE`] for a full patch.
+    pub base: StateDigest,
+    /// The digest of the target, as computed from the bytes written.
+    pub target: StateDigest,
+    /// Chunks that the patch changed.
+    pub changed_chunks: u64,
+    /// Bytes of model that were read and verified.
+    pub state_bytes: u64,
+    /// Whether the result has the file layout of the publisher's target, so that its files are the same byte for byte.
+    pub same_layout: bool,
+    /// The leaf table of the target.
+    pub leaves: LeafTable,
+}
+
+/// A chunk of the target, decoded and with its digest, on its way out.
+pub(crate) struct TargetChunk<'a> {
+    pub(crate) address: ChunkAddress,
+    pub(crate) bytes: &'a [u8],
+    /// The base's bytes in the same place, if the tensor continues one.
+    pub(crate) base: Option<&'a [u8]>,
+    /// Whether the patch says anything about the chunk.
+    pub(crate) changed: bool,
+    pub(crate) context: ChunkContext,
+}
+
+/// The digests that come of a walk over base and patch.
+pub(crate) struct Walked {
+    pub(crate) base: StateDigest,
+    pub(crate) target: StateDigest,
+    pub(crate) leaves: LeafTable,
+}
+
+/// Hands every chunk of the target that `patch` makes of `base` to `write`, from many threads, in no order: the
+/// application for tensors that are not files.
+///
+/// Returns the leaf table of the target, and only if base and target are the patch's. What was written must not be used
+/// before.
+///
+/// # Errors
+/// If the patch does not fit the base, or is broken.
+pub fn apply_chunks(
+    base: Option<&State<'_>>,
+    patch: &Patch<'_>,
+    options: &Options,
+    progress: Progress<'_>,
+    write: &(dyn Fn(ChunkAddress, &[u8]) + Sync),
+) -> Result<LeafTable, ApplyError> {
+    let bound = patch.bind(base.map(State::schema))?;
+    let visit = |(): &mut (), chunk: TargetChunk<'_>, (): &mut ()| {
+        write(chunk.address, chunk.bytes);
+        Ok(())
+    };
+    Ok(walk(base, &bound, options, progress, || (), visit, |()| Ok(()))?.leaves)
+}
+
+/// Decodes every chunk of the patch's target on many threads and hands it to `visit`; what `visit` makes of the
+/// chunks of a span goes to `collect`, in grid order.
+///
+/// Returns only if the base is the patch's base and the target is the patch's target. What `visit` did must not be
+/// visible before.
+pub(crate) fn walk<V, T: Default + Send>(
+    base: Option<&State<'_>>,
+    patch: &BoundPatch<'_>,
+    options: &Options,
+    progress: Progress<'_>,
+    visitor: impl Fn() -> V + Sync,
+    visit: impl Fn(&mut V, TargetChunk<'_>, &mut T) -> Result<(), ApplyError> + Sync,
+    mut collect: impl FnMut(T) -> Result<(), ApplyError>,
+) -> Result<Walked, ApplyError> {
+    let schema = patch.schema();
+    let hash = patch.patch().leaf_hash();
+    let continuation = Continuation::new(base.map(State::schema), schema);
+    let spans = Spans::new(schema);
+    let mut leaves = LeafTable::empty(schema, hash);
+    let mut base_leaves = base.map(|base| LeafTable::empty(base.schema(), hash));
+    let decoder = SpanDecoder { base, patch, continuation: &continuation, spans: &spans };
+
+    let walked = ordered(
+        options.threads,
+        spans.all().len(),
+        || (ChunkDecoder::new(), vec![0; CHUNK_BYTES], visitor()),
+        |(chunks, buffer, visitor), span| {
+            let decoded = decoder.decode(chunks, buffer, span, |chunk, out| visit(visitor, chunk, out));
+            progress.advance(spans.bytes(span));
+            decoded
+        },
+        |_, span: DecodedSpan<T>| {
+            span.target_leaves.iter().for_each(|(address, leaf)| leaves.set(*address, *leaf));
+            if let Some(table) = &mut base_leaves {
+                span.base_leaves.iter().for_each(|(address, leaf)| table.set(*address, *leaf));
+            }
+            collect(span.out)
+        },
+    );
+    // Against a wrong base a chunk fails to decode before the digests can tell.
+    if let Err(error) = walked {
+        return Err(blame(base, patch, options, error));
+    }
+    let base = match base.zip(base_leaves) {
+        None => StateDigest::NONE,
+        Some((base, mut table)) => {
+            continuation.hash_left_behind(base, &mut table);
+            table.state_digest(base.schema())
+        }
+    };
+    let target = leaves.state_digest(schema);
+    patch.check_base(base)?;
+    patch.check_target(target)?;
+    Ok(Walked { base, target, leaves })
+}
+
+/// The error that says what really was wrong: the base, if it is not the patch's.
+fn blame(
+    base: Option<&State<'_>>,
+    patch: &BoundPatch<'_>,
+    options: &Options,
+    error: ApplyError,
+) -> ApplyError {
+    let (Some(base), ApplyError::Chunk { .. }) = (base, &error) else { return error };
+    let leaves = LeafTable::of(base, patch.patch().leaf_hash(), options.threads, Progress::none());
+    patch.check_base(leaves.state_digest(base.schema())).err().unwrap_or(error)
+}
+
+struct SpanDecoder<'a> {
+    base: Option<&'a State<'a>>,
+    patch: &'a BoundPatch<'a>,
+    continuation: &'a Continuation,
+    spans: &'a Spans<'a>,
+}
+
+struct DecodedSpan<T> {
+    base_leaves: Vec<(ChunkAddress, LeafDigest)>,
+    target_leaves: Vec<(ChunkAddress, LeafDigest)>,
+    out: T,
+}
+
+impl SpanDecoder<'_> {
+    fn decode<T: Default>(
+        &self,
+        decoder: &mut ChunkDecoder,
+        buffer: &mut [u8],
+        span: usize,
+        mut visit: impl FnMut(TargetChunk<'_>, &mut T) -> Result<(), ApplyError>,
+    ) -> Result<DecodedSpan<T>, ApplyError> {
+        let mut decoded =
+            DecodedSpan { base_leaves: Vec::new(), target_leaves: Vec::new(), out: T::default() };
+        let mut records = self.patch.records_from(self.spans.get(span).next()).iter().peekable();
+        for address in self.spans.get(span) {
+            let base = self.continuation.base_chunk(address);
+            let base = base.and_then(|address| Some((address, self.base?.chunk(address)?)));
+            let context = self.patch.context(address.tensor);
+            let base_leaf = base.map(|(address, bytes)| (address, leaf_digest(context.leaf_hash, bytes)));
+            decoded.base_leaves.extend(base_leaf);
+
+            let record = records.next_if(|(record, _)| record.address == address);
+            let (bytes, leaf) = match (record, base, base_leaf) {
+                (Some(record), base, _) => {
+                    let target =
+                        buffer.get_mut(..chunk_len(self.patch.schema(), address)).unwrap_or_default();
+                    let leaf = self.patch.decode(decoder, record, base.map(|(_, bytes)| bytes), target)?;
+                    (&*target, leaf)
+                }
+                (None, Some((_, bytes)), Some((_, leaf))) => (bytes, leaf),
+                // Binding the patch has made sure that a chunk without a base has a record.
+                (None, ..) => continue,
+            };
+            decoded.target_leaves.push((address, leaf));
+            let changed = record.is_some();
+            visit(
+                TargetChunk { address, bytes, base: base.map(|(_, bytes)| bytes), changed, context },
+                &mut decoded.out,
+            )?;
+        }
+        Ok(decoded)
+    }
+}

@@ -1,0 +1,306 @@
+//! From two states to a patch.
+
+use std::io::{self, Write};
+
+use tensorpatch_codec::{ChunkContext, ChunkEncoder, Encoded, leaf_digest};
+use tensorpatch_format::{
+    BlockBuilder, ChunkAddress, ElementFormat, Encoding, Ends, Header, Kind, Layout, LayoutDigest,
+    LeafDigest, LeafHash, StateDigest, TensorIndex, WriteError,
+};
+
+use crate::continuation::Continuation;
+use crate::emit::{Emitter, Head};
+use crate::parallel::ordered;
+use crate::spans::Spans;
+use crate::{LeafTable, Options, Progress, State};
+
+/// One version of a checkpoint, as diffing sees it.
+#[derive(Debug, Clone)]
+pub struct Version<'a> {
+    /// Its tensors.
+    pub state: State<'a>,
+    /// What its files look like.
+    pub layout: &'a Layout,
+    /// Its leaf table, if the caller knows it to be true. Unchanged chunks then cost one comparison and no hash.
+    pub leaves: Option<&'a LeafTable>,
+}
+
+/// What a patch holds, and the leaf table of its target.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DiffReport {
+    /// Whether anything changed.
+    pub kind: Kind,
+    /// The digest of the base; [`StateDigest::NONE`] for a full patch.
+    pub base: StateDigest,
+    /// The digest of the target.
+    pub target: StateDigest,
+    /// Bytes of the patch file.
+    pub patch_bytes: u64,
+    /// Elements of the target.
+    pub total_elements: u64,
+    /// Elements whose bits differ from the base's; all elements of tensors that have no base.
+    pub changed_elements: u64,
+    /// Chunks of the target.
+    pub total_chunks: u64,
+    /// How many chunks took which encoding, and the bytes of their payloads, by [`Encoding::code`].
+    pub encodings: Vec<EncodingUse>,
+    /// The leaf table of the target.
+    pub leaves: LeafTable,
+}
+
+/// How much of a patch took one encoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncodingUse {
+    /// The encoding.
+    pub encoding: Encoding,
+    /// Chunks that took it.
+    pub chunks: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+}
+
+/// Why no patch was made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiffError {
+    /// The patch could not be written.
+    #[error("cannot write the patch")]
+    Write(#[from] io::Error),
+    /// A leaf table that was made with another hash than the patch is to have.
+    #[error("the leaf table of the base is made with {found}, the patch is to have {expected}")]
+    LeafHash {
+        /// The hash of the patch.
+        expected: LeafHash,
+        /// The hash of the table.
+        found: LeafHash,
+    },
+    /// Content that the format has no room for.
+    #[error("the patch cannot be encoded")]
+    Encode(#[from] WriteError),
+}
+
+/// Writes the patch that turns `base` into `target`.
+///
+/// Both are read once. The bytes written depend on the states, the layouts, [`Options::profile`] and
+/// [`Options::leaf_hash`] alone. If nothing changed, the patch says so ([`Kind::Empty`]).
+///
+/// # Errors
+/// If writing to `out` fails, or the base's leaf table does not fit the options.
+pub fn diff(
+    base: &Version<'_>,
+    target: &Version<'_>,
+    options: &Options,
+    progress: Progress<'_>,
+    out: &mut dyn Write,
+) -> Result<DiffReport, DiffError> {
+    encode(Some(base), target, options, progress, out)
+}
+
+/// Writes a patch that holds the whole of `target` and needs no base.
+///
+/// # Errors
+/// If writing to `out` fails.
+pub fn full(
+    target: &Version<'_>,
+    options: &Options,
+    progress: Progress<'_>,
+    out: &mut dyn Write,
+) -> Result<DiffReport, DiffError> {
+    encode(None, target, options, progress, out)
+}
+
+fn encode(
+    base: Option<&Version<'_>>,
+    target: &Version<'_>,
+    options: &Options,
+    progress: Progress<'_>,
+    out: &mut dyn Write,
+) -> Result<DiffReport, DiffError> {
+    let hash = options.leaf_hash;
+    let known = base.and_then(|base| base.leaves);
+    if let Some(found) = known.map(LeafTable::hash).filter(|found| *found != hash) {
+        return Err(DiffError::LeafHash { expected: hash, found });
+    }
+    let schema = target.state.schema();
+    let same_schema = base.is_some_and(|base| base.state.schema() == schema);
+    let base_layout = base.map_or(LayoutDigest::NONE, |base| base.layout.digest());
+    let target_layout = target.layout.digest();
+    let head = Head {
+        full: base.is_none(),
+        profile: options.profile,
+        leaf_hash: hash,
+        schema: (!same_schema).then_some(schema),
+        layout: (!same_schema || base_layout != target_layout).then_some(target.layout),
+    };
+
+    let spans = Spans::new(schema);
+    let continuation = Continuation::new(base.map(|base| base.state.schema()), schema);
+    let encoder = SpanEncoder {
+        base: base.map(|base| &base.state),
+        base_leaves: known,
+        target: &target.state,
+        continuation: &continuation,
+        spans: &spans,
+        header: head.header(true),
+    };
+    let mut emitter = Emitter::new(head, out);
+    let mut leaves = LeafTable::empty(schema, hash);
+    let mut base_leaves =
+        base.map(|base| known.cloned().unwrap_or_else(|| LeafTable::empty(base.state.schema(), hash)));
+    let mut tally = Tally::default();
+    ordered(
+        options.threads,
+        spans.all().len(),
+        ChunkEncoder::new,
+        |chunks, span| {
+            let encoded = encoder.encode(chunks, span);
+            progress.advance(spans.bytes(span));
+            encoded
+        },
+        |_, span| {
+            tally.add(&span.tally);
+            span.target_leaves.iter().for_each(|(address, leaf)| leaves.set(*address, *leaf));
+            if let Some(table) = &mut base_leaves {
+                span.base_leaves.iter().for_each(|(address, leaf)| table.set(*address, *leaf));
+            }
+            emitter.block(span.block)
+        },
+    )?;
+    if let (Some(base), None, Some(table)) = (base, known, &mut base_leaves) {
+        continuation.hash_left_behind(&base.state, table);
+    }
+
+    let ends = Ends {
+        base_state: base
+            .zip(base_leaves)
+            .map_or(StateDigest::NONE, |(base, table)| table.state_digest(base.state.schema())),
+        target_state: leaves.state_digest(schema),
+        target_schema: schema.digest(),
+        base_layout,
+        target_layout,
+    };
+    let (kind, patch_bytes) = emitter.finish(&ends)?;
+    Ok(DiffReport {
+        kind,
+        base: ends.base_state,
+        target: ends.target_state,
+        patch_bytes,
+        total_elements: schema
+            .tensors()
+            .iter()
+            .map(|t| t.byte_len / t.dtype.element_format().width() as u64)
+            .sum(),
+        changed_elements: tally.changed_elements,
+        total_chunks: schema.chunk_count(),
+        encodings: tally.uses(),
+        leaves,
+    })
+}
+
+struct SpanEncoder<'a> {
+    base: Option<&'a State<'a>>,
+    base_leaves: Option<&'a LeafTable>,
+    target: &'a State<'a>,
+    continuation: &'a Continuation,
+    spans: &'a Spans<'a>,
+    /// Of a patch in which something changed: an empty patch has no blocks.
+    header: Header,
+}
+
+struct EncodedSpan {
+    block: BlockBuilder,
+    /// Of the base's chunks that were hashed on the way, by their address in the base.
+    base_leaves: Vec<(ChunkAddress, LeafDigest)>,
+    target_leaves: Vec<(ChunkAddress, LeafDigest)>,
+    tally: Tally,
+}
+
+impl SpanEncoder<'_> {
+    fn encode(&self, encoder: &mut ChunkEncoder, span: usize) -> Result<EncodedSpan, DiffError> {
+        let mut out = EncodedSpan {
+            block: BlockBuilder::new(&self.header),
+            base_leaves: Vec::new(),
+            target_leaves: Vec::new(),
+            tally: Tally::default(),
+        };
+        self.spans.get(span).try_for_each(|address| self.encode_chunk(encoder, address, &mut out))?;
+        Ok(out)
+    }
+
+    fn encode_chunk(
+        &self,
+        encoder: &mut ChunkEncoder,
+        address: ChunkAddress,
+        out: &mut EncodedSpan,
+    ) -> Result<(), DiffError> {
+        let Some(bytes) = self.target.chunk(address) else { return Ok(()) };
+        let context = self.context(address.tensor);
+        let base = self.continuation.base_chunk(address);
+        let base = base.and_then(|address| Some((address, self.base?.chunk(address)?)));
+        let base = base.map(|(address, bytes)| {
+            let known = self.base_leaves.and_then(|table| table.get(address));
+            let leaf = known.unwrap_or_else(|| leaf_digest(context.leaf_hash, bytes));
+            if known.is_none() {
+                out.base_leaves.push((address, leaf));
+            }
+            (bytes, leaf)
+        });
+        let (tally, target_leaves) = (&mut out.tally, &mut out.target_leaves);
+        out.block.push_with(address, |payload| {
+            let before = payload.len();
+            let encoded = match base {
+                None => encoder.encode_fresh(context, bytes, payload),
+                Some((base, leaf)) => encoder.encode(context, base, bytes, Some(leaf), payload),
+            };
+            target_leaves.push((address, encoded.leaf));
+            tally.count(&encoded, (payload.len() - before) as u64);
+            Some((encoded.encoding?, encoded.leaf))
+        })?;
+        Ok(())
+    }
+
+    fn context(&self, tensor: TensorIndex) -> ChunkContext {
+        let spec = self.spans.schema().get(tensor);
+        let format = spec.map_or(ElementFormat::W8, |spec| spec.dtype.element_format());
+        ChunkContext { format, profile: self.header.profile, leaf_hash: self.header.leaf_hash }
+    }
+}
+
+/// Counts of what chunks became.
+#[derive(Debug, Default)]
+struct Tally {
+    changed_elements: u64,
+    /// Chunks and payload bytes by the place of the encoding in [`Encoding::ALL`].
+    uses: [(u64, u64); Encoding::ALL.len()],
+}
+
+impl Tally {
+    fn count(&mut self, encoded: &Encoded, bytes: u64) {
+        self.changed_elements += encoded.changed_elements;
+        for (encoding, slot) in Encoding::ALL.iter().zip(&mut self.uses) {
+            if encoded.encoding == Some(*encoding) {
+                slot.0 += 1;
+                slot.1 += bytes;
+            }
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.changed_elements += other.changed_elements;
+        for (sum, more) in self.uses.iter_mut().zip(&other.uses) {
+            sum.0 += more.0;
+            sum.1 += more.1;
+        }
+    }
+
+    fn uses(&self) -> Vec<EncodingUse> {
+        let used = Encoding::ALL.iter().zip(&self.uses).filter(|(_, (chunks, _))| *chunks > 0);
+        used.map(|(encoding, (chunks, bytes))| EncodingUse {
+            encoding: *encoding,
+            chunks: *chunks,
+            bytes: *bytes,
+        })
+        .collect()
+    }
+}

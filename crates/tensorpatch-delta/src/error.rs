@@ -1,0 +1,97 @@
+//! Why a patch was not applied.
+
+use std::path::PathBuf;
+
+use tensorpatch_checkpoint::CheckpointError;
+use tensorpatch_format::{self as format, ChunkAddress, ErrorClass, TaggedStateDigest};
+
+use crate::{ChunkFault, StateError};
+
+/// Why a patch was not applied. Unless a variant says otherwise, nothing that existed before was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// The bytes of the patch were refused.
+    #[error(transparent)]
+    Patch(#[from] format::Error),
+    /// A chunk does not decode, although the base is the right one.
+    #[error("tensor {tensor:?}, chunk {} does not decode (payload at offset {offset} of the patch)", address.chunk.0)]
+    Chunk {
+        /// The tensor.
+        tensor: String,
+        /// The chunk.
+        address: ChunkAddress,
+        /// Where its payload starts in the patch.
+        offset: u64,
+        /// What is wrong with it.
+        source: ChunkFault,
+    },
+    /// The base is not the one that the patch was made from.
+    #[error("the patch was made from another base: expected {expected}, found {found}")]
+    WrongBase {
+        /// The digest that the patch gives.
+        expected: TaggedStateDigest,
+        /// The digest of the base at hand.
+        found: TaggedStateDigest,
+    },
+    /// The patch is broken: applied to its own base it does not give its target.
+    #[error("the result is not the patch's target: expected {expected}, found {found}")]
+    TargetMismatch {
+        /// The digest that the patch gives.
+        expected: TaggedStateDigest,
+        /// The digest of the result.
+        found: TaggedStateDigest,
+    },
+    /// A delta where a full patch is needed, or the other way round.
+    #[error("this is a {found} patch: {needed} is needed here")]
+    Kind {
+        /// The kind of the patch.
+        found: format::Kind,
+        /// What would have fitted.
+        needed: &'static str,
+    },
+    /// A patch that moves tensors within the files, which cannot be done in place.
+    #[error("the patch cannot be applied in place: {0}; write a new checkpoint instead")]
+    NotInPlace(String),
+    /// A checkpoint could not be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Tensors that do not fit their schema.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The journal of an in-place application could not be read or written.
+    #[error("journal {}", path.display())]
+    Journal {
+        /// The journal.
+        path: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// The journal of an interrupted application is damaged: the checkpoint holds neither version and must be restored.
+    #[error("the journal {} is damaged, and the checkpoint may be half altered: restore it from a good copy", path.display())]
+    DamagedJournal {
+        /// The journal.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<ApplyError>,
+    },
+    /// An application was interrupted and must be finished first.
+    #[error("an earlier application to this checkpoint was interrupted (journal {}): recover it first", path.display())]
+    Pending {
+        /// Its journal.
+        path: PathBuf,
+    },
+}
+
+impl ApplyError {
+    /// The stable class of the specification (section 12), for errors that are about a patch.
+    pub fn class(&self) -> Option<ErrorClass> {
+        match self {
+            Self::Patch(error) => Some(error.class()),
+            Self::Chunk { .. } => Some(ErrorClass::Invalid),
+            Self::WrongBase { .. } => Some(ErrorClass::WrongBase),
+            Self::TargetMismatch { .. } => Some(ErrorClass::TargetMismatch),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! A new checkpoint from an old one and a patch.
+
+use std::path::{Path, PathBuf};
+
+use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, Placement};
+use tensorpatch_format::{CHUNK_BYTES, Layout};
+
+use crate::apply::walk;
+use crate::patch::BoundPatch;
+use crate::{ApplyError, ApplyReport, Options, Patch, Progress, State};
+
+/// Writes the checkpoint that `patch` makes of `base` to `dest`.
+///
+/// The result is written beside `dest` and renamed into place once its digest is verified; `base` is only read. From one
+/// directory to another the companions of `base` (such as `config.json`) are copied along.
+///
+/// # Errors
+/// If the patch does not fit `base`, is broken, or the result cannot be written. Then there is nothing at `dest` that was
+/// not there before.
+pub fn apply_to(
+    base: &Checkpoint,
+    patch: &Patch<'_>,
+    dest: &Path,
+    form: Form,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<ApplyReport, ApplyError> {
+    let bound = patch.bind(Some(base.schema()))?;
+    let (layout, same_layout) = patch.layout_over(base.layout());
+    let companions = if form == Form::Directory { base.companions() } else { &[] };
+    write(Some(&State::of(base)?), &bound, layout, (dest, form, companions), options, progress)
+        .map(|report| ApplyReport { same_layout, ..report })
+}
+
+/// Writes the checkpoint that a full patch holds to `dest`.
+///
+/// # Errors
+/// As [`apply_to`]; also if the patch needs a base.
+pub fn apply_full(
+    patch: &Patch<'_>,
+    dest: &Path,
+    form: Form,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<ApplyReport, ApplyError> {
+    let bound = patch.bind(None)?;
+    let Some(layout) = patch.listed_layout() else {
+        return Err(ApplyError::Kind { found: patch.kind(), needed: "a patch with a layout" });
+    };
+    write(None, &bound, layout, (dest, form, &[]), options, progress)
+}
+
+fn write(
+    base: Option<&State<'_>>,
+    patch: &BoundPatch<'_>,
+    layout: &Layout,
+    (dest, form, companions): (&Path, Form, &[PathBuf]),
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<ApplyReport, ApplyError> {
+    let schema = patch.schema();
+    let placement = Placement::new(schema, layout, &options.limits)?;
+    let writer = CheckpointWriter::create(dest, form, schema, layout, &placement)?;
+    let walked = walk(
+        base,
+        patch,
+        options,
+        progress,
+        || (),
+        |(), chunk, _: &mut ()| {
+            let offset = u64::from(chunk.address.chunk.0) * CHUNK_BYTES as u64;
+            Ok(writer.write(chunk.address.tensor, offset, chunk.bytes)?)
+        },
+        |()| Ok(()),
+    )?;
+    companions.iter().try_for_each(|path| writer.copy_companion(path))?;
+    writer.commit()?;
+    Ok(ApplyReport {
+        base: walked.base,
+        target: walked.target,
+        changed_chunks: patch.records().len() as u64,
+        state_bytes: schema.state_bytes(),
+        same_layout: true,
+        leaves: walked.leaves,
+    })
+}

@@ -1,0 +1,222 @@
+//! A patch that has been read and checked, and the same patch bound to a base.
+
+use tensorpatch_codec::{ChunkContext, ChunkDecoder};
+use tensorpatch_format::{
+    self as format, ChunkAddress, ElementFormat, Error, Grid, Kind, Layout, LeafDigest, LeafHash, Limits,
+    Listing, Profile, Record, Schema, StateDigest, TaggedStateDigest, TensorIndex, Trailer,
+};
+
+use crate::ApplyError;
+use crate::packing::inflate;
+
+/// A whole patch file whose structure is sound: header, sections, checksums, index and trailer agree.
+///
+/// Whether its chunks decode, and to what, shows when it is applied.
+#[derive(Debug, Clone)]
+pub struct Patch<'a> {
+    wire: format::Patch<'a>,
+    schema: Option<Schema>,
+    layout: Option<Layout>,
+}
+
+impl<'a> Patch<'a> {
+    /// Reads the bytes of a patch file.
+    ///
+    /// # Errors
+    /// If they are not a patch, not all of one, or ask for more than `limits` allow.
+    pub fn parse(file: &'a [u8], limits: &Limits) -> Result<Self, Error> {
+        let wire = format::Patch::parse(file, limits)?;
+        let schema = match wire.schema() {
+            Listing::Same => None,
+            Listing::Listed(packed) => Some(packed.schema(limits, inflate)?),
+        };
+        let layout = match wire.layout() {
+            Listing::Same => None,
+            Listing::Listed(packed) => Some(packed.layout(limits, inflate)?),
+        };
+        if let Some(layout) = &layout {
+            wire.check_layout(layout.digest())?;
+        }
+        Ok(Self { wire, schema, layout })
+    }
+
+    /// What the patch does to a state.
+    pub fn kind(&self) -> Kind {
+        self.wire.header().kind
+    }
+
+    /// What a reader needs besides the patch.
+    pub fn profile(&self) -> Profile {
+        self.wire.header().profile
+    }
+
+    /// The hash over chunks.
+    pub fn leaf_hash(&self) -> LeafHash {
+        self.wire.header().leaf_hash
+    }
+
+    /// The digest of the base; [`StateDigest::NONE`] for a full patch.
+    pub fn base_digest(&self) -> StateDigest {
+        self.wire.trailer().ends.base_state
+    }
+
+    /// The digest of the target.
+    pub fn target_digest(&self) -> StateDigest {
+        self.wire.trailer().ends.target_state
+    }
+
+    /// The end of the file: what the patch is bound to.
+    pub fn trailer(&self) -> &Trailer {
+        self.wire.trailer()
+    }
+
+    /// The target's schema, if it stands in the patch; else it is the base's.
+    pub fn listed_schema(&self) -> Option<&Schema> {
+        self.schema.as_ref()
+    }
+
+    /// The target's layout, if it stands in the patch; else it is the base's.
+    pub fn listed_layout(&self) -> Option<&Layout> {
+        self.layout.as_ref()
+    }
+
+    /// The layout of the target over a base of the layout `base`, and whether it is the publisher's.
+    ///
+    /// A base that was sharded anew keeps its own layout where the patch says that the layout stays the same.
+    pub fn layout_over<'l>(&'l self, base: &'l Layout) -> (&'l Layout, bool) {
+        match &self.layout {
+            Some(layout) => (layout, true),
+            None => (base, base.digest() == self.wire.trailer().ends.base_layout),
+        }
+    }
+
+    /// The parts of the patch as they stand in the file.
+    pub fn wire(&self) -> &format::Patch<'a> {
+        &self.wire
+    }
+
+    /// The patch as it applies to a base of the schema `base`, or to none.
+    ///
+    /// # Errors
+    /// If it does not apply to such a base, or has a record where it must not, or none where it must have one.
+    pub fn bind<'p>(&'p self, base: Option<&'p Schema>) -> Result<BoundPatch<'p>, ApplyError> {
+        match (self.kind(), base) {
+            (Kind::Full, Some(_)) => {
+                return Err(ApplyError::Kind { found: Kind::Full, needed: "a patch with a base" });
+            }
+            (found @ (Kind::Delta | Kind::Empty), None) => {
+                return Err(ApplyError::Kind { found, needed: "a full patch, as there is no base" });
+            }
+            _ => {}
+        }
+        let Some(schema) = self.schema.as_ref().or(base) else {
+            // A full patch lists its schema: the parser has seen to it.
+            return Err(ApplyError::Kind { found: self.kind(), needed: "a patch with a schema" });
+        };
+        self.wire.check_grid(&Grid::new(schema, base))?;
+        let index = self.wire.index();
+        let records = self.wire.blocks().iter().flat_map(format::Block::records).enumerate();
+        let records = records.filter_map(|(number, record)| Some((record, index.leaf(number)?))).collect();
+        Ok(BoundPatch { patch: self, schema, records })
+    }
+}
+
+/// A patch whose records fit the target's grid.
+#[derive(Debug)]
+pub struct BoundPatch<'p> {
+    patch: &'p Patch<'p>,
+    schema: &'p Schema,
+    /// In grid order, each with the digest that the index gives for its chunk.
+    records: Vec<(Record<'p>, LeafDigest)>,
+}
+
+impl<'p> BoundPatch<'p> {
+    /// The schema of the target.
+    pub fn schema(&self) -> &'p Schema {
+        self.schema
+    }
+
+    /// The records in grid order, each with the digest of its chunk in the target.
+    pub fn records(&self) -> &[(Record<'p>, LeafDigest)] {
+        &self.records
+    }
+
+    pub(crate) fn patch(&self) -> &'p Patch<'p> {
+        self.patch
+    }
+
+    /// The records from the chunk `first` on.
+    pub(crate) fn records_from(&self, first: Option<ChunkAddress>) -> &[(Record<'p>, LeafDigest)] {
+        let start =
+            first.map_or(0, |first| self.records.partition_point(|(record, _)| record.address < first));
+        self.records.get(start..).unwrap_or_default()
+    }
+
+    /// How the codec is to see the chunks of a tensor.
+    pub(crate) fn context(&self, tensor: TensorIndex) -> ChunkContext {
+        let format = self.schema.get(tensor).map_or(ElementFormat::W8, |spec| spec.dtype.element_format());
+        ChunkContext { format, profile: self.patch.profile(), leaf_hash: self.patch.leaf_hash() }
+    }
+
+    /// Decodes a record over the base's chunk into `target`.
+    pub(crate) fn decode(
+        &self,
+        decoder: &mut ChunkDecoder,
+        (record, expected): &(Record<'p>, LeafDigest),
+        base: Option<&[u8]>,
+        target: &mut [u8],
+    ) -> Result<LeafDigest, ApplyError> {
+        let context = self.context(record.address.tensor);
+        let decoded = decoder.decode(context, record.encoding, record.payload, base, target);
+        let fault = match decoded {
+            Ok(found) if found == *expected => return Ok(found),
+            Ok(found) => ChunkFault::Leaf { expected: *expected, found },
+            Err(error) => ChunkFault::Payload(error),
+        };
+        let tensor = self.schema.get(record.address.tensor).map(|spec| spec.name.clone()).unwrap_or_default();
+        Err(ApplyError::Chunk {
+            tensor,
+            address: record.address,
+            offset: record.payload_offset,
+            source: fault,
+        })
+    }
+
+    /// A digest with the leaf hash of the patch.
+    pub(crate) fn tagged(&self, digest: StateDigest) -> TaggedStateDigest {
+        TaggedStateDigest { leaf_hash: self.patch.leaf_hash(), digest }
+    }
+
+    pub(crate) fn check_base(&self, found: StateDigest) -> Result<(), ApplyError> {
+        let expected = self.patch.base_digest();
+        if found == expected {
+            return Ok(());
+        }
+        Err(ApplyError::WrongBase { expected: self.tagged(expected), found: self.tagged(found) })
+    }
+
+    pub(crate) fn check_target(&self, found: StateDigest) -> Result<(), ApplyError> {
+        let expected = self.patch.target_digest();
+        if found == expected {
+            return Ok(());
+        }
+        Err(ApplyError::TargetMismatch { expected: self.tagged(expected), found: self.tagged(found) })
+    }
+}
+
+/// What is wrong with a chunk of a patch.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChunkFault {
+    /// The payload does not decode.
+    #[error(transparent)]
+    Payload(#[from] tensorpatch_codec::CodecError),
+    /// It decodes to another chunk than the index says.
+    #[error("it has the digest {found:?} instead of {expected:?}")]
+    Leaf {
+        /// The digest in the index.
+        expected: LeafDigest,
+        /// The digest of what was decoded.
+        found: LeafDigest,
+    },
+}

@@ -1,0 +1,80 @@
+//! A state as slices: a schema and the bytes of each of its tensors.
+
+use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_format::{ChunkAddress, Schema, TensorIndex};
+
+/// The tensors of a state, borrowed from wherever they lie: a memory map, an engine's buffers, a test.
+///
+/// Whoever holds one may rely on it that each slice has the length that the schema gives.
+#[derive(Debug, Clone)]
+pub struct State<'a> {
+    schema: &'a Schema,
+    tensors: Vec<&'a [u8]>,
+}
+
+/// Slices that do not fit their schema.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// Not one slice for each tensor.
+    #[error("the schema has {expected} tensors, but {found} were given")]
+    Count {
+        /// Tensors of the schema.
+        expected: usize,
+        /// Slices given.
+        found: usize,
+    },
+    /// A slice of another length than the schema's.
+    #[error("tensor {name:?} has {expected} bytes by its schema, but {found} were given")]
+    Length {
+        /// The tensor.
+        name: String,
+        /// Bytes by the schema.
+        expected: u64,
+        /// Bytes given.
+        found: u64,
+    },
+}
+
+impl<'a> State<'a> {
+    /// The state of `schema` whose tensors are `tensors`, in the order of the schema.
+    ///
+    /// # Errors
+    /// If a slice is missing, too many, or of another length than the schema gives.
+    pub fn new(schema: &'a Schema, tensors: Vec<&'a [u8]>) -> Result<Self, StateError> {
+        if schema.tensors().len() != tensors.len() {
+            return Err(StateError::Count { expected: schema.tensors().len(), found: tensors.len() });
+        }
+        for (spec, bytes) in schema.tensors().iter().zip(&tensors) {
+            if spec.byte_len != bytes.len() as u64 {
+                let (name, expected, found) = (spec.name.clone(), spec.byte_len, bytes.len() as u64);
+                return Err(StateError::Length { name, expected, found });
+            }
+        }
+        Ok(Self { schema, tensors })
+    }
+
+    /// The state of an opened checkpoint.
+    ///
+    /// # Errors
+    /// None that an opened checkpoint can give rise to; the lengths are checked all the same.
+    pub fn of(checkpoint: &'a Checkpoint) -> Result<Self, StateError> {
+        Self::new(checkpoint.schema(), checkpoint.tensors())
+    }
+
+    /// The schema.
+    pub fn schema(&self) -> &'a Schema {
+        self.schema
+    }
+
+    /// The bytes of a tensor.
+    pub fn tensor(&self, index: TensorIndex) -> Option<&'a [u8]> {
+        self.tensors.get(usize::try_from(index.0).ok()?).copied()
+    }
+
+    /// The bytes of a chunk.
+    pub fn chunk(&self, address: ChunkAddress) -> Option<&'a [u8]> {
+        let range = self.schema.get(address.tensor)?.chunk_range(address.chunk)?;
+        self.tensor(address.tensor)?.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+    }
+}

@@ -1,0 +1,303 @@
+//! From a base and a patch to a new checkpoint, and every way in which that must be refused.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests may panic")]
+
+mod common;
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use common::{
+    Tensor, bf16, full_patch, layout_saying, nudged, open, patch_between, raw, sharded_layout, write,
+    write_as,
+};
+use tensorpatch_checkpoint::Form;
+use tensorpatch_delta::{
+    ApplyError, ApplyReport, LeafTable, Options, Patch, Progress, State, apply_full, apply_to,
+};
+use tensorpatch_format::{ErrorClass, Kind, LeafHash, Limits, Profile, StateDigest};
+
+const MIB: u64 = 1 << 20;
+
+fn apply(base: &Path, patch: &[u8], dest: &Path, form: Form) -> Result<ApplyReport, ApplyError> {
+    let patch = Patch::parse(patch, &Limits::default())?;
+    apply_to(&open(base), &patch, dest, form, &Options::default(), Progress::none())
+}
+
+/// A base with tensors over and under the size of a chunk, and a target a step on.
+fn pair(dir: &Path) -> (PathBuf, PathBuf) {
+    let base = [bf16("big", &[3, MIB / 3], 1), bf16("norm", &[7], 2), bf16("scalar", &[], 3)];
+    let target: Vec<_> = base.iter().map(|tensor| nudged(tensor, 100)).collect();
+    (write(&dir.join("base.safetensors"), &base), write(&dir.join("target.safetensors"), &target))
+}
+
+fn assert_same_file(found: &Path, expected: &Path) {
+    assert!(fs::read(found).unwrap() == fs::read(expected).unwrap(), "{} differs", found.display());
+}
+
+#[test]
+fn the_result_is_the_target_byte_for_byte_in_both_profiles_and_with_both_leaf_hashes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, target) = pair(dir.path());
+    for profile in [Profile::Compact, Profile::Direct] {
+        for leaf_hash in [LeafHash::Xxh3, LeafHash::Blake3] {
+            let options = Options::default().with_profile(profile).with_leaf_hash(leaf_hash);
+            let (patch, report) = patch_between(&base, &target, &options);
+            assert_eq!(report.kind, Kind::Delta);
+            let out = dir.path().join("out.safetensors");
+            let applied = apply(&base, &patch, &out, Form::File).unwrap();
+            assert_same_file(&out, &target);
+            assert_eq!((applied.base, applied.target), (report.base, report.target));
+            assert!(applied.same_layout);
+        }
+    }
+}
+
+#[test]
+fn the_bytes_of_a_patch_do_not_depend_on_the_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    // More than a span of 8 MiB, so that threads really share the work.
+    let base = [bf16("a", &[9 * MIB], 1), bf16("b", &[3 * MIB], 2)];
+    let target: Vec<_> = base.iter().map(|tensor| nudged(tensor, 1000)).collect();
+    let base = write(&dir.path().join("base.safetensors"), &base);
+    let target = write(&dir.path().join("target.safetensors"), &target);
+    let with = |threads| {
+        let options = Options::default().with_threads(NonZeroUsize::new(threads).unwrap());
+        patch_between(&base, &target, &options).0
+    };
+    let one = with(1);
+    assert!(one == with(2) && one == with(5));
+}
+
+#[test]
+fn a_full_patch_needs_no_base_and_a_delta_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, target) = pair(dir.path());
+    let bytes = full_patch(&target, &Options::default());
+    let patch = Patch::parse(&bytes, &Limits::default()).unwrap();
+    let out = dir.path().join("out.safetensors");
+    apply_full(&patch, &out, Form::File, &Options::default(), Progress::none()).unwrap();
+    assert_same_file(&out, &target);
+    assert!(matches!(
+        apply(&base, &bytes, &out, Form::File),
+        Err(ApplyError::Kind { found: Kind::Full, .. })
+    ));
+    let (delta, _) = patch_between(&base, &target, &Options::default());
+    let delta = Patch::parse(&delta, &Limits::default()).unwrap();
+    let refused = apply_full(&delta, &out, Form::File, &Options::default(), Progress::none());
+    assert!(matches!(refused, Err(ApplyError::Kind { found: Kind::Delta, .. })));
+}
+
+#[test]
+fn nothing_changed_is_said_and_applies() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, _) = pair(dir.path());
+    let (patch, report) = patch_between(&base, &base, &Options::default());
+    assert_eq!((report.kind, report.changed_elements), (Kind::Empty, 0));
+    assert_eq!(Patch::parse(&patch, &Limits::default()).unwrap().kind(), Kind::Empty);
+    let out = dir.path().join("out.safetensors");
+    apply(&base, &patch, &out, Form::File).unwrap();
+    assert_same_file(&out, &base);
+}
+
+#[test]
+fn only_the_metadata_of_a_header_may_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let tensors = [bf16("w", &[100], 1)];
+    let base = write_as(&dir.path().join("a"), Form::File, &tensors, &layout_saying(&tensors, "step 1"));
+    let target = write_as(
+        &dir.path().join("b"),
+        Form::File,
+        &tensors,
+        &layout_saying(&tensors, "a much longer text than before"),
+    );
+    let (patch, report) = patch_between(&base, &target, &Options::default());
+    assert_eq!(report.kind, Kind::Empty);
+    let out = dir.path().join("out");
+    apply(&base, &patch, &out, Form::File).unwrap();
+    assert_same_file(&out, &target);
+}
+
+#[test]
+fn tensors_may_be_added_removed_retyped_resized_and_reshaped() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = [
+        bf16("kept", &[50], 1),
+        bf16("removed", &[MIB], 2),
+        raw("retyped", "F32", &[2], &[1; 8]),
+        bf16("resized", &[10], 3),
+        bf16("reshaped", &[6, 10], 4),
+        raw("was.empty", "U8", &[0, 3], &[]),
+    ];
+    let mut reshaped = nudged(&base[4], 7);
+    reshaped.spec.shape = vec![60];
+    let target = [
+        nudged(&base[0], 5),
+        bf16("added", &[MIB + 5], 5),
+        raw("retyped", "I32", &[2], &[1; 8]),
+        bf16("resized", &[11], 6),
+        reshaped,
+        raw("was.empty", "U8", &[2], &[0, 255]),
+        raw("packed", "F4", &[4], &[0x12, 0x34]),
+        raw("next.year", "U8", &[3], &[9, 8, 7]),
+    ];
+    for (a, b) in [(&base[..], &target[..]), (&target[..], &base[..])] {
+        let a = write(&dir.path().join("a"), a);
+        let b = write(&dir.path().join("b"), b);
+        for profile in [Profile::Compact, Profile::Direct] {
+            let (patch, report) = patch_between(&a, &b, &Options::default().with_profile(profile));
+            let out = dir.path().join("out");
+            let applied = apply(&a, &patch, &out, Form::File).unwrap();
+            assert_same_file(&out, &b);
+            assert_eq!(applied.base, report.base);
+        }
+    }
+}
+
+#[test]
+fn a_sharded_checkpoint_comes_back_as_it_was_with_its_companions() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = [bf16("a", &[MIB], 1), bf16("b", &[10], 2)];
+    let target: Vec<Tensor> = base.iter().map(|tensor| nudged(tensor, 3)).collect();
+    let layout = sharded_layout(&base);
+    let base = write_as(&dir.path().join("base"), Form::Directory, &base, &layout);
+    let target = write_as(&dir.path().join("target"), Form::Directory, &target, &layout);
+    fs::write(base.join("config.json"), "{}").unwrap();
+    let (patch, _) = patch_between(&base, &target, &Options::default());
+    let out = dir.path().join("out");
+    apply(&base, &patch, &out, Form::Directory).unwrap();
+    for file in layout.files() {
+        assert_same_file(&out.join(&file.name), &target.join(&file.name));
+    }
+    assert_same_file(&out.join("model.safetensors.index.json"), &target.join("model.safetensors.index.json"));
+    assert_same_file(&out.join("config.json"), &base.join("config.json"));
+}
+
+#[test]
+fn a_base_sharded_anew_keeps_its_own_layout_and_still_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    let tensors = [bf16("a", &[1000], 1), bf16("b", &[10], 2)];
+    let next: Vec<Tensor> = tensors.iter().map(|tensor| nudged(tensor, 3)).collect();
+    let base = write(&dir.path().join("base"), &tensors);
+    let target = write(&dir.path().join("target"), &next);
+    let resharded =
+        write_as(&dir.path().join("shards"), Form::Directory, &tensors, &sharded_layout(&tensors));
+    let (patch, report) = patch_between(&base, &target, &Options::default());
+    let out = dir.path().join("out");
+    let applied = apply(&resharded, &patch, &out, Form::Directory).unwrap();
+    assert!(!applied.same_layout);
+    assert_eq!(applied.target, report.target);
+    let out = open(&out);
+    let found = LeafTable::of(&State::of(&out).unwrap(), LeafHash::Xxh3, NonZeroUsize::MIN, Progress::none());
+    assert_eq!(found.state_digest(out.schema()), report.target);
+    assert_eq!(out.layout().files().len(), 2);
+}
+
+#[test]
+fn a_base_with_one_flipped_bit_is_refused_wherever_the_bit_lies() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, target) = pair(dir.path());
+    let (patch, report) = patch_between(&base, &target, &Options::default());
+    let good = fs::read(&base).unwrap();
+    let header = good.len() - open(&base).schema().state_bytes() as usize;
+    for at in [header, header + 200, header + 1_500_000, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        let bad_base = dir.path().join("bad.safetensors");
+        fs::write(&bad_base, bad).unwrap();
+        let out = dir.path().join("out.safetensors");
+        let error = apply(&bad_base, &patch, &out, Form::File).unwrap_err();
+        let ApplyError::WrongBase { expected, found } = &error else { panic!("{error}") };
+        assert_eq!((expected.digest, found.digest == report.base), (report.base, false));
+        assert!(!out.exists());
+    }
+}
+
+#[test]
+fn a_base_of_another_schema_is_a_wrong_base() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, target) = pair(dir.path());
+    let (patch, _) = patch_between(&base, &target, &Options::default());
+    let other = write(&dir.path().join("other"), &[bf16("something", &[5], 1)]);
+    let out = dir.path().join("out");
+    let error = apply(&other, &patch, &out, Form::File).unwrap_err();
+    assert_eq!(error.class(), Some(ErrorClass::WrongBase), "{error}");
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_truncated_patch_is_never_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let tensors = [bf16("w", &[300], 1)];
+    let base = write(&dir.path().join("base"), &tensors);
+    let target = write(&dir.path().join("target"), &[nudged(&tensors[0], 10)]);
+    let (patch, _) = patch_between(&base, &target, &Options::default());
+    for len in 0..patch.len() {
+        let error = Patch::parse(&patch[..len], &Limits::default()).unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Truncated, "{len}: {error}");
+    }
+}
+
+#[test]
+fn a_patch_with_any_bit_flipped_is_refused_or_gives_the_target() {
+    let dir = tempfile::tempdir().unwrap();
+    let tensors = [bf16("w", &[300], 1)];
+    let base = write(&dir.path().join("base"), &tensors);
+    let target = write(&dir.path().join("target"), &[nudged(&tensors[0], 10)]);
+    let (patch, report) = patch_between(&base, &target, &Options::default());
+    let out = dir.path().join("out");
+    for bit in 0..patch.len() * 8 {
+        let mut bad = patch.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        match apply(&base, &bad, &out, Form::File) {
+            Ok(applied) => assert_eq!(applied.target, report.target, "bit {bit}"),
+            Err(_) => assert!(!out.exists(), "bit {bit}"),
+        }
+        let _ = fs::remove_file(&out);
+    }
+}
+
+/// A patch whose every checksum is right but which lies about its target.
+fn forged(patch: &[u8], at_from_end: usize) -> Vec<u8> {
+    let mut forged = patch.to_vec();
+    let trailer = forged.len() - 192;
+    forged[trailer + at_from_end] ^= 1;
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&forged[..32]);
+    crc.update(&forged[trailer..trailer + 180]);
+    forged[trailer + 180..trailer + 184].copy_from_slice(&crc.finalize().to_le_bytes());
+    forged
+}
+
+#[test]
+fn a_patch_that_lies_about_its_ends_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, target) = pair(dir.path());
+    let (patch, _) = patch_between(&base, &target, &Options::default());
+    let out = dir.path().join("out");
+    let error = apply(&base, &forged(&patch, 0), &out, Form::File).unwrap_err();
+    assert_eq!(error.class(), Some(ErrorClass::WrongBase));
+    let error = apply(&base, &forged(&patch, 32), &out, Form::File).unwrap_err();
+    assert_eq!(error.class(), Some(ErrorClass::TargetMismatch));
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_known_leaf_table_gives_the_same_patch() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, target) = pair(dir.path());
+    let options = Options::default();
+    let (expected, report) = patch_between(&base, &target, &options);
+    let (base, target) = (open(&base), open(&target));
+    let known = LeafTable::of(&State::of(&base).unwrap(), LeafHash::Xxh3, options.threads, Progress::none());
+    let mut base = common::version(&base);
+    base.leaves = Some(&known);
+    let mut patch = Vec::new();
+    let again =
+        tensorpatch_delta::diff(&base, &common::version(&target), &options, Progress::none(), &mut patch)
+            .unwrap();
+    assert!(patch == expected);
+    assert_eq!(again.base, report.base);
+    assert_ne!(again.base, StateDigest::NONE);
+}
