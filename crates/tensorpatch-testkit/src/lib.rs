@@ -1,1 +1,33 @@
-//! Shared helpers of the tensorpatch tests: strategies, fixtures, mutations, fault injection.
+//! Shared helpers of the tensorpatch tests.
+//!
+//! * [`Model`]: tensors with bytes; [`models`] and [`pairs`] generate them, [`FileStyle`] and the `write_…` functions
+//!   make files of them without any help of the code under test.
+//! * [`fixture`]: a slice of a recorded training run, and the whole run where there is one.
+//! * [`Mutation`]: named damage to bytes.
+//! * [`fuzz`]: the bodies of the fuzz targets, which tests run over committed inputs too.
+//!
+//! Made for tests: everything here panics where a test would.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "only tests use this crate, and a panic is how a test fails"
+)]
+
+mod files;
+pub mod fixture;
+pub mod fuzz;
+mod generate;
+mod model;
+mod mutation;
+mod rng;
+mod values;
+
+pub use files::{FileStyle, file_bytes, header_bytes, styles, write_sharded, write_single};
+pub use generate::{Pair, Size, models, pairs};
+pub use model::{Model, Tensor};
+pub use mutation::{Mutation, mutations};
+pub use rng::Rng;
+pub use values::{Change, Fill};
