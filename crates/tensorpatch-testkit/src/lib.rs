@@ -22,6 +22,7 @@ pub mod fuzz;
 mod generate;
 mod model;
 mod mutation;
+mod patches;
 mod rng;
 mod values;
 
@@ -29,5 +30,6 @@ pub use files::{FileStyle, file_bytes, header_bytes, styles, write_sharded, writ
 pub use generate::{Pair, Size, models, pairs};
 pub use model::{Model, Tensor};
 pub use mutation::{Mutation, mutations};
+pub use patches::{repair_checksums, sample_patches};
 pub use rng::Rng;
 pub use values::{Change, Fill};

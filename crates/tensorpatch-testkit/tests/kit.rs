@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
+use std::path::{Path, PathBuf};
+
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -148,5 +150,73 @@ fn a_whole_trace_can_be_opened_where_there_is_one() {
     let first = Checkpoint::open(&snapshots[0], &Limits::default()).unwrap();
     for snapshot in &snapshots[1..] {
         assert_eq!(Checkpoint::open(snapshot, &Limits::default()).unwrap().schema(), first.schema());
+    }
+}
+
+#[test]
+fn sample_patches_are_whole_and_repairing_them_changes_nothing() {
+    for (name, file) in sample_patches() {
+        tensorpatch_format::Patch::parse(&file, &Limits::default()).unwrap();
+        let mut repaired = file.clone();
+        repair_checksums(&mut repaired);
+        assert_eq!(repaired, file, "{name}");
+        let mut zeroed = file.clone();
+        zeroed[28..32].fill(0);
+        zeroed[36..40].fill(0);
+        let crc = file.len() - 12;
+        zeroed[crc..crc + 4].fill(0);
+        repair_checksums(&mut zeroed);
+        assert_eq!(zeroed, file, "{name}");
+    }
+}
+
+fn seed_directory(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target)
+}
+
+#[test]
+fn every_fuzz_target_is_in_the_fuzz_workspace_and_holds_for_its_committed_seeds() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/Cargo.toml");
+    let manifest = std::fs::read_to_string(manifest).unwrap();
+    assert_eq!(manifest.matches("[[bin]]").count(), fuzz::TARGETS.len());
+    for (target, run) in fuzz::TARGETS {
+        assert!(manifest.contains(&format!("name = \"{target}\"")), "{target}");
+        let directory = seed_directory(target);
+        for (name, bytes) in fuzz::seeds(target) {
+            let path = directory.join(&name);
+            if std::env::var_os("BLESS").is_some() {
+                std::fs::create_dir_all(&directory).unwrap();
+                std::fs::write(&path, &bytes).unwrap();
+            }
+            let committed = std::fs::read(&path).unwrap_or_default();
+            assert!(committed == bytes, "{path:?} is stale: run BLESS=1 cargo test -p tensorpatch-testkit");
+        }
+        for entry in std::fs::read_dir(directory).unwrap() {
+            run(&std::fs::read(entry.unwrap().path()).unwrap());
+        }
+    }
+}
+
+fn damaged_seeds() -> impl Strategy<Value = (usize, Vec<u8>)> {
+    let seeds: Vec<_> = fuzz::TARGETS
+        .iter()
+        .enumerate()
+        .flat_map(|(target, (name, _))| fuzz::seeds(name).into_iter().map(move |(_, bytes)| (target, bytes)))
+        .collect();
+    prop::sample::select(seeds).prop_flat_map(|(target, bytes)| {
+        let damage = prop::collection::vec(mutations(bytes.len()), 1..4);
+        damage.prop_map(move |damage| {
+            (target, damage.iter().fold(bytes.clone(), |bytes, mutation| mutation.apply(&bytes)))
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn every_fuzz_target_holds_for_damaged_seeds((target, bytes) in damaged_seeds()) {
+        let (_, run) = fuzz::TARGETS[target];
+        run(&bytes);
     }
 }
