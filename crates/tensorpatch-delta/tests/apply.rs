@@ -16,7 +16,10 @@ use tensorpatch_checkpoint::Form;
 use tensorpatch_delta::{
     ApplyError, ApplyReport, LeafTable, Options, Patch, Progress, State, apply_full, apply_to,
 };
-use tensorpatch_format::{ErrorClass, Kind, LeafHash, Limits, Profile, StateDigest};
+use tensorpatch_format::{
+    Ends, ErrorClass, Header, Kind, LayoutDigest, LeafHash, Limits, Listing, Packed, PatchWriter, Profile,
+    StateDigest,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -215,6 +218,24 @@ fn a_base_with_one_flipped_bit_is_refused_wherever_the_bit_lies() {
 }
 
 #[test]
+fn the_digest_of_the_base_covers_tensors_that_the_target_does_not_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let tensors = [bf16("kept", &[50], 1), bf16("removed", &[MIB], 2)];
+    let base = write(&dir.path().join("base"), &tensors);
+    let target = write(&dir.path().join("target"), &tensors[..1]);
+    let (patch, report) = patch_between(&base, &target, &Options::default());
+    let opened = open(&base);
+    let leaves =
+        LeafTable::of(&State::of(&opened).unwrap(), LeafHash::Xxh3, NonZeroUsize::MIN, Progress::none());
+    assert_eq!(report.base, leaves.state_digest(opened.schema()));
+
+    let other = write(&dir.path().join("other"), &[tensors[0].clone(), nudged(&tensors[1], 1000)]);
+    let out = dir.path().join("out");
+    assert!(matches!(apply(&other, &patch, &out, Form::File), Err(ApplyError::WrongBase { .. })));
+    assert!(!out.exists());
+}
+
+#[test]
 fn a_base_of_another_schema_is_a_wrong_base() {
     let dir = tempfile::tempdir().unwrap();
     let (base, target) = pair(dir.path());
@@ -280,6 +301,42 @@ fn a_patch_that_lies_about_its_ends_is_refused() {
     assert_eq!(error.class(), Some(ErrorClass::WrongBase));
     let error = apply(&base, &forged(&patch, 32), &out, Form::File).unwrap_err();
     assert_eq!(error.class(), Some(ErrorClass::TargetMismatch));
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_listed_layout_that_is_not_the_one_in_the_trailer_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, target) = pair(dir.path());
+    let patch = full_patch(&target, &Options::default());
+    let error = Patch::parse(&forged(&patch, 128), &Limits::default()).unwrap_err();
+    assert_eq!((error.class(), error.field), (ErrorClass::Invalid, "target layout digest"));
+}
+
+#[test]
+fn a_full_patch_that_leaves_a_chunk_out_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = open(&write(&dir.path().join("target"), &[bf16("w", &[5], 1)]));
+    let (schema, layout) = (target.schema(), target.layout());
+    let ends = Ends {
+        base_state: StateDigest::NONE,
+        target_state: StateDigest::from_bytes([1; 32]),
+        target_schema: schema.digest(),
+        base_layout: LayoutDigest::NONE,
+        target_layout: layout.digest(),
+    };
+    let (schema, layout) = (schema.to_bytes(), layout.to_bytes());
+    let (writer, mut bytes) = PatchWriter::start(&Header::new(Kind::Full, Profile::Compact, LeafHash::Xxh3));
+    let (writer, part) = writer.schema(&Listing::Listed(Packed::plain(&schema))).unwrap();
+    bytes.extend(part);
+    let (writer, part) = writer.layout(&Listing::Listed(Packed::plain(&layout))).unwrap();
+    bytes.extend(part);
+    bytes.extend(writer.finish(&ends).unwrap().1);
+
+    let patch = Patch::parse(&bytes, &Limits::default()).unwrap();
+    let out = dir.path().join("out");
+    let error = apply_full(&patch, &out, Form::File, &Options::default(), Progress::none()).unwrap_err();
+    assert_eq!(error.class(), Some(ErrorClass::Invalid), "{error}");
     assert!(!out.exists());
 }
 
