@@ -1,3 +1,5 @@
+//! See `fuzz::parse_patch` in the test kit.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tensorpatch_testkit::fuzz::parse_patch(bytes));
