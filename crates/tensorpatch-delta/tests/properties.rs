@@ -1,0 +1,210 @@
+//! What must hold for any pair of states.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests may panic")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Mutex;
+
+use proptest::prelude::*;
+use tensorpatch_checkpoint::{Checkpoint, Form, generate_layout};
+use tensorpatch_delta::{
+    ApplyError, Options, Patch, Progress, State, Version, apply_chunks, apply_in_place, apply_to, diff, full,
+};
+use tensorpatch_format::{CHUNK_BYTES, ChunkAddress, Kind, LeafHash, Limits, Profile};
+use tensorpatch_testkit::{
+    FileStyle, Model, Pair, Size, mutations, pairs, styles, write_sharded, write_single,
+};
+
+fn options() -> impl Strategy<Value = Options> {
+    let profile = prop::sample::select(vec![Profile::Compact, Profile::Direct]);
+    let hash = prop::sample::select(vec![LeafHash::Xxh3, LeafHash::Blake3]);
+    (profile, hash, 1_usize..4).prop_map(|(profile, hash, threads)| {
+        let threads = NonZeroUsize::new(threads).unwrap();
+        Options::default().with_profile(profile).with_leaf_hash(hash).with_threads(threads)
+    })
+}
+
+fn state(model: &Model) -> State<'_> {
+    State::new(model.schema(), model.slices()).unwrap()
+}
+
+fn encode(base: Option<&Model>, target: &Model, options: &Options) -> (Kind, Vec<u8>) {
+    let layout = generate_layout(target.schema()).unwrap();
+    let target = Version { state: state(target), layout: &layout, leaves: None };
+    let mut patch = Vec::new();
+    let report = match base {
+        None => full(&target, options, Progress::none(), &mut patch).unwrap(),
+        Some(base) => {
+            let layout = generate_layout(base.schema()).unwrap();
+            let base = Version { state: state(base), layout: &layout, leaves: None };
+            diff(&base, &target, options, Progress::none(), &mut patch).unwrap()
+        }
+    };
+    assert_eq!(report.patch_bytes, patch.len() as u64);
+    (report.kind, patch)
+}
+
+/// The bytes of all tensors that applying `patch` gives.
+fn decode(
+    base: Option<&Model>,
+    target: &Model,
+    patch: &[u8],
+    options: &Options,
+) -> Result<Vec<Vec<u8>>, ApplyError> {
+    let patch = Patch::parse(patch, &Limits::default())?;
+    let chunks: Mutex<BTreeMap<ChunkAddress, Vec<u8>>> = Mutex::default();
+    let base = base.map(state);
+    apply_chunks(base.as_ref(), &patch, options, Progress::none(), &|address, bytes| {
+        let doubled = chunks.lock().unwrap().insert(address, bytes.to_vec());
+        assert!(doubled.is_none(), "{address:?} was written twice");
+    })?;
+    let mut tensors = vec![Vec::new(); target.tensors().len()];
+    for (address, bytes) in chunks.into_inner().unwrap() {
+        tensors[address.tensor.0 as usize].extend(bytes);
+    }
+    Ok(tensors)
+}
+
+fn assert_is(found: &[Vec<u8>], expected: &Model) {
+    assert!(found.iter().map(Vec::as_slice).eq(expected.slices()));
+}
+
+/// Nothing can cost more than to store it, with the head and the digest of each chunk, and a schema and a layout.
+fn most_bytes(base: &Model, target: &Model) -> usize {
+    let schema = target.schema();
+    let chunks = schema.chunk_count() as usize * (32 + 24);
+    let header = generate_layout(schema).unwrap().to_bytes().len() + schema.to_bytes().len();
+    let same = base.schema() == schema;
+    schema.state_bytes() as usize + chunks + 400 + if same { 0 } else { header + 100 }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn applying_the_difference_gives_the_target(pair in pairs(Size::Small), options in options()) {
+        let Pair { base, target } = &pair;
+        let (kind, patch) = encode(Some(base), target, &options);
+        prop_assert_eq!(kind == Kind::Empty, base == target);
+        assert_is(&decode(Some(base), target, &patch, &options).unwrap(), target);
+        prop_assert!(patch.len() <= most_bytes(base, target), "{} bytes", patch.len());
+    }
+
+    #[test]
+    fn a_full_patch_gives_the_target_from_nothing(pair in pairs(Size::Small), options in options()) {
+        let (_, patch) = encode(None, &pair.target, &options);
+        assert_is(&decode(None, &pair.target, &patch, &options).unwrap(), &pair.target);
+    }
+
+    #[test]
+    fn another_base_is_refused(pair in pairs(Size::Small), options in options()) {
+        let Pair { base, target } = &pair;
+        let (_, patch) = encode(Some(base), target, &options);
+        if base != target {
+            prop_assert!(decode(Some(target), target, &patch, &options).is_err());
+        }
+    }
+
+    #[test]
+    fn a_damaged_patch_is_refused_or_gives_the_target(
+        pair in pairs(Size::Small),
+        options in options(),
+        mutations in prop::collection::vec(mutations(4096), 8),
+    ) {
+        let Pair { base, target } = &pair;
+        let (_, patch) = encode(Some(base), target, &options);
+        for mutation in mutations {
+            if let Ok(found) = decode(Some(base), target, &mutation.apply(&patch), &options) {
+                assert_is(&found, target);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn states_of_several_chunks_come_back_too(pair in pairs(Size::Chunks), options in options()) {
+        let Pair { base, target } = &pair;
+        let (_, patch) = encode(Some(base), target, &options);
+        assert_is(&decode(Some(base), target, &patch, &options).unwrap(), target);
+        prop_assert!(patch.len() <= most_bytes(base, target), "{} bytes", patch.len());
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_byte(pair in pairs(Size::Chunks), options in options()) {
+        let one = encode(Some(&pair.base), &pair.target, &options.clone().with_threads(NonZeroUsize::MIN));
+        let many = encode(Some(&pair.base), &pair.target, &options.with_threads(NonZeroUsize::new(4).unwrap()));
+        prop_assert!(one == many);
+    }
+}
+
+fn write(path: &Path, model: &Model, shards: usize, style: &FileStyle) -> Checkpoint {
+    match shards {
+        0 => write_single(path, model, style),
+        _ => write_sharded(path, model, shards, style),
+    }
+    Checkpoint::open(path, &Limits::default()).unwrap()
+}
+
+/// Compares the weights and the index. The companions of the target are not in a patch.
+fn assert_same_files(found: &Path, expected: &Path) {
+    if expected.is_file() {
+        assert!(fs::read(found).unwrap() == fs::read(expected).unwrap());
+        return;
+    }
+    let names = |path| {
+        let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.filter(|name| name != "config.json").collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(names(found), names(expected));
+    for name in names(expected) {
+        assert!(fs::read(found.join(&name)).unwrap() == fs::read(expected.join(&name)).unwrap(), "{name:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn checkpoints_of_any_style_come_back_byte_for_byte(
+        pair in pairs(Size::Small),
+        styles in (styles(), styles()),
+        shards in (0_usize..4, 0_usize..4),
+        options in options(),
+    ) {
+        prop_assume!(!pair.base.tensors().is_empty() || shards.0 == 0);
+        prop_assume!(!pair.target.tensors().is_empty() || shards.1 == 0);
+        let dir = tempfile::tempdir().unwrap();
+        let base = write(&dir.path().join("base"), &pair.base, shards.0, &styles.0);
+        let target = write(&dir.path().join("target"), &pair.target, shards.1, &styles.1);
+        let version = |checkpoint| Version { state: State::of(checkpoint).unwrap(), layout: checkpoint.layout(), leaves: None };
+        let mut bytes = Vec::new();
+        diff(&version(&base), &version(&target), &options, Progress::none(), &mut bytes).unwrap();
+        let patch = Patch::parse(&bytes, &Limits::default()).unwrap();
+
+        let out = dir.path().join("out");
+        let form = if shards.1 == 0 { Form::File } else { Form::Directory };
+        let report = apply_to(&base, &patch, &out, form, &options, Progress::none()).unwrap();
+        prop_assert!(report.same_layout);
+        assert_same_files(&out, target.path());
+
+        let journal = dir.path().join("journal");
+        let before = base.path().to_owned();
+        drop(base);
+        match apply_in_place(&before, &patch, &journal, &options, Progress::none()) {
+            Ok(_) => assert_same_files(&before, target.path()),
+            Err(ApplyError::NotInPlace(_)) => {}
+            Err(error) => return Err(TestCaseError::fail(error.to_string())),
+        }
+    }
+}
+
+#[test]
+fn the_chunk_size_is_a_multiple_of_every_element() {
+    assert!(CHUNK_BYTES.is_multiple_of(8));
+}
