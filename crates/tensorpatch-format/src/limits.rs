@@ -11,9 +11,9 @@ use crate::{Error, Violation};
 pub struct Limits {
     /// Tensors of a state.
     pub tensors: u64,
-    /// Bytes of a schema, or of a layout, once unpacked.
+    /// Bytes of a schema or of a layout, packed or not, and of the payload of an INDEX section.
     pub metadata_bytes: u64,
-    /// Bytes of the payload of one section.
+    /// Bytes of the payload of one BLOCK or ancillary section.
     pub section_bytes: u64,
     /// Bytes of one file that is not a tensor's: a safetensors header or an index.
     pub header_bytes: u64,
@@ -84,8 +84,8 @@ impl std::fmt::Display for LimitKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Tensors => "the number of tensors",
-            Self::MetadataBytes => "the size of a schema or layout",
-            Self::SectionBytes => "the size of a section",
+            Self::MetadataBytes => "the size of a schema, layout or index",
+            Self::SectionBytes => "the size of a block",
             Self::HeaderBytes => "the size of a file header",
             Self::StateBytes => "the size of the state",
         })

@@ -296,7 +296,18 @@ mod tests {
         let error = packed.schema(&limits, |_, _| Ok::<_, String>(vec![])).unwrap_err();
         assert_eq!((error.class(), error.offset), (ErrorClass::Invalid, 503));
         let error = packed.layout(&limits, |_, _| Err("no frame")).unwrap_err();
+        assert_eq!((error.class(), error.offset), (ErrorClass::Invalid, 503));
         assert!(error.to_string().contains("no frame"), "{error}");
+    }
+
+    #[test]
+    fn a_frame_that_holds_a_schema_of_another_length_is_refused() {
+        let bytes = schema().to_bytes();
+        for raw_len in [bytes.len() as u64 - 1, bytes.len() as u64 + 1] {
+            let packed = Packed::zstd(b"frame", raw_len);
+            let error = packed.schema(&Limits::default(), |_, _| Ok::<_, String>(bytes.clone())).unwrap_err();
+            assert!(error.to_string().contains("not the"), "{error}");
+        }
     }
 
     #[test]

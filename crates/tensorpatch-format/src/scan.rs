@@ -50,7 +50,7 @@ pub enum Part<'a> {
     Header(Header),
     /// The SCHEMA section.
     Schema(Listing<'a>),
-    /// The LAYOUT section.
+    /// The LAYOUT section. If it lists one, its digest is for [`Trailer::check_layout`] to check.
     Layout(Listing<'a>),
     /// A BLOCK section.
     Block(Block<'a>),

@@ -18,7 +18,9 @@ use crate::Want;
 #[derive(Debug, Clone, Default)]
 pub struct Arrivals {
     bytes: Vec<u8>,
-    /// Where `bytes` starts in the file.
+    /// How many of `bytes` are no longer wanted.
+    passed: usize,
+    /// Where the bytes after those start in the file.
     offset: u64,
 }
 
@@ -36,27 +38,34 @@ impl Arrivals {
     /// The wanted bytes if all have arrived. Those before them are forgotten.
     pub fn window(&mut self, want: Want) -> Option<&[u8]> {
         let len = usize::try_from(want.len).ok()?;
-        if self.after(want.offset).len() < len {
+        let start = self.place_of(want.offset)?;
+        if self.bytes.len().checked_sub(start)? < len {
             return None;
         }
-        self.forget(want.offset);
-        self.bytes.get(..len)
+        self.forget(start, want.offset);
+        self.bytes.get(self.passed..)?.get(..len)
     }
 
     /// All that has arrived from `offset` of the file on, for the end of the file.
     pub fn rest(&self, offset: u64) -> &[u8] {
-        self.after(offset)
+        self.place_of(offset).and_then(|start| self.bytes.get(start..)).unwrap_or_default()
     }
 
-    fn after(&self, offset: u64) -> &[u8] {
-        let start = offset.checked_sub(self.offset).and_then(|start| usize::try_from(start).ok());
-        start.and_then(|start| self.bytes.get(start..)).unwrap_or_default()
+    fn place_of(&self, offset: u64) -> Option<usize> {
+        let ahead = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
+        self.passed.checked_add(ahead)
     }
 
-    fn forget(&mut self, offset: u64) {
-        let passed = self.bytes.len().saturating_sub(self.after(offset).len());
-        self.bytes.drain(..passed);
-        self.offset = self.offset.saturating_add(passed as u64);
+    fn forget(&mut self, passed: usize, offset: u64) {
+        self.offset = offset;
+        // Moving the rest only when it is the smaller half keeps the cost in proportion to what arrives, even
+        // if that is a whole file at once.
+        if passed > self.bytes.len() / 2 {
+            self.bytes.drain(..passed);
+            self.passed = 0;
+        } else {
+            self.passed = passed;
+        }
     }
 }
 
@@ -70,10 +79,30 @@ mod tests {
         arrivals.push(&[1; 100]);
         arrivals.push(&[2; 100]);
         assert_eq!(arrivals.window(Want { offset: 100, len: 50 }), Some(&[2; 50][..]));
-        assert_eq!(arrivals.bytes.len(), 100);
         assert_eq!(arrivals.window(Want { offset: 150, len: 51 }), None);
         assert_eq!(arrivals.window(Want { offset: 0, len: 1 }), None);
+        assert_eq!(arrivals.window(Want { offset: 150, len: 50 }), Some(&[2; 50][..]));
+        assert_eq!(arrivals.bytes.len(), 50);
         assert_eq!(arrivals.rest(190), [2; 10]);
         assert_eq!(arrivals.rest(201), []);
+        // Not even an empty window is cut from where nothing is.
+        assert_eq!(arrivals.window(Want { offset: 201, len: 0 }), None);
+        assert_eq!(arrivals.window(Want { offset: 149, len: 0 }), None);
+        assert_eq!(arrivals.window(Want { offset: 200, len: 0 }), Some(&[][..]));
+        arrivals.push(&[3]);
+        assert_eq!(arrivals.window(Want { offset: 200, len: 1 }), Some(&[3][..]));
+    }
+
+    #[test]
+    fn windows_of_a_file_that_arrives_at_once_are_cut_in_its_order() {
+        let file: Vec<_> = (0..=255_u8).collect();
+        let mut arrivals = Arrivals::new();
+        arrivals.push(&file);
+        for (at, byte) in file.iter().enumerate() {
+            let window = arrivals.window(Want { offset: at as u64, len: 1 }).unwrap();
+            assert_eq!(window, [*byte]);
+            assert!(arrivals.bytes.len() <= 2 * (256 - at) + 1);
+        }
+        assert_eq!(arrivals.rest(256), []);
     }
 }

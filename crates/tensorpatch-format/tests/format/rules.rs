@@ -5,7 +5,7 @@ use tensorpatch_format::*;
 
 use crate::plan::{Plan, at, schema};
 use crate::raw::Raw;
-use crate::read::{forward, random, whole};
+use crate::read::{cut, forward, open, random, whole};
 
 use ErrorClass::{Invalid, Truncated, UnsupportedFeature};
 
@@ -119,9 +119,9 @@ fn encodings_that_the_profile_or_the_tensor_does_not_allow() {
     let mut raw = Raw::of(&Plan::delta());
     raw.header[21] = Profile::Direct.code();
     refused_by_encoding(&raw.file(), &Plan::delta().grid(), encoding);
-    let access = crate::read::open(&raw.file(), &Plan::delta().grid()).unwrap();
+    let access = open(&raw.file(), &Plan::delta().grid()).unwrap();
     let file = raw.file();
-    let error = access.block(0, crate::read::cut(&file, access.block_want(0).unwrap())).unwrap_err();
+    let error = access.block(0, cut(&file, access.block_want(0).unwrap())).unwrap_err();
     assert_eq!((error.field, error.offset), ("encoding", encoding));
 }
 
@@ -214,6 +214,8 @@ fn every_field_of_the_trailer() {
     let mut raw = Raw::of(&delta);
     raw.trailer[32..64].copy_from_slice(&[1; 32]);
     refused_by_all(&raw.file(), &delta.grid(), Invalid, "target state digest", raw.trailer_at() + 32);
+    // A reader of the ends says so before it asks for anything else.
+    assert!(open(&raw.file(), &delta.grid()).is_err());
     let (file, trailer) = with(&delta, 64, 1);
     refused_by_all(&file, &delta.grid(), ErrorClass::WrongBase, "target schema digest", trailer + 64);
     let (file, trailer) = with(&delta, 184, 1);
@@ -229,6 +231,37 @@ fn every_field_of_the_trailer() {
         refused(&raw.file(), &delta.grid(), Invalid, "index offset", raw.trailer_at() + 160);
         assert!(random(&raw.file(), &delta.grid()).is_err());
     }
+}
+
+/// What a reader of the ends finds out where one that goes forward sees something else.
+#[test]
+fn ends_that_do_not_agree_with_what_lies_between() {
+    let plan = Plan::delta();
+    let grid = plan.grid();
+    let block_error = |raw: &Raw| {
+        let file = raw.file();
+        let access = open(&file, &grid).unwrap();
+        let error = access.block(0, cut(&file, access.block_want(0).unwrap())).unwrap_err();
+        (error.class(), error.field, error.offset)
+    };
+    let good = Raw::of(&plan);
+    // The index says 39, the section 40.
+    let mut raw = good.clone();
+    raw.sections[4].1[2] = 39;
+    assert_eq!(block_error(&raw), (Invalid, "length", raw.at(2) + 8));
+    // One record of 19 bytes instead of two of 15.
+    let mut raw = good.clone();
+    raw.sections[2].1 = [&[1, 0, 0, 4, 19][..], &[0; 19]].concat();
+    assert_eq!(block_error(&raw), (Invalid, "record_count", raw.at(2) + 16));
+    let mut raw = good.clone();
+    raw.sections[2].1[6] = 1;
+    assert_eq!(block_error(&raw), (Invalid, "tensor_step", raw.at(2) + 16 + 5));
+
+    let mut file = good.file();
+    let length = good.at(1) as usize + 8;
+    file[length + 1] = 1;
+    let error = open(&file, &grid).map(|_| ()).unwrap_err();
+    assert_eq!((error.class(), error.field, error.offset), (Invalid, "length", length as u64));
 }
 
 /// Were any of these counts believed, the reader would ask for exabytes and the test would die.
@@ -269,7 +302,7 @@ fn what_the_limits_do_not_allow_is_refused_before_it_is_wanted() {
     let mut refused = None;
     while let (Need::Bytes(want), None) = (reader.need(), &refused) {
         assert!(want.len < 300);
-        refused = reader.feed(crate::read::cut(&file, want)).err();
+        refused = reader.feed(cut(&file, want)).err();
     }
     // The index says how long the block is.
     let refused = refused.unwrap();

@@ -117,6 +117,9 @@ fn the_writer_refuses_what_the_format_does_not_have() {
         .unwrap();
     let block = builder.finish().unwrap();
     assert_eq!(block.record_count(), 1);
+    let mut alone = BlockBuilder::new(&plan.header);
+    raw(&mut alone, at(1, 1)).unwrap();
+    assert_eq!(block.section_len(), alone.finish().unwrap().section_len());
     assert!(matches!(BlockBuilder::new(&plan.header).finish(), Err(WriteError::NoRecord)));
 
     let direct = Header::new(Kind::Delta, Profile::Direct, LeafHash::Xxh3);
