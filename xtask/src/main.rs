@@ -22,7 +22,7 @@ enum Command {
         #[arg(value_enum)]
         steps: Vec<ci::Step>,
     },
-    /// Check the house rules: layers, unsafe code, module docs, file lengths, licences
+    /// Check the house rules: layers, unsafe code, module docs, file lengths, licences, links
     Tidy,
 }
 

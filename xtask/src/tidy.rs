@@ -2,6 +2,7 @@
 
 mod layers;
 mod licences;
+mod links;
 mod sources;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ pub(crate) fn run() -> Result<()> {
     let mut violations = layers::check(&metadata)?;
     violations.extend(licences::check(&root, &metadata)?);
     violations.extend(sources::check(&root)?);
+    violations.extend(links::check(&root)?);
     for violation in &violations {
         eprintln!("tidy: {violation}");
     }

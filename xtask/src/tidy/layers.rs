@@ -76,7 +76,6 @@ const LAYERS: &[Layer] = &[
         ],
         never: &[],
     },
-    Layer { name: "tensorpatch-tests", may_use: &[], never: &[] },
     Layer { name: "xtask", may_use: &["tensorpatch-bench", "tensorpatch-testkit"], never: &[] },
 ];
 

@@ -1,0 +1,92 @@
+//! The command line: what can be asked for, and how it is explained.
+
+use std::num::NonZeroUsize;
+
+use clap::{Args, Parser, ValueEnum};
+use tensorpatch::format::{LeafHash, Profile};
+
+use crate::commands::Command;
+
+/// What a user types.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tensorpatch",
+    version,
+    about = "Delta weight sync for safetensors checkpoints.",
+    long_about = "Delta weight sync for safetensors checkpoints.\n\n\
+        A CHECKPOINT is a .safetensors file, or a directory in the manner of Hugging Face: model.safetensors.index.json \
+        and its shards, or a single model.safetensors. A URL names a stream of versions in an object store: a path \
+        or file:///... for a local directory.",
+    after_long_help = crate::exit::TABLE,
+    max_term_width = 110,
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Report as one JSON document on standard output, errors included
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+    /// Print nothing but errors (and JSON, if asked for)
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub(crate) quiet: bool,
+    /// Threads that encode, decode and hash [default: one for each core]
+    #[arg(long, value_name = "N", global = true, help_heading = "Global options")]
+    pub(crate) threads: Option<NonZeroUsize>,
+}
+
+/// `--leaf-hash`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LeafHashChoice {
+    /// XXH3-128: as fast as memory; guards against accidents
+    #[default]
+    Xxh3,
+    /// BLAKE3: guards against an adversary who can alter checkpoints, and is several times slower
+    Blake3,
+}
+
+impl From<LeafHashChoice> for LeafHash {
+    fn from(choice: LeafHashChoice) -> Self {
+        match choice {
+            LeafHashChoice::Xxh3 => Self::Xxh3,
+            LeafHashChoice::Blake3 => Self::Blake3,
+        }
+    }
+}
+
+/// `--profile`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProfileChoice {
+    /// The smallest patch; a reader needs the bytes of the base
+    #[default]
+    Compact,
+    /// Positions and absolute values; a reader can scatter them without reading the base
+    Direct,
+}
+
+impl From<ProfileChoice> for Profile {
+    fn from(choice: ProfileChoice) -> Self {
+        match choice {
+            ProfileChoice::Compact => Self::Compact,
+            ProfileChoice::Direct => Self::Direct,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Arguments;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,182 @@
+//! `tensorpatch apply`: a base and a patch to the target.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{ArgGroup, Args};
+use serde::Serialize;
+use tensorpatch::checkpoint::{Checkpoint, Form};
+use tensorpatch::delta::{self, ApplyError, ApplyReport, Patch, Progress, Recovery};
+use tensorpatch::format::{Limits, TaggedStateDigest};
+
+use crate::exit::Refusal;
+use crate::output::{Report, bytes, counted, fields, rate, seconds};
+use crate::patch_file::PatchBytes;
+use crate::session::Session;
+
+/// Makes the checkpoint that the patch's author had, bit for bit. Base and result are verified by digest.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("destination").required(true))]
+pub(crate) struct Arguments {
+    /// The checkpoint that the patch was made from
+    base: PathBuf,
+    /// The patch; - for standard input
+    patch: PathBuf,
+    /// Write a new checkpoint: a file, or a directory if the target has shards or BASE is one. A name that ends in
+    /// .safetensors is a file
+    #[arg(short, long, value_name = "OUT", group = "destination")]
+    output: Option<PathBuf>,
+    /// Alter BASE itself. Safe against crashes: run the same command again and it finishes what was interrupted
+    #[arg(long, group = "destination")]
+    in_place: bool,
+}
+
+#[derive(Serialize)]
+struct AppliedReport {
+    checkpoint: PathBuf,
+    in_place: bool,
+    /// Whether this run only finished what an earlier one had begun.
+    recovered: bool,
+    base: String,
+    target: String,
+    /// Unknown after a recovery.
+    changed_chunks: Option<u64>,
+    checkpoint_bytes: u64,
+    /// Whether the files are those of the patch's author byte for byte; otherwise the tensors are, in the base's files.
+    same_files: bool,
+    seconds: f64,
+}
+
+impl Report for AppliedReport {
+    fn lines(&self) -> Vec<String> {
+        let time = Duration::from_secs_f64(self.seconds);
+        let how = match (self.in_place, self.recovered) {
+            (_, true) => " (in place; an interrupted run is now finished)",
+            (true, false) => " (in place)",
+            (false, false) => "",
+        };
+        let same = if self.same_files {
+            "the files are the author's byte for byte"
+        } else {
+            "the tensors are the author's; the files keep the base's layout"
+        };
+        let mut lines = vec![
+            ("checkpoint", format!("{}{how}", self.checkpoint.display())),
+            ("verified", format!("{}: {same}", bytes(self.checkpoint_bytes))),
+        ];
+        lines.extend(self.changed_chunks.map(|chunks| ("changed", counted(chunks, "chunk"))));
+        lines.extend([
+            ("base", self.base.clone()),
+            ("target", self.target.clone()),
+            ("time", format!("{} ({})", seconds(time), rate(self.checkpoint_bytes, time))),
+        ]);
+        fields(&lines)
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    let start = Instant::now();
+    let file = PatchBytes::open(&arguments.patch)?;
+    let patch = Patch::parse(file.bytes(), &Limits::default())
+        .with_context(|| arguments.patch.display().to_string())?;
+    let applied = match &arguments.output {
+        Some(output) => beside(arguments, &patch, output, session),
+        None => in_place(arguments, &patch, session),
+    };
+    let applied = applied.with_context(|| {
+        format!("{}: {} was not applied", arguments.base.display(), arguments.patch.display())
+    })?;
+    let digest = |digest| TaggedStateDigest { leaf_hash: patch.leaf_hash(), digest }.to_string();
+    session.output.report(&AppliedReport {
+        checkpoint: arguments.output.as_ref().unwrap_or(&arguments.base).clone(),
+        in_place: arguments.in_place,
+        recovered: applied.changed_chunks.is_none(),
+        base: digest(patch.base_digest()),
+        target: digest(patch.target_digest()),
+        changed_chunks: applied.changed_chunks,
+        checkpoint_bytes: applied.state_bytes,
+        same_files: applied.same_layout,
+        seconds: start.elapsed().as_secs_f64(),
+    })
+}
+
+/// What became of a patch. Base and target are its own, or there would be an error.
+struct Applied {
+    changed_chunks: Option<u64>,
+    state_bytes: u64,
+    same_layout: bool,
+}
+
+impl From<ApplyReport> for Applied {
+    fn from(report: ApplyReport) -> Self {
+        Self {
+            changed_chunks: Some(report.changed_chunks),
+            state_bytes: report.state_bytes,
+            same_layout: report.same_layout,
+        }
+    }
+}
+
+fn beside(arguments: &Arguments, patch: &Patch<'_>, output: &Path, session: &Session) -> Result<Applied> {
+    let base = Checkpoint::open(&arguments.base, &Limits::default())?;
+    let bar = session.bar("applying", base.schema().state_bytes());
+    let advance = |bytes| bar.advance(bytes);
+    let form = form(&base, patch, output);
+    let report = delta::apply_to(&base, patch, output, form, &session.options(), Progress::new(&advance));
+    report.map(Into::into).map_err(|error| explain(error, patch))
+}
+
+/// A file if the name says so; else a directory if the target needs one, or the base is one.
+fn form(base: &Checkpoint, patch: &Patch<'_>, output: &Path) -> Form {
+    let layout = patch.listed_layout().unwrap_or(base.layout());
+    let named_file = output.extension().is_some_and(|extension| extension == "safetensors");
+    let needs_directory = layout.files().len() > 1 || layout.index().is_some();
+    if !named_file && (needs_directory || base.is_directory()) { Form::Directory } else { Form::File }
+}
+
+fn in_place(arguments: &Arguments, patch: &Patch<'_>, session: &Session) -> Result<Applied> {
+    let checkpoint = &arguments.base;
+    let options = session.options();
+    if checkpoint.join(".tensorpatch").join("state.json").exists() {
+        let what = format!("{}: is a replica of a stream", checkpoint.display());
+        return Err(Refusal::usage(what, "bring it to another version with tensorpatch pull").into());
+    }
+    let journal = journal(checkpoint)?;
+    let recovery = delta::recover(checkpoint, &journal, &options)?;
+    let opened = Checkpoint::open(checkpoint, &options.limits)?;
+    let state_bytes = opened.schema().state_bytes();
+    if let Recovery::Finished { target } = recovery
+        && target == patch.target_digest()
+    {
+        let same_layout = opened.layout().digest() == patch.trailer().ends.target_layout;
+        return Ok(Applied { changed_chunks: None, state_bytes, same_layout });
+    }
+    drop(opened);
+    let bar = session.bar("applying", state_bytes);
+    let advance = |bytes| bar.advance(bytes);
+    let report = delta::apply_in_place(checkpoint, patch, &journal, &options, Progress::new(&advance));
+    report.map(Into::into).map_err(|error| explain(error, patch))
+}
+
+/// Tells a patch that was applied already from one that never fitted.
+fn explain(error: ApplyError, patch: &Patch<'_>) -> anyhow::Error {
+    let applied =
+        matches!(&error, ApplyError::WrongBase { found, .. } if found.digest == patch.target_digest());
+    let error = anyhow::Error::new(error);
+    if applied { error.context("the checkpoint is the target of this patch already") } else { error }
+}
+
+/// Where the journal of an application in place lies: hidden, in a directory checkpoint or beside a file.
+fn journal(checkpoint: &Path) -> Result<PathBuf> {
+    const NAME: &str = ".tensorpatch-journal";
+    if checkpoint.is_dir() {
+        return Ok(checkpoint.join(NAME));
+    }
+    let file = checkpoint.file_name().with_context(|| format!("{}: not a file", checkpoint.display()))?;
+    let mut name = OsString::from(".");
+    name.push(file);
+    name.push(NAME);
+    Ok(checkpoint.with_file_name(name))
+}

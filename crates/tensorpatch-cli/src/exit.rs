@@ -1,0 +1,243 @@
+//! Exit codes, and how errors are told.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+use tensorpatch::checkpoint::CheckpointError;
+use tensorpatch::delta::{ApplyError, DiffError};
+use tensorpatch::format::{self, ErrorClass};
+
+use crate::output::OutputClosed;
+use crate::session::Session;
+
+/// The end of `tensorpatch --help`.
+pub(crate) const TABLE: &str = "\
+Exit codes:
+  0    done
+  1    failed: input or output, no room, no permission, or a fault of tensorpatch
+  2    refused: the command line is wrong, or asks for something that would do harm
+  3    an input is damaged, or not what it should be: checkpoint, patch or record
+  4    the patch was made from another base
+  5    the stream is not as expected: another publisher was faster, or it is another stream
+  6    there is no such stream, or no such version
+  141  standard output was closed by its reader";
+
+/// What the program ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    Success,
+    Failure,
+    Refused,
+    BadInput,
+    WrongBase,
+    OutputClosed,
+}
+
+impl Code {
+    fn number(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Failure => 1,
+            Self::Refused => 2,
+            Self::BadInput => 3,
+            Self::WrongBase => 4,
+            // What a shell shows for a process that SIGPIPE has ended.
+            Self::OutputClosed => 141,
+        }
+    }
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code.number())
+    }
+}
+
+/// A refusal of the command line itself, with what to do instead.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub(crate) struct Refusal {
+    what: String,
+    advice: String,
+}
+
+impl Refusal {
+    pub(crate) fn usage(what: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { what: what.into(), advice: advice.into() }
+    }
+}
+
+/// What a program learns of an error with `--json`.
+#[derive(Serialize)]
+struct ErrorReport<'a> {
+    error: ErrorBody<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    exit_code: u8,
+    /// The stable class of the format's specification, for errors about a patch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<&'static str>,
+    /// Where in the patch file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<&'a str>,
+}
+
+/// Tells the user what went wrong and what to do about it, and says what to exit with.
+pub(crate) fn report(error: &anyhow::Error, session: &Session) -> ExitCode {
+    let verdict = judge(error);
+    if verdict.code == Code::OutputClosed {
+        return verdict.code.into();
+    }
+    let message = message(error);
+    let mut text = format!("error: {message}\n");
+    if let Some(advice) = &verdict.advice {
+        let _ = writeln!(text, "advice: {advice}");
+    }
+    // If standard error is gone there is nobody left to tell.
+    let _ = io::stderr().write_all(text.as_bytes());
+    if session.output.is_json() {
+        let body = ErrorBody {
+            exit_code: verdict.code.number(),
+            class: verdict.class.map(ErrorClass::code),
+            offset: verdict.offset,
+            message: &message,
+            advice: verdict.advice.as_deref(),
+        };
+        if let Ok(mut json) = serde_json::to_string_pretty(&ErrorReport { error: body }) {
+            json.push('\n');
+            let _ = io::stdout().write_all(json.as_bytes());
+        }
+    }
+    verdict.code.into()
+}
+
+/// The whole chain of causes in one line, without those that the one before has said already.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    let mut last = text.clone();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !last.contains(&cause) {
+            let _ = write!(text, ": {cause}");
+            last = cause;
+        }
+    }
+    text
+}
+
+struct Verdict {
+    code: Code,
+    class: Option<ErrorClass>,
+    offset: Option<u64>,
+    advice: Option<String>,
+}
+
+impl Verdict {
+    fn new(code: Code) -> Self {
+        Self { code, class: None, offset: None, advice: None }
+    }
+
+    fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+}
+
+/// The first error of the chain that is known decides.
+fn judge(error: &anyhow::Error) -> Verdict {
+    for cause in error.chain() {
+        if cause.is::<OutputClosed>() {
+            return Verdict::new(Code::OutputClosed);
+        }
+        if let Some(refusal) = cause.downcast_ref::<Refusal>() {
+            return Verdict::new(Code::Refused).advise(&refusal.advice);
+        }
+        if let Some(error) = cause.downcast_ref::<ApplyError>() {
+            return apply(error);
+        }
+        if let Some(error) = cause.downcast_ref::<DiffError>() {
+            return diff(error);
+        }
+        if let Some(error) = cause.downcast_ref::<CheckpointError>() {
+            return checkpoint(error);
+        }
+        if let Some(error) = cause.downcast_ref::<format::Error>() {
+            return patch(error);
+        }
+    }
+    Verdict::new(Code::Failure)
+}
+
+fn apply(error: &ApplyError) -> Verdict {
+    match error {
+        ApplyError::Patch(error) => patch(error),
+        ApplyError::Checkpoint(error) => checkpoint(error),
+        ApplyError::WrongBase { .. } => Verdict { class: error.class(), ..Verdict::new(Code::WrongBase) }
+            .advise("find the checkpoint with the expected digest: tensorpatch digest CHECKPOINT"),
+        ApplyError::Chunk { offset, .. } => {
+            Verdict { class: error.class(), offset: Some(*offset), ..Verdict::new(Code::BadInput) }
+                .advise("the patch is damaged or was made by a faulty writer: fetch or make it again")
+        }
+        ApplyError::TargetMismatch { .. } => Verdict { class: error.class(), ..Verdict::new(Code::BadInput) }
+            .advise("the patch was made by a faulty writer: make it again"),
+        ApplyError::Kind { .. } => Verdict::new(Code::Refused),
+        ApplyError::NotInPlace(_) => Verdict::new(Code::Refused).advise("write a new checkpoint with -o"),
+        ApplyError::Pending { .. } => Verdict::new(Code::Refused)
+            .advise("apply it again with --in-place: that finishes what was interrupted first"),
+        _ => Verdict::new(Code::Failure),
+    }
+}
+
+fn diff(error: &DiffError) -> Verdict {
+    match error {
+        DiffError::LeafHash { .. } => Verdict::new(Code::Refused),
+        _ => Verdict::new(Code::Failure),
+    }
+}
+
+fn checkpoint(error: &CheckpointError) -> Verdict {
+    match error {
+        CheckpointError::Io { .. } | CheckpointError::NoRoom { .. } | CheckpointError::Incomplete { .. } => {
+            Verdict::new(Code::Failure)
+        }
+        // Their messages say what to do.
+        CheckpointError::NeedsDirectory { .. }
+        | CheckpointError::Destination { .. }
+        | CheckpointError::NotInPlace { .. } => Verdict::new(Code::Refused),
+        CheckpointError::MissingShard { .. } => {
+            Verdict::new(Code::BadInput).advise("download the checkpoint again, all of it")
+        }
+        _ => Verdict::new(Code::BadInput),
+    }
+}
+
+fn patch(error: &format::Error) -> Verdict {
+    let class = error.class();
+    let verdict = Verdict {
+        class: Some(class),
+        offset: Some(error.offset),
+        ..Verdict::new(if class == ErrorClass::WrongBase { Code::WrongBase } else { Code::BadInput })
+    };
+    match class {
+        ErrorClass::Truncated => verdict.advise("the patch is not complete: fetch it again"),
+        ErrorClass::NotAPatch => {
+            verdict.advise("check which file was meant; patches are made by tensorpatch diff")
+        }
+        ErrorClass::UnsupportedVersion | ErrorClass::UnsupportedFeature => {
+            verdict.advise("use a newer version of tensorpatch")
+        }
+        ErrorClass::Limit => verdict.advise("no known checkpoint needs this much: distrust the file"),
+        ErrorClass::Checksum => verdict.advise("the patch was damaged on its way: fetch it again"),
+        ErrorClass::WrongBase => {
+            verdict.advise("find the checkpoint that the patch was made from: tensorpatch inspect PATCH")
+        }
+        _ => verdict.advise("the file is damaged or was made by a faulty writer: fetch or make it again"),
+    }
+}

@@ -1,0 +1,43 @@
+//! What every command works with: where output goes, how many threads there are, what progress looks like.
+
+use std::num::NonZeroUsize;
+
+use tensorpatch::delta::Options;
+
+use crate::arguments::Global;
+use crate::output::Output;
+use crate::progress::Bar;
+
+/// The settings of one run of the program.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) output: Output,
+    threads: NonZeroUsize,
+    quiet: bool,
+}
+
+impl Session {
+    pub(crate) fn new(global: &Global) -> Self {
+        let threads = global.threads.or_else(|| std::thread::available_parallelism().ok());
+        Self {
+            output: Output::new(global.json, global.quiet),
+            threads: threads.unwrap_or(NonZeroUsize::MIN),
+            quiet: global.quiet,
+        }
+    }
+
+    /// How many threads encode, decode and hash.
+    pub(crate) fn threads(&self) -> NonZeroUsize {
+        self.threads
+    }
+
+    /// Options for diff and apply.
+    pub(crate) fn options(&self) -> Options {
+        Options::default().with_threads(self.threads)
+    }
+
+    /// A bar for `total` bytes of model.
+    pub(crate) fn bar(&self, what: &'static str, total: u64) -> Bar {
+        if self.quiet { Bar::hidden() } else { Bar::new(what, total) }
+    }
+}

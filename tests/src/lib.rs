@@ -1,1 +1,0 @@
-//! Whole-system tests of tensorpatch: see the files beside this one.

@@ -1,0 +1,13 @@
+//! Whole-system tests: the real binary on real files.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says what it left out"
+)]
+
+mod bad_input;
+mod patches;
+mod support;
+mod trace;

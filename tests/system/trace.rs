@@ -1,0 +1,54 @@
+//! The whole recorded run, when `TENSORPATCH_TRACE` names the directory with its snapshots.
+
+use std::path::PathBuf;
+
+use crate::support::{arguments, run, same_checkpoint, shard, temporary};
+
+/// The snapshots in order, or nothing, said aloud, if no trace is given.
+fn snapshots() -> Option<Vec<PathBuf>> {
+    let Some(directory) = std::env::var_os("TENSORPATCH_TRACE") else {
+        eprintln!("TENSORPATCH_TRACE is not set: nothing is tested on the recorded run");
+        return None;
+    };
+    let snapshot = |number| PathBuf::from(&directory).join(format!("snapshot_{number:06}.safetensors"));
+    let found: Vec<PathBuf> = (0_u32..).map(snapshot).take_while(|path| path.exists()).collect();
+    assert!(found.len() > 1, "{} has no snapshots", directory.display());
+    Some(found)
+}
+
+#[test]
+fn every_step_of_the_recorded_run_is_rebuilt_byte_for_byte_from_at_most_1_1_bytes_a_change() {
+    let Some(snapshots) = snapshots() else { return };
+    let dir = temporary();
+    let (patch, rebuilt) = (dir.path().join("step.tpatch"), dir.path().join("rebuilt.safetensors"));
+    let in_place = dir.path().join("in-place.safetensors");
+    std::fs::copy(&snapshots[0], &in_place).unwrap();
+    for (base, target) in snapshots.iter().zip(&snapshots[1..]) {
+        let report = run(&arguments!["diff", base, target, "-o", patch, "--json"]).ok().json();
+        let each = report["bytes_per_changed_element"].as_f64().unwrap();
+        eprintln!("{}: {} bytes, {each:.4} per change", target.display(), report["patch_bytes"]);
+        assert!(each <= 1.1, "{each}");
+        run(&arguments!["apply", base, patch, "-o", rebuilt]).ok();
+        same_checkpoint(&rebuilt, target);
+        run(&arguments!["apply", in_place, patch, "--in-place"]).ok();
+        same_checkpoint(&in_place, target);
+    }
+}
+
+#[test]
+fn every_step_of_the_recorded_run_is_rebuilt_byte_for_byte_as_a_sharded_directory() {
+    let Some(snapshots) = snapshots() else { return };
+    let dir = temporary();
+    let path = |name: &str| dir.path().join(name);
+    shard(&snapshots[0], &path("base"), 3);
+    for target in &snapshots[1..] {
+        shard(target, &path("target"), 3);
+        run(&arguments!["diff", path("base"), path("target"), "-o", path("step.tpatch")]).ok();
+        run(&arguments!["apply", path("base"), path("step.tpatch"), "-o", path("rebuilt")]).ok();
+        std::fs::copy(path("target/config.json"), path("rebuilt/config.json")).unwrap();
+        same_checkpoint(&path("rebuilt"), &path("target"));
+        run(&arguments!["apply", path("base"), path("step.tpatch"), "--in-place"]).ok();
+        same_checkpoint(&path("base"), &path("target"));
+        std::fs::remove_dir_all(path("rebuilt")).unwrap();
+    }
+}

@@ -1,0 +1,66 @@
+//! Relative links in Markdown files lead somewhere.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{files, shown};
+
+pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
+    let mut violations = Vec::new();
+    for path in files(root, ".md")? {
+        let text = std::fs::read_to_string(&path)?;
+        for target in targets(&text) {
+            let file = target.split('#').next().unwrap_or_default();
+            let elsewhere = target.contains("://") || target.starts_with("mailto:");
+            if elsewhere || file.is_empty() {
+                continue;
+            }
+            if !path.parent().unwrap_or(root).join(file).exists() {
+                violations.push(format!("{}: the link to {target} leads nowhere", shown(root, &path)));
+            }
+        }
+    }
+    Ok(violations)
+}
+
+/// The targets of inline links, outside code.
+fn targets(text: &str) -> Vec<&str> {
+    let mut targets = Vec::new();
+    let mut fenced = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        }
+        if fenced {
+            continue;
+        }
+        for (number, prose) in line.split('`').enumerate() {
+            if number % 2 == 1 {
+                continue;
+            }
+            targets.extend(
+                prose.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target),
+            );
+        }
+        // A link whose text is code: [`name`](target).
+        targets.extend(
+            line.split("`](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target),
+        );
+    }
+    targets.sort_unstable();
+    targets.dedup();
+    targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::targets;
+
+    #[test]
+    fn links_are_found_in_prose_and_not_in_code() {
+        let text =
+            "See [a](one.md), [b](two.md#x) and [`c`](three.rs).\n`[d](four.md)`\n```\n[e](five.md)\n```\n";
+        assert_eq!(targets(text), ["one.md", "three.rs", "two.md#x"]);
+    }
+}
