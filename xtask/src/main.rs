@@ -4,6 +4,8 @@ mod ci;
 mod shell;
 mod tidy;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -22,14 +24,28 @@ enum Command {
         #[arg(value_enum)]
         steps: Vec<ci::Step>,
     },
-    /// Check the house rules: layers, unsafe code, module docs, file lengths, licences, links
+    /// Check the house rules: layers, unsafe code, module docs, lengths, licences, links, file tables
     Tidy,
+    /// Write the tables of files in ARCHITECTURE.md, from the first sentence of each module
+    FileMap,
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().command {
+#[expect(clippy::print_stderr, reason = "an error is told there")]
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    match arguments.command {
         None => Ok(Arguments::command().print_help()?),
         Some(Command::Ci { steps }) => ci::run(&steps),
         Some(Command::Tidy) => tidy::run(),
+        Some(Command::FileMap) => tidy::write_file_map(),
     }
 }

@@ -1,5 +1,6 @@
 //! The house rules that no compiler checks.
 
+mod file_map;
 mod layers;
 mod licences;
 mod links;
@@ -21,6 +22,7 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(licences::check(&root, &metadata)?);
     violations.extend(sources::check(&root)?);
     violations.extend(links::check(&root)?);
+    violations.extend(file_map::check(&root)?);
     for violation in &violations {
         eprintln!("tidy: {violation}");
     }
@@ -28,6 +30,11 @@ pub(crate) fn run() -> Result<()> {
         bail!("{} violations of the house rules", violations.len());
     }
     Ok(())
+}
+
+/// Writes the tables of files in `ARCHITECTURE.md` anew.
+pub(crate) fn write_file_map() -> Result<()> {
+    file_map::write(&shell::root()?)
 }
 
 /// What `cargo metadata` says about the workspace and its dependencies on this platform.
