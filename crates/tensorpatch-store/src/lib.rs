@@ -1,1 +1,37 @@
 //! Streams of checkpoint versions in an object store: commits, anchors, planning, replicas.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![cfg_attr(
+    test,
+    allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tests may panic")
+)]
+
+mod bucket;
+mod commit;
+mod digest;
+mod error;
+mod local;
+mod names;
+mod observe;
+mod plan;
+mod probe;
+mod publisher;
+mod record;
+mod replica;
+mod stream;
+mod url;
+
+pub use digest::ObjectDigest;
+pub use error::StoreError;
+pub use names::{IdError, Key, KeyError, Nonce, StreamId, Version, VersionError};
+pub use observe::{Event, Observer, Phase};
+pub use plan::{Commit, History, Plan, PlanError, Step, Way};
+pub use publisher::{PublishOptions, Published, Publisher};
+pub use record::{
+    Anchor, CommitRecord, Delta, DeltaKind, EdgeRecord, Link, NamedObject, ObjectRef, Part, RecordError,
+    StreamRecord, VersionId, Writers,
+};
+pub use replica::{ApplyMode, Prepared, Pulled, PulledStep, Replica, ReplicaOptions, Target};
+pub use stream::{CreateOptions, LogEntry, LogKind, Stream};
+pub use url::open_store;

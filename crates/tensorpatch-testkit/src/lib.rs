@@ -4,6 +4,7 @@
 //!   make files of them without any help of the code under test.
 //! * [`fixture`]: a slice of a recorded training run, and the whole run where there is one.
 //! * [`Mutation`]: named damage to bytes.
+//! * [`FaultyStore`]: an object store that fails as real ones do.
 //! * [`fuzz`]: the bodies of the fuzz targets, which tests run over committed inputs too.
 //!
 //! Made for tests: everything here panics where a test would.
@@ -16,6 +17,7 @@
     reason = "only tests use this crate, and a panic is how a test fails"
 )]
 
+mod faulty_store;
 mod files;
 pub mod fixture;
 pub mod fuzz;
@@ -26,6 +28,7 @@ mod patches;
 mod rng;
 mod values;
 
+pub use faulty_store::{Call, Fault, FaultyStore};
 pub use files::{FileStyle, file_bytes, header_bytes, styles, write_sharded, write_single};
 pub use generate::{Pair, Size, models, pairs};
 pub use model::{Model, Tensor};

@@ -1,0 +1,229 @@
+//! What can go wrong between a checkpoint and a bucket, by who must act.
+
+use std::path::PathBuf;
+
+use tensorpatch_format::TaggedStateDigest;
+
+use crate::names::{StreamId, Version};
+use crate::plan::PlanError;
+use crate::record::RecordError;
+
+/// A refusal or failure of the store layer. Whatever existed before is as it was, unless the variant says otherwise.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The store failed, and kept failing. Try again when it works.
+    #[error("{name}: {source}")]
+    Object {
+        /// The object or folder, relative to the stream.
+        name: String,
+        /// What the store said.
+        #[source]
+        source: object_store::Error,
+    },
+    /// An object that a record names is not there.
+    #[error("{name} is not in the store")]
+    Missing {
+        /// The object.
+        name: String,
+    },
+    /// An object is not what its record says.
+    #[error("{name} is damaged: {what}")]
+    Damaged {
+        /// The object.
+        name: String,
+        /// Expected and found.
+        what: String,
+    },
+    /// An object is not the record that it should be.
+    #[error("{name} is not a valid record: {source}")]
+    Record {
+        /// The object.
+        name: String,
+        /// Why not.
+        #[source]
+        source: RecordError,
+    },
+    /// There is no stream at this place.
+    #[error("there is no stream at {place}: create one by publishing to it")]
+    NoStream {
+        /// The store and prefix.
+        place: String,
+    },
+    /// A stream is already at the place where one should be created.
+    #[error("there is a stream {stream} at {place} already")]
+    StreamExists {
+        /// The store and prefix.
+        place: String,
+        /// The stream.
+        stream: StreamId,
+    },
+    /// The store does not keep create-if-absent (spec/stream.md sections 2 and 7).
+    #[error(
+        "the store cannot keep two publishers apart: {0}. Use another store, or create the stream for a single \
+         writer, if you can promise that there is never more than one publisher at a time"
+    )]
+    NoConditionalCreate(String),
+    /// Another publisher has won the version. The own bytes are abandoned; catch up and publish again.
+    #[error("version {version} was published by {winner:?} first")]
+    LostRace {
+        /// The version.
+        version: Version,
+        /// Who won it.
+        winner: String,
+    },
+    /// The store did not say whether the commit arrived, and it may still. The next run finds out.
+    #[error("it is not known whether version {version} was published: {source}")]
+    OutcomeUnknown {
+        /// The version.
+        version: Version,
+        /// What the store said last.
+        #[source]
+        source: object_store::Error,
+    },
+    /// The baseline is not at the stream's tip. Catch up, then publish again.
+    #[error("the baseline holds {}, but the stream is at version {tip}", held.map_or("nothing".into(), |v| format!("version {v}")))]
+    NotAtTip {
+        /// What the baseline holds.
+        held: Option<Version>,
+        /// The newest version of the stream.
+        tip: Version,
+    },
+    /// The stream is not the one that the directory belongs to (B3, B39).
+    #[error("{} belongs to the stream {expected}, but this is the stream {found}", path.display())]
+    AnotherStream {
+        /// The replica or baseline.
+        path: PathBuf,
+        /// The stream that it follows.
+        expected: StreamId,
+        /// The stream that was found.
+        found: StreamId,
+    },
+    /// The stream does not have the version that the directory holds, or has another under its number.
+    #[error("the history of the stream was rewritten: {0}")]
+    HistoryRewritten(String),
+    /// The stream has no such version.
+    #[error("the stream has no version {wanted}: the newest is {}", tip.map_or("none".into(), |v| v.to_string()))]
+    NoVersion {
+        /// The version asked for.
+        wanted: Version,
+        /// The newest version.
+        tip: Option<Version>,
+    },
+    /// The stream has no version at all.
+    #[error("the stream has no version yet")]
+    Empty,
+    /// There is no usable way to the version.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The directory has a checkpoint or other files that are no version of the stream.
+    #[error(
+        "{} is in use by something else: {what}. Give an empty directory, or allow its weights to be replaced",
+        path.display()
+    )]
+    ForeignDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What was found there.
+        what: String,
+    },
+    /// The state of the local files is not what was recorded, or a patch did not lead to what was committed.
+    #[error("{}: the state is {found}, not {expected}", path.display())]
+    WrongState {
+        /// The directory or file.
+        path: PathBuf,
+        /// The state that should be there.
+        expected: TaggedStateDigest,
+        /// The state that is.
+        found: TaggedStateDigest,
+    },
+    /// The local state file is not one, or says what cannot be.
+    #[error("{} cannot be understood: {what}. Remove it to start again from the weights that lie there", path.display())]
+    LocalState {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A local file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Local {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A patch is not what the commit says that it is.
+    #[error("the patch of version {version} does not fit its commit: {what}")]
+    PatchDiffers {
+        /// The version.
+        version: Version,
+        /// Expected and found.
+        what: String,
+    },
+    /// A file that cannot be published under its name.
+    #[error("{} has a name that cannot be published: no control characters and none of / \\ {{ }} ^ % [ ] \" > < ~ # | * ? and `", path.display())]
+    FileName {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A key that would break the rules for names.
+    #[error(transparent)]
+    Key(#[from] crate::names::KeyError),
+    /// A companion file that is too large to be one.
+    #[error("{} has {bytes} bytes: files beside the weights may have {limit}", path.display())]
+    FileSize {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A checkpoint on disk is broken or cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] tensorpatch_checkpoint::CheckpointError),
+    /// A patch was not applied.
+    #[error(transparent)]
+    Apply(#[from] tensorpatch_delta::ApplyError),
+    /// A patch was not made.
+    #[error(transparent)]
+    Diff(#[from] tensorpatch_delta::DiffError),
+    /// Tensors that do not fit their schema.
+    #[error(transparent)]
+    State(#[from] tensorpatch_delta::StateError),
+    /// Something of the specification that this release does not do.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A URL that names no store.
+    #[error("{url:?}: {what}")]
+    Url {
+        /// The URL.
+        url: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// A task of the runtime was cancelled or panicked.
+    #[error("a background task ended early: {0}")]
+    Task(String),
+}
+
+impl StoreError {
+    pub(crate) fn local(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Local { path: path.into(), source }
+    }
+
+    /// Whether the same call may succeed later without anybody doing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => is_transient(source),
+            _ => false,
+        }
+    }
+}
+
+/// Whether a store may answer otherwise when asked again.
+pub(crate) fn is_transient(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::Generic { .. } | object_store::Error::JoinError { .. })
+}

@@ -1,0 +1,169 @@
+//! Files on local disk that are there whole or not at all, also after a power cut.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::error::StoreError;
+
+/// A file that appears under its name only when it is complete and synced.
+#[derive(Debug)]
+pub(crate) struct NewFile {
+    file: File,
+    staged: PathBuf,
+    target: PathBuf,
+    done: bool,
+}
+
+impl NewFile {
+    pub(crate) fn create(target: &Path) -> Result<Self, StoreError> {
+        let mut name = target.file_name().unwrap_or_default().to_owned();
+        name.push(".partial");
+        let staged = target.with_file_name(name);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&staged)
+            .map_err(|e| StoreError::local(&staged, e))?;
+        Ok(Self { file, staged, target: target.to_owned(), done: false })
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file.write_all(bytes).map_err(|e| StoreError::local(&self.staged, e))
+    }
+
+    pub(crate) fn commit(mut self) -> Result<(), StoreError> {
+        self.file.sync_all().map_err(|e| StoreError::local(&self.staged, e))?;
+        std::fs::rename(&self.staged, &self.target).map_err(|e| StoreError::local(&self.target, e))?;
+        self.done = true;
+        sync_parent(&self.target)
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.done {
+            // The name ends in .partial, so a file that cannot be removed is still never taken for a whole one.
+            let _ = std::fs::remove_file(&self.staged);
+        }
+    }
+}
+
+/// Replaces a file by one with these bytes, durably.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut file = NewFile::create(path)?;
+    file.write(bytes)?;
+    file.commit()
+}
+
+/// Copies a file, durably, sharing blocks where the file system can.
+pub(crate) fn copy_file(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let mut source = File::open(from).map_err(|e| StoreError::local(from, e))?;
+    let mut file = NewFile::create(to)?;
+    std::io::copy(&mut source, &mut file.file).map_err(|e| StoreError::local(to, e))?;
+    file.commit()
+}
+
+/// The bytes of a file of at most `max` bytes, or `None` if there is none.
+pub(crate) fn read_file(path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    use std::io::Read;
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(StoreError::local(path, e)),
+    };
+    let mut bytes = Vec::new();
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| StoreError::local(path, e))?;
+    if bytes.len() as u64 > max {
+        return Err(StoreError::LocalState {
+            path: path.into(),
+            what: format!("it has more than {max} bytes"),
+        });
+    }
+    Ok(Some(bytes))
+}
+
+pub(crate) fn file_len(path: &Path) -> Result<u64, StoreError> {
+    std::fs::metadata(path).map(|meta| meta.len()).map_err(|e| StoreError::local(path, e))
+}
+
+pub(crate) fn create_dir(path: &Path) -> Result<(), StoreError> {
+    std::fs::create_dir_all(path).map_err(|e| StoreError::local(path, e))
+}
+
+/// Removes a file or a whole directory; nothing there is as good.
+pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
+    let result = match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match result {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::local(path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a rename, creation or removal in a directory durable.
+pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(|e| StoreError::local(path, e))
+}
+
+fn sync_parent(path: &Path) -> Result<(), StoreError> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_dir(parent)
+}
+
+/// An exclusive lock on a directory, held until dropped, also by the death of the process.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Waits for the lock file at `path`. Blocks the thread.
+    pub(crate) fn wait(path: &Path) -> Result<Self, StoreError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|e| StoreError::local(path, e))?;
+        file.lock().map_err(|e| StoreError::local(path, e))?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_committed_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        write_file(&path, b"old").unwrap();
+        let mut file = NewFile::create(&path).unwrap();
+        file.write(b"half").unwrap();
+        drop(file);
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        write_file(&path, b"new").unwrap();
+        assert_eq!(read_file(&path, 10).unwrap().unwrap(), b"new");
+        assert!(read_file(&path, 2).is_err());
+        assert_eq!(read_file(&dir.path().join("none"), 2).unwrap(), None);
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = Lock::wait(&path).unwrap();
+        let second = File::open(&path).unwrap();
+        assert!(second.try_lock().is_err());
+        drop(lock);
+        second.try_lock().unwrap();
+    }
+}

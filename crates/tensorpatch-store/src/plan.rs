@@ -1,0 +1,520 @@
+//! The cheapest way from what a replica holds to a version (spec/stream.md section 10). Pure: no I/O.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use crate::digest::ObjectDigest;
+use crate::names::{Key, Version};
+use crate::record::{Anchor, CommitRecord, Delta, EdgeRecord, ObjectRef, VersionId};
+
+/// A commit record and the digest of its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// The record.
+    pub record: CommitRecord,
+    /// The digest of the bytes that the store has.
+    pub digest: ObjectDigest,
+}
+
+impl Commit {
+    /// The identity of the version.
+    pub fn id(&self) -> VersionId {
+        self.record.id(self.digest)
+    }
+}
+
+/// How a step makes its target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// From the target of the step before.
+    Delta(Delta),
+    /// From nothing.
+    Anchor(Anchor),
+}
+
+impl Way {
+    /// The objects to fetch for it.
+    pub fn objects(&self) -> Vec<&ObjectRef> {
+        match self {
+            Self::Delta(delta) => delta.objects().collect(),
+            // The leaf table is for readers of parts and for repairs.
+            Self::Anchor(anchor) => anchor.files.iter().map(|file| &file.object).collect(),
+        }
+    }
+
+    fn base(&self) -> Option<&VersionId> {
+        match self {
+            Self::Delta(delta) => Some(&delta.base),
+            Self::Anchor(_) => None,
+        }
+    }
+
+    /// Bytes of these objects.
+    pub fn bytes(&self) -> u64 {
+        self.objects().iter().fold(0, |sum: u64, object| sum.saturating_add(object.bytes))
+    }
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The version that it leads to.
+    pub target: VersionId,
+    /// How.
+    pub way: Way,
+}
+
+/// The steps from what is held, or from nothing, to a version.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The steps in order; none if the version is held already.
+    pub steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Bytes of all objects of all steps.
+    pub fn bytes(&self) -> u64 {
+        self.steps.iter().fold(0, |sum, step| sum.saturating_add(step.way.bytes()))
+    }
+
+    /// The objects to fetch, in order.
+    pub fn objects(&self) -> Vec<&ObjectRef> {
+        self.steps.iter().flat_map(|step| step.way.objects()).collect()
+    }
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The records do not form a chain.
+    #[error("the commit records are no chain: {0}")]
+    Chain(String),
+    /// No path leads to the version.
+    #[error("no way leads to version {target}{}", missing_text(.missing))]
+    NoWay {
+        /// The version.
+        target: Version,
+        /// Objects that are named but not there, each of which cuts a way off.
+        missing: Vec<Key>,
+    },
+    /// All ways have too many steps.
+    #[error("the way to version {target} has {steps} steps: at most {limit} are allowed")]
+    TooLong {
+        /// The version.
+        target: Version,
+        /// Steps of the cheapest way.
+        steps: usize,
+        /// The limit.
+        limit: usize,
+    },
+}
+
+fn missing_text(missing: &[Key]) -> String {
+    if missing.is_empty() {
+        return String::new();
+    }
+    let names: Vec<&str> = missing.iter().take(8).map(Key::as_str).collect();
+    let more = missing.len().saturating_sub(names.len());
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(": missing are {}{rest}", names.join(", "))
+}
+
+/// The records that a plan may use: consecutive commits, checked to be a chain, and the edges between them.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    commits: BTreeMap<Version, Commit>,
+    edges: Vec<Step>,
+}
+
+impl History {
+    /// A history of consecutive commits and of those of `edges` that agree with them.
+    ///
+    /// # Errors
+    /// If a number is missing or doubled, a record does not name the digest of the one before, or a delta's base is not what
+    /// its commit says.
+    pub fn new(
+        commits: impl IntoIterator<Item = Commit>,
+        edges: impl IntoIterator<Item = EdgeRecord>,
+    ) -> Result<Self, PlanError> {
+        let mut history = Self::default();
+        let mut before: Option<VersionId> = None;
+        for commit in commits {
+            let record = &commit.record;
+            if let Some(before) = before {
+                let link = record.previous.map(|link| (link.version, link.commit));
+                if before.version.next() != Some(record.version)
+                    || link != Some((before.version, before.commit))
+                {
+                    return Err(PlanError::Chain(format!(
+                        "version {} does not follow the record of version {} that is there",
+                        record.version, before.version
+                    )));
+                }
+            }
+            before = Some(commit.id());
+            history.commits.insert(record.version, commit);
+        }
+        let mut inline = Vec::new();
+        for commit in history.commits.values() {
+            if let Some(delta) = &commit.record.delta {
+                // A base below the window cannot be checked, nor used.
+                if history.commits.contains_key(&delta.base.version) && !history.agrees(&delta.base) {
+                    return Err(PlanError::Chain(format!(
+                        "the delta of version {} has another base than version {}",
+                        commit.record.version, delta.base.version
+                    )));
+                }
+                inline.push(Step { target: commit.id(), way: Way::Delta(delta.clone()) });
+            }
+            if let Some(anchor) = &commit.record.anchor {
+                inline.push(Step { target: commit.id(), way: Way::Anchor(anchor.clone()) });
+            }
+        }
+        history.edges = inline;
+        for edge in edges {
+            let way = match (edge.delta, edge.anchor) {
+                (Some(delta), None) => Way::Delta(delta),
+                (None, Some(anchor)) => Way::Anchor(anchor),
+                _ => continue,
+            };
+            let base_agrees = way.base().is_none_or(|base| history.agrees(base));
+            if history.agrees(&edge.target) && base_agrees {
+                history.edges.push(Step { target: edge.target, way });
+            }
+        }
+        Ok(history)
+    }
+
+    fn agrees(&self, id: &VersionId) -> bool {
+        self.commits.get(&id.version).is_some_and(|commit| commit.id() == *id)
+    }
+
+    /// The commit of `version`, if it is in the history.
+    pub fn commit(&self, version: Version) -> Option<&Commit> {
+        self.commits.get(&version)
+    }
+
+    /// All commits, in order.
+    pub fn commits(&self) -> impl DoubleEndedIterator<Item = &Commit> {
+        self.commits.values()
+    }
+
+    /// All ways to all versions.
+    pub fn ways(&self) -> &[Step] {
+        &self.edges
+    }
+
+    /// The cheapest plan from `held`, or from nothing, to `target`, with no object of `missing` and at most `max_steps` steps.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn plan(
+        &self,
+        held: Option<&VersionId>,
+        target: Version,
+        missing: &BTreeSet<Key>,
+        max_steps: usize,
+    ) -> Result<Plan, PlanError> {
+        // A state and layout that are the target's are the target, whichever number they were published under.
+        let no_way = || PlanError::NoWay { target, missing: missing.iter().cloned().collect() };
+        let goal = self.commits.get(&target).ok_or_else(no_way)?.id();
+        if held.is_some_and(|held| held.version == target && held.commit == goal.commit) {
+            return Ok(Plan::default());
+        }
+        let usable: Vec<(&Step, u64)> = self
+            .edges
+            .iter()
+            .filter(|step| step.target.version <= target)
+            .filter(|step| !step.way.objects().iter().any(|object| missing.contains(&object.key)))
+            .map(|step| (step, step.way.bytes()))
+            .collect();
+        let mut from: BTreeMap<Node, Vec<usize>> = BTreeMap::new();
+        for (index, (step, _)) in usable.iter().enumerate() {
+            from.entry(step.way.base().map(|base| base.version)).or_default().push(index);
+        }
+        // Costs are compared as (bytes, steps, index of the last step), so equal ways give one plan everywhere.
+        let mut best: BTreeMap<Node, (u64, usize)> = BTreeMap::new();
+        let mut via: BTreeMap<Node, usize> = BTreeMap::new();
+        let mut queue = BinaryHeap::new();
+        let held = held.filter(|held| self.agrees(held)).map(|held| held.version);
+        for start in [Some(None), held.map(Some)].into_iter().flatten() {
+            best.insert(start, (0, 0));
+            queue.push(Reverse((0_u64, 0_usize, start)));
+        }
+        while let Some(Reverse((bytes, steps, node))) = queue.pop() {
+            if best.get(&node).is_some_and(|known| *known < (bytes, steps)) {
+                continue;
+            }
+            if node == Some(target) {
+                break;
+            }
+            for &index in from.get(&node).map(Vec::as_slice).unwrap_or_default() {
+                let Some((step, cost)) = usable.get(index) else { continue };
+                let next = Some(step.target.version);
+                let reached = (bytes.saturating_add(*cost), steps.saturating_add(1));
+                if best.get(&next).is_none_or(|known| reached < *known) {
+                    best.insert(next, reached);
+                    via.insert(next, index);
+                    queue.push(Reverse((reached.0, reached.1, next)));
+                }
+            }
+        }
+        let mut steps = Vec::new();
+        let mut node = Some(target);
+        while let Some(index) = via.get(&node) {
+            let (step, _) = usable.get(*index).ok_or_else(no_way)?;
+            steps.push((*step).clone());
+            node = step.way.base().map(|base| base.version);
+        }
+        if steps.is_empty() {
+            return Err(no_way());
+        }
+        steps.reverse();
+        if steps.len() > max_steps {
+            return Err(PlanError::TooLong { target, steps: steps.len(), limit: max_steps });
+        }
+        let plan = Plan { steps };
+        plan.check(held.and_then(|version| self.commits.get(&version)).map(Commit::id), &goal)?;
+        Ok(plan)
+    }
+}
+
+/// A version, or nothing.
+type Node = Option<Version>;
+
+impl Plan {
+    /// Checks a plan on its own: that each step starts where the one before ends, by all digests, and none comes back.
+    fn check(&self, held: Option<VersionId>, goal: &VersionId) -> Result<(), PlanError> {
+        let mut at = held;
+        let mut seen = BTreeSet::new();
+        for (index, step) in self.steps.iter().enumerate() {
+            let number = step.target.version;
+            match &step.way {
+                Way::Anchor(_) if index == 0 => {}
+                Way::Delta(delta) if Some(delta.base) == at => {}
+                _ => {
+                    return Err(PlanError::Chain(format!(
+                        "the step to version {number} does not start where the one before ends"
+                    )));
+                }
+            }
+            if !seen.insert(number) {
+                return Err(PlanError::Chain(format!("version {number} occurs twice in a plan")));
+            }
+            at = Some(step.target);
+        }
+        if at != Some(*goal) {
+            return Err(PlanError::Chain(format!("the plan does not end at version {}", goal.version)));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Nonce;
+    use crate::record::tests::{sample, state};
+    use crate::record::{DeltaKind, NamedObject, Part, Record};
+    use proptest::prelude::*;
+
+    fn object(key: String, bytes: u64) -> ObjectRef {
+        ObjectRef { blake3: ObjectDigest::of(key.as_bytes()), key: Key::new(key).unwrap(), bytes }
+    }
+
+    /// Versions 1 to `n`: an anchor of 1000 bytes and deltas of 10.
+    fn commits(n: u64) -> Vec<Commit> {
+        let mut all: Vec<Commit> = Vec::new();
+        for version in 1..=n {
+            let before = all.last().map_or(ObjectDigest::of(b""), |commit| commit.digest);
+            let mut record = sample(version, before);
+            if let Some(anchor) = &mut record.anchor {
+                anchor.files[0].object = object("anchors/1/m".into(), 1000);
+            }
+            if let Some(delta) = &mut record.delta {
+                delta.parts[0].object = object(format!("parts/{version}/d"), 10);
+            }
+            let digest = ObjectDigest::of(&record.to_bytes().unwrap());
+            all.push(Commit { record, digest });
+        }
+        all
+    }
+
+    fn id(commits: &[Commit], version: u64) -> VersionId {
+        commits[usize::try_from(version).unwrap() - 1].id()
+    }
+
+    fn fold(commits: &[Commit], from: u64, to: u64, bytes: u64) -> EdgeRecord {
+        let (base, target) = (id(commits, from), id(commits, to));
+        EdgeRecord {
+            stream: commits[0].record.stream,
+            publisher: "p".into(),
+            nonce: Nonce::random(),
+            created: 0,
+            target,
+            delta: Some(Delta {
+                base,
+                kind: DeltaKind::Delta,
+                changed_elements: 0,
+                total_elements: 0,
+                parts: vec![Part { object: object(format!("folds/{to}-{from}/d"), bytes), schema: None }],
+            }),
+            anchor: None,
+        }
+    }
+
+    fn anchor(commits: &[Commit], version: u64, bytes: u64) -> EdgeRecord {
+        let mut edge = fold(commits, version - 1, version, 1);
+        edge.delta = None;
+        let file = object(format!("anchors/{version}/m"), bytes);
+        edge.anchor = Some(Anchor {
+            files: vec![NamedObject { name: "model.safetensors".into(), object: file }],
+            leaves: object(format!("parts/{version}/leaves"), 7),
+        });
+        edge
+    }
+
+    fn targets(plan: &Plan) -> Vec<u64> {
+        plan.steps.iter().map(|step| step.target.version.get()).collect()
+    }
+
+    fn v(n: u64) -> Version {
+        Version::new(n).unwrap()
+    }
+
+    fn none() -> BTreeSet<Key> {
+        BTreeSet::new()
+    }
+
+    #[test]
+    fn a_newcomer_takes_the_anchor_and_the_deltas_and_a_follower_the_deltas() {
+        let commits = commits(5);
+        let history = History::new(commits.clone(), []).unwrap();
+        let plan = history.plan(None, v(3), &none(), 100).unwrap();
+        assert_eq!((targets(&plan), plan.bytes()), (vec![1, 2, 3], 1020));
+        let plan = history.plan(Some(&id(&commits, 3)), v(5), &none(), 100).unwrap();
+        assert_eq!((targets(&plan), plan.bytes()), (vec![4, 5], 20));
+        assert!(history.plan(Some(&id(&commits, 5)), v(5), &none(), 100).unwrap().steps.is_empty());
+    }
+
+    #[test]
+    fn going_back_starts_from_an_anchor() {
+        let commits = commits(5);
+        let history = History::new(commits.clone(), []).unwrap();
+        let plan = history.plan(Some(&id(&commits, 5)), v(2), &none(), 100).unwrap();
+        assert_eq!(targets(&plan), [1, 2]);
+    }
+
+    #[test]
+    fn folds_and_anchors_are_taken_when_they_are_cheaper() {
+        let commits = commits(9);
+        let edges = [fold(&commits, 1, 5, 25), fold(&commits, 5, 9, 45), anchor(&commits, 8, 1005)];
+        let history = History::new(commits.clone(), edges).unwrap();
+        let plan = history.plan(Some(&id(&commits, 1)), v(9), &none(), 100).unwrap();
+        assert_eq!((targets(&plan), plan.bytes()), (vec![5, 6, 7, 8, 9], 65));
+        let plan = history.plan(None, v(9), &none(), 100).unwrap();
+        assert_eq!((targets(&plan), plan.bytes()), (vec![8, 9], 1015));
+    }
+
+    #[test]
+    fn a_way_with_a_missing_object_is_left_out_and_named_when_none_is_left() {
+        let commits = commits(4);
+        let history = History::new(commits.clone(), [fold(&commits, 1, 4, 500)]).unwrap();
+        let missing: BTreeSet<Key> = [Key::new("parts/3/d").unwrap()].into();
+        let plan = history.plan(Some(&id(&commits, 2)), v(4), &missing, 100).unwrap();
+        assert_eq!((targets(&plan), plan.bytes()), (vec![1, 4], 1500));
+        let error = history.plan(None, v(3), &missing, 100).unwrap_err();
+        assert!(error.to_string().contains("parts/3/d"), "{error}");
+    }
+
+    #[test]
+    fn a_chain_that_is_too_long_is_refused() {
+        let history = History::new(commits(9), []).unwrap();
+        let error = history.plan(None, v(9), &none(), 5).unwrap_err();
+        assert_eq!(error, PlanError::TooLong { target: v(9), steps: 9, limit: 5 });
+    }
+
+    #[test]
+    fn records_that_are_no_chain_are_refused() {
+        let good = commits(4);
+        let mut gap = good.clone();
+        gap.remove(2);
+        assert!(matches!(History::new(gap, []), Err(PlanError::Chain(_))));
+        let mut swapped = good.clone();
+        swapped.swap(1, 2);
+        assert!(matches!(History::new(swapped, []), Err(PlanError::Chain(_))));
+        let mut replaced = good.clone();
+        replaced[1].digest = ObjectDigest::of(b"another record");
+        assert!(matches!(History::new(replaced, []), Err(PlanError::Chain(_))));
+        let mut wrong_base = good;
+        wrong_base[3].record.delta.as_mut().unwrap().base.state = state(77);
+        assert!(matches!(History::new(wrong_base, []), Err(PlanError::Chain(_))));
+    }
+
+    #[test]
+    fn edges_that_do_not_agree_with_the_commits_are_ignored() {
+        let commits = commits(4);
+        let mut foreign_target = fold(&commits, 1, 4, 1);
+        foreign_target.target.state = state(77);
+        let mut foreign_base = fold(&commits, 1, 4, 1);
+        foreign_base.delta.as_mut().unwrap().base.commit = ObjectDigest::of(b"x");
+        let history = History::new(commits.clone(), [foreign_target, foreign_base]).unwrap();
+        let plan = history.plan(Some(&id(&commits, 1)), v(4), &none(), 100).unwrap();
+        assert_eq!(targets(&plan), [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_replica_of_another_history_starts_from_an_anchor() {
+        let commits = commits(4);
+        let history = History::new(commits.clone(), []).unwrap();
+        let mut foreign = id(&commits, 3);
+        foreign.commit = ObjectDigest::of(b"another run");
+        let plan = history.plan(Some(&foreign), v(4), &none(), 100).unwrap();
+        assert_eq!(targets(&plan), [1, 2, 3, 4]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_plan_is_the_cheapest_way(
+            n in 2_u64..10,
+            folds in prop::collection::vec((1_u64..10, 1_u64..10, 1_u64..60), 0..6),
+            anchors in prop::collection::vec((2_u64..10, 900_u64..1100), 0..3),
+            held in 0_u64..10,
+            target in 1_u64..10,
+        ) {
+            let commits = commits(n);
+            let (held, target) = (held.min(n), target.min(n));
+            let mut edges = Vec::new();
+            let mut costs = vec![(0, 1, 1000)];
+            costs.extend((2..=n).map(|to| (to - 1, to, 10)));
+            for (a, b, bytes) in folds {
+                if a < b && b <= n {
+                    edges.push(fold(&commits, a, b, bytes));
+                    costs.push((a, b, bytes));
+                }
+            }
+            for (a, bytes) in anchors {
+                if a <= n {
+                    edges.push(anchor(&commits, a, bytes));
+                    costs.push((0, a, bytes));
+                }
+            }
+            // Bellman and Ford, over all nodes at once.
+            let mut best = vec![u64::MAX; usize::try_from(n + 1).unwrap()];
+            best[0] = 0;
+            best[usize::try_from(held).unwrap()] = 0;
+            for _ in 0..=n {
+                for &(a, b, bytes) in &costs {
+                    let reached = best[usize::try_from(a).unwrap()].saturating_add(bytes);
+                    let b = usize::try_from(b).unwrap();
+                    best[b] = best[b].min(reached);
+                }
+            }
+            let history = History::new(commits.clone(), edges).unwrap();
+            let held = (held > 0).then(|| id(&commits, held));
+            let plan = history.plan(held.as_ref(), v(target), &none(), 100).unwrap();
+            prop_assert_eq!(plan.bytes(), best[usize::try_from(target).unwrap()]);
+        }
+    }
+}

@@ -1,0 +1,471 @@
+//! A publisher: appends versions to a stream, each as a patch from the one before (spec/stream.md section 5).
+
+mod local;
+mod options;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_format::{LayoutDigest, SchemaDigest, TaggedStateDigest};
+use tokio::sync::Mutex;
+
+use crate::bucket::all;
+use crate::commit::{self, Created};
+use crate::digest::{ObjectDigest, text};
+use crate::error::StoreError;
+use crate::local::{Lock, file_len};
+use crate::names::{self, Nonce, StreamId, Version};
+use crate::observe::{Observer, Phase};
+use crate::plan::Commit;
+use crate::record::{Anchor, CommitRecord, Delta, DeltaKind, Link, NamedObject, Part, VersionId, now};
+use crate::replica::home::{Held, Home};
+use crate::replica::install;
+use crate::replica::{Replica, ReplicaOptions, Target, blocking, first_entry};
+use crate::stream::{LogKind, Stream, record_bytes};
+
+use local::{Companion, Encoded, Ready, copy_companion, encode, install_companions, stage_checkpoint};
+pub use options::PublishOptions;
+
+/// Files uploaded at once.
+const UPLOADS: usize = 2;
+
+/// Publishes checkpoints as versions of a stream.
+///
+/// It keeps a baseline, a directory with the newest version, which advances only after a version is committed and is made
+/// anew from the stream when it is missing. One checkpoint is read, and never held in memory.
+#[derive(Debug)]
+pub struct Publisher {
+    stream: Stream,
+    baseline: PathBuf,
+    options: PublishOptions,
+    /// The newest version that this publisher knows of and builds on, and the nonce of its last attempt.
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    tip: Option<VersionId>,
+    attempt: Option<Nonce>,
+}
+
+/// A version that was published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Published {
+    /// The stream.
+    pub stream: StreamId,
+    /// The number.
+    pub version: Version,
+    /// The digest of the commit record.
+    pub commit: ObjectDigest,
+    /// The version that it is a patch to.
+    pub base: Option<Version>,
+    /// What it was published as.
+    pub kind: LogKind,
+    /// The state.
+    #[serde(with = "text")]
+    pub digest: TaggedStateDigest,
+    /// Bytes of its own objects that were uploaded.
+    pub bytes: u64,
+    /// Bytes of all tensors.
+    pub state_bytes: u64,
+    /// Elements that changed; none for an anchor.
+    pub changed_elements: Option<u64>,
+    /// Elements of all tensors; none for an anchor.
+    pub total_elements: Option<u64>,
+    /// Whether it was published already, by an attempt whose end was not seen.
+    pub resumed: bool,
+}
+
+impl Published {
+    fn of(commit: &Commit, bytes: u64, resumed: bool) -> Self {
+        let record = &commit.record;
+        let delta = record.delta.as_ref();
+        Self {
+            stream: record.stream,
+            version: record.version,
+            commit: commit.digest,
+            base: delta.map(|delta| delta.base.version),
+            kind: match delta.map(|delta| delta.kind) {
+                None => LogKind::Anchor,
+                Some(DeltaKind::Delta) => LogKind::Delta,
+                Some(DeltaKind::Empty) => LogKind::Empty,
+            },
+            digest: record.state,
+            bytes,
+            state_bytes: record.state_bytes,
+            changed_elements: delta.map(|delta| delta.changed_elements),
+            total_elements: delta.map(|delta| delta.total_elements),
+            resumed,
+        }
+    }
+}
+
+/// The parts of a commit record that depend on the checkpoint.
+struct Content {
+    state: TaggedStateDigest,
+    schema: SchemaDigest,
+    layout: LayoutDigest,
+    state_bytes: u64,
+    tensors: u64,
+    delta: Option<Delta>,
+    anchor: Option<Anchor>,
+    companions: Vec<NamedObject>,
+    /// Bytes uploaded.
+    bytes: u64,
+    ready: Ready,
+}
+
+impl Publisher {
+    /// A publisher of `stream` with its baseline in `baseline`, brought to the tip of the stream.
+    ///
+    /// # Errors
+    /// If the baseline belongs to another stream or holds something else, or cannot be brought to the tip.
+    pub async fn open(
+        stream: Stream,
+        baseline: impl Into<PathBuf>,
+        mut options: PublishOptions,
+    ) -> Result<Self, StoreError> {
+        options.diff = options.diff.with_leaf_hash(stream.record().leaf_hash);
+        let publisher = Self { stream, baseline: baseline.into(), options, known: Mutex::default() };
+        publisher.catch_up().await?;
+        Ok(publisher)
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Brings the baseline to the tip, whoever published it, so that the next version builds on that.
+    ///
+    /// # Errors
+    /// As [`Publisher::open`].
+    pub async fn catch_up(&self) -> Result<Option<VersionId>, StoreError> {
+        let mut known = self.known.lock().await;
+        let (home, lock) = self.lock().await?;
+        let tip = self.to_tip(&home, &lock).await?;
+        *known = Known { tip: tip.as_ref().map(Commit::id), attempt: None };
+        Ok(known.tip)
+    }
+
+    async fn lock(&self) -> Result<(Home, Arc<Lock>), StoreError> {
+        let dir = self.baseline.clone();
+        let (home, lock) = blocking(move || Home::lock(&dir)).await?;
+        Ok((home, Arc::new(lock)))
+    }
+
+    fn replica(&self) -> Replica {
+        let options = ReplicaOptions::default()
+            .with_apply(self.options.diff.clone())
+            .with_observer(self.options.observer.clone());
+        Replica::open(self.stream.clone(), &self.baseline, options)
+    }
+
+    /// Steps P1 and P2 of section 5.
+    async fn to_tip(&self, home: &Home, lock: &Arc<Lock>) -> Result<Option<Commit>, StoreError> {
+        let Some(tip) = self.stream.tip().await? else {
+            let (home, options) = (home.clone(), self.options.diff.clone());
+            return match blocking(move || install::recover(&home, &options)).await? {
+                None => match first_entry(&self.baseline)? {
+                    None => Ok(None),
+                    Some(name) => Err(StoreError::ForeignDirectory {
+                        path: self.baseline.clone(),
+                        what: format!("it has {name:?}"),
+                    }),
+                },
+                Some(local) if local.stream != self.stream.id() => Err(StoreError::AnotherStream {
+                    path: self.baseline.clone(),
+                    expected: local.stream,
+                    found: self.stream.id(),
+                }),
+                Some(_) => {
+                    Err(StoreError::HistoryRewritten("the baseline holds a version, the stream none".into()))
+                }
+            };
+        };
+        self.replica().pull_locked(home, lock, Target::Version(tip.record.version)).await?;
+        Ok(Some(tip))
+    }
+
+    /// Publishes the checkpoint at `checkpoint` as the next version.
+    ///
+    /// # Errors
+    /// [`StoreError::LostRace`] and [`StoreError::NotAtTip`] if another publisher was there first: then
+    /// [`Publisher::catch_up`] and publish again. [`StoreError::OutcomeUnknown`] if the store did not say: publishing the same again finds out.
+    /// In every case the baseline holds a version of the stream.
+    pub async fn publish(&self, checkpoint: &Path) -> Result<Published, StoreError> {
+        self.publish_labelled(checkpoint, None).await
+    }
+
+    /// Publishes with a mark of the caller's, such as a training step.
+    ///
+    /// If the tip has the same mark and the same state, it is taken for published, and returned: so a caller
+    /// that died before it saw the end may simply repeat the call.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub async fn publish_labelled(
+        &self,
+        checkpoint: &Path,
+        label: Option<&str>,
+    ) -> Result<Published, StoreError> {
+        let mut known = self.known.lock().await;
+        let (home, lock) = self.lock().await?;
+        let tip = self.to_tip_if_own(&home, &lock, &mut known).await?;
+        let nonce = Nonce::random();
+        let Some(tip) = tip else {
+            let content = self.first(&home, checkpoint, nonce).await?;
+            return self.commit(&home, None, content, nonce, label, &mut known).await;
+        };
+        let companions = self.copy_companions(&home, checkpoint).await?;
+        let encoded = match self.encode(&home, checkpoint, &tip).await {
+            // The baseline was damaged on disk, and now says so: it is made anew from the stream.
+            Err(StoreError::WrongState { .. }) => {
+                self.to_tip(&home, &lock).await?;
+                let _ = self.copy_companions(&home, checkpoint).await?;
+                self.encode(&home, checkpoint, &tip).await?
+            }
+            encoded => encoded?,
+        };
+        let same_attempt = known.attempt == Some(tip.record.nonce);
+        let same_label = label.is_some() && tip.record.label.as_deref() == label;
+        let same = encoded.state == tip.record.state && encoded.layout == tip.record.layout;
+        if same && (same_attempt || same_label) {
+            *known = Known { tip: Some(tip.id()), attempt: None };
+            return Ok(Published::of(&tip, 0, true));
+        }
+        let content = self.next(&home, &companions, encoded, nonce, &tip).await?;
+        self.commit(&home, Some(&tip), content, nonce, label, &mut known).await
+    }
+
+    /// The tip, if it is the one that is known, or this publisher's own attempt whose end it did not see.
+    async fn to_tip_if_own(
+        &self,
+        home: &Home,
+        lock: &Arc<Lock>,
+        known: &mut Known,
+    ) -> Result<Option<Commit>, StoreError> {
+        let tip = self.stream.tip_after(known.tip.map(|tip| tip.version)).await?;
+        let unchanged = tip.as_ref().map(Commit::id) == known.tip;
+        let own = tip.as_ref().is_some_and(|tip| known.attempt == Some(tip.record.nonce));
+        if !unchanged && !own {
+            return Err(match (known.tip, &tip) {
+                (held, Some(tip)) if held.is_none_or(|held| held.version < tip.record.version) => {
+                    StoreError::NotAtTip { held: held.map(|held| held.version), tip: tip.record.version }
+                }
+                _ => StoreError::HistoryRewritten(format!(
+                    "version {} was the newest, and is no longer",
+                    known.tip.map_or(0, |tip| tip.version.get())
+                )),
+            });
+        }
+        self.to_tip(home, lock).await
+    }
+
+    /// The content of a first version: private copies of the files, their digest, and the objects (steps P3 and P4).
+    async fn first(&self, home: &Home, checkpoint: &Path, nonce: Nonce) -> Result<Content, StoreError> {
+        let version = Version::FIRST;
+        let companions = self.copy_companions(home, checkpoint).await?;
+        let staged = {
+            let (home, checkpoint, options) =
+                (home.clone(), checkpoint.to_owned(), self.options.diff.clone());
+            let observer = self.options.observer.clone();
+            blocking(move || stage_checkpoint(&home, &checkpoint, &options, &observer)).await?
+        };
+        let bytes = staged.files.iter().map(|(_, path)| file_len(path)).sum::<Result<u64, _>>()?;
+        self.options.observer.start(Phase::Upload, bytes);
+        let mut files = all(staged.files.clone(), UPLOADS, |(name, path)| async move {
+            let key = names::anchor(version, nonce, &name)?;
+            let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;
+            Ok(NamedObject { name, object })
+        })
+        .await?;
+        for companion in &companions {
+            let key = names::anchor(version, nonce, &companion.name)?;
+            let object = self.stream.bucket().upload(key, &companion.copy, &Observer::default()).await?;
+            files.push(NamedObject { name: companion.name.clone(), object });
+        }
+        let key = names::part(version, nonce, "leaves")?;
+        let leaves = self.stream.bucket().put_bytes(key, staged.leaves.as_bytes().to_vec().into()).await?;
+        let companions = self.upload_companions(version, nonce, &companions, &[]).await?;
+        let anchor = Anchor { files, leaves };
+        let bytes = anchor.objects().chain(companions.iter().map(|c| &c.object)).map(|o| o.bytes).sum();
+        Ok(Content {
+            state: staged.state,
+            schema: staged.schema,
+            layout: staged.layout,
+            state_bytes: staged.state_bytes,
+            tensors: staged.tensors,
+            delta: None,
+            anchor: Some(anchor),
+            companions,
+            bytes,
+            ready: Ready::Staged,
+        })
+    }
+
+    /// The patch of a later version from the baseline, checked by decoding it (step P3).
+    async fn encode(&self, home: &Home, checkpoint: &Path, tip: &Commit) -> Result<Encoded, StoreError> {
+        let (home, checkpoint, options) = (home.clone(), checkpoint.to_owned(), self.options.diff.clone());
+        let (observer, tip) = (self.options.observer.clone(), tip.clone());
+        blocking(move || encode(&home, &checkpoint, &tip, &options, &observer)).await
+    }
+
+    /// The content of a later version, its objects uploaded (step P4).
+    async fn next(
+        &self,
+        home: &Home,
+        companions: &[Companion],
+        encoded: Encoded,
+        nonce: Nonce,
+        tip: &Commit,
+    ) -> Result<Content, StoreError> {
+        let version = after(tip)?;
+        self.options.observer.start(Phase::Upload, file_len(&home.outgoing())?);
+        let key = names::part(version, nonce, "delta.tpatch")?;
+        let object = self.stream.bucket().upload(key, &home.outgoing(), &self.options.observer).await?;
+        let known = &tip.record.companions;
+        let companions = self.upload_companions(version, nonce, companions, known).await?;
+        let new = companions.iter().filter(|companion| !known.contains(companion));
+        let bytes = new.map(|companion| companion.object.bytes).sum::<u64>().saturating_add(object.bytes);
+        Ok(Content {
+            state: encoded.state,
+            schema: encoded.schema,
+            layout: encoded.layout,
+            state_bytes: encoded.state_bytes,
+            tensors: encoded.tensors,
+            delta: Some(Delta {
+                base: tip.id(),
+                kind: encoded.kind,
+                changed_elements: encoded.changed_elements,
+                total_elements: encoded.total_elements,
+                parts: vec![Part { object, schema: None }],
+            }),
+            anchor: None,
+            companions,
+            bytes,
+            ready: encoded.ready,
+        })
+    }
+
+    /// Copies the files beside the weights, because they may change between being hashed and being uploaded.
+    async fn copy_companions(&self, home: &Home, checkpoint: &Path) -> Result<Vec<Companion>, StoreError> {
+        let (home, checkpoint, limits) =
+            (home.clone(), checkpoint.to_owned(), self.options.diff.limits.clone());
+        blocking(move || {
+            home.sweep(&[])?;
+            let checkpoint = Checkpoint::open(&checkpoint, &limits)?;
+            checkpoint.companions().iter().map(|path| copy_companion(&home, path)).collect()
+        })
+        .await
+    }
+
+    /// Uploads those companions that the version before does not have with the same contents.
+    async fn upload_companions(
+        &self,
+        version: Version,
+        nonce: Nonce,
+        companions: &[Companion],
+        known: &[NamedObject],
+    ) -> Result<Vec<NamedObject>, StoreError> {
+        all(companions, UPLOADS, |companion| async move {
+            let same = known.iter().find(|known| {
+                known.object.blake3 == companion.digest && known.object.bytes == companion.bytes
+            });
+            let object = match same {
+                Some(known) => known.object.clone(),
+                None => {
+                    let key = names::companion(version, nonce, &companion.name)?;
+                    self.stream.bucket().upload(key, &companion.copy, &Observer::default()).await?
+                }
+            };
+            Ok(NamedObject { name: companion.name.clone(), object })
+        })
+        .await
+    }
+
+    /// Steps P5 to P7 of section 5.
+    async fn commit(
+        &self,
+        home: &Home,
+        tip: Option<&Commit>,
+        content: Content,
+        nonce: Nonce,
+        label: Option<&str>,
+        known: &mut Known,
+    ) -> Result<Published, StoreError> {
+        let version = tip.map_or(Ok(Version::FIRST), after)?;
+        let record = CommitRecord {
+            stream: self.stream.id(),
+            version,
+            previous: tip.map(|tip| Link { version: tip.record.version, commit: tip.digest }),
+            publisher: self.options.publisher.clone(),
+            nonce,
+            created: now(),
+            label: label.map(str::to_owned),
+            state: content.state,
+            schema: content.schema,
+            layout: content.layout,
+            state_bytes: content.state_bytes,
+            tensors: content.tensors,
+            delta: content.delta,
+            anchor: content.anchor,
+            companions: content.companions,
+        };
+        let name = names::commit(version);
+        let bytes = record_bytes(&name, &record)?;
+        known.attempt = Some(nonce);
+        let created =
+            commit::create(self.stream.bucket(), &name, bytes.clone(), self.stream.record().writers)
+                .await
+                .map_err(|error| error.for_version(version))?;
+        if let Created::Theirs(theirs) = created {
+            known.attempt = None;
+            let winner = self.stream.parse_commit(version, &theirs)?.record.publisher;
+            return Err(StoreError::LostRace { version, winner });
+        }
+        let commit = Commit { record, digest: ObjectDigest::of(&bytes) };
+        *known = Known { tip: Some(commit.id()), attempt: None };
+        if let Err(error) = self.advance(home, tip, &commit, content.ready).await {
+            // The version is published, so saying anything else would be wrong. The next call catches up.
+            tracing::warn!(%error, "the baseline could not be advanced");
+        }
+        self.stream.hint(version).await;
+        Ok(Published::of(&commit, content.bytes, false))
+    }
+
+    /// Brings the baseline to what was just committed, with what was made ready before (step P6).
+    async fn advance(
+        &self,
+        home: &Home,
+        tip: Option<&Commit>,
+        commit: &Commit,
+        ready: Ready,
+    ) -> Result<(), StoreError> {
+        let to = Held { id: commit.id(), companions: commit.record.companions.clone() };
+        let from = tip.map(|tip| Held { id: tip.id(), companions: tip.record.companions.clone() });
+        let (home, stream, options) = (home.clone(), self.stream.id(), self.options.diff.clone());
+        blocking(move || {
+            let old = from.as_ref().map(|from| from.companions.as_slice()).unwrap_or_default();
+            let mut then = install_companions(&home, old, &to.companions)?;
+            if let (Ready::Journal, Some(from)) = (ready, &from) {
+                return install::activate_in_place(&home, stream, from, &to, &then, &options);
+            }
+            let weights = install::weight_files(&home.staging(), &options)?;
+            let gone = install::weight_files(home.dir(), &options)?;
+            then.remove.extend(gone.into_iter().filter(|name| !weights.contains(name)));
+            then.files.extend(weights);
+            install::switch(&home, stream, to, then)
+        })
+        .await
+    }
+}
+
+/// The number after a commit's.
+fn after(tip: &Commit) -> Result<Version, StoreError> {
+    let tip = tip.record.version;
+    tip.next().ok_or(StoreError::NoVersion { wanted: tip, tip: Some(tip) })
+}

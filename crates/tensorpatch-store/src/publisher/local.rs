@@ -1,0 +1,210 @@
+//! What a publisher does on local disk before a version is committed. Blocking.
+
+use std::collections::BTreeSet;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_delta::{self as delta, LeafTable, Progress, State};
+use tensorpatch_format::{Kind, Layout, LayoutDigest, SchemaDigest, TaggedStateDigest};
+
+use super::after;
+use crate::digest::ObjectDigest;
+use crate::error::StoreError;
+use crate::local;
+use crate::names::is_plain_name;
+use crate::observe::{Observer, Phase};
+use crate::plan::Commit;
+use crate::record::{DeltaKind, NamedObject};
+use crate::replica::home::{Held, Home, Install};
+use crate::replica::install::{self, InPlace};
+
+/// The most bytes of one file beside the weights.
+const MAX_COMPANION_BYTES: u64 = 256 << 20;
+
+/// How the baseline is to advance once the version is committed. Both were verified to give the version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// The journal is written.
+    Journal,
+    /// The files lie in the staging directory.
+    Staged,
+}
+
+/// A file beside the weights, as it was read once.
+pub(super) struct Companion {
+    pub(super) name: String,
+    /// A private copy that nobody else alters.
+    pub(super) copy: PathBuf,
+    pub(super) digest: ObjectDigest,
+    pub(super) bytes: u64,
+}
+
+/// Stages those companions that are new, from the private copies.
+pub(super) fn install_companions(
+    home: &Home,
+    old: &[NamedObject],
+    new: &[NamedObject],
+) -> Result<Install, StoreError> {
+    let missing: Vec<(String, PathBuf)> = new
+        .iter()
+        .filter(|companion| !old.contains(companion))
+        .map(|companion| (companion.name.clone(), home.download(&companion.object.blake3)))
+        .collect();
+    install::stage(home, &missing, true)?;
+    let names: BTreeSet<&str> = new.iter().map(|companion| companion.name.as_str()).collect();
+    let gone = old.iter().map(|companion| companion.name.clone());
+    Ok(Install {
+        files: missing.into_iter().map(|(name, _)| name).collect(),
+        remove: gone.filter(|name| !names.contains(name.as_str())).collect(),
+    })
+}
+
+pub(super) fn copy_companion(home: &Home, path: &Path) -> Result<Companion, StoreError> {
+    let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_plain_name(name));
+    let name = name.ok_or_else(|| StoreError::FileName { path: path.into() })?.to_owned();
+    let bytes = local::file_len(path)?;
+    let too_large = |bytes| StoreError::FileSize { path: path.into(), bytes, limit: MAX_COMPANION_BYTES };
+    if bytes > MAX_COMPANION_BYTES {
+        return Err(too_large(bytes));
+    }
+    let contents = local::read_file(path, MAX_COMPANION_BYTES)?.ok_or_else(|| StoreError::Local {
+        path: path.into(),
+        source: std::io::ErrorKind::NotFound.into(),
+    })?;
+    let digest = ObjectDigest::of(&contents);
+    let copy = home.download(&digest);
+    local::write_file(&copy, &contents)?;
+    Ok(Companion { name, copy, digest, bytes: contents.len() as u64 })
+}
+
+/// A private copy of a checkpoint, in the staging directory.
+pub(super) struct Staged {
+    pub(super) files: Vec<(String, PathBuf)>,
+    pub(super) leaves: LeafTable,
+    pub(super) state: TaggedStateDigest,
+    pub(super) schema: SchemaDigest,
+    pub(super) layout: LayoutDigest,
+    pub(super) state_bytes: u64,
+    pub(super) tensors: u64,
+}
+
+pub(super) fn stage_checkpoint(
+    home: &Home,
+    path: &Path,
+    options: &delta::Options,
+    observer: &Observer,
+) -> Result<Staged, StoreError> {
+    let source = Checkpoint::open(path, &options.limits)?;
+    let staging = home.staging();
+    local::create_dir(&staging)?;
+    for file in source.layout().files() {
+        let from = if source.is_directory() { path.join(&file.name) } else { path.to_owned() };
+        local::copy_file(&from, &staging.join(&file.name))?;
+    }
+    if let Some(index) = source.layout().index() {
+        local::write_file(&staging.join(Layout::INDEX_FILE), index)?;
+    }
+    drop(source);
+    // Everything from here on is about the copy: the original may be altered meanwhile.
+    let copy = Checkpoint::open(&staging, &options.limits)?;
+    let state = State::of(&copy)?;
+    observer.start(Phase::Hash, copy.schema().state_bytes());
+    let advance = |bytes| observer.advance(Phase::Hash, bytes);
+    let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::new(&advance));
+    let digest = leaves.state_digest(copy.schema());
+    let mut names: Vec<String> = copy.layout().files().iter().map(|file| file.name.clone()).collect();
+    names.extend(copy.layout().index().map(|_| Layout::INDEX_FILE.to_owned()));
+    Ok(Staged {
+        files: names.into_iter().map(|name| (name.clone(), staging.join(name))).collect(),
+        state: TaggedStateDigest { leaf_hash: options.leaf_hash, digest },
+        schema: copy.schema().digest(),
+        layout: copy.layout().digest(),
+        state_bytes: copy.schema().state_bytes(),
+        tensors: copy.schema().tensors().len() as u64,
+        leaves,
+    })
+}
+
+/// A patch on local disk, decoded once to see that it is right.
+pub(super) struct Encoded {
+    pub(super) ready: Ready,
+    pub(super) kind: DeltaKind,
+    pub(super) state: TaggedStateDigest,
+    pub(super) schema: SchemaDigest,
+    pub(super) layout: LayoutDigest,
+    pub(super) state_bytes: u64,
+    pub(super) tensors: u64,
+    pub(super) changed_elements: u64,
+    pub(super) total_elements: u64,
+}
+
+pub(super) fn encode(
+    home: &Home,
+    path: &Path,
+    tip: &Commit,
+    options: &delta::Options,
+    observer: &Observer,
+) -> Result<Encoded, StoreError> {
+    let base = Checkpoint::open(home.dir(), &options.limits)?;
+    let target = Checkpoint::open(path, &options.limits)?;
+    let version = |checkpoint| {
+        Ok::<_, StoreError>(delta::Version {
+            state: State::of(checkpoint)?,
+            layout: Checkpoint::layout(checkpoint),
+            leaves: None,
+        })
+    };
+    let outgoing = home.outgoing();
+    let failed = |source| StoreError::local(&outgoing, source);
+    observer.start(Phase::Encode, target.schema().state_bytes());
+    let report = {
+        let mut file = BufWriter::with_capacity(1 << 20, std::fs::File::create(&outgoing).map_err(failed)?);
+        let advance = |bytes| observer.advance(Phase::Encode, bytes);
+        let report =
+            delta::diff(&version(&base)?, &version(&target)?, options, Progress::new(&advance), &mut file)?;
+        file.flush().map_err(failed)?;
+        report
+    };
+    let tagged = |digest| TaggedStateDigest { leaf_hash: options.leaf_hash, digest };
+    if tagged(report.base) != tip.record.state {
+        install::damaged(
+            home,
+            tip.record.stream,
+            &Held { id: tip.id(), companions: tip.record.companions.clone() },
+        )?;
+        let (path, expected) = (home.dir().to_owned(), tip.record.state);
+        return Err(StoreError::WrongState { path, expected, found: tagged(report.base) });
+    }
+    let mut encoded = Encoded {
+        ready: Ready::Journal,
+        kind: if report.kind == Kind::Empty { DeltaKind::Empty } else { DeltaKind::Delta },
+        state: tagged(report.target),
+        schema: target.schema().digest(),
+        layout: target.layout().digest(),
+        state_bytes: target.schema().state_bytes(),
+        tensors: target.schema().tensors().len() as u64,
+        changed_elements: report.changed_elements,
+        total_elements: report.total_elements,
+    };
+    drop((base, target));
+    // A checkpoint that is altered while it is read would give a patch that nobody can apply, and a published patch cannot
+    // be taken back. So what it does to the baseline is worked out and verified before it is uploaded.
+    observer.start(Phase::Check, encoded.state_bytes);
+    let advance = |bytes| observer.advance(Phase::Check, bytes);
+    let progress = Progress::new(&advance);
+    let to = (after(tip)?, encoded.state);
+    let from = Held { id: tip.id(), companions: tip.record.companions.clone() };
+    match install::prepare_in_place(home, tip.record.stream, &outgoing, &from, to, options, progress)? {
+        InPlace::Ready => {}
+        InPlace::WrongBase(found) => {
+            let (path, expected) = (home.dir().to_owned(), tip.record.state);
+            return Err(StoreError::WrongState { path, expected, found });
+        }
+        InPlace::Refused(_) => {
+            install::apply_beside(home, &outgoing, from.id.state, to, false, options, progress)?;
+            encoded.ready = Ready::Staged;
+        }
+    }
+    Ok(encoded)
+}

@@ -1,0 +1,51 @@
+//! What a caller chooses about publishing.
+
+use tensorpatch_delta as delta;
+
+use crate::names::Nonce;
+use crate::observe::Observer;
+
+/// Choices for publishing.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PublishOptions {
+    /// The name that the commit records give for the publisher.
+    pub publisher: String,
+    /// Profile, threads and limits of the patches. The leaf hash is the stream's.
+    pub diff: delta::Options,
+    /// Who is told of progress.
+    pub observer: Observer,
+}
+
+impl Default for PublishOptions {
+    fn default() -> Self {
+        Self {
+            publisher: format!("publisher-{}", Nonce::random()),
+            diff: delta::Options::default(),
+            observer: Observer::default(),
+        }
+    }
+}
+
+impl PublishOptions {
+    /// The same under this name, of 1 to 256 bytes.
+    #[must_use]
+    pub fn with_publisher(mut self, name: impl Into<String>) -> Self {
+        self.publisher = name.into();
+        self
+    }
+
+    /// The same with these choices for patches.
+    #[must_use]
+    pub fn with_diff(mut self, diff: delta::Options) -> Self {
+        self.diff = diff;
+        self
+    }
+
+    /// The same with `observer` told of progress.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Observer) -> Self {
+        self.observer = observer;
+        self
+    }
+}

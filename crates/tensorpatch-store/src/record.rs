@@ -1,0 +1,600 @@
+//! The records of a stream (spec/stream.md section 4): JSON in, checked values out.
+
+use std::collections::BTreeSet;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tensorpatch_format::{LayoutDigest, LeafHash, SchemaDigest, TaggedStateDigest};
+
+use crate::digest::{ObjectDigest, text};
+use crate::names::{Key, MAX_INTEGER, Nonce, StreamId, Version, is_plain_name};
+
+/// The most bytes that a record may have.
+pub(crate) const MAX_RECORD_BYTES: u64 = 16 << 20;
+/// The most characters of a publisher's name or a label.
+const MAX_TEXT_BYTES: usize = 256;
+
+/// Why the bytes of an object are not the record that they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// Not JSON, or not of this shape.
+    #[error("{0}")]
+    Json(String),
+    /// Another kind of record, or none of tensorpatch.
+    #[error("its format is {found:?}, not {expected:?}")]
+    Format {
+        /// What should stand there.
+        expected: &'static str,
+        /// What stands there.
+        found: String,
+    },
+    /// Another major version.
+    #[error("its major version is {0}: a newer tensorpatch may read it")]
+    Version(u64),
+    /// A feature that a reader must know.
+    #[error("it requires the feature {0:?}: a newer tensorpatch may read it")]
+    Feature(String),
+    /// A rule of section 4 is broken.
+    #[error("{0}")]
+    Rule(String),
+    /// Larger than a record may be.
+    #[error("it has {0} bytes: at most 16777216 are allowed")]
+    Size(u64),
+}
+
+fn rule(message: impl Into<String>) -> RecordError {
+    RecordError::Rule(message.into())
+}
+
+/// What all records begin with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head {
+    format: String,
+    major: u64,
+    minor: u64,
+    requires: Vec<String>,
+}
+
+/// One kind of record.
+pub(crate) trait Record: Serialize + DeserializeOwned {
+    /// The `format` member.
+    const FORMAT: &'static str;
+
+    /// The rules that types do not express.
+    fn check(&self) -> Result<(), RecordError>;
+
+    /// The bytes to store.
+    fn to_bytes(&self) -> Result<Vec<u8>, RecordError> {
+        self.check()?;
+        let bytes = serde_json::to_vec(&Written { head: Head::of::<Self>(), record: self })
+            .map_err(|e| RecordError::Json(e.to_string()))?;
+        match bytes.len() as u64 {
+            len if len > MAX_RECORD_BYTES => Err(RecordError::Size(len)),
+            _ => Ok(bytes),
+        }
+    }
+
+    /// Reads stored bytes.
+    fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
+        if bytes.len() as u64 > MAX_RECORD_BYTES {
+            return Err(RecordError::Size(bytes.len() as u64));
+        }
+        // The head on its own first: a record of another version need not have this version's shape.
+        let head: Head = serde_json::from_slice(bytes).map_err(|e| RecordError::Json(e.to_string()))?;
+        head.check(Self::FORMAT)?;
+        let record: Self = serde_json::from_slice(bytes).map_err(|e| RecordError::Json(e.to_string()))?;
+        record.check()?;
+        Ok(record)
+    }
+}
+
+#[derive(Serialize)]
+struct Written<'a, T> {
+    #[serde(flatten)]
+    head: Head,
+    #[serde(flatten)]
+    record: &'a T,
+}
+
+impl Head {
+    fn of<T: Record>() -> Self {
+        Self { format: T::FORMAT.into(), major: 1, minor: 0, requires: Vec::new() }
+    }
+
+    fn check(&self, expected: &'static str) -> Result<(), RecordError> {
+        if self.format != expected {
+            return Err(RecordError::Format { expected, found: self.format.chars().take(64).collect() });
+        }
+        if self.major != 1 {
+            return Err(RecordError::Version(self.major));
+        }
+        match self.requires.first() {
+            Some(feature) => Err(RecordError::Feature(feature.chars().take(64).collect())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A stored object: where it is, and what it must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRef {
+    /// Its name.
+    pub key: Key,
+    /// Its size.
+    pub bytes: u64,
+    /// The digest of all of it.
+    pub blake3: ObjectDigest,
+}
+
+/// A stored object that is a file of a checkpoint directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedObject {
+    /// The name of the file.
+    pub name: String,
+    /// The object.
+    #[serde(flatten)]
+    pub object: ObjectRef,
+}
+
+/// A version with everything that identifies it and its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionId {
+    /// The number.
+    pub version: Version,
+    /// The digest of the commit record.
+    pub commit: ObjectDigest,
+    /// The state.
+    #[serde(with = "text")]
+    pub state: TaggedStateDigest,
+    /// The layout of the files.
+    #[serde(with = "text")]
+    pub layout: LayoutDigest,
+}
+
+/// A number and the digest of its commit record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The number.
+    pub version: Version,
+    /// The digest of the commit record.
+    pub commit: ObjectDigest,
+}
+
+/// Whether a delta changes anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeltaKind {
+    /// It makes another state.
+    Delta,
+    /// It says that the state is the same.
+    Empty,
+}
+
+/// The way from an earlier version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    /// The version that it starts from.
+    pub base: VersionId,
+    /// Whether anything changes.
+    pub kind: DeltaKind,
+    /// Elements that differ.
+    pub changed_elements: u64,
+    /// Elements of all tensors.
+    pub total_elements: u64,
+    /// The patches.
+    pub parts: Vec<Part>,
+}
+
+/// A patch, of all tensors or of some.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The patch.
+    #[serde(flatten)]
+    pub object: ObjectRef,
+    /// The canonical bytes of the schema of the part's own tensors, in a commit of several parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<ObjectRef>,
+}
+
+/// A whole checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anchor {
+    /// Weights, index and copies of the companions.
+    pub files: Vec<NamedObject>,
+    /// The leaf table of the state.
+    pub leaves: ObjectRef,
+}
+
+/// Whether more than one publisher may write to a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Writers {
+    /// The store was found to keep create-if-absent.
+    Many,
+    /// The user has promised that there is one publisher at a time.
+    Single,
+}
+
+/// `stream.json` (section 4.1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamRecord {
+    /// The identity of the stream.
+    pub stream: StreamId,
+    /// Seconds since 1970, for people.
+    pub created: u64,
+    /// The leaf hash of all states of the stream.
+    #[serde(with = "text")]
+    pub leaf_hash: LeafHash,
+    /// Who may write.
+    pub writers: Writers,
+}
+
+/// `commits/V.json` (section 4.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitRecord {
+    /// The identity of the stream.
+    pub stream: StreamId,
+    /// The number of the version.
+    pub version: Version,
+    /// The record before; none for the first version.
+    pub previous: Option<Link>,
+    /// Who published it.
+    pub publisher: String,
+    /// Tells this attempt from others.
+    pub nonce: Nonce,
+    /// Seconds since 1970, for people.
+    pub created: u64,
+    /// The publisher's own mark, such as a training step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The state.
+    #[serde(with = "text")]
+    pub state: TaggedStateDigest,
+    /// The schema of the state.
+    #[serde(with = "text")]
+    pub schema: SchemaDigest,
+    /// The layout of the files.
+    #[serde(with = "text")]
+    pub layout: LayoutDigest,
+    /// Bytes of all tensors.
+    pub state_bytes: u64,
+    /// The number of tensors.
+    pub tensors: u64,
+    /// The way from an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta: Option<Delta>,
+    /// The way from nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Anchor>,
+    /// The files beside the weights.
+    pub companions: Vec<NamedObject>,
+}
+
+/// `edges/….json` (section 4.3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeRecord {
+    /// The identity of the stream.
+    pub stream: StreamId,
+    /// Who wrote it.
+    pub publisher: String,
+    /// Tells this attempt from others.
+    pub nonce: Nonce,
+    /// Seconds since 1970, for people.
+    pub created: u64,
+    /// The version that it leads to.
+    pub target: VersionId,
+    /// The way from an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta: Option<Delta>,
+    /// The way from nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Anchor>,
+}
+
+impl Record for StreamRecord {
+    const FORMAT: &'static str = "tensorpatch-stream";
+
+    fn check(&self) -> Result<(), RecordError> {
+        integers(&[("created", self.created)])
+    }
+}
+
+impl Record for CommitRecord {
+    const FORMAT: &'static str = "tensorpatch-commit";
+
+    fn check(&self) -> Result<(), RecordError> {
+        integers(&[("created", self.created), ("state_bytes", self.state_bytes), ("tensors", self.tensors)])?;
+        short_text("publisher", &self.publisher)?;
+        if let Some(label) = &self.label {
+            short_text("label", label)?;
+        }
+        let expected = self.version.previous();
+        if self.previous.map(|link| link.version) != expected {
+            return Err(rule(match expected {
+                Some(before) => format!("`previous` must name version {before}"),
+                None => "version 1 has no `previous`".into(),
+            }));
+        }
+        if self.delta.is_none() && self.anchor.is_none() {
+            return Err(rule("it has neither `delta` nor `anchor`"));
+        }
+        if let Some(delta) = &self.delta {
+            delta.check(self.version, &self.state)?;
+        }
+        if let Some(anchor) = &self.anchor {
+            anchor.check()?;
+        } else if self.version == Version::FIRST {
+            return Err(rule("version 1 must have an anchor"));
+        }
+        named_objects("companions", &self.companions)
+    }
+}
+
+impl Record for EdgeRecord {
+    const FORMAT: &'static str = "tensorpatch-edge";
+
+    fn check(&self) -> Result<(), RecordError> {
+        integers(&[("created", self.created)])?;
+        short_text("publisher", &self.publisher)?;
+        match (&self.delta, &self.anchor) {
+            (Some(delta), None) => delta.check(self.target.version, &self.target.state),
+            (None, Some(anchor)) => anchor.check(),
+            _ => Err(rule("it must have either `delta` or `anchor`")),
+        }
+    }
+}
+
+impl CommitRecord {
+    /// The identity of the version whose record has the digest `commit`.
+    pub fn id(&self, commit: ObjectDigest) -> VersionId {
+        VersionId { version: self.version, commit, state: self.state, layout: self.layout }
+    }
+}
+
+impl Delta {
+    fn check(&self, target: Version, state: &TaggedStateDigest) -> Result<(), RecordError> {
+        integers(&[("changed_elements", self.changed_elements), ("total_elements", self.total_elements)])?;
+        if self.base.version >= target {
+            return Err(rule(format!("the base is version {}, not an earlier one", self.base.version)));
+        }
+        if self.base.state.leaf_hash != state.leaf_hash {
+            return Err(rule("base and target have digests of different leaf hashes"));
+        }
+        if (self.kind == DeltaKind::Empty) != (self.base.state == *state) {
+            return Err(rule("`empty` must be said if, and only if, the state is the base's"));
+        }
+        if self.parts.is_empty() {
+            return Err(rule("a delta needs at least one part"));
+        }
+        let mut keys = BTreeSet::new();
+        for part in &self.parts {
+            part.object.check()?;
+            if !keys.insert(&part.object.key) {
+                return Err(rule(format!("part {} occurs twice", part.object.key)));
+            }
+            if part.schema.is_some() != (self.parts.len() > 1) {
+                return Err(rule("parts have a schema if, and only if, there are several"));
+            }
+            if let Some(schema) = &part.schema {
+                schema.check()?;
+            }
+        }
+        total(self.objects().map(|object| object.bytes))
+    }
+
+    /// All objects that the way needs.
+    pub fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.parts.iter().flat_map(|part| std::iter::once(&part.object).chain(&part.schema))
+    }
+}
+
+impl Anchor {
+    fn check(&self) -> Result<(), RecordError> {
+        self.leaves.check()?;
+        if self.files.is_empty() {
+            return Err(rule("an anchor needs at least one file"));
+        }
+        named_objects("files", &self.files)?;
+        total(self.objects().map(|object| object.bytes))
+    }
+
+    /// All objects that the way needs, the leaf table included.
+    pub fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.files.iter().map(|file| &file.object).chain([&self.leaves])
+    }
+}
+
+impl ObjectRef {
+    fn check(&self) -> Result<(), RecordError> {
+        integers(&[("bytes", self.bytes)])
+    }
+}
+
+fn named_objects(list: &str, objects: &[NamedObject]) -> Result<(), RecordError> {
+    let mut names = BTreeSet::new();
+    for named in objects {
+        named.object.check()?;
+        if !is_plain_name(&named.name) {
+            return Err(rule(format!("{:?} in `{list}` is not a plain file name", named.name)));
+        }
+        // Two names that differ in case are one file on some systems.
+        if !names.insert(named.name.to_lowercase()) {
+            return Err(rule(format!("{:?} occurs twice in `{list}`", named.name)));
+        }
+    }
+    total(objects.iter().map(|named| named.object.bytes))
+}
+
+fn integers(members: &[(&str, u64)]) -> Result<(), RecordError> {
+    match members.iter().find(|(_, value)| *value > MAX_INTEGER) {
+        Some((name, value)) => Err(rule(format!("`{name}` is {value}, over 2^53 - 1"))),
+        None => Ok(()),
+    }
+}
+
+/// Sums of sizes are taken without further checks, so they must not overflow.
+fn total(mut sizes: impl Iterator<Item = u64>) -> Result<(), RecordError> {
+    let sum = sizes.try_fold(0_u64, |sum, size| sum.checked_add(size).filter(|sum| *sum <= MAX_INTEGER));
+    sum.map(|_| ()).ok_or_else(|| rule("the sizes of its objects add up to more than 2^53 - 1"))
+}
+
+fn short_text(name: &str, text: &str) -> Result<(), RecordError> {
+    if text.is_empty() || text.len() > MAX_TEXT_BYTES || text.chars().any(char::is_control) {
+        return Err(rule(format!(
+            "`{name}` must have 1 to {MAX_TEXT_BYTES} bytes without control characters"
+        )));
+    }
+    Ok(())
+}
+
+/// Seconds since 1970 by this machine's clock; only ever shown to people.
+pub(crate) fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod schema_test;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    fn object(key: &str) -> ObjectRef {
+        ObjectRef { key: Key::new(key).unwrap(), bytes: 5, blake3: ObjectDigest::of(key.as_bytes()) }
+    }
+
+    pub(crate) fn state(byte: u8) -> TaggedStateDigest {
+        format!("xxh3:{}", hex::encode([byte; 32])).parse().unwrap()
+    }
+
+    /// A version 1 with an anchor and a companion, or a later one with a delta of one part.
+    pub(crate) fn sample(version: u64, previous: ObjectDigest) -> CommitRecord {
+        let number = Version::new(version).unwrap();
+        let byte = u8::try_from(version).unwrap();
+        let layout = LayoutDigest::from_bytes([9; 32]);
+        let delta = number.previous().map(|before| Delta {
+            base: VersionId { version: before, commit: previous, state: state(byte - 1), layout },
+            kind: DeltaKind::Delta,
+            changed_elements: 3,
+            total_elements: 10,
+            parts: vec![Part { object: object(&format!("parts/{byte}/a.tpatch")), schema: None }],
+        });
+        let file = NamedObject { name: "model.safetensors".into(), object: object("anchors/1/m") };
+        CommitRecord {
+            stream: "00112233445566778899aabbccddeeff".parse().unwrap(),
+            version: number,
+            previous: number.previous().map(|version| Link { version, commit: previous }),
+            publisher: "trainer".into(),
+            nonce: Nonce::random(),
+            created: 1_790_000_000,
+            label: Some("step 1".into()),
+            state: state(byte),
+            schema: SchemaDigest::from_bytes([8; 32]),
+            layout,
+            state_bytes: 20,
+            tensors: 1,
+            anchor: delta.is_none().then(|| Anchor { files: vec![file], leaves: object("parts/1/leaves") }),
+            delta,
+            companions: vec![NamedObject { name: "config.json".into(), object: object("companions/1/c") }],
+        }
+    }
+
+    fn altered(record: &CommitRecord, from: &str, to: &str) -> Result<CommitRecord, RecordError> {
+        let text = String::from_utf8(record.to_bytes().unwrap()).unwrap();
+        assert!(text.contains(from), "{text} has no {from}");
+        CommitRecord::from_bytes(text.replace(from, to).as_bytes())
+    }
+
+    #[test]
+    fn records_round_trip() {
+        let first = sample(1, ObjectDigest::of(b""));
+        let bytes = first.to_bytes().unwrap();
+        assert_eq!(CommitRecord::from_bytes(&bytes).unwrap(), first);
+        let second = sample(2, ObjectDigest::of(&bytes));
+        assert_eq!(CommitRecord::from_bytes(&second.to_bytes().unwrap()).unwrap(), second);
+        let stream = StreamRecord {
+            stream: StreamId::random(),
+            created: 1,
+            leaf_hash: LeafHash::Blake3,
+            writers: Writers::Single,
+        };
+        assert_eq!(StreamRecord::from_bytes(&stream.to_bytes().unwrap()).unwrap(), stream);
+    }
+
+    #[test]
+    fn members_of_later_minor_versions_are_ignored_but_required_features_are_not() {
+        let record = sample(1, ObjectDigest::of(b""));
+        assert_eq!(altered(&record, "\"minor\":0", "\"minor\":7,\"colour\":{\"a\":[1]}").unwrap(), record);
+        assert_eq!(
+            altered(&record, "\"requires\":[]", "\"requires\":[\"sharding\"]").unwrap_err(),
+            RecordError::Feature("sharding".into())
+        );
+        assert_eq!(altered(&record, "\"major\":1", "\"major\":2").unwrap_err(), RecordError::Version(2));
+    }
+
+    #[test]
+    fn a_record_of_another_kind_is_refused() {
+        let stream = StreamRecord {
+            stream: StreamId::random(),
+            created: 1,
+            leaf_hash: LeafHash::Xxh3,
+            writers: Writers::Many,
+        };
+        let error = CommitRecord::from_bytes(&stream.to_bytes().unwrap()).unwrap_err();
+        assert!(matches!(error, RecordError::Format { found, .. } if found == "tensorpatch-stream"));
+    }
+
+    #[test]
+    fn every_strict_prefix_of_a_record_is_refused() {
+        let bytes = sample(2, ObjectDigest::of(b"")).to_bytes().unwrap();
+        for len in 0..bytes.len() {
+            assert!(CommitRecord::from_bytes(&bytes[..len]).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn records_that_break_a_rule_are_refused() {
+        let first = sample(1, ObjectDigest::of(b""));
+        let second = sample(2, ObjectDigest::of(b""));
+        for (record, from, to) in [
+            (&first, "\"model.safetensors\"", "\"../model.safetensors\""),
+            (&first, "\"model.safetensors\"", "\".model.safetensors\""),
+            (&first, "\"anchors/1/m\"", "\"anchors/../stream.json\""),
+            (&first, "\"anchors/1/m\"", "\"commits/00000000000000000001.json\""),
+            (&first, "\"version\":1", "\"version\":0"),
+            (&first, "\"version\":1", "\"version\":2"),
+            (&first, "\"version\":1", "\"version\":-1"),
+            (&first, "\"version\":1", "\"version\":1,\"version\":1"),
+            (&first, "\"bytes\":5", "\"bytes\":9007199254740992"),
+            (&first, "\"bytes\":5", "\"bytes\":9007199254740991"),
+            (&first, "xxh3:", "md5:"),
+            (&first, "\"publisher\":\"trainer\"", "\"publisher\":\"\""),
+            (&second, "\"kind\":\"delta\"", "\"kind\":\"empty\""),
+            (&second, "\"kind\":\"delta\"", "\"kind\":\"full\""),
+        ] {
+            assert!(altered(record, from, to).is_err(), "{from} -> {to}");
+        }
+        let mut record = first.clone();
+        record.anchor = None;
+        assert!(record.to_bytes().is_err(), "a first version without an anchor");
+        let mut record = second.clone();
+        record.delta = None;
+        assert!(record.to_bytes().is_err(), "a version without any way to it");
+        let mut record = second.clone();
+        record.delta.as_mut().unwrap().parts.clear();
+        assert!(record.to_bytes().is_err(), "a delta without parts");
+        let mut record = second.clone();
+        let delta = record.delta.as_mut().unwrap();
+        delta.parts.push(delta.parts[0].clone());
+        assert!(record.to_bytes().is_err(), "a doubled part");
+        let mut record = second;
+        record.delta.as_mut().unwrap().base.version = record.version;
+        assert!(record.to_bytes().is_err(), "a version that is its own base");
+        let mut record = first;
+        let mut twin = record.companions[0].clone();
+        twin.name = "Config.JSON".into();
+        record.companions.push(twin);
+        assert!(record.to_bytes().is_err(), "two names that are one file on some systems");
+    }
+}

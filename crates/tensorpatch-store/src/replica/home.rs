@@ -1,0 +1,225 @@
+//! The hidden directory of a replica, and the state file that says what the directory holds (spec/stream.md section 6).
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::ObjectDigest;
+use crate::error::StoreError;
+use crate::local::{self, Lock};
+use crate::names::{StreamId, is_plain_name};
+use crate::record::{NamedObject, VersionId};
+
+/// The name of the hidden directory.
+pub(crate) const HIDDEN: &str = ".tensorpatch";
+const MAX_STATE_BYTES: u64 = 16 << 20;
+const FORMAT: &str = "tensorpatch-replica";
+
+/// The paths of a replica. Owning one means nothing; the [`Lock`] does.
+#[derive(Debug, Clone)]
+pub(crate) struct Home {
+    dir: PathBuf,
+}
+
+/// A version whose files lie in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Held {
+    pub(crate) id: VersionId,
+    /// The files beside the weights that came with it.
+    pub(crate) companions: Vec<NamedObject>,
+}
+
+/// Files that go from the staging directory into the replica, and files that then go away; plain names all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Install {
+    pub(crate) files: Vec<String>,
+    pub(crate) remove: Vec<String>,
+}
+
+/// What the files of a replica are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Condition {
+    /// A version.
+    Held(Held),
+    /// One version, the other, or between; the journal makes it the other.
+    Applying { from: Held, to: Held, then: Install },
+    /// A version once the renames are done.
+    Switching { to: Held, install: Install },
+    /// Found to be no version; these companions came with the one it was.
+    Damaged { companions: Vec<NamedObject> },
+}
+
+/// The contents of the state file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LocalState {
+    pub(crate) stream: StreamId,
+    pub(crate) condition: Condition,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StateFile {
+    format: String,
+    major: u32,
+    #[serde(flatten)]
+    state: LocalState,
+}
+
+impl Home {
+    /// The replica in `dir`, which is made if it is missing, and the lock on it. Waits for another process to let go.
+    pub(crate) fn lock(dir: &Path) -> Result<(Self, Lock), StoreError> {
+        let home = Self { dir: dir.to_owned() };
+        local::create_dir(&home.hidden())?;
+        let lock = Lock::wait(&home.hidden().join("lock"))?;
+        local::create_dir(&home.downloads())?;
+        Ok((home, lock))
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn hidden(&self) -> PathBuf {
+        self.dir.join(HIDDEN)
+    }
+
+    fn state_path(&self) -> PathBuf {
+        self.hidden().join("state.json")
+    }
+
+    /// Where complete files wait to be renamed into place.
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.hidden().join("staging")
+    }
+
+    /// The journal of an application in place.
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.hidden().join("journal")
+    }
+
+    /// The journal of an application to the files in the staging directory.
+    pub(crate) fn staging_journal(&self) -> PathBuf {
+        self.hidden().join("staging-journal")
+    }
+
+    pub(crate) fn downloads(&self) -> PathBuf {
+        self.hidden().join("downloads")
+    }
+
+    /// Where the object with this digest is kept once it is downloaded and verified.
+    pub(crate) fn download(&self, digest: &ObjectDigest) -> PathBuf {
+        self.downloads().join(digest.to_string())
+    }
+
+    /// Where a publisher writes the patch of the attempt in progress.
+    pub(crate) fn outgoing(&self) -> PathBuf {
+        self.hidden().join("outgoing")
+    }
+
+    /// The state file, or `None` if there is none.
+    pub(crate) fn load(&self) -> Result<Option<LocalState>, StoreError> {
+        let path = self.state_path();
+        let Some(bytes) = local::read_file(&path, MAX_STATE_BYTES)? else { return Ok(None) };
+        let bad = |what: String| StoreError::LocalState { path: path.clone(), what };
+        let file: StateFile = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        if file.format != FORMAT || file.major != 1 {
+            return Err(bad(format!("it is {:?}, version {}", file.format, file.major)));
+        }
+        let install = match &file.state.condition {
+            Condition::Applying { then, .. } => Some(then),
+            Condition::Switching { install, .. } => Some(install),
+            Condition::Held(_) | Condition::Damaged { .. } => None,
+        };
+        let mut names = install.into_iter().flat_map(|install| install.files.iter().chain(&install.remove));
+        if let Some(name) = names.find(|name| !is_plain_name(name)) {
+            return Err(bad(format!("{name:?} is not a plain file name")));
+        }
+        Ok(Some(file.state))
+    }
+
+    /// Replaces the state file, durably.
+    pub(crate) fn save(&self, state: &LocalState) -> Result<(), StoreError> {
+        let path = self.state_path();
+        let file = StateFile { format: FORMAT.into(), major: 1, state: state.clone() };
+        let bytes = serde_json::to_vec(&file)
+            .map_err(|e| StoreError::LocalState { path: path.clone(), what: e.to_string() })?;
+        local::write_file(&path, &bytes)
+    }
+
+    /// Removes what earlier runs have left behind and no step still needs.
+    pub(crate) fn sweep(&self, keep: &[PathBuf]) -> Result<(), StoreError> {
+        for path in [self.staging(), self.outgoing(), self.staging_journal()] {
+            if !keep.contains(&path) {
+                local::remove(&path)?;
+            }
+        }
+        let downloads = self.downloads();
+        let entries = std::fs::read_dir(&downloads).map_err(|e| StoreError::local(&downloads, e))?;
+        for entry in entries {
+            let path = entry.map_err(|e| StoreError::local(&downloads, e))?.path();
+            if !keep.contains(&path) {
+                local::remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Commit;
+    use crate::record::Record;
+    use crate::record::tests::sample;
+
+    fn state() -> LocalState {
+        let record = sample(1, ObjectDigest::of(b""));
+        let digest = ObjectDigest::of(&record.to_bytes().unwrap());
+        let commit = Commit { record, digest };
+        let held = Held { id: commit.id(), companions: commit.record.companions.clone() };
+        let install = Install { files: vec!["config.json".into()], remove: vec!["old.json".into()] };
+        let condition = Condition::Applying { from: held.clone(), to: held, then: install };
+        LocalState { stream: commit.record.stream, condition }
+    }
+
+    #[test]
+    fn the_state_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, _lock) = Home::lock(dir.path()).unwrap();
+        assert_eq!(home.load().unwrap(), None);
+        let state = state();
+        home.save(&state).unwrap();
+        assert_eq!(home.load().unwrap(), Some(state));
+    }
+
+    #[test]
+    fn a_state_file_that_names_files_elsewhere_or_is_damaged_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, _lock) = Home::lock(dir.path()).unwrap();
+        home.save(&state()).unwrap();
+        let text = std::fs::read_to_string(home.state_path()).unwrap();
+        for (from, to) in [
+            ("\"config.json\"]", "\"../config.json\"]"),
+            ("\"old.json\"", "\"/etc/passwd\""),
+            ("tensorpatch-replica", "something-else"),
+            ("\"major\":1", "\"major\":2"),
+            ("}", ""),
+        ] {
+            assert!(text.contains(from), "{text}");
+            std::fs::write(home.state_path(), text.replace(from, to)).unwrap();
+            assert!(matches!(home.load(), Err(StoreError::LocalState { .. })), "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn sweeping_keeps_what_is_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, _lock) = Home::lock(dir.path()).unwrap();
+        let (kept, other) = (home.download(&ObjectDigest::of(b"1")), home.download(&ObjectDigest::of(b"2")));
+        std::fs::write(&kept, b"1").unwrap();
+        std::fs::write(&other, b"2").unwrap();
+        local::create_dir(&home.staging()).unwrap();
+        home.sweep(std::slice::from_ref(&kept)).unwrap();
+        assert!(kept.exists() && !other.exists() && !home.staging().exists());
+    }
+}

@@ -1,0 +1,310 @@
+//! Altering the files of a replica, so that a crash at any instant can be finished or undone. Blocking.
+
+use std::path::{Path, PathBuf};
+
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError, Form, MappedFile};
+use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Patch, Progress, State};
+use tensorpatch_format::{Layout, LayoutDigest, LeafHash, StateDigest, TaggedStateDigest};
+
+use super::home::{Condition, Held, Home, Install, LocalState};
+use crate::error::StoreError;
+use crate::local;
+use crate::names::{StreamId, Version, is_plain_name};
+
+/// What a directory was found to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) state: TaggedStateDigest,
+    pub(crate) layout: LayoutDigest,
+}
+
+/// Hashes the checkpoint at `path`; `None` if there is none.
+pub(crate) fn examine(
+    path: &Path,
+    hash: LeafHash,
+    options: &delta::Options,
+) -> Result<Option<Found>, StoreError> {
+    let checkpoint = match Checkpoint::open(path, &options.limits) {
+        Ok(checkpoint) => checkpoint,
+        Err(CheckpointError::NotACheckpoint { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let state = State::of(&checkpoint)?;
+    let leaves = LeafTable::of(&state, hash, options.threads, Progress::none());
+    let digest = leaves.state_digest(checkpoint.schema());
+    Ok(Some(Found {
+        state: TaggedStateDigest { leaf_hash: hash, digest },
+        layout: checkpoint.layout().digest(),
+    }))
+}
+
+/// Brings what was interrupted to its end, and says what the replica is then (section 6, step R1).
+pub(crate) fn recover(home: &Home, options: &delta::Options) -> Result<Option<LocalState>, StoreError> {
+    let Some(mut state) = home.load()? else { return Ok(None) };
+    if !matches!(state.condition, Condition::Applying { .. }) {
+        // One that was prepared and never activated.
+        remove_journal(home)?;
+    }
+    if let Condition::Applying { from, to, then } = &state.condition {
+        // Finishes the journal if there is one. If not, either nothing was altered or all of it: the digest tells.
+        let recovered = delta::recover(home.dir(), &home.journal(), options).map_err(StoreError::from);
+        let found = recovered.and_then(|_| examine(home.dir(), to.id.state.leaf_hash, options));
+        let found = match found {
+            Ok(found) => found.map(|found| found.state),
+            Err(error) if is_damage(&error) => {
+                tracing::warn!(%error, "an interrupted update cannot be finished");
+                remove_journal(home)?;
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        state.condition = if found == Some(to.id.state) {
+            Condition::Switching { to: to.clone(), install: then.clone() }
+        } else if found == Some(from.id.state) {
+            Condition::Held(from.clone())
+        } else {
+            Condition::Damaged { companions: from.companions.clone() }
+        };
+        home.save(&state)?;
+    }
+    if let Condition::Switching { to, install } = &state.condition {
+        state.condition = finish_switch(home, to, install)?;
+        home.save(&state)?;
+    }
+    Ok(Some(state))
+}
+
+/// Whether an error says that local files are broken or gone, and not that they cannot be reached just now.
+pub(crate) fn is_damage(error: &StoreError) -> bool {
+    let checkpoint = match error {
+        StoreError::Apply(ApplyError::DamagedJournal { .. }) => return true,
+        StoreError::Apply(ApplyError::Checkpoint(error)) | StoreError::Checkpoint(error) => error,
+        _ => return false,
+    };
+    match checkpoint {
+        CheckpointError::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        CheckpointError::NotInPlace { .. } | CheckpointError::Limit { .. } => false,
+        _ => true,
+    }
+}
+
+/// Renames what is left to rename. May be repeated.
+fn finish_switch(home: &Home, to: &Held, install: &Install) -> Result<Condition, StoreError> {
+    for name in &install.files {
+        let (staged, file) = (home.staging().join(name), home.dir().join(name));
+        match std::fs::rename(&staged, &file) {
+            Ok(()) => {}
+            // Done before the crash.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && file.exists() => {}
+            Err(e) => return Err(StoreError::local(&file, e)),
+        }
+    }
+    for name in &install.remove {
+        local::remove(&home.dir().join(name))?;
+    }
+    local::sync_dir(home.dir())?;
+    Ok(Condition::Held(to.clone()))
+}
+
+/// Renames complete files from the staging directory into place; from the first line on a crash is finished by [`recover`].
+pub(crate) fn switch(home: &Home, stream: StreamId, to: Held, install: Install) -> Result<(), StoreError> {
+    local::sync_dir(&home.staging())?;
+    let condition = Condition::Switching { to, install };
+    home.save(&LocalState { stream, condition })?;
+    recover_switch(home)
+}
+
+fn recover_switch(home: &Home) -> Result<(), StoreError> {
+    let Some(mut state) = home.load()? else { return Ok(()) };
+    if let Condition::Switching { to, install } = &state.condition {
+        state.condition = finish_switch(home, to, install)?;
+        home.save(&state)?;
+    }
+    Ok(())
+}
+
+/// Whether a patch can be applied in place. Nothing is altered yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum InPlace {
+    /// A journal is written that does it.
+    Ready,
+    /// The files have to be replaced, not written to.
+    Refused(String),
+    /// The files are not the version that the state file said; it now says so.
+    WrongBase(TaggedStateDigest),
+}
+
+/// Verifies that a patch makes one state of the other, and writes the journal that does it (section 6, step R4a).
+///
+/// A journal alone means nothing: unless the state file says `applying`, [`recover`] removes it.
+pub(crate) fn prepare_in_place(
+    home: &Home,
+    stream: StreamId,
+    patch: &Path,
+    from: &Held,
+    to: (Version, TaggedStateDigest),
+    options: &delta::Options,
+    progress: Progress<'_>,
+) -> Result<InPlace, StoreError> {
+    let bytes = MappedFile::open(patch)?;
+    let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
+    check_patch(&patch, from.id.state, to)?;
+    remove_journal(home)?;
+    match delta::prepare_in_place(home.dir(), &patch, &home.journal(), options, progress) {
+        Ok(_) => Ok(InPlace::Ready),
+        Err(ApplyError::NotInPlace(why)) => Ok(InPlace::Refused(why)),
+        Err(ApplyError::Checkpoint(error @ CheckpointError::NotInPlace { .. })) => {
+            Ok(InPlace::Refused(error.to_string()))
+        }
+        Err(ApplyError::WrongBase { found, .. }) => {
+            damaged(home, stream, from)?;
+            Ok(InPlace::WrongBase(found))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes down that the files are no version.
+pub(crate) fn damaged(home: &Home, stream: StreamId, was: &Held) -> Result<(), StoreError> {
+    let condition = Condition::Damaged { companions: was.companions.clone() };
+    home.save(&LocalState { stream, condition })
+}
+
+/// Alters the files as the journal says, then does the renames; from the first line on a crash is finished by [`recover`].
+pub(crate) fn activate_in_place(
+    home: &Home,
+    stream: StreamId,
+    from: &Held,
+    to: &Held,
+    then: &Install,
+    options: &delta::Options,
+) -> Result<(), StoreError> {
+    let condition = Condition::Applying { from: from.clone(), to: to.clone(), then: then.clone() };
+    home.save(&LocalState { stream, condition })?;
+    delta::activate_in_place(home.dir(), &home.journal(), options)?;
+    switch(home, stream, to.clone(), then.clone())
+}
+
+fn remove_journal(home: &Home) -> Result<(), StoreError> {
+    let journal = home.journal();
+    let mut partial = journal.as_os_str().to_owned();
+    partial.push(".partial");
+    local::remove(Path::new(&partial))?;
+    local::remove(&journal)
+}
+
+/// Compares what a patch says of itself with what the commits say.
+fn check_patch(
+    patch: &Patch<'_>,
+    base: TaggedStateDigest,
+    (version, target): (Version, TaggedStateDigest),
+) -> Result<(), StoreError> {
+    let ends = [("base", patch.base_digest(), base.digest), ("target", patch.target_digest(), target.digest)];
+    for (which, found, expected) in ends {
+        if found != expected {
+            let what = format!("its {which} state is {found}, the commit says {expected}");
+            return Err(StoreError::PatchDiffers { version, what });
+        }
+    }
+    if patch.leaf_hash() != target.leaf_hash {
+        return Err(StoreError::PatchDiffers {
+            version,
+            what: format!("its leaf hash is {}", patch.leaf_hash()),
+        });
+    }
+    Ok(())
+}
+
+/// Makes the target of a patch in the staging directory, from the replica's files or from those that are staged already.
+pub(crate) fn apply_beside(
+    home: &Home,
+    patch: &Path,
+    from: TaggedStateDigest,
+    to: (Version, TaggedStateDigest),
+    staged: bool,
+    options: &delta::Options,
+    progress: Progress<'_>,
+) -> Result<(), StoreError> {
+    let bytes = MappedFile::open(patch)?;
+    let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
+    check_patch(&patch, from, to)?;
+    let staging = home.staging();
+    if !staged {
+        local::remove(&staging)?;
+        let base = Checkpoint::open(home.dir(), &options.limits)?;
+        delta::apply_to(&base, &patch, &staging, Form::Directory, options, progress)?;
+        return Ok(());
+    }
+    let journal = home.staging_journal();
+    local::remove(&journal)?;
+    match delta::apply_in_place(&staging, &patch, &journal, options, progress) {
+        Ok(_) => Ok(()),
+        Err(ApplyError::NotInPlace(_)) => {
+            let next = staging.with_file_name("staging-next");
+            local::remove(&next)?;
+            let base = Checkpoint::open(&staging, &options.limits)?;
+            delta::apply_to(&base, &patch, &next, Form::Directory, options, progress)?;
+            drop(base);
+            local::remove(&staging)?;
+            std::fs::rename(&next, &staging).map_err(|e| StoreError::local(&staging, e))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Checks that the staged files are the version, as an anchor's are only known by the digests of its objects.
+pub(crate) fn check_staged(home: &Home, to: &Held, options: &delta::Options) -> Result<(), StoreError> {
+    let staging = home.staging();
+    let expected = to.id.state;
+    let none = TaggedStateDigest { leaf_hash: expected.leaf_hash, digest: StateDigest::NONE };
+    let found = examine(&staging, expected.leaf_hash, options)?;
+    if found.map(|found| found.state) != Some(expected) {
+        let found = found.map_or(none, |found| found.state);
+        return Err(StoreError::WrongState { path: staging, expected, found });
+    }
+    if found.map(|found| found.layout) != Some(to.id.layout) {
+        return Err(StoreError::PatchDiffers {
+            version: to.id.version,
+            what: "the files of the anchor have another layout than the commit says".into(),
+        });
+    }
+    Ok(())
+}
+
+/// The weight and index files in `dir`, by name: those of the checkpoint, or, where there is no whole checkpoint, all that
+/// could be taken for part of one.
+pub(crate) fn weight_files(dir: &Path, options: &delta::Options) -> Result<Vec<String>, StoreError> {
+    if let Ok(checkpoint) = Checkpoint::open(dir, &options.limits) {
+        let files = checkpoint.layout().files().iter().map(|file| file.name.clone());
+        // The index last, because it is what makes shards a checkpoint.
+        let index = checkpoint.layout().index().map(|_| Layout::INDEX_FILE.to_owned());
+        return Ok(files.chain(index).collect());
+    }
+    let mut names = Vec::new();
+    let failed = |e| StoreError::local(dir, e);
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        if let Some(name) = name.to_str()
+            && (name.ends_with(".safetensors") || name == Layout::INDEX_FILE)
+            && is_plain_name(name)
+        {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Moves or copies downloaded files into the staging directory under their names.
+pub(crate) fn stage(home: &Home, files: &[(String, PathBuf)], copy: bool) -> Result<(), StoreError> {
+    local::create_dir(&home.staging())?;
+    for (name, source) in files {
+        let target = home.staging().join(name);
+        if copy {
+            let bytes = std::fs::read(source).map_err(|e| StoreError::local(source, e))?;
+            local::write_file(&target, &bytes)?;
+        } else {
+            std::fs::rename(source, &target).map_err(|e| StoreError::local(&target, e))?;
+        }
+    }
+    Ok(())
+}

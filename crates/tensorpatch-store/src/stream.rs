@@ -1,0 +1,471 @@
+//! A stream as a whole: creating and opening it, its tip, its history.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use tensorpatch_format::{LeafHash, TaggedStateDigest};
+
+use crate::bucket::{Bucket, all};
+use crate::commit::{self, Created};
+use crate::digest::ObjectDigest;
+use crate::error::StoreError;
+use crate::names::{self, Key, StreamId, Version};
+use crate::plan::{Commit, History, Plan, Way};
+use crate::probe::probe;
+use crate::record::{
+    CommitRecord, DeltaKind, EdgeRecord, MAX_RECORD_BYTES, Record, StreamRecord, VersionId, Writers, now,
+};
+
+/// Requests for records at once.
+const AT_ONCE: usize = 16;
+/// Records that are read at once when the history is walked back to an anchor.
+const STRIDE: u64 = 64;
+
+/// How a stream is created.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CreateOptions {
+    /// The leaf hash of all its states: BLAKE3 where checkpoints may be altered on purpose.
+    pub leaf_hash: LeafHash,
+    /// A promise that there is never more than one publisher at a time: then any store will do.
+    pub single_writer: bool,
+}
+
+/// A sequence of versions of a checkpoint in an object store.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tensorpatch_store::{CreateOptions, Stream};
+///
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// let store = Arc::new(object_store::memory::InMemory::new());
+/// let stream = Stream::create(store.clone(), "runs/7".into(), CreateOptions::default()).await?;
+/// let again = Stream::open(store, "runs/7".into()).await?;
+/// assert_eq!(stream.id(), again.id());
+/// assert!(again.tip().await?.is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Stream {
+    bucket: Bucket,
+    record: StreamRecord,
+}
+
+/// The hint of section 3.
+#[derive(Debug, Serialize, Deserialize)]
+struct Latest {
+    version: Version,
+}
+
+impl Stream {
+    /// Creates a stream below `prefix`, after probing the store.
+    ///
+    /// # Errors
+    /// [`StoreError::NoConditionalCreate`] if the store lets two creators win and
+    /// [`CreateOptions::single_writer`] is not set; [`StoreError::StreamExists`]; or if the store fails.
+    pub async fn create(
+        store: Arc<dyn ObjectStore>,
+        prefix: Path,
+        options: CreateOptions,
+    ) -> Result<Self, StoreError> {
+        let bucket = Bucket::new(store, prefix);
+        if let Some(existing) = read_record::<StreamRecord>(&bucket, names::STREAM).await? {
+            return Err(StoreError::StreamExists { place: bucket.place(), stream: existing.0.stream });
+        }
+        let writers = match probe(&bucket).await? {
+            None => Writers::Many,
+            Some(_) if options.single_writer => Writers::Single,
+            Some(why) => return Err(StoreError::NoConditionalCreate(why)),
+        };
+        let record = StreamRecord {
+            stream: StreamId::random(),
+            created: now(),
+            leaf_hash: options.leaf_hash,
+            writers,
+        };
+        let bytes = record_bytes(names::STREAM, &record)?;
+        match commit::create(&bucket, names::STREAM, bytes, writers).await {
+            Ok(Created::Mine) => Ok(Self { bucket, record }),
+            Ok(Created::Theirs(bytes)) => {
+                let theirs: StreamRecord = parse(names::STREAM, &bytes)?;
+                Err(StoreError::StreamExists { place: bucket.place(), stream: theirs.stream })
+            }
+            Err(error) => Err(error.for_name(names::STREAM)),
+        }
+    }
+
+    /// Opens the stream below `prefix`.
+    ///
+    /// # Errors
+    /// [`StoreError::NoStream`] if there is none, or if the store fails.
+    pub async fn open(store: Arc<dyn ObjectStore>, prefix: Path) -> Result<Self, StoreError> {
+        let bucket = Bucket::new(store, prefix);
+        match read_record(&bucket, names::STREAM).await? {
+            Some((record, _)) => Ok(Self { bucket, record }),
+            None => Err(StoreError::NoStream { place: bucket.place() }),
+        }
+    }
+
+    /// Opens the stream below `prefix`, or creates it there; also when several do at the same time.
+    ///
+    /// # Errors
+    /// As [`Stream::create`] and [`Stream::open`].
+    pub async fn open_or_create(
+        store: Arc<dyn ObjectStore>,
+        prefix: Path,
+        options: CreateOptions,
+    ) -> Result<Self, StoreError> {
+        match Self::open(Arc::clone(&store), prefix.clone()).await {
+            Err(StoreError::NoStream { .. }) => {}
+            opened => return opened,
+        }
+        match Self::create(Arc::clone(&store), prefix.clone(), options).await {
+            Err(StoreError::StreamExists { .. }) => Self::open(store, prefix).await,
+            created => created,
+        }
+    }
+
+    /// The identity of the stream.
+    pub fn id(&self) -> StreamId {
+        self.record.stream
+    }
+
+    /// The stream record.
+    pub fn record(&self) -> &StreamRecord {
+        &self.record
+    }
+
+    /// Where the stream is, for people.
+    pub fn place(&self) -> String {
+        self.bucket.place()
+    }
+
+    pub(crate) fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    /// The commit of `version`, or `None` if the stream has none.
+    ///
+    /// # Errors
+    /// If the record is not one of this stream and version, or the store fails.
+    pub async fn commit(&self, version: Version) -> Result<Option<Commit>, StoreError> {
+        let name = names::commit(version);
+        let Some((record, digest)) = read_record::<CommitRecord>(&self.bucket, &name).await? else {
+            return Ok(None);
+        };
+        self.check_commit(&name, version, &record)?;
+        Ok(Some(Commit { record, digest }))
+    }
+
+    /// Reads the bytes of a commit record that stands under the name of `version`.
+    pub(crate) fn parse_commit(&self, version: Version, bytes: &[u8]) -> Result<Commit, StoreError> {
+        let name = names::commit(version);
+        let record = parse(&name, bytes)?;
+        self.check_commit(&name, version, &record)?;
+        Ok(Commit { record, digest: ObjectDigest::of(bytes) })
+    }
+
+    fn check_commit(&self, name: &str, version: Version, record: &CommitRecord) -> Result<(), StoreError> {
+        let what = if record.stream != self.record.stream {
+            format!("it belongs to the stream {}", record.stream)
+        } else if record.version != version {
+            format!("it is the record of version {}", record.version)
+        } else if record.state.leaf_hash != self.record.leaf_hash {
+            format!("its state digest is of {}, not of {}", record.state.leaf_hash, self.record.leaf_hash)
+        } else {
+            return Ok(());
+        };
+        Err(StoreError::Damaged { name: name.into(), what })
+    }
+
+    /// The newest version, or `None` if there is none yet (section 9).
+    ///
+    /// # Errors
+    /// If the store fails, or the record is damaged.
+    pub async fn tip(&self) -> Result<Option<Commit>, StoreError> {
+        self.tip_after(None).await
+    }
+
+    /// The newest version, given one that is known to exist.
+    pub(crate) async fn tip_after(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
+        let hint = self.bucket.get_small(names::LATEST, 1024).await?;
+        // A hint that cannot be read is as good as none.
+        let hint =
+            hint.and_then(|bytes| serde_json::from_slice::<Latest>(&bytes).ok()).map(|hint| hint.version);
+        let mut tip = None;
+        for version in [hint, known].into_iter().flatten() {
+            if tip.as_ref().is_some_and(|tip: &Commit| tip.record.version >= version) {
+                continue;
+            }
+            if let Some(commit) = self.commit(version).await? {
+                tip = Some(commit);
+            }
+        }
+        let after = tip.as_ref().map(|tip: &Commit| names::commit_file(tip.record.version));
+        let listed = self.bucket.list(names::COMMITS, after.as_deref()).await?;
+        if let Some(newest) = listed.iter().filter_map(|object| names::commit_version(&object.name)).max()
+            && tip.as_ref().is_none_or(|tip| newest > tip.record.version)
+        {
+            tip = self.commit(newest).await?;
+        }
+        // A stale list ends early; a get does not lie.
+        loop {
+            let next = match &tip {
+                None => Some(Version::FIRST),
+                Some(tip) => tip.record.version.next(),
+            };
+            let Some(next) = next else { return Ok(tip) };
+            match self.commit(next).await? {
+                None => return Ok(tip),
+                Some(commit) => tip = Some(commit),
+            }
+        }
+    }
+
+    /// Overwrites the hint. It being wrong costs requests and nothing else, so a failure is none of the caller's.
+    pub(crate) async fn hint(&self, version: Version) {
+        let Ok(bytes) = serde_json::to_vec(&Latest { version }) else { return };
+        if let Err(error) = self.bucket.put(names::LATEST, bytes.into()).await {
+            tracing::debug!(%error, "could not write the hint");
+        }
+    }
+
+    /// All commits from `from` to `to`, both included.
+    pub(crate) async fn commits(&self, from: Version, to: Version) -> Result<Vec<Commit>, StoreError> {
+        let numbers = (from.get()..=to.get()).filter_map(Version::new);
+        all(numbers, AT_ONCE, |version| async move {
+            let commit = self.commit(version).await?;
+            commit.ok_or_else(|| StoreError::Missing { name: names::commit(version) })
+        })
+        .await
+    }
+
+    /// The edges whose ends are between `from` and `to`; those that cannot be read are left out with a warning, as the
+    /// stream is whole without them.
+    pub(crate) async fn edges(&self, from: Version, to: Version) -> Result<Vec<EdgeRecord>, StoreError> {
+        let listed = self.bucket.list(names::EDGES, None).await?;
+        let wanted = listed.into_iter().filter(|object| {
+            names::edge_ends(&object.name).is_some_and(|(target, base, _)| {
+                target <= to && target >= from && base.is_none_or(|base| base >= from)
+            })
+        });
+        let read = all(wanted, AT_ONCE, |object| async move {
+            match self.edge(&object.name).await {
+                Ok(edge) => Ok(edge),
+                Err(error @ StoreError::Object { .. }) => Err(error),
+                Err(error) => {
+                    tracing::warn!(name = object.name, %error, "an edge record is ignored");
+                    Ok(None)
+                }
+            }
+        });
+        Ok(read.await?.into_iter().flatten().collect())
+    }
+
+    async fn edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
+        let name = format!("{}/{file}", names::EDGES);
+        // One that was listed may be deleted by now.
+        let Some((record, _)) = read_record::<EdgeRecord>(&self.bucket, &name).await? else {
+            return Ok(None);
+        };
+        let base = record.delta.as_ref().map(|delta| delta.base.version);
+        let ends = Some((record.target.version, base, record.nonce));
+        let what = if record.stream != self.record.stream {
+            "it belongs to another stream"
+        } else if names::edge_ends(file) != ends {
+            "its name does not agree with its contents"
+        } else {
+            return Ok(Some(record));
+        };
+        Err(StoreError::Damaged { name, what: what.into() })
+    }
+
+    /// What a plan from `held` to `target` may need: back to the newest anchor, and to `held` if it is near enough.
+    pub(crate) async fn history(
+        &self,
+        held: Option<Version>,
+        target: &Commit,
+        max_steps: usize,
+    ) -> Result<History, StoreError> {
+        let to = target.record.version;
+        let reach = u64::try_from(max_steps).unwrap_or(u64::MAX);
+        let near = |held: &Version| *held < to && to.get().saturating_sub(held.get()) <= reach;
+        let held = held.filter(near);
+        let listed = self.bucket.list(names::EDGES, None).await?;
+        let mut anchor: Option<Version> = listed
+            .iter()
+            .filter_map(|object| names::edge_ends(&object.name))
+            .filter_map(|(target, base, _)| if base.is_none() && target <= to { Some(target) } else { None })
+            .max();
+        let mut commits: BTreeMap<Version, Commit> = BTreeMap::new();
+        let mut low = to.next().unwrap_or(to);
+        loop {
+            let enough = |anchor: Option<Version>| {
+                anchor.is_some_and(|anchor| low <= anchor) && held.is_none_or(|held| low <= held)
+            };
+            if enough(anchor) || low == Version::FIRST {
+                break;
+            }
+            let end = Version::new(low.get().saturating_sub(1)).unwrap_or(Version::FIRST);
+            // Not further than is known to be needed: an anchor that the records hold is found on the way.
+            let stride = Version::new(low.get().saturating_sub(STRIDE)).unwrap_or(Version::FIRST);
+            let needed = anchor.into_iter().chain(held).min().map_or(stride, |needed| needed.max(stride));
+            for commit in self.commits(needed.min(end), end).await? {
+                if commit.record.anchor.is_some() {
+                    anchor = anchor.max(Some(commit.record.version));
+                }
+                commits.insert(commit.record.version, commit);
+            }
+            low = needed.min(end);
+        }
+        let edges = self.edges(low, to).await?;
+        Ok(History::new(commits.into_values(), edges)?)
+    }
+
+    /// The cheapest plan all of whose objects exist (section 10).
+    pub(crate) async fn plan(
+        &self,
+        history: &History,
+        held: Option<&VersionId>,
+        target: Version,
+        max_steps: usize,
+    ) -> Result<Plan, StoreError> {
+        let mut missing: BTreeSet<Key> = BTreeSet::new();
+        loop {
+            let plan = history.plan(held, target, &missing, max_steps)?;
+            let absent = all(plan.objects(), AT_ONCE, |object| async move {
+                match self.bucket.check_there(object).await {
+                    Ok(()) => Ok(None),
+                    Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => {
+                        Ok(Some(object.key.clone()))
+                    }
+                    Err(error) => Err(error),
+                }
+            })
+            .await?;
+            let before = missing.len();
+            missing.extend(absent.into_iter().flatten());
+            if missing.len() == before {
+                return Ok(plan);
+            }
+            tracing::warn!(?missing, "objects of the plan are missing, looking for another way");
+        }
+    }
+
+    /// All versions from the first to the tip, as a list for people and scripts.
+    ///
+    /// # Errors
+    /// If the store fails, a record is damaged, or the records are no chain.
+    pub async fn log(&self) -> Result<Vec<LogEntry>, StoreError> {
+        let Some(tip) = self.tip().await? else { return Ok(Vec::new()) };
+        let commits = self.commits(Version::FIRST, tip.record.version).await?;
+        let edges = self.edges(Version::FIRST, tip.record.version).await?;
+        let history = History::new(commits, edges)?;
+        let mut entries: Vec<LogEntry> = Vec::new();
+        for commit in history.commits() {
+            let record = &commit.record;
+            let anchors: Vec<u64> = history
+                .ways()
+                .iter()
+                .filter(|step| step.target.version == record.version)
+                .filter(|step| matches!(step.way, Way::Anchor(_)))
+                .map(|step| step.way.bytes())
+                .collect();
+            let delta_bytes =
+                record.delta.as_ref().map(|delta| delta.parts.iter().map(|p| p.object.bytes).sum());
+            let chain = entries.last().map_or(0, |entry| entry.chain_bytes);
+            entries.push(LogEntry {
+                version: record.version,
+                commit: commit.digest,
+                digest: record.state,
+                kind: match &record.delta {
+                    None => LogKind::Anchor,
+                    Some(delta) if delta.kind == DeltaKind::Empty => LogKind::Empty,
+                    Some(_) => LogKind::Delta,
+                },
+                bytes: delta_bytes.or(anchors.first().copied()).unwrap_or(0),
+                anchored: !anchors.is_empty(),
+                chain_bytes: match delta_bytes {
+                    Some(bytes) if anchors.is_empty() => chain.saturating_add(bytes),
+                    _ => 0,
+                },
+                changed_elements: record.delta.as_ref().map(|delta| delta.changed_elements),
+                total_elements: record.delta.as_ref().map(|delta| delta.total_elements),
+                state_bytes: record.state_bytes,
+                created: record.created,
+                publisher: record.publisher.clone(),
+                label: record.label.clone(),
+            });
+        }
+        Ok(entries)
+    }
+}
+
+/// What made a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogKind {
+    /// A whole checkpoint.
+    Anchor,
+    /// A patch.
+    Delta,
+    /// A patch that changes nothing.
+    Empty,
+}
+
+/// One version in a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogEntry {
+    /// The number.
+    pub version: Version,
+    /// The digest of the commit record.
+    pub commit: ObjectDigest,
+    /// The state.
+    #[serde(with = "crate::digest::text")]
+    pub digest: TaggedStateDigest,
+    /// What the version was published as.
+    pub kind: LogKind,
+    /// Bytes that the version was published as.
+    pub bytes: u64,
+    /// Whether there is an anchor of the version.
+    pub anchored: bool,
+    /// Bytes of the deltas since the last anchor.
+    pub chain_bytes: u64,
+    /// Elements that changed; none for an anchor.
+    pub changed_elements: Option<u64>,
+    /// Elements of all tensors, where it is known.
+    pub total_elements: Option<u64>,
+    /// Bytes of all tensors.
+    pub state_bytes: u64,
+    /// Seconds since 1970 by the publisher's clock.
+    pub created: u64,
+    /// Who published it.
+    pub publisher: String,
+    /// The publisher's own mark.
+    pub label: Option<String>,
+}
+
+pub(crate) fn record_bytes<T: Record>(name: &str, record: &T) -> Result<Bytes, StoreError> {
+    let bytes = record.to_bytes();
+    Ok(bytes.map_err(|source| StoreError::Record { name: name.into(), source })?.into())
+}
+
+fn parse<T: Record>(name: &str, bytes: &[u8]) -> Result<T, StoreError> {
+    T::from_bytes(bytes).map_err(|source| StoreError::Record { name: name.into(), source })
+}
+
+async fn read_record<T: Record>(
+    bucket: &Bucket,
+    name: &str,
+) -> Result<Option<(T, ObjectDigest)>, StoreError> {
+    match bucket.get_small(name, MAX_RECORD_BYTES).await? {
+        None => Ok(None),
+        Some(bytes) => Ok(Some((parse(name, &bytes)?, ObjectDigest::of(&bytes)))),
+    }
+}

@@ -1,0 +1,87 @@
+//! Small checkpoints on disk, and a way to compare directories.
+
+#![allow(dead_code, reason = "each test file uses some of it")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A checkpoint file with these tensors of one-byte elements.
+pub(crate) fn safetensors(tensors: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut header = serde_json::Map::new();
+    let mut data = Vec::new();
+    for (name, bytes) in tensors {
+        let start = data.len();
+        data.extend_from_slice(bytes);
+        let entry = serde_json::json!({
+            "dtype": "BF16", "shape": [bytes.len() / 2], "data_offsets": [start, data.len()],
+        });
+        header.insert((*name).into(), entry);
+    }
+    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
+    while !header.len().is_multiple_of(8) {
+        header.push(b' ');
+    }
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(&header);
+    file.extend_from_slice(&data);
+    file
+}
+
+/// The values of a tensor at a training step: some elements differ from step to step, most do not.
+pub(crate) fn values(seed: u64, step: u64, elements: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(elements * 2);
+    for i in 0..elements as u64 {
+        let mut x = (i ^ (seed << 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        x ^= x >> 29;
+        // An element moves every so many steps, each at its own time.
+        let moves = (step + x % 64) / 64;
+        let value = (0x3c00 + (x >> 50)).wrapping_add(moves) as u16;
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+    out
+}
+
+/// Writes a single-file checkpoint directory of two tensors as they are at `step`, with companions.
+pub(crate) fn write_single(dir: &Path, step: u64) {
+    std::fs::create_dir_all(dir).unwrap();
+    let tensors = [("a", values(1, step, 3000)), ("b.weight", values(2, step, 5000))];
+    std::fs::write(dir.join("model.safetensors"), safetensors(&tensors)).unwrap();
+    std::fs::write(dir.join("config.json"), br#"{"model_type":"test"}"#).unwrap();
+    std::fs::write(dir.join("tokenizer.json"), br#"{"version":"1.0"}"#).unwrap();
+}
+
+/// Writes a sharded checkpoint directory with the same tensors.
+pub(crate) fn write_sharded(dir: &Path, step: u64) {
+    std::fs::create_dir_all(dir).unwrap();
+    let (a, b) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    std::fs::write(dir.join(a), safetensors(&[("a", values(1, step, 3000))])).unwrap();
+    std::fs::write(dir.join(b), safetensors(&[("b.weight", values(2, step, 5000))])).unwrap();
+    let index = serde_json::json!({
+        "metadata": {"total_size": 16000}, "weight_map": {"a": a, "b.weight": b},
+    });
+    std::fs::write(dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    std::fs::write(dir.join("config.json"), br#"{"model_type":"test"}"#).unwrap();
+}
+
+/// All visible files of a directory.
+pub(crate) fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if !name.starts_with('.') {
+            files.insert(name, std::fs::read(entry.path()).unwrap());
+        }
+    }
+    files
+}
+
+pub(crate) fn assert_same(left: &Path, right: &Path) {
+    let (left, right) = (files(left), files(right));
+    let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&left), names(&right));
+    for (name, bytes) in &left {
+        assert!(bytes == &right[name], "{name} differs");
+    }
+}
