@@ -21,13 +21,19 @@ pub enum CheckpointError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// A path that is neither a safetensors file nor a directory with one.
+    /// A directory without weights, or with weights of which it is not clear which ones count.
     #[error("{}: not a checkpoint: {found}", path.display())]
     NotACheckpoint {
         /// The path.
         path: PathBuf,
         /// What is there instead.
         found: &'static str,
+    },
+    /// A directory, a named pipe or a device where a file is needed.
+    #[error("{}: not a regular file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
     },
     /// The header of a file breaks a rule of safetensors.
     #[error("{}: {source}", path.display())]

@@ -41,10 +41,7 @@ impl MappedFile {
         // Asked before opening, because opening a named pipe would wait for a writer.
         let metadata = fs::metadata(path).map_err(CheckpointError::io("open", path))?;
         if !metadata.is_file() {
-            return Err(CheckpointError::NotACheckpoint {
-                path: path.to_owned(),
-                found: "expected a regular file",
-            });
+            return Err(CheckpointError::NotAFile { path: path.to_owned() });
         }
         let file = File::open(path).map_err(CheckpointError::io("open", path))?;
         let metadata = file.metadata().map_err(CheckpointError::io("open", path))?;
@@ -61,11 +58,11 @@ impl MappedFile {
 /// An empty file gives an empty slice.
 #[expect(unsafe_code, reason = "mapping a file is unsafe because others may alter the file")]
 fn map_whole(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the map is private to this crate, read-only, and handed out only as `&[u8]` that live no longer
-    // than it. That the bytes do not change under such a slice cannot be had from the operating system; it is
-    // asked of the user in the documentation of `Checkpoint`. This crate keeps to it: it replaces checkpoints by
-    // rename, which leaves the mapped inode alone, and `CheckpointPatcher` reads through the file and not the map.
-    // If another process shrinks the file all the same, reading beyond its end raises SIGBUS and ends this process:
-    // no wrong bytes are taken for right ones.
+    // SAFETY: the map is private and read-only, and its bytes are handed out only as `&[u8]` that live no longer than
+    // it. That they do not change under such a slice cannot be had from the operating system; it is asked of the user in
+    // the documentation of `MappedFile` and `Checkpoint`. This crate keeps to it: it replaces checkpoints by rename, which
+    // leaves the mapped inode alone, and `CheckpointPatcher` reads through the file and not the map. If another process
+    // shrinks the file all the same, reading beyond its end raises SIGBUS and ends this process: no wrong bytes are
+    // taken for right ones.
     unsafe { Mmap::map(file) }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::support::{contents, file_of, one_tensor, open, put, put_index, sharded};
 use tensorpatch_checkpoint::{
-    Checkpoint, CheckpointError, HeaderError, HeaderPlace, HeaderViolation, IndexError,
+    Checkpoint, CheckpointError, Header, HeaderError, HeaderPlace, HeaderViolation, IndexError,
 };
 use tensorpatch_format::{LimitKind, Limits, SchemaError};
 
@@ -270,6 +270,38 @@ fn each_limit_is_checked() {
     }
     // Each shard alone is within the limit, the two together are not.
     assert_eq!(found(directory.path(), |limits| limits.metadata_bytes = 200), LimitKind::MetadataBytes);
+    for (name, tensors) in [("a.safetensors", ["x", "p"]), ("b.safetensors", ["y", "q"])] {
+        let [first, second] = tensors;
+        let json = format!(
+            r#"{{"{first}":{{"dtype":"U8","shape":[],"data_offsets":[0,1]}},"{second}":{{"dtype":"U8","shape":[],"data_offsets":[1,2]}}}}"#
+        );
+        put(directory.path(), name, &file_of(&json, 2));
+    }
+    assert_eq!(found(directory.path(), |limits| limits.tensors = 3), LimitKind::Tensors);
+}
+
+#[test]
+fn a_header_alone_is_checked_against_the_limit_on_the_state() {
+    let mut limits = Limits::default();
+    limits.state_bytes = 99;
+    let error = Header::parse(&one_tensor("t", 100), &limits).unwrap_err();
+    let expected = HeaderViolation::Limit { kind: LimitKind::StateBytes, value: 100, limit: 99 };
+    assert_eq!(error.violation, expected);
+}
+
+#[test]
+fn data_that_no_file_could_hold_are_refused_without_limits_too() {
+    let len = 1_u64 << 51;
+    let entries: Vec<_> = (0..4097_u64)
+        .map(|i| {
+            let (begin, end) = (i * len, (i * len).saturating_add(len));
+            format!(r#""{i}":{{"dtype":"U8","shape":[{len}],"data_offsets":[{begin},{end}]}}"#)
+        })
+        .collect();
+    let json = |count: usize| file_of(&format!("{{{}}}", entries[..count].join(",")), 0);
+    Header::parse(&json(4095), &Limits::unlimited()).unwrap();
+    let error = Header::parse(&json(4096), &Limits::unlimited()).unwrap_err();
+    assert_eq!(error.violation, HeaderViolation::TooLarge(1 << 63));
 }
 
 #[test]
@@ -279,7 +311,7 @@ fn what_is_no_checkpoint_is_refused() {
     assert!(matches!(open(&path.join("absent")), Err(CheckpointError::Io { action: "open", .. })));
     assert!(matches!(open(path), Err(CheckpointError::NotACheckpoint { .. })));
     std::fs::create_dir(path.join("model.safetensors")).unwrap();
-    assert!(matches!(open(path), Err(CheckpointError::NotACheckpoint { .. })));
+    assert!(matches!(open(path), Err(CheckpointError::NotAFile { .. })));
     put(path, "empty.safetensors", b"");
     assert!(matches!(
         header_error(&path.join("empty.safetensors")).violation,
@@ -294,7 +326,7 @@ fn a_named_pipe_is_refused_without_waiting_for_a_writer() {
     let status = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
     assert!(status.success());
     for path in [&path, directory.path()] {
-        assert!(matches!(open(path), Err(CheckpointError::NotACheckpoint { .. })));
+        assert!(matches!(open(path), Err(CheckpointError::NotAFile { .. })));
     }
 }
 
