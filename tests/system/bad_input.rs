@@ -300,6 +300,36 @@ fn outputs_that_would_do_harm_are_refused() {
 }
 
 #[test]
+fn a_full_disk_is_found_before_any_work_and_nothing_is_left_there() {
+    let scene = Scene::new();
+    let mount = scene.path("small");
+    fs::create_dir(&mount).unwrap();
+    // A file system of 64 KiB that vanishes with the namespace of the shell.
+    let script =
+        "mount -t tmpfs -o size=64k tmpfs \"$1\" || exit 99; shift; \"$@\"; code=$?; ls -A small; exit $code";
+    let mut shell = std::process::Command::new("unshare");
+    shell.current_dir(scene.dir.path()).args(["--mount", "sh", "-c", script, "sh"]).arg(&mount);
+    shell.arg(env!("CARGO_BIN_EXE_tensorpatch")).arg("apply").arg(scene.path("base.safetensors"));
+    shell.arg(scene.path("good.tpatch")).arg("-o").arg(mount.join("out.safetensors"));
+    match shell.output() {
+        Ok(output)
+            if matches!(output.status.code(), Some(0 | 2..=6) | Some(FAILED)) && !mount_refused(&output) =>
+        {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(FAILED), "{stderr}");
+            assert!(stderr.contains("no room") && stderr.contains("out.safetensors"), "{stderr}");
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "", "something is left in the directory");
+        }
+        _ => eprintln!("no small file system can be mounted here: a full disk is not tested"),
+    }
+}
+
+/// Whether it is `unshare` that failed, which ends with 1 as well.
+fn mount_refused(output: &std::process::Output) -> bool {
+    String::from_utf8_lossy(&output.stderr).starts_with("unshare:")
+}
+
+#[test]
 fn a_replica_and_shared_files_are_not_patched_in_place() {
     let scene = Scene::new();
     let dir = scene.dir.path();

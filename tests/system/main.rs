@@ -8,6 +8,8 @@
 )]
 
 mod bad_input;
+mod demo;
 mod patches;
+mod streams;
 mod support;
 mod trace;

@@ -226,3 +226,22 @@ fn a_closed_reader_ends_the_program_quietly() {
     assert!(matches!(code, Some(141 | 0)), "{code:?}");
     assert_eq!(stderr, "");
 }
+
+#[test]
+fn a_patch_is_not_written_to_a_terminal() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let screen = fs::OpenOptions::new().read(true).write(true).open(name).unwrap();
+    let mut child = command(&arguments!["diff", fixture(4), fixture(5), "-o", "-"])
+        .stdout(screen)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(2));
+    assert!(stderr.contains("terminal"), "{stderr}");
+}

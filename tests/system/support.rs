@@ -47,7 +47,8 @@ impl Outcome {
 /// The binary, with nothing of the user's about it.
 pub(crate) fn command<A: AsRef<OsStr>>(arguments: &[A]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tensorpatch"));
-    command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG");
+    command.args(arguments).stdin(Stdio::null()).env_remove("TENSORPATCH_LOG");
+    command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     command
 }
 

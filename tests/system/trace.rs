@@ -52,3 +52,27 @@ fn every_step_of_the_recorded_run_is_rebuilt_byte_for_byte_as_a_sharded_director
         std::fs::remove_dir_all(path("rebuilt")).unwrap();
     }
 }
+
+#[test]
+fn every_version_of_the_recorded_run_is_pulled_into_a_fresh_directory_and_into_an_older_one() {
+    let Some(snapshots) = snapshots() else { return };
+    let dir = temporary();
+    let path = |name: &str| dir.path().join(name);
+    for snapshot in &snapshots {
+        run(&arguments!["publish", snapshot, "--to", path("stream"), "--baseline", path("baseline")]).ok();
+    }
+    let log = run(&arguments!["log", path("stream")]).ok();
+    eprintln!("{}", String::from_utf8_lossy(&log.stdout));
+    for (number, snapshot) in (1_u32..).zip(&snapshots) {
+        for replica in ["fresh", "follower"] {
+            run(&arguments!["pull", path("stream"), path(replica), "--version", number.to_string()]).ok();
+            same_checkpoint(&path(replica), snapshot);
+        }
+        std::fs::remove_dir_all(path("fresh")).unwrap();
+    }
+    // From the oldest to the newest in one pull, and back.
+    for number in [1, snapshots.len()] {
+        run(&arguments!["pull", path("stream"), path("follower"), "--version", number.to_string()]).ok();
+        same_checkpoint(&path("follower"), &snapshots[number - 1]);
+    }
+}

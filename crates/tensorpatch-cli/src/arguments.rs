@@ -79,11 +79,50 @@ impl From<ProfileChoice> for Profile {
     }
 }
 
+/// A number of bytes, such as `64MiB`, `1.5GiB`, `500MB` or `4096`.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(format!("{unit:?} is no unit; use B, kB, MB, GB, KiB, MiB or GiB")),
+    };
+    if let Ok(number) = number.parse::<u64>() {
+        return number.checked_mul(factor).ok_or_else(|| "too large".to_owned());
+    }
+    let bytes = number.parse::<f64>().map_err(|_| format!("{number:?} is no number"))? * factor as f64;
+    if !(0.0..1e18).contains(&bytes) {
+        return Err("too large".into());
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked just above")]
+    Ok(bytes as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
-    use super::Arguments;
+    use super::{Arguments, parse_size};
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in
+            [("4096", 4096), ("64MiB", 64 << 20), ("1.5GiB", 3 << 29), ("500MB", 500_000_000)]
+        {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "MiB", "1.2.3GiB", "5 parsecs", "-1", "99999999999TiB", "1e9"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -1,9 +1,13 @@
 //! The commands, one module each.
 
 mod apply;
+mod demo;
 mod diff;
 mod digest;
 mod inspect;
+mod log;
+mod publish;
+mod pull;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -22,6 +26,14 @@ pub(crate) enum Command {
     Inspect(inspect::Arguments),
     /// Compute the state digest of a checkpoint
     Digest(digest::Arguments),
+    /// Publish a checkpoint as the next version of a stream
+    Publish(publish::Arguments),
+    /// Bring a local checkpoint to a version of a stream
+    Pull(pull::Arguments),
+    /// List the versions of a stream
+    Log(log::Arguments),
+    /// Show all of it on this machine, with no set-up
+    Demo(demo::Arguments),
 }
 
 /// Runs a command.
@@ -31,6 +43,10 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<()> {
         Command::Apply(arguments) => apply::run(&arguments, session),
         Command::Inspect(arguments) => inspect::run(&arguments, session),
         Command::Digest(arguments) => digest::run(&arguments, session),
+        Command::Publish(arguments) => publish::run(&arguments, session),
+        Command::Pull(arguments) => pull::run(&arguments, session),
+        Command::Log(arguments) => log::run(&arguments, session),
+        Command::Demo(arguments) => demo::run(&arguments, session),
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tensorpatch::checkpoint::CheckpointError;
 use tensorpatch::delta::{ApplyError, DiffError};
 use tensorpatch::format::{self, ErrorClass};
+use tensorpatch::store::{PlanError, StoreError};
 
 use crate::output::OutputClosed;
 use crate::session::Session;
@@ -32,6 +33,8 @@ pub(crate) enum Code {
     Refused,
     BadInput,
     WrongBase,
+    StreamConflict,
+    NotFound,
     OutputClosed,
 }
 
@@ -43,6 +46,8 @@ impl Code {
             Self::Refused => 2,
             Self::BadInput => 3,
             Self::WrongBase => 4,
+            Self::StreamConflict => 5,
+            Self::NotFound => 6,
             // What a shell shows for a process that SIGPIPE has ended.
             Self::OutputClosed => 141,
         }
@@ -159,6 +164,9 @@ fn judge(error: &anyhow::Error) -> Verdict {
         if let Some(refusal) = cause.downcast_ref::<Refusal>() {
             return Verdict::new(Code::Refused).advise(&refusal.advice);
         }
+        if let Some(error) = cause.downcast_ref::<StoreError>() {
+            return store(error);
+        }
         if let Some(error) = cause.downcast_ref::<ApplyError>() {
             return apply(error);
         }
@@ -239,5 +247,52 @@ fn patch(error: &format::Error) -> Verdict {
             verdict.advise("find the checkpoint that the patch was made from: tensorpatch inspect PATCH")
         }
         _ => verdict.advise("the file is damaged or was made by a faulty writer: fetch or make it again"),
+    }
+}
+
+fn store(error: &StoreError) -> Verdict {
+    match error {
+        StoreError::Checkpoint(error) => checkpoint(error),
+        StoreError::Apply(error) => apply(error),
+        StoreError::Diff(error) => diff(error),
+        StoreError::NoStream { .. } | StoreError::Empty => {
+            Verdict::new(Code::NotFound).advise("check the URL; tensorpatch publish creates a stream")
+        }
+        StoreError::NoVersion { .. } => {
+            Verdict::new(Code::NotFound).advise("tensorpatch log URL lists the versions")
+        }
+        StoreError::LostRace { .. } | StoreError::NotAtTip { .. } => Verdict::new(Code::StreamConflict)
+            .advise("publish again: the patch is then made from the newest version"),
+        StoreError::AnotherStream { .. } => Verdict::new(Code::StreamConflict).advise(
+            "use another directory, or remove its folder .tensorpatch to start again from the weights there",
+        ),
+        StoreError::StreamExists { .. } | StoreError::HistoryRewritten(_) => {
+            Verdict::new(Code::StreamConflict)
+        }
+        StoreError::Plan(PlanError::Chain(_)) => Verdict::new(Code::StreamConflict),
+        StoreError::ForeignDirectory { .. } => Verdict::new(Code::Refused)
+            .advise("use another directory, or --replace if the weights there may go"),
+        // Their messages say what to do.
+        StoreError::NoConditionalCreate(_)
+        | StoreError::Url { .. }
+        | StoreError::FileName { .. }
+        | StoreError::FileSize { .. }
+        | StoreError::Key(_)
+        | StoreError::Plan(PlanError::TooLong { .. }) => Verdict::new(Code::Refused),
+        StoreError::Missing { .. }
+        | StoreError::Damaged { .. }
+        | StoreError::Record { .. }
+        | StoreError::PatchDiffers { .. }
+        | StoreError::Plan(_) => Verdict::new(Code::BadInput)
+            .advise("the stream is damaged: restore what is missing or altered, or publish anew"),
+        StoreError::WrongState { .. } | StoreError::LocalState { .. } => Verdict::new(Code::BadInput),
+        StoreError::Unsupported(_) => {
+            Verdict::new(Code::BadInput).advise("use a newer version of tensorpatch")
+        }
+        StoreError::OutcomeUnknown { .. } => {
+            Verdict::new(Code::Failure).advise("run the same command again: it finds out and goes on")
+        }
+        error if error.is_transient() => Verdict::new(Code::Failure).advise("try again"),
+        _ => Verdict::new(Code::Failure),
     }
 }

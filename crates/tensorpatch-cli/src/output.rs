@@ -57,6 +57,15 @@ impl Output {
         }
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(closed)
     }
+
+    /// Prints a line on the way, for people.
+    pub(crate) fn note(self, line: &str) -> Result<()> {
+        if self.json || self.quiet {
+            return Ok(());
+        }
+        let mut out = io::stdout().lock();
+        writeln!(out, "{}", line.trim_end()).and_then(|()| out.flush()).map_err(closed)
+    }
 }
 
 /// Tells a closed standard output from other failures.
@@ -149,6 +158,18 @@ pub(crate) fn rate(bytes: u64, time: Duration) -> String {
     }
 }
 
+/// A size in the unit that suits it: `43.3 MiB`.
+pub(crate) fn size(value: u64) -> String {
+    const UNITS: [&str; 6] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut unit = 0;
+    let mut scaled = value as f64;
+    while scaled >= 1023.5 && unit + 1 < UNITS.len() {
+        scaled /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{value} bytes") } else { format!("{} {}", significant(scaled), UNITS[unit]) }
+}
+
 /// Three significant digits, without an exponent.
 fn significant(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
@@ -182,6 +203,9 @@ mod tests {
         assert_eq!(percent(1, 0), "0 %");
         assert_eq!(ratio(138_901, 158_717), "0.875");
         assert_eq!(ratio(1, 0), "-");
+        assert_eq!(size(45_437_832), "43.3 MiB");
+        assert_eq!(size(1023), "1023 bytes");
+        assert_eq!(size(u64::MAX), "16384 PiB");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::output::Output;
 use crate::progress::Bar;
 
 /// The settings of one run of the program.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) output: Output,
     threads: NonZeroUsize,

@@ -51,7 +51,11 @@ impl Bucket {
 
     /// Where this is, for people.
     pub(crate) fn place(&self) -> String {
-        format!("{}/{}", self.store, self.prefix)
+        let store = self.store.to_string();
+        // A local directory is known by its path, not by what the program calls it.
+        let local = store.strip_prefix("LocalFileSystem(").and_then(|rest| rest.strip_suffix(')'));
+        let store = local.unwrap_or(&store);
+        if self.prefix.as_ref().is_empty() { store.to_owned() } else { format!("{store}/{}", self.prefix) }
     }
 
     fn path(&self, name: &str) -> Path {

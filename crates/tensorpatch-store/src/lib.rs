@@ -34,4 +34,4 @@ pub use record::{
 };
 pub use replica::{ApplyMode, Prepared, Pulled, PulledStep, Replica, ReplicaOptions, Target};
 pub use stream::{CreateOptions, LogEntry, LogKind, Stream};
-pub use url::open_store;
+pub use url::{open_existing_store, open_store};

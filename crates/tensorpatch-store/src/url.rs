@@ -25,6 +25,30 @@ use crate::error::StoreError;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn open_store(url: &str) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+    open(url, crate::local::create_dir)
+}
+
+/// The same for reading: a local directory that is missing is not made.
+///
+/// # Errors
+/// As [`open_store`]; [`StoreError::NoStream`] if there is no such directory.
+pub fn open_existing_store(url: &str) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+    open(url, |directory| {
+        if directory.is_dir() {
+            return Ok(());
+        }
+        Err(StoreError::NoStream { place: directory.display().to_string() })
+    })
+}
+
+fn open(
+    url: &str,
+    prepare: impl Fn(&FilePath) -> Result<(), StoreError>,
+) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+    let open_directory = |path: &FilePath| {
+        prepare(path)?;
+        open_directory(path)
+    };
     let bad = |what: &str| StoreError::Url { url: url.into(), what: what.into() };
     match url.split_once("://") {
         Some(("file", path)) if path.starts_with('/') => open_directory(FilePath::new(path)),
@@ -38,7 +62,6 @@ pub fn open_store(url: &str) -> Result<(Arc<dyn ObjectStore>, Path), StoreError>
 }
 
 fn open_directory(path: &FilePath) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
-    crate::local::create_dir(path)?;
     let failed = |source| StoreError::Object { name: path.display().to_string(), source };
     let store = LocalFileSystem::new_with_prefix(path).map_err(failed)?.with_fsync(true);
     Ok((Arc::new(store), Path::default()))
@@ -53,6 +76,16 @@ mod tests {
         for url in ["", "file://relative/path", "carrier-pigeon://roof"] {
             assert!(matches!(open_store(url), Err(StoreError::Url { .. })), "{url}");
         }
+    }
+
+    #[test]
+    fn a_directory_is_made_for_writing_and_not_for_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stream");
+        assert!(matches!(open_existing_store(path.to_str().unwrap()), Err(StoreError::NoStream { .. })));
+        assert!(!path.exists());
+        open_store(path.to_str().unwrap()).unwrap();
+        open_existing_store(path.to_str().unwrap()).unwrap();
     }
 
     #[test]

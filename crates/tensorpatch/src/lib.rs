@@ -55,6 +55,43 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # A stream from a trainer to its replicas
+//!
+//! ```
+//! use tensorpatch::store::{CreateOptions, PublishOptions, Publisher, Replica, ReplicaOptions, Stream, Target, open_store};
+//! # fn save_checkpoint(path: &std::path::Path, step: u8) -> std::io::Result<()> {
+//! #     let header = br#"{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}        "#;
+//! #     let mut file = (header.len() as u64).to_le_bytes().to_vec();
+//! #     file.extend(header);
+//! #     file.extend([step, 2, 3, 4]);
+//! #     std::fs::write(path, file)
+//! # }
+//! # let dir = tempfile::tempdir()?;
+//! # let path = |name: &str| dir.path().join(name);
+//! # let url = path("stream");
+//! # let url = url.to_str().ok_or("not UTF-8")?;
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//!
+//! // The trainer.
+//! let (store, prefix) = open_store(url)?;
+//! let stream = Stream::open_or_create(store, prefix, CreateOptions::default()).await?;
+//! let publisher = Publisher::open(stream, path("baseline"), PublishOptions::default()).await?;
+//! for step in 0..3 {
+//!     save_checkpoint(&path("model.safetensors"), step)?;
+//!     publisher.publish(&path("model.safetensors")).await?;
+//! }
+//!
+//! // A replica, anywhere.
+//! let (store, prefix) = open_store(url)?;
+//! let stream = Stream::open(store, prefix).await?;
+//! let replica = Replica::open(stream, path("replica"), ReplicaOptions::default());
+//! replica.pull(Target::Latest).await?;
+//! assert_eq!(std::fs::read(path("replica/model.safetensors"))?, std::fs::read(path("model.safetensors"))?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # What can go wrong
 //!
 //! Each module has errors of its own, as types, that name the file, the tensor or the byte offset, and what was expected and

@@ -1,0 +1,138 @@
+//! `tensorpatch publish`: the next version of a stream.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use tensorpatch::format::LeafHash;
+use tensorpatch::store::{CreateOptions, PublishOptions, Published, Publisher, Stream, open_store};
+
+use crate::arguments::{LeafHashChoice, ProfileChoice};
+use crate::exit::Refusal;
+use crate::output::{Report, bytes, count, fields, percent, ratio, seconds};
+use crate::session::Session;
+use crate::streams;
+
+/// Publishes a checkpoint as the next version of a stream, which is created if there is none. The first version is the whole
+/// checkpoint, the others are patches.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The checkpoint: a .safetensors file or a directory. Files beside the weights (config.json) are published too
+    checkpoint: PathBuf,
+    /// The stream: a path or file:///... for a local directory
+    #[arg(long, value_name = "URL")]
+    to: String,
+    /// Where to keep a copy of the newest version, to make the next patch from. Made anew from the stream if it is
+    /// missing [default: in the user's cache, by stream]
+    #[arg(long, value_name = "DIR")]
+    baseline: Option<PathBuf>,
+    /// A mark for the version, such as the training step. If the newest version has the same mark and the same state, it
+    /// is taken for published: so the command can simply be repeated
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
+    /// The name of the publisher in the log
+    #[arg(long, value_name = "NAME")]
+    publisher: Option<String>,
+    /// What a reader of the patches needs besides them
+    #[arg(long, value_enum, default_value_t)]
+    profile: ProfileChoice,
+    /// For a new stream: the hash over chunks [default: xxh3]
+    #[arg(long, value_enum)]
+    leaf_hash: Option<LeafHashChoice>,
+    /// For a new stream: promise that nobody else publishes at the same time, for stores that could not tell
+    #[arg(long)]
+    single_writer: bool,
+}
+
+#[derive(Serialize)]
+struct PublishReport {
+    url: String,
+    baseline: PathBuf,
+    #[serde(flatten)]
+    published: Published,
+    seconds: f64,
+}
+
+impl Report for PublishReport {
+    fn lines(&self) -> Vec<String> {
+        let published = &self.published;
+        let kind = match published.base {
+            None => "the whole checkpoint".to_owned(),
+            Some(base) => format!("a patch of version {base}"),
+        };
+        let resumed = if published.resumed { ", published already" } else { "" };
+        let mut lines = vec![
+            ("version", format!("{}: {kind}{resumed}", published.version)),
+            ("stream", format!("{} ({})", self.url, published.stream)),
+            (
+                "uploaded",
+                format!(
+                    "{}, {} of the checkpoint",
+                    bytes(published.bytes),
+                    percent(published.bytes, published.state_bytes)
+                ),
+            ),
+        ];
+        if let (Some(changed), Some(total)) = (published.changed_elements, published.total_elements) {
+            let each = ratio(published.bytes, changed);
+            lines.push((
+                "changed",
+                format!(
+                    "{} of {} elements ({}), {each} bytes for each",
+                    count(changed),
+                    count(total),
+                    percent(changed, total)
+                ),
+            ));
+        }
+        lines.extend([
+            ("state", published.digest.to_string()),
+            ("time", seconds(Duration::from_secs_f64(self.seconds))),
+        ]);
+        fields(&lines)
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    streams::wait(publish(arguments, session))
+}
+
+async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
+    let start = Instant::now();
+    let stream = open_or_create(arguments).await?;
+    let baseline = match &arguments.baseline {
+        Some(baseline) => baseline.clone(),
+        None => streams::default_baseline(stream.id())?,
+    };
+    let mut options = PublishOptions::default()
+        .with_diff(session.options().with_profile(arguments.profile.into()))
+        .with_observer(streams::observer(session));
+    if let Some(name) = &arguments.publisher {
+        options = options.with_publisher(name);
+    }
+    let publisher = Publisher::open(stream, &baseline, options).await?;
+    let published = publisher.publish_labelled(&arguments.checkpoint, arguments.label.as_deref()).await?;
+    session.output.report(&PublishReport {
+        url: arguments.to.clone(),
+        baseline,
+        published,
+        seconds: start.elapsed().as_secs_f64(),
+    })
+}
+
+async fn open_or_create(arguments: &Arguments) -> Result<Stream> {
+    let (store, prefix) = open_store(&arguments.to)?;
+    let mut options = CreateOptions::default();
+    options.leaf_hash = arguments.leaf_hash.unwrap_or_default().into();
+    options.single_writer = arguments.single_writer;
+    let stream = Stream::open_or_create(store, prefix, options).await?;
+    let wanted: Option<LeafHash> = arguments.leaf_hash.map(Into::into);
+    let found = stream.record().leaf_hash;
+    if wanted.is_some_and(|wanted| wanted != found) {
+        let what = format!("{}: the stream's leaf hash is {found}", stream.place());
+        return Err(Refusal::usage(what, "leave --leaf-hash out, or publish to a new stream").into());
+    }
+    Ok(stream)
+}

@@ -1,0 +1,105 @@
+//! `tensorpatch pull`: a local checkpoint at a version of a stream.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use tensorpatch::store::{ApplyMode, Pulled, Replica, ReplicaOptions, Target, Version};
+
+use crate::exit::Refusal;
+use crate::output::{Report, bytes, fields, seconds};
+use crate::session::Session;
+use crate::streams;
+
+/// Brings a local checkpoint to a version of a stream, verified. DIR is an ordinary Hugging Face directory, with a hidden folder
+/// .tensorpatch for what is known about it.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The stream: a path or file:///... for a local directory
+    url: String,
+    /// The directory of the checkpoint; created if need be
+    dir: PathBuf,
+    /// The version, ahead or back [default: the newest]
+    #[arg(long, value_name = "N")]
+    version: Option<u64>,
+    /// Write complete new files and rename them, instead of altering the files in place: the old version can be read
+    /// until the switch
+    #[arg(long)]
+    beside: bool,
+    /// Replace weights in DIR that are no version of the stream
+    #[arg(long)]
+    replace: bool,
+}
+
+#[derive(Serialize)]
+struct PullReport {
+    url: String,
+    dir: PathBuf,
+    #[serde(flatten)]
+    pulled: Pulled,
+    seconds: f64,
+}
+
+impl Report for PullReport {
+    fn lines(&self) -> Vec<String> {
+        let pulled = &self.pulled;
+        let from = match pulled.from {
+            Some(from) if from == pulled.to => ", as before".to_owned(),
+            Some(from) => format!(", from version {from}"),
+            None => String::new(),
+        };
+        let anchors = pulled.steps.iter().filter(|step| step.anchor).count() as u64;
+        let patches = pulled.steps.len() as u64 - anchors;
+        let some_patches = patches > 0;
+        let patches = format!("{} patch{}", patches, if patches == 1 { "" } else { "es" });
+        let steps = match (anchors > 0, some_patches) {
+            (false, false) => "nothing to do".to_owned(),
+            (true, false) => "the whole checkpoint".to_owned(),
+            (false, true) => patches,
+            (true, true) => format!("the whole checkpoint and {patches}"),
+        };
+        fields(&[
+            ("version", format!("{}{from}", pulled.to)),
+            ("directory", self.dir.display().to_string()),
+            ("steps", steps),
+            ("downloaded", bytes(pulled.downloaded_bytes)),
+            ("state", pulled.digest.to_string()),
+            ("time", seconds(Duration::from_secs_f64(self.seconds))),
+        ])
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    streams::wait(pull(arguments, session))
+}
+
+async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {
+    let start = Instant::now();
+    let target = match arguments.version {
+        None => Target::Latest,
+        Some(number) => match Version::new(number) {
+            Some(version) => Target::Version(version),
+            None => {
+                return Err(Refusal::usage(format!("{number} is no version"), "versions start at 1").into());
+            }
+        },
+    };
+    let mut options =
+        ReplicaOptions::default().with_apply(session.options()).with_observer(streams::observer(session));
+    if arguments.beside {
+        options = options.with_mode(ApplyMode::Beside);
+    }
+    if arguments.replace {
+        options = options.replacing();
+    }
+    let stream = streams::open(&arguments.url).await?;
+    let pulled = Replica::open(stream, &arguments.dir, options).pull(target).await?;
+    session.output.report(&PullReport {
+        url: arguments.url.clone(),
+        dir: arguments.dir.clone(),
+        pulled,
+        seconds: start.elapsed().as_secs_f64(),
+    })
+}

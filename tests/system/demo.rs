@@ -1,0 +1,33 @@
+//! The demo: it must work on any machine, and say so only if it did.
+
+use crate::support::{arguments, command, finish, run, same_checkpoint, temporary, tree};
+
+#[test]
+fn the_demo_follows_a_run_and_cleans_up() {
+    let dir = temporary();
+    let mut demo = command(&arguments!["demo", "--size", "1MiB", "--steps", "2", "--json"]);
+    let report = finish(demo.env("TMPDIR", dir.path())).ok().json();
+    assert_eq!(report["identical"], true);
+    let versions = report["versions"].as_array().unwrap();
+    assert_eq!(versions.len(), 3);
+    assert!(versions[1]["changed_elements"].as_u64().unwrap() > 1000);
+    let patches = report["patch_bytes"].as_u64().unwrap();
+    assert!(patches < report["full_bytes"].as_u64().unwrap() / 20, "{patches}");
+    assert_eq!(tree(dir.path()).len(), 0);
+}
+
+#[test]
+fn the_demo_shows_a_table_and_keeps_its_directory_if_asked() {
+    let dir = temporary();
+    let kept = dir.path().join("kept");
+    let outcome = run(&arguments!["demo", "--size", "300KiB", "--steps", "1", "--keep", kept]).ok();
+    let text = String::from_utf8(outcome.stdout).unwrap();
+    assert_eq!(text.lines().filter(|line| line.ends_with("  identical")).count(), 2, "{text}");
+    same_checkpoint(&kept.join("replica"), &kept.join("checkpoint"));
+    let log = run(&arguments!["log", kept.join("stream"), "--json"]).ok().json();
+    assert_eq!(log["versions"][1]["label"], "step 1");
+
+    let before = tree(&kept);
+    run(&arguments!["demo", "--keep", kept]).fails(2, &["kept", "not empty"]);
+    assert!(tree(&kept) == before);
+}
