@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use tensorpatch_codec::{ChunkContext, ChunkEncoder, Encoded, leaf_digest};
 use tensorpatch_format::{
-    BlockBuilder, ChunkAddress, ElementFormat, Encoding, Ends, Header, Kind, Layout, LayoutDigest,
-    LeafDigest, LeafHash, StateDigest, TensorIndex, WriteError,
+    BlockBuilder, ChunkAddress, ElementFormat, Encoding, Ends, FinishedBlock, Header, Kind, Layout,
+    LayoutDigest, LeafDigest, LeafHash, StateDigest, TensorIndex, WriteError,
 };
 
 use crate::continuation::Continuation;
@@ -164,7 +164,7 @@ fn encode(
             if let Some(table) = &mut base_leaves {
                 span.base_leaves.iter().for_each(|(address, leaf)| table.set(*address, *leaf));
             }
-            emitter.block(span.block)
+            span.block.map_or(Ok(()), |block| emitter.block(block))
         },
     )?;
     if let (Some(base), None, Some(table)) = (base, known, &mut base_leaves) {
@@ -209,7 +209,8 @@ struct SpanEncoder<'a> {
 }
 
 struct EncodedSpan {
-    block: BlockBuilder,
+    /// None if nothing changed.
+    block: Option<FinishedBlock>,
     /// Of the base's chunks that were hashed on the way, by their address in the base.
     base_leaves: Vec<(ChunkAddress, LeafDigest)>,
     target_leaves: Vec<(ChunkAddress, LeafDigest)>,
@@ -218,13 +219,19 @@ struct EncodedSpan {
 
 impl SpanEncoder<'_> {
     fn encode(&self, encoder: &mut ChunkEncoder, span: usize) -> Result<EncodedSpan, DiffError> {
+        let mut block = BlockBuilder::new(&self.header);
         let mut out = EncodedSpan {
-            block: BlockBuilder::new(&self.header),
+            block: None,
             base_leaves: Vec::new(),
             target_leaves: Vec::new(),
             tally: Tally::default(),
         };
-        self.spans.get(span).try_for_each(|address| self.encode_chunk(encoder, address, &mut out))?;
+        self.spans
+            .get(span)
+            .try_for_each(|address| self.encode_chunk(encoder, address, &mut block, &mut out))?;
+        if !block.is_empty() {
+            out.block = Some(block.finish()?);
+        }
         Ok(out)
     }
 
@@ -232,6 +239,7 @@ impl SpanEncoder<'_> {
         &self,
         encoder: &mut ChunkEncoder,
         address: ChunkAddress,
+        block: &mut BlockBuilder,
         out: &mut EncodedSpan,
     ) -> Result<(), DiffError> {
         let Some(bytes) = self.target.chunk(address) else { return Ok(()) };
@@ -247,7 +255,7 @@ impl SpanEncoder<'_> {
             (bytes, leaf)
         });
         let (tally, target_leaves) = (&mut out.tally, &mut out.target_leaves);
-        out.block.push_with(address, |payload| {
+        block.push_with(address, |payload| {
             let before = payload.len();
             let encoded = match base {
                 None => encoder.encode_fresh(context, bytes, payload),

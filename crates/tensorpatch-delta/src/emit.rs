@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use tensorpatch_format::{
-    BlockBuilder, Ends, Header, Kind, Layout, LeafHash, Listing, PatchWriter, Profile, Schema,
+    Ends, FinishedBlock, Header, Kind, Layout, LeafHash, Listing, PatchWriter, Profile, Schema,
 };
 
 use crate::DiffError;
@@ -35,16 +35,13 @@ impl<'a> Emitter<'a> {
         Self { head, out, writer: None }
     }
 
-    /// Writes the next block, unless it has no record.
-    pub(crate) fn block(&mut self, block: BlockBuilder) -> Result<(), DiffError> {
-        if block.is_empty() {
-            return Ok(());
-        }
+    /// Writes the next block.
+    pub(crate) fn block(&mut self, block: FinishedBlock) -> Result<(), DiffError> {
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
             None => self.start(self.head.header(true))?,
         };
-        self.out.write_all(&writer.block(block.finish()?)?)?;
+        self.out.write_all(&writer.block(block)?)?;
         self.writer = Some(writer);
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::emit::{Emitter, Head};
 use crate::parallel::ordered;
 use crate::patch::BoundPatch;
 use crate::spans::{Spans, chunk_len};
-use crate::{ApplyError, ApplyReport, LeafTable, Options, Patch, Progress, State};
+use crate::{ApplyError, ApplyReport, DiffError, LeafTable, Options, Patch, Progress, State};
 
 /// What [`recover`] found and did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,8 +213,12 @@ fn write_journal(
             });
             pushed.map_err(|error| failed(io::Error::other(error)))
         },
-        |block| match block {
-            Some(block) => emitter.block(block).map_err(|error| failed(io::Error::other(error))),
+        // A record that decodes to what the base has already leaves a block empty.
+        |block| match block.filter(|block| !block.is_empty()) {
+            Some(block) => {
+                let written = block.finish().map_err(DiffError::from).and_then(|block| emitter.block(block));
+                written.map_err(|error| failed(io::Error::other(error)))
+            }
             None => Ok(()),
         },
     )?;
