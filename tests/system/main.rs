@@ -8,6 +8,7 @@
 )]
 
 mod bad_input;
+mod crash;
 mod demo;
 mod patches;
 mod streams;

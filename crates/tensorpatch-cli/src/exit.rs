@@ -296,3 +296,23 @@ fn store(error: &StoreError) -> Verdict {
         _ => Verdict::new(Code::Failure),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::TABLE;
+
+    #[test]
+    fn the_readme_has_the_same_exit_codes() {
+        let readme = include_str!("../../../README.md");
+        let listed =
+            readme.lines().filter(|line| line.starts_with("| ") && line.as_bytes()[2].is_ascii_digit());
+        let listed: Vec<String> = listed
+            .filter_map(|line| {
+                let mut cells = line.trim_matches('|').split('|').map(str::trim);
+                Some(format!("  {:4} {}", cells.next()?, cells.next()?))
+            })
+            .collect();
+        let printed: Vec<&str> = TABLE.lines().skip(1).collect();
+        assert_eq!(listed, printed);
+    }
+}

@@ -24,8 +24,8 @@ pub(crate) struct Arguments {
     base: PathBuf,
     /// The patch; - for standard input
     patch: PathBuf,
-    /// Write a new checkpoint: a file, or a directory if the target has shards or BASE is one. A name that ends in
-    /// .safetensors is a file
+    /// Write a new checkpoint: a file, or a directory if the target has shards or BASE is one (files beside the weights are
+    /// then copied from BASE). A name that ends in .safetensors is a file
     #[arg(short, long, value_name = "OUT", group = "destination")]
     output: Option<PathBuf>,
     /// Alter BASE itself. Safe against crashes: run the same command again and it finishes what was interrupted

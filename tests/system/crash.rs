@@ -1,0 +1,147 @@
+//! The program killed at any instant: nothing is lost, and the same command run again ends as if nothing had happened.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tensorpatch_synthetic::{Config, write_pair};
+
+use crate::support::{arguments, command, read, run, same_checkpoint, temporary, tree};
+
+/// How often each command is killed, at instants spread evenly over the time that it takes.
+const KILLS: u32 = 16;
+
+/// Two checkpoints of several chunks, one step apart.
+struct Pair {
+    dir: tempfile::TempDir,
+    base: PathBuf,
+    target: PathBuf,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let dir = temporary();
+        let (base, target) = (dir.path().join("base.safetensors"), dir.path().join("target.safetensors"));
+        write_pair(&Config { bytes: 12 << 20, seed: 5, ..Config::default() }, 1, &base, &target).unwrap();
+        Self { dir, base, target }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+/// Runs a command and kills it after `delay`. Says whether it was killed before it ended.
+fn kill_after(arguments: &[OsString], delay: Duration) -> bool {
+    let mut child = command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(delay);
+    child.kill().unwrap();
+    !child.wait().unwrap().success()
+}
+
+/// How long a command takes that is left alone.
+fn duration(arguments: &[OsString]) -> Duration {
+    let start = Instant::now();
+    run(arguments).ok();
+    start.elapsed()
+}
+
+/// Instants from the beginning to a little beyond the end.
+fn instants(whole: Duration) -> impl Iterator<Item = Duration> {
+    (0..KILLS).map(move |number| whole * number / (KILLS - 2))
+}
+
+#[test]
+fn an_application_in_place_that_is_killed_is_finished_by_the_next() {
+    let pair = Pair::new();
+    let (patch, copy) = (pair.path("step.tpatch"), pair.path("copy.safetensors"));
+    run(&arguments!["diff", pair.base, pair.target, "-o", patch]).ok();
+    let apply = arguments!["apply", copy, patch, "--in-place"];
+    fs::copy(&pair.base, &copy).unwrap();
+    let whole = duration(&apply);
+    let mut killed = 0;
+    for delay in instants(whole) {
+        fs::copy(&pair.base, &copy).unwrap();
+        killed += u32::from(kill_after(&apply, delay));
+        let again = run(&apply);
+        // If the first run was done, the second has nothing to apply to, and says so.
+        if again.code != 0 {
+            again.fails(4, &["is the target of this patch already"]);
+        }
+        same_checkpoint(&copy, &pair.target);
+    }
+    assert!(killed > KILLS / 4, "too few were killed in time: {killed}");
+    let left: Vec<PathBuf> = tree(pair.dir.path()).into_keys().collect();
+    assert_eq!(left.len(), 4, "a journal is left: {left:?}");
+}
+
+#[test]
+fn an_application_beside_that_is_killed_leaves_nothing_or_everything() {
+    let pair = Pair::new();
+    let (patch, out) = (pair.path("step.tpatch"), pair.path("out.safetensors"));
+    run(&arguments!["diff", pair.base, pair.target, "-o", patch]).ok();
+    let apply = arguments!["apply", pair.base, patch, "-o", out];
+    for delay in instants(duration(&apply)) {
+        fs::remove_file(&out).unwrap();
+        kill_after(&apply, delay);
+        if out.exists() {
+            same_checkpoint(&out, &pair.target);
+        }
+        run(&apply).ok();
+        same_checkpoint(&out, &pair.target);
+    }
+    let left: Vec<PathBuf> = tree(pair.dir.path()).into_keys().collect();
+    assert_eq!(left.len(), 4, "staging is left: {left:?}");
+}
+
+#[test]
+fn a_publisher_that_is_killed_goes_on_where_it_was() {
+    let pair = Pair::new();
+    let stream = pair.path("stream");
+    let publish = |checkpoint: &Path, label: &str| {
+        let baseline = pair.path("baseline");
+        arguments!["publish", checkpoint, "--to", stream, "--baseline", baseline, "--label", label]
+    };
+    run(&publish(&pair.base, "0")).ok();
+    let whole = duration(&publish(&pair.target, "1"));
+    for (number, delay) in (2_u32..).zip(instants(whole)) {
+        let checkpoint = if number % 2 == 0 { &pair.base } else { &pair.target };
+        let publish = publish(checkpoint, &number.to_string());
+        kill_after(&publish, delay);
+        run(&publish).ok();
+        run(&arguments!["pull", stream, pair.path("replica")]).ok();
+        same_checkpoint(&pair.path("replica"), checkpoint);
+    }
+    let log = run(&arguments!["log", stream, "--json"]).ok().json();
+    let labels: Vec<&str> =
+        log["versions"].as_array().unwrap().iter().filter_map(|version| version["label"].as_str()).collect();
+    let expected: Vec<String> = (0..KILLS + 2).map(|number| number.to_string()).collect();
+    assert_eq!(labels, expected, "a version was lost or doubled");
+}
+
+#[test]
+fn a_replica_that_is_killed_holds_the_old_or_the_new_version_after_the_next_pull() {
+    let pair = Pair::new();
+    let (stream, replica) = (pair.path("stream"), pair.path("replica"));
+    for checkpoint in [&pair.base, &pair.target] {
+        run(&arguments!["publish", checkpoint, "--to", stream, "--baseline", pair.path("baseline")]).ok();
+    }
+    for mode in [&[][..], &["--beside"]] {
+        let pull = |version: &str| {
+            let mut pull = arguments!["pull", stream, replica, "--version", version].to_vec();
+            pull.extend(mode.iter().map(OsString::from));
+            pull
+        };
+        run(&pull("1")).ok();
+        let whole = duration(&pull("2"));
+        for delay in instants(whole) {
+            run(&pull("1")).ok();
+            assert!(read(&replica.join("model.safetensors")) == read(&pair.base));
+            kill_after(&pull("2"), delay);
+            run(&pull("2")).ok();
+            same_checkpoint(&replica, &pair.target);
+        }
+    }
+}
