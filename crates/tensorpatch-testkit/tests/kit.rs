@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use tensorpatch_checkpoint::Checkpoint;
 use tensorpatch_format::{CHUNK_BYTES, Limits};
+use tensorpatch_testkit::fuzz::{TARGETS, Target};
 use tensorpatch_testkit::*;
 
 fn check(checkpoint: &Checkpoint, model: &Model) -> Result<(), TestCaseError> {
@@ -170,38 +171,46 @@ fn sample_patches_are_whole_and_repairing_them_changes_nothing() {
     }
 }
 
-fn seed_directory(target: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target)
-}
-
 #[test]
-fn every_fuzz_target_is_in_the_fuzz_workspace_and_holds_for_its_committed_seeds() {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/Cargo.toml");
-    let manifest = std::fs::read_to_string(manifest).unwrap();
-    assert_eq!(manifest.matches("[[bin]]").count(), fuzz::TARGETS.len());
-    for (target, run) in fuzz::TARGETS {
-        assert!(manifest.contains(&format!("name = \"{target}\"")), "{target}");
-        let directory = seed_directory(target);
-        for (name, bytes) in fuzz::seeds(target) {
-            let path = directory.join(&name);
-            if std::env::var_os("BLESS").is_some() {
-                std::fs::create_dir_all(&directory).unwrap();
-                std::fs::write(&path, &bytes).unwrap();
-            }
-            let committed = std::fs::read(&path).unwrap_or_default();
-            assert!(committed == bytes, "{path:?} is stale: run BLESS=1 cargo test -p tensorpatch-testkit");
-        }
-        for entry in std::fs::read_dir(directory).unwrap() {
-            run(&std::fs::read(entry.unwrap().path()).unwrap());
+fn every_fuzz_target_is_in_the_fuzz_workspace_and_holds_for_its_seeds_and_for_past_crashes() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
+    let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    let readme = std::fs::read_to_string(fuzz.join("README.md")).unwrap();
+    assert_eq!(manifest.matches("[[bin]]").count(), TARGETS.len());
+    for Target { name, run, seeds } in TARGETS {
+        assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
+        assert!(fuzz.join("fuzz_targets").join(name).with_extension("rs").is_file(), "{name}");
+        assert!(readme.contains(&format!("`{name}`")), "{name}");
+        let seeds = seeds();
+        assert!(seeds.len() >= 3, "{name}");
+        seeds.iter().for_each(|(_, bytes)| run(bytes));
+    }
+    for entry in std::fs::read_dir(fuzz.join("crashes")).unwrap() {
+        let path = entry.unwrap().path();
+        let file = path.file_name().unwrap().to_string_lossy();
+        if let Some((name, _)) = file.split_once('.').filter(|_| file != "README.md") {
+            let target = TARGETS.iter().find(|target| target.name == name);
+            (target.unwrap_or_else(|| panic!("{file} is of no target")).run)(&std::fs::read(&path).unwrap());
         }
     }
 }
 
+/// The seed inputs that decode must do so, or the targets would only ever see refusals.
+#[test]
+fn patches_made_for_the_fuzzers_are_whole() {
+    for (name, patch) in
+        TARGETS.iter().find(|target| target.name == "apply_patch").map(|t| (t.seeds)()).unwrap()
+    {
+        tensorpatch_format::Patch::parse(&patch, &Limits::default())
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
 fn damaged_seeds() -> impl Strategy<Value = (usize, Vec<u8>)> {
-    let seeds: Vec<_> = fuzz::TARGETS
+    let seeds: Vec<_> = TARGETS
         .iter()
         .enumerate()
-        .flat_map(|(target, (name, _))| fuzz::seeds(name).into_iter().map(move |(_, bytes)| (target, bytes)))
+        .flat_map(|(target, Target { seeds, .. })| seeds().into_iter().map(move |(_, bytes)| (target, bytes)))
         .collect();
     prop::sample::select(seeds).prop_flat_map(|(target, bytes)| {
         let damage = prop::collection::vec(mutations(bytes.len()), 1..4);
@@ -216,7 +225,6 @@ proptest! {
 
     #[test]
     fn every_fuzz_target_holds_for_damaged_seeds((target, bytes) in damaged_seeds()) {
-        let (_, run) = fuzz::TARGETS[target];
-        run(&bytes);
+        (TARGETS[target].run)(&bytes);
     }
 }
