@@ -1,7 +1,7 @@
 //! From a base and a patch to the chunks of the target, each handed on once and the whole verified.
 
 use tensorpatch_codec::{ChunkContext, ChunkDecoder, leaf_digest};
-use tensorpatch_format::{CHUNK_BYTES, ChunkAddress, LeafDigest, StateDigest};
+use tensorpatch_format::{CHUNK_BYTES, ChunkAddress, ErrorClass, LeafDigest, StateDigest};
 
 use crate::continuation::Continuation;
 use crate::parallel::ordered;
@@ -60,7 +60,7 @@ pub fn apply_chunks(
     progress: Progress<'_>,
     write: &(dyn Fn(ChunkAddress, &[u8]) + Sync),
 ) -> Result<LeafTable, ApplyError> {
-    let bound = patch.bind(base.map(State::schema))?;
+    let bound = bind(patch, base, options)?;
     let visit = |(): &mut (), chunk: TargetChunk<'_>, (): &mut ()| {
         write(chunk.address, chunk.bytes);
         Ok(())
@@ -109,7 +109,7 @@ pub(crate) fn walk<V, T: Default + Send>(
     );
     // Against a wrong base a chunk fails to decode before the digests can tell.
     if let Err(error) = walked {
-        return Err(blame(base, patch, options, error));
+        return Err(blame(base, patch.patch(), options, error));
     }
     let base = match base.zip(base_leaves) {
         None => StateDigest::NONE,
@@ -119,20 +119,26 @@ pub(crate) fn walk<V, T: Default + Send>(
         }
     };
     let target = leaves.state_digest(schema);
-    patch.check_base(base)?;
+    patch.patch().check_base(base)?;
     patch.check_target(target)?;
     Ok(Walked { base, target, leaves })
 }
 
-/// The error that says what really was wrong: the base, if it is not the patch's.
-fn blame(
-    base: Option<&State<'_>>,
-    patch: &BoundPatch<'_>,
+/// Binds a patch to a base. Which chunks must be in the patch depends on the base's schema, so that a wrong base can
+/// look like a broken patch: then the error says that it is the base.
+pub(crate) fn bind<'p>(
+    patch: &'p Patch<'p>,
+    base: Option<&State<'p>>,
     options: &Options,
-    error: ApplyError,
-) -> ApplyError {
-    let (Some(base), ApplyError::Chunk { .. }) = (base, &error) else { return error };
-    let leaves = LeafTable::of(base, patch.patch().leaf_hash(), options.threads, Progress::none());
+) -> Result<BoundPatch<'p>, ApplyError> {
+    patch.bind(base.map(State::schema)).map_err(|error| blame(base, patch, options, error))
+}
+
+/// The error that says what really was wrong: the base, if it is not the patch's.
+fn blame(base: Option<&State<'_>>, patch: &Patch<'_>, options: &Options, error: ApplyError) -> ApplyError {
+    let blamed = matches!(error.class(), Some(ErrorClass::Invalid | ErrorClass::TargetMismatch));
+    let Some(base) = base.filter(|_| blamed) else { return error };
+    let leaves = LeafTable::of(base, patch.leaf_hash(), options.threads, Progress::none());
     patch.check_base(leaves.state_digest(base.schema())).err().unwrap_or(error)
 }
 

@@ -88,7 +88,8 @@ impl ApplyError {
     pub fn class(&self) -> Option<ErrorClass> {
         match self {
             Self::Patch(error) => Some(error.class()),
-            Self::Chunk { .. } => Some(ErrorClass::Invalid),
+            Self::Chunk { source: ChunkFault::Payload(_), .. } => Some(ErrorClass::Invalid),
+            Self::Chunk { source: ChunkFault::Leaf { .. }, .. } => Some(ErrorClass::TargetMismatch),
             Self::WrongBase { .. } => Some(ErrorClass::WrongBase),
             Self::TargetMismatch { .. } => Some(ErrorClass::TargetMismatch),
             _ => None,

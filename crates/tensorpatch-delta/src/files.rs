@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, Placement};
 use tensorpatch_format::{CHUNK_BYTES, Layout};
 
-use crate::apply::walk;
+use crate::apply::{bind, walk};
 use crate::patch::BoundPatch;
 use crate::{ApplyError, ApplyReport, Options, Patch, Progress, State};
 
@@ -25,10 +25,11 @@ pub fn apply_to(
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
-    let bound = patch.bind(Some(base.schema()))?;
+    let state = State::of(base)?;
+    let bound = bind(patch, Some(&state), options)?;
     let (layout, same_layout) = patch.layout_over(base.layout());
     let companions = if form == Form::Directory { base.companions() } else { &[] };
-    write(Some(&State::of(base)?), &bound, layout, (dest, form, companions), options, progress)
+    write(Some(&state), &bound, layout, (dest, form, companions), options, progress)
         .map(|report| ApplyReport { same_layout, ..report })
 }
 

@@ -15,7 +15,7 @@ use tensorpatch_format::{
     BlockBuilder, CHUNK_BYTES, Ends, Kind, Layout, LeafHash, Profile, Schema, StateDigest, TensorIndex,
 };
 
-use crate::apply::{Walked, walk};
+use crate::apply::{Walked, bind, walk};
 use crate::emit::{Emitter, Head};
 use crate::parallel::ordered;
 use crate::patch::BoundPatch;
@@ -73,7 +73,8 @@ pub fn prepare_in_place(
         return Err(ApplyError::Pending { path: journal.to_owned() });
     }
     let base = Checkpoint::open(checkpoint, &options.limits)?;
-    let bound = patch.bind(Some(base.schema()))?;
+    let state = State::of(&base)?;
+    let bound = bind(patch, Some(&state), options)?;
     let (layout, same_layout) = patch.layout_over(base.layout());
     check_in_place(&base, bound.schema(), layout, options)?;
     // A checkpoint that must not be written is found out before the work, and nobody else patches it meanwhile.
@@ -84,15 +85,7 @@ pub fn prepare_in_place(
         if layout != base.layout() {
             return Err(ApplyError::NotInPlace("it alters nothing but headers".into()));
         }
-        walk(
-            Some(&State::of(&base)?),
-            &bound,
-            options,
-            progress,
-            || (),
-            |(), _, (): &mut ()| Ok(()),
-            |()| Ok(()),
-        )?
+        walk(Some(&state), &bound, options, progress, || (), |(), _, (): &mut ()| Ok(()), |()| Ok(()))?
     } else {
         let walked = write_journal(&base, &bound, layout, &partial, options, progress).inspect_err(|_| {
             // Best effort: only a finished journal gets the journal's name, and recovery sweeps this one.

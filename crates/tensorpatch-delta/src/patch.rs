@@ -119,6 +119,19 @@ impl<'a> Patch<'a> {
         let records = records.filter_map(|(number, record)| Some((record, index.leaf(number)?))).collect();
         Ok(BoundPatch { patch: self, schema, records })
     }
+
+    /// A digest with the leaf hash of the patch.
+    pub(crate) fn tagged(&self, digest: StateDigest) -> TaggedStateDigest {
+        TaggedStateDigest { leaf_hash: self.leaf_hash(), digest }
+    }
+
+    pub(crate) fn check_base(&self, found: StateDigest) -> Result<(), ApplyError> {
+        let expected = self.base_digest();
+        if found == expected {
+            return Ok(());
+        }
+        Err(ApplyError::WrongBase { expected: self.tagged(expected), found: self.tagged(found) })
+    }
 }
 
 /// A patch whose records fit the target's grid.
@@ -182,25 +195,13 @@ impl<'p> BoundPatch<'p> {
         })
     }
 
-    /// A digest with the leaf hash of the patch.
-    pub(crate) fn tagged(&self, digest: StateDigest) -> TaggedStateDigest {
-        TaggedStateDigest { leaf_hash: self.patch.leaf_hash(), digest }
-    }
-
-    pub(crate) fn check_base(&self, found: StateDigest) -> Result<(), ApplyError> {
-        let expected = self.patch.base_digest();
-        if found == expected {
-            return Ok(());
-        }
-        Err(ApplyError::WrongBase { expected: self.tagged(expected), found: self.tagged(found) })
-    }
-
     pub(crate) fn check_target(&self, found: StateDigest) -> Result<(), ApplyError> {
         let expected = self.patch.target_digest();
         if found == expected {
             return Ok(());
         }
-        Err(ApplyError::TargetMismatch { expected: self.tagged(expected), found: self.tagged(found) })
+        let (expected, found) = (self.patch.tagged(expected), self.patch.tagged(found));
+        Err(ApplyError::TargetMismatch { expected, found })
     }
 }
 

@@ -5,6 +5,7 @@
 //! * [`fixture`]: a slice of a recorded training run, and the whole run where there is one.
 //! * [`Mutation`]: named damage to bytes.
 //! * [`FaultyStore`]: an object store that fails as real ones do.
+//! * [`Verdict`]: what the fast decoder and the reference decoder make of a patch.
 //! * [`fuzz`]: the bodies of the fuzz targets, which tests run over committed inputs too.
 //!
 //! Made for tests: everything here panics where a test would.
@@ -27,6 +28,7 @@ mod mutation;
 mod patches;
 mod rng;
 mod values;
+mod verdict;
 
 pub use faulty_store::{Call, Fault, FaultyStore};
 pub use files::{FileStyle, file_bytes, header_bytes, styles, write_sharded, write_single};
@@ -36,3 +38,4 @@ pub use mutation::{Mutation, mutations};
 pub use patches::{repair_checksums, sample_patches};
 pub use rng::Rng;
 pub use values::{Change, Fill};
+pub use verdict::{Verdict, for_reference, reference_hash};

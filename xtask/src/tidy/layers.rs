@@ -52,6 +52,7 @@ const LAYERS: &[Layer] = &[
         never: &["clap", "anyhow"],
     },
     Layer { name: "tensorpatch-synthetic", may_use: &[], never: ASYNC },
+    Layer { name: "tensorpatch-reference", may_use: &[], never: &["zstd", "zstd-sys", "serde"] },
     Layer { name: "tensorpatch-cli", may_use: &["tensorpatch", "tensorpatch-synthetic"], never: &[] },
     Layer {
         name: "tensorpatch-testkit",
@@ -62,6 +63,7 @@ const LAYERS: &[Layer] = &[
             "tensorpatch-delta",
             "tensorpatch-store",
             "tensorpatch-synthetic",
+            "tensorpatch-reference",
         ],
         never: &[],
     },

@@ -1,0 +1,99 @@
+//! The two decoders say the same of whatever the encoder makes, and of what is left of it after damage.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
+
+use std::num::NonZeroUsize;
+
+use proptest::prelude::*;
+use tensorpatch_checkpoint::generate_layout;
+use tensorpatch_delta::{Options, Progress, State, Version, diff, full};
+use tensorpatch_format::{LeafHash, Profile};
+use tensorpatch_testkit::{Model, Pair, Size, Verdict, models, mutations, pairs, repair_checksums};
+
+fn options() -> impl Strategy<Value = Options> {
+    let profile = prop::sample::select(vec![Profile::Compact, Profile::Direct]);
+    let hash = prop::sample::select(vec![LeafHash::Xxh3, LeafHash::Blake3]);
+    (profile, hash).prop_map(|(profile, hash)| {
+        Options::default().with_profile(profile).with_leaf_hash(hash).with_threads(NonZeroUsize::MIN)
+    })
+}
+
+fn patch(base: Option<&Model>, target: &Model, options: &Options) -> Vec<u8> {
+    let layout = |model: &Model| generate_layout(model.schema()).unwrap();
+    let (base_layout, target_layout) = (base.map(layout), layout(target));
+    let version = |model, layout| Version { state: state(model), layout, leaves: None };
+    let target = version(target, &target_layout);
+    let mut patch = Vec::new();
+    match base.zip(base_layout.as_ref()) {
+        Some((base, layout)) => {
+            diff(&version(base, layout), &target, options, Progress::none(), &mut patch).unwrap()
+        }
+        None => full(&target, options, Progress::none(), &mut patch).unwrap(),
+    };
+    patch
+}
+
+fn state(model: &Model) -> State<'_> {
+    State::new(model.schema(), model.slices()).unwrap()
+}
+
+#[track_caller]
+fn agree(patch: &[u8], base: Option<&Model>) -> Verdict {
+    let verdict = Verdict::of_reference(patch, base);
+    assert_eq!(Verdict::of_fast(patch, base), verdict);
+    verdict
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn they_decode_what_was_encoded(Pair { base, target } in pairs(Size::Small), options in options()) {
+        for base in [Some(&base), None] {
+            let verdict = agree(&patch(base, &target, &options), base);
+            let Verdict::Target { state, .. } = verdict else { panic!("{verdict:?}") };
+            prop_assert_eq!(&state, &target);
+        }
+    }
+
+    #[test]
+    fn they_say_the_same_of_a_wrong_base(
+        Pair { base, target } in pairs(Size::Small),
+        other in models(Size::Small),
+        options in options(),
+    ) {
+        let patch = patch(Some(&base), &target, &options);
+        let fewer = Model::new(base.tensors().iter().skip(1).cloned().collect());
+        for wrong in [&target, &other, &fewer].into_iter().filter(|wrong| **wrong != base) {
+            let verdict = agree(&patch, Some(wrong));
+            prop_assert!(matches!(verdict, Verdict::Refused { code: "wrong_base", .. }), "{:?}", verdict);
+        }
+    }
+
+    #[test]
+    fn they_say_the_same_of_a_damaged_patch(
+        (Pair { base, target }, options) in (pairs(Size::Small), options()),
+        mutation in mutations(2000),
+        whole in any::<bool>(),
+    ) {
+        let base = whole.then_some(&base);
+        let mut damaged = mutation.apply(&patch(base, &target, &options));
+        repair_checksums(&mut damaged);
+        // Damage may break several rules, and then the readers may name different ones.
+        match (Verdict::of_fast(&damaged, base), Verdict::of_reference(&damaged, base)) {
+            (Verdict::Refused { .. }, Verdict::Refused { .. }) => {}
+            (fast, slow) => prop_assert_eq!(fast, slow),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
+
+    #[test]
+    fn they_decode_tensors_of_several_chunks(Pair { base, target } in pairs(Size::Chunks), options in options()) {
+        let verdict = agree(&patch(Some(&base), &target, &options), Some(&base));
+        let Verdict::Target { state, .. } = verdict else { panic!("{verdict:?}") };
+        prop_assert_eq!(&state, &target);
+    }
+}
