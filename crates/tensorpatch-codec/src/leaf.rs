@@ -2,6 +2,9 @@
 
 use tensorpatch_format::{LeafDigest, LeafHash};
 
+use crate::Level;
+use crate::xxh3::Xxh3;
+
 /// The digest of a chunk's bytes.
 ///
 /// ```
@@ -13,7 +16,7 @@ use tensorpatch_format::{LeafDigest, LeafHash};
 /// ```
 pub fn leaf_digest(hash: LeafHash, chunk: &[u8]) -> LeafDigest {
     match hash {
-        LeafHash::Xxh3 => LeafDigest::Xxh3(twox_hash::XxHash3_128::oneshot(chunk).to_be_bytes()),
+        LeafHash::Xxh3 => LeafDigest::Xxh3(Xxh3::new(Level::best()).finish(chunk).to_be_bytes()),
         LeafHash::Blake3 => LeafDigest::Blake3(*blake3::hash(chunk).as_bytes()),
     }
 }

@@ -10,14 +10,17 @@ mod element;
 mod encoder;
 mod error;
 mod leaf;
+mod level;
 mod pack;
 mod planes;
 mod scatter;
 mod sparse;
 mod xor;
+mod xxh3;
 
 pub use decoder::ChunkDecoder;
 pub use encoder::{ChunkContext, ChunkEncoder, Encoded};
 pub use error::CodecError;
 pub use leaf::leaf_digest;
+pub use level::Level;
 pub use scatter::Changes;
