@@ -1,1 +1,5 @@
 //! Side-by-side measurements of tensorpatch and the encodings it replaces.
+
+pub mod floor;
+pub mod kernels;
+pub mod pair;

@@ -36,13 +36,6 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// Everything that is left.
-    pub(crate) fn rest(&mut self) -> &'a [u8] {
-        let rest = self.bytes.get(self.offset..).unwrap_or_default();
-        self.offset = self.bytes.len();
-        rest
-    }
-
     /// Ends the reading: nothing may be left.
     pub(crate) fn finish(self, what: &'static str) -> Result<(), CodecError> {
         if self.offset == self.bytes.len() { Ok(()) } else { Err(self.error(what)) }
@@ -88,7 +81,7 @@ mod tests {
             put_varint(&mut out, value);
             let mut reader = Reader::new(&out);
             assert_eq!(reader.varint(usize::MAX, "value").unwrap(), value);
-            assert!(reader.rest().is_empty());
+            assert_eq!(reader.finish("the end"), Ok(()));
         }
     }
 

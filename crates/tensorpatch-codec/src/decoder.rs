@@ -1,11 +1,13 @@
 //! Payloads back to chunks.
 
-use tensorpatch_format::{Encoding, LeafDigest};
+use tensorpatch_format::{CHUNK_BYTES, Encoding, LeafDigest, LeafHash};
 
 use crate::element::{Element, Key};
+use crate::kernels::{Marks, mark_changed};
 use crate::pack::Unpacker;
 use crate::scatter::{self, Changes};
-use crate::{ChunkContext, CodecError, leaf_digest, sparse, xor};
+use crate::sparse::{self, Work};
+use crate::{ChunkContext, CodecError, Level, leaf, xor};
 
 /// Decodes chunks, one after the other, with scratch memory kept in between.
 ///
@@ -13,16 +15,25 @@ use crate::{ChunkContext, CodecError, leaf_digest, sparse, xor};
 /// chunk is for the caller to see from the leaf digest.
 #[derive(Debug, Default)]
 pub struct ChunkDecoder {
+    level: Level,
     sparse: sparse::Decoder,
     unpacker: Unpacker,
     plane: Vec<u8>,
     changes: Changes,
+    buffer: Vec<u8>,
+    scratch: Vec<u8>,
+    marks: Marks,
 }
 
 impl ChunkDecoder {
-    /// A decoder without scratch memory yet.
+    /// A decoder without scratch memory yet, for the highest level of this machine.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A decoder that uses no more than the instructions of `level`.
+    pub fn with_level(level: Level) -> Self {
+        Self { level, ..Self::default() }
     }
 
     /// Fills `target` completely and returns its leaf digest. `base` is `None` for a chunk of a fresh tensor.
@@ -38,19 +49,14 @@ impl ChunkDecoder {
         base: Option<&[u8]>,
         target: &mut [u8],
     ) -> Result<LeafDigest, CodecError> {
-        match base {
-            None if !encoding.allowed_for_fresh() => {
-                return Err(CodecError::new("the encoding needs a base and the tensor is fresh", 0));
-            }
-            Some(base) if !encoding.allowed_for_fresh() => {
-                if base.len() != target.len() {
-                    return Err(CodecError::new("base and target differ in length", 0));
-                }
-                target.copy_from_slice(base);
-            }
-            _ => {}
+        if encoding.allowed_for_fresh() {
+            return self.run(cx, encoding, payload, None, target);
         }
-        self.decode_in_place(cx, encoding, payload, target)
+        let base = base.ok_or(CodecError::new("the encoding needs a base and the tensor is fresh", 0))?;
+        if base.len() != target.len() {
+            return Err(CodecError::new("base and target differ in length", 0));
+        }
+        self.run(cx, encoding, payload, Some(base), target)
     }
 
     /// Turns `chunk`, which holds the base, into the target, and returns the target's leaf digest.
@@ -64,42 +70,65 @@ impl ChunkDecoder {
         payload: &[u8],
         chunk: &mut [u8],
     ) -> Result<LeafDigest, CodecError> {
-        check(cx, encoding, chunk)?;
-        match encoding {
-            Encoding::Sparse => match cx.format.width() {
-                1 => self.sparse.apply::<u8>(Key::of(cx.format), payload, chunk)?,
-                2 => self.sparse.apply::<u16>(Key::of(cx.format), payload, chunk)?,
-                4 => self.sparse.apply::<u32>(Key::of(cx.format), payload, chunk)?,
-                _ => self.sparse.apply::<u64>(Key::of(cx.format), payload, chunk)?,
-            },
-            Encoding::Scatter => {
-                let width = cx.format.width();
-                let elements = chunk.len() / width;
-                scatter::decode(
-                    &mut self.unpacker,
-                    &mut self.plane,
-                    width,
-                    elements,
-                    payload,
-                    &mut self.changes,
-                )?;
-                scatter::apply(width, &self.changes, chunk);
-            }
-            Encoding::Xor => {
-                xor::decode(&mut self.unpacker, &mut self.plane, cx.format.width(), payload, chunk)?;
-            }
-            Encoding::Raw => {
-                if payload.len() != chunk.len() {
-                    return Err(CodecError::new(
-                        "a raw chunk has another length",
-                        payload.len().min(chunk.len()),
-                    ));
-                }
-                chunk.copy_from_slice(payload);
-            }
-            Encoding::Zstd => self.unpacker.unpack(payload, 0, chunk)?,
+        self.run(cx, encoding, payload, None, chunk)
+    }
+
+    /// With a base, `target` need not hold it.
+    fn run(
+        &mut self,
+        cx: ChunkContext,
+        encoding: Encoding,
+        payload: &[u8],
+        base: Option<&[u8]>,
+        target: &mut [u8],
+    ) -> Result<LeafDigest, CodecError> {
+        check(cx, encoding, target)?;
+        let width = cx.format.width();
+        if encoding == Encoding::Sparse {
+            return match width {
+                1 => self.sparse::<u8>(cx, payload, base, target),
+                2 => self.sparse::<u16>(cx, payload, base, target),
+                4 => self.sparse::<u32>(cx, payload, base, target),
+                _ => self.sparse::<u64>(cx, payload, base, target),
+            };
         }
-        Ok(leaf_digest(cx.leaf_hash, chunk))
+        if let Some(base) = base {
+            target.copy_from_slice(base);
+        }
+        match encoding {
+            Encoding::Sparse | Encoding::Scatter => {
+                let elements = target.len() / width;
+                let (unpacker, plane) = (&mut self.unpacker, &mut self.plane);
+                scatter::decode(unpacker, plane, width, elements, payload, &mut self.changes)?;
+                scatter::apply(width, &self.changes, target);
+            }
+            Encoding::Xor => xor::decode(&mut self.unpacker, &mut self.plane, width, payload, target)?,
+            Encoding::Raw => {
+                if payload.len() != target.len() {
+                    let offset = payload.len().min(target.len());
+                    return Err(CodecError::new("a raw chunk has another length", offset));
+                }
+                target.copy_from_slice(payload);
+            }
+            Encoding::Zstd => self.unpacker.unpack(payload, 0, target)?,
+        }
+        Ok(leaf::digest(self.level, cx.leaf_hash, target))
+    }
+
+    fn sparse<T: Element>(
+        &mut self,
+        cx: ChunkContext,
+        payload: &[u8],
+        base: Option<&[u8]>,
+        target: &mut [u8],
+    ) -> Result<LeafDigest, CodecError> {
+        let hash = cx.leaf_hash == LeafHash::Xxh3;
+        let mut work = Work::new(self.level, base, target, &mut self.buffer, hash);
+        self.sparse.apply::<T>(self.level, Key::of(cx.format), payload, &mut work)?;
+        match work.finish() {
+            Some(hash) => Ok(LeafDigest::Xxh3(hash.to_be_bytes())),
+            None => Ok(leaf::digest(self.level, cx.leaf_hash, target)),
+        }
     }
 
     /// Replaces `changes` by what a `sparse` or `scatter` payload changes: positions and new values.
@@ -142,12 +171,11 @@ impl ChunkDecoder {
         base: &[u8],
         changes: &mut Changes,
     ) -> Result<(), CodecError> {
-        let found = self.sparse.changes::<T>(Key::of(cx.format), payload, base)?;
-        changes.clear();
-        for &(position, value) in found {
-            changes.positions.push(position);
-            changes.values.extend(value.to_le_bytes().iter().take(T::WIDTH));
-        }
+        self.scratch.resize(base.len(), 0);
+        let mut work = Work::new(self.level, Some(base), &mut self.scratch, &mut self.buffer, false);
+        self.sparse.apply::<T>(self.level, Key::of(cx.format), payload, &mut work)?;
+        mark_changed::<T>(self.level, base, &self.scratch, &mut self.marks);
+        changes.take::<T>(&self.marks, &self.scratch);
         Ok(())
     }
 }
@@ -156,7 +184,7 @@ fn check(cx: ChunkContext, encoding: Encoding, chunk: &[u8]) -> Result<(), Codec
     if !encoding.allowed_in(cx.profile) {
         return Err(CodecError::new("the profile does not allow the encoding", 0));
     }
-    if !chunk.len().is_multiple_of(cx.format.width()) || u32::try_from(chunk.len()).is_err() {
+    if !chunk.len().is_multiple_of(cx.format.width()) || chunk.len() > CHUNK_BYTES {
         return Err(CodecError::new("the chunk is no whole number of elements, or too long", 0));
     }
     Ok(())

@@ -1,13 +1,13 @@
 //! The choice of an encoding for a chunk, by cost.
 
-use tensorpatch_format::{ElementFormat, Encoding, LeafDigest, LeafHash, Profile};
+use tensorpatch_format::{CHUNK_BYTES, ElementFormat, Encoding, LeafDigest, LeafHash, Profile};
 
 use crate::element::{Element, Key};
-use crate::leaf_digest;
+use crate::kernels::{self, BLOCK_BYTES, Marks};
 use crate::pack::Packer;
 use crate::scatter::{self, Changes};
-use crate::sparse;
-use crate::xor;
+use crate::xxh3::Xxh3;
+use crate::{Level, leaf, sparse, xor};
 
 /// The other encodings are tried once a payload is over one part in so many of the chunk.
 const WORTH_TRYING_OTHERS: usize = 4;
@@ -60,6 +60,8 @@ pub struct Encoded {
 /// ```
 #[derive(Debug, Default)]
 pub struct ChunkEncoder {
+    level: Level,
+    marks: Marks,
     sparse: sparse::Encoder,
     packer: Packer,
     plane: Vec<u8>,
@@ -68,15 +70,20 @@ pub struct ChunkEncoder {
 }
 
 impl ChunkEncoder {
-    /// An encoder without scratch memory yet.
+    /// An encoder without scratch memory yet, for the highest level of this machine.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An encoder that uses no more than the instructions of `level`.
+    pub fn with_level(level: Level) -> Self {
+        Self { level, ..Self::default() }
     }
 
     /// Appends the smallest payload that turns `base` into `target` to `out`; nothing if they are equal.
     ///
     /// `base_leaf` is the digest of `base`, if it is known: it is returned for an unchanged chunk, which then costs one
-    /// compare. A `base` of another length than `target` is no base: the chunk is encoded as a fresh one.
+    /// compare. Where `base` and `target` differ in length, or are no chunks of whole elements, `target` is encoded as a fresh one.
     pub fn encode(
         &mut self,
         cx: ChunkContext,
@@ -85,21 +92,16 @@ impl ChunkEncoder {
         base_leaf: Option<LeafDigest>,
         out: &mut Vec<u8>,
     ) -> Encoded {
-        if base.len() != target.len() || !target.len().is_multiple_of(cx.format.width()) {
+        let whole = target.len().is_multiple_of(cx.format.width()) && target.len() <= CHUNK_BYTES;
+        if base.len() != target.len() || !whole {
             return self.encode_fresh(cx, target, out);
         }
-        if base == target {
-            let leaf = base_leaf.unwrap_or_else(|| leaf_digest(cx.leaf_hash, target));
-            return Encoded { encoding: None, leaf, changed_elements: 0 };
+        match cx.format.width() {
+            1 => self.compare::<u8>(cx, base, target, base_leaf, out),
+            2 => self.compare::<u16>(cx, base, target, base_leaf, out),
+            4 => self.compare::<u32>(cx, base, target, base_leaf, out),
+            _ => self.compare::<u64>(cx, base, target, base_leaf, out),
         }
-        let leaf = leaf_digest(cx.leaf_hash, target);
-        let (encoding, changed) = match cx.format.width() {
-            1 => self.changed::<u8>(cx, base, target, out),
-            2 => self.changed::<u16>(cx, base, target, out),
-            4 => self.changed::<u32>(cx, base, target, out),
-            _ => self.changed::<u64>(cx, base, target, out),
-        };
-        Encoded { encoding: Some(encoding), leaf, changed_elements: changed }
     }
 
     /// Appends the smallest payload that gives `target` without a base.
@@ -108,34 +110,65 @@ impl ChunkEncoder {
         out.extend_from_slice(target);
         let encoding = self.try_zstd(Encoding::Raw, target, start, out);
         let changed_elements = (target.len() / cx.format.width()) as u64;
-        Encoded { encoding: Some(encoding), leaf: leaf_digest(cx.leaf_hash, target), changed_elements }
+        Encoded {
+            encoding: Some(encoding),
+            leaf: leaf::digest(self.level, cx.leaf_hash, target),
+            changed_elements,
+        }
     }
 
-    fn changed<T: Element>(
+    fn compare<T: Element>(
+        &mut self,
+        cx: ChunkContext,
+        base: &[u8],
+        target: &[u8],
+        base_leaf: Option<LeafDigest>,
+        out: &mut Vec<u8>,
+    ) -> Encoded {
+        self.marks.reset(target.len() / T::WIDTH);
+        let mut hash = (cx.leaf_hash == LeafHash::Xxh3).then(|| Xxh3::new(self.level));
+        let blocks = base.chunks(BLOCK_BYTES).zip(target.chunks(BLOCK_BYTES));
+        for (i, (olds, news)) in blocks.enumerate() {
+            self.marks.block(|free| kernels::changed::<T>(self.level, olds, news, free));
+            // While nothing has changed, nothing is hashed: an unchanged chunk costs one compare.
+            if self.marks.len() > 0
+                && let Some(hash) = &mut hash
+            {
+                let from = hash.consumed();
+                hash.blocks(target.get(from..i * BLOCK_BYTES + news.len()).unwrap_or_default(), target.len());
+            }
+        }
+        if self.marks.len() == 0 {
+            let leaf = base_leaf.unwrap_or_else(|| leaf::digest(self.level, cx.leaf_hash, target));
+            return Encoded { encoding: None, leaf, changed_elements: 0 };
+        }
+        let leaf = match hash {
+            Some(hash) => LeafDigest::Xxh3(hash.finish(target).to_be_bytes()),
+            None => leaf::digest(self.level, cx.leaf_hash, target),
+        };
+        let encoding = self.encode_marked::<T>(cx, base, target, out);
+        Encoded { encoding: Some(encoding), leaf, changed_elements: self.marks.len() as u64 }
+    }
+
+    /// Encodes the marked elements, which are those that differ.
+    fn encode_marked<T: Element>(
         &mut self,
         cx: ChunkContext,
         base: &[u8],
         target: &[u8],
         out: &mut Vec<u8>,
-    ) -> (Encoding, u64) {
+    ) -> Encoding {
         let start = out.len();
-        let (mut best, changed) = match cx.profile {
+        let mut best = match cx.profile {
             Profile::Compact => {
-                (Encoding::Sparse, self.sparse.encode::<T>(Key::of(cx.format), base, target, out))
+                self.sparse.encode::<T>(self.level, Key::of(cx.format), base, target, &self.marks, out);
+                Encoding::Sparse
             }
             Profile::Direct => {
-                self.changes.clear();
-                for (position, (old, new)) in
-                    (0..).zip(base.chunks_exact(T::WIDTH).zip(target.chunks_exact(T::WIDTH)))
-                {
-                    if old != new {
-                        self.changes.positions.push(position);
-                        self.changes.values.extend_from_slice(new);
-                    }
-                }
+                self.changes.take::<T>(&self.marks, target);
                 let elements = target.len() / T::WIDTH;
                 scatter::encode(&mut self.packer, &mut self.plane, T::WIDTH, elements, &self.changes, out);
-                (Encoding::Scatter, self.changes.positions.len() as u64)
+                Encoding::Scatter
             }
         };
         // What the others cost at the least is known well enough to leave them out where they cannot win.
@@ -152,7 +185,7 @@ impl ChunkEncoder {
             }
             best = self.try_zstd(best, target, start, out);
         }
-        (best, changed)
+        best
     }
 
     /// Replaces what stands in `out` after `start` by a frame of `target` if that is smaller.

@@ -15,8 +15,12 @@ use crate::xxh3::Xxh3;
 /// assert_eq!(format!("{leaf:?}"), "99aa06d3014798d86001c324468d497f");
 /// ```
 pub fn leaf_digest(hash: LeafHash, chunk: &[u8]) -> LeafDigest {
+    digest(Level::best(), hash, chunk)
+}
+
+pub(crate) fn digest(level: Level, hash: LeafHash, chunk: &[u8]) -> LeafDigest {
     match hash {
-        LeafHash::Xxh3 => LeafDigest::Xxh3(Xxh3::new(Level::best()).finish(chunk).to_be_bytes()),
+        LeafHash::Xxh3 => LeafDigest::Xxh3(Xxh3::new(level).finish(chunk).to_be_bytes()),
         LeafHash::Blake3 => LeafDigest::Blake3(*blake3::hash(chunk).as_bytes()),
     }
 }

@@ -9,6 +9,7 @@ mod decoder;
 mod element;
 mod encoder;
 mod error;
+mod kernels;
 mod leaf;
 mod level;
 mod pack;

@@ -3,6 +3,8 @@
 use crate::CodecError;
 use crate::bits::{BitReader, BitWriter};
 use crate::bytes::{Reader, put_varint};
+use crate::element::Element;
+use crate::kernels::Marks;
 use crate::pack::{Packer, Unpacker};
 use crate::planes;
 
@@ -19,9 +21,16 @@ pub struct Changes {
 }
 
 impl Changes {
-    pub(crate) fn clear(&mut self) {
+    /// Lists the marked elements, with their values in `target`.
+    #[expect(clippy::cast_possible_truncation, reason = "a chunk has at most 2^20 elements")]
+    pub(crate) fn take<T: Element>(&mut self, marks: &Marks, target: &[u8]) {
         self.positions.clear();
         self.values.clear();
+        for position in marks.positions(T::WIDTH) {
+            self.positions.push(position as u32);
+            let at = position * T::WIDTH;
+            self.values.extend_from_slice(target.get(at..at + T::WIDTH).unwrap_or_default());
+        }
     }
 }
 

@@ -1,291 +1,279 @@
-//! A `sparse` payload back to the changes of a chunk: the reference path.
+//! A `sparse` payload on its base to the target, block by block.
 
 use crate::CodecError;
 use crate::bits::BitReader;
 use crate::bytes::Reader;
 use crate::element::{Element, Key};
+use crate::kernels::{self, BLOCK_BYTES, GROUP, Marks};
+use crate::level::Level;
 
-use super::layout::{self, Head, QUOTIENT_BITS, QUOTIENT_ESCAPE, STRIPS};
-use super::model::{Class, Model, Symbol, Symbols};
-use super::stream::{Lanes, SYMBOL_SCALE, Serial};
+use super::chain::{self, Chain, LookUp, Part, Patch};
+use super::layout::{self, FEW_LANES, MANY_LANES, STRIP_BYTES, STRIPS, Streams};
+use super::model::Model;
+use super::plan::{Lengths, Tables};
+use super::shift::{BAD_DISTANCE, shifted};
+use super::stream::{Lanes, Serial};
+use super::work::Work;
 
 /// Decodes chunks, with scratch memory kept in between.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
-    /// Element number and new value, ascending after a call.
-    changes: Vec<(u32, u64)>,
+    tables: Tables,
+    sums: Vec<u16>,
+    ends: Vec<u32>,
+    marks: Marks,
+    patches: Vec<Patch>,
 }
 
-const BAD_DISTANCE: &str = "a distance has more bits than an element, or is cut short";
+/// A part of a payload, and where it lies.
+type Slice<'a> = (usize, &'a [u8]);
 
-/// Plain bits, from wherever they lie.
-trait Plain {
-    fn plain(&mut self, len: u32) -> Option<u32>;
+/// A payload, taken apart.
+struct Payload<'a> {
+    streams: Streams,
+    model: Model,
+    /// The hot symbols, and their plain bits if those are apart.
+    hot: [Slice<'a>; 2],
+    /// The strips; if there is but one stream, it is the first of them.
+    strips: [Slice<'a>; STRIPS],
 }
 
-impl Plain for BitReader<'_> {
-    fn plain(&mut self, len: u32) -> Option<u32> {
-        self.take(len)
-    }
-}
-
-impl Plain for Serial<'_> {
-    fn plain(&mut self, len: u32) -> Option<u32> {
-        Some(self.bits(len))
-    }
-}
-
-/// The element that `old` becomes; `None` if the plain bits end, or the distance has more bits than an element.
-fn moved<T: Element>(old: T, symbol: Symbol, plain: &mut impl Plain) -> Option<T> {
-    let (bits, down) = match symbol {
-        Symbol::Unchanged => return Some(old),
-        Symbol::Moved { bits, down } => (bits, down),
-        Symbol::Escape => {
-            let both = plain.plain(7)?;
-            (both & 63, both >> 6 == 1)
-        }
-    };
-    if bits as usize >= T::WIDTH * 8 {
-        return None;
-    }
-    let len = bits.saturating_sub(1);
-    let mut beyond = u64::from(plain.plain(len.min(32))?);
-    if len > 32 {
-        beyond |= u64::from(plain.plain(len - 32)?) << 32;
-    }
-    if bits > 0 {
-        beyond |= 1 << len;
-    }
-    let distance = beyond.wrapping_add(1);
-    let old = old.to_u64();
-    Some(T::from_u64(if down { old.wrapping_sub(distance) } else { old.wrapping_add(distance) }))
-}
-
-impl Decoder {
-    /// Finds the changes that `payload` makes to `base`: element numbers, ascending, and new values.
-    ///
-    /// Their number is at most that of the elements, whatever the payload says.
-    pub(crate) fn changes<T: Element>(
-        &mut self,
-        key: Key,
-        payload: &[u8],
-        base: &[u8],
-    ) -> Result<&[(u32, u64)], CodecError> {
-        self.changes.clear();
+impl<'a> Payload<'a> {
+    fn parse(payload: &'a [u8]) -> Result<Self, CodecError> {
         let mut bits = BitReader::new(payload);
-        let head = Head::read(&mut bits).ok_or(CodecError::new("the payload is empty", 0))?;
+        let streams = Streams::read(&mut bits).ok_or(CodecError::new("the payload is empty", 0))?;
         let model = Model::read(&mut bits)?;
         let taken =
             bits.whole_bytes().ok_or(CodecError::new("the classes are not filled up with zeros", 0))?;
         let mut reader = Reader::new(payload);
         reader.take(taken, "the classes are cut short")?;
 
-        if head.serial {
-            let offset = reader.offset();
-            let mut stream = Serial::new(reader.rest());
-            self.read_hot_serial::<T>(key, &model, base, &mut stream, offset)?;
-            self.read_cold::<T>(key, &model, base, 0, 1, &mut stream, offset)?;
-            stream.finish(offset)?;
+        let hot = match streams {
+            Streams::One => 0,
+            _ if !model.has_hot() => 0,
+            Streams::Serial => 1,
+            Streams::FewLanes | Streams::ManyLanes => 2,
+        };
+        let cold = if streams == Streams::One {
+            1
+        } else if model.has_cold() {
+            STRIPS
         } else {
-            let hot = if model.has_hot() { 2 } else { 0 };
-            let streams = hot + if model.has_cold() { STRIPS } else { 0 };
-            let mut lens = [0; 2 + STRIPS];
-            for len in lens.iter_mut().take(streams.saturating_sub(1)) {
-                *len = reader.varint(payload.len(), "the length of a stream")?;
-            }
-            let mut next = |index: usize| -> Result<(usize, &[u8]), CodecError> {
-                let offset = reader.offset();
-                let last = index + 1 == streams;
-                let len = if last { payload.len() - offset } else { lens[index] };
-                Ok((offset, reader.take(len, "a stream is cut short")?))
-            };
-            if model.has_hot() {
-                let (offset, lanes) = next(0)?;
-                let lanes = Lanes::new(lanes, head.lanes(), offset)?;
-                let (offset, plain) = next(1)?;
-                self.read_hot_lanes::<T>(key, &model, base, lanes, plain, offset)?;
-            }
-            if model.has_cold() {
-                for strip in 0..STRIPS {
-                    let (offset, bytes) = next(hot + strip)?;
-                    let mut stream = Serial::new(bytes);
-                    self.read_cold::<T>(key, &model, base, strip, STRIPS, &mut stream, offset)?;
-                    stream.finish(offset)?;
-                }
-            }
-            reader.finish("bytes after the last stream")?;
+            0
+        };
+        let mut parsed = Self { streams, model, hot: [(0, &[]); 2], strips: [(0, &[]); STRIPS] };
+        let mut lens = [0; 2 + STRIPS];
+        for len in lens.iter_mut().take((hot + cold).saturating_sub(1)) {
+            *len = reader.varint(usize::MAX, "the length of a stream")?;
         }
-        self.changes.sort_unstable_by_key(|&(position, _)| position);
-        Ok(&self.changes)
+        for (i, len) in lens.into_iter().take(hot + cold).enumerate() {
+            let offset = reader.offset();
+            let rest = payload.len() - offset;
+            let left = hot + cold - i;
+            let bad = CodecError::new("a stream is cut short", offset);
+            let len = match left {
+                1 => rest,
+                _ if i < hot => len,
+                _ => layout::take_share(len, rest, left).ok_or(bad)?,
+            };
+            let slice = (offset, reader.take(len, bad.what)?);
+            match i.checked_sub(hot) {
+                Some(strip) => parsed.strips[strip] = slice,
+                None => parsed.hot[i] = slice,
+            }
+        }
+        reader.finish("bytes after the last stream")?;
+        Ok(parsed)
+    }
+}
+
+/// The symbols of hot elements, being read in whichever way they are coded.
+enum Hot<'a> {
+    None,
+    Serial(Serial<'a>, usize),
+    Few(Lanes<'a, FEW_LANES>, BitReader<'a>, Slice<'a>),
+    Many(Lanes<'a, MANY_LANES>, BitReader<'a>, Slice<'a>),
+}
+
+impl<'a> Hot<'a> {
+    fn new(payload: &Payload<'a>) -> Result<Self, CodecError> {
+        let [(offset, symbols), plain] = payload.hot;
+        Ok(match payload.streams {
+            _ if !payload.model.has_hot() => Self::None,
+            Streams::One => Self::None,
+            Streams::Serial => Self::Serial(Serial::new(symbols), offset),
+            Streams::FewLanes => Self::Few(Lanes::new(symbols, offset)?, BitReader::new(plain.1), plain),
+            Streams::ManyLanes => Self::Many(Lanes::new(symbols, offset)?, BitReader::new(plain.1), plain),
+        })
     }
 
-    /// Turns `chunk` from the base into the target.
+    /// Moves the marked elements of a block.
+    fn run<T: Element>(
+        &mut self,
+        tables: &Tables,
+        key: Key,
+        block: &mut [u8],
+        marks: &[u16],
+    ) -> Result<(), CodecError> {
+        let (done, offset) = match self {
+            Self::None => (Some(()), 0),
+            Self::Serial(stream, offset) => (stream.run::<T>(tables, key, block, marks), *offset),
+            Self::Few(lanes, bits, (offset, _)) => (lanes.run::<T>(tables, key, block, marks, bits), *offset),
+            Self::Many(lanes, bits, (offset, _)) => {
+                (lanes.run::<T>(tables, key, block, marks, bits), *offset)
+            }
+        };
+        done.ok_or(CodecError::new(BAD_DISTANCE, offset))
+    }
+
+    fn finish(self) -> Result<(), CodecError> {
+        let (bits, (offset, plain)) = match self {
+            Self::None => return Ok(()),
+            Self::Serial(stream, offset) => return stream.finish(offset),
+            Self::Few(lanes, bits, plain) => {
+                lanes.finish()?;
+                (bits, plain)
+            }
+            Self::Many(lanes, bits, plain) => {
+                lanes.finish()?;
+                (bits, plain)
+            }
+        };
+        if bits.whole_bytes() == Some(plain.len()) {
+            return Ok(());
+        }
+        Err(CodecError::new("plain bits are left: broken, or another base", offset))
+    }
+}
+
+impl Decoder {
+    /// Turns the base in `work` into the target. On an error the target's bytes are unspecified.
     pub(crate) fn apply<T: Element>(
         &mut self,
+        level: Level,
         key: Key,
         payload: &[u8],
+        work: &mut Work<'_>,
+    ) -> Result<(), CodecError> {
+        let payload = Payload::parse(payload)?;
+        let scale = payload.model.axis_scale();
+        let lengths = Lengths::new(&payload.model, key, scale);
+        self.tables.fill(&payload.model, T::WIDTH);
+        if payload.streams == Streams::One {
+            return self.apply_one::<T>(level, &payload, &lengths, scale, work.whole());
+        }
+        self.apply_blocks::<T>(level, &payload, &lengths, scale, work)
+    }
+
+    fn apply_one<T: Element>(
+        &mut self,
+        level: Level,
+        payload: &Payload<'_>,
+        lengths: &Lengths,
+        scale: u32,
         chunk: &mut [u8],
     ) -> Result<(), CodecError> {
-        self.changes::<T>(key, payload, chunk)?;
-        for &(position, value) in &self.changes {
-            let at = position as usize * T::WIDTH;
-            if let Some(element) = chunk.get_mut(at..at + T::WIDTH) {
-                T::from_u64(value).store(element);
+        let (offset, bytes) = payload.strips[0];
+        let mut stream = Serial::new(bytes);
+        let elements = chunk.len() / T::WIDTH;
+        self.sums.resize(elements.div_ceil(GROUP), 0);
+        self.marks.reset(elements);
+        let block_sums = self.sums.chunks_mut(BLOCK_BYTES / T::WIDTH / GROUP);
+        for (block, sums) in chunk.chunks(BLOCK_BYTES).zip(block_sums) {
+            self.marks.block(|marks| kernels::survey::<T>(level, lengths, block, sums, marks));
+        }
+        self.patches.clear();
+        let bad = CodecError::new(BAD_DISTANCE, offset);
+        for position in self.marks.positions(T::WIDTH) {
+            let old = element::<T>(chunk, position);
+            let code = stream.symbol(&self.tables, lengths.key.find(old));
+            if code != 0 {
+                let new = shifted(old, code, &mut stream).ok_or(bad)?;
+                self.patches.push(Patch::new(position, new));
             }
         }
+        if payload.model.has_cold() {
+            chain::axis(&self.sums, &mut self.ends);
+            let mut chains = [Chain::new(stream)];
+            chain::run::<T, 1>(
+                level,
+                &mut chains,
+                LookUp { tables: &self.tables, lengths, scale },
+                chunk,
+                &[Part { first: 0, ends: &self.ends }],
+                &mut self.patches,
+            )
+            .ok_or(bad)?;
+            stream = chains[0].finish(scale);
+        }
+        stream.finish(offset)?;
+        patch::<T>(&self.patches, chunk);
         Ok(())
     }
 
-    fn read_hot_lanes<T: Element>(
+    fn apply_blocks<T: Element>(
         &mut self,
-        key: Key,
-        model: &Model,
-        base: &[u8],
-        mut lanes: Lanes<'_>,
-        plain: &[u8],
-        offset: usize,
+        level: Level,
+        payload: &Payload<'_>,
+        lengths: &Lengths,
+        scale: u32,
+        work: &mut Work<'_>,
     ) -> Result<(), CodecError> {
-        let symbols: Vec<Symbols> =
-            model.classes.iter().map(|&class| Symbols::new(class, T::WIDTH)).collect();
-        let mut bits = BitReader::new(plain);
-        for (position, old) in (0..).zip(layout::elements::<T>(base)) {
-            let class = model.class_of(key.find(old));
-            if !model.classes[class].is_hot() {
-                continue;
-            }
-            let slot = lanes.slot();
-            let (symbol, start, freq) = symbols[class].find(slot);
-            lanes.consume(freq, slot - start)?;
-            if symbol == Symbol::Unchanged {
-                continue;
-            }
-            let new = moved(old, symbol, &mut bits).ok_or(CodecError::new(BAD_DISTANCE, offset))?;
-            self.changes.push((position, new.to_u64()));
-        }
-        if bits.whole_bytes() != Some(plain.len()) {
-            return Err(CodecError::new("plain bits are left: broken, or another base", offset));
-        }
-        lanes.finish()
-    }
-
-    fn read_hot_serial<T: Element>(
-        &mut self,
-        key: Key,
-        model: &Model,
-        base: &[u8],
-        stream: &mut Serial<'_>,
-        offset: usize,
-    ) -> Result<(), CodecError> {
-        if !model.has_hot() {
-            return Ok(());
-        }
-        let symbols: Vec<Symbols> =
-            model.classes.iter().map(|&class| Symbols::new(class, T::WIDTH)).collect();
-        for (position, old) in (0..).zip(layout::elements::<T>(base)) {
-            let class = model.class_of(key.find(old));
-            if !model.classes[class].is_hot() {
-                continue;
-            }
-            let symbol = read_symbol(&symbols[class], stream);
-            if symbol == Symbol::Unchanged {
-                continue;
-            }
-            let new = moved(old, symbol, stream).ok_or(CodecError::new(BAD_DISTANCE, offset))?;
-            self.changes.push((position, new.to_u64()));
-        }
-        Ok(())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a strip of a chunk, and a stream with its place")]
-    fn read_cold<T: Element>(
-        &mut self,
-        key: Key,
-        model: &Model,
-        base: &[u8],
-        strip: usize,
-        strips: usize,
-        stream: &mut Serial<'_>,
-        offset: usize,
-    ) -> Result<(), CodecError> {
-        if !model.has_cold() {
-            return Ok(());
-        }
-        let scale = model.axis_scale();
-        let lengths = model.lengths(scale);
-        let symbols: Vec<Symbols> = model
-            .classes
-            .iter()
-            .map(|class| Symbols::new(Class { rate: 0, reach: class.reach }, T::WIDTH))
-            .collect();
-        // All on the axis; u64, because a broken quotient may lie far beyond its end.
-        let mut place: Option<Place> = None;
-        let mut axis = 0u64;
-        for range in layout::strip(base.len(), strip, strips) {
-            let first = range.start / T::WIDTH;
-            for (position, old) in (first..).zip(layout::elements::<T>(&base[range])) {
-                let class = model.class_of(key.find(old));
-                let (start, end) = (axis, axis + u64::from(lengths[class]));
-                axis = end;
-                if start == end {
-                    continue;
+        let mut hot = Hot::new(payload)?;
+        let cold = payload.model.has_cold();
+        let mut chains = payload.strips.map(|(_, bytes)| Chain::new(Serial::new(bytes)));
+        let per_strip = STRIP_BYTES / T::WIDTH / GROUP;
+        for start in (0..work.len()).step_by(BLOCK_BYTES) {
+            let range = start..work.len().min(start + BLOCK_BYTES);
+            let block = work.begin(range.clone());
+            let elements = block.len() / T::WIDTH;
+            self.sums.resize(elements.div_ceil(GROUP), 0);
+            self.marks.reset(elements);
+            self.marks.block(|marks| kernels::survey::<T>(level, lengths, block, &mut self.sums, marks));
+            if cold {
+                chain::axis_of_strips(&self.sums, per_strip, &mut self.ends);
+                let mut parts = [Part::default(); STRIPS];
+                for (i, (part, ends)) in parts.iter_mut().zip(self.ends.chunks(per_strip)).enumerate() {
+                    *part = Part { first: i * per_strip, ends };
                 }
-                let found = *place.get_or_insert_with(|| Place::read(stream, 0, scale));
-                if found.point >= end {
-                    continue;
-                }
-                found.take(stream, start, end, scale);
-                let symbol = read_symbol(&symbols[class], stream);
-                let new = moved(old, symbol, stream).ok_or(CodecError::new(BAD_DISTANCE, offset))?;
-                let position = u32::try_from(position).map_err(|_| CodecError::new(BAD_DISTANCE, offset))?;
-                self.changes.push((position, new.to_u64()));
-                place = Some(Place::read(stream, end, scale));
+                self.patches.clear();
+                chain::run::<T, STRIPS>(
+                    level,
+                    &mut chains,
+                    LookUp { tables: &self.tables, lengths, scale },
+                    block,
+                    &parts,
+                    &mut self.patches,
+                )
+                .ok_or(CodecError::new(BAD_DISTANCE, payload.strips[0].0))?;
+                patch::<T>(&self.patches, block);
             }
+            let marks = self.marks.blocks().next().unwrap_or_default();
+            hot.run::<T>(&self.tables, lengths.key, block, marks)?;
+            work.end(range);
         }
-        if let Some(found) = place {
-            found.take(stream, axis, u64::MAX, scale);
+        hot.finish()?;
+        if cold {
+            for (chain, (offset, _)) in chains.iter_mut().zip(payload.strips) {
+                chain.finish(scale).finish(offset)?;
+            }
         }
         Ok(())
     }
 }
 
-fn read_symbol(symbols: &Symbols, stream: &mut Serial<'_>) -> Symbol {
-    let slot = (stream.state() & ((1 << SYMBOL_SCALE) - 1)) as u32;
-    let (symbol, start, freq) = symbols.find(slot);
-    stream.consume(SYMBOL_SCALE, freq, slot - start);
-    symbol
+fn patch<T: Element>(patches: &[Patch], bytes: &mut [u8]) {
+    for patch in patches {
+        let at = patch.position as usize * T::WIDTH;
+        if let Some(element) = bytes.get_mut(at..at + T::WIDTH) {
+            T::from_u64(patch.value).store(element);
+        }
+    }
 }
 
-/// A point on the axis, read from the low bits of a stream that still holds them.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    point: u64,
-    /// Where the bucket of the point begins.
-    bucket: u64,
-    /// The bits of the state that were looked at.
-    total: u32,
-}
-
-impl Place {
-    /// Looks at the next point after `from`.
-    fn read(stream: &mut Serial<'_>, from: u64, scale: u32) -> Self {
-        let state = stream.state();
-        let ones = state.trailing_ones().min(QUOTIENT_ESCAPE);
-        let (quotient, read) = if ones < QUOTIENT_ESCAPE {
-            (ones, ones + 1)
-        } else {
-            stream.bits(QUOTIENT_ESCAPE);
-            (QUOTIENT_ESCAPE + stream.bits(QUOTIENT_BITS), 0)
-        };
-        let bucket = from + (u64::from(quotient) << scale);
-        let point = bucket + (stream.state() >> read & ((1 << scale) - 1));
-        Self { point, bucket, total: read + scale }
-    }
-
-    /// Removes the point from the stream: it lies in what spans `start..end` on the axis.
-    #[expect(clippy::cast_possible_truncation, reason = "both are at most the size of a bucket")]
-    fn take(self, stream: &mut Serial<'_>, start: u64, end: u64, scale: u32) {
-        let start = start.max(self.bucket);
-        let end = end.min(self.bucket + (1 << scale));
-        stream.consume(self.total, (end - start) as u32, (self.point - start) as u32);
-    }
+/// Element number `position`.
+#[inline(always)]
+pub(super) fn element<T: Element>(bytes: &[u8], position: usize) -> T {
+    let at = position * T::WIDTH;
+    bytes.get(at..at + T::WIDTH).map_or(T::from_u64(0), T::load)
 }

@@ -1,282 +1,316 @@
-//! Base and target to a `sparse` payload: the reference path.
+//! Base, target and the marks of what changed to a `sparse` payload.
 
 use crate::bits::BitWriter;
 use crate::bytes::put_varint;
 use crate::element::{Element, Key};
+use crate::kernels::{self, BLOCK_BYTES, Found, GROUP, Marks};
+use crate::level::{Kind, Level};
 
-use super::layout::{self, Head, STRIPS};
-use super::model::{Counts, Model, Symbol, Symbols};
-use super::stream::{SYMBOL_SCALE, Step, put_lanes, put_serial};
+use super::decode::element;
+use super::distance::{Distance, SymbolTables};
+use super::layout::{self, FEW_LANES, MANY_LANES, STRIP_BYTES, STRIPS, Streams};
+use super::model::{Counts, Model};
+use super::plan::Lengths;
+use super::stream::{Slots, Step, put_lanes, put_serial};
 
-/// Up to this many changed elements, all goes into one serial stream: several streams cost about 15 bytes.
-const SERIAL_CHANGES: u64 = 512;
-/// From this many hot elements on, sixteen lanes instead of four: they cost 40 bytes more.
+/// Up to this many changed elements, all goes into one stream: several cost about ten bytes more.
+const ONE_STREAM_CHANGES: usize = 512;
+/// From this many hot elements on, four lanes instead of a serial stream: they cost about twelve bytes more.
+const SERIAL_HOT: usize = 1 << 12;
+/// From this many hot elements on, sixteen lanes: they cost another 30 bytes.
 const MANY_HOT: usize = 1 << 15;
+/// About so many elements are looked at to estimate how many there are of each key.
+const SAMPLE: usize = 1 << 15;
 
 /// Encodes chunks, with scratch memory kept in between.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Encoder {
-    counts: Box<[Counts; 256]>,
-    steps: Vec<Step>,
+    counts: Counts,
+    hot: Marks,
+    sums: Vec<u16>,
+    starts: Vec<u32>,
+    cold: Vec<u32>,
+    symbols: SymbolTables,
+    slots: Vec<Slots>,
+    plain: Vec<u8>,
+    steps: [Vec<Step>; STRIPS],
     words: Vec<u32>,
     streams: Vec<u8>,
-    lens: Vec<usize>,
-}
-
-impl Default for Encoder {
-    fn default() -> Self {
-        Self {
-            counts: Box::new([Counts::default(); 256]),
-            steps: Vec::new(),
-            words: Vec::new(),
-            streams: Vec::new(),
-            lens: Vec::new(),
-        }
-    }
-}
-
-/// How far a changed element moved, beyond one unit, and whether down.
-struct Distance {
-    down: bool,
-    beyond: u64,
-    bits: u32,
-}
-
-impl Distance {
-    fn between<T: Element>(old: T, new: T) -> Self {
-        let difference = new.minus(old);
-        let beyond = difference.unsigned_abs() - 1;
-        Self { down: difference < 0, beyond, bits: u64::BITS - beyond.leading_zeros() }
-    }
-
-    fn symbol(&self) -> Symbol {
-        Symbol::Moved { bits: self.bits, down: self.down }
-    }
-
-    /// The bits below the leading one, and how many.
-    fn extra(&self) -> (u64, u32) {
-        let len = self.bits.saturating_sub(1);
-        (self.beyond & ((1 << len) - 1), len)
-    }
 }
 
 impl Encoder {
-    /// Appends the payload and returns the number of changed elements. `base` and `target` have the same length and differ.
+    /// Appends the payload. `base` and `target` have the same length; the marked elements, at least one, are those that differ.
     pub(crate) fn encode<T: Element>(
         &mut self,
+        level: Level,
         key: Key,
         base: &[u8],
         target: &[u8],
+        marks: &Marks,
         out: &mut Vec<u8>,
-    ) -> u64 {
-        let changed = self.count::<T>(key, base, target);
-        let model = Model::fit(&self.counts, T::WIDTH);
+    ) {
+        self.count::<T>(key, base, target, marks);
+        let mut model = Model::fit(&self.counts, T::WIDTH);
+        let scale = model.axis_scale();
+        let lengths = Lengths::new(&model, key, scale);
+        self.survey::<T>(level, &lengths, base);
+        if model.has_hot() {
+            self.counts.forget_elements();
+            for position in self.hot.positions(T::WIDTH) {
+                self.counts.add_elements(key.find(element::<T>(base, position)), 1);
+            }
+            model.refit_hot(&self.counts);
+        }
+        self.symbols.fill(&model, T::WIDTH);
+
+        let streams = match self.hot.len() {
+            _ if marks.len() <= ONE_STREAM_CHANGES => Streams::One,
+            0..SERIAL_HOT => Streams::Serial,
+            SERIAL_HOT..MANY_HOT => Streams::FewLanes,
+            _ => Streams::ManyLanes,
+        };
+        let strips = if streams == Streams::One { 1 } else { STRIPS };
+        self.steps.iter_mut().for_each(Vec::clear);
         self.streams.clear();
-        self.lens.clear();
-        let serial = changed <= SERIAL_CHANGES;
-        let lanes = if serial { None } else { self.put_hot_lanes::<T>(key, &model, base, target) };
-        self.steps.clear();
-        if serial {
-            self.push_hot_steps::<T>(key, &model, base, target);
-            self.push_cold_steps::<T>(key, &model, base, target, 0, 1);
-            put_serial(&self.steps, &mut self.words, &mut self.streams);
-            self.lens.push(self.streams.len());
-        } else if model.has_cold() {
-            for strip in 0..STRIPS {
-                self.steps.clear();
-                self.push_cold_steps::<T>(key, &model, base, target, strip, STRIPS);
+        let mut lens = Vec::new();
+        match streams {
+            Streams::One => self.push_hot_steps::<T>(key, base, target),
+            _ if !model.has_hot() => {}
+            Streams::Serial => {
+                self.push_hot_steps::<T>(key, base, target);
+                put_serial(&self.steps[0], &mut self.words, &mut self.streams);
+                lens.push(self.streams.len());
+                self.steps[0].clear();
+            }
+            Streams::FewLanes => self.put_hot::<T>(key, base, target, FEW_LANES, &mut lens),
+            Streams::ManyLanes => self.put_hot::<T>(key, base, target, MANY_LANES, &mut lens),
+        }
+        let hot = lens.len();
+        if model.has_cold() {
+            self.push_cold_steps::<T>(level, &lengths, scale, base, target, marks, strips);
+        }
+        if streams == Streams::One || model.has_cold() {
+            for steps in self.steps.iter().take(strips) {
                 let start = self.streams.len();
-                put_serial(&self.steps, &mut self.words, &mut self.streams);
-                self.lens.push(self.streams.len() - start);
+                put_serial(steps, &mut self.words, &mut self.streams);
+                lens.push(self.streams.len() - start);
             }
         }
 
         let mut bits = BitWriter::new(out);
-        Head { serial, many_lanes: lanes == Some(layout::MANY_LANES) }.write(&mut bits);
+        streams.write(&mut bits);
         model.write(&mut bits);
         bits.finish();
-        if let [lens @ .., _] = &*self.lens {
-            lens.iter().for_each(|&len| put_varint(out, len));
+        let mut rest = self.streams.len();
+        for (i, &len) in lens.iter().enumerate().take(lens.len().saturating_sub(1)) {
+            if i < hot {
+                put_varint(out, len);
+            } else {
+                layout::put_share(len, rest, lens.len() - i, out);
+            }
+            rest -= len;
         }
         out.extend_from_slice(&self.streams);
-        changed
     }
 
-    fn count<T: Element>(&mut self, key: Key, base: &[u8], target: &[u8]) -> u64 {
-        self.counts.fill(Counts::default());
-        let mut changed = 0;
-        for (old, new) in layout::elements::<T>(base).zip(layout::elements::<T>(target)) {
-            let counts = &mut self.counts[key.find(old)];
-            counts.elements += 1;
-            if old != new {
-                counts.changed[Distance::between(old, new).bits as usize] += 1;
-                changed += 1;
-            }
+    /// Counts the changes by key, and the elements by key in a sample.
+    fn count<T: Element>(&mut self, key: Key, base: &[u8], target: &[u8], marks: &Marks) {
+        self.counts.reset();
+        for position in marks.positions(T::WIDTH) {
+            let old: T = element(base, position);
+            let distance = Distance::between(old, element(target, position));
+            self.counts.add_change(key.find(old), distance.bits());
         }
-        changed
-    }
-
-    /// Appends the lanes of the hot symbols and their plain bits; returns the number of lanes, if there is a hot class.
-    fn put_hot_lanes<T: Element>(
-        &mut self,
-        key: Key,
-        model: &Model,
-        base: &[u8],
-        target: &[u8],
-    ) -> Option<usize> {
-        if !model.has_hot() {
-            return None;
-        }
-        let symbols: Vec<Symbols> =
-            model.classes.iter().map(|&class| Symbols::new(class, T::WIDTH)).collect();
-        let mut slots = Vec::new();
-        let mut plain = Vec::new();
-        let mut bits = BitWriter::new(&mut plain);
-        for (old, new) in layout::elements::<T>(base).zip(layout::elements::<T>(target)) {
-            let class = model.class_of(key.find(old));
-            if !model.classes[class].is_hot() {
-                continue;
-            }
-            if old == new {
-                slots.push(symbols[class].slots(Symbol::Unchanged).unwrap_or((0, 1)));
-                continue;
-            }
-            let distance = Distance::between(old, new);
-            match symbols[class].slots(distance.symbol()) {
-                Some(slot) => slots.push(slot),
-                None => {
-                    slots.push(symbols[class].slots(Symbol::Escape).unwrap_or((0, 1)));
-                    bits.put(distance.bits, 6);
-                    bits.put(u32::from(distance.down), 1);
+        // One group in `every`, a power of two.
+        let every = 1 << (base.len() / T::WIDTH / SAMPLE).max(1).ilog2();
+        let mut tallies = [[0u32; 256]; 4];
+        for group in base.chunks(GROUP * T::WIDTH).step_by(every) {
+            let (fours, rest) = group.split_at(group.len() / (4 * T::WIDTH) * 4 * T::WIDTH);
+            for four in fours.chunks_exact(4 * T::WIDTH) {
+                for (bytes, tally) in four.chunks_exact(T::WIDTH).zip(&mut tallies) {
+                    tally[key.find(T::load(bytes))] += 1;
                 }
             }
-            let (extra, len) = distance.extra();
-            layout::halves(extra, len).for_each(|(half, len)| bits.put(half, len));
+            for bytes in rest.chunks_exact(T::WIDTH) {
+                tallies[0][key.find(T::load(bytes))] += 1;
+            }
+        }
+        for key in 0..256 {
+            let tally: u32 = tallies.iter().map(|tally| tally[key]).sum();
+            self.counts.add_elements(key, u64::from(tally) * every as u64);
+        }
+    }
+
+    fn survey<T: Element>(&mut self, level: Level, lengths: &Lengths, base: &[u8]) {
+        let elements = base.len() / T::WIDTH;
+        self.sums.clear();
+        self.sums.resize(elements.div_ceil(GROUP), 0);
+        self.hot.reset(elements);
+        let block_sums = self.sums.chunks_mut(BLOCK_BYTES / T::WIDTH / GROUP);
+        for (block, sums) in base.chunks(BLOCK_BYTES).zip(block_sums) {
+            self.hot.block(|marks| kernels::survey::<T>(level, lengths, block, sums, marks));
+        }
+    }
+
+    fn push_hot_steps<T: Element>(&mut self, key: Key, base: &[u8], target: &[u8]) {
+        for position in self.hot.positions(T::WIDTH) {
+            let old: T = element(base, position);
+            let distance = Distance::between(old, element(target, position));
+            self.symbols.push(key.find(old), &distance, &mut self.steps[0]);
+        }
+    }
+
+    /// Appends the lanes of the hot symbols, and their plain bits.
+    fn put_hot<T: Element>(
+        &mut self,
+        key: Key,
+        base: &[u8],
+        target: &[u8],
+        lanes: usize,
+        lens: &mut Vec<usize>,
+    ) {
+        self.slots.clear();
+        self.plain.clear();
+        let mut bits = BitWriter::new(&mut self.plain);
+        for position in self.hot.positions(T::WIDTH) {
+            let old: T = element(base, position);
+            let distance = Distance::between(old, element(target, position));
+            let (slots, is_near) = self.symbols.find(key.find(old), &distance);
+            self.slots.push(slots);
+            if !is_near {
+                distance.plain(slots, |value, len| bits.put(value, len));
+            }
         }
         bits.finish();
-        let lanes = if slots.len() < MANY_HOT { layout::FEW_LANES } else { layout::MANY_LANES };
         let start = self.streams.len();
-        put_lanes(&slots, lanes, &mut self.words, &mut self.streams);
-        self.lens.push(self.streams.len() - start);
-        self.streams.extend_from_slice(&plain);
-        self.lens.push(plain.len());
-        Some(lanes)
+        put_lanes(&self.slots, lanes, &mut self.words, &mut self.streams);
+        lens.push(self.streams.len() - start);
+        self.streams.extend_from_slice(&self.plain);
+        lens.push(self.plain.len());
     }
 
-    fn push_hot_steps<T: Element>(&mut self, key: Key, model: &Model, base: &[u8], target: &[u8]) {
-        if !model.has_hot() {
-            return;
-        }
-        let symbols: Vec<Symbols> =
-            model.classes.iter().map(|&class| Symbols::new(class, T::WIDTH)).collect();
-        for (old, new) in layout::elements::<T>(base).zip(layout::elements::<T>(target)) {
-            let class = model.class_of(key.find(old));
-            if !model.classes[class].is_hot() {
-                continue;
-            }
-            if old == new {
-                self.push_symbol(&symbols[class], Symbol::Unchanged);
-            } else {
-                let distance = Distance::between(old, new);
-                self.push_distance(&symbols[class], &distance);
-            }
-        }
-    }
-
+    #[expect(clippy::too_many_arguments, reason = "what a chunk is encoded with")]
+    #[expect(clippy::cast_possible_truncation, reason = "a chunk has at most 2^20 elements")]
     fn push_cold_steps<T: Element>(
         &mut self,
-        key: Key,
-        model: &Model,
+        level: Level,
+        lengths: &Lengths,
+        scale: u32,
         base: &[u8],
         target: &[u8],
-        strip: usize,
+        marks: &Marks,
         strips: usize,
     ) {
-        if !model.has_cold() {
-            return;
+        // Where each group starts on the axis of its strip, and how long the axes are.
+        let per_strip = STRIP_BYTES / T::WIDTH / GROUP;
+        let mut axes = [0u32; STRIPS];
+        self.starts.clear();
+        for (part, sums) in self.sums.chunks(per_strip).enumerate() {
+            let mut start = axes[part % strips];
+            self.starts.extend(sums.iter().map(|&sum| {
+                let own = start;
+                start += u32::from(sum);
+                own
+            }));
+            axes[part % strips] = start;
         }
-        let scale = model.axis_scale();
-        let lengths = model.lengths(scale);
-        let symbols: Vec<Symbols> = model
-            .classes
-            .iter()
-            .map(|class| Symbols::new(super::model::Class { rate: 0, reach: class.reach }, T::WIDTH))
-            .collect();
-        let (mut end_of_last, mut axis) = (0u32, 0u32);
-        for range in layout::strip(base.len(), strip, strips) {
-            let news = layout::elements::<T>(&target[range.clone()]);
-            for (old, new) in layout::elements::<T>(&base[range]).zip(news) {
-                let class = model.class_of(key.find(old));
-                let length = lengths[class];
-                if old != new && length > 0 {
-                    let distance = Distance::between(old, new);
-                    self.push_place(axis - end_of_last, length, scale);
-                    self.push_distance(&symbols[class], &distance);
-                    end_of_last = axis + length;
-                }
-                axis += length;
+
+        self.cold.clear();
+        self.cold.extend(
+            marks
+                .positions(T::WIDTH)
+                .filter(|&position| lengths.of(element::<T>(base, position)) > 0)
+                .map(|position| position as u32),
+        );
+        let places =
+            Places { lengths, scale, starts: &self.starts, symbols: &self.symbols, per_strip, strips };
+        let ends = places.push::<T>(level, base, target, &self.cold, &mut self.steps);
+        for ((steps, axis), end) in self.steps.iter_mut().zip(axes).zip(ends).take(strips) {
+            if axis > 0 {
+                layout::push_end(axis - end, scale, steps);
             }
         }
-        if axis > 0 {
-            self.push_end(axis - end_of_last, scale);
+    }
+}
+
+/// What the place of a cold change is found with.
+struct Places<'a> {
+    lengths: &'a Lengths,
+    scale: u32,
+    starts: &'a [u32],
+    symbols: &'a SymbolTables,
+    per_strip: usize,
+    strips: usize,
+}
+
+impl Places<'_> {
+    /// Appends the steps of the cold changes to those of their strips; returns where the last one of each strip ends.
+    fn push<T: Element>(
+        &self,
+        level: Level,
+        base: &[u8],
+        target: &[u8],
+        cold: &[u32],
+        steps: &mut [Vec<Step>; STRIPS],
+    ) -> [u32; STRIPS] {
+        match level.kind() {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 if T::WIDTH == 2 => self.push_avx512(base, target, cold, steps),
+            _ => self.push_with::<T>(base, target, cold, steps, |group, index| {
+                kernels::before::<T>(self.lengths, group, index)
+            }),
         }
     }
 
-    /// The place of a changed element, `gap` after the end of the last one on the axis and of the given length.
-    fn push_place(&mut self, gap: u32, length: u32, scale: u32) {
-        let quotient = gap >> scale;
-        let within = gap - (quotient << scale);
-        let before = length.min((1 << scale) - within);
-        let after = length - before;
-        // An element across a border has two codes. The second costs a bit more, so it must be twice as likely.
-        if after > 2 * before {
-            self.push_bucket(quotient + 1, 0, after, scale);
-        } else {
-            self.push_bucket(quotient, within, before, scale);
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
+    fn push_avx512(
+        &self,
+        base: &[u8],
+        target: &[u8],
+        cold: &[u32],
+        steps: &mut [Vec<Step>; STRIPS],
+    ) -> [u32; STRIPS] {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,lzcnt,popcnt")]
+        fn inner(
+            places: &Places<'_>,
+            base: &[u8],
+            target: &[u8],
+            cold: &[u32],
+            steps: &mut [Vec<Step>; STRIPS],
+        ) -> [u32; STRIPS] {
+            places.push_with::<u16>(base, target, cold, steps, |group, index| {
+                kernels::avx512::before(places.lengths, group, index)
+            })
         }
+        // SAFETY: called at the AVX-512 level alone, which has all these instructions.
+        unsafe { inner(self, base, target, cold, steps) }
     }
 
-    /// The end of the axis, `gap` after the end of the last changed element: as if an element without end were there.
-    fn push_end(&mut self, gap: u32, scale: u32) {
-        let quotient = gap >> scale;
-        let within = gap - (quotient << scale);
-        let rest = (1 << scale) - within;
-        if rest < 1 << (scale - 1) {
-            self.push_bucket(quotient + 1, 0, 1 << scale, scale);
-        } else {
-            self.push_bucket(quotient, within, rest, scale);
+    #[inline(always)]
+    fn push_with<T: Element>(
+        &self,
+        base: &[u8],
+        target: &[u8],
+        cold: &[u32],
+        steps: &mut [Vec<Step>; STRIPS],
+        before: impl Fn(&[u8], usize) -> Found,
+    ) -> [u32; STRIPS] {
+        let mut ends = [0u32; STRIPS];
+        for &position in cold {
+            let position = position as usize;
+            let (group, index) = (position / GROUP, position % GROUP);
+            let strip = group / self.per_strip % self.strips;
+            let rest = base.get(group * GROUP * T::WIDTH..).unwrap_or_default();
+            let found = before(rest.get(..GROUP * T::WIDTH).unwrap_or(rest), index);
+            let start = self.starts[group] + found.before;
+            let steps = &mut steps[strip];
+            layout::push_place(start - ends[strip], found.length, self.scale, steps);
+            ends[strip] = start + found.length;
+            let old: T = element(base, position);
+            let distance = Distance::between(old, element(target, position));
+            self.symbols.push(self.lengths.key.find(old), &distance, steps);
         }
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "a scale is at most 18")]
-    fn push_bucket(&mut self, quotient: u32, start: u32, freq: u32, scale: u32) {
-        let scale = scale as u8;
-        if quotient < layout::QUOTIENT_ESCAPE {
-            let raw = (1 << quotient) - 1;
-            self.steps.push(Step { freq, start, raw, scale, raw_len: quotient as u8 + 1 });
-        } else {
-            let ones = (1 << layout::QUOTIENT_ESCAPE) - 1;
-            self.steps.push(Step::bits(ones, layout::QUOTIENT_ESCAPE as u8));
-            self.steps.push(Step::bits(quotient - layout::QUOTIENT_ESCAPE, layout::QUOTIENT_BITS as u8));
-            self.steps.push(Step::symbol(start, freq, scale));
-        }
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "at most 32 bits at a time")]
-    fn push_distance(&mut self, symbols: &Symbols, distance: &Distance) {
-        if symbols.slots(distance.symbol()).is_some() {
-            self.push_symbol(symbols, distance.symbol());
-        } else {
-            self.push_symbol(symbols, Symbol::Escape);
-            self.steps.push(Step::bits(distance.bits | u32::from(distance.down) << 6, 7));
-        }
-        let (extra, len) = distance.extra();
-        self.steps.extend(layout::halves(extra, len).map(|(half, len)| Step::bits(half, len as u8)));
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "the scale is 10")]
-    fn push_symbol(&mut self, symbols: &Symbols, symbol: Symbol) {
-        let (start, freq) = symbols.slots(symbol).unwrap_or((0, 1));
-        self.steps.push(Step::symbol(start, freq, SYMBOL_SCALE as u8));
+        ends
     }
 }

@@ -1,14 +1,19 @@
 //! What encoder and decoder share: the head of a payload, strips, and long plain values.
 
+#[cfg(test)]
 use std::ops::Range;
 
 use crate::bits::{BitReader, BitWriter};
+use crate::bytes::put_varint;
+#[cfg(test)]
 use crate::element::Element;
+
+use super::stream::Step;
 
 /// Strips whose cold changes go into streams of their own.
 pub(super) const STRIPS: usize = 4;
 /// Bytes of a chunk that go to one strip before the next one's turn.
-const STRIP_BYTES: usize = 8192;
+pub(super) const STRIP_BYTES: usize = 8192;
 /// Lanes for the hot symbols of a chunk, and for those of one with many.
 pub(super) const FEW_LANES: usize = 4;
 pub(super) const MANY_LANES: usize = 16;
@@ -16,39 +21,94 @@ pub(super) const MANY_LANES: usize = 16;
 pub(super) const QUOTIENT_ESCAPE: u32 = 12;
 pub(super) const QUOTIENT_BITS: u32 = 20;
 
-/// How the streams of a payload are cut.
+/// Where the symbols of hot elements are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head {
-    /// All in one stream.
-    pub(super) serial: bool,
-    /// `MANY_LANES`.
-    pub(super) many_lanes: bool,
+pub(super) enum Streams {
+    /// In the one stream that holds everything.
+    One,
+    /// In a serial stream of their own, each followed by its plain bits.
+    Serial,
+    /// In four lanes, with the plain bits apart.
+    FewLanes,
+    /// In sixteen.
+    ManyLanes,
 }
 
-impl Head {
+impl Streams {
+    const ALL: [Self; 4] = [Self::One, Self::Serial, Self::FewLanes, Self::ManyLanes];
+
     pub(super) fn write(self, bits: &mut BitWriter<'_>) {
-        bits.put(u32::from(!self.serial), 1);
-        bits.put(u32::from(self.many_lanes), 1);
+        bits.put(self as u32, 2);
     }
 
     pub(super) fn read(bits: &mut BitReader<'_>) -> Option<Self> {
-        Some(Self { serial: bits.take(1)? == 0, many_lanes: bits.take(1)? == 1 })
-    }
-
-    pub(super) fn lanes(self) -> usize {
-        if self.many_lanes { MANY_LANES } else { FEW_LANES }
+        Self::ALL.get(bits.take(2)? as usize).copied()
     }
 }
 
+/// A bucket is one half-life of the axis, in four segments. Each has so many slots per 64 units of the axis: about in the
+/// proportion of the chances to meet the next change in the first, second, ... quarter of a half-life.
+const DENSITY: [u32; 4] = [163, 137, 115, 97];
+/// The sums of the densities before each segment; all together are 512, so that a bucket has twice as many slots as units.
+const BELOW: [u32; 4] = [0, 163, 300, 415];
+
+/// The slots of a bucket before a unit of it, or before its end. Every unit has at least one.
+#[inline(always)]
+pub(super) fn slots_before(unit: u32, scale: u32) -> u32 {
+    let segment = (unit >> (scale - 2)).min(3);
+    let within = unit - (segment << (scale - 2));
+    let segment = segment as usize & 3;
+    (BELOW[segment] << (scale - 8)) + ((within * DENSITY[segment]) >> 6)
+}
+
+/// The unit of a bucket that a slot belongs to: the last one with no more slots before it.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a unit is below the slot")]
+pub(super) fn unit_at(slot: u32, scale: u32) -> u32 {
+    /// `ceil(2^40 / density)`: exact for what is divided here, which is below 2^25.
+    const RECIPROCAL: [u64; 4] = {
+        let mut reciprocal = [0; 4];
+        let mut i = 0;
+        while i < 4 {
+            reciprocal[i] = (1u64 << 40).div_ceil(DENSITY[i] as u64);
+            i += 1;
+        }
+        reciprocal
+    };
+    let coarse = slot >> (scale - 8);
+    let segment =
+        usize::from(coarse >= BELOW[1]) + usize::from(coarse >= BELOW[2]) + usize::from(coarse >= BELOW[3]);
+    let within = slot - (BELOW[segment] << (scale - 8));
+    let unit = (u64::from(64 * within + 63) * RECIPROCAL[segment]) >> 40;
+    ((segment as u32) << (scale - 2)) + unit as u32
+}
+
+#[cfg(test)]
 /// The elements of some bytes, in order.
 pub(super) fn elements<T: Element>(bytes: &[u8]) -> impl Iterator<Item = T> {
     bytes.chunks_exact(T::WIDTH).map(T::load)
 }
 
+#[cfg(test)]
 /// The byte ranges of a chunk that belong to a strip.
 pub(super) fn strip(len: usize, strip: usize, strips: usize) -> impl Iterator<Item = Range<usize>> {
     let step = STRIP_BYTES * strips;
     (strip * STRIP_BYTES..len).step_by(step).map(move |start| start..len.min(start + STRIP_BYTES))
+}
+
+/// Appends the length of one of the `left` strips whose streams fill `rest` bytes: as the difference from an equal share.
+pub(super) fn put_share(len: usize, rest: usize, left: usize, out: &mut Vec<u8>) {
+    let share = rest / left;
+    let zigzag = if len >= share { 2 * (len - share) } else { 2 * (share - len) - 1 };
+    put_varint(out, zigzag);
+}
+
+/// The length that [`put_share`] appended; `None` if it is below zero or over `rest`.
+pub(super) fn take_share(zigzag: usize, rest: usize, left: usize) -> Option<usize> {
+    let share = rest / left;
+    let half = zigzag.div_ceil(2);
+    let len = if zigzag.is_multiple_of(2) { share.checked_add(half) } else { share.checked_sub(half) };
+    len.filter(|&len| len <= rest)
 }
 
 /// A plain value of `len` bits in parts of at most 32, the low one first.
@@ -56,4 +116,80 @@ pub(super) fn strip(len: usize, strip: usize, strips: usize) -> impl Iterator<It
 pub(super) fn halves(value: u64, len: u32) -> impl Iterator<Item = (u32, u32)> {
     let low = len.min(32);
     [(value as u32, low), ((value >> 32) as u32, len - low)].into_iter().filter(|&(_, len)| len > 0)
+}
+
+/// The place of a changed element, `gap` after the end of the last one on the axis and of the given length.
+#[inline(always)]
+pub(super) fn push_place(gap: u32, length: u32, scale: u32, steps: &mut Vec<Step>) {
+    let quotient = gap >> scale;
+    let within = gap - (quotient << scale);
+    let before = length.min((1 << scale) - within);
+    let start = slots_before(within, scale);
+    let own = slots_before(within + before, scale) - start;
+    // An element across a border has two codes. The second costs a bit more, so it must be twice as likely.
+    let after = slots_before(length - before, scale);
+    if after > 2 * own {
+        push_bucket(quotient + 1, 0, after, scale, steps);
+    } else {
+        push_bucket(quotient, start, own, scale, steps);
+    }
+}
+
+/// The end of the axis, `gap` after the end of the last changed element: as if an element without end were there.
+pub(super) fn push_end(gap: u32, scale: u32, steps: &mut Vec<Step>) {
+    let quotient = gap >> scale;
+    let within = gap - (quotient << scale);
+    let all = 2 << scale;
+    let start = slots_before(within, scale);
+    if all - start < 1 << scale {
+        push_bucket(quotient + 1, 0, all, scale, steps);
+    } else {
+        push_bucket(quotient, start, all - start, scale, steps);
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a scale is at most 18")]
+fn push_bucket(quotient: u32, start: u32, freq: u32, scale: u32, steps: &mut Vec<Step>) {
+    let scale = scale as u8 + 1;
+    if quotient < QUOTIENT_ESCAPE {
+        steps.push(Step { freq, start, raw: (1 << quotient) - 1, scale, raw_len: quotient as u8 + 1 });
+    } else {
+        steps.push(Step::bits((1 << QUOTIENT_ESCAPE) - 1, QUOTIENT_ESCAPE as u8));
+        steps.push(Step::bits(quotient - QUOTIENT_ESCAPE, QUOTIENT_BITS as u8));
+        steps.push(Step::symbol(start, freq, scale));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_slot_belongs_to_the_last_unit_with_no_more_slots_before_it() {
+        for scale in 14..=18 {
+            assert_eq!(slots_before(0, scale), 0);
+            assert_eq!(slots_before(1 << scale, scale), 2 << scale);
+            let mut slot = 0;
+            for unit in 0..1 << scale {
+                let end = slots_before(unit + 1, scale);
+                assert!(end > slot, "unit {unit} has a slot");
+                for slot in slot..end {
+                    assert_eq!(unit_at(slot, scale), unit, "slot {slot}");
+                }
+                slot = end;
+            }
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_strip_comes_back_from_its_difference_to_an_equal_share() {
+        for (len, rest, left) in [(0, 0, 4), (10, 100, 4), (100, 100, 3), (0, 100, 2), (33, 100, 3)] {
+            let mut out = Vec::new();
+            put_share(len, rest, left, &mut out);
+            assert_eq!(take_share(usize::from(out[0]), rest, left), Some(len));
+        }
+        assert_eq!(take_share(51, 100, 4), None);
+        assert_eq!(take_share(202, 100, 4), None);
+    }
 }

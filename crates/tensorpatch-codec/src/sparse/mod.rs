@@ -7,12 +7,21 @@
 //! class changes often; the distance from one changed element to the next is then geometric with the same parameter
 //! everywhere, and a range coder takes the element's place on the axis.
 
+mod chain;
 mod decode;
+mod distance;
 mod encode;
 mod layout;
 mod model;
+mod plan;
+#[cfg(test)]
+mod reference;
+mod shift;
 mod stream;
 mod tables;
+mod work;
 
 pub(crate) use decode::Decoder;
 pub(crate) use encode::Encoder;
+pub(crate) use plan::{HOT_MARK, Lengths};
+pub(crate) use work::Work;

@@ -93,7 +93,7 @@ impl Model {
         expected = None;
         for class in self.classes[..spread].iter().rev() {
             put_level(bits, expected, class.reach, 8);
-            expected = Some(class.reach.saturating_add(4));
+            expected = Some(class.reach.saturating_add(5));
         }
     }
 
@@ -119,7 +119,7 @@ impl Model {
         for class in classes[..spread].iter_mut().rev() {
             class.reach =
                 take_level(bits, expected, 8, MAX_REACH).ok_or_else(bad("a reach is not from 0 to 255"))?;
-            expected = Some(class.reach.saturating_add(4));
+            expected = Some(class.reach.saturating_add(5));
         }
         Ok(Self { first_key, classes })
     }
@@ -180,7 +180,7 @@ const SLOTS: u32 = 1 << SYMBOL_SCALE;
 
 /// The chance, in 2^-16, that the distance beyond one unit is at least `2^bits`.
 fn at_least(reach: u8, bits: u32) -> u32 {
-    let level = 96 + 4 * i64::from(bits) - i64::from(reach);
+    let level = 96 + 5 * i64::from(bits) - i64::from(reach);
     if level < 0 {
         return 1 << 16;
     }
@@ -213,6 +213,16 @@ impl Symbols {
         Self { starts }
     }
 
+    /// Calls `with` for each symbol that has slots: its start and their number.
+    pub(super) fn for_each(&self, mut with: impl FnMut(Symbol, u32, u32)) {
+        let mut slot = 0;
+        while slot < SLOTS {
+            let (symbol, start, freq) = self.find(slot);
+            with(symbol, start, freq);
+            slot = start + freq;
+        }
+    }
+
     /// The symbol at a slot, with its start and the number of its slots.
     pub(super) fn find(&self, slot: u32) -> (Symbol, u32, u32) {
         let next = self.starts.partition_point(|&start| start <= slot).clamp(1, self.starts.len() - 1);
@@ -240,94 +250,166 @@ impl Symbols {
     }
 }
 
-/// What an encoder has counted in a class: the elements, and the changed ones by the bits of their distance beyond one.
+/// What an encoder has counted of a key: the elements, and the changed ones by the bits of their distance beyond one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Counts {
-    pub(super) elements: u64,
-    pub(super) changed: [u64; 64],
+struct Count {
+    elements: u64,
+    changes: u32,
+    by_bits: [u32; 64],
 }
 
-impl Default for Counts {
-    fn default() -> Self {
-        Self { elements: 0, changed: [0; 64] }
-    }
-}
-
-impl Counts {
-    fn total_changed(&self) -> u64 {
-        self.changed.iter().sum()
-    }
+impl Count {
+    const ZERO: Self = Self { elements: 0, changes: 0, by_bits: [0; 64] };
 
     fn add(&mut self, other: &Self) {
         self.elements += other.elements;
-        for (to, from) in self.changed.iter_mut().zip(&other.changed) {
+        self.changes += other.changes;
+        for (to, from) in self.by_bits.iter_mut().zip(&other.by_bits) {
             *to += from;
         }
     }
 
     /// The level nearest to the share of changed elements.
     fn rate(&self) -> u8 {
-        let changed = self.total_changed();
-        if changed == 0 {
+        if self.changes == 0 {
             return 0;
         }
-        let share =
-            ((u128::from(changed) << 32) / u128::from(self.elements.max(1))).min(u128::from(u32::MAX)) as u32;
+        let changes = u64::from(self.changes);
+        let share = ((changes << 32) / self.elements.max(changes)).min(u64::from(u32::MAX)) as u32;
         CHANGE_FROM.partition_point(|&from| from <= share).max(1) as u8
+    }
+
+    /// The level that costs least where `expected` costs least to write.
+    fn cheapest_rate(&self, expected: Option<u8>) -> u8 {
+        let nearest = self.rate();
+        let Some(expected) = expected else { return nearest.max(1) };
+        if nearest == 0 {
+            return expected;
+        }
+        // A level off costs 0.0217 bits a change, and as the square; a level from the expected one about half a bit.
+        let cost = |rate: u8| {
+            let off = u64::from(rate.abs_diff(nearest));
+            let written = (u64::from(rate.abs_diff(expected))).div_ceil(2).min(12);
+            22 * u64::from(self.changes) * off * off + 500 * written
+        };
+        (nearest.saturating_sub(4).max(1)..=(nearest + 4).min(MAX_RATE))
+            .min_by_key(|&rate| cost(rate))
+            .unwrap_or(nearest)
     }
 
     /// The cheapest reach for the distances.
     fn reach(&self, width: usize) -> u8 {
-        let total = self.total_changed();
-        if self.changed[0] == total {
+        if self.by_bits[0] == self.changes {
             return 0;
         }
-        let highest = self.changed.iter().rposition(|&count| count > 0).unwrap_or(0);
+        let highest = self.by_bits.iter().rposition(|&count| count > 0).unwrap_or(0);
+        // The slots of a distance in each direction, in 2^-8, of the 1023 that are shared.
         let cost = |reach: u8| -> u64 {
-            let symbols = Symbols::new(Class { rate: 0, reach }, width);
-            let escape = symbols.slots(Symbol::Escape).map_or(0, |(_, slots)| u64::from(slots));
-            (0u32..).zip(&self.changed[..=highest]).filter(|&(_, &count)| count > 0).fold(
-                0,
-                |cost, (bits, &count)| {
-                    let up = symbols.slots(Symbol::Moved { bits, down: false });
-                    let own = match symbols.slots(Symbol::Moved { bits, down: true }).or(up) {
-                        Some((_, slots)) => (10 << 12) - log2(u64::from(slots)),
-                        None => (17 << 12) - log2(escape.max(1)),
-                    };
-                    cost + own * count
-                },
-            )
+            let mut cost = 0;
+            let mut above = 1 << 16;
+            for (bits, &count) in (0u32..).zip(&self.by_bits[..=highest]) {
+                let below = at_least(reach, bits);
+                let slots = (1023 * (above - below)) >> 9;
+                let escape =
+                    (17 << 12) - log2(u64::from((1023 * at_least(reach, width as u32 * 8 - 1)) >> 16) + 1);
+                let own = if slots < 128 { escape } else { (18 << 12) - log2(u64::from(slots)) };
+                cost += own * u64::from(count);
+                above = below;
+            }
+            cost
         };
-        (1..=MAX_REACH).min_by_key(|&reach| cost(reach)).unwrap_or(1)
+        // The mean tells the reach well enough to look only near it.
+        let sum: u128 =
+            (0u32..).zip(&self.by_bits).map(|(bits, &count)| u128::from(count) << bits >> 1).sum();
+        let mean = sum / u128::from(self.changes);
+        let middle = (16 + 5 * mean.checked_ilog2().unwrap_or(0)).min(u32::from(MAX_REACH)) as u8;
+        let from = if mean == 0 { 1 } else { middle.saturating_sub(6).max(1) };
+        (from..=middle.saturating_add(6)).min_by_key(|&reach| cost(reach)).unwrap_or(1)
     }
 }
 
-impl Model {
-    /// The model for what was counted by key. At least one element must have changed.
-    pub(super) fn fit(counts: &[Counts; 256], width: usize) -> Self {
-        let changed = |key: &usize| counts[*key].total_changed() > 0;
-        let lowest = (0..256).find(changed).unwrap_or(0);
-        let highest = (0..256).rfind(changed).unwrap_or(0);
-        let first = lowest.max((highest + 1).saturating_sub(MAX_CLASSES));
-        // Unchanged keys above the last changed one: worth a class of its own if there are many of them.
-        let above: u64 = counts[highest + 1..].iter().map(|count| count.elements).sum();
-        let last = if above > 0 && highest + 1 < first + MAX_CLASSES { highest + 1 } else { highest };
+/// What an encoder has counted, by key.
+#[derive(Debug, Clone)]
+pub(super) struct Counts(Vec<Count>);
 
-        let mut model = Self { first_key: first as u8, classes: Vec::new() };
-        for key in first..=last {
-            let mut merged = counts[key];
+impl Default for Counts {
+    fn default() -> Self {
+        Self(vec![Count::ZERO; 256])
+    }
+}
+
+impl Counts {
+    pub(super) fn reset(&mut self) {
+        self.0.fill(Count::ZERO);
+    }
+
+    /// Adds an element that changed by a distance of so many bits beyond one unit.
+    #[inline(always)]
+    pub(super) fn add_change(&mut self, key: usize, bits: usize) {
+        let count = &mut self.0[key];
+        count.changes += 1;
+        count.by_bits[bits % 64] += 1;
+    }
+
+    #[inline(always)]
+    pub(super) fn add_elements(&mut self, key: usize, elements: u64) {
+        self.0[key].elements += elements;
+    }
+
+    pub(super) fn forget_elements(&mut self) {
+        self.0.iter_mut().for_each(|count| count.elements = 0);
+    }
+
+    /// What belongs to each class of keys from `first` to `last`.
+    fn merged(&self, first: usize, last: usize) -> impl Iterator<Item = Count> {
+        (first..=last).map(move |key| {
+            let mut merged = self.0[key];
             if key == first {
-                counts[..key].iter().for_each(|lower| merged.add(lower));
+                self.0[..key].iter().for_each(|lower| merged.add(lower));
             }
             if key == last {
-                counts[key + 1..].iter().for_each(|higher| merged.add(higher));
+                self.0[key + 1..].iter().for_each(|higher| merged.add(higher));
             }
-            let mut class = Class { rate: merged.rate(), reach: merged.reach(width) };
-            if class.rate == 0 && merged.elements < 64 {
-                class.rate = model.classes.last().map_or(0, |before| before.rate.saturating_sub(4).max(1));
-            }
-            model.classes.push(class);
+            merged
+        })
+    }
+}
+
+/// The fewest changes that make a class of their own worth its description, at the ends of the range.
+const WORTH_A_CLASS: u32 = 12;
+
+impl Model {
+    /// The model for what was counted. At least one element must have changed.
+    pub(super) fn fit(counts: &Counts, width: usize) -> Self {
+        let changed = |key: &usize| counts.0[*key].changes > 0;
+        let highest = (0..256).rfind(changed).unwrap_or(0);
+        let mut below = 0;
+        let lowest = (0..highest).find(|&key| {
+            below += counts.0[key].changes;
+            below >= WORTH_A_CLASS
+        });
+        let first = lowest.unwrap_or(highest).max((highest + 1).saturating_sub(MAX_CLASSES));
+        let mut model = Self { first_key: first as u8, classes: Vec::with_capacity(MAX_CLASSES) };
+        let mut expected = None;
+        for merged in counts.merged(first, highest) {
+            let rate = merged.cheapest_rate(expected);
+            expected = Some(rate.saturating_sub(4).max(1));
+            model.classes.push(Class { rate, reach: merged.reach(width) });
         }
         model
+    }
+
+    /// Sets the rates of the hot classes by what was counted of their elements.
+    pub(super) fn refit_hot(&mut self, counts: &Counts) {
+        let first = usize::from(self.first_key);
+        let last = first + self.classes.len() - 1;
+        for (class, merged) in self.classes.iter_mut().zip(counts.merged(first, last)) {
+            if class.is_hot() {
+                let rate = merged.rate();
+                if rate > 0 {
+                    class.rate = rate.max(HOT);
+                }
+            }
+        }
     }
 }

@@ -1,6 +1,13 @@
 //! Range coding (rANS) into streams: the serial one, and lanes of interleaved states for symbols.
 
+#![expect(clippy::cast_possible_truncation, reason = "low parts of states are meant")]
+
 use crate::CodecError;
+use crate::bits::BitReader;
+use crate::element::{Element, Key};
+
+use super::plan::Tables;
+use super::shift::shifted;
 
 /// One step of a serial stream: first the value of a symbol that takes `freq` of `2^scale` slots from `start` on, then `raw_len`
 /// plain bits that the decoder sees before it. `scale + raw_len` is at most 32.
@@ -25,8 +32,32 @@ impl Step {
     }
 }
 
+/// The slots of a symbol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Slots {
+    start: u16,
+    freq: u16,
+    /// Of the escape, which stands for a symbol without slots.
+    pub(super) escape: bool,
+}
+
+impl Slots {
+    pub(super) fn new((start, freq): (u32, u32), escape: bool) -> Self {
+        Self { start: start as u16, freq: freq as u16, escape }
+    }
+
+    #[inline(always)]
+    pub(super) fn start(self) -> u32 {
+        u32::from(self.start)
+    }
+
+    #[inline(always)]
+    pub(super) fn freq(self) -> u32 {
+        u32::from(self.freq)
+    }
+}
+
 /// Appends the stream that a decoder reads `steps` from, in their order. `words` is scratch memory.
-#[expect(clippy::cast_possible_truncation, reason = "the low half of the state is a word")]
 pub(super) fn put_serial(steps: &[Step], words: &mut Vec<u32>, out: &mut Vec<u8>) {
     words.clear();
     let mut state = 0u64;
@@ -37,7 +68,13 @@ pub(super) fn put_serial(steps: &[Step], words: &mut Vec<u32>, out: &mut Vec<u8>
             words.push(state as u32);
             state >>= 32;
         }
-        let symbol = (state / freq) << step.scale | (u64::from(step.start) + state % freq);
+        // Half of the steps are directions, whose two halves need no division.
+        let (quotient, rest) = if freq.is_power_of_two() {
+            (state >> freq.trailing_zeros(), state & (freq - 1))
+        } else {
+            (state / freq, state % freq)
+        };
+        let symbol = quotient << step.scale | (u64::from(step.start) + rest);
         state = symbol << step.raw_len | u64::from(step.raw);
     }
     let len = (u64::BITS - state.leading_zeros()).div_ceil(8) as usize;
@@ -64,13 +101,13 @@ impl<'a> Serial<'a> {
     }
 
     /// The state, whose low bits hold what comes next.
-    #[inline]
+    #[inline(always)]
     pub(super) fn state(&self) -> u64 {
         self.state
     }
 
     /// Removes `total` bits, of which the symbol was `offset` slots into its `freq`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn consume(&mut self, total: u32, freq: u32, offset: u32) {
         self.state = (self.state >> total) * u64::from(freq) + u64::from(offset);
         if self.state < 1 << 32
@@ -82,12 +119,40 @@ impl<'a> Serial<'a> {
     }
 
     /// The next `len` plain bits, at most 32.
-    #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "at most 32 bits are left by the mask")]
+    #[inline(always)]
     pub(super) fn bits(&mut self, len: u32) -> u32 {
         let value = self.state & ((1 << len) - 1);
         self.consume(len, 1, 0);
         value as u32
+    }
+
+    /// The code of the next symbol, for an element with this key.
+    #[inline(always)]
+    pub(super) fn symbol(&mut self, tables: &Tables, key: usize) -> u32 {
+        let slot = self.state as u32 & (SLOTS - 1);
+        let entry = tables.find(key, slot);
+        self.consume(SYMBOL_SCALE, entry.freq(), slot.wrapping_sub(entry.start()));
+        entry.code()
+    }
+
+    /// Reads the symbols of the marked elements of a block and moves them; `None` if one cannot be moved so.
+    pub(super) fn run<T: Element>(
+        &mut self,
+        tables: &Tables,
+        key: Key,
+        block: &mut [u8],
+        marks: &[u16],
+    ) -> Option<()> {
+        for &mark in marks {
+            let at = usize::from(mark) * T::WIDTH;
+            let bytes = block.get_mut(at..at + T::WIDTH)?;
+            let old = T::load(bytes);
+            let code = self.symbol(tables, key.find(old));
+            if code != 0 {
+                shifted(old, code, self)?.store(bytes);
+            }
+        }
+        Some(())
     }
 
     /// A stream that was read to its end leaves neither words nor a state.
@@ -101,15 +166,16 @@ impl<'a> Serial<'a> {
 
 /// The scale of symbols in lanes and in serial streams.
 pub(super) const SYMBOL_SCALE: u32 = 10;
+const SLOTS: u32 = 1 << SYMBOL_SCALE;
 
 const LANE_BASE: u32 = 1 << 16;
 
-/// Appends `symbols` as (start, frequency), symbol `i` in lane `i` modulo `lanes`. `words` is scratch memory.
-#[expect(clippy::cast_possible_truncation, reason = "the low half of the state is a word")]
-pub(super) fn put_lanes(symbols: &[(u32, u32)], lanes: usize, words: &mut Vec<u32>, out: &mut Vec<u8>) {
+/// Appends the slots of symbols, symbol `i` in lane `i` modulo `lanes`. `words` is scratch memory.
+pub(super) fn put_lanes(symbols: &[Slots], lanes: usize, words: &mut Vec<u32>, out: &mut Vec<u8>) {
     words.clear();
     let mut states = vec![LANE_BASE; lanes];
-    for (i, &(start, freq)) in symbols.iter().enumerate().rev() {
+    for (i, slots) in symbols.iter().enumerate().rev() {
+        let (start, freq) = (slots.start(), slots.freq());
         let state = &mut states[i % lanes];
         if *state >> (32 - SYMBOL_SCALE) >= freq {
             words.push(*state);
@@ -127,49 +193,81 @@ pub(super) fn put_lanes(symbols: &[(u32, u32)], lanes: usize, words: &mut Vec<u3
 
 /// Lanes being read.
 #[derive(Debug)]
-pub(super) struct Lanes<'a> {
-    states: Vec<u32>,
-    next: usize,
+pub(super) struct Lanes<'a, const N: usize> {
+    /// The lane of the next symbol comes first.
+    states: [u32; N],
     words: &'a [u8],
+    /// Words were called for that are not there.
+    short: bool,
     offset: usize,
 }
 
-impl<'a> Lanes<'a> {
+impl<'a, const N: usize> Lanes<'a, N> {
     /// `bytes` lie at `offset` of the payload.
-    pub(super) fn new(bytes: &'a [u8], lanes: usize, offset: usize) -> Result<Self, CodecError> {
-        let (states, words) = bytes
-            .split_at_checked(lanes * 4)
+    pub(super) fn new(bytes: &'a [u8], offset: usize) -> Result<Self, CodecError> {
+        let (head, words) = bytes
+            .split_at_checked(N * 4)
             .ok_or(CodecError::new("the states of the lanes are cut short", offset))?;
-        let states = states.as_chunks().0.iter().map(|&state| u32::from_le_bytes(state)).collect();
-        Ok(Self { states, next: 0, words, offset })
-    }
-
-    /// The slot of the next symbol: below `2^10`.
-    #[inline]
-    pub(super) fn slot(&self) -> u32 {
-        self.states[self.next] & ((1 << SYMBOL_SCALE) - 1)
-    }
-
-    /// Removes the symbol that takes `freq` slots, of which [`slot`](Self::slot) was number `offset`.
-    #[inline]
-    pub(super) fn consume(&mut self, freq: u32, offset: u32) -> Result<(), CodecError> {
-        let state = &mut self.states[self.next];
-        // At most (2^22 - 1) * 2^10 + 2^10 - 1: no overflow.
-        *state = (*state >> SYMBOL_SCALE) * freq + offset;
-        if *state < LANE_BASE {
-            let (word, rest) = self
-                .words
-                .split_first_chunk()
-                .ok_or(CodecError::new("the lanes are cut short, or the base is another one", self.offset))?;
-            *state = *state << 16 | u32::from(u16::from_le_bytes(*word));
-            self.words = rest;
+        let mut states = [0; N];
+        for (state, bytes) in states.iter_mut().zip(head.as_chunks().0) {
+            *state = u32::from_le_bytes(*bytes);
         }
-        self.next = (self.next + 1) % self.states.len();
-        Ok(())
+        Ok(Self { states, words, short: false, offset })
+    }
+
+    /// Reads the symbols of the marked elements of a block and moves them; `None` if one cannot be moved so.
+    #[inline(always)]
+    pub(super) fn run<T: Element>(
+        &mut self,
+        tables: &Tables,
+        key: Key,
+        block: &mut [u8],
+        marks: &[u16],
+        plain: &mut BitReader<'_>,
+    ) -> Option<()> {
+        let mut states = self.states;
+        let mut words = self.words;
+        let mut short = self.short;
+        let mut step = |state: &mut u32, mark: u16| -> Option<()> {
+            let at = usize::from(mark) * T::WIDTH;
+            let bytes = block.get_mut(at..at + T::WIDTH)?;
+            let old = T::load(bytes);
+            let slot = *state & (SLOTS - 1);
+            let entry = tables.find(key.find(old), slot);
+            // At most (2^22 - 1) * 2^10 + 2^10 - 1: no overflow.
+            *state = (*state >> SYMBOL_SCALE) * entry.freq() + slot.wrapping_sub(entry.start());
+            if *state < LANE_BASE {
+                let (word, rest) = words.split_first_chunk().unwrap_or_else(|| {
+                    short = true;
+                    (&[0; 2], &[])
+                });
+                *state = *state << 16 | u32::from(u16::from_le_bytes(*word));
+                words = rest;
+            }
+            let code = entry.code();
+            if code != 0 {
+                shifted(old, code, plain)?.store(bytes);
+            }
+            Some(())
+        };
+        let (rounds, rest) = marks.as_chunks::<N>();
+        for round in rounds {
+            for (state, &mark) in states.iter_mut().zip(round) {
+                step(state, mark)?;
+            }
+        }
+        for (state, &mark) in states.iter_mut().zip(rest) {
+            step(state, mark)?;
+        }
+        states.rotate_left(rest.len());
+        self.states = states;
+        self.words = words;
+        self.short = short;
+        Some(())
     }
 
     pub(super) fn finish(&self) -> Result<(), CodecError> {
-        if self.words.is_empty() && self.states.iter().all(|&state| state == LANE_BASE) {
+        if !self.short && self.words.is_empty() && self.states.iter().all(|&state| state == LANE_BASE) {
             return Ok(());
         }
         Err(CodecError::new(

@@ -62,6 +62,11 @@ impl Xxh3 {
         Self { accumulators, consumed: 0, level }
     }
 
+    /// How many bytes were consumed.
+    pub(crate) fn consumed(&self) -> usize {
+        self.consumed
+    }
+
     /// Consumes the whole blocks at the start of `bytes` that are not the last of the input, which has `total` bytes in all.
     ///
     /// `bytes` must go on where what was consumed ends.

@@ -1,0 +1,46 @@
+//! Lists of element numbers, block by block.
+
+use super::{BLOCK_BYTES, SLACK};
+
+/// Some elements of a chunk: for each of its blocks the numbers within the block, ascending.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Marks {
+    items: Vec<u16>,
+    ends: Vec<usize>,
+}
+
+impl Marks {
+    /// Forgets everything and makes room for a chunk of so many elements.
+    pub(crate) fn reset(&mut self, elements: usize) {
+        self.ends.clear();
+        if self.items.len() < elements + SLACK {
+            self.items = vec![0; elements + SLACK];
+        }
+    }
+
+    /// Adds a block: `mark` fills the front of what it is given, and says how much.
+    pub(crate) fn block(&mut self, mark: impl FnOnce(&mut [u16]) -> usize) -> usize {
+        let start = self.len();
+        let marked = self.items.get_mut(start..).map_or(0, mark);
+        self.ends.push(start + marked);
+        marked
+    }
+
+    /// How many elements are marked.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// The marks of each block.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = &[u16]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| self.items.get(start..end).unwrap_or_default())
+    }
+
+    /// The numbers within the chunk, for elements of `width` bytes.
+    pub(crate) fn positions(&self, width: usize) -> impl Iterator<Item = usize> {
+        (0..).zip(self.blocks()).flat_map(move |(block, marks)| {
+            marks.iter().map(move |&mark| block * (BLOCK_BYTES / width) + usize::from(mark))
+        })
+    }
+}

@@ -1,0 +1,109 @@
+//! The kernels for any machine and any width: what the others are compared with.
+
+use crate::element::Element;
+use crate::sparse::Lengths;
+
+use super::{Found, GROUP};
+
+/// Writes `value` at the front of what is free and keeps it if `keep`.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a block has at most 2^15 elements")]
+fn push(marks: &mut [u16], len: &mut usize, value: usize, keep: bool) {
+    if let Some(free) = marks.get_mut(*len) {
+        *free = value as u16;
+        *len += usize::from(keep);
+    }
+}
+
+pub(super) fn changed<T: Element>(base: &[u8], target: &[u8], marks: &mut [u16]) -> usize {
+    changed_from::<T>(base, target, 0, marks, 0)
+}
+
+/// As [`changed`], of the part of a block from group `first` on, with `len` marks made.
+#[inline(always)]
+pub(super) fn changed_from<T: Element>(
+    base: &[u8],
+    target: &[u8],
+    first: usize,
+    marks: &mut [u16],
+    mut len: usize,
+) -> usize {
+    let step = GROUP * T::WIDTH;
+    for (group, (olds, news)) in base.chunks(step).zip(target.chunks(step)).enumerate().skip(first) {
+        if olds == news {
+            continue;
+        }
+        let pairs = olds.chunks_exact(T::WIDTH).zip(news.chunks_exact(T::WIDTH));
+        for (i, (old, new)) in pairs.enumerate() {
+            push(marks, &mut len, group * GROUP + i, T::load(old) != T::load(new));
+        }
+    }
+    len
+}
+
+pub(super) fn survey<T: Element>(
+    lengths: &Lengths,
+    block: &[u8],
+    sums: &mut [u16],
+    marks: &mut [u16],
+) -> usize {
+    survey_from::<T>(lengths, block, 0, sums, marks, 0)
+}
+
+/// As [`survey`], of the part of a block from group `first` on, with `len` marks made.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a group is shorter than 2^16")]
+pub(super) fn survey_from<T: Element>(
+    lengths: &Lengths,
+    block: &[u8],
+    first: usize,
+    sums: &mut [u16],
+    marks: &mut [u16],
+    mut len: usize,
+) -> usize {
+    let groups = block.chunks(GROUP * T::WIDTH).zip(sums).enumerate().skip(first);
+    for (group, (bytes, sum)) in groups {
+        let mut total = 0;
+        for (i, bytes) in bytes.chunks_exact(T::WIDTH).enumerate() {
+            let element = T::load(bytes);
+            total += lengths.of(element);
+            push(marks, &mut len, group * GROUP + i, lengths.is_hot(element));
+        }
+        *sum = total as u16;
+    }
+    len
+}
+
+/// The first group from `from` on that ends beyond `point`; `ends` must have one.
+#[inline(always)]
+pub(crate) fn find_group(ends: &[u32], from: usize, point: u32) -> usize {
+    let later = ends.get(from..).unwrap_or_default();
+    from + later.iter().take_while(|&&end| end <= point).count()
+}
+
+/// The element of a group that `rest` lies on, counted from the group's start on the axis.
+#[inline(always)]
+pub(crate) fn locate<T: Element>(lengths: &Lengths, group: &[u8], rest: u32) -> Found {
+    let mut before = 0;
+    let mut found = Found { index: 0, before: 0, length: 0 };
+    for (index, bytes) in group.chunks_exact(T::WIDTH).enumerate() {
+        let length = lengths.of(T::load(bytes));
+        found = Found { index, before, length };
+        before += length;
+        if before > rest {
+            break;
+        }
+    }
+    found
+}
+
+/// The element of a group with this index.
+#[inline(always)]
+pub(crate) fn before<T: Element>(lengths: &Lengths, group: &[u8], index: usize) -> Found {
+    let mut found = Found { index, before: 0, length: 0 };
+    for bytes in group.chunks_exact(T::WIDTH).take(index + 1) {
+        found.before += found.length;
+        found.length = lengths.of(T::load(bytes));
+    }
+    found
+}

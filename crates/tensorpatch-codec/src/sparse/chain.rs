@@ -1,0 +1,240 @@
+//! Cold changes: points on the axis of a strip, found one after the other, in several strips at once.
+
+use crate::element::Element;
+use crate::kernels::{self, Found, GROUP};
+use crate::level::{Kind, Level};
+
+use super::layout::{QUOTIENT_BITS, QUOTIENT_ESCAPE, slots_before, unit_at};
+use super::plan::{Lengths, Tables};
+use super::shift::shifted;
+use super::stream::Serial;
+
+/// A new value for an element.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patch {
+    pub(super) position: u32,
+    pub(super) value: u64,
+}
+
+impl Patch {
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "a chunk has at most 2^20 elements")]
+    pub(super) fn new<T: Element>(position: usize, value: T) -> Self {
+        Self { position: position as u32, value: value.to_u64() }
+    }
+}
+
+/// Where the groups of a strip end on its axis, within the part of it that is worked on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Part<'a> {
+    /// The number of the first group.
+    pub(super) first: usize,
+    /// Ascending.
+    pub(super) ends: &'a [u32],
+}
+
+/// The ends of groups on one axis.
+pub(super) fn axis(sums: &[u16], ends: &mut Vec<u32>) {
+    ends.clear();
+    let mut end = 0;
+    ends.extend(sums.iter().map(|&sum| {
+        end += u32::from(sum);
+        end
+    }));
+}
+
+/// The same, with the axis starting anew after every `per_strip` groups.
+pub(super) fn axis_of_strips(sums: &[u16], per_strip: usize, ends: &mut Vec<u32>) {
+    ends.clear();
+    for sums in sums.chunks(per_strip) {
+        let mut end = 0;
+        ends.extend(sums.iter().map(|&sum| {
+            end += u32::from(sum);
+            end
+        }));
+    }
+}
+
+/// The changes of a strip being read: the next point on its axis, looked at but not yet removed from the stream.
+#[derive(Debug, Clone)]
+pub(super) struct Chain<'a> {
+    stream: Serial<'a>,
+    /// The point, counted from the start of the part that is worked on. Meaningless until the strip has begun.
+    point: u64,
+    /// Where its bucket begins; before the start if the point was looked at in an earlier part.
+    bucket: i64,
+    /// The slot of the bucket that the point is made from.
+    slot: u32,
+    /// The bits of the state that were looked at.
+    looked_at: u32,
+    /// An element with a length was met.
+    begun: bool,
+}
+
+impl<'a> Chain<'a> {
+    pub(super) fn new(stream: Serial<'a>) -> Self {
+        Self { stream, point: 0, bucket: 0, slot: 0, looked_at: 0, begun: false }
+    }
+
+    /// Looks at the next point, after `from`.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "a slot has at most 19 bits")]
+    fn look(&mut self, from: u32, scale: u32) {
+        let ones = self.stream.state().trailing_ones();
+        let (quotient, below) = if ones < QUOTIENT_ESCAPE {
+            (ones, ones + 1)
+        } else {
+            self.stream.bits(QUOTIENT_ESCAPE);
+            (QUOTIENT_ESCAPE + self.stream.bits(QUOTIENT_BITS), 0)
+        };
+        let bucket = u64::from(from) + (u64::from(quotient) << scale);
+        self.slot = (self.stream.state() >> below) as u32 & ((2 << scale) - 1);
+        self.point = bucket + u64::from(unit_at(self.slot, scale));
+        self.bucket = bucket.cast_signed();
+        self.looked_at = below + scale + 1;
+    }
+
+    /// Removes the point from the stream: it lies in what spans `start..end`.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "neither is more than a bucket")]
+    fn take(&mut self, start: i64, end: i64, scale: u32) {
+        let start = slots_before((start - self.bucket).max(0) as u32, scale);
+        let end = slots_before((end - self.bucket).min(1 << scale) as u32, scale);
+        self.stream.consume(self.looked_at, end - start, self.slot.wrapping_sub(start));
+    }
+
+    /// Ends the axis where the last part ended, and gives the stream back.
+    pub(super) fn finish(&mut self, scale: u32) -> Serial<'a> {
+        if self.begun {
+            // Beyond any bucket, and far from overflow.
+            self.take(0, 1 << 62, scale);
+        }
+        self.stream
+    }
+}
+
+/// Finds the changes of `N` strips in one part of each, all in `bytes`. `None` if one is no change of an element.
+pub(super) fn run<T: Element, const N: usize>(
+    level: Level,
+    chains: &mut [Chain<'_>; N],
+    look_up: LookUp<'_>,
+    bytes: &[u8],
+    parts: &[Part<'_>; N],
+    patches: &mut Vec<Patch>,
+) -> Option<()> {
+    match level.kind() {
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 if T::WIDTH == 2 => run_avx512(chains, look_up, bytes, parts, patches),
+        _ => run_with::<T, N>(
+            chains,
+            look_up,
+            bytes,
+            parts,
+            patches,
+            kernels::find_group,
+            |lengths, group, rest| kernels::locate::<T>(lengths, group, rest),
+        ),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
+fn run_avx512<const N: usize>(
+    chains: &mut [Chain<'_>; N],
+    look_up: LookUp<'_>,
+    bytes: &[u8],
+    parts: &[Part<'_>; N],
+    patches: &mut Vec<Patch>,
+) -> Option<()> {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,lzcnt,popcnt")]
+    fn inner<const N: usize>(
+        chains: &mut [Chain<'_>; N],
+        look_up: LookUp<'_>,
+        bytes: &[u8],
+        parts: &[Part<'_>; N],
+        patches: &mut Vec<Patch>,
+    ) -> Option<()> {
+        run_with::<u16, N>(
+            chains,
+            look_up,
+            bytes,
+            parts,
+            patches,
+            |ends, from, point| kernels::avx512::find_group(ends, from, point),
+            |lengths, group, rest| kernels::avx512::locate(lengths, group, rest),
+        )
+    }
+    // SAFETY: called at the AVX-512 level alone, which has all these instructions.
+    unsafe { inner(chains, look_up, bytes, parts, patches) }
+}
+
+/// What a chunk's changes are looked up in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LookUp<'a> {
+    pub(super) tables: &'a Tables,
+    pub(super) lengths: &'a Lengths,
+    pub(super) scale: u32,
+}
+
+/// [`run`], with the searches of a level.
+///
+/// The strips take turns, so that the latency of one is hidden behind the others.
+#[inline(always)]
+fn run_with<T: Element, const N: usize>(
+    chains: &mut [Chain<'_>; N],
+    look_up: LookUp<'_>,
+    bytes: &[u8],
+    parts: &[Part<'_>; N],
+    patches: &mut Vec<Patch>,
+    find_group: impl Fn(&[u32], usize, u32) -> usize,
+    locate: impl Fn(&Lengths, &[u8], u32) -> Found,
+) -> Option<()> {
+    let LookUp { tables, lengths, scale } = look_up;
+    let ends: [u64; N] = parts.map(|part| part.ends.last().map_or(0, |&end| u64::from(end)));
+    let mut groups = [0; N];
+    for (chain, &end) in chains.iter_mut().zip(&ends) {
+        if !chain.begun && end > 0 {
+            chain.begun = true;
+            chain.look(0, scale);
+        }
+    }
+    let mut working = true;
+    while working {
+        working = false;
+        for i in 0..N {
+            let chain = &mut chains[i];
+            if chain.point >= ends[i] {
+                continue;
+            }
+            working = true;
+            let part = parts[i];
+            // Below the end of the part, so below 2^32.
+            #[expect(clippy::cast_possible_truncation, reason = "see above")]
+            let point = chain.point as u32;
+            let group = find_group(part.ends, groups[i], point);
+            groups[i] = group;
+            let start = group.checked_sub(1).and_then(|before| part.ends.get(before)).copied().unwrap_or(0);
+            let first = (part.first + group) * GROUP;
+            let rest = bytes.get(first * T::WIDTH..).unwrap_or_default();
+            let found =
+                locate(lengths, rest.get(..GROUP * T::WIDTH).unwrap_or(rest), point.wrapping_sub(start));
+            let start = start + found.before;
+            let end = start + found.length;
+            chain.take(i64::from(start), i64::from(end), scale);
+
+            let position = first + found.index;
+            let old = super::decode::element::<T>(bytes, position);
+            let code = chain.stream.symbol(tables, lengths.key.find(old));
+            let new = shifted(old, code, &mut chain.stream)?;
+            patches.push(Patch::new(position, new));
+            chain.look(end, scale);
+        }
+    }
+    for (chain, &end) in chains.iter_mut().zip(&ends) {
+        if chain.begun {
+            chain.point -= end;
+            chain.bucket -= end.cast_signed();
+        }
+    }
+    Some(())
+}

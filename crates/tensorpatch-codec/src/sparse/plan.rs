@@ -1,0 +1,125 @@
+//! A model made ready for work: what a key means, and what a slot means in each class.
+
+use crate::element::{Element, Key};
+
+use super::model::{Class, MAX_CLASSES, Model, Symbol, Symbols};
+use super::stream::SYMBOL_SCALE;
+
+/// Marks the length of a hot class.
+pub(crate) const HOT_MARK: u16 = 0x8000;
+
+/// Slots of a symbol table.
+pub(super) const SLOTS: usize = 1 << SYMBOL_SCALE;
+
+/// Lengths on the axis, by class and by key.
+#[derive(Debug, Clone)]
+pub(crate) struct Lengths {
+    pub(crate) key: Key,
+    pub(crate) first_key: u16,
+    pub(crate) last_class: u16,
+    /// The length of each class, with [`HOT_MARK`] for hot ones. Zero beyond the last class.
+    pub(crate) by_class: [u16; MAX_CLASSES],
+    /// The same for each key.
+    pub(crate) by_key: [u16; 256],
+}
+
+impl Lengths {
+    #[expect(clippy::cast_possible_truncation, reason = "lengths are below 2^11, classes 32 at most")]
+    pub(super) fn new(model: &Model, key: Key, scale: u32) -> Self {
+        let mut by_class = [0; MAX_CLASSES];
+        for ((to, length), class) in by_class.iter_mut().zip(model.lengths(scale)).zip(&model.classes) {
+            *to = if class.is_hot() { HOT_MARK } else { length as u16 };
+        }
+        let mut by_key = [0; 256];
+        for (key, length) in by_key.iter_mut().enumerate() {
+            *length = by_class[model.class_of(key)];
+        }
+        let last_class = model.classes.len() as u16 - 1;
+        Self { key, first_key: u16::from(model.first_key), last_class, by_class, by_key }
+    }
+
+    /// The length of an element, 0 for a hot one.
+    #[inline(always)]
+    pub(crate) fn of<T: Element>(&self, element: T) -> u32 {
+        u32::from(self.by_key[self.key.find(element)] & !HOT_MARK)
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_hot<T: Element>(&self, element: T) -> bool {
+        self.by_key[self.key.find(element)] & HOT_MARK != 0
+    }
+}
+
+/// What a slot means: a symbol with its run of slots, packed to be found with one load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Entry(u32);
+
+/// The code of the escape. `Unchanged` has 0, and `Moved` 1 + 2 · bits + down.
+pub(super) const ESCAPE: u32 = 0x7ff;
+
+impl Entry {
+    fn new(symbol: Symbol, start: u32, freq: u32) -> Self {
+        let code = match symbol {
+            Symbol::Unchanged => 0,
+            Symbol::Moved { bits, down } => 1 + 2 * bits + u32::from(down),
+            Symbol::Escape => ESCAPE,
+        };
+        Self(code << 21 | start << 11 | freq)
+    }
+
+    #[inline(always)]
+    pub(super) fn freq(self) -> u32 {
+        self.0 & 0x7ff
+    }
+
+    #[inline(always)]
+    pub(super) fn start(self) -> u32 {
+        self.0 >> 11 & 0x3ff
+    }
+
+    #[inline(always)]
+    pub(super) fn code(self) -> u32 {
+        self.0 >> 21
+    }
+}
+
+/// The symbols of all classes by slot.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tables {
+    entries: Vec<[Entry; SLOTS]>,
+    by_key: Vec<u8>,
+}
+
+impl Tables {
+    /// Makes the tables for a model, in the memory of those before.
+    #[expect(clippy::cast_possible_truncation, reason = "32 classes at most")]
+    pub(super) fn fill(&mut self, model: &Model, width: usize) {
+        self.entries.clear();
+        let mut made: Vec<(Class, u8)> = Vec::new();
+        let mut of_class = Vec::new();
+        for &class in &model.classes {
+            // Cold classes differ in their tables by the reach alone.
+            let class = if class.is_hot() { class } else { Class { rate: 0, ..class } };
+            let known = made.iter().find(|(known, _)| *known == class).map(|&(_, table)| table);
+            of_class.push(known.unwrap_or_else(|| {
+                let table = made.len() as u8;
+                made.push((class, table));
+                let mut entries = [Entry::default(); SLOTS];
+                Symbols::new(class, width).for_each(|symbol, start, freq| {
+                    let run = start as usize..(start + freq) as usize;
+                    entries[run].fill(Entry::new(symbol, start, freq));
+                });
+                self.entries.push(entries);
+                table
+            }));
+        }
+        self.by_key.clear();
+        self.by_key.extend((0..256).map(|key| of_class[model.class_of(key)]));
+    }
+
+    /// The entry of a slot below 1024 for an element with this key.
+    #[inline(always)]
+    pub(super) fn find(&self, key: usize, slot: u32) -> Entry {
+        self.entries[usize::from(self.by_key[key])][slot as usize % SLOTS]
+    }
+}

@@ -1,0 +1,69 @@
+//! From a symbol and its plain bits to the new value of an element.
+
+use crate::bits::BitReader;
+use crate::element::Element;
+
+use super::plan::ESCAPE;
+use super::stream::Serial;
+
+pub(super) const BAD_DISTANCE: &str = "a distance has more bits than an element, or is cut short";
+
+/// Plain bits, from wherever they lie.
+pub(super) trait Plain {
+    /// The next `len` bits, at most 32.
+    fn plain(&mut self, len: u32) -> Option<u32>;
+}
+
+impl Plain for BitReader<'_> {
+    fn plain(&mut self, len: u32) -> Option<u32> {
+        self.take(len)
+    }
+}
+
+impl Plain for Serial<'_> {
+    fn plain(&mut self, len: u32) -> Option<u32> {
+        Some(self.bits(len))
+    }
+}
+
+/// The element that `old` becomes by the symbol of this code, which is not that of `Unchanged`.
+///
+/// `None` if the plain bits end, or the distance has more bits than an element.
+#[inline(always)]
+pub(super) fn shifted<T: Element>(old: T, code: u32, plain: &mut impl Plain) -> Option<T> {
+    let step = code.wrapping_sub(1);
+    let (bits, down) = (step >> 1, step & 1 == 1);
+    if bits < 2 {
+        return Some(moved(old, u64::from(bits) + 1, down));
+    }
+    shifted_far(old, code, plain)
+}
+
+#[cold]
+#[inline(never)]
+fn shifted_far<T: Element>(old: T, code: u32, plain: &mut impl Plain) -> Option<T> {
+    let (bits, down) = if code == ESCAPE {
+        let both = plain.plain(7)?;
+        (both & 63, both >> 6 == 1)
+    } else {
+        ((code - 1) >> 1, (code - 1) & 1 == 1)
+    };
+    if bits as usize >= T::WIDTH * 8 {
+        return None;
+    }
+    let len = bits.saturating_sub(1);
+    let mut beyond = u64::from(plain.plain(len.min(32))?);
+    if len > 32 {
+        beyond |= u64::from(plain.plain(len - 32)?) << 32;
+    }
+    if bits > 0 {
+        beyond |= 1 << len;
+    }
+    Some(moved(old, beyond.wrapping_add(1), down))
+}
+
+#[inline(always)]
+fn moved<T: Element>(old: T, distance: u64, down: bool) -> T {
+    let signed = if down { distance.wrapping_neg() } else { distance };
+    T::from_u64(old.to_u64().wrapping_add(signed))
+}
