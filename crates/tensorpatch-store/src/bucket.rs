@@ -42,6 +42,9 @@ pub(crate) struct Bucket {
 pub(crate) struct Listed {
     /// The name below the folder that was listed.
     pub(crate) name: String,
+    pub(crate) bytes: u64,
+    /// Seconds since 1970 by the store's clock.
+    pub(crate) modified: i64,
 }
 
 impl Bucket {
@@ -229,11 +232,39 @@ impl Bucket {
 
     /// The size of an object, or `None` if there is none.
     pub(crate) async fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
+        Ok(self.head(name).await?.map(|meta| meta.size))
+    }
+
+    /// When an object was written, in seconds since 1970 by the store's clock; `None` if there is none.
+    pub(crate) async fn modified(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        Ok(self.head(name).await?.map(|meta| meta.last_modified.timestamp()))
+    }
+
+    async fn head(&self, name: &str) -> Result<Option<ObjectMeta>, StoreError> {
         match self.retry(name, async |path| self.store.head(&path).await).await {
-            Ok(meta) => Ok(Some(meta.size)),
+            Ok(meta) => Ok(Some(meta)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(object_error(name, source)),
         }
+    }
+
+    /// Reads an object and compares it with what it must be, without keeping it.
+    pub(crate) async fn check_contents(
+        &self,
+        object: &ObjectRef,
+        observer: &Observer,
+    ) -> Result<(), StoreError> {
+        let (sender, receiver) = mpsc::channel::<Bytes>(IN_FLIGHT);
+        let (wanted, observer) = (object.clone(), observer.clone());
+        let reader = tokio::task::spawn_blocking(move || {
+            let keep = |_: &[u8]| Ok(());
+            verify(&wanted, receiver, &observer, keep)
+        });
+        let fetched = self.fetch(object, &sender).await;
+        drop(sender);
+        let verified = reader.await.map_err(|e| StoreError::Task(e.to_string()))?;
+        fetched.map_err(|source| missing_or(object.key.as_str(), source))?;
+        verified
     }
 
     /// Downloads an object to `file`, which appears only when it is complete, verified and synced.
@@ -314,7 +345,11 @@ impl Bucket {
             .map_err(|source| object_error(folder, source))?;
         let listed = objects.into_iter().filter_map(|meta| {
             let name: Path = meta.location.prefix_match(&folder_path)?.collect();
-            Some(Listed { name: name.to_string() })
+            Some(Listed {
+                name: name.to_string(),
+                bytes: meta.size,
+                modified: meta.last_modified.timestamp(),
+            })
         });
         Ok(listed.collect())
     }
@@ -377,11 +412,22 @@ fn read_blocks(file: PathBuf, block_bytes: u64) -> mpsc::Receiver<std::io::Resul
 fn write_verified(
     object: &ObjectRef,
     file: &FilePath,
-    mut blocks: mpsc::Receiver<Bytes>,
+    blocks: mpsc::Receiver<Bytes>,
     observer: &Observer,
 ) -> Result<(), StoreError> {
-    let damaged = |what| StoreError::Damaged { name: object.key.to_string(), what };
     let mut output = local::NewFile::create(file)?;
+    verify(object, blocks, observer, |block| output.write(block))?;
+    output.commit()
+}
+
+/// Hands every block to `keep`; succeeds only if all of them together are the object.
+fn verify(
+    object: &ObjectRef,
+    mut blocks: mpsc::Receiver<Bytes>,
+    observer: &Observer,
+    mut keep: impl FnMut(&[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let damaged = |what| StoreError::Damaged { name: object.key.to_string(), what };
     let mut hasher = blake3::Hasher::new();
     let mut len = 0_u64;
     while let Some(block) = blocks.blocking_recv() {
@@ -390,7 +436,7 @@ fn write_verified(
             return Err(damaged(format!("it goes on after {} bytes", object.bytes)));
         }
         hasher.update(&block);
-        output.write(&block)?;
+        keep(&block)?;
         observer.advance(Phase::Download, block.len() as u64);
     }
     if len < object.bytes {
@@ -400,7 +446,7 @@ fn write_verified(
     if found != object.blake3 {
         return Err(damaged(format!("expected BLAKE3 {}, found {found}", object.blake3)));
     }
-    output.commit()
+    Ok(())
 }
 
 /// Runs `work` for every item, a bounded number at a time, and returns the results in the order of the items.

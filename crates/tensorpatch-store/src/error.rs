@@ -44,6 +44,14 @@ pub enum StoreError {
         #[source]
         source: RecordError,
     },
+    /// A record is not signed by a trusted key.
+    #[error("{name} is not to be trusted: {what}")]
+    Untrusted {
+        /// The object.
+        name: String,
+        /// Why not.
+        what: String,
+    },
     /// There is no stream at this place.
     #[error("there is no stream at {place}: create one by publishing to it")]
     NoStream {

@@ -8,10 +8,15 @@
 )]
 
 mod bucket;
+mod check;
+mod collect;
 mod commit;
 mod digest;
 mod error;
+mod fold;
+mod lease;
 mod local;
+mod mirror;
 mod names;
 mod observe;
 mod plan;
@@ -19,19 +24,25 @@ mod probe;
 mod publisher;
 mod record;
 mod replica;
+mod sign;
 mod stream;
 mod url;
 
+pub use check::{Checked, Problem};
+pub use collect::{CollectPolicy, Collected, Garbage};
 pub use digest::ObjectDigest;
 pub use error::StoreError;
+pub use fold::{FoldOptions, Folded, Folder};
+pub use mirror::Mirrored;
 pub use names::{IdError, Key, KeyError, Nonce, StreamId, Version, VersionError};
 pub use observe::{Event, Observer, Phase};
 pub use plan::{Commit, History, Plan, PlanError, Step, Way};
-pub use publisher::{PublishOptions, Published, Publisher};
+pub use publisher::{AnchorAdded, AnchorPolicy, PublishOptions, Published, Publisher};
 pub use record::{
     Anchor, CommitRecord, Delta, DeltaKind, EdgeRecord, Link, NamedObject, ObjectRef, Part, RecordError,
     StreamRecord, VersionId, Writers,
 };
-pub use replica::{ApplyMode, Prepared, Pulled, PulledStep, Replica, ReplicaOptions, Target};
+pub use replica::{ApplyMode, LeaseOptions, Prepared, Pulled, PulledStep, Replica, ReplicaOptions, Target};
+pub use sign::{KeyTextError, SignKey, TrustKey};
 pub use stream::{CreateOptions, LogEntry, LogKind, Stream};
 pub use url::{open_existing_store, open_store};

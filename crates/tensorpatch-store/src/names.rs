@@ -166,7 +166,7 @@ pub struct Key(String);
 pub struct KeyError(String);
 
 /// The folders in which a record may name objects.
-const DATA_FOLDERS: [&str; 4] = ["parts", "companions", "anchors", "folds"];
+pub(crate) const DATA_FOLDERS: [&str; 4] = ["parts", "companions", "anchors", "folds"];
 
 impl Key {
     /// A checked key.
@@ -188,6 +188,18 @@ impl Key {
     /// The text of the key.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl Key {
+    /// The folder, `parts` or another.
+    pub(crate) fn folder(&self) -> &str {
+        self.0.split('/').next().unwrap_or_default()
+    }
+
+    /// The version that the object was made for.
+    pub(crate) fn version(&self) -> Option<Version> {
+        self.0.split('/').nth(1).and_then(|segment| Version::from_digits(segment.get(..20)?))
     }
 }
 
@@ -254,6 +266,19 @@ pub(crate) fn anchor(version: Version, nonce: Nonce, name: &str) -> Result<Key, 
     Key::new(format!("anchors/{}-{nonce}/{name}", version.digits()))
 }
 
+/// The leaf table of an anchor, beside its directory so that the directory holds a checkpoint and nothing else.
+pub(crate) fn leaves(version: Version, nonce: Nonce) -> Result<Key, KeyError> {
+    Key::new(format!("anchors/{}-{nonce}.leaves", version.digits()))
+}
+
+pub(crate) fn fold(target: Version, base: Version, nonce: Nonce) -> Result<Key, KeyError> {
+    Key::new(format!("folds/{}-{}-{nonce}/delta.tpatch", target.digits(), base.digits()))
+}
+
+pub(crate) fn edge(target: Version, base: Option<Version>, nonce: Nonce) -> String {
+    format!("{EDGES}/{}-{:020}-{nonce}.json", target.digits(), base.map_or(0, Version::get))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,8 +309,8 @@ mod tests {
     fn the_name_of_an_edge_tells_its_ends() {
         let nonce = Nonce::random();
         for base in [None, Version::new(3)] {
-            let name = format!("{:020}-{:020}-{nonce}.json", 8, base.map_or(0, Version::get));
-            let ends = edge_ends(&name).unwrap();
+            let name = edge(Version::new(8).unwrap(), base, nonce);
+            let ends = edge_ends(name.strip_prefix("edges/").unwrap()).unwrap();
             assert_eq!(ends, (Version::new(8).unwrap(), base, nonce));
         }
     }
@@ -311,7 +336,14 @@ mod tests {
         ] {
             assert!(Key::new(key).is_err(), "{key:?}");
         }
-        assert!(part(Version::FIRST, Nonce::random(), "delta.tpatch").is_ok());
+        let seven = Version::new(7).unwrap();
+        for key in [
+            part(seven, Nonce::random(), "delta.tpatch").unwrap(),
+            leaves(seven, Nonce::random()).unwrap(),
+            fold(seven, Version::FIRST, Nonce::random()).unwrap(),
+        ] {
+            assert_eq!(key.version(), Some(seven), "{key}");
+        }
     }
 
     #[test]

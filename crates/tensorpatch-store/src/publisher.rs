@@ -1,5 +1,6 @@
 //! A publisher: appends versions to a stream, each as a patch from the one before (spec/stream.md section 5).
 
+mod anchor;
 mod local;
 mod options;
 
@@ -23,8 +24,9 @@ use crate::record::{Anchor, CommitRecord, Delta, DeltaKind, Link, NamedObject, P
 use crate::replica::home::{Held, Home};
 use crate::replica::install;
 use crate::replica::{Replica, ReplicaOptions, Target, blocking, first_entry};
-use crate::stream::{LogKind, Stream, record_bytes};
+use crate::stream::{LogKind, Stream};
 
+pub use anchor::{AnchorAdded, AnchorPolicy};
 use local::{Companion, Encoded, Ready, copy_companion, encode, install_companions, stage_checkpoint};
 pub use options::PublishOptions;
 
@@ -288,7 +290,7 @@ impl Publisher {
             let object = self.stream.bucket().upload(key, &companion.copy, &Observer::default()).await?;
             files.push(NamedObject { name: companion.name.clone(), object });
         }
-        let key = names::part(version, nonce, "leaves")?;
+        let key = names::leaves(version, nonce)?;
         let leaves = self.stream.bucket().put_bytes(key, staged.leaves.as_bytes().to_vec().into()).await?;
         let companions = self.upload_companions(version, nonce, &companions, &[]).await?;
         let anchor = Anchor { files, leaves };
@@ -416,7 +418,7 @@ impl Publisher {
             companions: content.companions,
         };
         let name = names::commit(version);
-        let bytes = record_bytes(&name, &record)?;
+        let bytes = self.stream.record_bytes(&name, &record)?;
         known.attempt = Some(nonce);
         let created =
             commit::create(self.stream.bucket(), &name, bytes.clone(), self.stream.record().writers)

@@ -1,5 +1,6 @@
 //! A replica: a checkpoint directory that follows a stream (spec/stream.md section 6).
 
+mod follow;
 pub(crate) mod home;
 pub(crate) mod install;
 mod options;
@@ -14,14 +15,15 @@ use tensorpatch_format::TaggedStateDigest;
 
 use crate::digest::{ObjectDigest, text};
 use crate::error::StoreError;
+use crate::lease::{self, Lease};
 use crate::local::Lock;
 use crate::names::{StreamId, Version};
-use crate::plan::{Commit, Way};
+use crate::plan::{Commit, PlanError, Way};
 use crate::record::VersionId;
 use crate::stream::Stream;
 use home::{Condition, HIDDEN, Held, Home, Install, LocalState};
 use install::{Found, InPlace};
-pub use options::{ApplyMode, ReplicaOptions, Target};
+pub use options::{ApplyMode, LeaseOptions, ReplicaOptions, Target};
 
 /// How often a plan is made anew when objects vanish or local files turn out to be damaged.
 const ROUNDS: usize = 4;
@@ -230,9 +232,17 @@ impl Replica {
         let target = self.find(held.as_ref(), target).await?;
         let number = target.record.version;
         let held_id = held.as_ref().map(|held| held.id);
-        let history =
-            self.stream.history(held_id.map(|id| id.version), &target, self.options.max_steps).await?;
-        let plan = self.stream.plan(&history, held_id.as_ref(), number, self.options.max_steps).await?;
+        self.lease(held_id.map(|id| id.version), number).await;
+        let max_steps = self.options.max_steps;
+        let mut history = self.stream.history(held_id.map(|id| id.version), &target, max_steps).await?;
+        let plan = match self.stream.plan(&history, held_id.as_ref(), number, max_steps).await {
+            // Objects of the nearest ways are missing: perhaps an older anchor is whole.
+            Err(StoreError::Plan(PlanError::NoWay { .. })) => {
+                history = self.stream.whole_history(number).await?;
+                self.stream.plan(&history, held_id.as_ref(), number, max_steps).await?
+            }
+            plan => plan?,
+        };
         let downloaded_bytes = self.download(home, &history, &plan, &target, &old_companions).await?;
         let report = Pulled {
             stream: self.stream.id(),
@@ -343,7 +353,34 @@ impl Replica {
             }
         }
         drop(lock);
+        self.lease(Some(report.to), report.to).await;
         Ok(report)
+    }
+
+    /// Says what is held and wanted, if that was asked for. A replica that cannot write to the store still works.
+    async fn lease(&self, version: Option<Version>, target: Version) {
+        let Some(options) = &self.options.lease else { return };
+        let (holder, seconds) = (options.holder.clone(), lease::seconds(options.length));
+        let lease = Lease { holder, version, target, seconds };
+        if let Err(error) = self.stream.lease(&options.id(), &lease).await {
+            tracing::warn!(%error, "the lease could not be written");
+        }
+    }
+
+    /// Renews the lease of a replica that has nothing else to do.
+    async fn renew(&self, held: Version) {
+        self.lease(Some(held), held).await;
+    }
+
+    /// Gives up the lease, so that collectors no longer wait for this replica.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn release(&self) -> Result<(), StoreError> {
+        match &self.options.lease {
+            Some(options) => self.stream.release(&options.id()).await,
+            None => Ok(()),
+        }
     }
 
     async fn patch_in_place(

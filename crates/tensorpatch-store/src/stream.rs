@@ -19,6 +19,7 @@ use crate::probe::probe;
 use crate::record::{
     CommitRecord, DeltaKind, EdgeRecord, MAX_RECORD_BYTES, Record, StreamRecord, VersionId, Writers, now,
 };
+use crate::sign::{SignKey, TrustKey, distrust};
 
 /// Requests for records at once.
 const AT_ONCE: usize = 16;
@@ -26,13 +27,38 @@ const AT_ONCE: usize = 16;
 const STRIDE: u64 = 64;
 
 /// How a stream is created.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct CreateOptions {
     /// The leaf hash of all its states: BLAKE3 where checkpoints may be altered on purpose.
     pub leaf_hash: LeafHash,
     /// A promise that there is never more than one publisher at a time: then any store will do.
     pub single_writer: bool,
+    /// Signs the stream record. Give it to [`Stream::signing`] too.
+    pub sign_key: Option<SignKey>,
+}
+
+impl CreateOptions {
+    /// The same with states hashed by `leaf_hash`.
+    #[must_use]
+    pub fn with_leaf_hash(mut self, leaf_hash: LeafHash) -> Self {
+        self.leaf_hash = leaf_hash;
+        self
+    }
+
+    /// The same with the promise that there is one publisher at a time.
+    #[must_use]
+    pub fn for_single_writer(mut self) -> Self {
+        self.single_writer = true;
+        self
+    }
+
+    /// The same with the stream record signed.
+    #[must_use]
+    pub fn with_sign_key(mut self, key: SignKey) -> Self {
+        self.sign_key = Some(key);
+        self
+    }
 }
 
 /// A sequence of versions of a checkpoint in an object store.
@@ -55,6 +81,14 @@ pub struct CreateOptions {
 pub struct Stream {
     bucket: Bucket,
     record: StreamRecord,
+    keys: Keys,
+}
+
+/// Who signs and who is trusted.
+#[derive(Debug, Clone, Default)]
+struct Keys {
+    sign: Option<SignKey>,
+    trust: Vec<TrustKey>,
 }
 
 /// The hint of section 3.
@@ -75,7 +109,7 @@ impl Stream {
         options: CreateOptions,
     ) -> Result<Self, StoreError> {
         let bucket = Bucket::new(store, prefix);
-        if let Some(existing) = read_record::<StreamRecord>(&bucket, names::STREAM).await? {
+        if let Some(existing) = read_record::<StreamRecord>(&bucket, names::STREAM, &[]).await? {
             return Err(StoreError::StreamExists { place: bucket.place(), stream: existing.0.stream });
         }
         let writers = match probe(&bucket).await? {
@@ -89,11 +123,12 @@ impl Stream {
             leaf_hash: options.leaf_hash,
             writers,
         };
-        let bytes = record_bytes(names::STREAM, &record)?;
+        let keys = Keys { sign: options.sign_key, trust: Vec::new() };
+        let bytes = record_bytes(names::STREAM, &record, keys.sign.as_ref())?;
         match commit::create(&bucket, names::STREAM, bytes, writers).await {
-            Ok(Created::Mine) => Ok(Self { bucket, record }),
+            Ok(Created::Mine) => Ok(Self { bucket, record, keys }),
             Ok(Created::Theirs(bytes)) => {
-                let theirs: StreamRecord = parse(names::STREAM, &bytes)?;
+                let theirs: StreamRecord = parse(names::STREAM, &bytes, &[])?;
                 Err(StoreError::StreamExists { place: bucket.place(), stream: theirs.stream })
             }
             Err(error) => Err(error.for_name(names::STREAM)),
@@ -106,8 +141,8 @@ impl Stream {
     /// [`StoreError::NoStream`] if there is none, or if the store fails.
     pub async fn open(store: Arc<dyn ObjectStore>, prefix: Path) -> Result<Self, StoreError> {
         let bucket = Bucket::new(store, prefix);
-        match read_record(&bucket, names::STREAM).await? {
-            Some((record, _)) => Ok(Self { bucket, record }),
+        match read_record(&bucket, names::STREAM, &[]).await? {
+            Some((record, _)) => Ok(Self { bucket, record, keys: Keys::default() }),
             None => Err(StoreError::NoStream { place: bucket.place() }),
         }
     }
@@ -129,6 +164,35 @@ impl Stream {
             Err(StoreError::StreamExists { .. }) => Self::open(store, prefix).await,
             created => created,
         }
+    }
+
+    /// The same stream, with every record that is written through this handle signed.
+    #[must_use]
+    pub fn signing(mut self, key: SignKey) -> Self {
+        self.keys.sign = Some(key);
+        self
+    }
+
+    /// The same stream, with every record refused that is not signed by one of `keys`; the stream record is read again.
+    ///
+    /// # Errors
+    /// [`StoreError::Untrusted`] if the stream record is not, or if the store fails.
+    pub async fn trusting(mut self, keys: Vec<TrustKey>) -> Result<Self, StoreError> {
+        let found = read_record(&self.bucket, names::STREAM, &keys).await?;
+        let (record, _) = found.ok_or_else(|| StoreError::NoStream { place: self.bucket.place() })?;
+        self.record = record;
+        self.keys.trust = keys;
+        Ok(self)
+    }
+
+    /// The stream that `original` is, in another place.
+    pub(crate) fn of(bucket: Bucket, original: &Self) -> Self {
+        Self { bucket, record: original.record.clone(), keys: original.keys.clone() }
+    }
+
+    /// The bytes of a record to store, signed if this handle signs.
+    pub(crate) fn record_bytes<T: Record>(&self, name: &str, record: &T) -> Result<Bytes, StoreError> {
+        record_bytes(name, record, self.keys.sign.as_ref())
     }
 
     /// The identity of the stream.
@@ -156,7 +220,9 @@ impl Stream {
     /// If the record is not one of this stream and version, or the store fails.
     pub async fn commit(&self, version: Version) -> Result<Option<Commit>, StoreError> {
         let name = names::commit(version);
-        let Some((record, digest)) = read_record::<CommitRecord>(&self.bucket, &name).await? else {
+        let Some((record, digest)) =
+            read_record::<CommitRecord>(&self.bucket, &name, &self.keys.trust).await?
+        else {
             return Ok(None);
         };
         self.check_commit(&name, version, &record)?;
@@ -166,7 +232,7 @@ impl Stream {
     /// Reads the bytes of a commit record that stands under the name of `version`.
     pub(crate) fn parse_commit(&self, version: Version, bytes: &[u8]) -> Result<Commit, StoreError> {
         let name = names::commit(version);
-        let record = parse(&name, bytes)?;
+        let record = parse(&name, bytes, &self.keys.trust)?;
         self.check_commit(&name, version, &record)?;
         Ok(Commit { record, digest: ObjectDigest::of(bytes) })
     }
@@ -268,10 +334,11 @@ impl Stream {
         Ok(read.await?.into_iter().flatten().collect())
     }
 
-    async fn edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
+    pub(crate) async fn edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
         let name = format!("{}/{file}", names::EDGES);
         // One that was listed may be deleted by now.
-        let Some((record, _)) = read_record::<EdgeRecord>(&self.bucket, &name).await? else {
+        let Some((record, _)) = read_record::<EdgeRecord>(&self.bucket, &name, &self.keys.trust).await?
+        else {
             return Ok(None);
         };
         let base = record.delta.as_ref().map(|delta| delta.base.version);
@@ -284,6 +351,31 @@ impl Stream {
             return Ok(Some(record));
         };
         Err(StoreError::Damaged { name, what: what.into() })
+    }
+
+    /// Writes an edge whose objects are uploaded, and takes it back if one of them has vanished meanwhile.
+    pub(crate) async fn add_edge(&self, record: &EdgeRecord) -> Result<(), StoreError> {
+        let base = record.delta.as_ref().map(|delta| delta.base.version);
+        let name = names::edge(record.target.version, base, record.nonce);
+        let bytes = self.record_bytes(&name, record)?;
+        let writers = self.record.writers;
+        match commit::create(&self.bucket, &name, bytes, writers).await.map_err(|e| e.for_name(&name))? {
+            Created::Mine => {}
+            Created::Theirs(_) => {
+                return Err(StoreError::Damaged {
+                    name,
+                    what: "a record with this nonce exists already".into(),
+                });
+            }
+        }
+        let anchor = record.anchor.iter().flat_map(|anchor| anchor.objects());
+        let objects = anchor.chain(record.delta.iter().flat_map(|delta| delta.objects()));
+        let there = all(objects, AT_ONCE, |object| self.bucket.check_there(object)).await;
+        if let Err(error) = there {
+            self.bucket.delete(&name).await?;
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// What a plan from `held` to `target` may need: back to the newest anchor, and to `held` if it is near enough.
@@ -451,21 +543,30 @@ pub struct LogEntry {
     pub label: Option<String>,
 }
 
-pub(crate) fn record_bytes<T: Record>(name: &str, record: &T) -> Result<Bytes, StoreError> {
-    let bytes = record.to_bytes();
-    Ok(bytes.map_err(|source| StoreError::Record { name: name.into(), source })?.into())
+fn record_bytes<T: Record>(name: &str, record: &T, sign: Option<&SignKey>) -> Result<Bytes, StoreError> {
+    let bytes = record.to_bytes().map_err(|source| StoreError::Record { name: name.into(), source })?;
+    Ok(match sign {
+        None => bytes.into(),
+        Some(key) => key.sign(T::FORMAT, bytes).into(),
+    })
 }
 
-fn parse<T: Record>(name: &str, bytes: &[u8]) -> Result<T, StoreError> {
+fn parse<T: Record>(name: &str, bytes: &[u8], trust: &[TrustKey]) -> Result<T, StoreError> {
+    if !trust.is_empty()
+        && let Some(what) = distrust(T::FORMAT, bytes, trust)
+    {
+        return Err(StoreError::Untrusted { name: name.into(), what });
+    }
     T::from_bytes(bytes).map_err(|source| StoreError::Record { name: name.into(), source })
 }
 
 async fn read_record<T: Record>(
     bucket: &Bucket,
     name: &str,
+    trust: &[TrustKey],
 ) -> Result<Option<(T, ObjectDigest)>, StoreError> {
     match bucket.get_small(name, MAX_RECORD_BYTES).await? {
         None => Ok(None),
-        Some(bytes) => Ok(Some((parse(name, &bytes)?, ObjectDigest::of(&bytes)))),
+        Some(bytes) => Ok(Some((parse(name, &bytes, trust)?, ObjectDigest::of(&bytes)))),
     }
 }

@@ -1,5 +1,14 @@
 //! From a URL to a store and the prefix in it.
 
+#[cfg(feature = "aws")]
+mod aws;
+#[cfg(feature = "azure")]
+mod azure;
+#[cfg(feature = "gcp")]
+mod gcp;
+#[cfg(feature = "aws")]
+mod profile;
+
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
@@ -11,10 +20,16 @@ use crate::error::StoreError;
 
 /// Opens the store that `url` names and says which prefix of it is meant.
 ///
-/// A plain path or `file:///…` is a local directory, which is made if it is missing; writes are synced to disk.
+/// | URL | store | credentials |
+/// |---|---|---|
+/// | a path, `file:///PATH` | a local directory, made if it is missing; writes are synced | |
+/// | `s3://BUCKET/PREFIX` | S3, or what `AWS_ENDPOINT_URL` names (feature `aws`) | `AWS_…` variables, a profile with keys, an instance or container role |
+/// | `hf://buckets/NAMESPACE/BUCKET/PREFIX` | a Hugging Face bucket, through the Hub's S3 gateway (feature `aws`) | `HF_S3_ACCESS_KEY_ID` and `HF_S3_SECRET_ACCESS_KEY`, or the `AWS_…` ones |
+/// | `gs://BUCKET/PREFIX` | Google Cloud Storage (feature `gcp`) | `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_…` variables, a role |
+/// | `az://CONTAINER/PREFIX` | Azure Blob Storage (feature `azure`) | `AZURE_STORAGE_ACCOUNT_NAME` and `AZURE_…` variables |
 ///
 /// # Errors
-/// If the URL is of no known kind, or the directory cannot be made.
+/// If the URL is of no kind that this build knows, is malformed, or the store cannot be set up.
 ///
 /// ```
 /// let dir = tempfile::tempdir()?;
@@ -49,16 +64,32 @@ fn open(
         prepare(path)?;
         open_directory(path)
     };
-    let bad = |what: &str| StoreError::Url { url: url.into(), what: what.into() };
-    match url.split_once("://") {
-        Some(("file", path)) if path.starts_with('/') => open_directory(FilePath::new(path)),
-        Some(("file", _)) => {
-            Err(bad("a file URL has three slashes and an absolute path, as file:///data/stream"))
+    let Some((scheme, rest)) = url.split_once("://") else {
+        if url.is_empty() {
+            return Err(bad(url, "an empty path names no store"));
         }
-        Some((scheme, _)) => Err(bad(&format!("stores of the kind {scheme:?} are not supported"))),
-        None if url.is_empty() => Err(bad("an empty path names no store")),
-        None => open_directory(FilePath::new(url)),
+        return open_directory(FilePath::new(url));
+    };
+    match scheme {
+        "file" if rest.starts_with('/') => open_directory(FilePath::new(rest)),
+        "file" => Err(bad(url, "a file URL has three slashes and an absolute path, as file:///data/stream")),
+        #[cfg(feature = "aws")]
+        "s3" => aws::open(url, rest),
+        #[cfg(feature = "aws")]
+        "hf" => aws::open_hub(url, rest),
+        #[cfg(feature = "gcp")]
+        "gs" => gcp::open(url, rest),
+        #[cfg(feature = "azure")]
+        "az" => azure::open(url, rest),
+        known if ["s3", "hf", "gs", "az"].contains(&known) => {
+            Err(bad(url, "this build has no support for stores of this kind"))
+        }
+        _ => Err(bad(url, "the kinds of stores are file, s3, gs, az and hf")),
     }
+}
+
+fn bad(url: &str, what: impl Into<String>) -> StoreError {
+    StoreError::Url { url: url.into(), what: what.into() }
 }
 
 fn open_directory(path: &FilePath) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
@@ -67,25 +98,47 @@ fn open_directory(path: &FilePath) -> Result<(Arc<dyn ObjectStore>, Path), Store
     Ok((Arc::new(store), Path::default()))
 }
 
+/// The bucket or container, and the prefix in it.
+#[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
+fn bucket_and_prefix<'a>(url: &str, rest: &'a str) -> Result<(&'a str, Path), StoreError> {
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.is_empty() {
+        return Err(bad(url, "it names no bucket"));
+    }
+    let prefix = Path::parse(prefix.trim_matches('/')).map_err(|e| bad(url, e.to_string()))?;
+    Ok((bucket, prefix))
+}
+
+/// How long a connection may be silent before a request is made again. There is no limit on a whole request: a download of many
+/// gigabytes is one.
+#[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
+fn client_options(allow_http: bool) -> object_store::ClientOptions {
+    object_store::ClientOptions::new()
+        .with_timeout_disabled()
+        .with_read_timeout(std::time::Duration::from_secs(60))
+        .with_connect_timeout(std::time::Duration::from_secs(10))
+        .with_allow_http(allow_http)
+}
+
+#[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
+fn set_up<T: ObjectStore>(
+    url: &str,
+    store: object_store::Result<T>,
+) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    Ok(Arc::new(store.map_err(|e| bad(url, e.to_string()))?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn urls_that_name_no_store_are_refused() {
-        for url in ["", "file://relative/path", "carrier-pigeon://roof"] {
+        let mut urls = vec!["", "file://relative/path", "carrier-pigeon://roof", "s3://", "hf://models/a/b"];
+        urls.extend(["s3://bucket/a//b", "gs://", "az:///x", "hf://buckets/only-a-namespace"]);
+        for url in urls {
             assert!(matches!(open_store(url), Err(StoreError::Url { .. })), "{url}");
         }
-    }
-
-    #[test]
-    fn a_directory_is_made_for_writing_and_not_for_reading() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("stream");
-        assert!(matches!(open_existing_store(path.to_str().unwrap()), Err(StoreError::NoStream { .. })));
-        assert!(!path.exists());
-        open_store(path.to_str().unwrap()).unwrap();
-        open_existing_store(path.to_str().unwrap()).unwrap();
     }
 
     #[test]
@@ -97,5 +150,24 @@ mod tests {
             let (store, _) = open_store(&url).unwrap();
             assert!(store.to_string().contains("stream"), "{store}");
         }
+    }
+
+    #[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
+    #[test]
+    fn a_url_is_split_into_bucket_and_prefix() {
+        let (bucket, prefix) = bucket_and_prefix("", "bucket/runs/7/").unwrap();
+        assert_eq!((bucket, prefix.as_ref()), ("bucket", "runs/7"));
+        let (bucket, prefix) = bucket_and_prefix("", "bucket").unwrap();
+        assert_eq!((bucket, prefix.as_ref()), ("bucket", ""));
+    }
+
+    #[test]
+    fn a_directory_is_made_for_writing_and_not_for_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stream");
+        assert!(matches!(open_existing_store(path.to_str().unwrap()), Err(StoreError::NoStream { .. })));
+        assert!(!path.exists());
+        open_store(path.to_str().unwrap()).unwrap();
+        open_existing_store(path.to_str().unwrap()).unwrap();
     }
 }

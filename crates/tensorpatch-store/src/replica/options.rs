@@ -1,7 +1,10 @@
 //! What a caller chooses about a replica.
 
+use std::time::Duration;
+
 use tensorpatch_delta as delta;
 
+use crate::digest::ObjectDigest;
 use crate::names::Version;
 use crate::observe::Observer;
 
@@ -25,6 +28,22 @@ pub enum ApplyMode {
     Beside,
 }
 
+/// A lease: while it lives, collectors keep what leads from the replica's version to the tip.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseOptions {
+    /// A name that no other replica of the stream has, for people too. It is written to the store.
+    pub holder: String,
+    /// How long the lease lives without being renewed; at most a week. Each pull renews it, and so does following.
+    pub length: Duration,
+}
+
+impl LeaseOptions {
+    /// The name of the lease's object: any text gives one.
+    pub(crate) fn id(&self) -> String {
+        ObjectDigest::of(self.holder.as_bytes()).to_string()
+    }
+}
+
 /// Choices for a replica.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -35,6 +54,8 @@ pub struct ReplicaOptions {
     pub replace: bool,
     /// The most patches that a plan may have.
     pub max_steps: usize,
+    /// The lease that keeps the replica's way from being collected.
+    pub lease: Option<LeaseOptions>,
     /// Threads and limits for decoding.
     pub apply: delta::Options,
     /// Who is told of progress.
@@ -47,6 +68,7 @@ impl Default for ReplicaOptions {
             mode: ApplyMode::default(),
             replace: false,
             max_steps: 1024,
+            lease: None,
             apply: delta::Options::default(),
             observer: Observer::default(),
         }
@@ -72,6 +94,13 @@ impl ReplicaOptions {
     #[must_use]
     pub fn with_max_steps(mut self, steps: usize) -> Self {
         self.max_steps = steps;
+        self
+    }
+
+    /// The same with a lease.
+    #[must_use]
+    pub fn with_lease(mut self, lease: LeaseOptions) -> Self {
+        self.lease = Some(lease);
         self
     }
 

@@ -4,7 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use tensorpatch_store::{
+    ApplyMode, CreateOptions, PublishOptions, Publisher, Replica, ReplicaOptions, Stream, Version, open_store,
+};
 
 /// A checkpoint file with these tensors of one-byte elements.
 pub(crate) fn safetensors(tensors: &[(&str, Vec<u8>)]) -> Vec<u8> {
@@ -84,4 +89,52 @@ pub(crate) fn assert_same(left: &Path, right: &Path) {
     for (name, bytes) in &left {
         assert!(bytes == &right[name], "{name} differs");
     }
+}
+
+/// A stream in a local directory, and what belongs to it.
+pub(crate) struct World {
+    pub(crate) dir: TempDir,
+    pub(crate) stream: Stream,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, prefix) = open_store(dir.path().join("bucket").to_str().unwrap()).unwrap();
+        let stream = Stream::create(store, prefix, CreateOptions::default()).await.unwrap();
+        Self { dir, stream }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A checkpoint as it is at `step`.
+    pub(crate) fn step(&self, step: u64) -> PathBuf {
+        let path = self.path(&format!("step-{step}"));
+        write_single(&path, step);
+        path
+    }
+
+    pub(crate) async fn publisher(&self) -> Publisher {
+        let options = PublishOptions::default().with_publisher("trainer");
+        Publisher::open(self.stream.clone(), self.path("baseline"), options).await.unwrap()
+    }
+
+    pub(crate) fn replica(&self, name: &str, mode: ApplyMode) -> Replica {
+        let options = ReplicaOptions::default().with_mode(mode);
+        Replica::open(self.stream.clone(), self.path(name), options)
+    }
+
+    pub(crate) async fn publish_steps(&self, steps: u64) {
+        let publisher = self.publisher().await;
+        for step in 1..=steps {
+            let published = publisher.publish(&self.step(step)).await.unwrap();
+            assert_eq!(published.version.get(), step);
+        }
+    }
+}
+
+pub(crate) fn v(number: u64) -> Version {
+    Version::new(number).unwrap()
 }

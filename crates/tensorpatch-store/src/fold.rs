@@ -1,0 +1,212 @@
+//! Folding: one patch across several versions, as another way to the last of them (spec/stream.md section 4.3).
+
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use serde::Serialize;
+use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_delta::{self as delta, Progress, State};
+use tensorpatch_format::{Kind, TaggedStateDigest};
+
+use crate::error::StoreError;
+use crate::local;
+use crate::names::{self, Nonce, Version};
+use crate::observe::{Observer, Phase};
+use crate::plan::{Commit, Way};
+use crate::record::{Delta, DeltaKind, EdgeRecord, Part, now};
+use crate::replica::{Replica, ReplicaOptions, Target, blocking};
+use crate::stream::Stream;
+
+/// Choices for folding.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct FoldOptions {
+    /// The name that the records give for whoever folds.
+    pub publisher: String,
+    /// Profile, threads and limits of the patch.
+    pub diff: delta::Options,
+    /// Who is told of progress.
+    pub observer: Observer,
+}
+
+impl Default for FoldOptions {
+    fn default() -> Self {
+        Self {
+            publisher: format!("fold-{}", Nonce::random()),
+            diff: delta::Options::default(),
+            observer: Observer::default(),
+        }
+    }
+}
+
+impl FoldOptions {
+    /// The same under this name.
+    #[must_use]
+    pub fn with_publisher(mut self, name: impl Into<String>) -> Self {
+        self.publisher = name.into();
+        self
+    }
+
+    /// The same with these choices for patches.
+    #[must_use]
+    pub fn with_diff(mut self, diff: delta::Options) -> Self {
+        self.diff = diff;
+        self
+    }
+
+    /// The same with `observer` told of progress.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Observer) -> Self {
+        self.observer = observer;
+        self
+    }
+}
+
+/// What folding did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Folded {
+    /// The version that the patch starts from.
+    pub from: Version,
+    /// The version that it leads to.
+    pub to: Version,
+    /// Bytes of the patch.
+    pub bytes: u64,
+    /// Bytes of the cheapest way without it.
+    pub replaced_bytes: u64,
+    /// Whether it was added: it is not if it would not be cheaper, or exists already.
+    pub added: bool,
+}
+
+/// Makes folds of a stream in a working directory, which holds two replicas and may be used again and again.
+#[derive(Debug)]
+pub struct Folder {
+    stream: Stream,
+    work: PathBuf,
+    options: FoldOptions,
+}
+
+impl Folder {
+    /// A folder of `stream` that works in `work`. It needs room for two checkpoints.
+    pub fn new(stream: Stream, work: impl Into<PathBuf>, mut options: FoldOptions) -> Self {
+        options.diff = options.diff.with_leaf_hash(stream.record().leaf_hash);
+        Self { stream, work: work.into(), options }
+    }
+
+    /// Folds the versions after `from` up to `to` into one patch, if that is cheaper than the ways there are.
+    ///
+    /// # Errors
+    /// If one of the versions cannot be pulled, or the store fails. The stream is then as it was.
+    pub async fn fold(&self, from: Version, to: Version) -> Result<Folded, StoreError> {
+        let target = self.commit(to).await?;
+        let base = self.commit(from).await?;
+        if from >= to {
+            return Err(StoreError::NoVersion { wanted: from, tip: to.previous() });
+        }
+        let history = self.stream.history(Some(from), &target, usize::MAX).await?;
+        let id = base.id();
+        let plan = self.stream.plan(&history, Some(&id), to, usize::MAX).await?;
+        let replaced_bytes = plan.bytes();
+        let is_direct = |way: &Way| matches!(way, Way::Delta(delta) if delta.base == id);
+        if let [step] = plan.steps.as_slice()
+            && is_direct(&step.way)
+        {
+            return Ok(Folded { from, to, bytes: step.way.bytes(), replaced_bytes, added: false });
+        }
+        let old = self.pull("base", from).await?;
+        let new = self.pull("target", to).await?;
+        let encoded = self.encode(&old, &new, &base, &target).await?;
+        let folded = Folded { from, to, bytes: encoded.bytes, replaced_bytes, added: false };
+        if encoded.bytes >= replaced_bytes {
+            return Ok(folded);
+        }
+        let nonce = Nonce::random();
+        self.options.observer.start(Phase::Upload, encoded.bytes);
+        let key = names::fold(to, from, nonce)?;
+        let object = self.stream.bucket().upload(key, &encoded.path, &self.options.observer).await?;
+        let record = EdgeRecord {
+            stream: self.stream.id(),
+            publisher: self.options.publisher.clone(),
+            nonce,
+            created: now(),
+            target: target.id(),
+            delta: Some(Delta {
+                base: base.id(),
+                kind: encoded.kind,
+                changed_elements: encoded.changed_elements,
+                total_elements: encoded.total_elements,
+                parts: vec![Part { object, schema: None }],
+            }),
+            anchor: None,
+        };
+        self.stream.add_edge(&record).await?;
+        local::remove(&encoded.path)?;
+        Ok(Folded { added: true, ..folded })
+    }
+
+    async fn commit(&self, version: Version) -> Result<Commit, StoreError> {
+        match self.stream.commit(version).await? {
+            Some(commit) => Ok(commit),
+            None => {
+                let tip = self.stream.tip().await?.map(|tip| tip.record.version);
+                Err(StoreError::NoVersion { wanted: version, tip })
+            }
+        }
+    }
+
+    async fn pull(&self, name: &str, version: Version) -> Result<PathBuf, StoreError> {
+        let dir = self.work.join(name);
+        let options = ReplicaOptions::default()
+            .with_apply(self.options.diff.clone())
+            .with_observer(self.options.observer.clone());
+        Replica::open(self.stream.clone(), &dir, options).pull(Target::Version(version)).await?;
+        Ok(dir)
+    }
+
+    async fn encode(
+        &self,
+        old: &std::path::Path,
+        new: &std::path::Path,
+        base: &Commit,
+        target: &Commit,
+    ) -> Result<Encoded, StoreError> {
+        let (old, new, path) = (old.to_owned(), new.to_owned(), self.work.join("fold.tpatch"));
+        let (options, observer) = (self.options.diff.clone(), self.options.observer.clone());
+        let ends = (base.record.state, target.record.state);
+        blocking(move || {
+            let old = Checkpoint::open(&old, &options.limits)?;
+            let new = Checkpoint::open(&new, &options.limits)?;
+            let failed = |source| StoreError::local(&path, source);
+            let mut file = BufWriter::with_capacity(1 << 20, std::fs::File::create(&path).map_err(failed)?);
+            observer.start(Phase::Encode, new.schema().state_bytes());
+            let advance = |bytes| observer.advance(Phase::Encode, bytes);
+            let base = delta::Version { state: State::of(&old)?, layout: old.layout(), leaves: None };
+            let target = delta::Version { state: State::of(&new)?, layout: new.layout(), leaves: None };
+            let report = delta::diff(&base, &target, &options, Progress::new(&advance), &mut file)?;
+            file.flush().map_err(failed)?;
+            // The replicas are private and were verified, but may have rotted since.
+            for (dir, digest, expected) in [(&old, report.base, ends.0), (&new, report.target, ends.1)] {
+                let found = TaggedStateDigest { leaf_hash: options.leaf_hash, digest };
+                if found != expected {
+                    return Err(StoreError::WrongState { path: dir.path().to_owned(), expected, found });
+                }
+            }
+            Ok(Encoded {
+                bytes: local::file_len(&path)?,
+                kind: if report.kind == Kind::Empty { DeltaKind::Empty } else { DeltaKind::Delta },
+                changed_elements: report.changed_elements,
+                total_elements: report.total_elements,
+                path,
+            })
+        })
+        .await
+    }
+}
+
+struct Encoded {
+    path: PathBuf,
+    bytes: u64,
+    kind: DeltaKind,
+    changed_elements: u64,
+    total_elements: u64,
+}

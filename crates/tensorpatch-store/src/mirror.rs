@@ -1,0 +1,191 @@
+//! Copying a stream to another store, so that the copy is at every moment a shorter stream (spec/stream.md section 11).
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::path::Path;
+use serde::Serialize;
+
+use crate::bucket::{Bucket, all};
+use crate::commit::{self, Created};
+use crate::digest::ObjectDigest;
+use crate::error::StoreError;
+use crate::names::{self, Version};
+use crate::observe::{Observer, Phase};
+use crate::plan::Way;
+use crate::record::{MAX_RECORD_BYTES, ObjectRef, Writers};
+use crate::stream::Stream;
+
+/// Objects copied at once.
+const AT_ONCE: usize = 4;
+
+/// What mirroring did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+#[non_exhaustive]
+pub struct Mirrored {
+    /// The newest version of the copy before.
+    pub from: Option<Version>,
+    /// The newest version of the copy now.
+    pub to: Option<Version>,
+    /// Edges copied.
+    pub edges: u64,
+    /// Objects copied.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Stream {
+    /// Copies what `store` does not have yet: for each version its objects, verified, and then its commit record, byte for byte.
+    ///
+    /// The copy is the same stream, and can be mirrored to again. Objects pass through files in `work`.
+    ///
+    /// # Errors
+    /// [`StoreError::AnotherStream`] or [`StoreError::HistoryRewritten`] if something else is at the place; if an object is damaged or missing
+    /// here; or if a store fails. The copy is then a whole stream up to some version.
+    pub async fn mirror(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        prefix: Path,
+        work: &FilePath,
+        observer: &Observer,
+    ) -> Result<Mirrored, StoreError> {
+        let to = Bucket::new(store, prefix);
+        let mut report = Mirrored::default();
+        let Some(tip) = self.tip().await? else { return Ok(report) };
+        let top = tip.record.version;
+        let floor = self.pruned().await?.unwrap_or(Version::FIRST);
+        let history = self.whole_history(top).await?;
+
+        crate::local::create_dir(work)?;
+        self.copy_record(&to, names::STREAM, None).await?;
+        let copy = Self::of(to.clone(), self);
+        report.from = copy.tip().await?.map(|tip| tip.record.version);
+        for commit in history.commits() {
+            let version = commit.record.version;
+            report.to = Some(version);
+            if report.from.is_some_and(|from| version <= from) {
+                // What is there was checked to be the same by `copy_record` when it was written; the newest one again.
+                if report.from == Some(version) {
+                    self.copy_record(&to, &names::commit(version), Some(commit.digest)).await?;
+                }
+                continue;
+            }
+            let delta = commit.record.delta.iter().flat_map(|delta| delta.objects());
+            let anchor = commit.record.anchor.iter().flat_map(|anchor| anchor.objects());
+            let companions = commit.record.companions.iter().map(|companion| &companion.object);
+            let objects: Vec<&ObjectRef> = delta.chain(anchor).chain(companions).collect();
+            // What a collector has taken here is not missing there.
+            self.copy_objects(&to, objects, version < floor, work, observer, &mut report).await?;
+            self.copy_record(&to, &names::commit(version), Some(commit.digest)).await?;
+        }
+        if let Some(version) = report.to {
+            copy.hint(version).await;
+        }
+        self.copy_edges(&to, top, work, observer, &mut report).await?;
+        for pruned in self.bucket().list("pruned", None).await? {
+            self.copy_record(&to, &format!("pruned/{}", pruned.name), None).await?;
+        }
+        Ok(report)
+    }
+
+    async fn copy_edges(
+        &self,
+        to: &Bucket,
+        top: Version,
+        work: &FilePath,
+        observer: &Observer,
+        report: &mut Mirrored,
+    ) -> Result<(), StoreError> {
+        for listed in self.bucket().list(names::EDGES, None).await? {
+            let name = format!("{}/{}", names::EDGES, listed.name);
+            let is_known = names::edge_ends(&listed.name).is_some_and(|(target, ..)| target <= top);
+            if !is_known || to.size(&name).await?.is_some() {
+                continue;
+            }
+            let edge = match self.edge(&listed.name).await {
+                Ok(Some(edge)) => edge,
+                Ok(None) => continue,
+                Err(error @ StoreError::Object { .. }) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(name, %error, "an edge is not copied");
+                    continue;
+                }
+            };
+            let way = edge.delta.map(Way::Delta).or(edge.anchor.map(Way::Anchor));
+            let objects: Vec<&ObjectRef> = match &way {
+                Some(Way::Delta(delta)) => delta.objects().collect(),
+                Some(Way::Anchor(anchor)) => anchor.objects().collect(),
+                None => continue,
+            };
+            match self.copy_objects(to, objects, false, work, observer, report).await {
+                Ok(()) => {}
+                // Collected since it was listed.
+                Err(StoreError::Missing { .. }) => continue,
+                Err(error) => return Err(error),
+            }
+            self.copy_record(to, &name, None).await?;
+            report.edges = report.edges.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    async fn copy_objects(
+        &self,
+        to: &Bucket,
+        objects: Vec<&ObjectRef>,
+        may_be_missing: bool,
+        work: &FilePath,
+        observer: &Observer,
+        report: &mut Mirrored,
+    ) -> Result<(), StoreError> {
+        let total = objects.iter().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
+        observer.start(Phase::Download, total);
+        let copied = all(objects, AT_ONCE, |object| async move {
+            if to.size(object.key.as_str()).await? == Some(object.bytes) {
+                return Ok(0);
+            }
+            let file = work.join(object.blake3.to_string());
+            match self.bucket().download(object, &file, observer).await {
+                Err(StoreError::Missing { .. }) if may_be_missing => return Ok(0),
+                result => result?,
+            }
+            let uploaded = to.upload(object.key.clone(), &file, &Observer::default()).await?;
+            crate::local::remove(&file)?;
+            if uploaded != *object {
+                let what = "its copy on local disk was altered".into();
+                return Err(StoreError::Damaged { name: object.key.to_string(), what });
+            }
+            Ok(object.bytes)
+        })
+        .await?;
+        for bytes in copied.into_iter().filter(|bytes| *bytes > 0) {
+            report.objects = report.objects.saturating_add(1);
+            report.bytes = report.bytes.saturating_add(bytes);
+        }
+        Ok(())
+    }
+
+    /// Copies a record, byte for byte, or checks that the one that is there is the same.
+    async fn copy_record(
+        &self,
+        to: &Bucket,
+        name: &str,
+        expected: Option<ObjectDigest>,
+    ) -> Result<(), StoreError> {
+        let bytes = self.bucket().get_small(name, MAX_RECORD_BYTES).await?;
+        let bytes = bytes.ok_or_else(|| StoreError::Missing { name: name.into() })?;
+        if expected.is_some_and(|expected| expected != ObjectDigest::of(&bytes)) {
+            let what = "it was replaced while it was copied".into();
+            return Err(StoreError::Damaged { name: name.into(), what });
+        }
+        match commit::create(to, name, bytes, Writers::Single).await.map_err(|e| e.for_name(name))? {
+            Created::Mine => Ok(()),
+            Created::Theirs(_) => Err(StoreError::HistoryRewritten(format!(
+                "{} has another {name}: it is no copy of this stream",
+                to.place()
+            ))),
+        }
+    }
+}

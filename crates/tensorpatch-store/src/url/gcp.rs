@@ -1,0 +1,17 @@
+//! Google Cloud Storage.
+
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::path::Path;
+
+use super::{bucket_and_prefix, client_options, set_up};
+use crate::error::StoreError;
+
+pub(super) fn open(url: &str, rest: &str) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+    let (bucket, prefix) = bucket_and_prefix(url, rest)?;
+    let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
+    let store = builder.with_client_options(client_options(false)).build();
+    Ok((set_up(url, store)?, prefix))
+}

@@ -1,0 +1,311 @@
+//! Anchors, following, folding, collecting, checking, mirroring and signing, over local directories.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::memory::InMemory;
+use support::{World, assert_same, v};
+use tensorpatch_store::{
+    AnchorPolicy, ApplyMode, CollectPolicy, CreateOptions, FoldOptions, Folder, LeaseOptions, Observer,
+    PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream, Target, Version,
+    open_store,
+};
+
+fn count(dir: PathBuf) -> usize {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries.map(|entry| entry.unwrap().path()).map(|path| if path.is_dir() { count(path) } else { 1 }).sum()
+}
+
+async fn assert_sound(stream: &Stream) {
+    let checked = stream.check(true, &Observer::default()).await.unwrap();
+    assert!(checked.is_sound(), "{checked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_anchor_added_later_saves_newcomers_the_chain() {
+    let world = World::new().await;
+    let publisher = world.publisher().await;
+    for step in 1..=6 {
+        publisher.publish(&world.step(step)).await.unwrap();
+        let added = publisher.anchor_if_due(AnchorPolicy::every(4)).await.unwrap();
+        assert_eq!(added.map(|added| added.version), (step == 5).then(|| v(5)));
+    }
+    let log = world.stream.log().await.unwrap();
+    assert_eq!(
+        log.iter().filter(|entry| entry.anchored).map(|e| e.version).collect::<Vec<_>>(),
+        [v(1), v(5)]
+    );
+    let replica = world.replica("r", ApplyMode::InPlace);
+    let pulled = replica.pull(Target::Latest).await.unwrap();
+    assert_eq!(pulled.steps.iter().map(|step| step.version).collect::<Vec<_>>(), [v(5), v(6)]);
+    assert_same(replica.dir(), &world.step(6));
+    assert_sound(&world.stream).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_baseline_that_has_rotted_does_not_become_an_anchor() {
+    let world = World::new().await;
+    let publisher = world.publisher().await;
+    publisher.publish(&world.step(1)).await.unwrap();
+    let weights = world.path("baseline/model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    assert!(matches!(publisher.add_anchor().await, Err(StoreError::WrongState { .. })));
+    assert_eq!(count(world.path("bucket/edges")), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_is_told_of_every_activation_and_of_what_it_holds_at_the_start() {
+    let world = World::new().await;
+    world.publish_steps(2).await;
+    let replica = world.replica("r", ApplyMode::InPlace);
+    replica.pull(Target::Latest).await.unwrap();
+    let publisher = world.publisher().await;
+    let mut seen = Vec::new();
+    let follow = replica.follow(Duration::from_millis(5), |pulled| {
+        seen.push((pulled.from.map(Version::get), pulled.to.get()));
+        let done = seen.len() == 3;
+        let (next, publisher) = (world.step(pulled.to.get() + 1), &publisher);
+        async move {
+            if done {
+                return ControlFlow::Break(());
+            }
+            publisher.publish(&next).await.unwrap();
+            ControlFlow::Continue(())
+        }
+    });
+    follow.await.unwrap();
+    assert_eq!(seen, [(Some(2), 2), (Some(2), 3), (Some(3), 4)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fold_is_used_when_it_is_cheaper_and_not_made_when_it_is_not() {
+    let world = World::new().await;
+    world.publish_steps(9).await;
+    let folder = Folder::new(world.stream.clone(), world.path("work"), FoldOptions::default());
+    let folded = folder.fold(v(1), v(9)).await.unwrap();
+    assert!(folded.added && folded.bytes < folded.replaced_bytes, "{folded:?}");
+    assert!(!folder.fold(v(1), v(9)).await.unwrap().added);
+    assert!(!folder.fold(v(8), v(9)).await.unwrap().added);
+    assert!(matches!(folder.fold(v(9), v(8)).await, Err(StoreError::NoVersion { .. })));
+    assert!(matches!(folder.fold(v(1), v(10)).await, Err(StoreError::NoVersion { .. })));
+    let replica = world.replica("r", ApplyMode::InPlace);
+    replica.pull(Target::Version(v(1))).await.unwrap();
+    let pulled = replica.pull(Target::Latest).await.unwrap();
+    assert_eq!(pulled.steps.len(), 1);
+    assert_eq!(pulled.plan_bytes, folded.bytes);
+    assert_same(replica.dir(), &world.step(9));
+    assert_sound(&world.stream).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fold_that_vanished_is_gone_around() {
+    let world = World::new().await;
+    world.publish_steps(4).await;
+    let folder = Folder::new(world.stream.clone(), world.path("work"), FoldOptions::default());
+    assert!(folder.fold(v(1), v(4)).await.unwrap().added);
+    std::fs::remove_dir_all(world.path("bucket/folds")).unwrap();
+    let replica = world.replica("r", ApplyMode::InPlace);
+    replica.pull(Target::Version(v(1))).await.unwrap();
+    assert_eq!(replica.pull(Target::Latest).await.unwrap().steps.len(), 3);
+    assert_same(replica.dir(), &world.step(4));
+    let checked = world.stream.check(false, &Observer::default()).await.unwrap();
+    assert_eq!((checked.problems.len(), checked.unreachable.len()), (1, 0), "{checked:?}");
+}
+
+async fn anchored_world() -> World {
+    let world = World::new().await;
+    let publisher = world.publisher().await;
+    for step in 1..=8 {
+        publisher.publish(&world.step(step)).await.unwrap();
+        publisher.anchor_if_due(AnchorPolicy::every(3)).await.unwrap();
+    }
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collecting_keeps_every_version_that_the_policy_asks_for_and_says_first_what_goes() {
+    let world = anchored_world().await;
+    let before = count(world.path("bucket"));
+    let policy = CollectPolicy::default().keeping(3);
+    let dry = world.stream.collect(&policy).await.unwrap();
+    assert_eq!((dry.floor, dry.deleted), (v(4), false));
+    assert_eq!(count(world.path("bucket")), before);
+    let wet = world.stream.collect(&policy.deleting()).await.unwrap();
+    assert_eq!((wet.garbage.len(), wet.deleted), (dry.garbage.len(), true));
+    assert!(!wet.garbage.is_empty());
+    for version in 4..=8 {
+        let replica = world.replica(&format!("r{version}"), ApplyMode::InPlace);
+        replica.pull(Target::Version(v(version))).await.unwrap();
+        assert_same(replica.dir(), &world.step(version));
+    }
+    let gone = world.replica("gone", ApplyMode::InPlace);
+    let error = gone.pull(Target::Version(v(3))).await.unwrap_err();
+    assert!(error.to_string().contains("missing are"), "{error}");
+    assert_sound(&world.stream).await;
+    let again = world.stream.collect(&CollectPolicy::default().keeping(3).deleting()).await.unwrap();
+    assert_eq!(again.garbage, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_and_pins_hold_collectors_back() {
+    let world = anchored_world().await;
+    let lease = LeaseOptions { holder: "engine".into(), length: Duration::from_secs(600) };
+    let options = ReplicaOptions::default().with_lease(lease);
+    let replica = Replica::open(world.stream.clone(), world.path("leased"), options);
+    replica.pull(Target::Version(v(2))).await.unwrap();
+    let policy = CollectPolicy::default().keeping(1);
+    let report = world.stream.collect(&policy).await.unwrap();
+    assert_eq!((report.floor, report.leases), (v(1), vec!["engine".to_owned()]));
+    replica.release().await.unwrap();
+    let report = world.stream.collect(&policy.clone().pinning(v(2)).deleting()).await.unwrap();
+    assert_eq!((report.floor, report.leases.len()), (v(7), 0));
+    for (name, version) in [("pinned", 2), ("kept", 7), ("tip", 8)] {
+        let replica = world.replica(name, ApplyMode::InPlace);
+        replica.pull(Target::Version(v(version))).await.unwrap();
+        assert_same(replica.dir(), &world.step(version));
+    }
+    // A replica below the floor goes on from an anchor.
+    assert!(replica.pull(Target::Latest).await.unwrap().steps[0].anchor);
+    assert_same(replica.dir(), &world.step(8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_is_still_uploading_is_left_alone_and_what_was_abandoned_goes() {
+    let world = anchored_world().await;
+    let file = |folder: &str, version: u64| {
+        let dir = world.path(&format!("bucket/{folder}/{version:020}-{}", "ab".repeat(16)));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("x"), b"x").unwrap();
+        dir.join("x")
+    };
+    let (next, lost) = (file("parts", 9), file("parts", 8));
+    let (young_fold, next_anchor) = (file("folds", 8), file("anchors", 9));
+    let policy = CollectPolicy::default().keeping(8).deleting();
+    world.stream.collect(&policy).await.unwrap();
+    assert!(next.exists() && young_fold.exists() && next_anchor.exists() && !lost.exists());
+    let hour_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
+    std::fs::File::open(&young_fold).unwrap().set_modified(hour_ago).unwrap();
+    world.stream.collect(&policy.with_grace(Duration::from_secs(3600))).await.unwrap();
+    assert!(next.exists() && !young_fold.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_collected_from_a_stream_that_is_damaged_already() {
+    let world = anchored_world().await;
+    let parts: Vec<_> =
+        std::fs::read_dir(world.path("bucket/parts")).unwrap().map(|e| e.unwrap().path()).collect();
+    let newest = parts.iter().max().unwrap();
+    std::fs::remove_dir_all(newest).unwrap();
+    let before = count(world.path("bucket"));
+    let error = world.stream.collect(&CollectPolicy::default().keeping(1).deleting()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Missing { .. }), "{error}");
+    assert_eq!(count(world.path("bucket")), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_finds_every_flipped_bit_and_missing_object() {
+    let world = anchored_world().await;
+    assert_sound(&world.stream).await;
+    let mut files = Vec::new();
+    let mut dirs = vec![world.path("bucket")];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { dirs.push(path) } else { files.push(path) }
+        }
+    }
+    files.retain(|path| !path.ends_with("latest.json"));
+    for path in files {
+        let good = std::fs::read(&path).unwrap();
+        let mut bad = good.clone();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 1;
+        std::fs::write(&path, bad).unwrap();
+        if path.ends_with("stream.json") {
+            // The record is read when the stream is opened.
+            std::fs::write(&path, &good).unwrap();
+            continue;
+        }
+        let checked = world.stream.check(true, &Observer::default()).await.unwrap();
+        assert!(!checked.is_sound(), "a bit of {} was flipped", path.display());
+        std::fs::remove_file(&path).unwrap();
+        let is_edge = path.parent().unwrap().ends_with("edges");
+        let is_tip = path.ends_with("00000000000000000008.json");
+        let checked = world.stream.check(false, &Observer::default()).await.unwrap();
+        // An edge or the last version that is gone leaves a stream that is sound, and smaller.
+        assert_eq!(checked.is_sound(), is_edge || is_tip, "{} was removed", path.display());
+        std::fs::write(&path, good).unwrap();
+    }
+    assert_sound(&world.stream).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_is_the_same_stream_and_can_be_continued_and_published_to() {
+    let world = anchored_world().await;
+    let url = world.path("mirror");
+    let (store, prefix) = open_store(url.to_str().unwrap()).unwrap();
+    let mirror = async || {
+        let observer = Observer::default();
+        world.stream.mirror(store.clone(), prefix.clone(), &world.path("mirror-work"), &observer).await
+    };
+    let first = mirror().await.unwrap();
+    assert_eq!((first.from, first.to, first.edges), (None, Some(v(8)), 2));
+    assert_eq!(mirror().await.unwrap().bytes, 0);
+    world.publisher().await.publish(&world.step(9)).await.unwrap();
+    let second = mirror().await.unwrap();
+    assert_eq!((second.from, second.to), (Some(v(8)), Some(v(9))));
+    let copy = Stream::open(store.clone(), prefix.clone()).await.unwrap();
+    assert_eq!(copy.id(), world.stream.id());
+    assert_sound(&copy).await;
+    // A replica may change from the one to the other.
+    let replica = world.replica("r", ApplyMode::InPlace);
+    replica.pull(Target::Version(v(8))).await.unwrap();
+    Replica::open(copy.clone(), replica.dir(), ReplicaOptions::default()).pull(Target::Latest).await.unwrap();
+    assert_same(replica.dir(), &world.step(9));
+    // Once they differ, they are told apart.
+    let options = PublishOptions::default();
+    let other = Publisher::open(copy, world.path("other-baseline"), options).await.unwrap();
+    other.publish(&world.step(20)).await.unwrap();
+    world.publisher().await.publish(&world.step(10)).await.unwrap();
+    assert!(matches!(mirror().await, Err(StoreError::HistoryRewritten(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_trusted_key_only_what_it_signed_is_taken() {
+    let world = World::new().await;
+    let (key, other) = (SignKey::generate(), SignKey::generate());
+    let store = Arc::new(InMemory::new());
+    let options = CreateOptions::default().with_sign_key(key.clone());
+    let stream = Stream::create(store.clone(), "s".into(), options).await.unwrap().signing(key.clone());
+    let publish = async |stream: &Stream, baseline: &str, step: u64| {
+        let options = PublishOptions::default();
+        let publisher = Publisher::open(stream.clone(), world.path(baseline), options).await.unwrap();
+        publisher.publish(&world.step(step)).await.unwrap();
+    };
+    publish(&stream, "b", 1).await;
+    publish(&stream, "b", 2).await;
+    let open = async |keys| Stream::open(store.clone(), "s".into()).await.unwrap().trusting(keys).await;
+    let trusting = open(vec![other.public(), key.public()]).await.unwrap();
+    let replica = Replica::open(trusting, world.path("r"), ReplicaOptions::default());
+    replica.pull(Target::Latest).await.unwrap();
+    assert_same(replica.dir(), &world.step(2));
+    assert!(matches!(open(vec![other.public()]).await, Err(StoreError::Untrusted { .. })));
+    // Somebody else who can write to the bucket publishes, unsigned or signed with another key.
+    let unsigned = Stream::open(store.clone(), "s".into()).await.unwrap();
+    publish(&unsigned, "c", 3).await;
+    assert!(matches!(replica.pull(Target::Latest).await, Err(StoreError::Untrusted { .. })));
+    assert_same(replica.dir(), &world.step(2));
+    // Whoever trusts nobody in particular still follows.
+    let options = ReplicaOptions::default();
+    let trustful = Replica::open(unsigned, world.path("r2"), options);
+    trustful.pull(Target::Latest).await.unwrap();
+    assert_same(trustful.dir(), &world.step(3));
+}
