@@ -200,10 +200,11 @@ fn a_named_pipe_is_written_to_and_not_replaced() {
         move || read(&pipe)
     });
     run(&arguments!["diff", fixture(4), fixture(5), "-o", pipe]).ok();
+    // Before the reader is waited for, which would wait for ever.
+    assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
     let patch = dir.path().join("step.tpatch");
     run(&arguments!["diff", fixture(4), fixture(5), "-o", patch]).ok();
     assert!(reader.join().unwrap() == read(&patch));
-    assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
 }
 
 #[test]
