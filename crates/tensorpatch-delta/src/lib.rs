@@ -1,6 +1,6 @@
 //! Diff and apply over whole checkpoints: parallel, deterministic, in bounded memory.
 //!
-//! * [`diff`] and [`full`] turn two states, or one, into the bytes of a patch.
+//! * [`diff()`] and [`full`] turn two states, or one, into the bytes of a patch.
 //! * [`Patch`] is a patch whose structure has been checked; [`apply_to`] makes a new checkpoint with it,
 //!   [`apply_in_place`] alters one, [`recover`] finishes what a crash interrupted. [`apply_chunks`] is for tensors that are no files.
 //! * [`LeafTable`] is what a state's digest is made of.

@@ -12,7 +12,7 @@
 //! | [`checkpoint`] | open and write safetensors checkpoints: a file, or a directory of shards |
 //! | [`delta`] | make patches of checkpoints, and apply them |
 //! | [`store`] | publish versions to a stream, and pull them |
-//! | [`format`] | the types of the wire: schemas, layouts, digests, limits, errors |
+//! | [`mod@format`] | the types of the wire: schemas, layouts, digests, limits, errors |
 //! | [`codec`] | the kernels over chunks; only for whoever builds another container |
 //!
 //! Each is a crate of its own (`tensorpatch-delta` for [`delta`], and so on), for who needs only that one. This crate adds no
