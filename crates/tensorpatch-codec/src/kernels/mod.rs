@@ -20,6 +20,9 @@ pub(crate) const GROUP: usize = 32;
 /// Room that a kernel needs behind the marks it makes.
 pub(crate) const SLACK: usize = 32;
 
+/// The greatest of all numbers stands so often behind the ends of groups, for searches that look at many at once.
+pub(crate) const PADDING: usize = 32;
+
 /// Marks the elements of a block that differ, and returns how many do.
 pub(crate) fn changed<T: Element>(level: Level, base: &[u8], target: &[u8], marks: &mut [u16]) -> usize {
     match level.kind() {

@@ -74,7 +74,7 @@ pub(super) fn survey_from<T: Element>(
     len
 }
 
-/// The first group from `from` on that ends beyond `point`; `ends` must have one.
+/// The first group from `from` on that ends beyond `point`; the padding behind `ends` does.
 #[inline(always)]
 pub(crate) fn find_group(ends: &[u32], from: usize, point: u32) -> usize {
     let later = ends.get(from..).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Cold changes: points on the axis of a strip, found one after the other, in several strips at once.
 
 use crate::element::Element;
-use crate::kernels::{self, Found, GROUP};
+use crate::kernels::{self, Found, GROUP, PADDING};
 use crate::level::{Kind, Level};
 
 use super::layout::{QUOTIENT_BITS, QUOTIENT_ESCAPE, slots_before, unit_at};
@@ -28,30 +28,41 @@ impl Patch {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Part<'a> {
     /// The number of the first group.
-    pub(super) first: usize,
-    /// Ascending.
-    pub(super) ends: &'a [u32],
+    first: usize,
+    /// Ascending, and then [`PADDING`] times the greatest of all numbers.
+    ends: &'a [u32],
+    /// The last end of a group.
+    end: u32,
 }
 
-/// The ends of groups on one axis.
-pub(super) fn axis(sums: &[u16], ends: &mut Vec<u32>) {
-    ends.clear();
-    let mut end = 0;
-    ends.extend(sums.iter().map(|&sum| {
-        end += u32::from(sum);
-        end
-    }));
+/// The parts of some strips, one behind the other in memory.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    ends: Vec<u32>,
+    groups: usize,
 }
 
-/// The same, with the axis starting anew after every `per_strip` groups.
-pub(super) fn axis_of_strips(sums: &[u16], per_strip: usize, ends: &mut Vec<u32>) {
-    ends.clear();
-    for sums in sums.chunks(per_strip) {
-        let mut end = 0;
-        ends.extend(sums.iter().map(|&sum| {
-            end += u32::from(sum);
-            end
-        }));
+impl Parts {
+    /// Parts of at most `groups` groups each, which have these sums.
+    pub(super) fn fill(&mut self, sums: &[u16], groups: usize) {
+        self.ends.clear();
+        self.groups = groups;
+        for sums in sums.chunks(groups) {
+            let mut end = 0;
+            self.ends.extend(sums.iter().map(|&sum| {
+                end += u32::from(sum);
+                end
+            }));
+            self.ends.extend([u32::MAX; PADDING]);
+        }
+    }
+
+    /// Part number `index`; an empty one beyond the last.
+    pub(super) fn part(&self, index: usize) -> Part<'_> {
+        let ends = self.ends.get(index * (self.groups + PADDING)..).unwrap_or_default();
+        let ends = ends.get(..self.groups + PADDING).unwrap_or(ends);
+        let last = ends.len().checked_sub(PADDING + 1).and_then(|last| ends.get(last));
+        Part { first: index * self.groups, ends, end: last.copied().unwrap_or(0) }
     }
 }
 
@@ -190,7 +201,7 @@ fn run_with<T: Element, const N: usize>(
     locate: impl Fn(&Lengths, &[u8], u32) -> Found,
 ) -> Option<()> {
     let LookUp { tables, lengths, scale } = look_up;
-    let ends: [u64; N] = parts.map(|part| part.ends.last().map_or(0, |&end| u64::from(end)));
+    let ends: [u64; N] = parts.map(|part| u64::from(part.end));
     let mut groups = [0; N];
     for (chain, &end) in chains.iter_mut().zip(&ends) {
         if !chain.begun && end > 0 {

@@ -7,7 +7,7 @@ use crate::element::{Element, Key};
 use crate::kernels::{self, BLOCK_BYTES, GROUP, Marks};
 use crate::level::Level;
 
-use super::chain::{self, Chain, LookUp, Part, Patch};
+use super::chain::{self, Chain, LookUp, Parts, Patch};
 use super::layout::{self, FEW_LANES, MANY_LANES, STRIP_BYTES, STRIPS, Streams};
 use super::model::Model;
 use super::plan::{Lengths, Tables};
@@ -20,7 +20,7 @@ use super::work::Work;
 pub(crate) struct Decoder {
     tables: Tables,
     sums: Vec<u16>,
-    ends: Vec<u32>,
+    parts: Parts,
     marks: Marks,
     patches: Vec<Patch>,
 }
@@ -193,14 +193,14 @@ impl Decoder {
             }
         }
         if payload.model.has_cold() {
-            chain::axis(&self.sums, &mut self.ends);
+            self.parts.fill(&self.sums, self.sums.len());
             let mut chains = [Chain::new(stream)];
             chain::run::<T, 1>(
                 level,
                 &mut chains,
                 LookUp { tables: &self.tables, lengths, scale },
                 chunk,
-                &[Part { first: 0, ends: &self.ends }],
+                &[self.parts.part(0)],
                 &mut self.patches,
             )
             .ok_or(bad)?;
@@ -231,11 +231,8 @@ impl Decoder {
             self.marks.reset(elements);
             self.marks.block(|marks| kernels::survey::<T>(level, lengths, block, &mut self.sums, marks));
             if cold {
-                chain::axis_of_strips(&self.sums, per_strip, &mut self.ends);
-                let mut parts = [Part::default(); STRIPS];
-                for (i, (part, ends)) in parts.iter_mut().zip(self.ends.chunks(per_strip)).enumerate() {
-                    *part = Part { first: i * per_strip, ends };
-                }
+                self.parts.fill(&self.sums, per_strip);
+                let parts = std::array::from_fn(|strip| self.parts.part(strip));
                 self.patches.clear();
                 chain::run::<T, STRIPS>(
                     level,
