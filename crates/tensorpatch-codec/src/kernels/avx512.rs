@@ -4,7 +4,6 @@
 
 use std::arch::x86_64::*;
 
-use crate::element::Element;
 use crate::sparse::{HOT_MARK, Lengths};
 
 use super::{Found, GROUP, PADDING, SLACK, portable};
@@ -101,7 +100,7 @@ unsafe fn changed_groups(base: &[u8], target: &[u8], marks: &mut [u16], groups: 
 
 /// The lengths of the classes of a chunk, in registers.
 #[derive(Clone, Copy)]
-struct Classes {
+pub(crate) struct Classes {
     shift: __m128i,
     mask: __m512i,
     first: __m512i,
@@ -112,7 +111,7 @@ struct Classes {
 impl Classes {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn load(lengths: &Lengths) -> Self {
+    pub(crate) fn load(lengths: &Lengths) -> Self {
         Self {
             shift: _mm_cvtsi64_si128(i64::from(lengths.key.shift)),
             mask: _mm512_set1_epi16(lengths.key.mask as i16),
@@ -224,11 +223,10 @@ pub(crate) fn find_group(ends: &[u32], from: usize, point: u32) -> usize {
 /// [`portable::locate`], of a whole group.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(crate) fn locate(lengths: &Lengths, group: &[u8], rest: u32) -> Found {
+pub(crate) fn locate(classes: &Classes, lengths: &Lengths, group: &[u8], rest: u32) -> Found {
     let Some(group) = group.first_chunk::<STEP>() else {
         return portable::locate::<u16>(lengths, group, rest);
     };
-    let classes = Classes::load(lengths);
     // SAFETY: 64 bytes.
     let elements = unsafe { _mm512_loadu_si512(group.as_ptr().cast()) };
     let own = _mm512_and_si512(classes.of(elements), _mm512_set1_epi16((!HOT_MARK).cast_signed()));
@@ -247,7 +245,8 @@ pub(crate) fn locate(lengths: &Lengths, group: &[u8], rest: u32) -> Found {
     let index = beyond.trailing_zeros() as usize % GROUP;
     let end = _mm512_permutexvar_epi16(_mm512_set1_epi16(index as i16), sums);
     let end = _mm_cvtsi128_si32(_mm512_castsi512_si128(end)).cast_unsigned() & 0xffff;
-    let element = group.get(2 * index..2 * index + 2).map_or(0, u16::load);
+    let element = group.as_chunks::<2>().0[index % GROUP];
+    let element = u16::from_le_bytes(element);
     let length = lengths.of(element);
     Found { index, before: end.wrapping_sub(length), length }
 }
@@ -255,18 +254,18 @@ pub(crate) fn locate(lengths: &Lengths, group: &[u8], rest: u32) -> Found {
 /// [`portable::before`], of a whole group.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(crate) fn before(lengths: &Lengths, group: &[u8], index: usize) -> Found {
+pub(crate) fn before(classes: &Classes, lengths: &Lengths, group: &[u8], index: usize) -> Found {
     let Some(group) = group.first_chunk::<STEP>() else {
         return portable::before::<u16>(lengths, group, index);
     };
-    let classes = Classes::load(lengths);
     // SAFETY: 64 bytes.
     let elements = unsafe { _mm512_loadu_si512(group.as_ptr().cast()) };
     let unmarked = _mm512_set1_epi16((!HOT_MARK).cast_signed());
     let earlier = (1u32 << (index % GROUP)) - 1;
     let own = _mm512_maskz_mov_epi16(earlier, _mm512_and_si512(classes.of(elements), unmarked));
     let before = _mm512_reduce_add_epi32(_mm512_madd_epi16(own, _mm512_set1_epi16(1))).cast_unsigned();
-    let element = group.get(2 * index..2 * index + 2).map_or(0, u16::load);
+    let element = group.as_chunks::<2>().0[index % GROUP];
+    let element = u16::from_le_bytes(element);
     Found { index, before, length: lengths.of(element) }
 }
 

@@ -4,7 +4,7 @@ use crate::element::Element;
 use crate::kernels::{self, Found, GROUP, PADDING};
 use crate::level::{Kind, Level};
 
-use super::layout::{QUOTIENT_BITS, QUOTIENT_ESCAPE, slots_before, unit_at};
+use super::layout::{QUOTIENT_BITS, QUOTIENT_ESCAPE, slot_bits, slots_before, unit_at};
 use super::plan::{Lengths, Tables};
 use super::shift::shifted;
 use super::stream::Serial;
@@ -89,7 +89,7 @@ impl<'a> Chain<'a> {
 
     /// Looks at the next point, after `from`.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "a slot has at most 19 bits")]
+    #[expect(clippy::cast_possible_truncation, reason = "a slot has at most 20 bits")]
     fn look(&mut self, from: u32, scale: u32) {
         let ones = self.stream.state().trailing_ones();
         let (quotient, below) = if ones < QUOTIENT_ESCAPE {
@@ -99,10 +99,10 @@ impl<'a> Chain<'a> {
             (QUOTIENT_ESCAPE + self.stream.bits(QUOTIENT_BITS), 0)
         };
         let bucket = u64::from(from) + (u64::from(quotient) << scale);
-        self.slot = (self.stream.state() >> below) as u32 & ((2 << scale) - 1);
+        self.slot = (self.stream.state() >> below) as u32 & ((1 << slot_bits(scale)) - 1);
         self.point = bucket + u64::from(unit_at(self.slot, scale));
         self.bucket = bucket.cast_signed();
-        self.looked_at = below + scale + 1;
+        self.looked_at = below + slot_bits(scale);
     }
 
     /// Removes the point from the stream: it lies in what spans `start..end`.
@@ -165,6 +165,7 @@ fn run_avx512<const N: usize>(
         parts: &[Part<'_>; N],
         patches: &mut Vec<Patch>,
     ) -> Option<()> {
+        let classes = kernels::avx512::Classes::load(look_up.lengths);
         run_with::<u16, N>(
             chains,
             look_up,
@@ -172,7 +173,7 @@ fn run_avx512<const N: usize>(
             parts,
             patches,
             |ends, from, point| kernels::avx512::find_group(ends, from, point),
-            |lengths, group, rest| kernels::avx512::locate(lengths, group, rest),
+            |lengths, group, rest| kernels::avx512::locate(&classes, lengths, group, rest),
         )
     }
     // SAFETY: called at the AVX-512 level alone, which has all these instructions.

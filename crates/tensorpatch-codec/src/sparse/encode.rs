@@ -279,8 +279,9 @@ impl Places<'_> {
             cold: &[u32],
             steps: &mut [Vec<Step>; STRIPS],
         ) -> [u32; STRIPS] {
+            let classes = kernels::avx512::Classes::load(places.lengths);
             places.push_with::<u16>(base, target, cold, steps, |group, index| {
-                kernels::avx512::before(places.lengths, group, index)
+                kernels::avx512::before(&classes, places.lengths, group, index)
             })
         }
         // SAFETY: called at the AVX-512 level alone, which has all these instructions.

@@ -46,41 +46,29 @@ impl Streams {
     }
 }
 
-/// A bucket is one half-life of the axis, in four segments. Each has so many slots per 64 units of the axis: about in the
-/// proportion of the chances to meet the next change in the first, second, ... quarter of a half-life.
-const DENSITY: [u32; 4] = [163, 137, 115, 97];
-/// The sums of the densities before each segment; all together are 512, so that a bucket has twice as many slots as units.
-const BELOW: [u32; 4] = [0, 163, 300, 415];
+/// The bits of a slot of a bucket.
+#[inline(always)]
+pub(super) fn slot_bits(scale: u32) -> u32 {
+    scale + 2
+}
 
-/// The slots of a bucket before a unit of it, or before its end. Every unit has at least one.
+/// The slots of a bucket before a unit of it, or before its end.
+///
+/// A bucket is one half-life of the axis and has four slots a unit: five in its first quarter, four in the next two, three in the
+/// last one, which is about in the proportion of the chances to meet the next change there.
 #[inline(always)]
 pub(super) fn slots_before(unit: u32, scale: u32) -> u32 {
-    let segment = (unit >> (scale - 2)).min(3);
-    let within = unit - (segment << (scale - 2));
-    let segment = segment as usize & 3;
-    (BELOW[segment] << (scale - 8)) + ((within * DENSITY[segment]) >> 6)
+    (5 * unit).min(4 * unit + (1 << (scale - 2))).min(3 * unit + (1 << scale))
 }
 
 /// The unit of a bucket that a slot belongs to: the last one with no more slots before it.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "a unit is below the slot")]
 pub(super) fn unit_at(slot: u32, scale: u32) -> u32 {
-    /// `ceil(2^40 / density)`: exact for what is divided here, which is below 2^25.
-    const RECIPROCAL: [u64; 4] = {
-        let mut reciprocal = [0; 4];
-        let mut i = 0;
-        while i < 4 {
-            reciprocal[i] = (1u64 << 40).div_ceil(DENSITY[i] as u64);
-            i += 1;
-        }
-        reciprocal
-    };
-    let coarse = slot >> (scale - 8);
-    let segment =
-        usize::from(coarse >= BELOW[1]) + usize::from(coarse >= BELOW[2]) + usize::from(coarse >= BELOW[3]);
-    let within = slot - (BELOW[segment] << (scale - 8));
-    let unit = (u64::from(64 * within + 63) * RECIPROCAL[segment]) >> 40;
-    ((segment as u32) << (scale - 2)) + unit as u32
+    // Divisions by five and three, exact for all of 32 bits.
+    let fifth = ((u64::from(slot) * 0xcccc_cccd) >> 34) as u32;
+    let fourth = slot.saturating_sub(1 << (scale - 2)) >> 2;
+    let third = ((u64::from(slot.saturating_sub(1 << scale)) * 0xaaaa_aaab) >> 33) as u32;
+    fifth.max(fourth).max(third)
 }
 
 #[cfg(test)]
@@ -139,9 +127,9 @@ pub(super) fn push_place(gap: u32, length: u32, scale: u32, steps: &mut Vec<Step
 pub(super) fn push_end(gap: u32, scale: u32, steps: &mut Vec<Step>) {
     let quotient = gap >> scale;
     let within = gap - (quotient << scale);
-    let all = 2 << scale;
+    let all = 1 << slot_bits(scale);
     let start = slots_before(within, scale);
-    if all - start < 1 << scale {
+    if all - start < all / 2 {
         push_bucket(quotient + 1, 0, all, scale, steps);
     } else {
         push_bucket(quotient, start, all - start, scale, steps);
@@ -151,7 +139,7 @@ pub(super) fn push_end(gap: u32, scale: u32, steps: &mut Vec<Step>) {
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "a scale is at most 18")]
 fn push_bucket(quotient: u32, start: u32, freq: u32, scale: u32, steps: &mut Vec<Step>) {
-    let scale = scale as u8 + 1;
+    let scale = slot_bits(scale) as u8;
     if quotient < QUOTIENT_ESCAPE {
         steps.push(Step { freq, start, raw: (1 << quotient) - 1, scale, raw_len: quotient as u8 + 1 });
     } else {
@@ -169,7 +157,7 @@ mod tests {
     fn each_slot_belongs_to_the_last_unit_with_no_more_slots_before_it() {
         for scale in 14..=18 {
             assert_eq!(slots_before(0, scale), 0);
-            assert_eq!(slots_before(1 << scale, scale), 2 << scale);
+            assert_eq!(slots_before(1 << scale, scale), 4 << scale);
             let mut slot = 0;
             for unit in 0..1 << scale {
                 let end = slots_before(unit + 1, scale);

@@ -41,12 +41,12 @@ impl Lengths {
     /// The length of an element, 0 for a hot one.
     #[inline(always)]
     pub(crate) fn of<T: Element>(&self, element: T) -> u32 {
-        u32::from(self.by_key[self.key.find(element)] & !HOT_MARK)
+        u32::from(self.by_key[self.key.find(element) & 0xff] & !HOT_MARK)
     }
 
     #[inline(always)]
     pub(crate) fn is_hot<T: Element>(&self, element: T) -> bool {
-        self.by_key[self.key.find(element)] & HOT_MARK != 0
+        self.by_key[self.key.find(element) & 0xff] & HOT_MARK != 0
     }
 }
 
@@ -84,17 +84,28 @@ impl Entry {
 }
 
 /// The symbols of all classes by slot.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Tables {
-    entries: Vec<[Entry; SLOTS]>,
-    by_key: Vec<u8>,
+    entries: Box<[[Entry; SLOTS]; MAX_CLASSES]>,
+    by_key: [u8; 256],
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        let entries = vec![[Entry::default(); SLOTS]; MAX_CLASSES].into_boxed_slice();
+        Self {
+            entries: entries
+                .try_into()
+                .unwrap_or_else(|_| Box::new([[Entry::default(); SLOTS]; MAX_CLASSES])),
+            by_key: [0; 256],
+        }
+    }
 }
 
 impl Tables {
     /// Makes the tables for a model, in the memory of those before.
     #[expect(clippy::cast_possible_truncation, reason = "32 classes at most")]
     pub(super) fn fill(&mut self, model: &Model, width: usize) {
-        self.entries.clear();
         let mut made: Vec<(Class, u8)> = Vec::new();
         let mut of_class = Vec::new();
         for &class in &model.classes {
@@ -104,22 +115,22 @@ impl Tables {
             of_class.push(known.unwrap_or_else(|| {
                 let table = made.len() as u8;
                 made.push((class, table));
-                let mut entries = [Entry::default(); SLOTS];
+                let entries = &mut self.entries[usize::from(table) % MAX_CLASSES];
                 Symbols::new(class, width).for_each(|symbol, start, freq| {
                     let run = start as usize..(start + freq) as usize;
                     entries[run].fill(Entry::new(symbol, start, freq));
                 });
-                self.entries.push(entries);
                 table
             }));
         }
-        self.by_key.clear();
-        self.by_key.extend((0..256).map(|key| of_class[model.class_of(key)]));
+        for (key, table) in self.by_key.iter_mut().enumerate() {
+            *table = of_class[model.class_of(key)];
+        }
     }
 
     /// The entry of a slot below 1024 for an element with this key.
     #[inline(always)]
     pub(super) fn find(&self, key: usize, slot: u32) -> Entry {
-        self.entries[usize::from(self.by_key[key])][slot as usize % SLOTS]
+        self.entries[usize::from(self.by_key[key & 0xff]) % MAX_CLASSES][slot as usize % SLOTS]
     }
 }

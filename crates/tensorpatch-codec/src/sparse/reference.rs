@@ -282,14 +282,11 @@ fn read_symbol(symbols: &Symbols, stream: &mut Serial<'_>) -> Symbol {
     symbol
 }
 
-/// The slots before a unit of a bucket, with the densities of the specification.
+/// The slots before a unit of a bucket: five for each in the first quarter, then four, in the last quarter three.
 fn slots(unit: u32, scale: u32) -> u32 {
     let quarter = 1 << (scale - 2);
-    [163, 137, 115, 97]
-        .iter()
-        .enumerate()
-        .map(|(i, density)| unit.saturating_sub(i as u32 * quarter).min(quarter) * density / 64)
-        .sum()
+    let in_quarter = |i: u32| unit.saturating_sub(i * quarter).min(quarter);
+    5 * in_quarter(0) + 4 * in_quarter(1) + 4 * in_quarter(2) + 3 * in_quarter(3)
 }
 
 /// A point on the axis, read from the low bits of a stream that still holds them.
@@ -315,13 +312,13 @@ impl Place {
             (QUOTIENT_ESCAPE + stream.bits(QUOTIENT_BITS), 0)
         };
         let bucket = from + (u64::from(quotient) << scale);
-        let slot = (stream.state() >> read) as u32 & ((2 << scale) - 1);
+        let slot = (stream.state() >> read) as u32 & ((4 << scale) - 1);
         let (mut unit, mut above) = (0, 1 << scale);
         while above - unit > 1 {
             let middle = (unit + above) / 2;
             if slots(middle, scale) <= slot { unit = middle } else { above = middle }
         }
-        Self { point: bucket + u64::from(unit), bucket, slot, total: read + scale + 1 }
+        Self { point: bucket + u64::from(unit), bucket, slot, total: read + scale + 2 }
     }
 
     /// Removes the point from the stream: it lies in what spans `start..end` on the axis.
