@@ -3,6 +3,8 @@
 //! They work on blocks of 32 KiB, which stay in the nearest cache from one kernel to the next.
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 mod marks;
 mod portable;
@@ -28,6 +30,8 @@ pub(crate) fn changed<T: Element>(level: Level, base: &[u8], target: &[u8], mark
     match level.kind() {
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 if T::WIDTH == 2 => avx512::changed(base, target, marks),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 if T::WIDTH == 2 => avx2::changed(base, target, marks),
         _ => portable::changed::<T>(base, target, marks),
     }
 }
@@ -51,6 +55,8 @@ pub(crate) fn survey<T: Element>(
     match level.kind() {
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 if T::WIDTH == 2 => avx512::survey(lengths, block, sums, marks),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 if T::WIDTH == 2 => avx2::survey(lengths, block, sums, marks),
         _ => portable::survey::<T>(lengths, block, sums, marks),
     }
 }
@@ -60,7 +66,9 @@ pub(crate) fn stream(level: Level, block: &[u8], target: &mut [u8]) {
     match level.kind() {
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => avx512::stream(block, target),
-        _ => target.copy_from_slice(block),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => avx2::stream(block, target),
+        Kind::Portable => target.copy_from_slice(block),
     }
 }
 

@@ -136,6 +136,8 @@ pub(super) fn run<T: Element, const N: usize>(
     match level.kind() {
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 if T::WIDTH == 2 => run_avx512(chains, look_up, bytes, parts, patches),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 if T::WIDTH == 2 => run_avx2(chains, look_up, bytes, parts, patches),
         _ => run_with::<T, N>(
             chains,
             look_up,
@@ -177,6 +179,38 @@ fn run_avx512<const N: usize>(
         )
     }
     // SAFETY: called at the AVX-512 level alone, which has all these instructions.
+    unsafe { inner(chains, look_up, bytes, parts, patches) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
+fn run_avx2<const N: usize>(
+    chains: &mut [Chain<'_>; N],
+    look_up: LookUp<'_>,
+    bytes: &[u8],
+    parts: &[Part<'_>; N],
+    patches: &mut Vec<Patch>,
+) -> Option<()> {
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn inner<const N: usize>(
+        chains: &mut [Chain<'_>; N],
+        look_up: LookUp<'_>,
+        bytes: &[u8],
+        parts: &[Part<'_>; N],
+        patches: &mut Vec<Patch>,
+    ) -> Option<()> {
+        let classes = kernels::avx2::Classes::load(look_up.lengths);
+        run_with::<u16, N>(
+            chains,
+            look_up,
+            bytes,
+            parts,
+            patches,
+            |ends, from, point| kernels::avx2::find_group(ends, from, point),
+            |lengths, group, rest| kernels::avx2::locate(&classes, lengths, group, rest),
+        )
+    }
+    // SAFETY: called at the AVX2 level alone, which has all these instructions.
     unsafe { inner(chains, look_up, bytes, parts, patches) }
 }
 

@@ -256,6 +256,8 @@ impl Places<'_> {
         match level.kind() {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 if T::WIDTH == 2 => self.push_avx512(base, target, cold, steps),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 if T::WIDTH == 2 => self.push_avx2(base, target, cold, steps),
             _ => self.push_with::<T>(base, target, cold, steps, |group, index| {
                 kernels::before::<T>(self.lengths, group, index)
             }),
@@ -285,6 +287,32 @@ impl Places<'_> {
             })
         }
         // SAFETY: called at the AVX-512 level alone, which has all these instructions.
+        unsafe { inner(self, base, target, cold, steps) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
+    fn push_avx2(
+        &self,
+        base: &[u8],
+        target: &[u8],
+        cold: &[u32],
+        steps: &mut [Vec<Step>; STRIPS],
+    ) -> [u32; STRIPS] {
+        #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+        fn inner(
+            places: &Places<'_>,
+            base: &[u8],
+            target: &[u8],
+            cold: &[u32],
+            steps: &mut [Vec<Step>; STRIPS],
+        ) -> [u32; STRIPS] {
+            let classes = kernels::avx2::Classes::load(places.lengths);
+            places.push_with::<u16>(base, target, cold, steps, |group, index| {
+                kernels::avx2::before(&classes, places.lengths, group, index)
+            })
+        }
+        // SAFETY: called at the AVX2 level alone, which has all these instructions.
         unsafe { inner(self, base, target, cold, steps) }
     }
 
