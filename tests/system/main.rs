@@ -14,3 +14,4 @@ mod patches;
 mod streams;
 mod support;
 mod trace;
+mod upkeep;

@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and how it is explained.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
 use tensorpatch::format::{LeafHash, Profile};
@@ -16,7 +17,8 @@ use crate::commands::Command;
     long_about = "Delta weight sync for safetensors checkpoints.\n\n\
         A CHECKPOINT is a .safetensors file, or a directory in the manner of Hugging Face: model.safetensors.index.json \
         and its shards, or a single model.safetensors. A URL names a stream of versions in an object store: a path \
-        or file:///... for a local directory.",
+        or file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or \
+        hf://buckets/NAMESPACE/BUCKET/PREFIX, with the credentials that each provider's own tools use.",
     after_long_help = crate::exit::TABLE,
     max_term_width = 110,
 )]
@@ -106,11 +108,39 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
+/// A length of time, such as `500ms`, `2s`, `5min`, `1h` or `7d`.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} does not begin with a number"))?;
+    let milliseconds = match unit.trim() {
+        "ms" => 1,
+        "s" | "" => 1_000,
+        "min" | "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(format!("{unit:?} is no unit; use ms, s, min, h or d")),
+    };
+    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
-    use super::{Arguments, parse_size};
+    use super::{Arguments, parse_duration, parse_size};
+
+    #[test]
+    fn times_have_units() {
+        for (text, milliseconds) in
+            [("500ms", 500), ("2s", 2_000), ("2", 2_000), ("5min", 300_000), ("1d", 86_400_000)]
+        {
+            assert_eq!(parse_duration(text).map(|time| time.as_millis()), Ok(milliseconds), "{text}");
+        }
+        for text in ["", "s", "1 fortnight", "-1s", "99999999999999999d"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_have_units() {

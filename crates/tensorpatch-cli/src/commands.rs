@@ -4,8 +4,14 @@ mod apply;
 mod demo;
 mod diff;
 mod digest;
+mod fold;
+mod follow;
+mod fsck;
+mod gc;
 mod inspect;
+mod keygen;
 mod log;
+mod mirror;
 mod publish;
 mod pull;
 
@@ -30,8 +36,20 @@ pub(crate) enum Command {
     Publish(publish::Arguments),
     /// Bring a local checkpoint to a version of a stream
     Pull(pull::Arguments),
+    /// Keep a local checkpoint at the newest version
+    Follow(follow::Arguments),
     /// List the versions of a stream
     Log(log::Arguments),
+    /// Check every object of a stream
+    Fsck(fsck::Arguments),
+    /// Add one patch across many versions, for replicas that are far behind
+    Fold(fold::Arguments),
+    /// Remove what no replica can need
+    Gc(gc::Arguments),
+    /// Copy a stream to another place
+    Mirror(mirror::Arguments),
+    /// Make a key to sign with
+    Keygen(keygen::Arguments),
     /// Show all of it on this machine, with no set-up
     Demo(demo::Arguments),
 }
@@ -45,7 +63,13 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<()> {
         Command::Digest(arguments) => digest::run(&arguments, session),
         Command::Publish(arguments) => publish::run(&arguments, session),
         Command::Pull(arguments) => pull::run(&arguments, session),
+        Command::Follow(arguments) => follow::run(&arguments, session),
         Command::Log(arguments) => log::run(&arguments, session),
+        Command::Fsck(arguments) => fsck::run(&arguments, session),
+        Command::Fold(arguments) => fold::run(&arguments, session),
+        Command::Gc(arguments) => gc::run(&arguments, session),
+        Command::Mirror(arguments) => mirror::run(&arguments, session),
+        Command::Keygen(arguments) => keygen::run(&arguments, session),
         Command::Demo(arguments) => demo::run(&arguments, session),
     }
 }

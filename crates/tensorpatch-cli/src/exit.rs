@@ -74,6 +74,13 @@ impl Refusal {
     }
 }
 
+/// A stream with something wrong in it. What it is has been reported.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: the stream is not sound")]
+pub(crate) struct Unsound {
+    pub(crate) place: String,
+}
+
 /// What a program learns of an error with `--json`.
 #[derive(Serialize)]
 struct ErrorReport<'a> {
@@ -107,7 +114,8 @@ pub(crate) fn report(error: &anyhow::Error, session: &Session) -> ExitCode {
     }
     // If standard error is gone there is nobody left to tell.
     let _ = io::stderr().write_all(text.as_bytes());
-    if session.output.is_json() {
+    // After the report of a check, an error document would be a second one.
+    if session.output.is_json() && !error.is::<Unsound>() {
         let body = ErrorBody {
             exit_code: verdict.code.number(),
             class: verdict.class.map(ErrorClass::code),
@@ -163,6 +171,9 @@ fn judge(error: &anyhow::Error) -> Verdict {
         }
         if let Some(refusal) = cause.downcast_ref::<Refusal>() {
             return Verdict::new(Code::Refused).advise(&refusal.advice);
+        }
+        if cause.is::<Unsound>() {
+            return Verdict::new(Code::BadInput);
         }
         if let Some(error) = cause.downcast_ref::<StoreError>() {
             return store(error);
@@ -285,6 +296,9 @@ fn store(error: &StoreError) -> Verdict {
         | StoreError::PatchDiffers { .. }
         | StoreError::Plan(_) => Verdict::new(Code::BadInput)
             .advise("the stream is damaged: restore what is missing or altered, or publish anew"),
+        StoreError::Untrusted { .. } => Verdict::new(Code::BadInput).advise(
+            "the record is forged, or signed with a key that is not named: see --trust-key and --sign-key",
+        ),
         StoreError::WrongState { .. } | StoreError::LocalState { .. } => Verdict::new(Code::BadInput),
         StoreError::Unsupported(_) => {
             Verdict::new(Code::BadInput).advise("use a newer version of tensorpatch")

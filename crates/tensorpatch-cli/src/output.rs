@@ -63,6 +63,11 @@ impl Output {
         if self.json || self.quiet {
             return Ok(());
         }
+        self.line(line)
+    }
+
+    /// Prints a line on the way.
+    pub(crate) fn line(self, line: &str) -> Result<()> {
         let mut out = io::stdout().lock();
         writeln!(out, "{}", line.trim_end()).and_then(|()| out.flush()).map_err(closed)
     }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use tensorpatch::store::{Event, Observer, Phase, Stream, StreamId, open_existing_store};
+use clap::Args;
+use tensorpatch::store::{Event, Observer, Phase, SignKey, Stream, StreamId, TrustKey, open_existing_store};
 
 use crate::exit::Refusal;
 use crate::progress::Bar;
@@ -17,19 +18,78 @@ pub(crate) fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.context("cannot start the runtime")?.block_on(work)
 }
 
-/// Opens a stream that must be there.
-pub(crate) async fn open(url: &str) -> Result<Stream> {
-    let (store, prefix) = open_existing_store(url)?;
-    Ok(Stream::open(store, prefix).await?)
+/// A stream that is there already, and whom to trust about it.
+#[derive(Debug, Args)]
+pub(crate) struct Source {
+    /// The stream: a path or file:///..., s3://, gs://, az:// or hf://buckets/...
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) trust: Trust,
 }
 
-/// The directory for the baseline of a stream, in the user's cache.
-pub(crate) fn default_baseline(stream: StreamId) -> Result<PathBuf> {
+/// `--trust-key`.
+#[derive(Debug, Args)]
+pub(crate) struct Trust {
+    /// Refuse every record that is not signed with this public key: 64 hexadecimal digits, as tensorpatch keygen prints
+    /// them. May be given several times
+    #[arg(long, value_name = "KEY")]
+    trust_key: Vec<TrustKey>,
+}
+
+/// `--sign-key`.
+#[derive(Debug, Args)]
+pub(crate) struct Sign {
+    /// Sign every record that is written with the secret key in this file, made by tensorpatch keygen
+    #[arg(long, value_name = "FILE")]
+    sign_key: Option<PathBuf>,
+}
+
+impl Source {
+    /// Opens the stream, which must be there.
+    pub(crate) async fn open(&self) -> Result<Stream> {
+        let (store, prefix) = open_existing_store(&self.url)?;
+        self.trust.apply(Stream::open(store, prefix).await?).await
+    }
+}
+
+impl Trust {
+    /// The same stream, trusted only as far as the keys go, if there are any.
+    pub(crate) async fn apply(&self, stream: Stream) -> Result<Stream> {
+        if self.trust_key.is_empty() {
+            return Ok(stream);
+        }
+        Ok(stream.trusting(self.trust_key.clone()).await?)
+    }
+}
+
+impl Sign {
+    /// The key, if one is named.
+    pub(crate) fn key(&self) -> Result<Option<SignKey>> {
+        let Some(path) = &self.sign_key else { return Ok(None) };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{}: cannot read the signing key", path.display()))?;
+        let key = text.parse().map_err(|error| {
+            Refusal::usage(format!("{}: {error}", path.display()), "make a key with tensorpatch keygen FILE")
+        })?;
+        Ok(Some(key))
+    }
+
+    /// The same stream, with what is written to it signed, if a key is named.
+    pub(crate) fn apply(&self, stream: Stream) -> Result<Stream> {
+        Ok(match self.key()? {
+            Some(key) => stream.signing(key),
+            None => stream,
+        })
+    }
+}
+
+/// A directory in the user's cache for what a stream needs: `baselines`, `folds`, `mirrors`.
+pub(crate) fn cache_for(purpose: &str, stream: StreamId, option: &str) -> Result<PathBuf> {
     let Some(cache) = cache_directory() else {
-        let what = "there is no home directory to keep the baseline in";
-        return Err(Refusal::usage(what, "name a directory with --baseline").into());
+        let what = "there is no home directory to work in";
+        return Err(Refusal::usage(what, format!("name a directory with {option}")).into());
     };
-    Ok(cache.join("tensorpatch").join("baselines").join(stream.to_string()))
+    Ok(cache.join("tensorpatch").join(purpose).join(stream.to_string()))
 }
 
 fn cache_directory() -> Option<PathBuf> {

@@ -7,14 +7,14 @@ use tensorpatch::store::{LogEntry, LogKind};
 
 use crate::output::{Report, count, counted, fields, percent, ratio, table};
 use crate::session::Session;
-use crate::streams;
+use crate::streams::{self, Source};
 
 /// Lists the versions of a stream: how each was published, its size, and the bytes of the patches since the last whole
 /// checkpoint (chain).
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The stream: a path or file:///... for a local directory
-    url: String,
+    #[command(flatten)]
+    source: Source,
 }
 
 #[derive(Serialize)]
@@ -66,12 +66,12 @@ impl Report for LogReport {
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let (stream, versions) = streams::wait(async {
-        let stream = streams::open(&arguments.url).await?;
+        let stream = arguments.source.open().await?;
         let versions = stream.log().await?;
         Ok((stream, versions))
     })?;
     session.output.report(&LogReport {
-        url: arguments.url.clone(),
+        url: arguments.source.url.clone(),
         stream: stream.id().to_string(),
         leaf_hash: stream.record().leaf_hash.name(),
         versions,

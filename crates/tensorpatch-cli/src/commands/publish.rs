@@ -3,17 +3,19 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 use tensorpatch::format::LeafHash;
-use tensorpatch::store::{CreateOptions, PublishOptions, Published, Publisher, Stream, open_store};
+use tensorpatch::store::{
+    AnchorAdded, AnchorPolicy, CreateOptions, PublishOptions, Published, Publisher, Stream, open_store,
+};
 
 use crate::arguments::{LeafHashChoice, ProfileChoice};
 use crate::exit::Refusal;
 use crate::output::{Report, bytes, count, fields, percent, ratio, seconds};
 use crate::session::Session;
-use crate::streams;
+use crate::streams::{self, Sign, Trust};
 
 /// Publishes a checkpoint as the next version of a stream, which is created if there is none. The first version is the whole
 /// checkpoint, the others are patches.
@@ -21,7 +23,7 @@ use crate::streams;
 pub(crate) struct Arguments {
     /// The checkpoint: a .safetensors file or a directory. Files beside the weights (config.json) are published too
     checkpoint: PathBuf,
-    /// The stream: a path or file:///... for a local directory
+    /// The stream: a path or file:///..., s3://, gs://, az:// or hf://buckets/...
     #[arg(long, value_name = "URL")]
     to: String,
     /// Where to keep a copy of the newest version, to make the next patch from. Made anew from the stream if it is
@@ -44,6 +46,27 @@ pub(crate) struct Arguments {
     /// For a new stream: promise that nobody else publishes at the same time, for stores that could not tell
     #[arg(long)]
     single_writer: bool,
+    /// Publish the whole checkpoint besides (an anchor), so that newcomers need no long chain of patches, after so many
+    /// versions without one
+    #[arg(long, value_name = "N", conflicts_with = "no_anchors")]
+    anchor_every: Option<u64>,
+    /// Publish no anchors but the first version [default: one when the patches since the last have as many bytes as it]
+    #[arg(long)]
+    no_anchors: bool,
+    #[command(flatten)]
+    sign: Sign,
+    #[command(flatten)]
+    trust: Trust,
+}
+
+impl Arguments {
+    fn anchor_policy(&self) -> AnchorPolicy {
+        match (self.no_anchors, self.anchor_every) {
+            (true, _) => AnchorPolicy::NEVER,
+            (false, Some(versions)) => AnchorPolicy::every(versions),
+            (false, None) => AnchorPolicy::default(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -52,6 +75,9 @@ struct PublishReport {
     baseline: PathBuf,
     #[serde(flatten)]
     published: Published,
+    /// The whole checkpoint besides, if it was time for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    anchor: Option<AnchorAdded>,
     seconds: f64,
 }
 
@@ -87,6 +113,9 @@ impl Report for PublishReport {
                 ),
             ));
         }
+        lines.extend(
+            self.anchor.as_ref().map(|anchor| ("anchor", format!("{} besides", bytes(anchor.bytes)))),
+        );
         lines.extend([
             ("state", published.digest.to_string()),
             ("time", seconds(Duration::from_secs_f64(self.seconds))),
@@ -104,7 +133,7 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     let stream = open_or_create(arguments).await?;
     let baseline = match &arguments.baseline {
         Some(baseline) => baseline.clone(),
-        None => streams::default_baseline(stream.id())?,
+        None => streams::cache_for("baselines", stream.id(), "--baseline")?,
     };
     let mut options = PublishOptions::default()
         .with_diff(session.options().with_profile(arguments.profile.into()))
@@ -114,20 +143,30 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     }
     let publisher = Publisher::open(stream, &baseline, options).await?;
     let published = publisher.publish_labelled(&arguments.checkpoint, arguments.label.as_deref()).await?;
+    let anchor = publisher
+        .anchor_if_due(arguments.anchor_policy())
+        .await
+        .with_context(|| format!("version {} is published, but its anchor is not", published.version))?;
     session.output.report(&PublishReport {
         url: arguments.to.clone(),
         baseline,
         published,
+        anchor,
         seconds: start.elapsed().as_secs_f64(),
     })
 }
 
 async fn open_or_create(arguments: &Arguments) -> Result<Stream> {
     let (store, prefix) = open_store(&arguments.to)?;
-    let mut options = CreateOptions::default();
-    options.leaf_hash = arguments.leaf_hash.unwrap_or_default().into();
-    options.single_writer = arguments.single_writer;
+    let mut options = CreateOptions::default().with_leaf_hash(arguments.leaf_hash.unwrap_or_default().into());
+    if arguments.single_writer {
+        options = options.for_single_writer();
+    }
+    if let Some(key) = arguments.sign.key()? {
+        options = options.with_sign_key(key);
+    }
     let stream = Stream::open_or_create(store, prefix, options).await?;
+    let stream = arguments.trust.apply(arguments.sign.apply(stream)?).await?;
     let wanted: Option<LeafHash> = arguments.leaf_hash.map(Into::into);
     let found = stream.record().leaf_hash;
     if wanted.is_some_and(|wanted| wanted != found) {

@@ -6,24 +6,34 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{ApplyMode, Pulled, Replica, ReplicaOptions, Target, Version};
+use tensorpatch::store::{ApplyMode, LeaseOptions, Pulled, Replica, ReplicaOptions, Target, Version};
 
 use crate::exit::Refusal;
 use crate::output::{Report, bytes, fields, seconds};
 use crate::session::Session;
-use crate::streams;
+use crate::streams::{self, Source};
+
+/// How long a lease lives without being renewed: a replica may be away for a day.
+const LEASE: Duration = Duration::from_secs(86_400);
 
 /// Brings a local checkpoint to a version of a stream, verified. DIR is an ordinary Hugging Face directory, with a hidden folder
 /// .tensorpatch for what is known about it.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The stream: a path or file:///... for a local directory
-    url: String,
+    #[command(flatten)]
+    source: Source,
     /// The directory of the checkpoint; created if need be
     dir: PathBuf,
     /// The version, ahead or back [default: the newest]
     #[arg(long, value_name = "N")]
     version: Option<u64>,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How the files of a replica change.
+#[derive(Debug, Args)]
+pub(crate) struct How {
     /// Write complete new files and rename them, instead of altering the files in place: the old version can be read
     /// until the switch
     #[arg(long)]
@@ -31,6 +41,28 @@ pub(crate) struct Arguments {
     /// Replace weights in DIR that are no version of the stream
     #[arg(long)]
     replace: bool,
+    /// Keep a lease under this name, which no other replica has: gc then leaves what leads from the version held to
+    /// the newest
+    #[arg(long, value_name = "NAME")]
+    lease: Option<String>,
+}
+
+impl How {
+    /// The options for a replica.
+    pub(crate) fn options(&self, session: &Session) -> ReplicaOptions {
+        let mut options =
+            ReplicaOptions::default().with_apply(session.options()).with_observer(streams::observer(session));
+        if self.beside {
+            options = options.with_mode(ApplyMode::Beside);
+        }
+        if self.replace {
+            options = options.replacing();
+        }
+        if let Some(holder) = &self.lease {
+            options = options.with_lease(LeaseOptions { holder: holder.clone(), length: LEASE });
+        }
+        options
+    }
 }
 
 #[derive(Serialize)]
@@ -86,18 +118,10 @@ async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {
             }
         },
     };
-    let mut options =
-        ReplicaOptions::default().with_apply(session.options()).with_observer(streams::observer(session));
-    if arguments.beside {
-        options = options.with_mode(ApplyMode::Beside);
-    }
-    if arguments.replace {
-        options = options.replacing();
-    }
-    let stream = streams::open(&arguments.url).await?;
-    let pulled = Replica::open(stream, &arguments.dir, options).pull(target).await?;
+    let stream = arguments.source.open().await?;
+    let pulled = Replica::open(stream, &arguments.dir, arguments.how.options(session)).pull(target).await?;
     session.output.report(&PullReport {
-        url: arguments.url.clone(),
+        url: arguments.source.url.clone(),
         dir: arguments.dir.clone(),
         pulled,
         seconds: start.elapsed().as_secs_f64(),

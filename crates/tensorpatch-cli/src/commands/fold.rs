@@ -1,0 +1,96 @@
+//! `tensorpatch fold`: one patch across many versions.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use tensorpatch::store::{FoldOptions, Folded, Folder, StoreError, Version};
+
+use crate::exit::Refusal;
+use crate::output::{Report, bytes, fields, percent};
+use crate::session::Session;
+use crate::streams::{self, Sign, Source};
+
+/// Adds one patch across many versions, if it is smaller than the patches there are. Replicas that are far behind then take it; nothing
+/// else changes.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// The version that the patch starts from [default: 8 before the other]
+    #[arg(long, value_name = "N")]
+    from: Option<u64>,
+    /// The version that it leads to [default: the newest]
+    #[arg(long, value_name = "N")]
+    to: Option<u64>,
+    /// Where to work; needs room for two checkpoints, and may be kept for the next time [default: in the user's cache]
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// The name of whoever folds, in the record
+    #[arg(long, value_name = "NAME")]
+    publisher: Option<String>,
+    #[command(flatten)]
+    sign: Sign,
+}
+
+#[derive(Serialize)]
+struct FoldReport {
+    url: String,
+    #[serde(flatten)]
+    folded: Folded,
+}
+
+impl Report for FoldReport {
+    fn lines(&self) -> Vec<String> {
+        let folded = &self.folded;
+        let size = format!(
+            "{} instead of {} ({})",
+            bytes(folded.bytes),
+            bytes(folded.replaced_bytes),
+            percent(folded.bytes, folded.replaced_bytes)
+        );
+        let outcome = if folded.added { "added" } else { "not added: there is a way as cheap already" };
+        fields(&[
+            ("fold", format!("from version {} to {}", folded.from, folded.to)),
+            ("size", size),
+            ("outcome", outcome.to_owned()),
+        ])
+    }
+}
+
+/// How far back a fold starts if nothing is said.
+const DEFAULT_SPAN: u64 = 8;
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    let folded = streams::wait(async {
+        let stream = arguments.sign.apply(arguments.source.open().await?)?;
+        let to = match arguments.to {
+            Some(to) => version(to)?,
+            None => stream.tip().await?.ok_or(StoreError::Empty)?.record.version,
+        };
+        let from = version(arguments.from.unwrap_or(to.get().saturating_sub(DEFAULT_SPAN).max(1)))?;
+        if from >= to {
+            let what = format!("a fold from version {from} to {to} spans nothing");
+            return Err(Refusal::usage(what, "name versions in ascending order with --from and --to").into());
+        }
+        let work = match &arguments.work {
+            Some(work) => work.clone(),
+            None => streams::cache_for("folds", stream.id(), "--work")?,
+        };
+        let mut options =
+            FoldOptions::default().with_diff(session.options()).with_observer(streams::observer(session));
+        if let Some(name) = &arguments.publisher {
+            options = options.with_publisher(name);
+        }
+        Ok(Folder::new(stream, work, options).fold(from, to).await?)
+    })?;
+    session.output.report(&FoldReport { url: arguments.source.url.clone(), folded })
+}
+
+fn version(number: u64) -> Result<Version> {
+    match Version::new(number) {
+        Some(version) => Ok(version),
+        None => Err(Refusal::usage(format!("{number} is no version"), "versions start at 1").into()),
+    }
+}

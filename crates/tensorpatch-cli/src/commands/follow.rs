@@ -1,0 +1,110 @@
+//! `tensorpatch follow`: a local checkpoint that stays at the newest version.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::Serialize;
+use tensorpatch::store::{Pulled, Replica};
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::pull::How;
+use crate::arguments::parse_duration;
+use crate::output::{Output, bytes};
+use crate::session::Session;
+use crate::streams::{self, Source};
+
+/// Brings a local checkpoint to the newest version, and to each one that is published from then on, until it is interrupted. With --json
+/// it prints one line of JSON for each version.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// The directory of the checkpoint; created if need be
+    dir: PathBuf,
+    /// How often to ask for a newer version
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    poll: Duration,
+    /// Run this with sh after each version, at the start too, with TENSORPATCH_VERSION, TENSORPATCH_DIGEST, TENSORPATCH_STREAM
+    /// and TENSORPATCH_DIR in its environment. If it fails, following ends
+    #[arg(long, value_name = "COMMAND")]
+    exec: Option<String>,
+    /// End after this version
+    #[arg(long, value_name = "N")]
+    until: Option<u64>,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Serialize)]
+struct FollowLine<'a> {
+    dir: &'a Path,
+    #[serde(flatten)]
+    pulled: &'a Pulled,
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    streams::wait(follow(arguments, session))
+}
+
+async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
+    let stream = arguments.source.open().await?;
+    let replica = Replica::open(stream, &arguments.dir, arguments.how.options(session));
+    // What went wrong in the callback, which can only say that it wants no more.
+    let failure: Arc<Mutex<Option<anyhow::Error>>> = Arc::default();
+    let following = replica.follow(arguments.poll, |pulled| {
+        let failure = Arc::clone(&failure);
+        async move {
+            if let Err(error) = tell(arguments, session.output, &pulled).await {
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                return ControlFlow::Break(());
+            }
+            if arguments.until.is_some_and(|until| pulled.to.get() >= until) {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        }
+    });
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    tokio::select! {
+        ended = following => ended?,
+        // Whatever was under way is finished by the next run.
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    replica.release().await?;
+    match failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Prints a version that is now held, and runs the command for it.
+async fn tell(arguments: &Arguments, output: Output, pulled: &Pulled) -> Result<()> {
+    if output.is_json() {
+        output.line(&serde_json::to_string(&FollowLine { dir: &arguments.dir, pulled })?)?;
+    } else {
+        let from = pulled.from.filter(|from| *from != pulled.to).map(|from| format!(" from {from}"));
+        let (from, downloaded) = (from.unwrap_or_default(), bytes(pulled.downloaded_bytes));
+        output.note(&format!("version {}{from}: {downloaded} downloaded, {}", pulled.to, pulled.digest))?;
+    }
+    let Some(exec) = &arguments.exec else { return Ok(()) };
+    let status = Command::new("sh")
+        .args(["-c", exec])
+        .env("TENSORPATCH_VERSION", pulled.to.to_string())
+        .env("TENSORPATCH_DIGEST", pulled.digest.to_string())
+        .env("TENSORPATCH_STREAM", pulled.stream.to_string())
+        .env("TENSORPATCH_DIR", &arguments.dir)
+        .status()
+        .await
+        .context("cannot run sh")?;
+    if !status.success() {
+        bail!("version {} is held, but the command for it failed: {status}", pulled.to);
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! `tensorpatch fsck`: is a stream whole?
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use tensorpatch::store::Checked;
+
+use crate::exit::Unsound;
+use crate::output::{Report, bytes, count, counted, fields};
+use crate::session::Session;
+use crate::streams::{self, Source};
+
+/// Checks every record, link and object of a stream, and that every version can be reached. Ends with exit code 3 if something is wrong.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// Ask for the size of each object only, instead of reading and hashing all of them
+    #[arg(long)]
+    shallow: bool,
+}
+
+#[derive(Serialize)]
+struct FsckReport {
+    url: String,
+    stream: String,
+    sound: bool,
+    #[serde(flatten)]
+    checked: Checked,
+}
+
+impl Report for FsckReport {
+    fn lines(&self) -> Vec<String> {
+        let checked = &self.checked;
+        let how = if checked.deep { "read and hashed" } else { "asked for their size" };
+        let newest = checked.tip.map_or_else(|| "none yet".to_owned(), |tip| format!("up to {tip}"));
+        let mut summary = vec![
+            ("stream", format!("{} ({})", self.url, self.stream)),
+            ("versions", newest),
+            ("objects", format!("{} of {}, {how}", count(checked.objects), bytes(checked.bytes))),
+        ];
+        summary.extend(checked.pruned_below.map(|floor| ("collected", format!("versions below {floor}"))));
+        if !checked.abandoned.is_empty() {
+            let abandoned = counted(checked.abandoned.len() as u64, "object");
+            summary.push((
+                "abandoned",
+                format!("{abandoned} that no record names; tensorpatch gc removes them"),
+            ));
+        }
+        let mut lines = fields(&summary);
+        lines.extend(
+            checked.problems.iter().map(|problem| format!("problem: {}: {}", problem.name, problem.what)),
+        );
+        lines.extend(
+            checked.unreachable.iter().map(|version| format!("problem: version {version} cannot be reached")),
+        );
+        lines.push(if self.sound { "sound".to_owned() } else { "not sound".to_owned() });
+        lines
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    let (stream, checked) = streams::wait(async {
+        let stream = arguments.source.open().await?;
+        let checked = stream.check(!arguments.shallow, &streams::observer(session)).await?;
+        Ok((stream, checked))
+    })?;
+    let report = FsckReport {
+        url: arguments.source.url.clone(),
+        stream: stream.id().to_string(),
+        sound: checked.is_sound(),
+        checked,
+    };
+    session.output.report(&report)?;
+    if report.sound { Ok(()) } else { Err(Unsound { place: stream.place() }.into()) }
+}

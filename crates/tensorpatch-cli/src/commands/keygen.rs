@@ -1,0 +1,45 @@
+//! `tensorpatch keygen`: a key to sign with.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde::Serialize;
+use tensorpatch::store::SignKey;
+
+use crate::output::{Report, fields};
+use crate::session::Session;
+
+/// Makes an ed25519 key: the secret goes to FILE, for --sign-key, readable by you alone; the public key is printed, for --trust-key.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The file for the secret; must not exist
+    file: PathBuf,
+}
+
+#[derive(Serialize)]
+struct KeygenReport {
+    secret_key_file: PathBuf,
+    public_key: String,
+}
+
+impl Report for KeygenReport {
+    fn lines(&self) -> Vec<String> {
+        fields(&[("secret", self.secret_key_file.display().to_string()), ("public", self.public_key.clone())])
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    let key = SignKey::generate();
+    let path = &arguments.file;
+    let failed = || format!("{}: cannot write the key", path.display());
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(failed)?;
+    writeln!(file, "{}", key.to_secret_text()).and_then(|()| file.sync_all()).with_context(failed)?;
+    session
+        .output
+        .report(&KeygenReport { secret_key_file: path.clone(), public_key: key.public().to_string() })
+}

@@ -1,0 +1,65 @@
+//! `tensorpatch mirror`: a copy of a stream in another place.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use tensorpatch::store::{Mirrored, open_store};
+
+use crate::output::{Report, bytes, counted, fields};
+use crate::session::Session;
+use crate::streams::{self, Source};
+
+/// Copies what another place does not have yet of a stream, in the order of the versions, verified. The copy is the same stream: replicas
+/// follow either. Repeat it to bring the copy up to date, or to go on after an interruption.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// Where the copy goes
+    to: String,
+    /// Where objects lie on their way [default: in the user's cache]
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct MirrorReport {
+    url: String,
+    copy: String,
+    #[serde(flatten)]
+    mirrored: Mirrored,
+}
+
+impl Report for MirrorReport {
+    fn lines(&self) -> Vec<String> {
+        let mirrored = &self.mirrored;
+        let held =
+            mirrored.from.map_or_else(|| "nothing".to_owned(), |from| format!("versions up to {from}"));
+        let now =
+            mirrored.to.map_or_else(|| "none yet".to_owned(), |to| format!("up to {to}; held {held} before"));
+        fields(&[
+            ("copy", self.copy.clone()),
+            ("versions", now),
+            ("copied", format!("{}, {}", counted(mirrored.objects, "object"), bytes(mirrored.bytes))),
+        ])
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    let mirrored = streams::wait(async {
+        let stream = arguments.source.open().await?;
+        let work = match &arguments.work {
+            Some(work) => work.clone(),
+            None => streams::cache_for("mirrors", stream.id(), "--work")?,
+        };
+        let (store, prefix) = open_store(&arguments.to)?;
+        Ok(stream.mirror(store, prefix, &work, &streams::observer(session)).await?)
+    })?;
+    session.output.report(&MirrorReport {
+        url: arguments.source.url.clone(),
+        copy: arguments.to.clone(),
+        mirrored,
+    })
+}

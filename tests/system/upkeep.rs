@@ -1,0 +1,278 @@
+//! Following, checking, folding, collecting, mirroring and signing streams.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{
+    arguments, command, finish, fixture, read, run, same_checkpoint, temporary, tree, write,
+};
+
+const FAILED: i32 = 1;
+const REFUSED: i32 = 2;
+const BAD_INPUT: i32 = 3;
+const CONFLICT: i32 = 5;
+
+/// A stream of as many versions as asked for, from the snapshots of the fixture in turn.
+struct Scene {
+    dir: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(versions: u32) -> Self {
+        let scene = Self { dir: temporary() };
+        for version in 1..=versions {
+            scene.publish(version, &[]);
+        }
+        scene
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn stream(&self) -> PathBuf {
+        self.path("stream")
+    }
+
+    fn publish(&self, version: u32, options: &[&str]) {
+        let mut publish = arguments!["publish", snapshot(version), "--to", self.stream()].to_vec();
+        publish.extend(arguments!["--baseline", self.path("baseline")]);
+        publish.extend(options.iter().map(Into::into));
+        run(&publish).ok();
+    }
+
+    fn pull(&self, dir: &str, version: u32) {
+        let version = version.to_string();
+        run(&arguments!["pull", self.stream(), self.path(dir), "--version", version]).ok();
+    }
+}
+
+/// The checkpoint that is published as a version.
+fn snapshot(version: u32) -> PathBuf {
+    fixture(4 + (version - 1) % 3)
+}
+
+#[test]
+fn a_follower_takes_each_version_and_runs_a_command_for_it() {
+    let scene = Scene::new(1);
+    let (replica, told) = (scene.path("replica"), scene.path("told"));
+    let exec =
+        format!("echo \"$TENSORPATCH_VERSION $TENSORPATCH_DIGEST $TENSORPATCH_DIR\" >> {}", told.display());
+    let follow = arguments![
+        "follow",
+        scene.stream(),
+        replica,
+        "--poll",
+        "20ms",
+        "--until",
+        "3",
+        "--exec",
+        exec,
+        "--json"
+    ];
+    let child = command(&follow).stdout(Stdio::piped()).spawn().unwrap();
+    scene.publish(2, &[]);
+    scene.publish(3, &[]);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    same_checkpoint(&replica, &snapshot(3));
+    let digest = run(&arguments!["digest", snapshot(3), "--json"]).ok().json()["state"].clone();
+    let text = String::from_utf8(read(&told)).unwrap();
+    assert_eq!(
+        text.lines().last().unwrap(),
+        format!("3 {} {}", digest.as_str().unwrap(), replica.display()),
+        "the command runs for the last version too"
+    );
+    let lines: Vec<serde_json::Value> = output
+        .stdout
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect();
+    assert_eq!(lines.len(), text.lines().count());
+    assert_eq!(lines.last().unwrap()["digest"], digest);
+}
+
+#[test]
+fn a_follower_ends_when_its_command_fails_and_says_so() {
+    let scene = Scene::new(1);
+    let follow = arguments!["follow", scene.stream(), scene.path("replica"), "--exec", "exit 7"];
+    run(&follow).fails(FAILED, &["version 1 is held", "command", "7"]);
+    same_checkpoint(&scene.path("replica"), &snapshot(1));
+}
+
+#[test]
+fn a_follower_ends_in_order_when_it_is_asked_to() {
+    let scene = Scene::new(1);
+    for signal in [Signal::TERM, Signal::INT] {
+        let ready = scene.path("ready");
+        let exec = format!("touch {}", ready.display());
+        let follow = arguments![
+            "follow",
+            scene.stream(),
+            scene.path("replica"),
+            "--lease",
+            "one",
+            "--exec",
+            exec,
+            "--quiet"
+        ];
+        let child = command(&follow).stderr(Stdio::piped()).spawn().unwrap();
+        while !ready.exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!tree(&scene.stream()).keys().any(|key| key.starts_with("leases")), "the lease is given up");
+        fs::remove_file(ready).unwrap();
+    }
+}
+
+#[test]
+fn a_sound_stream_is_said_to_be_and_a_damaged_one_is_not() {
+    let scene = Scene::new(3);
+    let report = run(&arguments!["fsck", scene.stream(), "--json"]).ok().json();
+    assert_eq!((&report["sound"], &report["deep"], &report["tip"]), (&true.into(), &true.into(), &3.into()));
+    assert!(
+        String::from_utf8_lossy(&run(&arguments!["fsck", scene.stream()]).ok().stdout).ends_with("\nsound\n")
+    );
+
+    let part = tree(&scene.stream()).into_keys().rfind(|key| key.starts_with("parts")).unwrap();
+    let mut bytes = read(&scene.stream().join(&part));
+    bytes[200] ^= 1;
+    write(&scene.stream().join(&part), &bytes);
+    // The size is still the same.
+    run(&arguments!["fsck", scene.stream(), "--shallow"]).ok();
+    let name = part.to_str().unwrap();
+    let outcome = run(&arguments!["fsck", scene.stream(), "--json"]).fails(BAD_INPUT, &["not sound"]);
+    let report = outcome.json();
+    assert_eq!(report["sound"], false);
+    assert!(report["problems"].to_string().contains(name), "{report}");
+
+    fs::remove_file(scene.stream().join(&part)).unwrap();
+    let outcome = run(&arguments!["fsck", scene.stream(), "--shallow"]).fails(BAD_INPUT, &["not sound"]);
+    assert!(String::from_utf8_lossy(&outcome.stdout).contains(&format!("problem: {name}")));
+}
+
+#[test]
+fn a_fold_is_taken_by_replicas_that_are_far_behind() {
+    let scene = Scene::new(7);
+    scene.pull("replica", 1);
+    let work = scene.path("work");
+    let fold = arguments!["fold", scene.stream(), "--from", "1", "--to", "6", "--work", work, "--json"];
+    let report = run(&fold).ok().json();
+    assert_eq!((&report["from"], &report["to"], &report["added"]), (&1.into(), &6.into(), &true.into()));
+    assert!(report["bytes"].as_u64() < report["replaced_bytes"].as_u64());
+    assert_eq!(run(&fold).ok().json()["added"], false, "once is enough");
+
+    let pulled = run(&arguments!["pull", scene.stream(), scene.path("replica"), "--json"]).ok().json();
+    assert_eq!(pulled["steps"].as_array().unwrap().len(), 2);
+    same_checkpoint(&scene.path("replica"), &snapshot(7));
+    run(&arguments!["fold", scene.stream(), "--from", "3", "--to", "3", "--work", work])
+        .fails(REFUSED, &["nothing"]);
+}
+
+#[test]
+fn collecting_shows_first_and_deletes_only_what_nobody_can_need() {
+    let scene = Scene::new(1);
+    for version in 2..=6 {
+        scene.publish(version, &["--anchor-every", "2"]);
+    }
+    scene.pull("replica", 4);
+    run(&arguments!["pull", scene.stream(), scene.path("leased"), "--version", "5", "--lease", "engine"])
+        .ok();
+    let before = tree(&scene.stream());
+    let gc = |options: &[&str]| {
+        let mut gc = arguments!["gc", scene.stream(), "--json"].to_vec();
+        gc.extend(options.iter().map(Into::into));
+        run(&gc).ok().json()
+    };
+    let dry = gc(&["--keep", "1"]);
+    assert!(tree(&scene.stream()) == before, "nothing is deleted unasked");
+    assert_eq!(dry["deleted"], false);
+    assert_eq!(dry["leases"], serde_json::json!(["engine"]));
+
+    let report = gc(&["--keep", "1", "--delete"]);
+    assert_eq!((&report["deleted"], &report["garbage_bytes"]), (&true.into(), &dry["garbage_bytes"]));
+    assert!(report["garbage_bytes"].as_u64().unwrap() > 100_000, "{report}");
+    assert!(tree(&scene.stream()).len() < before.len());
+    run(&arguments!["fsck", scene.stream()]).ok();
+    scene.pull("fresh", 6);
+    same_checkpoint(&scene.path("fresh"), &snapshot(6));
+    scene.pull("leased", 6);
+    same_checkpoint(&scene.path("leased"), &snapshot(6));
+    // One that nobody kept anything for still gets there, by way of an anchor.
+    scene.pull("replica", 6);
+    same_checkpoint(&scene.path("replica"), &snapshot(6));
+}
+
+#[test]
+fn a_mirror_is_the_same_stream_and_is_brought_up_to_date() {
+    let scene = Scene::new(2);
+    let copy = scene.path("copy");
+    let mirror = || {
+        let work = scene.path("work");
+        run(&arguments!["mirror", scene.stream(), copy, "--work", work, "--json"]).ok().json()
+    };
+    assert_eq!(mirror()["to"], 2);
+    let pull = arguments!["pull", copy, scene.path("replica")];
+    run(&pull).ok();
+    same_checkpoint(&scene.path("replica"), &snapshot(2));
+    assert_eq!(mirror()["objects"], 0);
+    scene.publish(3, &[]);
+    let report = mirror();
+    assert_eq!((&report["from"], &report["to"]), (&2.into(), &3.into()));
+    run(&pull).ok();
+    same_checkpoint(&scene.path("replica"), &snapshot(3));
+    run(&arguments!["fsck", copy]).ok();
+    // A replica of the original goes on with the copy.
+    scene.pull("other", 1);
+    run(&arguments!["pull", copy, scene.path("other")]).ok();
+    // Another stream is not overwritten.
+    let other = Scene::new(1);
+    let before = tree(&other.stream());
+    run(&arguments!["mirror", scene.stream(), other.stream(), "--work", scene.path("work")])
+        .fails(CONFLICT, &[]);
+    assert!(tree(&other.stream()) == before);
+}
+
+#[test]
+fn a_key_makes_replicas_refuse_what_others_signed_or_nobody() {
+    let scene = Scene::new(0);
+    let keygen = |name: &str| {
+        let report = run(&arguments!["keygen", scene.path(name), "--json"]).ok().json();
+        report["public_key"].as_str().unwrap().to_owned()
+    };
+    let (ours, theirs) = (keygen("ours"), keygen("theirs"));
+    assert_eq!(fs::metadata(scene.path("ours")).unwrap().permissions().mode() & 0o777, 0o600);
+    let secret = read(&scene.path("ours"));
+    run(&arguments!["keygen", scene.path("ours")]).fails(FAILED, &["ours", "exists"]);
+    assert!(read(&scene.path("ours")) == secret);
+
+    let signed = scene.path("ours");
+    scene.publish(1, &["--sign-key", signed.to_str().unwrap(), "--trust-key", &ours]);
+    let pull =
+        |key: &str| run(&arguments!["pull", scene.stream(), scene.path("replica"), "--trust-key", key]);
+    pull(&ours).ok();
+    pull(&theirs).fails(BAD_INPUT, &["stream.json", "trusted"]);
+    // A version that nobody signed.
+    scene.publish(2, &[]);
+    pull(&ours).fails(BAD_INPUT, &["commits/", "trusted"]);
+    same_checkpoint(&scene.path("replica"), &snapshot(1));
+    run(&arguments!["log", scene.stream(), "--trust-key", ours]).fails(BAD_INPUT, &["commits/"]);
+    // Without a key everything is believed.
+    run(&arguments!["pull", scene.stream(), scene.path("replica")]).ok();
+
+    pull("0123").fails(REFUSED, &["64 hexadecimal digits"]);
+    let publish = arguments!["publish", fixture(4), "--to", scene.stream(), "--sign-key", fixture(4)];
+    run(&publish).fails(1, &["signing key"]);
+    let bad = scene.path("bad");
+    write(&bad, b"secret");
+    let publish = arguments!["publish", fixture(4), "--to", scene.stream(), "--sign-key", bad];
+    let mut publish = command(&publish);
+    finish(&mut publish).fails(REFUSED, &["bad", "keygen"]);
+}
