@@ -127,9 +127,14 @@ impl ChunkEncoder {
     ) -> Encoded {
         self.marks.reset(target.len() / T::WIDTH);
         let mut hash = (cx.leaf_hash == LeafHash::Xxh3).then(|| Xxh3::new(self.level));
+        self.sparse.begin();
         let blocks = base.chunks(BLOCK_BYTES).zip(target.chunks(BLOCK_BYTES));
         for (i, (olds, news)) in blocks.enumerate() {
             self.marks.block(|free| kernels::changed::<T>(self.level, olds, news, free));
+            if self.marks.len() > 0 && cx.profile == Profile::Compact {
+                let start = i * BLOCK_BYTES;
+                self.sparse.observe::<T>(Key::of(cx.format), base, target, start, self.marks.last_block());
+            }
             // While nothing has changed, nothing is hashed: an unchanged chunk costs one compare.
             if self.marks.len() > 0
                 && let Some(hash) = &mut hash

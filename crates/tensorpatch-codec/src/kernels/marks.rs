@@ -31,6 +31,13 @@ impl Marks {
         self.ends.last().copied().unwrap_or(0)
     }
 
+    /// The marks of the block that was added last.
+    pub(crate) fn last_block(&self) -> &[u16] {
+        let start =
+            self.ends.len().checked_sub(2).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        self.items.get(start..self.len()).unwrap_or_default()
+    }
+
     /// The marks of each block.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = &[u16]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());

@@ -3,7 +3,7 @@
 use crate::element::Element;
 
 use super::layout::halves;
-use super::model::{Class, Model, Symbol, Symbols};
+use super::model::{Class, MAX_CLASSES, Model, Symbol, Symbols};
 use super::stream::{SYMBOL_SCALE, Slots, Step};
 
 /// From the old value of an element to the new one.
@@ -27,6 +27,30 @@ impl Distance {
         (u64::BITS - self.beyond.leading_zeros()) as usize
     }
 
+    /// The kind of symbol for the distance: twice the bits, and one more if it is down.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "at most 129")]
+    pub(super) fn kind(self) -> u8 {
+        self.bits() as u8 * 2 + u8::from(self.down)
+    }
+
+    /// Whether distances of a kind differ.
+    #[inline(always)]
+    pub(super) fn is_far_kind(kind: u8) -> bool {
+        (4..128).contains(&kind)
+    }
+
+    /// Whether the kind alone does not tell the distance.
+    #[inline(always)]
+    pub(super) fn is_far(self) -> bool {
+        Self::is_far_kind(self.kind())
+    }
+
+    /// The distance of a kind that is not far.
+    pub(super) fn near(kind: u8) -> Self {
+        Self { down: kind % 2 == 1, beyond: u64::from(kind / 2) }
+    }
+
     /// The plain bits that follow a symbol for a change.
     #[expect(clippy::cast_possible_truncation, reason = "at most 64 bits")]
     pub(super) fn plain(self, slots: Slots, mut put: impl FnMut(u32, u32)) {
@@ -40,56 +64,84 @@ impl Distance {
 }
 
 const KINDS: usize = 65 * 2;
+const UNCHANGED: usize = 64 * 2;
 
-/// The slots of each symbol, by class.
-#[derive(Debug, Clone, Default)]
+/// The slots of each kind of distance, by class.
+#[derive(Debug, Clone)]
 pub(super) struct SymbolTables {
-    by_class: Vec<[Slots; KINDS]>,
-    by_key: Vec<u8>,
+    tables: Vec<[Slots; KINDS]>,
+    by_class: [u8; MAX_CLASSES],
+    by_key: [u8; 256],
+}
+
+impl Default for SymbolTables {
+    fn default() -> Self {
+        Self {
+            tables: vec![[Slots::default(); KINDS]; MAX_CLASSES],
+            by_class: [0; MAX_CLASSES],
+            by_key: [0; 256],
+        }
+    }
 }
 
 impl SymbolTables {
     /// Makes the tables for a model, in the memory of those before.
     #[expect(clippy::cast_possible_truncation, reason = "32 classes at most")]
     pub(super) fn fill(&mut self, model: &Model, width: usize) {
-        self.by_class.clear();
-        for &class in &model.classes {
+        let mut made: Vec<Class> = Vec::with_capacity(MAX_CLASSES);
+        for (by_class, &class) in self.by_class.iter_mut().zip(&model.classes) {
+            // Cold classes differ in their tables by the reach alone.
             let class = if class.is_hot() { class } else { Class { rate: 0, ..class } };
-            let symbols = Symbols::new(class, width);
-            let escape = symbols.slots(Symbol::Escape).unwrap_or((0, 1));
-            let mut kinds = [Slots::new(escape, true); KINDS];
-            for (kind, slots) in kinds.iter_mut().enumerate() {
-                let bits = kind as u32 / 2;
-                let symbol = match bits {
-                    64 => Symbol::Unchanged,
-                    _ => Symbol::Moved { bits, down: kind % 2 == 1 },
-                };
-                if let Some(own) = symbols.slots(symbol) {
-                    *slots = Slots::new(own, false);
-                }
+            let known = made.iter().position(|&known| known == class);
+            *by_class = known.unwrap_or(made.len()) as u8;
+            if known.is_some() {
+                continue;
             }
-            self.by_class.push(kinds);
+            let symbols = Symbols::new(class, width);
+            let escape = Slots::new(symbols.slots(Symbol::Escape).unwrap_or((0, 1)), true);
+            let table = &mut self.tables[made.len()];
+            made.push(class);
+            for (kind, slots) in table.iter_mut().enumerate().take(width * 16) {
+                let symbol = Symbol::Moved { bits: kind as u32 / 2, down: kind % 2 == 1 };
+                *slots = symbols.slots(symbol).map_or(escape, |own| Slots::new(own, false));
+            }
+            let unchanged = Slots::new(symbols.slots(Symbol::Unchanged).unwrap_or((0, 1)), false);
+            table[UNCHANGED] = unchanged;
+            table[UNCHANGED + 1] = unchanged;
         }
-        self.by_key.clear();
-        self.by_key.extend((0..256).map(|key| model.class_of(key) as u8));
+        for (key, class) in self.by_key.iter_mut().enumerate() {
+            *class = model.class_of(key) as u8;
+        }
     }
 
-    /// The slots for a distance, and whether no plain bits follow them.
+    /// The class of a key.
     #[inline(always)]
-    pub(super) fn find(&self, key: usize, distance: &Distance) -> (Slots, bool) {
-        let bits = distance.bits();
-        let kinds = &self.by_class[usize::from(self.by_key[key])];
-        let slots = kinds[bits * 2 + usize::from(distance.down)];
-        (slots, !slots.escape && (bits < 2 || bits == 64))
+    pub(super) fn class(&self, key: usize) -> u8 {
+        self.by_key[key & 0xff]
     }
 
-    /// Appends the symbol of a distance and its plain bits.
+    /// The slots for a kind of distance.
+    #[inline(always)]
+    pub(super) fn find(&self, class: u8, kind: u8) -> Slots {
+        let table = self.by_class[usize::from(class) % MAX_CLASSES];
+        self.tables[usize::from(table)][usize::from(kind) % KINDS]
+    }
+
+    /// Appends the symbol of a kind of distance and its plain bits; `far` gives the distance if the kind does not tell it.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "scale and lengths are at most 32")]
-    pub(super) fn push(&self, key: usize, distance: &Distance, steps: &mut Vec<Step>) {
-        let (slots, is_near) = self.find(key, distance);
+    pub(super) fn push(
+        &self,
+        class: u8,
+        kind: u8,
+        far: impl FnOnce() -> Option<Distance>,
+        steps: &mut Vec<Step>,
+    ) {
+        let slots = self.find(class, kind);
         steps.push(Step::symbol(slots.start(), slots.freq(), SYMBOL_SCALE as u8));
-        if !is_near {
+        if Distance::is_far_kind(kind) || slots.escape {
+            let distance = if Distance::is_far_kind(kind) { far() } else { None };
+            let distance = distance.unwrap_or(Distance::near(kind));
             distance.plain(slots, |value, len| steps.push(Step::bits(value, len as u8)));
         }
     }

@@ -3,13 +3,14 @@
 use crate::bits::BitWriter;
 use crate::bytes::put_varint;
 use crate::element::{Element, Key};
-use crate::kernels::{self, BLOCK_BYTES, Found, GROUP, Marks};
-use crate::level::{Kind, Level};
+use crate::kernels::{self, BLOCK_BYTES, GROUP, Marks};
+use crate::level::Level;
 
 use super::decode::element;
 use super::distance::{Distance, SymbolTables};
 use super::layout::{self, FEW_LANES, MANY_LANES, STRIP_BYTES, STRIPS, Streams};
-use super::model::{Counts, Model};
+use super::model::{Counts, MAX_CLASSES, Model};
+use super::places::{Block, Places};
 use super::plan::Lengths;
 use super::stream::{Slots, Step, put_lanes, put_serial};
 
@@ -26,11 +27,16 @@ const SAMPLE: usize = 1 << 15;
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     counts: Counts,
+    tallies: Tallies,
+    observed: usize,
     hot: Marks,
     sums: Vec<u16>,
     starts: Vec<u32>,
-    cold: Vec<u32>,
+    cold: Vec<u16>,
     symbols: SymbolTables,
+    /// Class and kind of each hot element, and the distances that are more than a kind, in order.
+    kinds: Vec<(u8, u8)>,
+    far: Vec<Distance>,
     slots: Vec<Slots>,
     plain: Vec<u8>,
     steps: [Vec<Step>; STRIPS],
@@ -38,8 +44,68 @@ pub(crate) struct Encoder {
     streams: Vec<u8>,
 }
 
+/// Counts of elements by key. Four of each, since neighbours often have the same key and would wait for each other.
+#[derive(Debug)]
+struct Tallies([[u32; 256]; 4]);
+
+impl Default for Tallies {
+    fn default() -> Self {
+        Self([[0; 256]; 4])
+    }
+}
+
 impl Encoder {
-    /// Appends the payload. `base` and `target` have the same length; the marked elements, at least one, are those that differ.
+    /// Forgets the chunk before.
+    pub(crate) fn begin(&mut self) {
+        self.counts.reset();
+        self.tallies = Tallies::default();
+        self.observed = 0;
+    }
+
+    /// Counts what matters for the model up to the end of a block, while the block is in the cache.
+    ///
+    /// `base` and `target` are the whole chunks; `marks` are the changed elements of the block that starts at `start`. Blocks
+    /// without changes may be left out until there is one.
+    pub(crate) fn observe<T: Element>(
+        &mut self,
+        key: Key,
+        base: &[u8],
+        target: &[u8],
+        start: usize,
+        marks: &[u16],
+    ) {
+        let (olds, news) = (&base[start..], &target[start..]);
+        for &mark in marks {
+            let old: T = element(olds, usize::from(mark));
+            let distance = Distance::between(old, element(news, usize::from(mark)));
+            self.counts.add_change(key.find(old), distance.bits());
+        }
+        // One group in `every`, a power of two.
+        let every = 1usize << (base.len() / T::WIDTH / SAMPLE).max(1).ilog2();
+        let end = base.len().min(start + BLOCK_BYTES);
+        let unobserved = base.get(self.observed..end).unwrap_or_default();
+        self.observed = end;
+        for group in unobserved.chunks(GROUP * T::WIDTH).step_by(every) {
+            let mut fours = group.chunks_exact(4 * T::WIDTH);
+            for four in &mut fours {
+                for (bytes, tally) in four.chunks_exact(T::WIDTH).zip(&mut self.tallies.0) {
+                    tally[key.find(T::load(bytes)) & 0xff] += 1;
+                }
+            }
+            for bytes in fours.remainder().chunks_exact(T::WIDTH) {
+                self.tallies.0[0][key.find(T::load(bytes)) & 0xff] += 1;
+            }
+        }
+        if end == base.len() {
+            for key in 0..256 {
+                let tally: u32 = self.tallies.0.iter().map(|tally| tally[key]).sum();
+                self.counts.add_elements(key, u64::from(tally) * every as u64);
+            }
+        }
+    }
+
+    /// Appends the payload. `base` and `target` have the same length; the marked elements, at least one, are those that differ,
+    /// and all blocks were observed.
     pub(crate) fn encode<T: Element>(
         &mut self,
         level: Level,
@@ -49,48 +115,55 @@ impl Encoder {
         marks: &Marks,
         out: &mut Vec<u8>,
     ) {
-        self.count::<T>(key, base, target, marks);
         let mut model = Model::fit(&self.counts, T::WIDTH);
         let scale = model.axis_scale();
         let lengths = Lengths::new(&model, key, scale);
-        self.survey::<T>(level, &lengths, base);
-        if model.has_hot() {
-            self.counts.forget_elements();
-            for position in self.hot.positions(T::WIDTH) {
-                self.counts.add_elements(key.find(element::<T>(base, position)), 1);
-            }
-            model.refit_hot(&self.counts);
-        }
         self.symbols.fill(&model, T::WIDTH);
+        let one = marks.len() <= ONE_STREAM_CHANGES;
+        let strips = if one { 1 } else { STRIPS };
+        let ends = self.walk::<T>(level, &model, &lengths, scale, base, target, marks, strips);
+        if model.has_hot() {
+            let mut elements = [0; MAX_CLASSES];
+            for &(class, _) in &self.kinds {
+                elements[usize::from(class) % MAX_CLASSES] += 1;
+            }
+            model.refit_hot(&self.counts, &elements);
+            self.symbols.fill(&model, T::WIDTH);
+        }
 
-        let streams = match self.hot.len() {
-            _ if marks.len() <= ONE_STREAM_CHANGES => Streams::One,
+        let streams = match self.kinds.len() {
+            _ if one => Streams::One,
             0..SERIAL_HOT => Streams::Serial,
             SERIAL_HOT..MANY_HOT => Streams::FewLanes,
             _ => Streams::ManyLanes,
         };
-        let strips = if streams == Streams::One { 1 } else { STRIPS };
-        self.steps.iter_mut().for_each(Vec::clear);
         self.streams.clear();
         let mut lens = Vec::new();
         match streams {
-            Streams::One => self.push_hot_steps::<T>(key, base, target),
             _ if !model.has_hot() => {}
-            Streams::Serial => {
-                self.push_hot_steps::<T>(key, base, target);
-                put_serial(&self.steps[0], &mut self.words, &mut self.streams);
-                lens.push(self.streams.len());
-                self.steps[0].clear();
+            Streams::One | Streams::Serial => {
+                let mut steps = Vec::with_capacity(self.kinds.len());
+                let mut far = self.far.iter();
+                for &(class, kind) in &self.kinds {
+                    self.symbols.push(class, kind, || far.next().copied(), &mut steps);
+                }
+                if one {
+                    steps.append(&mut self.steps[0]);
+                    self.steps[0] = steps;
+                } else {
+                    put_serial(&steps, &mut self.words, &mut self.streams);
+                    lens.push(self.streams.len());
+                }
             }
-            Streams::FewLanes => self.put_hot::<T>(key, base, target, FEW_LANES, &mut lens),
-            Streams::ManyLanes => self.put_hot::<T>(key, base, target, MANY_LANES, &mut lens),
+            Streams::FewLanes => self.put_hot::<FEW_LANES>(&mut lens),
+            Streams::ManyLanes => self.put_hot::<MANY_LANES>(&mut lens),
         }
         let hot = lens.len();
-        if model.has_cold() {
-            self.push_cold_steps::<T>(level, &lengths, scale, base, target, marks, strips);
-        }
-        if streams == Streams::One || model.has_cold() {
-            for steps in self.steps.iter().take(strips) {
+        if one || model.has_cold() {
+            for (steps, (axis, end)) in self.steps.iter_mut().zip(ends).take(strips) {
+                if axis > 0 {
+                    layout::push_end(axis - end, scale, steps);
+                }
                 let start = self.streams.len();
                 put_serial(steps, &mut self.words, &mut self.streams);
                 lens.push(self.streams.len() - start);
@@ -113,233 +186,96 @@ impl Encoder {
         out.extend_from_slice(&self.streams);
     }
 
-    /// Counts the changes by key, and the elements by key in a sample.
-    fn count<T: Element>(&mut self, key: Key, base: &[u8], target: &[u8], marks: &Marks) {
-        self.counts.reset();
-        for position in marks.positions(T::WIDTH) {
-            let old: T = element(base, position);
-            let distance = Distance::between(old, element(target, position));
-            self.counts.add_change(key.find(old), distance.bits());
-        }
-        // One group in `every`, a power of two.
-        let every = 1 << (base.len() / T::WIDTH / SAMPLE).max(1).ilog2();
-        let mut tallies = [[0u32; 256]; 4];
-        for group in base.chunks(GROUP * T::WIDTH).step_by(every) {
-            let (fours, rest) = group.split_at(group.len() / (4 * T::WIDTH) * 4 * T::WIDTH);
-            for four in fours.chunks_exact(4 * T::WIDTH) {
-                for (bytes, tally) in four.chunks_exact(T::WIDTH).zip(&mut tallies) {
-                    tally[key.find(T::load(bytes))] += 1;
-                }
-            }
-            for bytes in rest.chunks_exact(T::WIDTH) {
-                tallies[0][key.find(T::load(bytes))] += 1;
-            }
-        }
-        for key in 0..256 {
-            let tally: u32 = tallies.iter().map(|tally| tally[key]).sum();
-            self.counts.add_elements(key, u64::from(tally) * every as u64);
-        }
-    }
-
-    fn survey<T: Element>(&mut self, level: Level, lengths: &Lengths, base: &[u8]) {
-        let elements = base.len() / T::WIDTH;
-        self.sums.clear();
-        self.sums.resize(elements.div_ceil(GROUP), 0);
-        self.hot.reset(elements);
-        let block_sums = self.sums.chunks_mut(BLOCK_BYTES / T::WIDTH / GROUP);
-        for (block, sums) in base.chunks(BLOCK_BYTES).zip(block_sums) {
-            self.hot.block(|marks| kernels::survey::<T>(level, lengths, block, sums, marks));
-        }
-    }
-
-    fn push_hot_steps<T: Element>(&mut self, key: Key, base: &[u8], target: &[u8]) {
-        for position in self.hot.positions(T::WIDTH) {
-            let old: T = element(base, position);
-            let distance = Distance::between(old, element(target, position));
-            self.symbols.push(key.find(old), &distance, &mut self.steps[0]);
-        }
-    }
-
-    /// Appends the lanes of the hot symbols, and their plain bits.
-    fn put_hot<T: Element>(
-        &mut self,
-        key: Key,
-        base: &[u8],
-        target: &[u8],
-        lanes: usize,
-        lens: &mut Vec<usize>,
-    ) {
-        self.slots.clear();
-        self.plain.clear();
-        let mut bits = BitWriter::new(&mut self.plain);
-        for position in self.hot.positions(T::WIDTH) {
-            let old: T = element(base, position);
-            let distance = Distance::between(old, element(target, position));
-            let (slots, is_near) = self.symbols.find(key.find(old), &distance);
-            self.slots.push(slots);
-            if !is_near {
-                distance.plain(slots, |value, len| bits.put(value, len));
-            }
-        }
-        bits.finish();
-        let start = self.streams.len();
-        put_lanes(&self.slots, lanes, &mut self.words, &mut self.streams);
-        lens.push(self.streams.len() - start);
-        self.streams.extend_from_slice(&self.plain);
-        lens.push(self.plain.len());
-    }
-
+    /// Goes over the chunk block by block: finds the hot elements and their kinds, and makes the steps of the cold changes.
+    /// Returns for each strip how long its axis is, and where its last change ends on it.
     #[expect(clippy::too_many_arguments, reason = "what a chunk is encoded with")]
-    #[expect(clippy::cast_possible_truncation, reason = "a chunk has at most 2^20 elements")]
-    fn push_cold_steps<T: Element>(
+    fn walk<T: Element>(
         &mut self,
         level: Level,
+        model: &Model,
         lengths: &Lengths,
         scale: u32,
         base: &[u8],
         target: &[u8],
         marks: &Marks,
         strips: usize,
-    ) {
-        // Where each group starts on the axis of its strip, and how long the axes are.
+    ) -> [(u32, u32); STRIPS] {
+        let mut ends = [(0, 0); STRIPS];
         let per_strip = STRIP_BYTES / T::WIDTH / GROUP;
-        let mut axes = [0u32; STRIPS];
-        self.starts.clear();
-        for (part, sums) in self.sums.chunks(per_strip).enumerate() {
-            let mut start = axes[part % strips];
-            self.starts.extend(sums.iter().map(|&sum| {
-                let own = start;
-                start += u32::from(sum);
-                own
-            }));
-            axes[part % strips] = start;
-        }
-
-        self.cold.clear();
-        self.cold.extend(
-            marks
-                .positions(T::WIDTH)
-                .filter(|&position| lengths.of(element::<T>(base, position)) > 0)
-                .map(|position| position as u32),
-        );
-        let places =
-            Places { lengths, scale, starts: &self.starts, symbols: &self.symbols, per_strip, strips };
-        let ends = places.push::<T>(level, base, target, &self.cold, &mut self.steps);
-        for ((steps, axis), end) in self.steps.iter_mut().zip(axes).zip(ends).take(strips) {
-            if axis > 0 {
-                layout::push_end(axis - end, scale, steps);
+        let (has_hot, has_cold) = (model.has_hot(), model.has_cold());
+        self.kinds.clear();
+        self.far.clear();
+        self.steps.iter_mut().for_each(Vec::clear);
+        let blocks = base.chunks(BLOCK_BYTES).zip(target.chunks(BLOCK_BYTES));
+        for ((olds, news), marks) in blocks.zip(marks.blocks()) {
+            let elements = olds.len() / T::WIDTH;
+            self.sums.resize(elements.div_ceil(GROUP), 0);
+            self.hot.reset(elements);
+            self.hot.block(|hot| kernels::survey::<T>(level, lengths, olds, &mut self.sums, hot));
+            if has_cold {
+                self.starts.clear();
+                for (part, sums) in self.sums.chunks(per_strip).enumerate() {
+                    let (axis, _) = &mut ends[part % strips];
+                    self.starts.extend(sums.iter().map(|&sum| {
+                        let start = *axis;
+                        *axis += u32::from(sum);
+                        start
+                    }));
+                }
+                // Which elements are cold cannot be foreseen: so no branch depends on it.
+                self.cold.resize(marks.len() + 1, 0);
+                let mut cold = 0;
+                for &mark in marks {
+                    self.cold[cold] = mark;
+                    cold += usize::from(lengths.of(element::<T>(olds, usize::from(mark))) > 0);
+                }
+                let places = Places {
+                    lengths,
+                    scale,
+                    starts: &self.starts,
+                    symbols: &self.symbols,
+                    per_strip,
+                    strips,
+                };
+                let block = Block { olds, news, cold: &self.cold[..cold] };
+                places.push::<T>(level, block, &mut self.steps, &mut ends);
+            }
+            if has_hot {
+                for &mark in self.hot.blocks().next().unwrap_or_default() {
+                    let old: T = element(olds, usize::from(mark));
+                    let distance = Distance::between(old, element(news, usize::from(mark)));
+                    self.kinds.push((self.symbols.class(lengths.key.find(old)), distance.kind()));
+                    if distance.is_far() {
+                        self.far.push(distance);
+                    }
+                }
             }
         }
-    }
-}
-
-/// What the place of a cold change is found with.
-struct Places<'a> {
-    lengths: &'a Lengths,
-    scale: u32,
-    starts: &'a [u32],
-    symbols: &'a SymbolTables,
-    per_strip: usize,
-    strips: usize,
-}
-
-impl Places<'_> {
-    /// Appends the steps of the cold changes to those of their strips; returns where the last one of each strip ends.
-    fn push<T: Element>(
-        &self,
-        level: Level,
-        base: &[u8],
-        target: &[u8],
-        cold: &[u32],
-        steps: &mut [Vec<Step>; STRIPS],
-    ) -> [u32; STRIPS] {
-        match level.kind() {
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 if T::WIDTH == 2 => self.push_avx512(base, target, cold, steps),
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 if T::WIDTH == 2 => self.push_avx2(base, target, cold, steps),
-            _ => self.push_with::<T>(base, target, cold, steps, |group, index| {
-                kernels::before::<T>(self.lengths, group, index)
-            }),
-        }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
-    fn push_avx512(
-        &self,
-        base: &[u8],
-        target: &[u8],
-        cold: &[u32],
-        steps: &mut [Vec<Step>; STRIPS],
-    ) -> [u32; STRIPS] {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,lzcnt,popcnt")]
-        fn inner(
-            places: &Places<'_>,
-            base: &[u8],
-            target: &[u8],
-            cold: &[u32],
-            steps: &mut [Vec<Step>; STRIPS],
-        ) -> [u32; STRIPS] {
-            let classes = kernels::avx512::Classes::load(places.lengths);
-            places.push_with::<u16>(base, target, cold, steps, |group, index| {
-                kernels::avx512::before(&classes, places.lengths, group, index)
-            })
-        }
-        // SAFETY: called at the AVX-512 level alone, which has all these instructions.
-        unsafe { inner(self, base, target, cold, steps) }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
-    fn push_avx2(
-        &self,
-        base: &[u8],
-        target: &[u8],
-        cold: &[u32],
-        steps: &mut [Vec<Step>; STRIPS],
-    ) -> [u32; STRIPS] {
-        #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-        fn inner(
-            places: &Places<'_>,
-            base: &[u8],
-            target: &[u8],
-            cold: &[u32],
-            steps: &mut [Vec<Step>; STRIPS],
-        ) -> [u32; STRIPS] {
-            let classes = kernels::avx2::Classes::load(places.lengths);
-            places.push_with::<u16>(base, target, cold, steps, |group, index| {
-                kernels::avx2::before(&classes, places.lengths, group, index)
-            })
-        }
-        // SAFETY: called at the AVX2 level alone, which has all these instructions.
-        unsafe { inner(self, base, target, cold, steps) }
-    }
-
-    #[inline(always)]
-    fn push_with<T: Element>(
-        &self,
-        base: &[u8],
-        target: &[u8],
-        cold: &[u32],
-        steps: &mut [Vec<Step>; STRIPS],
-        before: impl Fn(&[u8], usize) -> Found,
-    ) -> [u32; STRIPS] {
-        let mut ends = [0u32; STRIPS];
-        for &position in cold {
-            let position = position as usize;
-            let (group, index) = (position / GROUP, position % GROUP);
-            let strip = group / self.per_strip % self.strips;
-            let rest = base.get(group * GROUP * T::WIDTH..).unwrap_or_default();
-            let found = before(rest.get(..GROUP * T::WIDTH).unwrap_or(rest), index);
-            let start = self.starts[group] + found.before;
-            let steps = &mut steps[strip];
-            layout::push_place(start - ends[strip], found.length, self.scale, steps);
-            ends[strip] = start + found.length;
-            let old: T = element(base, position);
-            let distance = Distance::between(old, element(target, position));
-            self.symbols.push(self.lengths.key.find(old), &distance, steps);
-        }
         ends
+    }
+
+    /// Appends the lanes of the hot symbols, and their plain bits.
+    fn put_hot<const LANES: usize>(&mut self, lens: &mut Vec<usize>) {
+        self.slots.clear();
+        self.plain.clear();
+        let mut bits = BitWriter::new(&mut self.plain);
+        let mut far = self.far.iter();
+        for &(class, kind) in &self.kinds {
+            let slots = self.symbols.find(class, kind);
+            self.slots.push(slots);
+            if Distance::is_far_kind(kind) {
+                if let Some(distance) = far.next() {
+                    distance.plain(slots, |value, len| bits.put(value, len));
+                }
+            } else if slots.escape {
+                Distance::near(kind).plain(slots, |value, len| bits.put(value, len));
+            }
+        }
+        bits.finish();
+        let start = self.streams.len();
+        put_lanes::<LANES>(&self.slots, &mut self.words, &mut self.streams);
+        lens.push(self.streams.len() - start);
+        self.streams.extend_from_slice(&self.plain);
+        lens.push(self.plain.len());
     }
 }

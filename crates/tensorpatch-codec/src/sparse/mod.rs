@@ -13,6 +13,7 @@ mod distance;
 mod encode;
 mod layout;
 mod model;
+mod places;
 mod plan;
 #[cfg(test)]
 mod reference;

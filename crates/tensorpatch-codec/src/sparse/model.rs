@@ -356,10 +356,6 @@ impl Counts {
         self.0[key].elements += elements;
     }
 
-    pub(super) fn forget_elements(&mut self) {
-        self.0.iter_mut().for_each(|count| count.elements = 0);
-    }
-
     /// What belongs to each class of keys from `first` to `last`.
     fn merged(&self, first: usize, last: usize) -> impl Iterator<Item = Count> {
         (first..=last).map(move |key| {
@@ -399,16 +395,16 @@ impl Model {
         model
     }
 
-    /// Sets the rates of the hot classes by what was counted of their elements.
-    pub(super) fn refit_hot(&mut self, counts: &Counts) {
+    /// Sets the rates of the hot classes by how many elements they really have.
+    pub(super) fn refit_hot(&mut self, counts: &Counts, elements: &[u64; MAX_CLASSES]) {
         let first = usize::from(self.first_key);
         let last = first + self.classes.len() - 1;
-        for (class, merged) in self.classes.iter_mut().zip(counts.merged(first, last)) {
-            if class.is_hot() {
-                let rate = merged.rate();
-                if rate > 0 {
-                    class.rate = rate.max(HOT);
-                }
+        for ((class, merged), &elements) in
+            self.classes.iter_mut().zip(counts.merged(first, last)).zip(elements)
+        {
+            let rate = Count { elements, ..merged }.rate();
+            if class.is_hot() && rate > 0 {
+                class.rate = rate.max(HOT);
             }
         }
     }

@@ -384,7 +384,12 @@ mod tests {
                     continue;
                 }
                 let mut payload = Vec::new();
-                Encoder::default().encode::<T>(level, key, &base, &target, &marks, &mut payload);
+                let mut encoder = Encoder::default();
+                encoder.begin();
+                for (i, marks) in marks.blocks().enumerate() {
+                    encoder.observe::<T>(key, &base, &target, i * crate::kernels::BLOCK_BYTES, marks);
+                }
+                encoder.encode::<T>(level, key, &base, &target, &marks, &mut payload);
                 let expected = expected.get_or_insert_with(|| payload.clone());
                 assert!(payload == *expected, "{format:?}: payload at {}", level.name());
 

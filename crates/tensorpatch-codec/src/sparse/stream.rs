@@ -172,18 +172,26 @@ const SLOTS: u32 = 1 << SYMBOL_SCALE;
 
 const LANE_BASE: u32 = 1 << 16;
 
-/// Appends the slots of symbols, symbol `i` in lane `i` modulo `lanes`. `words` is scratch memory.
-pub(super) fn put_lanes(symbols: &[Slots], lanes: usize, words: &mut Vec<u32>, out: &mut Vec<u8>) {
+/// Appends the slots of symbols, symbol `i` in lane `i` modulo `N`. `words` is scratch memory.
+pub(super) fn put_lanes<const N: usize>(symbols: &[Slots], words: &mut Vec<u32>, out: &mut Vec<u8>) {
     words.clear();
-    let mut states = vec![LANE_BASE; lanes];
-    for (i, slots) in symbols.iter().enumerate().rev() {
+    let mut states = [LANE_BASE; N];
+    let (rounds, rest) = symbols.as_chunks::<N>();
+    let mut put = |state: &mut u32, slots: &Slots| {
         let (start, freq) = (slots.start(), slots.freq());
-        let state = &mut states[i % lanes];
         if *state >> (32 - SYMBOL_SCALE) >= freq {
             words.push(*state);
             *state >>= 16;
         }
-        *state = (*state / freq) << SYMBOL_SCALE | (start + *state % freq);
+        *state = (*state / freq.max(1)) << SYMBOL_SCALE | (start + *state % freq.max(1));
+    };
+    for (state, slots) in states.iter_mut().zip(rest).rev() {
+        put(state, slots);
+    }
+    for round in rounds.iter().rev() {
+        for (state, slots) in states.iter_mut().zip(round).rev() {
+            put(state, slots);
+        }
     }
     for state in states {
         out.extend_from_slice(&state.to_le_bytes());

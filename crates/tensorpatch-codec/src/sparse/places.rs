@@ -1,0 +1,120 @@
+//! The places of cold changes on the axes of their strips.
+
+use crate::element::Element;
+use crate::kernels::{self, Found, GROUP};
+use crate::level::{Kind, Level};
+
+use super::decode::element;
+use super::distance::{Distance, SymbolTables};
+use super::layout::{self, STRIPS};
+use super::plan::Lengths;
+use super::stream::Step;
+
+/// What the place of a cold change is found with.
+pub(super) struct Places<'a> {
+    pub(super) lengths: &'a Lengths,
+    pub(super) scale: u32,
+    /// Where each group of the block starts on the axis of its strip.
+    pub(super) starts: &'a [u32],
+    pub(super) symbols: &'a SymbolTables,
+    pub(super) per_strip: usize,
+    pub(super) strips: usize,
+}
+
+/// A block of base and target, and its cold changes.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a> {
+    pub(super) olds: &'a [u8],
+    pub(super) news: &'a [u8],
+    pub(super) cold: &'a [u16],
+}
+
+impl Places<'_> {
+    /// Appends the steps of the cold changes of a block to those of their strips, and moves on where the last ones end.
+    pub(super) fn push<T: Element>(
+        &self,
+        level: Level,
+        block: Block<'_>,
+        steps: &mut [Vec<Step>; STRIPS],
+        ends: &mut [(u32, u32); STRIPS],
+    ) {
+        match level.kind() {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 if T::WIDTH == 2 => self.push_avx512(block, steps, ends),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 if T::WIDTH == 2 => self.push_avx2(block, steps, ends),
+            _ => self.push_with::<T>(block, steps, ends, |group, index| {
+                kernels::before::<T>(self.lengths, group, index)
+            }),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
+    fn push_avx512(
+        &self,
+        block: Block<'_>,
+        steps: &mut [Vec<Step>; STRIPS],
+        ends: &mut [(u32, u32); STRIPS],
+    ) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,lzcnt,popcnt")]
+        fn inner(
+            places: &Places<'_>,
+            block: Block<'_>,
+            steps: &mut [Vec<Step>; STRIPS],
+            ends: &mut [(u32, u32); STRIPS],
+        ) {
+            let classes = kernels::avx512::Classes::load(places.lengths);
+            places.push_with::<u16>(block, steps, ends, |group, index| {
+                kernels::avx512::before(&classes, places.lengths, group, index)
+            });
+        }
+        // SAFETY: called at the AVX-512 level alone, which has all these instructions.
+        unsafe { inner(self, block, steps, ends) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
+    fn push_avx2(&self, block: Block<'_>, steps: &mut [Vec<Step>; STRIPS], ends: &mut [(u32, u32); STRIPS]) {
+        #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+        fn inner(
+            places: &Places<'_>,
+            block: Block<'_>,
+            steps: &mut [Vec<Step>; STRIPS],
+            ends: &mut [(u32, u32); STRIPS],
+        ) {
+            let classes = kernels::avx2::Classes::load(places.lengths);
+            places.push_with::<u16>(block, steps, ends, |group, index| {
+                kernels::avx2::before(&classes, places.lengths, group, index)
+            });
+        }
+        // SAFETY: called at the AVX2 level alone, which has all these instructions.
+        unsafe { inner(self, block, steps, ends) }
+    }
+
+    #[inline(always)]
+    fn push_with<T: Element>(
+        &self,
+        block: Block<'_>,
+        steps: &mut [Vec<Step>; STRIPS],
+        ends: &mut [(u32, u32); STRIPS],
+        before: impl Fn(&[u8], usize) -> Found,
+    ) {
+        for &position in block.cold {
+            let position = usize::from(position);
+            let (group, index) = (position / GROUP, position % GROUP);
+            let strip = group / self.per_strip % self.strips;
+            let rest = block.olds.get(group * GROUP * T::WIDTH..).unwrap_or_default();
+            let found = before(rest.get(..GROUP * T::WIDTH).unwrap_or(rest), index);
+            let start = self.starts[group] + found.before;
+            let steps = &mut steps[strip];
+            let (_, end) = &mut ends[strip];
+            layout::push_place(start - *end, found.length, self.scale, steps);
+            *end = start + found.length;
+            let old: T = element(block.olds, position);
+            let distance = Distance::between(old, element(block.news, position));
+            let class = self.symbols.class(self.lengths.key.find(old));
+            self.symbols.push(class, distance.kind(), || Some(distance), steps);
+        }
+    }
+}
