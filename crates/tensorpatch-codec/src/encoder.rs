@@ -7,7 +7,7 @@ use crate::kernels::{self, BLOCK_BYTES, Marks};
 use crate::pack::Packer;
 use crate::scatter::{self, Changes};
 use crate::xxh3::Xxh3;
-use crate::{Level, leaf, sparse, xor};
+use crate::{CodecError, Level, leaf, sparse, xor};
 
 /// The other encodings are tried once a payload is over one part in so many of the chunk.
 const WORTH_TRYING_OTHERS: usize = 4;
@@ -67,6 +67,7 @@ pub struct ChunkEncoder {
     plane: Vec<u8>,
     changes: Changes,
     candidate: Vec<u8>,
+    target: Vec<u8>,
 }
 
 impl ChunkEncoder {
@@ -102,6 +103,50 @@ impl ChunkEncoder {
             4 => self.compare::<u32>(cx, base, target, base_leaf, out),
             _ => self.compare::<u64>(cx, base, target, base_leaf, out),
         }
+    }
+
+    /// As [`encode`](Self::encode), with the target given by what changes in the base: for callers whose accelerator found the
+    /// changes. The payload is the same, byte for byte. Listed elements may keep their values.
+    ///
+    /// # Errors
+    /// If the base is no chunk of whole elements, the positions are not strictly ascending within it, or there are not as many values; the offset is
+    /// then the number of the change. Nothing is appended.
+    pub fn encode_changes(
+        &mut self,
+        cx: ChunkContext,
+        base: &[u8],
+        changes: &Changes,
+        base_leaf: Option<LeafDigest>,
+        out: &mut Vec<u8>,
+    ) -> Result<Encoded, CodecError> {
+        let width = cx.format.width();
+        if !base.len().is_multiple_of(width) || base.len() > CHUNK_BYTES {
+            return Err(CodecError::new("the base is no chunk of whole elements", 0));
+        }
+        if changes.values.len() != changes.positions.len() * width {
+            return Err(CodecError::new(
+                "there are not as many values as positions",
+                changes.positions.len(),
+            ));
+        }
+        let mut target = std::mem::take(&mut self.target);
+        target.clear();
+        target.extend_from_slice(base);
+        let mut next = 0;
+        for (i, (&position, value)) in
+            changes.positions.iter().zip(changes.values.chunks_exact(width)).enumerate()
+        {
+            let at = position as usize * width;
+            let element = target.get_mut(at..at + width).filter(|_| position >= next);
+            let Some(element) = element else {
+                return Err(CodecError::new("a position is out of order or outside the chunk", i));
+            };
+            element.copy_from_slice(value);
+            next = position + 1;
+        }
+        let encoded = self.encode(cx, base, &target, base_leaf, out);
+        self.target = target;
+        Ok(encoded)
     }
 
     /// Appends the smallest payload that gives `target` without a base.

@@ -1,6 +1,7 @@
 //! Whatever is encoded comes back, bit for bit, in every format and profile.
 
 #![expect(clippy::unwrap_used, reason = "a failure is the test's")]
+#![expect(clippy::cast_possible_truncation, reason = "chunks have fewer than 2^32 elements")]
 
 mod common;
 
@@ -95,6 +96,44 @@ proptest! {
         let again = encoder.encode(cx, &base, &target, None, &mut used);
         prop_assert_eq!(first, again);
         prop_assert_eq!(fresh, used);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_list_of_changes_is_encoded_as_the_dense_target_is(
+        cx in context(), elements in elements(), fill in fill(), step in step(), seed: u64, extra in 0usize..5,
+    ) {
+        let width = cx.format.width();
+        let (base, target) = pair(width, elements, fill, step, seed);
+        let mut changes = Changes::default();
+        for (i, (old, new)) in base.chunks(width).zip(target.chunks(width)).enumerate() {
+            // Some elements are listed though they keep their values.
+            if old != new || i % 7 < extra {
+                changes.positions.push(i as u32);
+                changes.values.extend_from_slice(new);
+            }
+        }
+        let (mut dense, mut listed) = (Vec::new(), Vec::new());
+        let mut encoder = ChunkEncoder::new();
+        let expected = encoder.encode(cx, &base, &target, None, &mut dense);
+        let found = encoder.encode_changes(cx, &base, &changes, None, &mut listed);
+        prop_assert_eq!(found, Ok(expected));
+        prop_assert_eq!(listed, dense);
+    }
+}
+
+#[test]
+fn a_list_of_changes_out_of_order_outside_the_chunk_or_without_values_is_refused() {
+    let base = [0; 20];
+    for (positions, values, at) in
+        [(vec![3, 3], 4, 1), (vec![4, 2], 4, 1), (vec![10], 2, 0), (vec![1, 2], 3, 2), (vec![u32::MAX], 2, 0)]
+    {
+        let changes = Changes { positions, values: vec![1; values] };
+        let mut out = Vec::new();
+        let error = ChunkEncoder::new().encode_changes(BF16, &base, &changes, None, &mut out).unwrap_err();
+        assert_eq!(error.offset, at, "{error}");
+        assert!(out.is_empty());
     }
 }
 

@@ -1,18 +1,31 @@
 //! The kernels for any machine and any width: what the others are compared with.
 
 use crate::element::Element;
-use crate::sparse::Lengths;
+use crate::sparse::{HOT_BIT, Lengths};
 
 use super::{Found, GROUP};
 
-/// Writes `value` at the front of what is free and keeps it if `keep`.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "a block has at most 2^15 elements")]
-fn push(marks: &mut [u16], len: &mut usize, value: usize, keep: bool) {
-    if let Some(free) = marks.get_mut(*len) {
-        *free = value as u16;
-        *len += usize::from(keep);
+/// Free places for the marks of one group, and how many are taken.
+struct Free<'a> {
+    places: &'a mut [u16; GROUP],
+    taken: usize,
+}
+
+impl Free<'_> {
+    /// Writes `element` into the next place, and keeps it there if `keep` is 1 and not 0.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "a block has at most 2^15 elements")]
+    fn push(&mut self, element: usize, keep: u32) {
+        self.places[self.taken % GROUP] = element as u16;
+        self.taken += keep as usize;
     }
+}
+
+/// The places behind `len` marks; there is [`SLACK`](super::SLACK) for them.
+#[inline(always)]
+fn free(marks: &mut [u16], len: usize) -> Option<Free<'_>> {
+    let places = marks.get_mut(len..)?.first_chunk_mut()?;
+    Some(Free { places, taken: 0 })
 }
 
 pub(super) fn changed<T: Element>(base: &[u8], target: &[u8], marks: &mut [u16]) -> usize {
@@ -33,10 +46,12 @@ pub(super) fn changed_from<T: Element>(
         if olds == news {
             continue;
         }
+        let Some(mut free) = free(marks, len) else { break };
         let pairs = olds.chunks_exact(T::WIDTH).zip(news.chunks_exact(T::WIDTH));
         for (i, (old, new)) in pairs.enumerate() {
-            push(marks, &mut len, group * GROUP + i, T::load(old) != T::load(new));
+            free.push(group * GROUP + i, u32::from(T::load(old) != T::load(new)));
         }
+        len += free.taken;
     }
     len
 }
@@ -63,13 +78,16 @@ pub(super) fn survey_from<T: Element>(
 ) -> usize {
     let groups = block.chunks(GROUP * T::WIDTH).zip(sums).enumerate().skip(first);
     for (group, (bytes, sum)) in groups {
+        let Some(mut free) = free(marks, len) else { break };
         let mut total = 0;
         for (i, bytes) in bytes.chunks_exact(T::WIDTH).enumerate() {
-            let element = T::load(bytes);
-            total += lengths.of(element);
-            push(marks, &mut len, group * GROUP + i, lengths.is_hot(element));
+            let marked = lengths.marked(T::load(bytes));
+            total += marked;
+            free.push(group * GROUP + i, marked >> HOT_BIT);
         }
+        // The marks of the hot elements are all above the sum of the lengths.
         *sum = total as u16;
+        len += free.taken;
     }
     len
 }

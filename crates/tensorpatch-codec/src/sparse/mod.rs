@@ -24,5 +24,5 @@ mod work;
 
 pub(crate) use decode::Decoder;
 pub(crate) use encode::Encoder;
-pub(crate) use plan::{HOT_MARK, Lengths};
+pub(crate) use plan::{HOT_BIT, HOT_MARK, Lengths};
 pub(crate) use work::Work;

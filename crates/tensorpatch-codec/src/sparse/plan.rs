@@ -5,8 +5,10 @@ use crate::element::{Element, Key};
 use super::model::{Class, MAX_CLASSES, Model, Symbol, Symbols};
 use super::stream::SYMBOL_SCALE;
 
-/// Marks the length of a hot class.
+/// Marks the length of a hot class among those by class.
 pub(crate) const HOT_MARK: u16 = 0x8000;
+/// The bit that marks it among those by key: above the sum of the lengths of a group.
+pub(crate) const HOT_BIT: u32 = 16;
 
 /// Slots of a symbol table.
 pub(super) const SLOTS: usize = 1 << SYMBOL_SCALE;
@@ -19,8 +21,8 @@ pub(crate) struct Lengths {
     pub(crate) last_class: u16,
     /// The length of each class, with [`HOT_MARK`] for hot ones. Zero beyond the last class.
     pub(crate) by_class: [u16; MAX_CLASSES],
-    /// The same for each key.
-    pub(crate) by_key: [u16; 256],
+    /// The same for each key, marked by [`HOT_BIT`].
+    by_key: [u32; 256],
 }
 
 impl Lengths {
@@ -32,7 +34,8 @@ impl Lengths {
         }
         let mut by_key = [0; 256];
         for (key, length) in by_key.iter_mut().enumerate() {
-            *length = by_class[model.class_of(key)];
+            let marked = by_class[model.class_of(key)];
+            *length = u32::from(marked & !HOT_MARK) | u32::from(marked >> 15) << HOT_BIT;
         }
         let last_class = model.classes.len() as u16 - 1;
         Self { key, first_key: u16::from(model.first_key), last_class, by_class, by_key }
@@ -41,12 +44,13 @@ impl Lengths {
     /// The length of an element, 0 for a hot one.
     #[inline(always)]
     pub(crate) fn of<T: Element>(&self, element: T) -> u32 {
-        u32::from(self.by_key[self.key.find(element) & 0xff] & !HOT_MARK)
+        self.marked(element) & 0xffff
     }
 
+    /// The length of an element, and whether it is hot in [`HOT_BIT`].
     #[inline(always)]
-    pub(crate) fn is_hot<T: Element>(&self, element: T) -> bool {
-        self.by_key[self.key.find(element) & 0xff] & HOT_MARK != 0
+    pub(crate) fn marked<T: Element>(&self, element: T) -> u32 {
+        self.by_key[self.key.find(element) & 0xff]
     }
 }
 

@@ -26,17 +26,23 @@ impl Plain for Serial<'_> {
     }
 }
 
+/// The last of the codes whose distance is known without plain bits: unchanged, and one or two up or down.
+pub(super) const LAST_NEAR: u32 = 4;
+
+/// The element that `old` becomes by the symbol of this code, at most [`LAST_NEAR`].
+#[inline(always)]
+pub(super) fn near<T: Element>(old: T, code: u32) -> T {
+    // 0, 1, -1, 2, -2: a byte each, from the low one on, without a table.
+    let [difference, ..] = (0x00fe_02ff_0100_u64 >> (8 * code)).to_le_bytes();
+    T::from_u64(old.to_u64().wrapping_add(i64::from(difference.cast_signed()).cast_unsigned()))
+}
+
 /// The element that `old` becomes by the symbol of this code, which is not that of `Unchanged`.
 ///
 /// `None` if the plain bits end, or the distance has more bits than an element.
 #[inline(always)]
 pub(super) fn shifted<T: Element>(old: T, code: u32, plain: &mut impl Plain) -> Option<T> {
-    let step = code.wrapping_sub(1);
-    let (bits, down) = (step >> 1, step & 1 == 1);
-    if bits < 2 {
-        return Some(moved(old, u64::from(bits) + 1, down));
-    }
-    shifted_far(old, code, plain)
+    if code <= LAST_NEAR { Some(near(old, code)) } else { shifted_far(old, code, plain) }
 }
 
 #[cold]

@@ -7,7 +7,7 @@ use crate::bits::BitReader;
 use crate::element::{Element, Key};
 
 use super::plan::Tables;
-use super::shift::shifted;
+use super::shift::{LAST_NEAR, near, shifted};
 
 /// One step of a serial stream: first the value of a symbol that takes `freq` of `2^scale` slots from `start` on, then `raw_len`
 /// plain bits that the decoder sees before it. `scale + raw_len` is at most 32.
@@ -150,8 +150,10 @@ impl<'a> Serial<'a> {
             let bytes = block.get_mut(at..at + T::WIDTH)?;
             let old = T::load(bytes);
             let code = self.symbol(tables, key.find(old));
-            if code != 0 {
+            if code > LAST_NEAR {
                 shifted(old, code, self)?.store(bytes);
+            } else {
+                near(old, code).store(bytes);
             }
         }
         Some(())
@@ -280,9 +282,12 @@ impl<'a, const N: usize> Lanes<'a, N> {
                 None => self.short = true,
             }
         }
+        // Whether an element changes cannot be foreseen: so it is written either way.
         let code = entry.code();
-        if code != 0 {
+        if code > LAST_NEAR {
             shifted(old, code, plain)?.store(bytes);
+        } else {
+            near(old, code).store(bytes);
         }
         Some(())
     }
