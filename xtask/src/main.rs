@@ -3,6 +3,7 @@
 mod ci;
 mod shell;
 mod tidy;
+mod vectors;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,15 @@ enum Command {
     },
     /// Check the house rules: layers, unsafe code, module docs, lengths, licences, links, file tables
     Tidy,
+    /// Write the conformance vectors to tests/conformance/v1, and hold both decoders against them
+    Vectors {
+        /// Write nothing, but fail if the vectors in the repository are not those that would be written
+        #[arg(long)]
+        check: bool,
+        /// Check, and write an archive of the vectors that can be used without the repository
+        #[arg(long, value_name = "FILE")]
+        pack: Option<std::path::PathBuf>,
+    },
     /// Write the tables of files in ARCHITECTURE.md, from the first sentence of each module
     FileMap,
 }
@@ -46,6 +56,7 @@ fn run(arguments: Arguments) -> Result<()> {
         None => Ok(Arguments::command().print_help()?),
         Some(Command::Ci { steps }) => ci::run(&steps),
         Some(Command::Tidy) => tidy::run(),
+        Some(Command::Vectors { check, pack }) => vectors::run(check, pack),
         Some(Command::FileMap) => tidy::write_file_map(),
     }
 }

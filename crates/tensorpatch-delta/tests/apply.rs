@@ -285,7 +285,7 @@ fn forged(patch: &[u8], at_from_end: usize) -> Vec<u8> {
     let trailer = forged.len() - 192;
     forged[trailer + at_from_end] ^= 1;
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&forged[..32]);
+    crc.update(&forged[..28]);
     crc.update(&forged[trailer..trailer + 180]);
     forged[trailer + 180..trailer + 184].copy_from_slice(&crc.finalize().to_le_bytes());
     forged

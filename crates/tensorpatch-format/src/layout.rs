@@ -158,10 +158,11 @@ fn read_blob(
 ) -> Result<Vec<u8>, Error> {
     let at = reader.offset();
     let len = reader.u64(field)?;
-    limits.check(LimitKind::HeaderBytes, len, field, at)?;
+    // The default limit is the hard one, and what breaks that is invalid for every reader.
     if len > max {
         return Err(Error::invalid(format!("{len} bytes: at most {max} are allowed"), field, at));
     }
+    limits.check(LimitKind::HeaderBytes, len, field, at)?;
     Ok(reader.take(len, field)?.to_vec())
 }
 
@@ -213,9 +214,13 @@ mod tests {
     fn a_header_over_the_hard_limit_is_invalid_even_without_limits_of_the_reader() {
         let mut bytes = Layout::new(vec![file("a.safetensors")], None).unwrap().to_bytes();
         bytes[21..29].copy_from_slice(&100_000_009_u64.to_le_bytes());
-        let error = Layout::from_bytes(&bytes, 50, &Limits::unlimited()).unwrap_err();
-        assert_eq!((error.class(), error.field, error.offset), (ErrorClass::Invalid, "header_len", 71));
-        let error = Layout::from_bytes(&bytes, 50, &Limits::default()).unwrap_err();
+        for limits in [Limits::unlimited(), Limits::default()] {
+            let error = Layout::from_bytes(&bytes, 50, &limits).unwrap_err();
+            assert_eq!((error.class(), error.field, error.offset), (ErrorClass::Invalid, "header_len", 71));
+        }
+        bytes[21..29].copy_from_slice(&1001_u64.to_le_bytes());
+        let limits = Limits { header_bytes: 1000, ..Limits::default() };
+        let error = Layout::from_bytes(&bytes, 50, &limits).unwrap_err();
         assert_eq!((error.class(), error.offset), (ErrorClass::Limit, 71));
     }
 

@@ -79,7 +79,7 @@ pub(crate) struct File<'a> {
 /// Section 5.
 pub(crate) fn parse(bytes: &[u8]) -> Result<File<'_>> {
     let mut input = Input::new(bytes, 0);
-    let header_bytes: &[u8] = bytes.get(..32).unwrap_or(bytes);
+    let header_bytes: &[u8] = bytes.get(..28).unwrap_or(bytes);
     let header = parse_header(&mut input)?;
     let mut schema = None;
     let mut layout = None;

@@ -8,6 +8,9 @@ pub(crate) const CHUNK: u64 = 1_048_576;
 pub(crate) const MOST_TENSORS: u64 = 1_048_576;
 const MOST_STATE: u64 = 64 << 40;
 
+/// Section 2.2: of a file. Section 11: of an index.
+const MOST_HEADER: u64 = 100_000_008;
+
 /// One tensor of a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
@@ -244,7 +247,7 @@ pub(crate) fn check_layout(mut input: Input<'_>) -> Result<()> {
         last = Some(name);
         let header_at = input.at();
         let header_len = input.u64()?;
-        if header_len > 100_000_008 {
+        if header_len > MOST_HEADER {
             return refuse(Code::Invalid, header_at, "a header has at most 100000008 bytes");
         }
         input.take(header_len)?;
@@ -253,7 +256,11 @@ pub(crate) fn check_layout(mut input: Input<'_>) -> Result<()> {
     match input.u8()? {
         0 => {}
         1 => {
+            let index_at = input.at();
             let index_len = input.u64()?;
+            if index_len > MOST_HEADER {
+                return refuse(Code::Limit, index_at, "a longer index than this reader takes");
+            }
             input.take(index_len)?;
         }
         _ => return refuse(Code::Invalid, has_index_at, "has_index is 0 or 1"),

@@ -95,7 +95,7 @@ pub fn repair_checksums(file: &mut [u8]) {
     }
     if file.len() >= at + TRAILER {
         let mut crc = crc32fast::Hasher::new();
-        crc.update(&file[..HEADER]);
+        crc.update(&file[..HEADER - 4]);
         crc.update(&file[at..at + 180]);
         let crc = crc.finalize();
         file[at + 180..at + 184].copy_from_slice(&crc.to_le_bytes());

@@ -68,6 +68,11 @@ const LAYERS: &[Layer] = &[
         never: &[],
     },
     Layer {
+        name: "tensorpatch-conformance",
+        may_use: &["tensorpatch-format", "tensorpatch-codec", "tensorpatch-reference", "tensorpatch-testkit"],
+        never: &[],
+    },
+    Layer {
         name: "tensorpatch-bench",
         may_use: &[
             "tensorpatch-format",
@@ -78,7 +83,11 @@ const LAYERS: &[Layer] = &[
         ],
         never: &[],
     },
-    Layer { name: "xtask", may_use: &["tensorpatch-bench", "tensorpatch-testkit"], never: &[] },
+    Layer {
+        name: "xtask",
+        may_use: &["tensorpatch-bench", "tensorpatch-testkit", "tensorpatch-conformance"],
+        never: &[],
+    },
 ];
 
 pub(crate) fn check(metadata: &Value) -> Result<Vec<String>> {

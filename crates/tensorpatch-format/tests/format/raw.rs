@@ -49,7 +49,7 @@ impl Raw {
         trailer.extend(index.wrapping_add(self.false_index_offset).to_le_bytes());
         trailer.extend(len.wrapping_add(self.false_file_len).to_le_bytes());
         trailer.extend(&self.trailer[176..180]);
-        let crc = crc32fast::hash(&[&file[..32], &trailer].concat());
+        let crc = crc32fast::hash(&[&file[..28], &trailer].concat());
         trailer.extend(crc.to_le_bytes());
         trailer.extend(&self.trailer[184..]);
         file.extend(trailer);

@@ -1,0 +1,193 @@
+//! `manifest.json`, its schema, and the README of the directory.
+
+use serde_json::{Value, json};
+
+use crate::state::rules_in_words;
+use crate::vector::States;
+use crate::{Outcome, Vector};
+
+/// The manifest as text.
+pub(crate) fn manifest(states: &States, vectors: &[Vector]) -> String {
+    let vectors: Vec<_> = vectors.iter().map(entry).collect();
+    let states: Vec<_> = states.all().iter().map(|state| state.to_json()).collect();
+    pretty(&json!({
+        "schema": "manifest.schema.json",
+        "format": "1.0",
+        "comment": "Conformance vectors of the tensorpatch patch format; README.md says how to use them",
+        "rules": rules_in_words(),
+        "limits": {
+            "comment": "The limits of the reader under test: those that section 11 of the specification gives",
+            "tensors": 1_048_576,
+            "state_bytes": 70_368_744_177_664_u64,
+            "metadata_bytes": 268_435_456,
+            "section_bytes": 67_108_864,
+        },
+        "vectors": vectors,
+        "states": states,
+    }))
+}
+
+fn entry(vector: &Vector) -> Value {
+    let mut entry = json!({
+        "id": vector.id,
+        "file": file_name(vector),
+        "blake3": blake3::hash(&vector.file).to_hex().as_str(),
+        "base": vector.base,
+        "section": vector.section,
+        "comment": vector.comment,
+        "flags": vector.flags,
+        "since": "1.0",
+    });
+    match &vector.outcome {
+        Outcome::Target(target) => {
+            entry["result"] = json!("valid");
+            entry["target"] = json!(target);
+        }
+        Outcome::Refused { code, offset } => {
+            entry["result"] = json!("invalid");
+            entry["error"] = json!(code);
+            entry["offset"] = json!(offset);
+        }
+    }
+    entry
+}
+
+pub(crate) fn file_name(vector: &Vector) -> String {
+    let folder = match vector.outcome {
+        Outcome::Target(_) => "valid",
+        Outcome::Refused { .. } => "invalid",
+    };
+    format!("{folder}/{}.tpatch", vector.id)
+}
+
+/// The JSON schema of the manifest.
+pub(crate) fn schema() -> String {
+    let text = json!({"type": "string"});
+    let hex = json!({"type": "string", "pattern": "^([0-9a-f]{2})*$"});
+    let digest = json!({"type": "string", "pattern": "^[0-9a-f]{64}$"});
+    let id = json!({"type": "string", "pattern": "^[a-z0-9-]+$"});
+    let count = json!({"type": "integer", "minimum": 0});
+    let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "additionalProperties": false, "properties": properties});
+    let bytes = json!({"$ref": "#/$defs/bytes"});
+    let codes = tensorpatch_testkit_codes();
+    let common = [
+        ("id", id.clone()),
+        ("file", json!({"type": "string", "pattern": "^(valid|invalid)/[a-z0-9-]+\\.tpatch$"})),
+        ("blake3", digest.clone()),
+        ("base", json!({"type": ["string", "null"]})),
+        ("section", text.clone()),
+        ("comment", text.clone()),
+        ("flags", json!({"type": "array", "items": {"enum": ["bomb", "evolution"]}})),
+        ("since", text.clone()),
+    ];
+    let vector = |result: &str, own: &[(&str, Value)]| {
+        let mut properties = serde_json::Map::new();
+        for (name, schema) in common.iter().chain(own) {
+            properties.insert((*name).to_owned(), schema.clone());
+        }
+        properties.insert("result".to_owned(), json!({"const": result}));
+        let required: Vec<_> = properties.keys().cloned().collect();
+        json!({"type": "object", "required": required, "additionalProperties": false, "properties": properties})
+    };
+    let tensor = object(
+        &["name", "dtype", "shape", "bytes", "byte_len", "blake3"],
+        json!({
+            "name": text, "dtype": text, "shape": {"type": "array", "items": count},
+            "bytes": bytes, "byte_len": count, "blake3": digest,
+        }),
+    );
+    pretty(&json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Manifest of the tensorpatch conformance vectors",
+        "type": "object",
+        "required": ["schema", "format", "comment", "rules", "limits", "vectors", "states"],
+        "additionalProperties": false,
+        "properties": {
+            "schema": text, "format": text, "comment": text,
+            "rules": {"type": "object", "additionalProperties": text},
+            "limits": {"type": "object"},
+            "vectors": {"type": "array", "items": {"oneOf": [
+                vector("valid", &[("target", id.clone())]),
+                vector("invalid", &[("error", json!({"enum": codes})), ("offset", count.clone())]),
+            ]}},
+            "states": {"type": "array", "items": object(
+                &["id", "digests", "tensors"],
+                json!({
+                    "id": id,
+                    "digests": {"type": "array", "items": {"type": "string", "pattern": "^(xxh3|blake3):[0-9a-f]{64}$"}},
+                    "tensors": {"type": "array", "items": tensor},
+                }),
+            )},
+        },
+        "$defs": {
+            "bytes": {"oneOf": [
+                object(&["hex"], json!({"hex": hex})),
+                object(&["repeat", "length"], json!({"repeat": hex, "length": count})),
+                object(&["random", "length"], json!({"random": count, "length": count, "and": hex, "or": hex})),
+                object(&["parts"], json!({"parts": {"type": "array", "items": bytes}})),
+                object(&["state", "tensor", "edits"], json!({
+                    "state": text, "tensor": text,
+                    "edits": {"type": "array", "items": {"oneOf": [
+                        object(&["write", "at"], json!({"write": hex, "at": count})),
+                        object(&["nudge", "width", "one_in", "reach"], json!({
+                            "nudge": count, "width": {"enum": [1, 2, 4, 8]}, "one_in": count, "reach": count,
+                        })),
+                    ]}},
+                })),
+            ]},
+        },
+    }))
+}
+
+/// The codes of section 12.
+fn tensorpatch_testkit_codes() -> [&'static str; 9] {
+    use tensorpatch_format::ErrorClass::{
+        Checksum, Invalid, Limit, NotAPatch, TargetMismatch, Truncated, UnsupportedFeature,
+        UnsupportedVersion, WrongBase,
+    };
+    [
+        Truncated,
+        NotAPatch,
+        UnsupportedVersion,
+        UnsupportedFeature,
+        Limit,
+        Checksum,
+        Invalid,
+        WrongBase,
+        TargetMismatch,
+    ]
+    .map(|class| class.code())
+}
+
+/// JSON with a line for each value but short lists, which is what a reviewer can read the difference of.
+fn pretty(value: &Value) -> String {
+    let mut text = serde_json::to_string_pretty(value).expect("JSON");
+    text.push('\n');
+    text
+}
+
+/// What the directory says of itself.
+pub(crate) const README: &str = "\
+# Conformance vectors
+
+Files that a decoder of the tensorpatch patch format must take, with what they decode to, and files that it must refuse,
+with the class of the error and its offset. The format is specified in `spec/` of https://github.com/tensorpatch/tensorpatch;
+nothing else of that repository is needed to use them.
+
+`manifest.json` lists the vectors and the states; `manifest.schema.json` is its JSON schema.
+
+* A *vector* is a file (`file`), the state to apply it to (`base`; null for a full patch), and a result.
+  `valid`: the decoder gives the state `target`. `invalid`: it stops with `error`, one of the codes of section 12, at
+  `offset`, a byte offset in the file. `section` is where the specification says so, `since` the version of the format.
+* A *state* is a list of tensors in the order of the schema, whose bytes are given by a rule. `rules` in the manifest says
+  in words what each rule means. `blake3` is the BLAKE3 hash of the bytes of the tensor, `digests` are the state digests with
+  either leaf hash: check your bytes with them before you blame your decoder.
+* `limits` are those that the reader is to have. Vectors with the flag `bomb` declare far more than they hold: a decoder must
+  refuse them without allocating for it. Those with `evolution` hold what a later minor version may bring.
+
+A decoder passes if it gives the due result for every vector. One that does not verify the whole state may not notice some
+of the false digests; one that reads by the index sees other parts first, and may report another class where the file
+ends too early.
+
+An id is never used again for another vector. Vectors are added, and not altered once the format is final.
+";

@@ -1,0 +1,250 @@
+//! `sparse` payloads: those that the encoder makes of states chosen for it, and damaged ones.
+
+use tensorpatch_reference::LeafHash::Xxh3;
+
+use crate::Vector;
+use crate::encodings::best;
+use crate::patch::{CHUNK, Patch, SPARSE};
+use crate::state::{Bytes, Edit, Rule};
+use crate::states::{name, rule, weights};
+use crate::vector::States;
+
+struct Case {
+    id: &'static str,
+    dtype: &'static str,
+    elements: usize,
+    base: Bytes,
+    edits: Vec<Edit>,
+    comment: &'static str,
+}
+
+fn nudge(width: usize, seed: u64, one_in: u64, reach: u64) -> Edit {
+    Edit::Nudge { width, seed, one_in, reach }
+}
+
+fn cases() -> Vec<Case> {
+    let small = |seed, len| Bytes::Random { seed, len, and: vec![0x3f], or: vec![0] };
+    let case = |id, dtype, elements, base, edits, comment| Case { id, dtype, elements, base, edits, comment };
+    // A stretch of tiny weights, which change often, in one of weights that hardly do.
+    let mixed = |len: usize| {
+        let tiny = Bytes::Random { seed: 9, len: len / 8, and: vec![0xff, 0x81], or: vec![0x00, 0x20] };
+        Bytes::Parts(vec![weights(8, len / 2), tiny, weights(10, len - len / 2 - len / 8)])
+    };
+    vec![
+        case(
+            "one-change",
+            "BF16",
+            1000,
+            weights(1, 2000),
+            vec![Edit::Write { at: 700, hex: vec![0x11, 0x38] }],
+            "One change in a thousand elements",
+        ),
+        case(
+            "first-and-last",
+            "BF16",
+            1000,
+            weights(1, 2000),
+            vec![Edit::Write { at: 0, hex: vec![1, 0x39] }, Edit::Write { at: 1998, hex: vec![2, 0x39] }],
+            "The first and the last element change",
+        ),
+        case(
+            "few",
+            "BF16",
+            20_000,
+            weights(2, 40_000),
+            vec![nudge(2, 1, 200, 1)],
+            "Half a per cent moves by one: one stream",
+        ),
+        case(
+            "reaching",
+            "BF16",
+            20_000,
+            weights(2, 40_000),
+            vec![nudge(2, 2, 100, 40)],
+            "One per cent moves by up to 40",
+        ),
+        case(
+            "escape",
+            "BF16",
+            20_000,
+            weights(2, 40_000),
+            vec![nudge(2, 3, 100, 1), Edit::Write { at: 30_000, hex: vec![0xff, 0xff] }],
+            "Small moves, and one that has no symbol of its own",
+        ),
+        case(
+            "sign",
+            "BF16",
+            4000,
+            weights(3, 8000),
+            vec![Edit::Write { at: 4001, hex: vec![0xbb] }, Edit::Write { at: 4101, hex: vec![0x3b] }],
+            "Signs change",
+        ),
+        case(
+            "parallel",
+            "BF16",
+            100_000,
+            weights(4, 200_000),
+            vec![nudge(2, 4, 40, 2)],
+            "2.5 per cent changes: several streams, no hot class",
+        ),
+        case(
+            "hot-serial",
+            "BF16",
+            800,
+            weights(5, 1600),
+            vec![nudge(2, 5, 3, 2)],
+            "A third changes: hot classes in one stream",
+        ),
+        case("hot-lanes-4", "BF16", 16_000, mixed(32_000), vec![nudge(2, 6, 3, 2)], "Hot classes in 4 lanes"),
+        case(
+            "hot-lanes-16",
+            "BF16",
+            60_000,
+            weights(6, 120_000),
+            vec![nudge(2, 7, 4, 1)],
+            "Hot classes in 16 lanes",
+        ),
+        case("whole-chunk", "BF16", CHUNK / 2, weights(7, CHUNK), vec![nudge(2, 8, 400, 1)], "A whole chunk"),
+        case(
+            "two-chunks",
+            "BF16",
+            CHUNK,
+            weights(11, 2 * CHUNK),
+            vec![nudge(2, 9, 2000, 3)],
+            "Two whole chunks",
+        ),
+        case(
+            "f16",
+            "F16",
+            5000,
+            Bytes::random(12, 10_000),
+            vec![nudge(2, 10, 50, 2)],
+            "All exponents of F16, which are few enough for a class each",
+        ),
+        case(
+            "bf16-all-exponents",
+            "BF16",
+            5000,
+            Bytes::random(13, 10_000),
+            vec![nudge(2, 11, 50, 2)],
+            "All exponents of BF16, more than there are classes",
+        ),
+        case(
+            "f32",
+            "F32",
+            4000,
+            Bytes::random(14, 16_000),
+            vec![nudge(4, 12, 50, 3000)],
+            "F32 that moves by up to 3000",
+        ),
+        case("e4m3", "F8_E4M3", 9000, Bytes::random(15, 9000), vec![nudge(1, 13, 60, 1)], "F8_E4M3"),
+        case("e5m2", "F8_E5M2", 9000, Bytes::random(16, 9000), vec![nudge(1, 14, 60, 2)], "F8_E5M2"),
+        case("w8", "U8", 9000, small(17, 9000), vec![nudge(1, 15, 60, 3)], "U8, in one class"),
+        case("w16", "I16", 5000, small(18, 10_000), vec![nudge(2, 16, 60, 500)], "I16, in one class"),
+        case("w32", "U32", 3000, small(19, 12_000), vec![nudge(4, 17, 60, 1 << 30)], "U32 that moves far"),
+        case(
+            "w64",
+            "I64",
+            2000,
+            small(20, 16_000),
+            vec![
+                nudge(8, 18, 60, 1 << 30),
+                Edit::Write { at: 800, hex: vec![0xff; 8] },
+                Edit::Write { at: 8, hex: vec![0, 0, 0, 0, 0, 0, 0, 0x70] },
+            ],
+            "I64, with moves of more than 32 bits",
+        ),
+        case(
+            "wrap",
+            "U8",
+            5000,
+            Bytes::Repeat(vec![0, 255], 5000),
+            vec![nudge(1, 19, 90, 1)],
+            "Moves across 0",
+        ),
+        case(
+            "plain",
+            "BF16",
+            20_000,
+            weights(21, 40_000),
+            vec![nudge(2, 20, 3, 60)],
+            "A third moves by up to 60: plain bits beside the lanes",
+        ),
+    ]
+}
+
+pub(crate) fn states(add: &mut dyn FnMut(&'static str, Vec<Rule>)) {
+    for Case { id, dtype, elements, base: bytes, edits, .. } in cases() {
+        let base = name(&["sparse", id, "base"]);
+        let shape = [elements as u64];
+        add(base, vec![rule("t", dtype, &shape, bytes)]);
+        let edited = Bytes::Edited { state: base, tensor: "t".into(), edits };
+        add(name(&["sparse", id, "target"]), vec![rule("t", dtype, &shape, edited)]);
+    }
+}
+
+pub(crate) fn vectors(states: &States) -> Vec<Vector> {
+    let mut all = Vec::new();
+    for Case { id, comment, .. } in cases() {
+        let base = states.get(name(&["sparse", id, "base"]));
+        let target = states.get(name(&["sparse", id, "target"]));
+        let patch = best(Patch::delta(base, target, Xxh3), base);
+        for record in patch.blocks.iter().flatten() {
+            assert_eq!(record.encoding, SPARSE, "{id}: another encoding is smaller");
+        }
+        all.push(Vector::valid(
+            name(&["sparse", id]),
+            "encodings/sparse",
+            comment,
+            Some(base),
+            target,
+            patch.file(),
+        ));
+    }
+    all.extend(damaged(states));
+    all
+}
+
+fn damaged(states: &States) -> Vec<Vector> {
+    let mut all = Vec::new();
+    let cut = |payload: &mut Vec<u8>| payload.truncate(payload.len() - 1);
+    let mut add = |case: &str, id: &str, comment: &str, damage: &dyn Fn(&mut Vec<u8>)| {
+        let base = states.get(name(&["sparse", case, "base"]));
+        let target = states.get(name(&["sparse", case, "target"]));
+        let mut patch = best(Patch::delta(base, target, Xxh3), base);
+        assert_eq!(patch.blocks.len(), 1);
+        damage(&mut patch.blocks[0][0].payload);
+        let raw = patch.raw();
+        let len = patch.blocks[0][0].payload.len() as u64;
+        let offset = raw.payload_at(2) + 1 + 3 + crate::raw::varint(len).len() as u64;
+        let id = format!("sparse-{id}");
+        all.push(Vector::refused(
+            id,
+            "encodings/sparse",
+            comment,
+            Some(base),
+            ("invalid", offset),
+            raw.file(),
+        ));
+    };
+    add("few", "none", "No bytes", &|payload| payload.clear());
+    add("few", "head-cut", "Two bytes and no more", &|payload| payload.truncate(2));
+    add("few", "stream-cut", "A stream without its last byte", &cut);
+    add("few", "stream-followed", "A byte after the stream", &|payload| payload.push(1));
+    add("few", "word-followed", "Four bytes after the stream", &|payload| payload.extend([0; 4]));
+    add("parallel", "parallel-cut", "The last stream without its last byte", &cut);
+    add("parallel", "parallel-followed", "Four bytes after the last stream", &|payload| {
+        payload.extend([0; 4])
+    });
+    add("hot-lanes-16", "lanes-cut", "The lanes without their last bytes", &|payload| payload.truncate(30));
+    // The first 21 bits: parallel, many_lanes, 5 of the classes, 6 of the reaches, 8 of the first key; then the first rate.
+    add("one-change", "reaching-over", "More reaches than classes", &|payload| {
+        payload[0] |= 0x80;
+        payload[1] |= 0x1f;
+    });
+    add("one-change", "rate-over", "The first rate is 127", &|payload| {
+        payload[2] |= 0xe0;
+        payload[3] |= 0x0f;
+    });
+    all
+}
