@@ -33,44 +33,35 @@ fn decode_elements(format: Format, payload: Input<'_>, elements: &mut [u64]) -> 
     let has_hot = model.classes.iter().any(|class| class.rate >= HOT);
     let has_cold = model.classes.iter().any(|class| (1..HOT).contains(&class.rate));
 
-    if !model.parallel {
+    if model.streams == Streams::One {
         let mut stream = Serial::new(rest);
-        for element in hot {
-            let class = model.get(get(&classes, element));
-            let step = stream.symbol(class).and_then(|symbol| symbol.step(bits, &mut |k| stream.plain(k)))?;
-            apply(elements, element, step, bits);
-        }
+        read_hot(&model, &mut stream, &hot, &classes, elements, bits)?;
         cold(&model, &mut stream, &all, &classes, elements, bits)?;
         return stream.end();
     }
 
-    let names = if has_hot { 2 } else { 0_usize }.saturating_add(if has_cold { 4 } else { 0 });
-    let mut rest = Input::new(rest, 0);
-    let mut lengths = Vec::new();
-    for _ in 1..names {
-        lengths.push(rest.varint().map_err(|error| error.what)?);
-    }
-    let mut streams = Vec::new();
-    for len in lengths {
-        streams.push(rest.take(len).map_err(|error| error.what)?);
-    }
-    if names > 0 {
-        streams.push(rest.rest());
-    } else {
-        rest.end().map_err(|error| error.what)?;
-    }
-    let mut streams = streams.into_iter();
+    let mut streams = split(&model, rest, has_hot, has_cold)?.into_iter();
     if has_hot {
-        let mut lanes = Lanes::new(streams.next().unwrap_or_default(), model.lanes)?;
-        let mut plain = BitString::new(streams.next().unwrap_or_default());
-        for (number, element) in hot.into_iter().enumerate() {
-            let symbol = lanes.symbol(number, model.get(get(&classes, element)))?;
-            let step = symbol.step(bits, &mut |k| plain.number(k))?;
-            apply(elements, element, step, bits);
-        }
-        lanes.end()?;
-        if !plain.rest()?.is_empty() {
-            return Err("plain bits are left over");
+        let symbols = streams.next().unwrap_or_default();
+        match model.streams {
+            Streams::Lanes(lanes) => {
+                let mut lanes = Lanes::new(symbols, lanes)?;
+                let mut plain = BitString::new(streams.next().unwrap_or_default());
+                for (number, element) in hot.into_iter().enumerate() {
+                    let symbol = lanes.symbol(number, model.get(get(&classes, element)))?;
+                    let step = symbol.step(bits, &mut |k| plain.number(k))?;
+                    apply(elements, element, step, bits);
+                }
+                lanes.end()?;
+                if !plain.rest()?.is_empty() {
+                    return Err("plain bits are left over");
+                }
+            }
+            Streams::One | Streams::Serial => {
+                let mut stream = Serial::new(symbols);
+                read_hot(&model, &mut stream, &hot, &classes, elements, bits)?;
+                stream.end()?;
+            }
         }
     }
     if has_cold {
@@ -82,6 +73,58 @@ fn decode_elements(format: Format, payload: Input<'_>, elements: &mut [u64]) -> 
             cold(&model, &mut stream, &of_strip, &classes, elements, bits)?;
             stream.end()?;
         }
+    }
+    Ok(())
+}
+
+/// The streams of a payload that has several, in their order.
+fn split<'a>(model: &Model, rest: &'a [u8], has_hot: bool, has_cold: bool) -> Maybe<Vec<&'a [u8]>> {
+    let lanes = matches!(model.streams, Streams::Lanes(_));
+    let of_hot = if has_hot { 1_usize.saturating_add(lanes.into()) } else { 0 };
+    let of_cold = if has_cold { 4 } else { 0 };
+    let count = of_hot.saturating_add(of_cold);
+    let mut rest = Input::new(rest, 0);
+    let mut numbers = Vec::new();
+    for _ in 1..count {
+        numbers.push(rest.varint().map_err(|error| error.what)?);
+    }
+    let mut streams = Vec::new();
+    for (stream, number) in numbers.into_iter().enumerate() {
+        let len = if stream < of_hot {
+            number
+        } else {
+            let strips_left = count.saturating_sub(stream) as u64;
+            let share = rest.left().checked_div(strips_left).unwrap_or(0);
+            let len = if number.is_multiple_of(2) {
+                share.checked_add(number / 2)
+            } else {
+                share.checked_sub((number / 2).saturating_add(1))
+            };
+            len.ok_or("the length of a strip is below 0 or beyond all numbers")?
+        };
+        streams.push(rest.take(len).map_err(|error| error.what)?);
+    }
+    if count > 0 {
+        streams.push(rest.rest());
+    } else {
+        rest.end().map_err(|error| error.what)?;
+    }
+    Ok(streams)
+}
+
+/// Section 5, in a serial stream.
+fn read_hot(
+    model: &Model,
+    stream: &mut Serial<'_>,
+    hot: &[usize],
+    classes: &[usize],
+    elements: &mut [u64],
+    bits: u64,
+) -> Maybe<()> {
+    for element in hot {
+        let symbol = stream.symbol(model.get(get(classes, *element)))?;
+        let step = symbol.step(bits, &mut |k| stream.plain(k))?;
+        apply(elements, *element, step, bits);
     }
     Ok(())
 }
@@ -121,9 +164,16 @@ struct Class {
     symbols: Vec<(Symbol, u64, u64)>,
 }
 
+/// Section 2: what the payload is divided into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Streams {
+    One,
+    Serial,
+    Lanes(usize),
+}
+
 struct Model {
-    parallel: bool,
-    lanes: usize,
+    streams: Streams,
     first_key: u64,
     classes: Vec<Class>,
 }
@@ -131,8 +181,12 @@ struct Model {
 impl Model {
     // 2. Payload
     fn read(string: &mut BitString<'_>, bits: u64) -> Maybe<Self> {
-        let parallel = string.number(1)? == 1;
-        let lanes = if string.number(1)? == 1 { 16 } else { 4 };
+        let streams = match string.number(2)? {
+            0 => Streams::One,
+            1 => Streams::Serial,
+            2 => Streams::Lanes(4),
+            _ => Streams::Lanes(16),
+        };
         let count = string.number(5)?.saturating_add(1);
         let reaching = string.number(6)?;
         let first_key = string.number(8)?;
@@ -155,7 +209,7 @@ impl Model {
         for _ in 0..reaching {
             let reach = match reaches.last() {
                 None => string.number(8)?,
-                Some(before) => string.near(before.saturating_add(4).min(255), 8)?,
+                Some(before) => string.near(before.saturating_add(5).min(255), 8)?,
             };
             if reach > 255 {
                 return Err("a reach is over 255");
@@ -169,7 +223,7 @@ impl Model {
             .zip(reaches)
             .map(|(rate, reach)| Class { rate, symbols: symbols(rate, reach, bits) })
             .collect();
-        Ok(Self { parallel, lanes, first_key, classes })
+        Ok(Self { streams, first_key, classes })
     }
 
     fn class(&self, key: u64) -> usize {
@@ -267,7 +321,7 @@ fn symbols(rate: u64, reach: u64, bits: u64) -> Vec<(Symbol, u64, u64)> {
         share(0, from, 1024);
     } else {
         for b in 0..bits {
-            let index = b.saturating_mul(4).saturating_add(96);
+            let index = b.saturating_mul(5).saturating_add(96);
             let p = index.checked_sub(reach).map_or(65_536, survival);
             let part =
                 1023_u64.saturating_sub(unchanged).saturating_mul(65_536_u64.saturating_sub(p)) / 65_536;
@@ -450,31 +504,47 @@ fn cold(
     let mut place = axis.into_iter();
     loop {
         let mut q = u64::from(stream.x.trailing_ones()).min(12);
+        let width = scale.saturating_add(2);
         let (shift, p) = if q < 12 {
-            (q.saturating_add(1).saturating_add(scale), low(stream.x >> q.saturating_add(1), scale))
+            (q.saturating_add(1).saturating_add(width), low(stream.x >> q.saturating_add(1), width))
         } else {
             stream.plain(12)?;
             q = q.saturating_add(stream.plain(20)?);
-            (scale, low(stream.x, scale))
+            (width, low(stream.x, width))
         };
         let b = e.saturating_add(q.saturating_mul(bucket));
-        let b_end = b.saturating_add(bucket);
-        let point = b.saturating_add(p);
+        // The largest unit that has no more slots before it than the slot is; `before` never falls.
+        let mut u = 0;
+        for step in (0..=scale).rev().map(|bit| 1_u64 << bit) {
+            if before(u | step, scale) <= p {
+                u |= step;
+            }
+        }
+        let point = b.saturating_add(u);
         if point >= end {
-            let a = end.max(b);
-            stream.take(shift, b_end.saturating_sub(a), point.saturating_sub(a));
+            let a = before(end.saturating_sub(b), scale);
+            stream.take(shift, (bucket << 2).saturating_sub(a), p.saturating_sub(a));
             return Ok(());
         }
         let Some((element, i, j)) = place.find(|(_, i, j)| (*i..*j).contains(&point)) else {
             return Err("a point lies on no element");
         };
-        let a = i.max(b);
-        stream.take(shift, j.min(b_end).saturating_sub(a), point.saturating_sub(a));
+        let a = before(i.saturating_sub(b), scale);
+        let z = before(j.saturating_sub(b).min(bucket), scale);
+        stream.take(shift, z.saturating_sub(a), p.saturating_sub(a));
         let symbol = stream.symbol(model.get(get(classes, element)))?;
         let step = symbol.step(bits, &mut |k| stream.plain(k))?;
         apply(elements, element, step, bits);
         e = j;
     }
+}
+
+/// The slots of a bucket before one of its units.
+fn before(u: u64, scale: u64) -> u64 {
+    let five = u.saturating_mul(5);
+    let four = u.saturating_mul(4).saturating_add(1 << scale.saturating_sub(2));
+    let three = u.saturating_mul(3).saturating_add(1 << scale);
+    five.min(four).min(three)
 }
 
 fn length(rate: u64, scale: u64) -> u64 {
