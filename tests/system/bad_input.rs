@@ -296,7 +296,9 @@ fn outputs_that_would_do_harm_are_refused() {
     refused_without_a_trace(dir, &over_directory, REFUSED, &["sharded"]);
     // Into a directory that does not exist.
     let nowhere = arguments!["diff", base, fixture(5), "-o", scene.path("none/step.tpatch")];
-    refused_without_a_trace(dir, &nowhere, FAILED, &["none/step.tpatch"]);
+    refused_without_a_trace(dir, &nowhere, FAILED, &["none/step.tpatch", "no directory"]);
+    let nowhere = arguments!["apply", base, scene.path("good.tpatch"), "-o", scene.path("none/out")];
+    refused_without_a_trace(dir, &nowhere, FAILED, &["none/out", "no directory"]);
 }
 
 #[test]

@@ -30,6 +30,9 @@ impl Scene {
             let directory = dir.path().join(format!("checkpoint-{number}"));
             shard(&fixture(number), &directory, 3);
             write(&directory.join("generation_config.json"), format!("{{\"step\": {number}}}").as_bytes());
+            // The same contents twice, and none.
+            write(&directory.join("added_tokens.json"), &read(&directory.join("config.json")));
+            write(&directory.join("merges.txt"), b"");
             directory
         });
         Self { dir, checkpoints: checkpoints.to_vec() }

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    arguments, command, finish, fixture, read, run, same_checkpoint, temporary, tree, write,
+    arguments, command, finish, fixture, read, run, same_checkpoint, shard, temporary, tree, write,
 };
 
 const FAILED: i32 = 1;
@@ -213,6 +213,16 @@ fn collecting_shows_first_and_deletes_only_what_nobody_can_need() {
 #[test]
 fn a_mirror_is_the_same_stream_and_is_brought_up_to_date() {
     let scene = Scene::new(2);
+    // With files beside the weights, which are in the stream twice.
+    let sharded = scene.path("sharded");
+    shard(&snapshot(2), &sharded, 2);
+    write(&sharded.join("tokenizer.json"), b"{\"model\": {}}");
+    let other = Scene { dir: temporary() };
+    run(&arguments!["publish", sharded, "--to", other.stream(), "--baseline", other.path("baseline")]).ok();
+    run(&arguments!["mirror", other.stream(), other.path("copy"), "--work", other.path("work")]).ok();
+    run(&arguments!["pull", other.path("copy"), other.path("replica")]).ok();
+    same_checkpoint(&other.path("replica"), &sharded);
+
     let copy = scene.path("copy");
     let mirror = || {
         let work = scene.path("work");

@@ -94,6 +94,7 @@ impl PatchOutput {
                 return Err(Refusal::usage(what, "write the patch elsewhere").into());
             }
         }
+        require_parent(path)?;
         let file = tempfile::Builder::new()
             .prefix(".tensorpatch-")
             .suffix(".partial")
@@ -131,6 +132,16 @@ impl PatchOutput {
 
 fn failed(path: &Path) -> String {
     format!("{}: cannot write the patch", path.display())
+}
+
+/// Fails unless the directory is there that a new file or directory is to be in.
+pub(crate) fn require_parent(path: &Path) -> Result<()> {
+    if parent(path).is_dir() {
+        return Ok(());
+    }
+    let error = io::Error::from(io::ErrorKind::NotFound);
+    let what = format!("{}: there is no directory {}", path.display(), parent(path).display());
+    Err(anyhow::Error::new(error).context(what))
 }
 
 /// The directory that a path is in.

@@ -146,7 +146,8 @@ impl Stream {
             if to.size(object.key.as_str()).await? == Some(object.bytes) {
                 return Ok(0);
             }
-            let file = work.join(object.blake3.to_string());
+            // By name: a companion has the same contents twice, under `companions/` and in the anchor.
+            let file = work.join(ObjectDigest::of(object.key.as_str().as_bytes()).to_string());
             match self.bucket().download(object, &file, observer).await {
                 Err(StoreError::Missing { .. }) if may_be_missing => return Ok(0),
                 result => result?,

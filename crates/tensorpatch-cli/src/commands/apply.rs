@@ -13,7 +13,7 @@ use tensorpatch::format::{Limits, TaggedStateDigest};
 
 use crate::exit::Refusal;
 use crate::output::{Report, bytes, counted, fields, rate, seconds};
-use crate::patch_file::PatchBytes;
+use crate::patch_file::{PatchBytes, require_parent};
 use crate::session::Session;
 
 /// Makes the checkpoint that the patch's author had, bit for bit. Base and result are verified by digest.
@@ -120,6 +120,7 @@ impl From<ApplyReport> for Applied {
 }
 
 fn beside(arguments: &Arguments, patch: &Patch<'_>, output: &Path, session: &Session) -> Result<Applied> {
+    require_parent(output)?;
     let base = Checkpoint::open(&arguments.base, &Limits::default())?;
     let bar = session.bar("applying", base.schema().state_bytes());
     let advance = |bytes| bar.advance(bytes);
