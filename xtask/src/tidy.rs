@@ -1,5 +1,6 @@
 //! The house rules that no compiler checks.
 
+mod dependencies;
 mod file_map;
 mod layers;
 mod licences;
@@ -20,6 +21,7 @@ pub(crate) fn run() -> Result<()> {
     let metadata = metadata()?;
     let mut violations = layers::check(&metadata)?;
     violations.extend(licences::check(&root, &metadata)?);
+    violations.extend(dependencies::check(&root, &metadata)?);
     violations.extend(sources::check(&root)?);
     violations.extend(links::check(&root)?);
     violations.extend(file_map::check(&root)?);
