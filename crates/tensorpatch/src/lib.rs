@@ -92,6 +92,17 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Features
+//!
+//! | feature | what it brings |
+//! |---|---|
+//! | `aws` | streams on S3, whatever speaks S3, and the Hugging Face Hub |
+//! | `gcp` | streams on Google Cloud Storage |
+//! | `azure` | streams on Azure Blob Storage |
+//!
+//! None is on by default: each brings an HTTP client and TLS. Streams in local directories, and in any
+//! `ObjectStore` that the caller brings, need none.
+//!
 //! # What can go wrong
 //!
 //! Each module has errors of its own, as types, that name the file, the tensor or the byte offset, and what was expected and
