@@ -49,7 +49,7 @@ pub fn write(root: &Path) -> Result<usize> {
     Ok(due.len())
 }
 
-/// Whether the directory is what [`write`] would make of it.
+/// Whether the directory is what [`write()`] would make of it.
 ///
 /// # Errors
 /// Naming the files that are not, and the command that makes them.
