@@ -1,6 +1,7 @@
 //! The chores of the workspace: `cargo xtask` lists them.
 
 mod ci;
+mod fuzz;
 mod shell;
 mod tidy;
 mod vectors;
@@ -36,6 +37,14 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         pack: Option<std::path::PathBuf>,
     },
+    /// Run every fuzz target for a while; needs cargo-fuzz
+    Fuzz {
+        /// How long each runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Run only this one
+        target: Option<String>,
+    },
     /// Write the tables of files in ARCHITECTURE.md, from the first sentence of each module
     FileMap,
 }
@@ -56,6 +65,7 @@ fn run(arguments: Arguments) -> Result<()> {
         None => Ok(Arguments::command().print_help()?),
         Some(Command::Ci { steps }) => ci::run(&steps),
         Some(Command::Tidy) => tidy::run(),
+        Some(Command::Fuzz { seconds, target }) => fuzz::run(seconds, target.as_deref()),
         Some(Command::Vectors { check, pack }) => vectors::run(check, pack),
         Some(Command::FileMap) => tidy::write_file_map(),
     }

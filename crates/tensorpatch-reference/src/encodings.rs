@@ -31,6 +31,21 @@ pub(crate) fn decode_chunk(
     decoded.map_err(|error| Error { offset: at, ..error })
 }
 
+/// The chunk of `len` bytes, of a tensor of this dtype, that a payload alone decodes to. `base` is the base's, unless the chunk is
+/// fresh.
+///
+/// # Errors
+/// If it does not decode, at offset 0.
+pub fn decode_payload(
+    encoding: u8,
+    dtype: &str,
+    payload: &[u8],
+    base: Option<&[u8]>,
+    len: usize,
+) -> Result<Vec<u8>> {
+    decode_chunk(encoding, Format::of(dtype), Input::new(payload, 0), base, len)
+}
+
 /// `encodings/xor.md`
 fn xor(format: Format, mut payload: Input<'_>, base: &[u8]) -> Result<Vec<u8>> {
     let width = format.width();

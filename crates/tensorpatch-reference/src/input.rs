@@ -169,7 +169,7 @@ impl<'a> Input<'a> {
 }
 
 /// A zstd frame as section 1 has it, which must decode to exactly `len` bytes. `None` if it is anything else.
-pub(crate) fn unpack_frame(frame: &[u8], len: u64) -> Option<Vec<u8>> {
+pub fn unpack_frame(frame: &[u8], len: u64) -> Option<Vec<u8>> {
     use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
     // RFC 8878, 3.1.1.1.1: whether the frame states its content size, and the reserved bit.
     let descriptor = *frame.get(4)?;

@@ -24,5 +24,6 @@ mod tests;
 
 pub use apply::{Decoded, decode};
 pub use digest::{canonical_schema, layout_digest, leaf, schema_digest, state_digest, tagged};
-pub use input::{Code, Error};
+pub use encodings::decode_payload;
+pub use input::{Code, Error, unpack_frame};
 pub use metadata::{LeafHash, Tensor};

@@ -26,17 +26,46 @@ fn context(choice: u8) -> ChunkContext {
     ChunkContext { format, profile, leaf_hash }
 }
 
+/// An input of the targets that decode chunks: the choice of the context, the encoding, two bytes of the number of elements,
+/// a seed for the base, and the payload.
+pub(super) struct Input<'a> {
+    pub(super) context: ChunkContext,
+    pub(super) encoding: Encoding,
+    pub(super) base: Vec<u8>,
+    pub(super) payload: &'a [u8],
+}
+
+impl<'a> Input<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
+        let ([choice, encoding, low, high, seed], payload) = bytes.split_first_chunk()?;
+        let context = context(*choice);
+        let encoding = Encoding::ALL[usize::from(*encoding) % Encoding::ALL.len()];
+        // Some thousand elements reach every path, and small chunks are tried faster.
+        let len = usize::from(u16::from_le_bytes([*low, *high]) % 4096) * context.format.width();
+        Some(Self { context, encoding, base: base(context.format, len, *seed), payload })
+    }
+}
+
+/// A dtype of a format.
+pub(super) fn dtype(format: ElementFormat) -> &'static str {
+    match format {
+        ElementFormat::Bf16 => "BF16",
+        ElementFormat::F16 => "F16",
+        ElementFormat::F32 => "F32",
+        ElementFormat::E4m3 => "F8_E4M3",
+        ElementFormat::E5m2 => "F8_E5M2",
+        ElementFormat::W16 => "I16",
+        ElementFormat::W32 => "I32",
+        ElementFormat::W64 => "I64",
+        _ => "U8",
+    }
+}
+
 /// Any payload on any base is refused at an offset in it, or gives a whole chunk, the same in place and beside, whose single
 /// changes tell the same.
-///
-/// An input is the choice of the context, the encoding, two bytes of the number of elements, a seed for the base, and the payload.
 pub fn decode_chunk(bytes: &[u8]) {
-    let Some(([choice, encoding, low, high, seed], payload)) = bytes.split_first_chunk() else { return };
-    let cx = context(*choice);
-    let encoding = Encoding::ALL[usize::from(*encoding) % Encoding::ALL.len()];
-    // Some thousand elements reach every path, and small chunks are tried faster.
-    let len = usize::from(u16::from_le_bytes([*low, *high]) % 4096) * cx.format.width();
-    let base = base(cx.format, len, *seed);
+    let Some(Input { context: cx, encoding, base, payload }) = Input::new(bytes) else { return };
+    let len = base.len();
     let mut decoder = ChunkDecoder::new();
     let mut target = vec![0x55; len];
     let leaf = decoder.decode(cx, encoding, payload, Some(&base), &mut target);
