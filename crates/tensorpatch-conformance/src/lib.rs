@@ -30,4 +30,4 @@ mod valid;
 mod vector;
 pub mod write;
 
-pub use vector::{Outcome, Vector, vectors};
+pub use vector::{Outcome, States, Vector, vectors};

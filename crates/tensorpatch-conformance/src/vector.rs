@@ -83,6 +83,11 @@ impl States {
         self.0.iter().find(|state| state.id == id).unwrap_or_else(|| panic!("no state {id}"))
     }
 
+    /// A state as the fast decoder has it. Panics if there is none of this name.
+    pub fn model(&self, id: &str) -> tensorpatch_testkit::Model {
+        self.get(id).model()
+    }
+
     pub(crate) fn all(&self) -> &[State] {
         &self.0
     }
