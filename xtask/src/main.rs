@@ -1,6 +1,7 @@
 //! The chores of the workspace: `cargo xtask` lists them.
 
 mod ci;
+mod compat;
 mod fuzz;
 mod shell;
 mod tidy;
@@ -37,6 +38,11 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         pack: Option<std::path::PathBuf>,
     },
+    /// Keep what a release writes, for later versions to read
+    Compat {
+        #[command(subcommand)]
+        what: compat::Compat,
+    },
     /// Run every fuzz target for a while; needs cargo-fuzz
     Fuzz {
         /// How long each runs
@@ -65,6 +71,7 @@ fn run(arguments: Arguments) -> Result<()> {
         None => Ok(Arguments::command().print_help()?),
         Some(Command::Ci { steps }) => ci::run(&steps),
         Some(Command::Tidy) => tidy::run(),
+        Some(Command::Compat { what }) => compat::run(what),
         Some(Command::Fuzz { seconds, target }) => fuzz::run(seconds, target.as_deref()),
         Some(Command::Vectors { check, pack }) => vectors::run(check, pack),
         Some(Command::FileMap) => tidy::write_file_map(),

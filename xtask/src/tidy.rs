@@ -25,6 +25,7 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(sources::check(&root)?);
     violations.extend(links::check(&root)?);
     violations.extend(file_map::check(&root)?);
+    violations.extend(tensorpatch_conformance::compat::violations(&root)?);
     for violation in &violations {
         eprintln!("tidy: {violation}");
     }

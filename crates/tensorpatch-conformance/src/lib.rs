@@ -16,6 +16,7 @@
 )]
 
 pub mod check;
+pub mod compat;
 mod encodings;
 mod invalid;
 mod invalid_parts;
@@ -23,6 +24,7 @@ mod invalid_payloads;
 mod manifest;
 mod patch;
 mod raw;
+pub mod read;
 mod sparse;
 mod state;
 mod states;

@@ -69,7 +69,7 @@ pub(crate) fn schema() -> String {
     let count = json!({"type": "integer", "minimum": 0});
     let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "additionalProperties": false, "properties": properties});
     let bytes = json!({"$ref": "#/$defs/bytes"});
-    let codes = tensorpatch_testkit_codes();
+    let error_codes = codes();
     let common = [
         ("id", id.clone()),
         ("file", json!({"type": "string", "pattern": "^(valid|invalid)/[a-z0-9-]+\\.tpatch$"})),
@@ -108,7 +108,7 @@ pub(crate) fn schema() -> String {
             "limits": {"type": "object"},
             "vectors": {"type": "array", "items": {"oneOf": [
                 vector("valid", &[("target", id.clone())]),
-                vector("invalid", &[("error", json!({"enum": codes})), ("offset", count.clone())]),
+                vector("invalid", &[("error", json!({"enum": error_codes})), ("offset", count.clone())]),
             ]}},
             "states": {"type": "array", "items": object(
                 &["id", "digests", "tensors"],
@@ -140,7 +140,7 @@ pub(crate) fn schema() -> String {
 }
 
 /// The codes of section 12.
-fn tensorpatch_testkit_codes() -> [&'static str; 9] {
+pub(crate) fn codes() -> [&'static str; 9] {
     use tensorpatch_format::ErrorClass::{
         Checksum, Invalid, Limit, NotAPatch, TargetMismatch, Truncated, UnsupportedFeature,
         UnsupportedVersion, WrongBase,

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use tensorpatch_conformance::{Outcome, check, vectors, write};
+use tensorpatch_conformance::{Outcome, check, read, vectors, write};
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
@@ -21,6 +21,12 @@ fn both_decoders_say_of_every_vector_what_is_due() {
     let (states, vectors) = vectors();
     let faults = check::faults(&states, &vectors);
     assert!(faults.is_empty(), "{} of {}:\n{}", faults.len(), vectors.len(), faults.join("\n"));
+}
+
+#[test]
+fn the_manifest_alone_suffices_to_use_the_vectors() {
+    let (count, faults) = read::check_directory(&root().join(write::DIRECTORY)).unwrap();
+    assert!(count > 300 && faults.is_empty(), "{count}:\n{}", faults.join("\n"));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //!   make files of them without any help of the code under test.
 //! * [`fixture`]: a slice of a recorded training run, and the whole run where there is one.
 //! * [`Mutation`]: named damage to bytes.
-//! * [`FaultyStore`]: an object store that fails as real ones do.
+//! * `FaultyStore`: an object store that fails as real ones do.
 //! * [`Verdict`]: what the fast decoder and the reference decoder make of a patch.
 //! * [`fuzz`]: the bodies of the fuzz targets, which tests run over committed inputs too.
 //!
@@ -18,6 +18,7 @@
     reason = "only tests use this crate, and a panic is how a test fails"
 )]
 
+#[cfg(feature = "store")]
 mod faulty_store;
 mod files;
 pub mod fixture;
@@ -30,6 +31,7 @@ mod rng;
 mod values;
 mod verdict;
 
+#[cfg(feature = "store")]
 pub use faulty_store::{Call, Fault, FaultyStore};
 pub use files::{FileStyle, file_bytes, header_bytes, styles, write_sharded, write_single};
 pub use generate::{Pair, Size, models, pairs};

@@ -31,6 +31,11 @@ pub(crate) fn check(root: &Path, metadata: &Value) -> Result<Vec<String>> {
             violations.push(format!("{file} is missing"));
         }
     }
+    let deny = std::fs::read_to_string(root.join("deny.toml")).unwrap_or_default();
+    for licence in ACCEPTED.iter().filter(|licence| !deny.contains(&format!("\n    \"{licence}\",\n"))) {
+        violations
+            .push(format!("deny.toml does not allow {licence}, and xtask/src/tidy/licences.rs accepts it"));
+    }
     for package in metadata["packages"].as_array().context("cargo metadata: no packages")? {
         let name = package["name"].as_str().context("cargo metadata: a package without a name")?;
         let licence = package["license"].as_str().unwrap_or_default();
