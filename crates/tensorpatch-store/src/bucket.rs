@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart,
@@ -450,14 +451,19 @@ fn verify(
 }
 
 /// Runs `work` for every item, a bounded number at a time, and returns the results in the order of the items.
-pub(crate) async fn all<I, T, F>(
+///
+/// The futures are boxed before any is awaited: a closure that is kept across an await makes the future of every caller one that
+/// cannot be sent between threads.
+pub(crate) fn all<'a, I, T, F>(
     items: I,
     at_once: usize,
     work: impl FnMut(I::Item) -> F,
-) -> Result<Vec<T>, StoreError>
+) -> BoxFuture<'a, Result<Vec<T>, StoreError>>
 where
     I: IntoIterator,
-    F: Future<Output = Result<T, StoreError>>,
+    T: Send + 'a,
+    F: Future<Output = Result<T, StoreError>> + Send + 'a,
 {
-    futures::stream::iter(items.into_iter().map(work)).buffered(at_once.max(1)).try_collect().await
+    let futures: Vec<_> = items.into_iter().map(work).map(FutureExt::boxed).collect();
+    futures::stream::iter(futures).buffered(at_once.max(1)).try_collect().boxed()
 }

@@ -309,3 +309,25 @@ async fn with_a_trusted_key_only_what_it_signed_is_taken() {
     trustful.pull(Target::Latest).await.unwrap();
     assert_same(trustful.dir(), &world.step(3));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_it_can_be_spawned_onto_other_threads() {
+    let world = World::new().await;
+    let (stream, step) = (world.stream.clone(), world.step(1));
+    let (baseline, dir, work) = (world.path("baseline"), world.path("replica"), world.path("work"));
+    let task = tokio::spawn(async move {
+        let publisher = Publisher::open(stream.clone(), baseline, PublishOptions::default()).await?;
+        publisher.publish(&step).await?;
+        publisher.publish(&step).await?;
+        publisher.anchor_if_due(AnchorPolicy::every(1)).await?;
+        let replica = Replica::open(stream.clone(), dir, ReplicaOptions::default());
+        replica.follow(Duration::from_millis(1), |_| std::future::ready(ControlFlow::Break(()))).await?;
+        Folder::new(stream.clone(), work.join("fold"), FoldOptions::default()).fold(v(1), v(2)).await?;
+        let observer = Observer::default();
+        stream.mirror(Arc::new(InMemory::new()), "copy".into(), &work, &observer).await?;
+        stream.collect(&CollectPolicy::default()).await?;
+        stream.check(true, &observer).await?;
+        stream.log().await
+    });
+    assert_eq!(task.await.unwrap().unwrap().len(), 2);
+}
