@@ -22,8 +22,8 @@ use crate::record::ObjectRef;
 
 /// How often a request that failed for no lasting reason is made, on top of what the store's client does itself.
 const ATTEMPTS: u32 = 5;
-/// The pause before the second attempt; it doubles with each.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Half the pause before the second attempt; it doubles with each. The clients of real stores have longer ones of their own.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Bytes of one part of a multipart upload, if the object is not so large that more are needed.
 const PART_BYTES: u64 = 8 << 20;
 /// S3 allows 10,000 parts.

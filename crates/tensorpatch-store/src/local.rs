@@ -1,6 +1,6 @@
 //! Files on local disk that are there whole or not at all, also after a power cut.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -122,8 +122,8 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Waits for the lock file at `path`. Blocks the thread.
-    pub(crate) fn wait(path: &Path) -> Result<Self, StoreError> {
+    /// Takes the lock file at `path`, or returns `None` if somebody else holds it.
+    pub(crate) fn attempt(path: &Path) -> Result<Option<Self>, StoreError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -131,8 +131,11 @@ impl Lock {
             .truncate(false)
             .open(path)
             .map_err(|e| StoreError::local(path, e))?;
-        file.lock().map_err(|e| StoreError::local(path, e))?;
-        Ok(Self { _file: file })
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(StoreError::local(path, e)),
+        }
     }
 }
 
@@ -160,10 +163,10 @@ mod tests {
     fn a_lock_is_held_by_one_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let lock = Lock::wait(&path).unwrap();
-        let second = File::open(&path).unwrap();
-        assert!(second.try_lock().is_err());
+        let lock = Lock::attempt(&path).unwrap();
+        assert!(lock.is_some());
+        assert!(Lock::attempt(&path).unwrap().is_none());
         drop(lock);
-        second.try_lock().unwrap();
+        assert!(Lock::attempt(&path).unwrap().is_some());
     }
 }

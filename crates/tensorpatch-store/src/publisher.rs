@@ -154,8 +154,7 @@ impl Publisher {
     }
 
     async fn lock(&self) -> Result<(Home, Arc<Lock>), StoreError> {
-        let dir = self.baseline.clone();
-        let (home, lock) = blocking(move || Home::lock(&dir)).await?;
+        let (home, lock) = Home::lock(&self.baseline).await?;
         Ok((home, Arc::new(lock)))
     }
 

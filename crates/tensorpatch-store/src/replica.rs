@@ -187,8 +187,7 @@ impl Replica {
     }
 
     async fn lock(&self) -> Result<(Home, Lock), StoreError> {
-        let dir = self.dir.clone();
-        blocking(move || Home::lock(&dir)).await
+        Home::lock(&self.dir).await
     }
 
     /// The state file after recovery, if it is one of this stream.

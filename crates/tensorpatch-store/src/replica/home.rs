@@ -1,6 +1,7 @@
 //! The hidden directory of a replica, and the state file that says what the directory holds (spec/stream.md section 6).
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -67,12 +68,20 @@ struct StateFile {
 
 impl Home {
     /// The replica in `dir`, which is made if it is missing, and the lock on it. Waits for another process to let go.
-    pub(crate) fn lock(dir: &Path) -> Result<(Self, Lock), StoreError> {
+    ///
+    /// It asks again and again instead of letting a thread wait, so that whoever gives up waiting leaves nothing behind.
+    pub(crate) async fn lock(dir: &Path) -> Result<(Self, Lock), StoreError> {
         let home = Self { dir: dir.to_owned() };
-        local::create_dir(&home.hidden())?;
-        let lock = Lock::wait(&home.hidden().join("lock"))?;
-        local::create_dir(&home.downloads())?;
-        Ok((home, lock))
+        let path = home.hidden().join("lock");
+        let mut pause = Duration::from_millis(2);
+        loop {
+            local::create_dir(&home.downloads())?;
+            if let Some(lock) = Lock::attempt(&path)? {
+                return Ok((home, lock));
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(Duration::from_millis(100));
+        }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -182,20 +191,20 @@ mod tests {
         LocalState { stream: commit.record.stream, condition }
     }
 
-    #[test]
-    fn the_state_is_read_as_it_was_written() {
+    #[tokio::test]
+    async fn the_state_is_read_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
-        let (home, _lock) = Home::lock(dir.path()).unwrap();
+        let (home, _lock) = Home::lock(dir.path()).await.unwrap();
         assert_eq!(home.load().unwrap(), None);
         let state = state();
         home.save(&state).unwrap();
         assert_eq!(home.load().unwrap(), Some(state));
     }
 
-    #[test]
-    fn a_state_file_that_names_files_elsewhere_or_is_damaged_is_refused() {
+    #[tokio::test]
+    async fn a_state_file_that_names_files_elsewhere_or_is_damaged_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let (home, _lock) = Home::lock(dir.path()).unwrap();
+        let (home, _lock) = Home::lock(dir.path()).await.unwrap();
         home.save(&state()).unwrap();
         let text = std::fs::read_to_string(home.state_path()).unwrap();
         for (from, to) in [
@@ -211,10 +220,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn sweeping_keeps_what_is_needed() {
+    #[tokio::test]
+    async fn sweeping_keeps_what_is_needed() {
         let dir = tempfile::tempdir().unwrap();
-        let (home, _lock) = Home::lock(dir.path()).unwrap();
+        let (home, _lock) = Home::lock(dir.path()).await.unwrap();
         let (kept, other) = (home.download(&ObjectDigest::of(b"1")), home.download(&ObjectDigest::of(b"2")));
         std::fs::write(&kept, b"1").unwrap();
         std::fs::write(&other, b"2").unwrap();
