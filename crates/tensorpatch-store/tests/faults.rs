@@ -1,6 +1,12 @@
 //! Publishers, replicas, folders and collectors at once, over a store that fails at random.
 
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a panic is how a test fails"
+)]
 
 mod support;
 

@@ -2,7 +2,13 @@
 //! skipped with a line that says so.
 
 #![cfg(all(feature = "aws", feature = "azure"))]
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a panic is how a test fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a panic is how a test fails"
+)]
 
 mod support;
 
