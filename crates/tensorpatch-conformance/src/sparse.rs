@@ -245,6 +245,26 @@ fn damaged(states: &States) -> Vec<Vector> {
         payload[2] |= 0xe0;
         payload[3] |= 0x0f;
     });
+    // One element of one hot class (rate 95, reach 1), whose symbol is the escape, with a distance that has no plain bits.
+    let head = (1_u64 << 7 | 95 << 21 | 1 << 28).to_le_bytes();
+    let payload = |words: usize| [&head[..5], &[0xff, 3, 0, 0, 0], &vec![0; 4 * words]].concat();
+    let (base, target) = (states.get("byte"), states.get("byte-changed"));
+    let patch = |words| Patch::delta(base, target, Xxh3).with(0, 0, SPARSE, payload(words));
+    let (section, comment) =
+        ("encodings/sparse", "An escape to a distance without plain bits, which takes no word");
+    all.push(Vector::valid("sparse-no-plain-bits", section, comment, Some(base), target, patch(2).file()));
+    let (comment, error) = (
+        "A word too many behind a distance without plain bits",
+        ("invalid", patch(3).raw().payload_at(2) + 5),
+    );
+    all.push(Vector::refused(
+        "sparse-no-plain-bits-word",
+        section,
+        comment,
+        Some(base),
+        error,
+        patch(3).file(),
+    ));
     // Zeros decode to something to the end of the chunk: only the digests tell.
     let (base, target) = (states.get("sparse-few-base"), states.get("sparse-few-target"));
     let mut patch = best(Patch::delta(base, target, Xxh3), base);

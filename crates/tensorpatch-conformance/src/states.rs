@@ -138,6 +138,8 @@ fn small(add: Add<'_>) {
     add("two-changed", two(0x40));
     add("two-otherwise", two(0x80));
     add("nothing", vec![]);
+    add("byte", vec![rule("t", "U8", &[1], hex(&[5]))]);
+    add("byte-changed", vec![rule("t", "U8", &[1], hex(&[6]))]);
     let scalars = |byte: u8| {
         vec![
             rule("empty", "U8", &[0], hex(&[])),

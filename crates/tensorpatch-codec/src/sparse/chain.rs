@@ -47,7 +47,8 @@ impl Parts {
     pub(super) fn fill(&mut self, sums: &[u16], groups: usize) {
         self.ends.clear();
         self.groups = groups;
-        for sums in sums.chunks(groups) {
+        // A chunk without elements has no groups.
+        for sums in sums.chunks(groups.max(1)) {
             let mut end = 0;
             self.ends.extend(sums.iter().map(|&sum| {
                 end += u32::from(sum);

@@ -33,7 +33,7 @@ impl Plain for BitReader<'_> {
 
 impl Plain for Serial<'_> {
     fn plain(&mut self, len: u32) -> Option<u32> {
-        Some(self.bits(len))
+        Some(if len == 0 { 0 } else { self.bits(len) })
     }
 }
 

@@ -22,7 +22,8 @@ impl Plain for BitReader<'_> {
 
 impl Plain for Serial<'_> {
     fn plain(&mut self, len: u32) -> Option<u32> {
-        Some(self.bits(len))
+        // To read no bits must not take a word either, however small the state is.
+        Some(if len == 0 { 0 } else { self.bits(len) })
     }
 }
 

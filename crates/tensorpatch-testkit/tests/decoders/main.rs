@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tensorpatch_checkpoint::generate_layout;
 use tensorpatch_delta::{Options, Progress, State, Version, diff, full};
 use tensorpatch_format::{LeafHash, Profile};
-use tensorpatch_testkit::{Model, Pair, Size, Verdict, models, mutations, pairs, repair_checksums};
+use tensorpatch_testkit::{Model, Pair, Size, Verdict, fuzz, models, mutations, pairs, repair_checksums};
 
 fn options() -> impl Strategy<Value = Options> {
     let profile = prop::sample::select(vec![Profile::Compact, Profile::Direct]);
@@ -95,5 +95,35 @@ proptest! {
         let verdict = agree(&patch(Some(&base), &target, &options), Some(&base));
         let Verdict::Target { state, .. } = verdict else { panic!("{verdict:?}") };
         prop_assert_eq!(&state, &target);
+    }
+}
+
+/// Streams of bytes that are often zero, behind heads that a decoder takes.
+fn streams() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![3 => Just(0_u8), 1 => Just(0xff), 3 => any::<u8>()];
+    let classes = (0_u64..4, 0_u64..3, 0_u64..256, 0_u64..96, any::<u8>(), any::<[u8; 6]>());
+    let head = classes.prop_map(|(streams, classes, first_key, rate, reach, coded)| {
+        // Two bits, five, six, eight, seven for the first rate; what follows is as it comes, but for one class it is the reach.
+        let reaching = u64::from(classes == 0);
+        let bits =
+            streams | classes << 2 | reaching << 7 | first_key << 13 | rate << 21 | u64::from(reach) << 28;
+        if classes == 0 {
+            bits.to_le_bytes()[..5].to_vec()
+        } else {
+            [&bits.to_le_bytes()[..4], &coded].concat()
+        }
+    });
+    (head, prop::collection::vec(byte, 0..60)).prop_map(|(head, stream)| [head, stream].concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 5000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn they_say_the_same_of_any_stream_behind_a_head(
+        choice in any::<u8>(), elements in 0_u16..400, seed in any::<u8>(), stream in streams(),
+    ) {
+        let [low, high] = elements.to_le_bytes();
+        fuzz::chunk_decoders_agree(&[&[choice, 0, low, high, seed], stream.as_slice()].concat());
     }
 }
