@@ -51,6 +51,13 @@ enum Command {
         /// Run only this one
         target: Option<String>,
     },
+    /// Measure tensorpatch beside the encodings of others; `cargo xtask bench --help` tells what can be chosen
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Arguments of the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Write the tables of files in ARCHITECTURE.md, from the first sentence of each module
     FileMap,
 }
@@ -74,6 +81,11 @@ fn run(arguments: Arguments) -> Result<()> {
         Some(Command::Compat { what }) => compat::run(what),
         Some(Command::Fuzz { seconds, target }) => fuzz::run(seconds, target.as_deref()),
         Some(Command::Vectors { check, pack }) => vectors::run(check, pack),
+        Some(Command::Bench { arguments }) => {
+            let mut command =
+                shell::cargo(&["run", "--release", "--quiet", "--package", "tensorpatch-bench", "--"])?;
+            shell::run(command.args(arguments))
+        }
         Some(Command::FileMap) => tidy::write_file_map(),
     }
 }

@@ -3,3 +3,5 @@
 pub mod floor;
 pub mod kernels;
 pub mod pair;
+pub mod rivals;
+pub mod table;
