@@ -9,7 +9,7 @@ use crate::sparse::Lengths;
 use super::{Found, GROUP, PADDING, SLACK, portable};
 
 /// Bytes of a group.
-const STEP: usize = 64;
+pub(crate) const STEP: usize = 64;
 /// How far ahead of the loops memory is called for.
 const AHEAD: usize = 4096;
 
@@ -219,13 +219,10 @@ pub(crate) fn find_group(ends: &[u32], from: usize, point: u32) -> usize {
     group
 }
 
-/// [`portable::locate`], of a whole group.
+/// [`super::locate`], of a whole group.
 #[inline]
 #[target_feature(enable = "avx2,bmi1")]
-pub(crate) fn locate(classes: &Classes, lengths: &Lengths, group: &[u8], rest: u32) -> Found {
-    let Some(group) = group.first_chunk::<STEP>() else {
-        return portable::locate::<u16>(lengths, group, rest);
-    };
+pub(crate) fn locate(classes: &Classes, lengths: &Lengths, group: &[u8; STEP], rest: u32) -> Found {
     // SAFETY: 64 bytes.
     let split = classes.of(unsafe { load(group.as_ptr()) });
     let mut sums = [0u64; 4];
@@ -251,7 +248,7 @@ pub(crate) fn locate(classes: &Classes, lengths: &Lengths, group: &[u8], rest: u
         index += usize::from(beyond);
     }
     let element = u16::from_le_bytes(elements[index % GROUP]);
-    Found { index, before: last, length: lengths.of(element) }
+    Found { index, before: last, length: lengths.of(element), element: u64::from(element) }
 }
 
 /// [`portable::before`], of a whole group.
@@ -274,7 +271,7 @@ pub(crate) fn before(classes: &Classes, lengths: &Lengths, group: &[u8], index: 
         hot: 0,
     };
     let element = u16::from_le_bytes(group.as_chunks::<2>().0[index % GROUP]);
-    Found { index, before: total(part.sums()), length: lengths.of(element) }
+    Found { index, before: total(part.sums()), length: lengths.of(element), element: u64::from(element) }
 }
 
 pub(super) fn stream(block: &[u8], target: &mut [u8]) {

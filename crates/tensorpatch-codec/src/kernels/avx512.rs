@@ -9,7 +9,7 @@ use crate::sparse::{HOT_MARK, Lengths};
 use super::{Found, GROUP, PADDING, SLACK, portable};
 
 /// Bytes of a group.
-const STEP: usize = 64;
+pub(crate) const STEP: usize = 64;
 /// How far ahead of the loops memory is called for.
 const AHEAD: usize = 4096;
 
@@ -220,13 +220,10 @@ pub(crate) fn find_group(ends: &[u32], from: usize, point: u32) -> usize {
     group
 }
 
-/// [`portable::locate`], of a whole group.
+/// [`super::locate`], of a whole group.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(crate) fn locate(classes: &Classes, lengths: &Lengths, group: &[u8], rest: u32) -> Found {
-    let Some(group) = group.first_chunk::<STEP>() else {
-        return portable::locate::<u16>(lengths, group, rest);
-    };
+pub(crate) fn locate(classes: &Classes, lengths: &Lengths, group: &[u8; STEP], rest: u32) -> Found {
     // SAFETY: 64 bytes.
     let elements = unsafe { _mm512_loadu_si512(group.as_ptr().cast()) };
     let own = _mm512_and_si512(classes.of(elements), _mm512_set1_epi16((!HOT_MARK).cast_signed()));
@@ -248,7 +245,7 @@ pub(crate) fn locate(classes: &Classes, lengths: &Lengths, group: &[u8], rest: u
     let element = group.as_chunks::<2>().0[index % GROUP];
     let element = u16::from_le_bytes(element);
     let length = lengths.of(element);
-    Found { index, before: end.wrapping_sub(length), length }
+    Found { index, before: end.wrapping_sub(length), length, element: u64::from(element) }
 }
 
 /// [`portable::before`], of a whole group.
@@ -266,7 +263,7 @@ pub(crate) fn before(classes: &Classes, lengths: &Lengths, group: &[u8], index: 
     let before = _mm512_reduce_add_epi32(_mm512_madd_epi16(own, _mm512_set1_epi16(1))).cast_unsigned();
     let element = group.as_chunks::<2>().0[index % GROUP];
     let element = u16::from_le_bytes(element);
-    Found { index, before, length: lengths.of(element) }
+    Found { index, before, length: lengths.of(element), element: u64::from(element) }
 }
 
 pub(super) fn stream(block: &[u8], target: &mut [u8]) {

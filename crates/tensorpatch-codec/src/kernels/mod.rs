@@ -78,6 +78,8 @@ pub(crate) struct Found {
     pub(crate) index: usize,
     pub(crate) before: u32,
     pub(crate) length: u32,
+    /// Its bits.
+    pub(crate) element: u64,
 }
 
 pub(crate) use portable::{before, find_group, locate};

@@ -103,10 +103,11 @@ pub(crate) fn find_group(ends: &[u32], from: usize, point: u32) -> usize {
 #[inline(always)]
 pub(crate) fn locate<T: Element>(lengths: &Lengths, group: &[u8], rest: u32) -> Found {
     let mut before = 0;
-    let mut found = Found { index: 0, before: 0, length: 0 };
+    let mut found = Found { index: 0, before: 0, length: 0, element: 0 };
     for (index, bytes) in group.chunks_exact(T::WIDTH).enumerate() {
-        let length = lengths.of(T::load(bytes));
-        found = Found { index, before, length };
+        let element = T::load(bytes);
+        let length = lengths.of(element);
+        found = Found { index, before, length, element: element.to_u64() };
         before += length;
         if before > rest {
             break;
@@ -118,10 +119,12 @@ pub(crate) fn locate<T: Element>(lengths: &Lengths, group: &[u8], rest: u32) -> 
 /// The element of a group with this index.
 #[inline(always)]
 pub(crate) fn before<T: Element>(lengths: &Lengths, group: &[u8], index: usize) -> Found {
-    let mut found = Found { index, before: 0, length: 0 };
+    let mut found = Found { index, before: 0, length: 0, element: 0 };
     for bytes in group.chunks_exact(T::WIDTH).take(index + 1) {
+        let element = T::load(bytes);
         found.before += found.length;
-        found.length = lengths.of(T::load(bytes));
+        found.length = lengths.of(element);
+        found.element = element.to_u64();
     }
     found
 }

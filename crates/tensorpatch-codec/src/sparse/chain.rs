@@ -6,7 +6,7 @@ use crate::level::{Kind, Level};
 
 use super::layout::{QUOTIENT_BITS, QUOTIENT_ESCAPE, slot_bits, slots_before, unit_at};
 use super::plan::{Lengths, Tables};
-use super::shift::shifted;
+use super::shift::{moved, shifted_cold};
 use super::stream::Serial;
 
 /// A new value for an element.
@@ -29,8 +29,8 @@ impl Patch {
 pub(super) struct Part<'a> {
     /// The number of the first group.
     first: usize,
-    /// Ascending, and then [`PADDING`] times the greatest of all numbers.
-    ends: &'a [u32],
+    /// Where each group starts, and the last one ends; then [`PADDING`] times the greatest of all numbers.
+    borders: &'a [u32],
     /// The last end of a group.
     end: u32,
 }
@@ -38,32 +38,34 @@ pub(super) struct Part<'a> {
 /// The parts of some strips, one behind the other in memory.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    ends: Vec<u32>,
+    borders: Vec<u32>,
     groups: usize,
 }
 
 impl Parts {
     /// Parts of at most `groups` groups each, which have these sums.
     pub(super) fn fill(&mut self, sums: &[u16], groups: usize) {
-        self.ends.clear();
+        self.borders.clear();
         self.groups = groups;
         // A chunk without elements has no groups.
         for sums in sums.chunks(groups.max(1)) {
-            let mut end = 0;
-            self.ends.extend(sums.iter().map(|&sum| {
-                end += u32::from(sum);
-                end
+            let mut border = 0;
+            self.borders.push(border);
+            self.borders.extend(sums.iter().map(|&sum| {
+                border += u32::from(sum);
+                border
             }));
-            self.ends.extend([u32::MAX; PADDING]);
+            self.borders.extend([u32::MAX; PADDING]);
         }
     }
 
     /// Part number `index`; an empty one beyond the last.
     pub(super) fn part(&self, index: usize) -> Part<'_> {
-        let ends = self.ends.get(index * (self.groups + PADDING)..).unwrap_or_default();
-        let ends = ends.get(..self.groups + PADDING).unwrap_or(ends);
-        let last = ends.len().checked_sub(PADDING + 1).and_then(|last| ends.get(last));
-        Part { first: index * self.groups, ends, end: last.copied().unwrap_or(0) }
+        let len = self.groups + 1 + PADDING;
+        let borders = self.borders.get(index * len..).unwrap_or_default();
+        let borders = borders.get(..len).unwrap_or(borders);
+        let last = borders.len().checked_sub(PADDING + 1).and_then(|last| borders.get(last));
+        Part { first: index * self.groups, borders, end: last.copied().unwrap_or(0) }
     }
 }
 
@@ -75,6 +77,8 @@ pub(super) struct Chain<'a> {
     point: u64,
     /// Where its bucket begins; before the start if the point was looked at in an earlier part.
     bucket: i64,
+    /// The direction of the change there.
+    down: bool,
     /// The slot of the bucket that the point is made from.
     slot: u32,
     /// The bits of the state that were looked at.
@@ -85,7 +89,7 @@ pub(super) struct Chain<'a> {
 
 impl<'a> Chain<'a> {
     pub(super) fn new(stream: Serial<'a>) -> Self {
-        Self { stream, point: 0, bucket: 0, slot: 0, looked_at: 0, begun: false }
+        Self { stream, point: 0, bucket: 0, down: false, slot: 0, looked_at: 0, begun: false }
     }
 
     /// Looks at the next point, after `from`.
@@ -100,10 +104,12 @@ impl<'a> Chain<'a> {
             (QUOTIENT_ESCAPE + self.stream.bits(QUOTIENT_BITS), 0)
         };
         let bucket = u64::from(from) + (u64::from(quotient) << scale);
-        self.slot = (self.stream.state() >> below) as u32 & ((1 << slot_bits(scale)) - 1);
+        let seen = self.stream.state() >> below;
+        self.down = seen & 1 == 1;
+        self.slot = (seen >> 1) as u32 & ((1 << slot_bits(scale)) - 1);
         self.point = bucket + u64::from(unit_at(self.slot, scale));
         self.bucket = bucket.cast_signed();
-        self.looked_at = below + slot_bits(scale);
+        self.looked_at = below + 1 + slot_bits(scale);
     }
 
     /// Removes the point from the stream: it lies in what spans `start..end`.
@@ -139,15 +145,9 @@ pub(super) fn run<T: Element, const N: usize>(
         Kind::Avx512 if T::WIDTH == 2 => run_avx512(chains, look_up, bytes, parts, patches),
         #[cfg(target_arch = "x86_64")]
         Kind::Avx2 if T::WIDTH == 2 => run_avx2(chains, look_up, bytes, parts, patches),
-        _ => run_with::<T, N>(
-            chains,
-            look_up,
-            bytes,
-            parts,
-            patches,
-            kernels::find_group,
-            |lengths, group, rest| kernels::locate::<T>(lengths, group, rest),
-        ),
+        _ => run_with::<T, N>(chains, look_up, parts, patches, kernels::find_group, |group, rest| {
+            locate_in::<T>(look_up.lengths, bytes, group, rest)
+        }),
     }
 }
 
@@ -169,14 +169,17 @@ fn run_avx512<const N: usize>(
         patches: &mut Vec<Patch>,
     ) -> Option<()> {
         let classes = kernels::avx512::Classes::load(look_up.lengths);
+        let (groups, _) = bytes.as_chunks::<{ kernels::avx512::STEP }>();
         run_with::<u16, N>(
             chains,
             look_up,
-            bytes,
             parts,
             patches,
             |ends, from, point| kernels::avx512::find_group(ends, from, point),
-            |lengths, group, rest| kernels::avx512::locate(&classes, lengths, group, rest),
+            |group, rest| match groups.get(group) {
+                Some(whole) => kernels::avx512::locate(&classes, look_up.lengths, whole, rest),
+                None => locate_in::<u16>(look_up.lengths, bytes, group, rest),
+            },
         )
     }
     // SAFETY: called at the AVX-512 level alone, which has all these instructions.
@@ -201,14 +204,17 @@ fn run_avx2<const N: usize>(
         patches: &mut Vec<Patch>,
     ) -> Option<()> {
         let classes = kernels::avx2::Classes::load(look_up.lengths);
+        let (groups, _) = bytes.as_chunks::<{ kernels::avx2::STEP }>();
         run_with::<u16, N>(
             chains,
             look_up,
-            bytes,
             parts,
             patches,
             |ends, from, point| kernels::avx2::find_group(ends, from, point),
-            |lengths, group, rest| kernels::avx2::locate(&classes, lengths, group, rest),
+            |group, rest| match groups.get(group) {
+                Some(whole) => kernels::avx2::locate(&classes, look_up.lengths, whole, rest),
+                None => locate_in::<u16>(look_up.lengths, bytes, group, rest),
+            },
         )
     }
     // SAFETY: called at the AVX2 level alone, which has all these instructions.
@@ -230,11 +236,10 @@ pub(super) struct LookUp<'a> {
 fn run_with<T: Element, const N: usize>(
     chains: &mut [Chain<'_>; N],
     look_up: LookUp<'_>,
-    bytes: &[u8],
     parts: &[Part<'_>; N],
     patches: &mut Vec<Patch>,
     find_group: impl Fn(&[u32], usize, u32) -> usize,
-    locate: impl Fn(&Lengths, &[u8], u32) -> Found,
+    locate: impl Fn(usize, u32) -> Found,
 ) -> Option<()> {
     let LookUp { tables, lengths, scale } = look_up;
     let ends: [u64; N] = parts.map(|part| u64::from(part.end));
@@ -258,22 +263,24 @@ fn run_with<T: Element, const N: usize>(
             // Below the end of the part, so below 2^32.
             #[expect(clippy::cast_possible_truncation, reason = "see above")]
             let point = chain.point as u32;
-            let group = find_group(part.ends, groups[i], point);
+            let (_, ends) = part.borders.split_first().unwrap_or((&0, &[]));
+            let group = find_group(ends, groups[i], point);
             groups[i] = group;
-            let start = group.checked_sub(1).and_then(|before| part.ends.get(before)).copied().unwrap_or(0);
-            let first = (part.first + group) * GROUP;
-            let rest = bytes.get(first * T::WIDTH..).unwrap_or_default();
-            let found =
-                locate(lengths, rest.get(..GROUP * T::WIDTH).unwrap_or(rest), point.wrapping_sub(start));
+            let start = part.borders.get(group).copied().unwrap_or(0);
+            let found = locate(part.first + group, point.wrapping_sub(start));
             let start = start + found.before;
             let end = start + found.length;
+            let down = chain.down;
             chain.take(i64::from(start), i64::from(end), scale);
 
-            let position = first + found.index;
-            let old = super::decode::element::<T>(bytes, position);
-            let code = chain.stream.symbol(tables, lengths.key.find(old));
-            let new = shifted(old, code, &mut chain.stream)?;
-            patches.push(Patch::new(position, new));
+            let old = T::from_u64(found.element);
+            let key = lengths.key.find(old);
+            let mut new = moved(old, 1, down);
+            if tables.has(key) {
+                let code = chain.stream.symbol(tables, key);
+                new = shifted_cold(old, code, down, &mut chain.stream)?;
+            }
+            patches.push(Patch::new((part.first + group) * GROUP + found.index, new));
             chain.look(end, scale);
         }
     }
@@ -284,4 +291,11 @@ fn run_with<T: Element, const N: usize>(
         }
     }
     Some(())
+}
+
+/// The element of a group, which need not be a whole one, that `rest` lies on.
+#[inline(always)]
+fn locate_in<T: Element>(lengths: &Lengths, bytes: &[u8], group: usize, rest: u32) -> Found {
+    let from = bytes.get(group * GROUP * T::WIDTH..).unwrap_or_default();
+    kernels::locate::<T>(lengths, from.get(..GROUP * T::WIDTH).unwrap_or(from), rest)
 }

@@ -58,8 +58,19 @@ impl Distance {
         if slots.escape {
             put(bits | u32::from(self.down) << 6, 7);
         }
-        let len = bits.saturating_sub(1);
+        self.extra(put);
+    }
+
+    /// The plain bits below the leading one.
+    #[expect(clippy::cast_possible_truncation, reason = "at most 64 bits")]
+    fn extra(self, mut put: impl FnMut(u32, u32)) {
+        let len = (self.bits() as u32).saturating_sub(1);
         halves(self.beyond & ((1 << len) - 1), len).for_each(|(value, len)| put(value, len));
+    }
+
+    /// Whether the new value is the lower one.
+    pub(super) fn is_down(self) -> bool {
+        self.down
     }
 }
 
@@ -71,6 +82,8 @@ const UNCHANGED: usize = 64 * 2;
 pub(super) struct SymbolTables {
     tables: Vec<[Slots; KINDS]>,
     by_class: [u8; MAX_CLASSES],
+    /// Whether changes of a class go beyond one unit.
+    reaches: [bool; MAX_CLASSES],
     by_key: [u8; 256],
 }
 
@@ -79,6 +92,7 @@ impl Default for SymbolTables {
         Self {
             tables: vec![[Slots::default(); KINDS]; MAX_CLASSES],
             by_class: [0; MAX_CLASSES],
+            reaches: [false; MAX_CLASSES],
             by_key: [0; 256],
         }
     }
@@ -108,6 +122,9 @@ impl SymbolTables {
             let unchanged = Slots::new(symbols.slots(Symbol::Unchanged).unwrap_or((0, 1)), false);
             table[UNCHANGED] = unchanged;
             table[UNCHANGED + 1] = unchanged;
+        }
+        for (reaches, class) in self.reaches.iter_mut().zip(&model.classes) {
+            *reaches = class.reach > 0;
         }
         for (key, class) in self.by_key.iter_mut().enumerate() {
             *class = model.class_of(key) as u8;
@@ -144,5 +161,20 @@ impl SymbolTables {
             let distance = distance.unwrap_or(Distance::near(kind));
             distance.plain(slots, |value, len| steps.push(Step::bits(value, len as u8)));
         }
+    }
+
+    /// Appends the symbol of a cold change, if its class has symbols, and its plain bits; the direction stands elsewhere.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "scale and lengths are at most 32")]
+    pub(super) fn push_cold(&self, class: u8, distance: Distance, steps: &mut Vec<Step>) {
+        if !self.reaches[usize::from(class) % MAX_CLASSES] {
+            return;
+        }
+        let slots = self.find(class, distance.kind() & !1);
+        steps.push(Step::symbol(slots.start(), slots.freq(), SYMBOL_SCALE as u8));
+        if slots.escape {
+            steps.push(Step::bits(distance.bits() as u32, 6));
+        }
+        distance.extra(|value, len| steps.push(Step::bits(value, len as u8)));
     }
 }

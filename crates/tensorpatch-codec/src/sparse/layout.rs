@@ -18,7 +18,7 @@ pub(super) const STRIP_BYTES: usize = 8192;
 pub(super) const FEW_LANES: usize = 4;
 pub(super) const MANY_LANES: usize = 16;
 /// So many ones stand for a quotient that follows in plain bits, as many as `QUOTIENT_BITS`.
-pub(super) const QUOTIENT_ESCAPE: u32 = 12;
+pub(super) const QUOTIENT_ESCAPE: u32 = 11;
 pub(super) const QUOTIENT_BITS: u32 = 20;
 
 /// Where the symbols of hot elements are.
@@ -108,7 +108,7 @@ pub(super) fn halves(value: u64, len: u32) -> impl Iterator<Item = (u32, u32)> {
 
 /// The place of a changed element, `gap` after the end of the last one on the axis and of the given length.
 #[inline(always)]
-pub(super) fn push_place(gap: u32, length: u32, scale: u32, steps: &mut Vec<Step>) {
+pub(super) fn push_place(gap: u32, length: u32, down: bool, scale: u32, steps: &mut Vec<Step>) {
     let quotient = gap >> scale;
     let within = gap - (quotient << scale);
     let before = length.min((1 << scale) - within);
@@ -117,9 +117,9 @@ pub(super) fn push_place(gap: u32, length: u32, scale: u32, steps: &mut Vec<Step
     // An element across a border has two codes. The second costs a bit more, so it must be twice as likely.
     let after = slots_before(length - before, scale);
     if after > 2 * own {
-        push_bucket(quotient + 1, 0, after, scale, steps);
+        push_bucket(quotient + 1, 0, after, down, scale, steps);
     } else {
-        push_bucket(quotient, start, own, scale, steps);
+        push_bucket(quotient, start, own, down, scale, steps);
     }
 }
 
@@ -130,22 +130,24 @@ pub(super) fn push_end(gap: u32, scale: u32, steps: &mut Vec<Step>) {
     let all = 1 << slot_bits(scale);
     let start = slots_before(within, scale);
     if all - start < all / 2 {
-        push_bucket(quotient + 1, 0, all, scale, steps);
+        push_bucket(quotient + 1, 0, all, false, scale, steps);
     } else {
-        push_bucket(quotient, start, all - start, scale, steps);
+        push_bucket(quotient, start, all - start, false, scale, steps);
     }
 }
 
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "a scale is at most 18")]
-fn push_bucket(quotient: u32, start: u32, freq: u32, scale: u32, steps: &mut Vec<Step>) {
+fn push_bucket(quotient: u32, start: u32, freq: u32, down: bool, scale: u32, steps: &mut Vec<Step>) {
     let scale = slot_bits(scale) as u8;
+    let down = u32::from(down);
     if quotient < QUOTIENT_ESCAPE {
-        steps.push(Step { freq, start, raw: (1 << quotient) - 1, scale, raw_len: quotient as u8 + 1 });
+        let raw = ((1 << quotient) - 1) | (down << (quotient + 1));
+        steps.push(Step { freq, start, raw, scale, raw_len: quotient as u8 + 2 });
     } else {
         steps.push(Step::bits((1 << QUOTIENT_ESCAPE) - 1, QUOTIENT_ESCAPE as u8));
         steps.push(Step::bits(quotient - QUOTIENT_ESCAPE, QUOTIENT_BITS as u8));
-        steps.push(Step::symbol(start, freq, scale));
+        steps.push(Step { freq, start, raw: down, scale, raw_len: 1 });
     }
 }
 

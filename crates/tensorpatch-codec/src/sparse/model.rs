@@ -165,12 +165,12 @@ pub(super) enum Symbol {
     Unchanged,
     /// The distance beyond one unit has this many bits.
     Moved { bits: u32, down: bool },
-    /// The number of bits and the direction follow, in six plain bits and one.
+    /// The number of bits follows in six plain bits, and in hot classes the direction in one.
     Escape,
 }
 
 /// The slots of the symbols of a class: unchanged, then up and down by 0, 1, 2, ... bits, then the escape; each from its
-/// start to that of the next.
+/// start to that of the next. In cold classes only up, and the escape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Symbols {
     starts: Vec<u32>,
@@ -196,8 +196,10 @@ impl Symbols {
         }
         let mut starts = vec![0, first];
         let mut start = first;
+        // The direction of a cold change stands with its place: its symbols are all up.
         let mut split = |end: u32| {
-            starts.extend([start + (end - start).div_ceil(2), end]);
+            let middle = if class.is_hot() { start + (end - start).div_ceil(2) } else { end };
+            starts.extend([middle, end]);
             start = end;
         };
         if class.reach == 0 {

@@ -109,12 +109,11 @@ impl Places<'_> {
             let start = self.starts[group] + found.before;
             let steps = &mut steps[strip];
             let (_, end) = &mut ends[strip];
-            layout::push_place(start - *end, found.length, self.scale, steps);
-            *end = start + found.length;
             let old: T = element(block.olds, position);
             let distance = Distance::between(old, element(block.news, position));
-            let class = self.symbols.class(self.lengths.key.find(old));
-            self.symbols.push(class, distance.kind(), || Some(distance), steps);
+            layout::push_place(start - *end, found.length, distance.is_down(), self.scale, steps);
+            *end = start + found.length;
+            self.symbols.push_cold(self.symbols.class(self.lengths.key.find(old)), distance, steps);
         }
     }
 }

@@ -10,6 +10,9 @@ pub(crate) const HOT_MARK: u16 = 0x8000;
 /// The bit that marks it among those by key: above the sum of the lengths of a group.
 pub(crate) const HOT_BIT: u32 = 16;
 
+/// Stands for the table of a class without symbols.
+const NO_TABLE: u8 = u8::MAX;
+
 /// Slots of a symbol table.
 pub(super) const SLOTS: usize = 1 << SYMBOL_SCALE;
 
@@ -115,6 +118,10 @@ impl Tables {
         for &class in &model.classes {
             // Cold classes differ in their tables by the reach alone.
             let class = if class.is_hot() { class } else { Class { rate: 0, ..class } };
+            if class.rate == 0 && class.reach == 0 {
+                of_class.push(NO_TABLE);
+                continue;
+            }
             let known = made.iter().find(|(known, _)| *known == class).map(|&(_, table)| table);
             of_class.push(known.unwrap_or_else(|| {
                 let table = made.len() as u8;
@@ -130,6 +137,12 @@ impl Tables {
         for (key, table) in self.by_key.iter_mut().enumerate() {
             *table = of_class[model.class_of(key)];
         }
+    }
+
+    /// Whether the change of an element with this key has a symbol. A cold one by one unit has not.
+    #[inline(always)]
+    pub(super) fn has(&self, key: usize) -> bool {
+        self.by_key[key & 0xff] != NO_TABLE
     }
 
     /// The entry of a slot below 1024 for an element with this key.

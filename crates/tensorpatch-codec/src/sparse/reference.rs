@@ -261,8 +261,17 @@ impl Decoder {
                     continue;
                 }
                 found.take(stream, start, end, scale);
-                let symbol = read_symbol(&symbols[class], stream);
-                let new = moved(old, symbol, stream).ok_or(CodecError::new(BAD_DISTANCE, offset))?;
+                let bits = match model.classes[class].reach {
+                    0 => Some(0),
+                    _ => match read_symbol(&symbols[class], stream) {
+                        Symbol::Moved { bits, .. } => Some(bits),
+                        Symbol::Escape => Some(stream.bits(6)),
+                        Symbol::Unchanged => None,
+                    },
+                };
+                let new = bits
+                    .and_then(|bits| moved(old, Symbol::Moved { bits, down: found.down }, stream))
+                    .ok_or(CodecError::new(BAD_DISTANCE, offset))?;
                 let position = u32::try_from(position).map_err(|_| CodecError::new(BAD_DISTANCE, offset))?;
                 self.changes.push((position, new.to_u64()));
                 place = Some(Place::read(stream, end, scale));
@@ -298,6 +307,7 @@ struct Place {
     slot: u32,
     /// The bits of the state that were looked at.
     total: u32,
+    down: bool,
 }
 
 impl Place {
@@ -312,13 +322,14 @@ impl Place {
             (QUOTIENT_ESCAPE + stream.bits(QUOTIENT_BITS), 0)
         };
         let bucket = from + (u64::from(quotient) << scale);
-        let slot = (stream.state() >> read) as u32 & ((4 << scale) - 1);
+        let down = stream.state() >> read & 1 == 1;
+        let slot = (stream.state() >> (read + 1)) as u32 & ((4 << scale) - 1);
         let (mut unit, mut above) = (0, 1 << scale);
         while above - unit > 1 {
             let middle = (unit + above) / 2;
             if slots(middle, scale) <= slot { unit = middle } else { above = middle }
         }
-        Self { point: bucket + u64::from(unit), bucket, slot, total: read + scale + 2 }
+        Self { point: bucket + u64::from(unit), bucket, slot, total: read + scale + 3, down }
     }
 
     /// Removes the point from the stream: it lies in what spans `start..end` on the axis.

@@ -55,6 +55,18 @@ fn shifted_far<T: Element>(old: T, code: u32, plain: &mut impl Plain) -> Option<
     } else {
         ((code - 1) >> 1, (code - 1) & 1 == 1)
     };
+    far(old, bits, down, plain)
+}
+
+/// The same for a cold change, whose direction is known.
+#[cold]
+#[inline(never)]
+pub(super) fn shifted_cold<T: Element>(old: T, code: u32, down: bool, plain: &mut impl Plain) -> Option<T> {
+    let bits = if code == ESCAPE { plain.plain(6)? } else { code.checked_sub(1)? >> 1 };
+    far(old, bits, down, plain)
+}
+
+fn far<T: Element>(old: T, bits: u32, down: bool, plain: &mut impl Plain) -> Option<T> {
     if bits as usize >= T::WIDTH * 8 {
         return None;
     }
@@ -69,8 +81,9 @@ fn shifted_far<T: Element>(old: T, code: u32, plain: &mut impl Plain) -> Option<
     Some(moved(old, beyond.wrapping_add(1), down))
 }
 
+/// The element a distance away.
 #[inline(always)]
-fn moved<T: Element>(old: T, distance: u64, down: bool) -> T {
+pub(super) fn moved<T: Element>(old: T, distance: u64, down: bool) -> T {
     let signed = if down { distance.wrapping_neg() } else { distance };
     T::from_u64(old.to_u64().wrapping_add(signed))
 }

@@ -88,7 +88,7 @@ pub(super) fn put_serial(steps: &[Step], words: &mut Vec<u32>, out: &mut Vec<u8>
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Serial<'a> {
     state: u64,
-    words: &'a [u8],
+    words: &'a [[u8; 4]],
     next: usize,
 }
 
@@ -98,7 +98,7 @@ impl<'a> Serial<'a> {
         let len = if bytes.len() <= 8 { bytes.len() } else { (bytes.len() - 1) % 4 + 5 };
         let (head, words) = bytes.split_at(len);
         let state = head.iter().rev().fold(0, |state, &byte| state << 8 | u64::from(byte));
-        Self { state, words, next: 0 }
+        Self { state, words: words.as_chunks().0, next: 0 }
     }
 
     /// The state, whose low bits hold what comes next.
@@ -112,12 +112,11 @@ impl<'a> Serial<'a> {
     pub(super) fn consume(&mut self, total: u32, freq: u32, offset: u32) {
         let state = (self.state >> total) * u64::from(freq) + u64::from(offset);
         // About every fourth change takes a word, which no processor can foresee: so no branch depends on it.
-        let word = self.words.get(self.next..).and_then(|rest| rest.first_chunk());
-        let there = word.is_some();
-        let word = word.map_or(0, |word| u64::from(u32::from_le_bytes(*word)));
-        let takes = u32::from(state < 1 << 32) & u32::from(there);
+        let (word, there) =
+            self.words.get(self.next).map_or((0, 0), |word| (u64::from(u32::from_le_bytes(*word)), 1));
+        let takes = u32::from(state < 1 << 32) & there;
         self.state = state << (32 * takes) | (word & u64::from(takes).wrapping_neg());
-        self.next += 4 * takes as usize;
+        self.next += takes as usize;
     }
 
     /// The next `len` plain bits, at most 32.
