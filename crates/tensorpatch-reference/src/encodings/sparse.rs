@@ -49,7 +49,7 @@ fn decode_elements(format: Format, payload: Input<'_>, elements: &mut [u64]) -> 
                 let mut plain = BitString::new(streams.next().unwrap_or_default());
                 for (number, element) in hot.into_iter().enumerate() {
                     let symbol = lanes.symbol(number, model.get(get(&classes, element)))?;
-                    let step = symbol.step(bits, &mut |k| plain.number(k))?;
+                    let step = symbol.step(bits, None, &mut |k| plain.number(k))?;
                     apply(elements, element, step, bits);
                 }
                 lanes.end()?;
@@ -123,7 +123,7 @@ fn read_hot(
 ) -> Maybe<()> {
     for element in hot {
         let symbol = stream.symbol(model.get(get(classes, *element)))?;
-        let step = symbol.step(bits, &mut |k| stream.plain(k))?;
+        let step = symbol.step(bits, None, &mut |k| stream.plain(k))?;
         apply(elements, *element, step, bits);
     }
     Ok(())
@@ -160,6 +160,7 @@ fn key(format: Format, v: u64) -> u64 {
 
 struct Class {
     rate: u64,
+    reach: u64,
     /// Section 3: each symbol with its first slot and the slot after its last.
     symbols: Vec<(Symbol, u64, u64)>,
 }
@@ -221,7 +222,7 @@ impl Model {
         let classes = rates
             .into_iter()
             .zip(reaches)
-            .map(|(rate, reach)| Class { rate, symbols: symbols(rate, reach, bits) })
+            .map(|(rate, reach)| Class { rate, reach, symbols: symbols(rate, reach, bits) })
             .collect();
         Ok(Self { streams, first_key, classes })
     }
@@ -232,7 +233,7 @@ impl Model {
     }
 
     fn get(&self, class: usize) -> &Class {
-        static NONE: Class = Class { rate: 0, symbols: Vec::new() };
+        static NONE: Class = Class { rate: 0, reach: 0, symbols: Vec::new() };
         self.classes.get(class).unwrap_or(&NONE)
     }
 
@@ -305,6 +306,8 @@ enum Symbol {
     Unchanged,
     Up(u64),
     Down(u64),
+    /// Of cold classes: the direction is known from the place.
+    Moved(u64),
     Escape,
 }
 
@@ -312,6 +315,10 @@ fn symbols(rate: u64, reach: u64, bits: u64) -> Vec<(Symbol, u64, u64)> {
     let unchanged = if rate >= HOT { (survival(rate) >> 6).max(1) } else { 0 };
     let mut out = vec![(Symbol::Unchanged, 0, unchanged)];
     let mut share = |b: u64, from: u64, to: u64| {
+        if rate < HOT {
+            out.push((Symbol::Moved(b), from, to));
+            return;
+        }
         let middle = from.saturating_add(to.saturating_sub(from).div_ceil(2));
         out.push((Symbol::Up(b), from, middle));
         out.push((Symbol::Down(b), middle, to));
@@ -335,13 +342,15 @@ fn symbols(rate: u64, reach: u64, bits: u64) -> Vec<(Symbol, u64, u64)> {
 }
 
 impl Symbol {
-    /// What the symbol means, with the plain bits that it calls for.
-    fn step(self, bits: u64, plain: &mut dyn FnMut(u64) -> Maybe<u64>) -> Maybe<Step> {
-        let (up, b) = match self {
-            Self::Unchanged => return Ok(None),
-            Self::Up(b) => (true, b),
-            Self::Down(b) => (false, b),
-            Self::Escape => {
+    /// What the symbol means, with the plain bits that it calls for; `known` is the direction if the class is cold.
+    fn step(self, bits: u64, known: Option<bool>, plain: &mut dyn FnMut(u64) -> Maybe<u64>) -> Maybe<Step> {
+        let (up, b) = match (self, known) {
+            (Self::Unchanged, _) => return Ok(None),
+            (Self::Up(b), _) => (true, b),
+            (Self::Down(b), _) => (false, b),
+            (Self::Moved(b), up) => (up.ok_or("a hot class has no such symbol")?, b),
+            (Self::Escape, Some(up)) => (up, plain(6)?),
+            (Self::Escape, None) => {
                 let both = plain(7)?;
                 (both >> 6 == 0, low(both, 6))
             }
@@ -503,15 +512,17 @@ fn cold(
     let mut e = 0_u64;
     let mut place = axis.into_iter();
     loop {
-        let mut q = u64::from(stream.x.trailing_ones()).min(12);
+        let mut q = u64::from(stream.x.trailing_ones()).min(11);
         let width = scale.saturating_add(2);
-        let (shift, p) = if q < 12 {
-            (q.saturating_add(1).saturating_add(width), low(stream.x >> q.saturating_add(1), width))
-        } else {
-            stream.plain(12)?;
+        let mut c = q.saturating_add(1);
+        if q == 11 {
+            stream.plain(11)?;
             q = q.saturating_add(stream.plain(20)?);
-            (width, low(stream.x, width))
-        };
+            c = 0;
+        }
+        let up = stream.x >> c & 1 == 0;
+        let p = low(stream.x >> c.saturating_add(1), width);
+        let shift = c.saturating_add(1).saturating_add(width);
         let b = e.saturating_add(q.saturating_mul(bucket));
         // The largest unit that has no more slots before it than the slot is; `before` never falls.
         let mut u = 0;
@@ -532,8 +543,12 @@ fn cold(
         let a = before(i.saturating_sub(b), scale);
         let z = before(j.saturating_sub(b).min(bucket), scale);
         stream.take(shift, z.saturating_sub(a), p.saturating_sub(a));
-        let symbol = stream.symbol(model.get(get(classes, element)))?;
-        let step = symbol.step(bits, &mut |k| stream.plain(k))?;
+        let class = model.get(get(classes, element));
+        let step = if class.reach == 0 {
+            Some((up, 1))
+        } else {
+            stream.symbol(class)?.step(bits, Some(up), &mut |k| stream.plain(k))?
+        };
         apply(elements, element, step, bits);
         e = j;
     }
