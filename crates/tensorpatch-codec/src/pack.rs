@@ -66,3 +66,23 @@ impl std::fmt::Debug for Unpacker {
         f.debug_struct("Unpacker").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_comes_back_and_anything_but_one_frame_of_the_size_is_refused() {
+        let bytes = [7; 1000];
+        let frame = Packer::default().pack(&bytes, 1000).unwrap().to_vec();
+        let unpack = |frame: &[u8], len| Unpacker::default().unpack(frame, 3, &mut vec![0; len]);
+        assert_eq!(unpack(&frame, 1000), Ok(()));
+        assert_eq!(unpack(&frame, 1001).unwrap_err().offset, 3);
+        assert!(unpack(&frame, 999).is_err());
+        assert!(unpack(&frame[..frame.len() - 1], 1000).is_err());
+        // zstd itself would skip an empty frame that decodes to nothing.
+        let mut with_skippable = frame;
+        with_skippable.extend([0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0]);
+        assert!(unpack(&with_skippable, 1000).is_err());
+    }
+}

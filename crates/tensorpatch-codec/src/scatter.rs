@@ -145,3 +145,21 @@ pub(crate) fn apply(width: usize, changes: &Changes, chunk: &mut [u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_outside_the_chunk_is_refused() {
+        for (position, fits) in [(9, true), (10, false), (40, false)] {
+            let changes = Changes { positions: vec![3, position], values: vec![1, 2, 3, 4] };
+            let (mut payload, mut scratch) = (Vec::new(), Vec::new());
+            encode(&mut Packer::default(), &mut scratch, 2, 64, &changes, &mut payload);
+            let mut found = Changes::default();
+            let result = decode(&mut Unpacker::default(), &mut scratch, 2, 10, &payload, &mut found);
+            assert_eq!(result.is_ok(), fits, "{position}");
+            assert!(!fits || found == changes);
+        }
+    }
+}

@@ -301,3 +301,80 @@ impl<'a, const N: usize> Lanes<'a, N> {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::{Class, Model, Symbol, Symbols};
+    use super::*;
+    use tensorpatch_format::ElementFormat;
+
+    const CLASS: Class = Class { rate: 80, reach: 0 };
+
+    /// The lanes of 2003 symbols, every third a move up by one.
+    fn lanes() -> Vec<u8> {
+        let symbols = Symbols::new(CLASS, 2);
+        let slots: Vec<Slots> = (0..2003)
+            .map(|i| if i % 3 == 0 { Symbol::Moved { bits: 0, down: false } } else { Symbol::Unchanged })
+            .map(|symbol| Slots::new(symbols.slots(symbol).unwrap(), false))
+            .collect();
+        let mut out = Vec::new();
+        put_lanes::<4>(&slots, &mut Vec::new(), &mut out);
+        out
+    }
+
+    /// Whether lanes hold those symbols, and nothing else.
+    fn read(bytes: &[u8]) -> Result<bool, CodecError> {
+        let mut tables = Tables::default();
+        tables.fill(&Model { first_key: 0, classes: vec![CLASS] }, 2);
+        let marks: Vec<u16> = (0..2003).collect();
+        let mut block = vec![0; 2 * marks.len()];
+        let mut lanes = Lanes::<4>::new(bytes, 0)?;
+        // In two parts, so that the second begins with another lane than the first.
+        let (first, second) = marks.split_at(1001);
+        for marks in [first, second] {
+            let key = Key::of(ElementFormat::W16);
+            lanes.run::<u16>(&tables, key, &mut block, marks, &mut BitReader::new(&[])).unwrap();
+        }
+        lanes.finish()?;
+        Ok(block
+            .as_chunks()
+            .0
+            .iter()
+            .enumerate()
+            .all(|(i, e)| u16::from_le_bytes(*e) == u16::from(i % 3 == 0)))
+    }
+
+    #[test]
+    fn lanes_give_their_symbols_back_in_any_number_of_parts() {
+        assert_eq!(read(&lanes()), Ok(true));
+    }
+
+    #[test]
+    fn lanes_cut_short_prolonged_or_damaged_are_refused() {
+        let whole = lanes();
+        for len in [0, 15, 16, whole.len() - 4, whole.len() - 2, whole.len() - 1] {
+            assert!(read(&whole[..len]).is_err(), "{len} bytes of {}", whole.len());
+        }
+        let mut longer = whole.clone();
+        longer.extend([0, 0]);
+        assert!(read(&longer).is_err());
+        for at in [0, 7, 20, whole.len() / 2, whole.len() - 1] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            // Other symbols may end well too: then the digest of the chunk tells.
+            assert_ne!(read(&damaged), Ok(true), "byte {at}");
+        }
+        let mut other_end = whole;
+        other_end[14] ^= 1;
+        assert!(read(&other_end).is_err());
+    }
+
+    #[test]
+    fn words_that_are_missing_are_noticed_though_the_states_end_well() {
+        // All symbols take all slots but one, and all states are at the base: a word is called for, and none is there.
+        let mut lanes = Lanes::<4>::new(&[0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0], 0).unwrap();
+        assert_eq!(lanes.finish(), Ok(()));
+        lanes.short = true;
+        assert!(lanes.finish().is_err());
+    }
+}
