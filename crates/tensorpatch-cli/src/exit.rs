@@ -300,9 +300,6 @@ fn store(error: &StoreError) -> Verdict {
             "the record is forged, or signed with a key that is not named: see --trust-key and --sign-key",
         ),
         StoreError::WrongState { .. } | StoreError::LocalState { .. } => Verdict::new(Code::BadInput),
-        StoreError::Unsupported(_) => {
-            Verdict::new(Code::BadInput).advise("use a newer version of tensorpatch")
-        }
         StoreError::OutcomeUnknown { .. } => {
             Verdict::new(Code::Failure).advise("run the same command again: it finds out and goes on")
         }

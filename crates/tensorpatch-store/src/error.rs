@@ -201,9 +201,9 @@ pub enum StoreError {
     /// Tensors that do not fit their schema.
     #[error(transparent)]
     State(#[from] tensorpatch_delta::StateError),
-    /// Something of the specification that this release does not do.
-    #[error("{0}")]
-    Unsupported(String),
+    /// The receipts of the ranks are not a version.
+    #[error(transparent)]
+    Receipts(#[from] crate::ranks::ReceiptError),
     /// A URL that names no store.
     #[error("{url:?}: {what}")]
     Url {

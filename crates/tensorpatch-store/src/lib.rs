@@ -16,12 +16,14 @@ mod error;
 mod fold;
 mod lease;
 mod local;
+mod merge;
 mod mirror;
 mod names;
 mod observe;
 mod plan;
 mod probe;
 mod publisher;
+mod ranks;
 mod record;
 mod replica;
 mod sign;
@@ -38,6 +40,7 @@ pub use names::{IdError, Key, KeyError, Nonce, StreamId, Version, VersionError};
 pub use observe::{Event, Observer, Phase};
 pub use plan::{Commit, History, Plan, PlanError, Step, Way};
 pub use publisher::{AnchorAdded, AnchorPolicy, PublishOptions, Published, Publisher};
+pub use ranks::{Receipt, ReceiptError, TensorReceipt};
 pub use record::{
     Anchor, CommitRecord, Delta, DeltaKind, EdgeRecord, Link, NamedObject, ObjectRef, Part, RecordError,
     StreamRecord, VersionId, Writers,

@@ -82,7 +82,7 @@ pub struct Published {
 }
 
 impl Published {
-    fn of(commit: &Commit, bytes: u64, resumed: bool) -> Self {
+    pub(crate) fn of(commit: &Commit, bytes: u64, resumed: bool) -> Self {
         let record = &commit.record;
         let delta = record.delta.as_ref();
         Self {
@@ -466,7 +466,7 @@ impl Publisher {
 }
 
 /// The number after a commit's.
-fn after(tip: &Commit) -> Result<Version, StoreError> {
+pub(crate) fn after(tip: &Commit) -> Result<Version, StoreError> {
     let tip = tip.record.version;
     tip.next().ok_or(StoreError::NoVersion { wanted: tip, tip: Some(tip) })
 }

@@ -120,6 +120,11 @@ impl Home {
         self.downloads().join(digest.to_string())
     }
 
+    /// Where the parts of a version are put together.
+    pub(crate) fn merged(&self, commit: &ObjectDigest) -> PathBuf {
+        self.downloads().join(format!("merged-{commit}"))
+    }
+
     /// Where a publisher writes the patch of the attempt in progress.
     pub(crate) fn outgoing(&self) -> PathBuf {
         self.hidden().join("outgoing")

@@ -11,6 +11,7 @@ use super::install::{self, InPlace};
 use super::{ApplyMode, Patching, Replica, Work, blocking};
 use crate::bucket::all;
 use crate::error::StoreError;
+use crate::merge::{LocalPart, Whole, merge};
 use crate::observe::Phase;
 use crate::plan::{Commit, History, Plan, Step, Way};
 use crate::record::{NamedObject, ObjectRef, Part};
@@ -89,7 +90,8 @@ impl Replica {
         {
             let mut work = Vec::new();
             for (step, to) in &patches {
-                work.push(Patching { patch: self.patch_of(home, step)?, to: to.clone() });
+                let patch = self.patch_of(home, history, step).await?;
+                work.push(Patching { patch, to: to.clone() });
             }
             if let Some(first) = work.first() {
                 match self.prepare_patch(home, held, first).await? {
@@ -101,26 +103,46 @@ impl Replica {
                 }
             }
         }
-        self.build_beside(home, held, &patches).await?;
+        self.build_beside(home, held, history, &patches).await?;
         let install = self.switch_all(home, old_companions, &to).await?;
         Ok(Work::Switch(install))
     }
 
-    pub(super) fn patch_of(&self, home: &Home, step: &Step) -> Result<PathBuf, StoreError> {
-        let Way::Delta(delta) = &step.way else {
-            return Err(StoreError::PatchDiffers {
-                version: step.target.version,
-                what: "it is an anchor, not a patch".into(),
-            });
-        };
-        match delta.parts.as_slice() {
-            [Part { object, .. }] => Ok(home.download(&object.blake3)),
-            parts => Err(StoreError::Unsupported(format!(
-                "version {} has {} parts, and this release reads versions of one part",
-                step.target.version,
-                parts.len()
-            ))),
+    /// The patch of a step, on local disk; that of several parts is put together first.
+    pub(super) async fn patch_of(
+        &self,
+        home: &Home,
+        history: &History,
+        step: &Step,
+    ) -> Result<PathBuf, StoreError> {
+        let version = step.target.version;
+        let differs = |what: &str| StoreError::PatchDiffers { version, what: what.into() };
+        let Way::Delta(delta) = &step.way else { return Err(differs("it is an anchor, not a patch")) };
+        if let [Part { object, .. }] = delta.parts.as_slice() {
+            return Ok(home.download(&object.blake3));
         }
+        let commit = history.commit(version).ok_or_else(|| differs("its commit is not at hand"))?;
+        if delta.base.layout != step.target.layout {
+            return Err(differs("it has several parts and alters the layout"));
+        }
+        let local = |part: &Part| {
+            Some(LocalPart {
+                patch: home.download(&part.object.blake3),
+                schema: home.download(&part.schema.as_ref()?.blake3),
+            })
+        };
+        let parts: Vec<LocalPart> = delta.parts.iter().filter_map(local).collect();
+        let whole = Whole {
+            version,
+            base: delta.base.state,
+            target: step.target.state,
+            schema: commit.record.schema,
+            layout: step.target.layout,
+        };
+        let (to, limits) = (home.merged(&step.target.commit), self.options.apply.limits.clone());
+        let merged = to.clone();
+        blocking(move || merge(&parts, whole, &to, &limits)).await?;
+        Ok(merged)
     }
 
     /// Makes all weight files of the last step's target in the staging directory, verified.
@@ -128,6 +150,7 @@ impl Replica {
         &self,
         home: &Home,
         held: Option<&Held>,
+        history: &History,
         steps: &[(&Step, Held)],
     ) -> Result<(), StoreError> {
         let mut at: Option<Held> = held.cloned();
@@ -152,7 +175,7 @@ impl Replica {
                     .await?;
                 }
                 Way::Delta(_) => {
-                    let patch = self.patch_of(&home, step)?;
+                    let patch = self.patch_of(&home, history, step).await?;
                     let from = at.take().ok_or_else(|| StoreError::PatchDiffers {
                         version: to.id.version,
                         what: "there is nothing to apply it to".into(),
