@@ -113,6 +113,20 @@ impl Bucket {
         }
     }
 
+    /// Some bytes of an object.
+    pub(crate) async fn get_range(
+        &self,
+        name: &str,
+        range: std::ops::Range<u64>,
+    ) -> Result<Bytes, StoreError> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        self.retry(name, async |path| self.store.get_range(&path, range.clone()).await)
+            .await
+            .map_err(|source| missing_or(name, source))
+    }
+
     /// Puts an object if the name is free. One attempt: what to make of a failure is the caller's to find out.
     pub(crate) async fn create(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };

@@ -201,6 +201,14 @@ pub enum StoreError {
     /// Tensors that do not fit their schema.
     #[error(transparent)]
     State(#[from] tensorpatch_delta::StateError),
+    /// A part of a version that it does not have.
+    #[error("version {version}: {what}")]
+    NoSuchPart {
+        /// The version.
+        version: Version,
+        /// What it does not have.
+        what: String,
+    },
     /// The receipts of the ranks are not a version.
     #[error(transparent)]
     Receipts(#[from] crate::ranks::ReceiptError),
