@@ -145,6 +145,14 @@ pub enum StoreError {
         /// The state that is.
         found: TaggedStateDigest,
     },
+    /// The files of a replica or baseline are no checkpoint any more. Pulling again replaces them.
+    #[error("{} is damaged: {what}", path.display())]
+    LocalDamage {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
     /// The local state file is not one, or says what cannot be.
     #[error("{} cannot be understood: {what}. Remove it to start again from the weights that lie there", path.display())]
     LocalState {

@@ -228,8 +228,8 @@ impl PartReader {
             return Ok(Vec::new());
         }
         let chunk = CHUNK_BYTES as u64;
-        let first = bytes.start / chunk;
-        let last = bytes.end.saturating_sub(1) / chunk;
+        let first = bytes.start.div_euclid(chunk);
+        let last = bytes.end.saturating_sub(1).div_euclid(chunk);
         let numbers = (first..=last).filter_map(|number| u32::try_from(number).ok());
         let chunks = all(numbers, AT_ONCE, |number| {
             self.read_chunk(ChunkAddress { tensor, chunk: ChunkIndex(number) })

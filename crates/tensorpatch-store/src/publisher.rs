@@ -224,7 +224,7 @@ impl Publisher {
         let companions = self.copy_companions(&home, checkpoint).await?;
         let encoded = match self.encode(&home, checkpoint, &tip).await {
             // The baseline was damaged on disk, and now says so: it is made anew from the stream.
-            Err(StoreError::WrongState { .. }) => {
+            Err(StoreError::WrongState { .. } | StoreError::LocalDamage { .. }) => {
                 self.to_tip(&home, &lock).await?;
                 let _ = self.copy_companions(&home, checkpoint).await?;
                 self.encode(&home, checkpoint, &tip).await?

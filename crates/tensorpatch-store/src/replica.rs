@@ -5,6 +5,7 @@ pub(crate) mod home;
 pub(crate) mod install;
 mod options;
 mod prepare;
+mod repair;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -166,9 +167,11 @@ impl Replica {
             match result {
                 // Objects may be collected between the plan and the download, and files damaged on disk: then there may be
                 // another way.
-                Err(error @ (StoreError::Missing { .. } | StoreError::WrongState { .. }))
-                    if round < ROUNDS =>
-                {
+                Err(
+                    error @ (StoreError::Missing { .. }
+                    | StoreError::WrongState { .. }
+                    | StoreError::LocalDamage { .. }),
+                ) if round < ROUNDS => {
                     tracing::warn!(%error, "looking for another way");
                     round = round.saturating_add(1);
                 }
@@ -217,7 +220,9 @@ impl Replica {
                 let companions = held.companions.clone();
                 (Some(held), companions)
             }
-            Some(LocalState { condition: Condition::Damaged { companions }, .. }) => (None, companions),
+            Some(LocalState { condition: Condition::Damaged { was }, .. }) => {
+                (self.repair(home, &was).await?, was.companions)
+            }
             // Recovery leaves neither.
             Some(LocalState {
                 condition: Condition::Applying { .. } | Condition::Switching { .. }, ..
@@ -401,6 +406,7 @@ impl Replica {
                     .await?;
             }
             InPlace::WrongBase(found) => return Err(self.wrong_state(&from, found)),
+            InPlace::Broken(what) => return Err(self.local_damage(what)),
             InPlace::Refused(why) => {
                 tracing::info!(why, "the files cannot be patched in place, new ones are made");
                 let (beside, base) = (home.clone(), from.id.state);

@@ -147,9 +147,14 @@ async fn a_baseline_that_is_missing_or_damaged_is_made_anew() {
     bytes[last] ^= 1;
     std::fs::write(&weights, bytes).unwrap();
     publisher.publish(&world.step(4)).await.unwrap();
+    // In the header, and in everything.
+    damage(&weights, 16_020);
+    publisher.publish(&world.step(5)).await.unwrap();
+    std::fs::remove_file(&weights).unwrap();
+    publisher.publish(&world.step(6)).await.unwrap();
     let replica = world.replica("r", ApplyMode::InPlace);
     replica.pull(Target::Latest).await.unwrap();
-    assert_same(replica.dir(), &world.step(4));
+    assert_same(replica.dir(), &world.step(6));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,18 +267,39 @@ async fn damaged_and_missing_objects_are_reported_and_nothing_is_altered() {
     assert_same(replica.dir(), &world.step(2));
 }
 
+/// Flips a bit, at a place counted from the end.
+fn damage(path: &Path, from_end: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = bytes.len() - from_end;
+    bytes[at] ^= 4;
+    std::fs::write(path, bytes).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_whose_files_were_damaged_is_repaired_from_an_anchor() {
+async fn only_the_damaged_chunks_of_a_replica_are_fetched_anew() {
     for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
         let world = World::new().await;
         world.publish_steps(3).await;
         let replica = world.replica("r", mode);
         replica.pull(Target::Version(v(2))).await.unwrap();
-        let weights = replica.dir().join("model.safetensors");
-        let mut bytes = std::fs::read(&weights).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 4;
-        std::fs::write(&weights, bytes).unwrap();
+        damage(&replica.dir().join("model.safetensors"), 100);
+        let pulled = replica.pull(Target::Latest).await.unwrap();
+        assert_eq!((pulled.from, pulled.steps.len()), (Some(v(2)), 1), "{pulled:?}");
+        assert_same(replica.dir(), &world.step(3));
+        assert_eq!(replica.held().await.unwrap().unwrap().version, v(3));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_with_much_damage_or_a_broken_header_is_made_anew_from_an_anchor() {
+    for places in [vec![100, 12_000], vec![16_000 + 20]] {
+        let world = World::new().await;
+        world.publish_steps(3).await;
+        let replica = world.replica("r", ApplyMode::InPlace);
+        replica.pull(Target::Version(v(2))).await.unwrap();
+        for place in places {
+            damage(&replica.dir().join("model.safetensors"), place);
+        }
         let pulled = replica.pull(Target::Latest).await.unwrap();
         assert!(pulled.steps[0].anchor, "{pulled:?}");
         assert_same(replica.dir(), &world.step(3));

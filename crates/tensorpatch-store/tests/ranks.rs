@@ -88,7 +88,7 @@ async fn missing_doubled_and_inconsistent_parts_are_refused() {
         error => panic!("{error}"),
     };
     assert_eq!(refused(&[]).await, ReceiptError::None);
-    assert_eq!(refused(&[one.clone()]).await, ReceiptError::Tensors { expected: 2, found: 1 });
+    assert_eq!(refused(std::slice::from_ref(&one)).await, ReceiptError::Tensors { expected: 2, found: 1 });
     let doubled = refused(&[one.clone(), two.clone(), one.clone()]).await;
     assert_eq!(doubled, ReceiptError::Doubled("a".into()));
     // A rank that started from another state than the version before.

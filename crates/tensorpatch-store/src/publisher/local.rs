@@ -146,7 +146,18 @@ pub(super) fn encode(
     options: &delta::Options,
     observer: &Observer,
 ) -> Result<Encoded, StoreError> {
-    let base = Checkpoint::open(home.dir(), &options.limits)?;
+    let was = Held { id: tip.id(), companions: tip.record.companions.clone() };
+    let broken = |error: StoreError| {
+        if !install::is_damage(&error) {
+            return error;
+        }
+        let (path, what) = (home.dir().to_owned(), error.to_string());
+        match install::damaged(home, tip.record.stream, &was) {
+            Ok(()) => StoreError::LocalDamage { path, what },
+            Err(error) => error,
+        }
+    };
+    let base = Checkpoint::open(home.dir(), &options.limits).map_err(|error| broken(error.into()))?;
     let target = Checkpoint::open(path, &options.limits)?;
     let version = |checkpoint| {
         Ok::<_, StoreError>(delta::Version {
@@ -200,6 +211,9 @@ pub(super) fn encode(
         InPlace::WrongBase(found) => {
             let (path, expected) = (home.dir().to_owned(), tip.record.state);
             return Err(StoreError::WrongState { path, expected, found });
+        }
+        InPlace::Broken(what) => {
+            return Err(StoreError::LocalDamage { path: home.dir().to_owned(), what });
         }
         InPlace::Refused(_) => {
             install::apply_beside(home, &outgoing, from.id.state, to, false, options, progress)?;

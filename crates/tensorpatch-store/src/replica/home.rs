@@ -47,8 +47,8 @@ pub(crate) enum Condition {
     Applying { from: Held, to: Held, then: Install },
     /// A version once the renames are done.
     Switching { to: Held, install: Install },
-    /// Found to be no version; these companions came with the one it was.
-    Damaged { companions: Vec<NamedObject> },
+    /// Found to be no version any more, or not yet again.
+    Damaged { was: Held },
 }
 
 /// The contents of the state file.

@@ -63,7 +63,7 @@ pub(crate) fn recover(home: &Home, options: &delta::Options) -> Result<Option<Lo
         } else if found == Some(from.id.state) {
             Condition::Held(from.clone())
         } else {
-            Condition::Damaged { companions: from.companions.clone() }
+            Condition::Damaged { was: from.clone() }
         };
         home.save(&state)?;
     }
@@ -132,6 +132,8 @@ pub(crate) enum InPlace {
     Refused(String),
     /// The files are not the version that the state file said; it now says so.
     WrongBase(TaggedStateDigest),
+    /// The files are no checkpoint; the state file now says so.
+    Broken(String),
 }
 
 /// Verifies that a patch makes one state of the other, and writes the journal that does it (section 6, step R4a).
@@ -160,13 +162,20 @@ pub(crate) fn prepare_in_place(
             damaged(home, stream, from)?;
             Ok(InPlace::WrongBase(found))
         }
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            let error = StoreError::from(error);
+            if !is_damage(&error) {
+                return Err(error);
+            }
+            damaged(home, stream, from)?;
+            Ok(InPlace::Broken(error.to_string()))
+        }
     }
 }
 
 /// Writes down that the files are no version.
 pub(crate) fn damaged(home: &Home, stream: StreamId, was: &Held) -> Result<(), StoreError> {
-    let condition = Condition::Damaged { companions: was.companions.clone() };
+    let condition = Condition::Damaged { was: was.clone() };
     home.save(&LocalState { stream, condition })
 }
 

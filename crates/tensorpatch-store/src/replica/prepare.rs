@@ -97,6 +97,7 @@ impl Replica {
                 match self.prepare_patch(home, held, first).await? {
                     InPlace::Ready => return Ok(Work::InPlace(work)),
                     InPlace::WrongBase(found) => return Err(self.wrong_state(held, found)),
+                    InPlace::Broken(what) => return Err(self.local_damage(what)),
                     InPlace::Refused(why) => {
                         tracing::info!(why, "the files cannot be patched in place, new ones are made");
                     }
@@ -187,12 +188,19 @@ impl Replica {
                         install::apply_beside(&home, &patch, from, to, staged, &options, progress)
                     })
                     .await;
-                    if let Err(StoreError::Apply(delta::ApplyError::WrongBase { found, .. })) = applied
-                        && let (false, Some(held)) = (staged, held)
-                    {
-                        let (stream, was) = (self.stream.id(), held.clone());
-                        blocking(move || install::damaged(&base, stream, &was)).await?;
-                        return Err(self.wrong_state(held, found));
+                    if let (Err(error), false, Some(held)) = (&applied, staged, held) {
+                        let refused = match error {
+                            StoreError::Apply(delta::ApplyError::WrongBase { found, .. }) => {
+                                Some(self.wrong_state(held, *found))
+                            }
+                            error if install::is_damage(error) => Some(self.local_damage(error.to_string())),
+                            _ => None,
+                        };
+                        if let Some(refused) = refused {
+                            let (stream, was) = (self.stream.id(), held.clone());
+                            blocking(move || install::damaged(&base, stream, &was)).await?;
+                            return Err(refused);
+                        }
                     }
                     applied?;
                 }
@@ -206,6 +214,10 @@ impl Replica {
     /// Files that are not the version held are damaged, which is for the caller of `prepare` to repair by trying again.
     pub(super) fn wrong_state(&self, held: &Held, found: TaggedStateDigest) -> StoreError {
         StoreError::WrongState { path: self.dir.clone(), expected: held.id.state, found }
+    }
+
+    pub(super) fn local_damage(&self, what: String) -> StoreError {
+        StoreError::LocalDamage { path: self.dir.clone(), what }
     }
 
     pub(super) async fn prepare_patch(

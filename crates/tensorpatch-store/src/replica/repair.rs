@@ -1,0 +1,89 @@
+//! Repairing a replica whose files were damaged: only the chunks that are wrong are fetched.
+
+use std::sync::Arc;
+
+use tensorpatch_checkpoint::{Checkpoint, CheckpointPatcher};
+use tensorpatch_delta::{LeafTable, Progress, State};
+use tensorpatch_format::{CHUNK_BYTES, ChunkAddress};
+
+use super::home::{Condition, Held, Home, LocalState};
+use super::{Replica, blocking, install};
+use crate::error::StoreError;
+use crate::parts::PartReader;
+
+/// Chunks that are fetched before any is written.
+const BATCH: usize = 16;
+
+impl Replica {
+    /// Makes the files the version that they were once more, if that takes less than all of them; `None` if an anchor must do it.
+    ///
+    /// The state file says `damaged` until the files have been hashed again, so that a crash on the way costs only time.
+    pub(super) async fn repair(&self, home: &Home, was: &Held) -> Result<Option<Held>, StoreError> {
+        match self.try_repair(home, was).await {
+            Ok(true) => {
+                let (home, held) = (home.clone(), was.clone());
+                let state = LocalState { stream: self.stream.id(), condition: Condition::Held(held) };
+                blocking(move || home.save(&state)).await?;
+                Ok(Some(was.clone()))
+            }
+            Ok(false) => Ok(None),
+            Err(error) if error.is_transient() => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the damaged files cannot be repaired chunk by chunk");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn try_repair(&self, home: &Home, was: &Held) -> Result<bool, StoreError> {
+        let Some(commit) = self.stream.commit(was.id.version).await? else { return Ok(false) };
+        if commit.id() != was.id {
+            return Ok(false);
+        }
+        let parts = Arc::new(self.stream.parts(&commit, &self.options.apply.limits).await?);
+        let Some((patcher, damaged)) = self.find_damage(home, &parts).await? else { return Ok(false) };
+        tracing::info!(chunks = damaged.len(), "damaged chunks are fetched anew");
+        let patcher = Arc::new(patcher);
+        for batch in damaged.chunks(BATCH) {
+            for address in batch {
+                let bytes = parts.read_chunk(*address).await?;
+                let (patcher, address) = (Arc::clone(&patcher), *address);
+                let offset = u64::from(address.chunk.0).saturating_mul(CHUNK_BYTES as u64);
+                blocking(move || Ok(patcher.write(address.tensor, offset, &bytes)?)).await?;
+            }
+        }
+        let (home, options, id) = (home.clone(), self.options.apply.clone(), was.id);
+        blocking(move || {
+            patcher.sync()?;
+            drop(patcher);
+            let found = install::examine(home.dir(), id.state.leaf_hash, &options)?;
+            Ok(found.is_some_and(|found| found.state == id.state && found.layout == id.layout))
+        })
+        .await
+    }
+
+    /// The chunks that differ, and what writes them; `None` if so much is wrong that a new copy is cheaper, or nothing can be written.
+    async fn find_damage(
+        &self,
+        home: &Home,
+        parts: &Arc<PartReader>,
+    ) -> Result<Option<(CheckpointPatcher, Vec<ChunkAddress>)>, StoreError> {
+        let (home, options, parts) = (home.clone(), self.options.apply.clone(), Arc::clone(parts));
+        blocking(move || {
+            let checkpoint = Checkpoint::open(home.dir(), &options.limits)?;
+            if checkpoint.schema() != parts.schema() {
+                return Ok(None);
+            }
+            let state = State::of(&checkpoint)?;
+            let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::none());
+            let differs = |address: &ChunkAddress| leaves.get(*address) != parts.leaf(*address);
+            let damaged: Vec<ChunkAddress> = checkpoint.schema().grid().filter(differs).collect();
+            let half = checkpoint.schema().chunk_count().div_euclid(2);
+            if damaged.len() as u64 > half.max(1) {
+                return Ok(None);
+            }
+            Ok(Some((CheckpointPatcher::open(&checkpoint)?, damaged)))
+        })
+        .await
+    }
+}
