@@ -17,9 +17,7 @@ pub(crate) struct NewFile {
 
 impl NewFile {
     pub(crate) fn create(target: &Path) -> Result<Self, StoreError> {
-        let mut name = target.file_name().unwrap_or_default().to_owned();
-        name.push(".partial");
-        let staged = target.with_file_name(name);
+        let staged = partial(target);
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -27,6 +25,45 @@ impl NewFile {
             .open(&staged)
             .map_err(|e| StoreError::local(&staged, e))?;
         Ok(Self { file, staged, target: target.to_owned(), done: false })
+    }
+
+    /// Goes on where a process left off that died, or a connection that broke; the bytes that are there are handed to `seen`.
+    ///
+    /// They may be anything, after a power cut: whoever resumes must verify the whole before the commit. At most `max` are kept.
+    pub(crate) fn resume(
+        target: &Path,
+        max: u64,
+        mut seen: impl FnMut(&[u8]),
+    ) -> Result<(Self, u64), StoreError> {
+        use std::io::Read;
+        let staged = partial(target);
+        let failed = |e| StoreError::local(&staged, e);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&staged)
+            .map_err(failed)?;
+        if file.metadata().map_err(failed)?.len() > max {
+            file.set_len(0).map_err(failed)?;
+        }
+        let (mut block, mut len) = (vec![0; 1 << 20], 0_u64);
+        loop {
+            match file.read(&mut block).map_err(failed)? {
+                0 => break,
+                read => {
+                    seen(block.get(..read).unwrap_or_default());
+                    len = len.saturating_add(read as u64);
+                }
+            }
+        }
+        Ok((Self { file, staged, target: target.to_owned(), done: false }, len))
+    }
+
+    /// Leaves what is written for [`NewFile::resume`].
+    pub(crate) fn keep_partial(mut self) {
+        self.done = true;
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
@@ -48,6 +85,13 @@ impl Drop for NewFile {
             let _ = std::fs::remove_file(&self.staged);
         }
     }
+}
+
+/// The name of a file while it is not complete.
+pub(crate) fn partial(target: &Path) -> PathBuf {
+    let mut name = target.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    target.with_file_name(name)
 }
 
 /// Replaces a file by one with these bytes, durably.

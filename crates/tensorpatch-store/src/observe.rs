@@ -11,6 +11,8 @@ pub enum Phase {
     Hash,
     /// Objects are downloaded.
     Download,
+    /// What an earlier run has downloaded of an object is used; part of [`Phase::Download`]'s total.
+    Resumed,
     /// A patch is made.
     Encode,
     /// A new patch is decoded and compared.

@@ -171,7 +171,8 @@ impl Home {
         let entries = std::fs::read_dir(&downloads).map_err(|e| StoreError::local(&downloads, e))?;
         for entry in entries {
             let path = entry.map_err(|e| StoreError::local(&downloads, e))?.path();
-            if !keep.contains(&path) {
+            let is_kept = |kept: &PathBuf| *kept == path || local::partial(kept) == path;
+            if !keep.iter().any(is_kept) {
                 local::remove(&path)?;
             }
         }
