@@ -87,11 +87,11 @@ class Fields:
                 return value
         raise self.invalid(start, "a varint of more than ten bytes")
 
-    def string(self, shortest: int, longest: int) -> bytes:
+    def string(self, longest: int) -> bytes:
         """u32 length, then UTF-8."""
         start = self.pos
         length = self.u32()
-        if not shortest <= length <= longest:
+        if length > longest:
             raise self.invalid(start, f"a string of {length} bytes")
         raw = self.bytes(length)
         try:
@@ -401,10 +401,10 @@ def read_schema(fields: Fields, limits: Limits) -> list[Tensor]:
     schema: list[Tensor] = []
     for _ in range(count):
         start = fields.pos
-        name = fields.string(1, 65535)
+        name = fields.string(65535)
         at = fields.pos
-        dtype = fields.string(1, 32)
-        if not DTYPE_CHARACTERS.issuperset(dtype):
+        dtype = fields.string(32)
+        if not dtype or not DTYPE_CHARACTERS.issuperset(dtype):
             raise fields.invalid(at, f"the dtype {dtype!r}")
         at = fields.pos
         rank = fields.u32()
@@ -412,8 +412,9 @@ def read_schema(fields: Fields, limits: Limits) -> list[Tensor]:
             raise fields.invalid(at, f"the rank {rank}")
         shape = [fields.u64() for _ in range(rank)]
         tensor = Tensor(name, dtype.decode(), shape, fields.u64())
-        if schema and schema[-1].name >= name:
-            raise fields.invalid(start, f"{name!r} is not after {schema[-1].name!r}")
+        before = schema[-1].name if schema else b""  # so that an empty name is out of order too
+        if name <= before:
+            raise fields.invalid(start, f"{name!r} is not after {before!r}")
         if tensor.dtype in DTYPES:
             elements = 1
             for dim in shape:
@@ -423,12 +424,12 @@ def read_schema(fields: Fields, limits: Limits) -> list[Tensor]:
         if tensor.chunks() >= 1 << 32:
             raise fields.invalid(start, f"a tensor of {tensor.byte_len} bytes")
         schema.append(tensor)
+    fields.finish()
     total = sum(tensor.byte_len for tensor in schema)
     if total >= 1 << 63:
         raise fields.invalid(first, f"{total} bytes in all")
     if total > limits.state:
         raise fields.limit(first, f"{total} bytes in all")
-    fields.finish()
     return schema
 
 
@@ -450,7 +451,12 @@ def check_layout(fields: Fields, limits: Limits):
     before = b""
     for _ in range(count):
         start = fields.pos
-        name = fields.string(1, 255)
+        name = fields.string(255)
+        at = fields.pos
+        length = fields.u64()
+        if length > 100_000_008:
+            raise fields.invalid(at, f"a header of {length} bytes")
+        fields.bytes(length)
         text = name.decode()
         if (
             any(c in "/\\" or c < " " or "\x7f" <= c <= "\x9f" for c in text)
@@ -461,11 +467,6 @@ def check_layout(fields: Fields, limits: Limits):
         if name <= before:
             raise fields.invalid(start, f"{name!r} is not after {before!r}")
         before = name
-        start = fields.pos
-        length = fields.u64()
-        if length > 100_000_008:
-            raise fields.invalid(start, f"a header of {length} bytes")
-        fields.bytes(length)
     start = fields.pos
     has_index = fields.u8()
     if has_index > 1:
@@ -631,7 +632,6 @@ class Reader:
         self.decoded: dict[tuple[int, int], tuple[bytes, bytes]] = {}  # chunk and leaf digest
         # The first violation that a wrong base may have caused, until the base is known to be right (section 10).
         self.suspicion: PatchError | None = None
-        self.suspicion_is_of_schema = False
         self.result: State | None = None
 
     def read(self):
@@ -712,7 +712,7 @@ class Reader:
     def schema_section(self, fields: Fields):
         """Section 7.1."""
         patch = self.patch
-        contents = self.mode(fields, must_list=patch.kind == FULL, must_be_same=patch.kind == EMPTY)
+        contents = self.listed(fields, must_list=patch.kind == FULL, must_be_same=patch.kind == EMPTY)
         if contents:
             patch.schema = self.grid = read_schema(contents, self.limits)
         else:
@@ -726,24 +726,27 @@ class Reader:
             self.next_fresh = self.fresh_from(0)
 
     def layout_section(self, fields: Fields):
-        """Section 7.2."""
-        patch = self.patch
-        contents = self.mode(fields, must_list=patch.kind == FULL or patch.schema is not None, must_be_same=False)
+        """Section 7.2. A full patch lists its schema, so it lists its layout too."""
+        contents = self.listed(fields, must_list=self.patch.schema is not None, must_be_same=False)
         if contents:
-            patch.layout = contents.data[contents.pos : contents.end]
+            self.patch.layout = contents.data[contents.pos : contents.end]
             check_layout(contents, self.limits)
 
-    def mode(self, fields: Fields, must_list: bool, must_be_same: bool) -> Fields | None:
+    def listed(self, fields: Fields, must_list: bool, must_be_same: bool) -> Fields | None:
+        """What a SCHEMA or LAYOUT section lists, if anything."""
         start = fields.pos
         mode = fields.u8()
-        if mode > 1 or (mode == 0 and must_list) or (mode == 1 and must_be_same):
+        if mode > 1:
             raise fields.invalid(start, f"mode {mode}")
-        if mode == 1:
-            return self.packed(fields)
-        fields.finish()
-        return None
+        if mode == 0:
+            fields.finish()
+        else:
+            packing, raw_len = self.packed_head(fields)
+        if (mode == 0 and must_list) or (mode == 1 and must_be_same):
+            raise fields.invalid(start, f"mode {mode} in this patch")
+        return self.unpack(fields, packing, raw_len) if mode == 1 else None
 
-    def packed(self, fields: Fields) -> Fields:
+    def packed_head(self, fields: Fields) -> tuple[int, int]:
         """Section 7.3."""
         start = fields.pos
         packing = fields.u8()
@@ -753,9 +756,12 @@ class Reader:
         raw_len = fields.varint()
         if raw_len > self.limits.metadata:
             raise fields.limit(start, f"{raw_len} bytes unpacked")
+        if packing == 0 and raw_len != fields.left():
+            raise fields.invalid(start, f"{raw_len} bytes where there are {fields.left()}")
+        return packing, raw_len
+
+    def unpack(self, fields: Fields, packing: int, raw_len: int) -> Fields:
         if packing == 0:
-            if raw_len != fields.left():
-                raise fields.invalid(start, f"{raw_len} bytes where there are {fields.left()}")
             return fields
         raw = unzstd(fields.data[fields.pos : fields.end], raw_len)
         if raw is None:
@@ -808,8 +814,9 @@ class Reader:
         if self.grid is not None:
             if record.tensor >= len(self.grid) or record.chunk >= self.grid[record.tensor].chunks():
                 error = PatchError("invalid", record.offset, f"{here} is outside the grid")
-                # Where the patch lists no schema the grid is that of a base which may be another.
-                return self.suspect(error, of_schema=True)
+                if self.patch.schema is not None:
+                    raise error
+                return self.suspect(error)  # the grid is that of a base which may be another
             if self.next_fresh and self.next_fresh < here:
                 return self.suspect(PatchError("invalid", record.offset, f"no record for {self.next_fresh}"))
         if self.patch.profile == DIRECT and record.encoding in (SPARSE, XOR):
@@ -829,12 +836,11 @@ class Reader:
                 return (i, 0)
         return None
 
-    def suspect(self, error: PatchError, of_schema: bool = False):
+    def suspect(self, error: PatchError):
         """Section 10: an error that another base may have caused waits until the base is known."""
-        if self.patch.kind == FULL or (of_schema and self.patch.schema is not None):
+        if self.patch.kind == FULL:
             raise error
-        if not self.suspicion:
-            self.suspicion, self.suspicion_is_of_schema = error, of_schema
+        self.suspicion = self.suspicion or error
 
     def decode(self, record: Record):
         if self.suspicion or self.fresh is None:
@@ -951,8 +957,6 @@ class Reader:
         if patch.kind != FULL:
             if patch.schema is None and schema_digest(write_schema(self.base_schema)) != patch.target_schema:
                 raise PatchError("wrong_base", trailer + 64, "the base has another schema")
-            if self.suspicion and self.suspicion_is_of_schema:
-                raise self.suspicion
             table = leaf_table(patch.leaf_hash, self.base)
             if state_digest(patch.leaf_hash, self.base_schema, table) != patch.base_state:
                 raise PatchError("wrong_base", trailer, "the base has another state digest")
