@@ -326,7 +326,7 @@ def blake3_compress(lanes: int, cv: list[int], block: list[int], counter: int, l
 
 
 def blake3_chunks(data: bytes, lanes: int, first: int, root: int) -> list[array]:
-    """The chaining values of `lanes` chunks of BLAKE3 (of 1024 bytes, or one that is shorter), one array for each word."""
+    """The chaining values of `lanes` chunks of BLAKE3 (1024 bytes, or one that is shorter), an array for each word."""
     length = len(data) // lanes
     blocks = max((length + 63) // 64, 1)
     words = array("I", data.ljust(64 * blocks, b"\0") if lanes == 1 else data)
