@@ -1119,8 +1119,8 @@ class Class:
 class Symbol:
     first: int  # slot
     slots: int
-    bits: int | None = None  # b of `up(b)` and `down(b)`; None is `unchanged`
-    down: bool = False
+    bits: int | None = None  # b of `up(b)`, `down(b)` and `moved(b)`; None is `unchanged`
+    down: bool | None = None  # None: the direction stands elsewhere
     escape: bool = False
 
 
@@ -1209,22 +1209,28 @@ def symbols_of(c: Class, width: int) -> list[Symbol]:
     def add(count: int, **symbol):
         slots.extend([Symbol(len(slots), count, **symbol)] * count)
 
-    def add_pair(count: int, bits: int):
-        add((count + 1) // 2, bits=bits)
-        add(count // 2, bits=bits, down=True)
+    def add_moves(count: int, bits: int):
+        if c.is_hot():
+            add((count + 1) // 2, bits=bits, down=False)
+            add(count // 2, bits=bits, down=True)
+        else:
+            add(count, bits=bits)
 
     unchanged = max(SURVIVAL[c.rate] >> 6, 1) if c.is_hot() else 0
     add(unchanged)
     if c.reach == 0:
-        add_pair(1024 - unchanged, 0)
+        add_moves(1024 - unchanged, 0)
         return slots
     for b in range(8 * width):
         index = 96 + 5 * b - c.reach
         p = 65536 if index < 0 else 0 if index > 95 else SURVIVAL[index]
         end = unchanged + (1023 - unchanged) * (65536 - p) // 65536
-        add_pair(end - len(slots), b)
+        add_moves(end - len(slots), b)
     add(1024 - len(slots), escape=True)
     return slots
+
+
+BY_ONE = Symbol(0, 1024, bits=0)
 
 
 class Serial:
@@ -1265,14 +1271,20 @@ class Sparse:
         self.width = 8 * format.width
         self.slots = [symbols_of(c, format.width) if c.rate else [] for c in classes]
 
-    def move(self, element: int, symbol: Symbol, plain):
-        """Changes an element as a symbol says; `plain` reads plain bits. Section 3 there."""
-        bits, down = symbol.bits, symbol.down
+    def move(self, element: int, symbol: Symbol, plain, down: bool | None = None):
+        """Changes an element as a symbol says; `plain` reads plain bits. Section 3 there. `down` is the direction where
+        it is not in the symbol: of the moves of cold classes."""
+        bits = symbol.bits
         if symbol.escape:
-            seven = plain(7)
-            bits, down = seven & 63, seven >> 6
+            if down is None:
+                seven = plain(7)
+                bits, down = seven & 63, seven >> 6 == 1
+            else:
+                bits = plain(6)
             if bits >= self.width:
                 raise Refusal(f"a move of {bits} bits")
+        elif symbol.down is not None:
+            down = symbol.down
         if bits is None:
             return
         t = 0
@@ -1343,16 +1355,16 @@ class Sparse:
         e = 0
         while True:
             q = 0
-            while q < 12 and stream.x >> q & 1:
+            while q < 11 and stream.x >> q & 1:
                 q += 1
-            if q < 12:
-                t = q + scale + 3
-                p = stream.x >> q + 1 & (unit << 2) - 1
-            else:
-                stream.plain(12)
+            c = q + 1
+            if q == 11:
+                stream.plain(11)
                 q += stream.plain(20)
-                t = scale + 2
-                p = stream.x & (unit << 2) - 1
+                c = 0
+            down = stream.x >> c & 1 == 1
+            p = stream.x >> c + 1 & (unit << 2) - 1
+            t = c + scale + 3
             bucket = e + (q << scale)
             # The largest `u` with before(u) <= p: one of the three terms is at most p.
             point = bucket + max(p // 5, (p - (unit >> 2)) // 4, (p - unit) // 3)
@@ -1367,7 +1379,10 @@ class Sparse:
             z = before(min(e - bucket, unit))
             stream.take(t, z - a, p - a)
             element = strip[n]
-            self.move(element, stream.symbol(self.slots[self.class_of[element]]), stream.plain)
+            # With reach 0 there is no symbol to read.
+            slots = self.slots[self.class_of[element]]
+            symbol = stream.symbol(slots) if self.classes[self.class_of[element]].reach else BY_ONE
+            self.move(element, symbol, stream.plain, down)
 
 
 # Command line
