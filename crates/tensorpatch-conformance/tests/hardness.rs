@@ -55,7 +55,7 @@ fn hostile_files_cost_no_more_memory_than_their_size_and_the_limits_explain() {
     }
 
     let directory = tempfile::tempdir().unwrap();
-    let mut open = |name: &str, len: u64, json: &[u8], most_kib: u64| {
+    let open = |name: &str, len: u64, json: &[u8], most_kib: u64| {
         let path = directory.path().join(name).with_extension("safetensors");
         let mut file = std::fs::File::create(&path).unwrap();
         file.write_all(&len.to_le_bytes()).unwrap();
