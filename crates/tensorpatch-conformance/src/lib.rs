@@ -25,6 +25,7 @@ mod manifest;
 mod patch;
 mod raw;
 pub mod read;
+mod records;
 mod sparse;
 mod state;
 mod states;

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::records::{Record, records};
 use crate::state::rules_in_words;
 use crate::vector::States;
 use crate::{Outcome, Vector};
@@ -9,6 +10,7 @@ use crate::{Outcome, Vector};
 /// The manifest as text.
 pub(crate) fn manifest(states: &States, vectors: &[Vector]) -> String {
     let vectors: Vec<_> = vectors.iter().map(entry).collect();
+    let records: Vec<_> = records().iter().map(record_entry).collect();
     let states: Vec<_> = states.all().iter().map(|state| state.to_json()).collect();
     pretty(&json!({
         "schema": "manifest.schema.json",
@@ -23,6 +25,7 @@ pub(crate) fn manifest(states: &States, vectors: &[Vector]) -> String {
             "section_bytes": 67_108_864,
         },
         "vectors": vectors,
+        "records": records,
         "states": states,
     }))
 }
@@ -50,6 +53,24 @@ fn entry(vector: &Vector) -> Value {
         }
     }
     entry
+}
+
+fn record_entry(record: &Record) -> Value {
+    json!({
+        "id": record.id,
+        "file": record_file_name(record),
+        "blake3": blake3::hash(&record.bytes).to_hex().as_str(),
+        "kind": record.kind,
+        "trusted": record.trusted,
+        "result": if record.valid { "valid" } else { "invalid" },
+        "section": record.section,
+        "comment": record.comment,
+        "since": "1.0",
+    })
+}
+
+pub(crate) fn record_file_name(record: &Record) -> String {
+    format!("{}/{}.json", if record.valid { "valid" } else { "invalid" }, record.id)
 }
 
 pub(crate) fn file_name(vector: &Vector) -> String {
@@ -100,7 +121,7 @@ pub(crate) fn schema() -> String {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Manifest of the tensorpatch conformance vectors",
         "type": "object",
-        "required": ["schema", "format", "comment", "rules", "limits", "vectors", "states"],
+        "required": ["schema", "format", "comment", "rules", "limits", "vectors", "records", "states"],
         "additionalProperties": false,
         "properties": {
             "schema": text, "format": text, "comment": text,
@@ -110,6 +131,16 @@ pub(crate) fn schema() -> String {
                 vector("valid", &[("target", id.clone())]),
                 vector("invalid", &[("error", json!({"enum": error_codes})), ("offset", count.clone())]),
             ]}},
+            "records": {"type": "array", "items": object(
+                &["id", "file", "blake3", "kind", "trusted", "result", "section", "comment", "since"],
+                json!({
+                    "id": id, "blake3": digest, "section": text, "comment": text, "since": text,
+                    "file": {"type": "string", "pattern": "^(valid|invalid)/[a-z0-9-]+\\.json$"},
+                    "kind": {"enum": ["stream", "commit", "edge"]},
+                    "trusted": {"type": "array", "items": digest},
+                    "result": {"enum": ["valid", "invalid"]},
+                }),
+            )},
             "states": {"type": "array", "items": object(
                 &["id", "digests", "tensors"],
                 json!({
@@ -182,6 +213,8 @@ nothing else of that repository is needed to use them.
 * A *state* is a list of tensors in the order of the schema, whose bytes are given by a rule. `rules` in the manifest says
   in words what each rule means. `blake3` is the BLAKE3 hash of the bytes of the tensor, `digests` are the state digests with
   either leaf hash: check your bytes with them before you blame your decoder.
+* A *record* is a JSON record of a stream, which `spec/stream.md` specifies. `kind` is what the reader asks for, `trusted` lists the
+  public keys that it trusts (none: it takes unsigned records), `result` says whether it must take or refuse the record.
 * `limits` are those that the reader is to have. Vectors with the flag `bomb` declare far more than they hold: a decoder must
   refuse them without allocating for it. Those with `evolution` hold what a later minor version may bring.
 

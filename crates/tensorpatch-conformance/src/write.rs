@@ -6,7 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::manifest::{README, file_name, manifest, schema};
+use crate::manifest::{README, file_name, manifest, record_file_name, schema};
+use crate::records::records;
 use crate::vectors;
 
 /// The directory, from the root of the repository.
@@ -22,6 +23,10 @@ pub fn contents() -> BTreeMap<String, Vec<u8>> {
     for vector in &vectors {
         let twice = files.insert(file_name(vector), vector.file.clone());
         assert!(twice.is_none(), "two vectors have the id {}", vector.id);
+    }
+    for record in records() {
+        let twice = files.insert(record_file_name(&record), record.bytes);
+        assert!(twice.is_none(), "two records have the id {}", record.id);
     }
     files.insert("manifest.json".to_owned(), manifest(&states, &vectors).into_bytes());
     files.insert("manifest.schema.json".to_owned(), schema().into_bytes());
@@ -65,7 +70,7 @@ pub fn check(root: &Path) -> Result<()> {
     for (path, bytes) in &due {
         let found = fs::read(directory.join(path)).unwrap_or_default();
         // A checkout may have converted the line ends of texts.
-        let is_text = !path.ends_with(".tpatch");
+        let is_text = !path.contains('/');
         let same = found == *bytes
             || (is_text && String::from_utf8_lossy(&found).replace("\r\n", "\n").as_bytes() == bytes);
         if !same {

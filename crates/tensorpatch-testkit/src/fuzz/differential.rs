@@ -47,6 +47,9 @@ pub(super) fn vectors() -> Vec<(&'static str, Vec<u8>)> {
     for folder in ["valid", "invalid"] {
         for entry in std::fs::read_dir(format!("{directory}/{folder}")).unwrap() {
             let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "tpatch") {
+                continue;
+            }
             let name: &'static str = path.file_stem().unwrap().to_string_lossy().into_owned().leak();
             files.push((name, std::fs::read(&path).unwrap()));
         }

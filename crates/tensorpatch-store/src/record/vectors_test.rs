@@ -1,0 +1,45 @@
+//! The conformance vectors of records (`tests/conformance/v1/`), read as a replica reads records.
+
+use serde_json::Value;
+
+use super::*;
+use crate::sign::{TrustKey, distrust};
+
+fn read<T: Record>(bytes: &[u8], keys: &[TrustKey]) -> Result<(), String> {
+    if !keys.is_empty()
+        && let Some(why) = distrust(T::FORMAT, bytes, keys)
+    {
+        return Err(why);
+    }
+    T::from_bytes(bytes).map(|_| ()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn records_are_taken_and_refused_as_the_vectors_say() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/conformance/v1");
+    let manifest = std::fs::read_to_string(format!("{directory}/manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    let records = manifest["records"].as_array().unwrap();
+    assert!(records.len() > 50, "{}", records.len());
+    let mut wrong = Vec::new();
+    for record in records {
+        let text = |member: &str| record[member].as_str().unwrap();
+        let bytes = std::fs::read(format!("{directory}/{}", text("file"))).unwrap();
+        let keys: Vec<TrustKey> = record["trusted"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|key| key.as_str().unwrap().parse().unwrap())
+            .collect();
+        let found = match text("kind") {
+            "stream" => read::<StreamRecord>(&bytes, &keys),
+            "commit" => read::<CommitRecord>(&bytes, &keys),
+            "edge" => read::<EdgeRecord>(&bytes, &keys),
+            kind => panic!("{kind}"),
+        };
+        if found.is_ok() != (text("result") == "valid") {
+            wrong.push(format!("{}: {found:?} ({})", text("id"), text("comment")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
