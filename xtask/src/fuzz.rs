@@ -15,7 +15,7 @@ const MOST_MEMORY: u32 = 2048;
 
 /// Writes the seeds, builds the targets, and runs each of them, or the one named, for so many seconds.
 #[expect(clippy::print_stderr, reason = "a heading for each target is what this prints")]
-pub(crate) fn run(seconds: u64, only: Option<&str>) -> Result<()> {
+pub(crate) fn run(seconds: u64, sanitizer: &str, only: Option<&str>) -> Result<()> {
     let targets: Vec<&Target> =
         TARGETS.iter().filter(|target| only.is_none_or(|name| target.name == name)).collect();
     if targets.is_empty() {
@@ -32,7 +32,7 @@ pub(crate) fn run(seconds: u64, only: Option<&str>) -> Result<()> {
     for Target { name, .. } in &targets {
         eprintln!("== {name}");
         let mut command = cargo_fuzz("run", &fuzz);
-        command.arg(name).arg("--");
+        command.args(["--sanitizer", sanitizer, name, "--"]);
         let dictionary = fuzz.join("dictionaries").join(name).with_extension("dict");
         if dictionary.is_file() {
             command.arg(format!("-dict={}", dictionary.display()));
@@ -42,6 +42,7 @@ pub(crate) fn run(seconds: u64, only: Option<&str>) -> Result<()> {
             format!("-max_len={MOST_BYTES}"),
             format!("-rss_limit_mb={MOST_MEMORY}"),
             "-timeout=10".to_owned(),
+            "-verbosity=0".to_owned(),
             "-print_final_stats=1".to_owned(),
         ]);
         shell::run(&mut command)?;

@@ -48,6 +48,9 @@ enum Command {
         /// How long each runs
         #[arg(long, default_value_t = 60)]
         seconds: u64,
+        /// What watches the memory: `address` finds what unsafe code does wrong, and runs at half the speed
+        #[arg(long, default_value = "none")]
+        sanitizer: String,
         /// Run only this one
         target: Option<String>,
     },
@@ -79,7 +82,9 @@ fn run(arguments: Arguments) -> Result<()> {
         Some(Command::Ci { steps }) => ci::run(&steps),
         Some(Command::Tidy) => tidy::run(),
         Some(Command::Compat { what }) => compat::run(what),
-        Some(Command::Fuzz { seconds, target }) => fuzz::run(seconds, target.as_deref()),
+        Some(Command::Fuzz { seconds, sanitizer, target }) => {
+            fuzz::run(seconds, &sanitizer, target.as_deref())
+        }
         Some(Command::Vectors { check, pack }) => vectors::run(check, pack),
         Some(Command::Bench { arguments }) => {
             let mut command =
