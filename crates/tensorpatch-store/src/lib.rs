@@ -44,8 +44,8 @@ pub use plan::{Commit, History, Plan, PlanError, Step, Way};
 pub use publisher::{AnchorAdded, AnchorPolicy, PublishOptions, Published, Publisher};
 pub use ranks::{Receipt, ReceiptError, TensorReceipt};
 pub use record::{
-    Anchor, CommitRecord, Delta, DeltaKind, EdgeRecord, Link, NamedObject, ObjectRef, Part, RecordError,
-    StreamRecord, VersionId, Writers,
+    Anchor, CommitRecord, Delta, DeltaKind, EdgeRecord, Link, NamedObject, ObjectRef, Part, Record,
+    RecordError, StreamRecord, VersionId, Writers,
 };
 pub use replica::{ApplyMode, LeaseOptions, Prepared, Pulled, PulledStep, Replica, ReplicaOptions, Target};
 pub use sign::{KeyTextError, SignKey, TrustKey};

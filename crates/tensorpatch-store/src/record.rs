@@ -62,15 +62,33 @@ pub(crate) struct Head {
     signature: Option<serde::de::IgnoredAny>,
 }
 
-/// One kind of record.
-pub(crate) trait Record: Serialize + DeserializeOwned {
+mod sealed {
+    use super::{DeserializeOwned, RecordError, Serialize};
+
+    /// Keeps the kinds of records to those of the specification.
+    pub trait Rules: Serialize + DeserializeOwned {
+        /// The rules that types do not express.
+        fn check(&self) -> Result<(), RecordError>;
+    }
+}
+use sealed::Rules;
+
+/// One kind of record: reading its bytes, from wherever they are, and making them.
+///
+/// ```
+/// use tensorpatch_store::{CommitRecord, Record, RecordError};
+///
+/// let bytes = br#"{"format":"tensorpatch-commit","major":2,"minor":0,"requires":[]}"#;
+/// assert_eq!(CommitRecord::parse(bytes), Err(RecordError::Version(2)));
+/// ```
+pub trait Record: Rules {
     /// The `format` member.
     const FORMAT: &'static str;
 
-    /// The rules that types do not express.
-    fn check(&self) -> Result<(), RecordError>;
-
-    /// The bytes to store.
+    /// The bytes to store, unsigned.
+    ///
+    /// # Errors
+    /// If the record breaks a rule of the specification, or has more than 16 MiB.
     fn to_bytes(&self) -> Result<Vec<u8>, RecordError> {
         self.check()?;
         let bytes = serde_json::to_vec(&Written { head: Head::of::<Self>(), record: self })
@@ -81,8 +99,11 @@ pub(crate) trait Record: Serialize + DeserializeOwned {
         }
     }
 
-    /// Reads stored bytes.
-    fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
+    /// Reads stored bytes, of which nothing is believed. Whether somebody trusted has signed them is another question.
+    ///
+    /// # Errors
+    /// If they are not a record of this kind that keeps all rules of the specification, or more than 16 MiB.
+    fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
         if bytes.len() as u64 > MAX_RECORD_BYTES {
             return Err(RecordError::Size(bytes.len() as u64));
         }
@@ -300,7 +321,9 @@ pub struct EdgeRecord {
 
 impl Record for StreamRecord {
     const FORMAT: &'static str = "tensorpatch-stream";
+}
 
+impl Rules for StreamRecord {
     fn check(&self) -> Result<(), RecordError> {
         integers(&[("created", self.created)])
     }
@@ -308,7 +331,9 @@ impl Record for StreamRecord {
 
 impl Record for CommitRecord {
     const FORMAT: &'static str = "tensorpatch-commit";
+}
 
+impl Rules for CommitRecord {
     fn check(&self) -> Result<(), RecordError> {
         integers(&[("created", self.created), ("state_bytes", self.state_bytes), ("tensors", self.tensors)])?;
         short_text("publisher", &self.publisher)?;
@@ -339,7 +364,9 @@ impl Record for CommitRecord {
 
 impl Record for EdgeRecord {
     const FORMAT: &'static str = "tensorpatch-edge";
+}
 
+impl Rules for EdgeRecord {
     fn check(&self) -> Result<(), RecordError> {
         integers(&[("created", self.created)])?;
         short_text("publisher", &self.publisher)?;
@@ -511,23 +538,23 @@ pub(crate) mod tests {
     fn altered(record: &CommitRecord, from: &str, to: &str) -> Result<CommitRecord, RecordError> {
         let text = String::from_utf8(record.to_bytes().unwrap()).unwrap();
         assert!(text.contains(from), "{text} has no {from}");
-        CommitRecord::from_bytes(text.replace(from, to).as_bytes())
+        CommitRecord::parse(text.replace(from, to).as_bytes())
     }
 
     #[test]
     fn records_round_trip() {
         let first = sample(1, ObjectDigest::of(b""));
         let bytes = first.to_bytes().unwrap();
-        assert_eq!(CommitRecord::from_bytes(&bytes).unwrap(), first);
+        assert_eq!(CommitRecord::parse(&bytes).unwrap(), first);
         let second = sample(2, ObjectDigest::of(&bytes));
-        assert_eq!(CommitRecord::from_bytes(&second.to_bytes().unwrap()).unwrap(), second);
+        assert_eq!(CommitRecord::parse(&second.to_bytes().unwrap()).unwrap(), second);
         let stream = StreamRecord {
             stream: StreamId::random(),
             created: 1,
             leaf_hash: LeafHash::Blake3,
             writers: Writers::Single,
         };
-        assert_eq!(StreamRecord::from_bytes(&stream.to_bytes().unwrap()).unwrap(), stream);
+        assert_eq!(StreamRecord::parse(&stream.to_bytes().unwrap()).unwrap(), stream);
     }
 
     #[test]
@@ -549,7 +576,7 @@ pub(crate) mod tests {
             leaf_hash: LeafHash::Xxh3,
             writers: Writers::Many,
         };
-        let error = CommitRecord::from_bytes(&stream.to_bytes().unwrap()).unwrap_err();
+        let error = CommitRecord::parse(&stream.to_bytes().unwrap()).unwrap_err();
         assert!(matches!(error, RecordError::Format { found, .. } if found == "tensorpatch-stream"));
     }
 
@@ -557,7 +584,7 @@ pub(crate) mod tests {
     fn every_strict_prefix_of_a_record_is_refused() {
         let bytes = sample(2, ObjectDigest::of(b"")).to_bytes().unwrap();
         for len in 0..bytes.len() {
-            assert!(CommitRecord::from_bytes(&bytes[..len]).is_err(), "{len}");
+            assert!(CommitRecord::parse(&bytes[..len]).is_err(), "{len}");
         }
     }
 

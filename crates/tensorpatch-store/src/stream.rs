@@ -557,7 +557,7 @@ fn parse<T: Record>(name: &str, bytes: &[u8], trust: &[TrustKey]) -> Result<T, S
     {
         return Err(StoreError::Untrusted { name: name.into(), what });
     }
-    T::from_bytes(bytes).map_err(|source| StoreError::Record { name: name.into(), source })
+    T::parse(bytes).map_err(|source| StoreError::Record { name: name.into(), source })
 }
 
 async fn read_record<T: Record>(

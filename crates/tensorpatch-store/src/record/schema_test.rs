@@ -106,7 +106,7 @@ fn a_record_without_a_member_that_the_schema_requires_is_refused() {
     for member in members(&schema, "commit") {
         let mut value: Value = serde_json::from_slice(&record.to_bytes().unwrap()).unwrap();
         value.as_object_mut().unwrap().remove(&member).unwrap();
-        let result = CommitRecord::from_bytes(value.to_string().as_bytes());
+        let result = CommitRecord::parse(value.to_string().as_bytes());
         assert!(result.is_err(), "without {member}");
     }
     for (definition, pointer) in [
@@ -119,7 +119,7 @@ fn a_record_without_a_member_that_the_schema_requires_is_refused() {
         for member in members(&schema, definition) {
             let mut value: Value = serde_json::from_slice(&record.to_bytes().unwrap()).unwrap();
             value.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(&member).unwrap();
-            let result = CommitRecord::from_bytes(value.to_string().as_bytes());
+            let result = CommitRecord::parse(value.to_string().as_bytes());
             assert!(result.is_err(), "{pointer} without {member}");
         }
     }

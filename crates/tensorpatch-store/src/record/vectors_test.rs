@@ -11,7 +11,7 @@ fn read<T: Record>(bytes: &[u8], keys: &[TrustKey]) -> Result<(), String> {
     {
         return Err(why);
     }
-    T::from_bytes(bytes).map(|_| ()).map_err(|error| error.to_string())
+    T::parse(bytes).map(|_| ()).map_err(|error| error.to_string())
 }
 
 #[test]
