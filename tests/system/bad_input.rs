@@ -124,6 +124,10 @@ fn a_wrong_base_is_refused_with_both_digests() {
     let (expected, found) = (digest(fixture(4)), digest(fixture(6)));
     let words = [expected.as_str().unwrap(), found.as_str().unwrap(), "other.safetensors"];
     scene.refuses("other.safetensors", "good.tpatch", WRONG_BASE, &words);
+    let (base, patch) = (scene.path("other.safetensors"), scene.path("good.tpatch"));
+    let trailer = read(&patch).len() - 192;
+    let told = run(&arguments!["apply", base, patch, "--in-place", "--json"]).fails(WRONG_BASE, &[]).json();
+    assert_eq!((&told["error"]["class"], &told["error"]["offset"]), (&json!("wrong_base"), &json!(trailer)));
 }
 
 #[test]

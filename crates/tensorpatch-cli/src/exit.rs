@@ -195,17 +195,17 @@ fn judge(error: &anyhow::Error) -> Verdict {
 }
 
 fn apply(error: &ApplyError) -> Verdict {
+    let about_patch = |code| Verdict { class: error.class(), offset: error.offset(), ..Verdict::new(code) };
     match error {
         ApplyError::Patch(error) => patch(error),
         ApplyError::Checkpoint(error) => checkpoint(error),
-        ApplyError::WrongBase { .. } => Verdict { class: error.class(), ..Verdict::new(Code::WrongBase) }
+        ApplyError::WrongBase { .. } => about_patch(Code::WrongBase)
             .advise("find the checkpoint with the expected digest: tensorpatch digest CHECKPOINT"),
-        ApplyError::Chunk { offset, .. } => {
-            Verdict { class: error.class(), offset: Some(*offset), ..Verdict::new(Code::BadInput) }
-                .advise("the patch is damaged or was made by a faulty writer: fetch or make it again")
+        ApplyError::Chunk { .. } => about_patch(Code::BadInput)
+            .advise("the patch is damaged or was made by a faulty writer: fetch or make it again"),
+        ApplyError::TargetMismatch { .. } => {
+            about_patch(Code::BadInput).advise("the patch was made by a faulty writer: make it again")
         }
-        ApplyError::TargetMismatch { .. } => Verdict { class: error.class(), ..Verdict::new(Code::BadInput) }
-            .advise("the patch was made by a faulty writer: make it again"),
         ApplyError::Kind { .. } => Verdict::new(Code::Refused),
         ApplyError::NotInPlace(_) => Verdict::new(Code::Refused).advise("write a new checkpoint with -o"),
         ApplyError::Pending { .. } => Verdict::new(Code::Refused)

@@ -14,14 +14,14 @@ pub enum ApplyError {
     /// The bytes of the patch were refused.
     #[error(transparent)]
     Patch(#[from] format::Error),
-    /// A chunk does not decode, although the base is the right one.
-    #[error("tensor {tensor:?}, chunk {} does not decode (payload at offset {offset} of the patch)", address.chunk.0)]
+    /// A chunk does not decode to what the index says, although the base is the right one.
+    #[error("tensor {tensor:?}, chunk {} does not decode ({} at offset {offset} of the patch)", address.chunk.0, source.field())]
     Chunk {
         /// The tensor.
         tensor: String,
         /// The chunk.
         address: ChunkAddress,
-        /// Where its payload starts in the patch.
+        /// Where in the patch that stands which is wrong: the start of its payload, or of its leaf digest in the index.
         offset: u64,
         /// What is wrong with it.
         source: ChunkFault,
@@ -29,6 +29,8 @@ pub enum ApplyError {
     /// The base is not the one that the patch was made from.
     #[error("the patch was made from another base: expected {expected}, found {found}")]
     WrongBase {
+        /// Where the patch gives the digest of its base.
+        offset: u64,
         /// The digest that the patch gives.
         expected: TaggedStateDigest,
         /// The digest of the base at hand.
@@ -37,6 +39,8 @@ pub enum ApplyError {
     /// The patch is broken: applied to its own base it does not give its target.
     #[error("the result is not the patch's target: expected {expected}, found {found}")]
     TargetMismatch {
+        /// Where the patch gives the digest of its target.
+        offset: u64,
         /// The digest that the patch gives.
         expected: TaggedStateDigest,
         /// The digest of the result.
@@ -92,6 +96,17 @@ impl ApplyError {
             Self::Chunk { source: ChunkFault::Leaf { .. }, .. } => Some(ErrorClass::TargetMismatch),
             Self::WrongBase { .. } => Some(ErrorClass::WrongBase),
             Self::TargetMismatch { .. } => Some(ErrorClass::TargetMismatch),
+            _ => None,
+        }
+    }
+
+    /// Where in the patch file the specification places the error, for errors that are about a patch.
+    pub fn offset(&self) -> Option<u64> {
+        match self {
+            Self::Patch(error) => Some(error.offset),
+            Self::Chunk { offset, .. }
+            | Self::WrongBase { offset, .. }
+            | Self::TargetMismatch { offset, .. } => Some(*offset),
             _ => None,
         }
     }

@@ -130,7 +130,8 @@ impl<'a> Patch<'a> {
         if found == expected {
             return Ok(());
         }
-        Err(ApplyError::WrongBase { expected: self.tagged(expected), found: self.tagged(found) })
+        let (expected, found) = (self.tagged(expected), self.tagged(found));
+        Err(ApplyError::WrongBase { offset: self.trailer().base_state_offset(), expected, found })
     }
 }
 
@@ -181,18 +182,18 @@ impl<'p> BoundPatch<'p> {
     ) -> Result<LeafDigest, ApplyError> {
         let context = self.context(record.address.tensor);
         let decoded = decoder.decode(context, record.encoding, record.payload, base, target);
-        let fault = match decoded {
+        let wire = self.patch.wire();
+        let (offset, source) = match decoded {
             Ok(found) if found == *expected => return Ok(found),
-            Ok(found) => ChunkFault::Leaf { expected: *expected, found },
-            Err(error) => ChunkFault::Payload(error),
+            Ok(found) => {
+                // Whatever the index has a leaf digest for has a place in it.
+                let offset = wire.index().find(record.address).and_then(|number| wire.leaf_offset(number));
+                (offset.unwrap_or(record.payload_offset), ChunkFault::Leaf { expected: *expected, found })
+            }
+            Err(error) => (record.payload_offset, ChunkFault::Payload(error)),
         };
         let tensor = self.schema.get(record.address.tensor).map(|spec| spec.name.clone()).unwrap_or_default();
-        Err(ApplyError::Chunk {
-            tensor,
-            address: record.address,
-            offset: record.payload_offset,
-            source: fault,
-        })
+        Err(ApplyError::Chunk { tensor, address: record.address, offset, source })
     }
 
     pub(crate) fn check_target(&self, found: StateDigest) -> Result<(), ApplyError> {
@@ -201,7 +202,8 @@ impl<'p> BoundPatch<'p> {
             return Ok(());
         }
         let (expected, found) = (self.patch.tagged(expected), self.patch.tagged(found));
-        Err(ApplyError::TargetMismatch { expected, found })
+        let offset = self.patch.trailer().target_state_offset();
+        Err(ApplyError::TargetMismatch { offset, expected, found })
     }
 }
 
@@ -220,4 +222,14 @@ pub enum ChunkFault {
         /// The digest of what was decoded.
         found: LeafDigest,
     },
+}
+
+impl ChunkFault {
+    /// What of the patch the fault is about.
+    pub(crate) fn field(&self) -> &'static str {
+        match self {
+            Self::Payload(_) => "payload",
+            Self::Leaf { .. } => "leaf digest",
+        }
+    }
 }

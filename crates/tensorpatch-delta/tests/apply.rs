@@ -17,8 +17,8 @@ use tensorpatch_delta::{
     ApplyError, ApplyReport, LeafTable, Options, Patch, Progress, State, apply_full, apply_to,
 };
 use tensorpatch_format::{
-    Ends, ErrorClass, Header, Kind, LayoutDigest, LeafHash, Limits, Listing, Packed, PatchWriter, Profile,
-    StateDigest,
+    Encoding, Ends, ErrorClass, Header, Kind, LayoutDigest, LeafHash, Limits, Listing, Packed, PatchWriter,
+    Profile, StateDigest,
 };
 
 const MIB: u64 = 1 << 20;
@@ -211,8 +211,9 @@ fn a_base_with_one_flipped_bit_is_refused_wherever_the_bit_lies() {
         fs::write(&bad_base, bad).unwrap();
         let out = dir.path().join("out.safetensors");
         let error = apply(&bad_base, &patch, &out, Form::File).unwrap_err();
-        let ApplyError::WrongBase { expected, found } = &error else { panic!("{error}") };
+        let ApplyError::WrongBase { expected, found, offset } = &error else { panic!("{error}") };
         assert_eq!((expected.digest, found.digest == report.base), (report.base, false));
+        assert_eq!(*offset, patch.len() as u64 - 192);
         assert!(!out.exists());
     }
 }
@@ -297,11 +298,44 @@ fn a_patch_that_lies_about_its_ends_is_refused() {
     let (base, target) = pair(dir.path());
     let (patch, _) = patch_between(&base, &target, &Options::default());
     let out = dir.path().join("out");
+    let trailer = patch.len() as u64 - 192;
     let error = apply(&base, &forged(&patch, 0), &out, Form::File).unwrap_err();
-    assert_eq!(error.class(), Some(ErrorClass::WrongBase));
+    assert_eq!((error.class(), error.offset()), (Some(ErrorClass::WrongBase), Some(trailer)));
     let error = apply(&base, &forged(&patch, 32), &out, Form::File).unwrap_err();
-    assert_eq!(error.class(), Some(ErrorClass::TargetMismatch));
+    assert_eq!((error.class(), error.offset()), (Some(ErrorClass::TargetMismatch), Some(trailer + 32)));
     assert!(!out.exists());
+}
+
+#[test]
+fn a_false_leaf_digest_is_a_target_mismatch_at_its_own_place_and_a_false_payload_is_invalid_at_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, target) = pair(dir.path());
+    for leaf_hash in [LeafHash::Xxh3, LeafHash::Blake3] {
+        let (patch, _) = patch_between(&base, &target, &Options::default().with_leaf_hash(leaf_hash));
+        let parsed = Patch::parse(&patch, &Limits::default()).unwrap();
+        let records: Vec<_> = parsed.wire().blocks().iter().flatten().collect();
+        assert!(records.len() >= 3);
+        let leaves = patch.len() - 192 - records.len() * leaf_hash.digest_len();
+        let out = dir.path().join("out");
+        for (number, record) in records.iter().enumerate() {
+            let leaf = leaves + number * leaf_hash.digest_len();
+            let payload = record.payload_offset as usize;
+            // Raw bytes decode whatever they are, and then it is the digest that tells.
+            let told = match record.encoding {
+                Encoding::Raw => (ErrorClass::TargetMismatch, leaf),
+                _ => (ErrorClass::Invalid, payload),
+            };
+            for (at, (class, offset)) in [(leaf + 5, (ErrorClass::TargetMismatch, leaf)), (payload, told)] {
+                let mut bad = patch.clone();
+                bad[at] = !bad[at];
+                tensorpatch_testkit::repair_checksums(&mut bad);
+                let error = apply(&base, &bad, &out, Form::File).unwrap_err();
+                assert_eq!((error.class(), error.offset()), (Some(class), Some(offset as u64)), "{error}");
+                assert!(!out.exists());
+            }
+        }
+        assert_eq!(parsed.wire().leaf_offset(records.len()), None);
+    }
 }
 
 #[test]

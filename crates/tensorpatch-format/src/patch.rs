@@ -117,6 +117,14 @@ impl<'a> Patch<'a> {
         &self.index
     }
 
+    /// Where the leaf digest of this record of the index stands, if it has so many.
+    pub fn leaf_offset(&self, record: usize) -> Option<u64> {
+        // They are the last thing in the index, which ends where the trailer begins.
+        let later = self.index.addresses().len().checked_sub(record).filter(|later| *later > 0)?;
+        let len = later.checked_mul(self.header.leaf_hash.digest_len())?;
+        self.trailer.offset().checked_sub(len as u64)
+    }
+
     /// The trailer.
     pub fn trailer(&self) -> &Trailer {
         &self.trailer

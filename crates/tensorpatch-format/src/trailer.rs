@@ -134,6 +134,16 @@ impl Trailer {
         self.file_len.saturating_sub(Self::LEN as u64)
     }
 
+    /// Where the base state digest stands.
+    pub fn base_state_offset(&self) -> u64 {
+        self.offset()
+    }
+
+    /// Where the target state digest stands.
+    pub fn target_state_offset(&self) -> u64 {
+        self.offset().saturating_add(32)
+    }
+
     /// Checks the digests against the kind of the patch and its layout mode.
     pub(crate) fn check_ends(&self, header: &Header, same_layout: bool) -> Result<(), Error> {
         let ends = self.ends.check(header.kind, same_layout);

@@ -15,6 +15,8 @@ use crate::names::{Key, MAX_INTEGER, Nonce, StreamId, Version, is_plain_name};
 pub(crate) const MAX_RECORD_BYTES: u64 = 16 << 20;
 /// The most characters of a publisher's name or a label.
 const MAX_TEXT_BYTES: usize = 256;
+/// The most bytes of a message about a broken record.
+const MAX_MESSAGE_BYTES: usize = 1000;
 
 /// Why the bytes of an object are not the record that they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +48,20 @@ pub enum RecordError {
 }
 
 fn rule(message: impl Into<String>) -> RecordError {
-    RecordError::Rule(message.into())
+    RecordError::Rule(shortened(message.into()))
+}
+
+fn json(error: &serde_json::Error) -> RecordError {
+    RecordError::Json(shortened(error.to_string()))
+}
+
+/// Messages quote what they are about, which may be megabytes.
+fn shortened(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        message.push('…');
+    }
+    message
 }
 
 /// What all records begin with.
@@ -92,7 +107,7 @@ pub trait Record: Rules {
     fn to_bytes(&self) -> Result<Vec<u8>, RecordError> {
         self.check()?;
         let bytes = serde_json::to_vec(&Written { head: Head::of::<Self>(), record: self })
-            .map_err(|e| RecordError::Json(e.to_string()))?;
+            .map_err(|error| json(&error))?;
         match bytes.len() as u64 {
             len if len > MAX_RECORD_BYTES => Err(RecordError::Size(len)),
             _ => Ok(bytes),
@@ -108,9 +123,9 @@ pub trait Record: Rules {
             return Err(RecordError::Size(bytes.len() as u64));
         }
         // The head on its own first: a record of another version need not have this version's shape.
-        let head: Head = serde_json::from_slice(bytes).map_err(|e| RecordError::Json(e.to_string()))?;
+        let head: Head = serde_json::from_slice(bytes).map_err(|error| json(&error))?;
         head.check(Self::FORMAT)?;
-        let record: Self = serde_json::from_slice(bytes).map_err(|e| RecordError::Json(e.to_string()))?;
+        let record: Self = serde_json::from_slice(bytes).map_err(|error| json(&error))?;
         record.check()?;
         Ok(record)
     }
@@ -578,6 +593,18 @@ pub(crate) mod tests {
         };
         let error = CommitRecord::parse(&stream.to_bytes().unwrap()).unwrap_err();
         assert!(matches!(error, RecordError::Format { found, .. } if found == "tensorpatch-stream"));
+    }
+
+    #[test]
+    fn a_refusal_quotes_no_more_than_a_person_reads() {
+        let record = sample(1, ObjectDigest::of(b""));
+        let long = "é".repeat(1 << 20);
+        for from in
+            ["anchors/1/m", "model.safetensors", "trainer", "xxh3", "tensorpatch-commit", "config.json"]
+        {
+            let message = altered(&record, from, &long).unwrap_err().to_string();
+            assert!(message.len() < 1500, "{from}: {} bytes", message.len());
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod differential;
 mod header;
 mod patch;
 mod pieces;
+mod records;
 
 use tensorpatch_format::Limits;
 
@@ -15,6 +16,7 @@ pub use differential::{chunk_decoders_agree, decoders_agree};
 pub use header::safetensors_header;
 pub use patch::{apply_patch, parse_patch};
 pub use pieces::parse_pieces;
+pub use records::stream_records;
 
 /// A fuzz target: its file is `fuzz/fuzz_targets/NAME.rs`.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +32,7 @@ pub struct Target {
 /// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "safetensors_header", run: safetensors_header, seeds: header::seeds },
+    Target { name: "stream_records", run: stream_records, seeds: records::seeds },
     Target { name: "parse_patch", run: parse_patch, seeds: differential::vectors },
     Target { name: "apply_patch", run: apply_patch, seeds: patch::real_patches },
     Target { name: "decode_chunk", run: decode_chunk, seeds: chunk::payloads },

@@ -18,7 +18,6 @@
     reason = "only tests use this crate, and a panic is how a test fails"
 )]
 
-#[cfg(feature = "store")]
 mod faulty_store;
 mod files;
 pub mod fixture;
@@ -31,7 +30,6 @@ mod rng;
 mod values;
 mod verdict;
 
-#[cfg(feature = "store")]
 pub use faulty_store::{Call, Fault, FaultyStore};
 pub use files::{FileStyle, file_bytes, header_bytes, styles, write_sharded, write_single};
 pub use generate::{Pair, Size, models, pairs};

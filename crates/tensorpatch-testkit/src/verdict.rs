@@ -3,14 +3,11 @@
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
 
-use tensorpatch_delta::{ApplyError, ChunkFault, Options, Patch, Progress, State, apply_chunks};
+use tensorpatch_delta::{ApplyError, Options, Patch, Progress, State, apply_chunks};
 use tensorpatch_format::{CHUNK_BYTES, ErrorClass, Kind, LeafHash, Limits};
 use tensorpatch_reference as reference;
 
 use crate::{Model, Tensor};
-
-/// Offsets in the trailer (section 8).
-const TARGET_STATE: u64 = 32;
 
 /// What a decoder says of a patch for a base.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +65,7 @@ impl Verdict {
             None => {
                 return Self::Refused {
                     code: ErrorClass::WrongBase.code(),
-                    offset: patch.trailer().offset(),
+                    offset: patch.trailer().base_state_offset(),
                 };
             }
             Some(base) => Some(State::new(base.schema(), base.slices()).unwrap()),
@@ -77,27 +74,15 @@ impl Verdict {
             Ok(state) => {
                 Self::Target { state, layout: patch.listed_layout().map(|layout| layout.to_bytes()) }
             }
-            Err(error) => Self::refused(&patch, &error),
+            Err(error) => Self::refused(&error),
         }
     }
 
-    fn refused(patch: &Patch<'_>, error: &ApplyError) -> Self {
-        let code = error.class().unwrap_or_else(|| panic!("not an error about a patch: {error}")).code();
-        let trailer = patch.trailer();
-        let offset = match error {
-            ApplyError::Patch(error) => error.offset,
-            ApplyError::Chunk { offset, source: ChunkFault::Payload(_), .. } => *offset,
-            ApplyError::Chunk { address, source: ChunkFault::Leaf { .. }, .. } => {
-                // The leaf digests are the last thing in the index, and end where the trailer begins.
-                let index = patch.wire().index();
-                let later = index.addresses().len() - index.find(*address).unwrap();
-                trailer.offset() - (later * patch.leaf_hash().digest_len()) as u64
-            }
-            ApplyError::WrongBase { .. } => trailer.offset(),
-            ApplyError::TargetMismatch { .. } => trailer.offset() + TARGET_STATE,
+    fn refused(error: &ApplyError) -> Self {
+        match (error.class(), error.offset()) {
+            (Some(class), Some(offset)) => Self::Refused { code: class.code(), offset },
             _ => panic!("not an error about a patch: {error}"),
-        };
-        Self::Refused { code, offset }
+        }
     }
 }
 

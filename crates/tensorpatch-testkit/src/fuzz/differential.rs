@@ -42,12 +42,17 @@ pub fn chunk_decoders_agree(bytes: &[u8]) {
 
 /// What the conformance vectors of this repository hold, by name.
 pub(super) fn vectors() -> Vec<(&'static str, Vec<u8>)> {
+    vectors_of("tpatch")
+}
+
+/// The files among the vectors whose names end so.
+pub(super) fn vectors_of(extension: &str) -> Vec<(&'static str, Vec<u8>)> {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/conformance/v1");
     let mut files = Vec::new();
     for folder in ["valid", "invalid"] {
         for entry in std::fs::read_dir(format!("{directory}/{folder}")).unwrap() {
             let path = entry.unwrap().path();
-            if path.extension().is_none_or(|extension| extension != "tpatch") {
+            if path.extension().is_none_or(|found| found != extension) {
                 continue;
             }
             let name: &'static str = path.file_stem().unwrap().to_string_lossy().into_owned().leak();
