@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use tensorpatch_conformance::{check, vectors, write};
+use tensorpatch_conformance::{check, example, vectors, write};
 
 use crate::shell;
 
@@ -18,8 +18,10 @@ pub(crate) fn run(only_check: bool, pack: Option<PathBuf>) -> Result<()> {
     let root = shell::root()?;
     if only_check || pack.is_some() {
         write::check(&root)?;
+        example::check(&root, &states)?;
     } else {
         write::write(&root)?;
+        example::write(&root, &states)?;
     }
     println!("{} vectors in {}, passed by both decoders", vectors.len(), write::DIRECTORY);
     if let Some(path) = pack {

@@ -201,7 +201,7 @@ fn apply(error: &ApplyError) -> Verdict {
         ApplyError::Checkpoint(error) => checkpoint(error),
         ApplyError::WrongBase { .. } => about_patch(Code::WrongBase)
             .advise("find the checkpoint with the expected digest: tensorpatch digest CHECKPOINT"),
-        ApplyError::Chunk { .. } => about_patch(Code::BadInput)
+        ApplyError::Chunk { .. } | ApplyError::Layout { .. } => about_patch(Code::BadInput)
             .advise("the patch is damaged or was made by a faulty writer: fetch or make it again"),
         ApplyError::TargetMismatch { .. } => {
             about_patch(Code::BadInput).advise("the patch was made by a faulty writer: make it again")

@@ -18,6 +18,7 @@
 pub mod check;
 pub mod compat;
 mod encodings;
+pub mod example;
 mod invalid;
 mod invalid_parts;
 mod invalid_payloads;

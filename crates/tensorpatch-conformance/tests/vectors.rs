@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use tensorpatch_conformance::{Outcome, check, read, vectors, write};
+use tensorpatch_conformance::{Outcome, check, example, read, vectors, write};
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
@@ -14,6 +14,12 @@ fn root() -> &'static Path {
 #[test]
 fn the_vectors_in_the_repository_are_up_to_date() {
     write::check(root()).unwrap();
+}
+
+#[test]
+fn the_second_worked_example_in_the_specification_is_what_is_made() {
+    let (states, _) = vectors();
+    example::check(root(), &states).unwrap();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tensorpatch_checkpoint::CheckpointError;
+use tensorpatch_checkpoint::{CheckpointError, HeaderError, HeaderViolation, IndexError};
 use tensorpatch_format::{self as format, ChunkAddress, ErrorClass, TaggedStateDigest};
 
 use crate::{ChunkFault, StateError};
@@ -54,6 +54,14 @@ pub enum ApplyError {
         /// What would have fitted.
         needed: &'static str,
     },
+    /// The layout that the patch lists is none by which the files of a checkpoint could be written.
+    #[error("the layout at offset {offset} of the patch is not that of a checkpoint with its tensors")]
+    Layout {
+        /// Where the layout stands in the patch, packed or not.
+        offset: u64,
+        /// What is wrong with it; files are named as in the layout.
+        source: Box<CheckpointError>,
+    },
     /// A patch that moves tensors within the files, which cannot be done in place.
     #[error("the patch cannot be applied in place: {0}; write a new checkpoint instead")]
     NotInPlace(String),
@@ -94,6 +102,7 @@ impl ApplyError {
             Self::Patch(error) => Some(error.class()),
             Self::Chunk { source: ChunkFault::Payload(_), .. } => Some(ErrorClass::Invalid),
             Self::Chunk { source: ChunkFault::Leaf { .. }, .. } => Some(ErrorClass::TargetMismatch),
+            Self::Layout { source, .. } => Some(layout_class(source)),
             Self::WrongBase { .. } => Some(ErrorClass::WrongBase),
             Self::TargetMismatch { .. } => Some(ErrorClass::TargetMismatch),
             _ => None,
@@ -105,9 +114,22 @@ impl ApplyError {
         match self {
             Self::Patch(error) => Some(error.offset),
             Self::Chunk { offset, .. }
+            | Self::Layout { offset, .. }
             | Self::WrongBase { offset, .. }
             | Self::TargetMismatch { offset, .. } => Some(*offset),
             _ => None,
         }
+    }
+}
+
+fn layout_class(fault: &CheckpointError) -> ErrorClass {
+    match fault {
+        CheckpointError::Limit { .. }
+        | CheckpointError::Header {
+            source: HeaderError { violation: HeaderViolation::Limit { .. }, .. },
+            ..
+        }
+        | CheckpointError::Index { source: IndexError::Limit { .. }, .. } => ErrorClass::Limit,
+        _ => ErrorClass::Invalid,
     }
 }

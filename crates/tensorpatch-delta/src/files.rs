@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, Placement};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form};
 use tensorpatch_format::{CHUNK_BYTES, Layout};
 
 use crate::apply::{bind, walk};
@@ -60,7 +60,7 @@ fn write(
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
     let schema = patch.schema();
-    let placement = Placement::new(schema, layout, &options.limits)?;
+    let placement = patch.patch().placement(schema, layout, &options.limits)?;
     let writer = CheckpointWriter::create(dest, form, schema, layout, &placement)?;
     let walked = walk(
         base,

@@ -76,7 +76,7 @@ pub fn prepare_in_place(
     let state = State::of(&base)?;
     let bound = bind(patch, Some(&state), options)?;
     let (layout, same_layout) = patch.layout_over(base.layout());
-    check_in_place(&base, bound.schema(), layout, options)?;
+    check_in_place(&base, &bound, layout, options)?;
     // A checkpoint that must not be written is found out before the work, and nobody else patches it meanwhile.
     let _lock = CheckpointPatcher::open(&base)?;
 
@@ -149,14 +149,15 @@ pub fn recover(checkpoint: &Path, journal: &Path, options: &Options) -> Result<R
 /// Refuses a patch that would move tensors within the files: then there is no place to alter.
 fn check_in_place(
     base: &Checkpoint,
-    schema: &Schema,
+    bound: &BoundPatch<'_>,
     layout: &Layout,
     options: &Options,
 ) -> Result<(), ApplyError> {
+    let schema = bound.schema();
     if schema != base.schema() {
         return Err(ApplyError::NotInPlace("it adds, removes or reshapes tensors".into()));
     }
-    let target = Placement::new(schema, layout, &options.limits)?;
+    let target = bound.patch().placement(schema, layout, &options.limits)?;
     let names = |layout: &Layout| layout.files().iter().map(|file| file.name.clone()).collect::<Vec<_>>();
     let mut tensors = (0..).map(TensorIndex).take(schema.tensors().len());
     let same_places = tensors.all(|tensor| target.locate(tensor) == base.placement().locate(tensor));

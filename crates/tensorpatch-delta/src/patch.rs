@@ -1,5 +1,6 @@
 //! A patch that has been read and checked, and the same patch bound to a base.
 
+use tensorpatch_checkpoint::Placement;
 use tensorpatch_codec::{ChunkContext, ChunkDecoder};
 use tensorpatch_format::{
     self as format, ChunkAddress, ElementFormat, Error, Grid, Kind, Layout, LeafDigest, LeafHash, Limits,
@@ -88,6 +89,21 @@ impl<'a> Patch<'a> {
             Some(layout) => (layout, true),
             None => (base, base.digest() == self.wire.trailer().ends.base_layout),
         }
+    }
+
+    /// Where the tensors lie in files of `layout`, which is that of the target.
+    pub(crate) fn placement(
+        &self,
+        schema: &Schema,
+        layout: &Layout,
+        limits: &Limits,
+    ) -> Result<Placement, ApplyError> {
+        Placement::new(schema, layout, limits).map_err(|source| match self.wire.layout() {
+            Listing::Listed(packed) => {
+                ApplyError::Layout { offset: packed.bytes_offset(), source: Box::new(source) }
+            }
+            Listing::Same => source.into(),
+        })
     }
 
     /// The parts of the patch as they stand in the file.

@@ -14,11 +14,12 @@ use common::{
 };
 use tensorpatch_checkpoint::Form;
 use tensorpatch_delta::{
-    ApplyError, ApplyReport, LeafTable, Options, Patch, Progress, State, apply_full, apply_to,
+    ApplyError, ApplyReport, LeafTable, Options, Patch, Progress, State, Version, apply_full, apply_in_place,
+    apply_to, diff,
 };
 use tensorpatch_format::{
-    Encoding, Ends, ErrorClass, Header, Kind, LayoutDigest, LeafHash, Limits, Listing, Packed, PatchWriter,
-    Profile, StateDigest,
+    Encoding, Ends, ErrorClass, FileLayout, Header, Kind, Layout, LayoutDigest, LeafHash, Limits, Listing,
+    Packed, PatchWriter, Profile, StateDigest,
 };
 
 const MIB: u64 = 1 << 20;
@@ -375,6 +376,65 @@ fn a_full_patch_that_leaves_a_chunk_out_is_refused_before_anything_is_written() 
 }
 
 #[test]
+fn a_listed_layout_that_is_no_checkpoint_s_is_refused_where_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let tensors = [bf16("a", &[5], 1), bf16("b", &[6], 2)];
+    let base = open(&write(&dir.path().join("base"), &tensors));
+    let target =
+        open(&write(&dir.path().join("target"), &tensors.each_ref().map(|tensor| nudged(tensor, 2))));
+    let sharded = sharded_layout(&tensors);
+    let index = |text: &str| Some(text.as_bytes().to_vec());
+    let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    let with = |index| Layout::new(sharded.files().to_vec(), index).unwrap();
+    let single = |name: &str, header: &[u8]| {
+        Layout::new(vec![FileLayout { name: name.into(), header: header.to_vec() }], None).unwrap()
+    };
+    let whole = &base.layout().files()[0].header;
+    for (what, layout) in [
+        ("several files and no index", with(None)),
+        ("one file of another name and no index", single("weights.safetensors", whole)),
+        ("a header with a byte after it", single(Layout::SINGLE_FILE, &[whole.as_slice(), b" "].concat())),
+        ("a header that ends too early", single(Layout::SINGLE_FILE, &whole[..20])),
+        ("a tensor in no file", single(Layout::SINGLE_FILE, &sharded.files()[0].header)),
+        ("an index that is no JSON", with(index("{"))),
+        ("an index without a map", with(index("{}"))),
+        ("an index that leaves a tensor out", with(index(&format!(r#"{{"weight_map":{{"a":"{one}"}}}}"#)))),
+        (
+            "an index with the files changed over",
+            with(index(&format!(r#"{{"weight_map":{{"a":"{two}","b":"{one}"}}}}"#))),
+        ),
+        (
+            "an index with a tensor too many",
+            with(index(&format!(r#"{{"weight_map":{{"a":"{one}","b":"{two}","c":"{two}"}}}}"#))),
+        ),
+        (
+            "an index with a tensor twice",
+            with(index(&format!(r#"{{"weight_map":{{"a":"{one}","b":"{two}","b":"{two}"}}}}"#))),
+        ),
+    ] {
+        let version = Version { layout: &layout, ..common::version(&target) };
+        let mut patch = Vec::new();
+        diff(&common::version(&base), &version, &Options::default(), Progress::none(), &mut patch).unwrap();
+        let out = dir.path().join("out");
+        let patch = Patch::parse(&patch, &Limits::default()).unwrap();
+        let Listing::Listed(packed) = patch.wire().layout() else { panic!("{what}: no layout") };
+        let error = apply_to(&base, &patch, &out, Form::Directory, &Options::default(), Progress::none());
+        let error = error.map(|_| ()).unwrap_err();
+        assert!(matches!(error, ApplyError::Layout { .. }), "{what}: {error}");
+        assert_eq!((error.class(), error.offset()), (Some(ErrorClass::Invalid), Some(packed.bytes_offset())));
+        assert!(!out.exists(), "{what}");
+        let in_place = apply_in_place(
+            base.path(),
+            &patch,
+            &dir.path().join("journal"),
+            &Options::default(),
+            Progress::none(),
+        );
+        assert!(matches!(in_place.map(|_| ()).unwrap_err(), ApplyError::Layout { .. }), "{what}");
+    }
+}
+
+#[test]
 fn a_known_leaf_table_gives_the_same_patch() {
     let dir = tempfile::tempdir().unwrap();
     let (base, target) = pair(dir.path());
@@ -385,9 +445,7 @@ fn a_known_leaf_table_gives_the_same_patch() {
     let mut base = common::version(&base);
     base.leaves = Some(&known);
     let mut patch = Vec::new();
-    let again =
-        tensorpatch_delta::diff(&base, &common::version(&target), &options, Progress::none(), &mut patch)
-            .unwrap();
+    let again = diff(&base, &common::version(&target), &options, Progress::none(), &mut patch).unwrap();
     assert!(patch == expected);
     assert_eq!(again.base, report.base);
     assert_ne!(again.base, StateDigest::NONE);

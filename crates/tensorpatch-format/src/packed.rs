@@ -164,8 +164,8 @@ impl<'a> Packed<'a> {
         Ok(raw)
     }
 
-    /// Where the stored bytes start: after the packing and the length.
-    fn bytes_offset(&self) -> u64 {
+    /// Where the stored bytes start in the file: after the packing and the length.
+    pub fn bytes_offset(&self) -> u64 {
         let mut head = vec![self.packing.code()];
         put_varint(&mut head, self.raw_len);
         self.offset.saturating_add(head.len() as u64)
