@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tensorpatch_checkpoint::Checkpoint;
 use tensorpatch_conformance::{Outcome, vectors};
 use tensorpatch_format::Limits;
+use tensorpatch_store::{CommitRecord, Record};
 use tensorpatch_testkit::Verdict;
 
 /// The peak is that of the whole process.
@@ -74,6 +75,19 @@ fn hostile_files_cost_no_more_memory_than_their_size_and_the_limits_explain() {
     open("deep-json", deep.len() as u64, &deep, 3 * deep.len() as u64 / 1024);
     let objects = [br#"{"a":{"x":"#.as_slice(), &br#"{"y":"#.repeat(300_000)].concat();
     open("deep-objects", objects.len() as u64, &objects, 3 * objects.len() as u64 / 1024);
+    let record = |name: &str, inside: &str, times: usize, most_kib: u64| {
+        let head = r#"{"format":"tensorpatch-commit","major":1,"minor":0,"requires":["#;
+        let text = format!("{head}{}", inside.repeat(times));
+        assert!(text.len() <= 16 << 20, "{name}: {} bytes", text.len());
+        let (memory, time) = cost(|| {
+            CommitRecord::parse(text.as_bytes()).unwrap_err();
+        });
+        println!("{name}: {memory} KiB, {time:?}");
+        assert!(memory < most_kib && time < Duration::from_secs(10), "{name}: {memory} KiB, {time:?}");
+    };
+    record("record-of-brackets", "[", 16_000_000, 1024);
+    record("record-of-features", "\"\",", 5_500_000, 1024);
+    record("record-of-one-text", &format!("\"{}", "a".repeat(16_000_000)), 1, 40_000);
     // A hundred megabytes of spaces and a bracket too many, and of an unfinished string.
     let spaces = [b"{".as_slice(), &vec![b' '; 99_999_990], b"}}"].concat();
     open("100-mb-spaces", spaces.len() as u64, &spaces, 110_000);

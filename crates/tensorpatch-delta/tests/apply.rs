@@ -423,6 +423,11 @@ fn a_listed_layout_that_is_no_checkpoint_s_is_refused_where_it_stands() {
         assert!(matches!(error, ApplyError::Layout { .. }), "{what}: {error}");
         assert_eq!((error.class(), error.offset()), (Some(ErrorClass::Invalid), Some(packed.bytes_offset())));
         assert!(!out.exists(), "{what}");
+        let mut few = Limits::default();
+        few.header_bytes = 20;
+        let few = Options::default().with_limits(few);
+        let limited = apply_to(&base, &patch, &out, Form::Directory, &few, Progress::none());
+        assert_eq!(limited.map(|_| ()).unwrap_err().class(), Some(ErrorClass::Limit), "{what}");
         let in_place = apply_in_place(
             base.path(),
             &patch,

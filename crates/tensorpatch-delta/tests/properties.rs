@@ -13,9 +13,10 @@ use tensorpatch_checkpoint::{Checkpoint, Form, generate_layout};
 use tensorpatch_delta::{
     ApplyError, Options, Patch, Progress, State, Version, apply_chunks, apply_in_place, apply_to, diff, full,
 };
-use tensorpatch_format::{CHUNK_BYTES, ChunkAddress, Kind, LeafHash, Limits, Profile};
+use tensorpatch_format::{CHUNK_BYTES, ChunkAddress, ErrorClass, Kind, LeafHash, Limits, Profile};
 use tensorpatch_testkit::{
-    FileStyle, Model, Pair, Size, mutations, pairs, styles, write_sharded, write_single,
+    FileStyle, Model, Pair, Size, Tensor, mutations, pairs, repair_checksums, styles, write_sharded,
+    write_single,
 };
 
 fn options() -> impl Strategy<Value = Options> {
@@ -97,6 +98,77 @@ proptest! {
     fn a_full_patch_gives_the_target_from_nothing(pair in pairs(Size::Small), options in options()) {
         let (_, patch) = encode(None, &pair.target, &options);
         assert_is(&decode(None, &pair.target, &patch, &options).unwrap(), &pair.target);
+    }
+
+    #[test]
+    fn encoding_again_what_was_decoded_gives_the_same_patch(pair in pairs(Size::Small), options in options()) {
+        let Pair { base, target } = &pair;
+        let (_, patch) = encode(Some(base), target, &options);
+        let decoded = decode(Some(base), target, &patch, &options).unwrap();
+        let tensors = target.tensors().iter().zip(decoded);
+        let again = tensors.map(|(tensor, bytes)| Tensor { spec: tensor.spec.clone(), bytes }).collect();
+        prop_assert!(encode(Some(base), &Model::new(again), &options).1 == patch);
+    }
+
+    #[test]
+    fn two_steps_end_where_the_patch_across_both_ends(
+        first in pairs(Size::Small),
+        last in pairs(Size::Small),
+        options in options(),
+        onward in any::<bool>(),
+    ) {
+        let Pair { base, target: middle } = &first;
+        // On to something else, or back to where it began.
+        let end = if onward { &last.target } else { base };
+        let (_, one) = encode(Some(base), middle, &options);
+        let (_, two) = encode(Some(middle), end, &options);
+        let reached = decode(Some(base), middle, &one, &options).unwrap();
+        let tensors = middle.tensors().iter().zip(reached);
+        let reached = Model::new(
+            tensors.map(|(tensor, bytes)| Tensor { spec: tensor.spec.clone(), bytes }).collect(),
+        );
+        let by_steps = decode(Some(&reached), end, &two, &options).unwrap();
+        let (_, across) = encode(Some(base), end, &options);
+        prop_assert!(by_steps == decode(Some(base), end, &across, &options).unwrap());
+    }
+
+    #[test]
+    fn every_strict_prefix_is_truncated(
+        pair in pairs(Size::Small),
+        options in options(),
+        lens in prop::collection::vec(any::<prop::sample::Index>(), 20),
+    ) {
+        let (_, patch) = encode(Some(&pair.base), &pair.target, &options);
+        for len in lens {
+            let len = len.index(patch.len());
+            let error = Patch::parse(&patch[..len], &Limits::default()).unwrap_err();
+            prop_assert_eq!(error.class(), ErrorClass::Truncated, "{} of {}", len, patch.len());
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_refused_or_changes_nothing(
+        pair in pairs(Size::Small),
+        options in options(),
+        places in prop::collection::vec((any::<prop::sample::Index>(), 0_u32..8, any::<bool>()), 20),
+    ) {
+        let Pair { base, target } = &pair;
+        let (_, patch) = encode(Some(base), target, &options);
+        for (at, bit, repair) in places {
+            let mut bad = patch.clone();
+            bad[at.index(patch.len())] ^= 1 << bit;
+            if repair {
+                // Checksums are no protection against who can compute them: the digests are.
+                repair_checksums(&mut bad);
+            }
+            // A listed schema may give other tensors, but never other bytes for the same digest.
+            if let Ok(parsed) = Patch::parse(&bad, &Limits::default())
+                && parsed.listed_schema().is_none_or(|schema| schema == target.schema())
+                && let Ok(found) = decode((parsed.kind() != Kind::Full).then_some(base), target, &bad, &options)
+            {
+                assert_is(&found, target);
+            }
+        }
     }
 
     #[test]

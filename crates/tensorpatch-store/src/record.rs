@@ -70,11 +70,32 @@ pub(crate) struct Head {
     format: String,
     major: u64,
     minor: u64,
+    #[serde(deserialize_with = "first_of_list")]
     requires: Vec<String>,
     /// What it says is checked where records are trusted.
     #[serde(default, skip_serializing)]
     #[expect(dead_code, reason = "read so that a record which has it twice is refused")]
     signature: Option<serde::de::IgnoredAny>,
+}
+
+/// The first text of a list, if it has one: a record of 16 MiB has room for millions of short ones, which would take ten times
+/// as much memory, and one is enough to refuse it.
+fn first_of_list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct First;
+    impl<'de> serde::de::Visitor<'de> for First {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list of texts")
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
+            let first = list.next_element()?;
+            while list.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+            Ok(first.into_iter().collect())
+        }
+    }
+    deserializer.deserialize_seq(First)
 }
 
 mod sealed {
