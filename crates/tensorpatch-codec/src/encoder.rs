@@ -136,8 +136,10 @@ impl ChunkEncoder {
         for (i, (&position, value)) in
             changes.positions.iter().zip(changes.values.chunks_exact(width)).enumerate()
         {
-            let at = position as usize * width;
-            let element = target.get_mut(at..at + width).filter(|_| position >= next);
+            // With 32-bit addresses the product may not fit, and must not come out as a place in the chunk.
+            let range =
+                (position as usize).checked_mul(width).and_then(|at| Some(at..at.checked_add(width)?));
+            let element = range.and_then(|range| target.get_mut(range)).filter(|_| position >= next);
             let Some(element) = element else {
                 return Err(CodecError::new("a position is out of order or outside the chunk", i));
             };
