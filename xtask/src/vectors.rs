@@ -25,7 +25,7 @@ pub(crate) fn run(only_check: bool, pack: Option<PathBuf>) -> Result<()> {
     }
     println!("{} vectors in {}, passed by both decoders", vectors.len(), write::DIRECTORY);
     if let Some(path) = pack {
-        let archive = write::pack()?;
+        let archive = write::pack(&root)?;
         std::fs::write(&path, &archive).with_context(|| path.display().to_string())?;
         println!("{} bytes in {}", archive.len(), path.display());
     }

@@ -202,8 +202,8 @@ pub(crate) const README: &str = "\
 # Conformance vectors
 
 Files that a decoder of the tensorpatch patch format must take, with what they decode to, and files that it must refuse,
-with the class of the error and its offset. The format is specified in `spec/` of the tensorpatch repository;
-nothing else of it is needed to use them.
+with the class of the error and its offset. The format is specified in `spec/` of the tensorpatch repository (which an archive of these
+files has in it); nothing else is needed to use them.
 
 `manifest.json` lists the vectors and the states; `manifest.schema.json` is its JSON schema.
 

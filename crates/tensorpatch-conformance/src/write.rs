@@ -16,6 +16,19 @@ pub const DIRECTORY: &str = "tests/conformance/v1";
 /// What the directory has grown to may not pass this many bytes.
 pub const MOST_BYTES: usize = 2_000_000;
 
+/// What an archive of the vectors holds besides them, so that nothing else is needed.
+const SPECIFICATION: &[&str] = &[
+    "spec/format.md",
+    "spec/encodings/scatter.md",
+    "spec/encodings/sparse.md",
+    "spec/encodings/xor.md",
+    "spec/errata.md",
+    "spec/reference/README.md",
+    "spec/reference/decode.py",
+    "spec/stream.md",
+    "spec/stream.schema.json",
+];
+
 /// All files of the directory by their path in it.
 pub fn contents() -> BTreeMap<String, Vec<u8>> {
     let (states, vectors) = vectors();
@@ -99,13 +112,18 @@ fn present(directory: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The directory as a tar archive in a zstd frame; the same bytes every time.
+/// The directory, with the specification in it, as a tar archive in a zstd frame; the same bytes every time.
 ///
 /// # Errors
-/// If a file is too large for an archive, which none is.
-pub fn pack() -> Result<Vec<u8>> {
+/// If the specification cannot be read.
+pub fn pack(root: &Path) -> Result<Vec<u8>> {
+    let mut files = contents();
+    let text = |path: &str| fs::read_to_string(root.join(path)).with_context(|| path.to_owned());
+    for path in SPECIFICATION {
+        files.insert((*path).to_owned(), text(path)?.replace("\r\n", "\n").into_bytes());
+    }
     let mut tar = Vec::new();
-    for (path, bytes) in contents() {
+    for (path, bytes) in files {
         let path = format!("tensorpatch-conformance-v1/{path}");
         tar.extend(tar_header(&path, bytes.len())?);
         tar.extend(&bytes);

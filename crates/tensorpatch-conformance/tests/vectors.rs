@@ -49,3 +49,27 @@ fn every_error_class_and_many_of_each_outcome_are_covered() {
     let valid = vectors.iter().filter(|vector| matches!(vector.outcome, Outcome::Target(_))).count();
     assert!(valid >= 100 && vectors.len() - valid >= 150, "{valid} of {}", vectors.len());
 }
+
+#[test]
+fn an_archive_holds_the_vectors_and_all_of_the_specification() {
+    let archive = write::pack(root()).unwrap();
+    assert_eq!(archive, write::pack(root()).unwrap());
+    let tar = zstd::bulk::decompress(&archive, 1 << 23).unwrap();
+    let mut names = BTreeSet::new();
+    let mut at = 0;
+    while tar[at] != 0 {
+        let text =
+            |range: std::ops::Range<usize>| std::str::from_utf8(&tar[range]).unwrap().trim_end_matches('\0');
+        let len = usize::from_str_radix(text(at + 124..at + 136), 8).unwrap();
+        names.insert(text(at..at + 100).strip_prefix("tensorpatch-conformance-v1/").unwrap().to_owned());
+        at += 512 + len.next_multiple_of(512);
+    }
+    assert!(write::contents().keys().all(|path| names.contains(path)));
+    for folder in ["spec", "spec/encodings", "spec/reference"] {
+        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+            let entry = entry.unwrap();
+            let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
+            assert!(entry.file_type().unwrap().is_dir() || names.contains(&path), "{path}");
+        }
+    }
+}
