@@ -141,6 +141,60 @@ fn rows(patch: &Patch) -> String {
     rows.text
 }
 
+/// What a decoder does with the payload, told step by step: a small one that knows no more than this payload needs.
+fn told(payload: &[u8], elements: u64) -> String {
+    let head = payload[..4].iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
+    let bits = |from: u32, count: u32| head >> from & ((1 << count) - 1);
+    let (streams, classes, reaching, first_key, rate) =
+        (bits(0, 2), bits(2, 5) + 1, bits(7, 6), bits(13, 8), bits(21, 7));
+    assert!(streams == 0 && classes == 1 && reaching == 0 && (1..68).contains(&rate) && bits(28, 4) == 0);
+    let rest = &payload[4..];
+    assert!(rest.len() <= 8, "a state without words");
+    let mut state = rest.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
+    let scale = 14 + ((67 - rate) / 4).min(4);
+    let shift = 35 - rate / 4 - scale;
+    let length = ((([32768, 38968, 46341, 55109][(rate % 4) as usize]) + (1 << (shift - 1))) >> shift).max(1);
+    let (unit, axis) = (1_u64 << scale, length * elements);
+    let before = |u: u64| (5 * u).min(4 * u + unit / 4).min(3 * u + unit);
+    let mut text = format!(
+        "The payload begins with the bit string `{}`: `streams` 0, one class, no reach, `first_key` {first_key}, rate {rate}. So `S` is {scale}, each of the {elements} elements\n\
+         has the length {length}, and the axis ends at {axis}. The serial stream `{}` is a state without words. Steps 1 to 4 of section 6 of [sparse](encodings/sparse.md), twice:\n\n\
+         | state | q | v | p | T | point | what it is | a | slots |\n|---|---|---|---|---|---|---|---|---|\n",
+        hex(&payload[..4]),
+        hex(rest),
+    );
+    let mut e = 0;
+    loop {
+        let q = u64::from(state.trailing_ones());
+        assert!(q < 11);
+        let c = q + 1;
+        let (v, p) = (state >> c & 1, state >> (c + 1) & (4 * unit - 1));
+        let (t, start) = (c + scale + 3, e + q * unit);
+        let u = (0..unit).rev().find(|u| before(*u) <= p).expect("the first unit begins at 0");
+        let point = start + u;
+        let row = |what: String, a, slots| {
+            format!("| {state:#x} | {q} | {v} | {p} | {t} | {point} | {what} | {a} | {slots} |\n")
+        };
+        if point >= axis {
+            let a = before(axis.saturating_sub(start));
+            text.push_str(&row("the end".to_owned(), a, 4 * unit - a));
+            state = (state >> t) * (4 * unit - a) + p - a;
+            break;
+        }
+        let element = point / length;
+        let (i, j) = (element * length, (element + 1) * length);
+        let a = before(i.saturating_sub(start));
+        let slots = before((j - start).min(unit)) - a;
+        let way = if v == 0 { "up" } else { "down" };
+        text.push_str(&row(format!("element {element}, which moves {way} by one unit"), a, slots));
+        state = (state >> t) * slots + p - a;
+        e = j;
+    }
+    assert_eq!(state, 0, "the stream ends with what it encodes");
+    text.push_str("\nAfter the last step the state is 0, as it must be.\n");
+    text
+}
+
 /// What stands in the specification between the marks.
 fn text(states: &States) -> String {
     let (base, target) = (states.get("example"), states.get("example-target"));
@@ -152,7 +206,7 @@ fn text(states: &States) -> String {
         "The base has `b`, `F32` with the shape `[2]` and the bytes `{bias}`, and `w`, `BF16` with the shape `[4, 8]`: the bytes `{pair}` sixteen times. Its state digest is\n\
          `{base_digest}`. In the target `w` has the shape `[32]`, so that the schema is listed, but is continued; and its element {MOVED} is `{new}` instead of `{old}`. The digest of\n\
          the target's schema, whose {schema_len} canonical bytes are packed, is `{schema}`, that of the target\n\
-         `{target_digest}`.\n\n```text\n{rows}```\n",
+         `{target_digest}`.\n\n```text\n{rows}```\n\n{told}",
         bias = hex(&base.tensor("b").bytes),
         pair = hex(&base.tensor("w").bytes[..4]),
         base_digest = digest(base),
@@ -160,6 +214,7 @@ fn text(states: &States) -> String {
         schema_len = canonical_schema(&target.tensors).len(),
         schema = hex(&schema_digest(&target.tensors)),
         rows = rows(&patch),
+        told = told(&patch.blocks[0][0].payload, 32),
     )
 }
 
