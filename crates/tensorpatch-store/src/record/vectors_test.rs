@@ -1,4 +1,7 @@
-//! The conformance vectors of records (`tests/conformance/v1/`), read as a replica reads records.
+//! The conformance vectors of records (`tests/conformance/v1/`), and those that releases have left (`tests/compat/`), read as a replica
+//! reads records.
+
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -16,15 +19,22 @@ fn read<T: Record>(bytes: &[u8], keys: &[TrustKey]) -> Result<(), String> {
 
 #[test]
 fn records_are_taken_and_refused_as_the_vectors_say() {
-    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/conformance/v1");
-    let manifest = std::fs::read_to_string(format!("{directory}/manifest.json")).unwrap();
+    let tests = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests"));
+    let kept = std::fs::read_dir(tests.join("compat")).unwrap().map(|entry| entry.unwrap().path());
+    for directory in kept.filter(|path| path.is_dir()).chain([tests.join("conformance/v1")]) {
+        check_directory(&directory);
+    }
+}
+
+fn check_directory(directory: &Path) {
+    let manifest = std::fs::read_to_string(directory.join("manifest.json")).unwrap();
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
     let records = manifest["records"].as_array().unwrap();
     assert!(records.len() > 50, "{}", records.len());
     let mut wrong = Vec::new();
     for record in records {
         let text = |member: &str| record[member].as_str().unwrap();
-        let bytes = std::fs::read(format!("{directory}/{}", text("file"))).unwrap();
+        let bytes = std::fs::read(directory.join(text("file"))).unwrap();
         let keys: Vec<TrustKey> = record["trusted"]
             .as_array()
             .unwrap()
@@ -41,5 +51,5 @@ fn records_are_taken_and_refused_as_the_vectors_say() {
             wrong.push(format!("{}: {found:?} ({})", text("id"), text("comment")));
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{}:\n{}", directory.display(), wrong.join("\n"));
 }
