@@ -14,8 +14,8 @@ use common::{
 };
 use tensorpatch_checkpoint::Form;
 use tensorpatch_delta::{
-    ApplyError, ApplyReport, LeafTable, Options, Patch, Progress, State, Version, apply_full, apply_in_place,
-    apply_to, diff,
+    ApplyError, ApplyReport, DiffError, LeafTable, Options, Patch, Progress, State, StateError, Version,
+    apply_full, apply_in_place, apply_to, diff,
 };
 use tensorpatch_format::{
     Encoding, Ends, ErrorClass, FileLayout, Header, Kind, Layout, LayoutDigest, LeafHash, Limits, Listing,
@@ -437,6 +437,34 @@ fn a_listed_layout_that_is_no_checkpoint_s_is_refused_where_it_stands() {
         );
         assert!(matches!(in_place.map(|_| ()).unwrap_err(), ApplyError::Layout { .. }), "{what}");
     }
+}
+
+#[test]
+fn a_known_leaf_table_of_another_leaf_hash_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, target) = pair(dir.path());
+    let (base, target) = (open(&base), open(&target));
+    let known =
+        LeafTable::of(&State::of(&base).unwrap(), LeafHash::Blake3, NonZeroUsize::MIN, Progress::none());
+    let base = Version { leaves: Some(&known), ..common::version(&base) };
+    let mut patch = Vec::new();
+    let refused = diff(&base, &common::version(&target), &Options::default(), Progress::none(), &mut patch);
+    let Err(DiffError::LeafHash { expected, found }) = refused else { panic!("{refused:?}") };
+    assert_eq!((expected, found), (LeafHash::Xxh3, LeafHash::Blake3));
+    assert!(patch.is_empty());
+}
+
+#[test]
+fn slices_that_are_not_those_of_the_schema_make_no_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(&pair(dir.path()).0);
+    let (schema, tensors) = (opened.schema(), opened.tensors());
+    let few = State::new(schema, tensors[1..].to_vec());
+    assert_eq!(few.map(|_| ()), Err(StateError::Count { expected: 3, found: 2 }));
+    let many = State::new(schema, [&tensors[..], &[&[]]].concat());
+    assert_eq!(many.map(|_| ()), Err(StateError::Count { expected: 3, found: 4 }));
+    let short = State::new(schema, vec![tensors[0], &tensors[1][1..], tensors[2]]);
+    assert!(matches!(short, Err(StateError::Length { expected: 14, found: 13, .. })), "{short:?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tensorpatch_delta::{
     ApplyError, ApplyReport, Options, Patch, Progress, Recovery, activate_in_place, apply_in_place,
     prepare_in_place, recover,
 };
-use tensorpatch_format::{Kind, Limits, Profile};
+use tensorpatch_format::{Kind, Layout, Limits, Profile};
 
 const MIB: u64 = 1 << 20;
 
@@ -231,6 +231,48 @@ fn what_would_move_tensors_is_refused_and_alters_nothing() {
     let (patch, _) = patch_between(&scene.checkpoint, &target, &Options::default());
     assert!(matches!(scene.apply(&patch), Err(ApplyError::NotInPlace(_))));
     assert!(scene.bytes() == scene.old);
+}
+
+#[test]
+fn what_alters_only_a_header_an_index_or_a_shape_is_refused_and_alters_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let tensors = [bf16("a", &[2, 300], 1), bf16("b", &[20], 2)];
+    let mut reshaped = [nudged(&tensors[0], 50), nudged(&tensors[1], 50)];
+    // The header is as long as before, so that nothing moves.
+    reshaped[0].spec.shape = vec![300, 2];
+    let sharded = sharded_layout(&tensors);
+    let mut index = sharded.index().unwrap().to_vec();
+    index.push(b' ');
+    let another_index = Layout::new(sharded.files().to_vec(), Some(index)).unwrap();
+    let next = [nudged(&tensors[0], 50), nudged(&tensors[1], 50)];
+    let said = |text| layout_saying(&tensors, text);
+    for (what, kind, base, target) in [
+        ("a header", Kind::Empty, (Form::File, &said("step 1")), (&tensors, &said("step 2"))),
+        (
+            "a shape",
+            Kind::Delta,
+            (Form::File, &said("step 1")),
+            (&reshaped, &layout_saying(&reshaped, "step 1")),
+        ),
+        ("an index", Kind::Delta, (Form::Directory, &sharded), (&next, &another_index)),
+    ] {
+        let path = |side: &str| dir.path().join(format!("{side} {what}"));
+        let (form, layout) = base;
+        let checkpoint = write_as(&path("base"), form, &tensors, layout);
+        let target = write_as(&path("target"), form, target.0, target.1);
+        let (patch, report) = patch_between(&checkpoint, &target, &Options::default());
+        assert_eq!(report.kind, kind, "{what}");
+        let state = |path: &Path| {
+            let opened = common::open(path);
+            (opened.layout().clone(), opened.tensors().concat())
+        };
+        let (before, journal) = (state(&checkpoint), dir.path().join("journal"));
+        let patch = Patch::parse(&patch, &Limits::default()).unwrap();
+        let refused = apply_in_place(&checkpoint, &patch, &journal, &Options::default(), Progress::none());
+        assert!(matches!(refused, Err(ApplyError::NotInPlace(_))), "{what}: {refused:?}");
+        assert!(state(&checkpoint) == before, "{what}");
+        assert!(has_no_journal(&journal));
+    }
 }
 
 #[test]

@@ -247,3 +247,18 @@ impl StateDigest {
         Self(*hasher.finalize().as_bytes())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_has_one_spelling() {
+        let digest = SchemaDigest::from_bytes([0xab; 32]);
+        let text = digest.to_string();
+        assert_eq!((text.len(), text.parse()), (64, Ok(digest)));
+        for other in [text.to_uppercase(), text[1..].to_owned(), format!("{text}0"), text.replace('a', "g")] {
+            assert_eq!(other.parse::<SchemaDigest>(), Err(ParseDigestError), "{other}");
+        }
+    }
+}

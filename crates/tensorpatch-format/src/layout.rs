@@ -225,6 +225,18 @@ mod tests {
     }
 
     #[test]
+    fn no_files_two_of_a_name_and_a_header_over_the_hard_limit_make_no_layout() {
+        assert_eq!(Layout::new(Vec::new(), None), Err(LayoutError::Empty));
+        let name = "a.safetensors";
+        let twice = vec![file(name), file("b.safetensors"), file(name)];
+        assert_eq!(Layout::new(twice, None), Err(LayoutError::Duplicate(name.into())));
+        let of_header = |len| Layout::new(vec![FileLayout { header: vec![0; len], ..file(name) }], None);
+        assert!(of_header(100_000_008).is_ok());
+        let len = 100_000_009;
+        assert_eq!(of_header(len), Err(LayoutError::HeaderLength { name: name.into(), len }));
+    }
+
+    #[test]
     fn names_that_leave_the_directory_are_refused() {
         for name in [
             "../a.safetensors",

@@ -390,6 +390,9 @@ mod tests {
         wrong.byte_len = 5;
         assert!(matches!(Schema::new(vec![wrong]), Err(SchemaError::Size { .. })));
         assert!(TensorSpec::new("a", Dtype::new("F4").unwrap(), vec![3]).is_err());
+        let of_rank = |rank| Schema::new(vec![spec("a", "U8", &vec![1; rank])]);
+        assert!(of_rank(64).is_ok());
+        assert!(matches!(of_rank(65), Err(SchemaError::Rank { rank: 65, .. })));
     }
 
     #[test]
