@@ -190,6 +190,25 @@ pub(crate) fn vectors(states: &States) -> Vec<Vector> {
         SCATTER,
         with_positions(filled, 3),
     );
+    add(
+        "scatter-nothing",
+        "encodings/scatter",
+        "No changed elements, and nothing else that is wrong",
+        SCATTER,
+        vec![0, 3, 0, 0, 0],
+    );
+    let with_k = |k: u8| {
+        let (rice, planes) = (rice(&at, usize::from(k)), [1, 7, 7, 7]);
+        [vec![3, k], varint(rice.len() as u64), rice, planes.to_vec(), planes.to_vec()].concat()
+    };
+    add(
+        "scatter-k-24-coded",
+        "encodings/scatter",
+        "The Rice parameter 24, with positions coded by it",
+        SCATTER,
+        with_k(24),
+    );
+    add("scatter-k-255", "encodings/scatter", "The Rice parameter 255", SCATTER, changed(1, 255));
     add("scatter-values-cut", "encodings/scatter", "Values cut short", SCATTER, cut(&good));
     add("scatter-followed", "encodings/scatter", "A byte after the values", SCATTER, more(&good));
     add("scatter-mode", "encodings/scatter", "An unknown mode of a plane", SCATTER, changed(3 + rice_len, 3));
