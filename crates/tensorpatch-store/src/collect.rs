@@ -126,7 +126,7 @@ impl Stream {
         for lease in leases.iter().filter(|lease| lease.needs <= top) {
             lowest = lowest.min(lease.needs);
         }
-        let floor = floor(&history, lowest, &listed)?;
+        let floor = floor(&history, lowest)?;
         let keep = self.kept(&history, floor, &policy.pins).await?;
         self.check_complete(&keep, &listed).await?;
 
@@ -309,20 +309,13 @@ impl Kept {
     }
 }
 
-/// The newest version not above `lowest` whose anchor is whole.
-fn floor(history: &History, lowest: Version, listed: &BTreeMap<Key, Listed>) -> Result<Version, StoreError> {
-    let whole = |objects: Vec<&ObjectRef>| {
-        objects.iter().all(|object| listed.get(&object.key).is_some_and(|l| l.bytes == object.bytes))
-    };
-    let anchors = history.ways().iter().filter_map(|step| match &step.way {
-        Way::Anchor(anchor) if step.target.version <= lowest && whole(anchor.objects().collect()) => {
-            Some(step.target.version)
-        }
-        _ => None,
-    });
-    anchors
+/// The newest version not above `lowest` that has an anchor; that it is whole is checked with all that stays.
+fn floor(history: &History, lowest: Version) -> Result<Version, StoreError> {
+    let anchored = history.ways().iter().filter(|step| matches!(step.way, Way::Anchor(_)));
+    let targets = anchored.map(|step| step.target.version).filter(|version| *version <= lowest);
+    targets
         .max()
-        .ok_or_else(|| StoreError::Missing { name: format!("a whole anchor at or below version {lowest}") })
+        .ok_or_else(|| StoreError::Missing { name: format!("an anchor at or below version {lowest}") })
 }
 
 fn is_older(modified: i64, now: i64, grace: Duration) -> bool {

@@ -11,56 +11,12 @@ use tensorpatch_format::{Kind, TaggedStateDigest};
 use crate::error::StoreError;
 use crate::local;
 use crate::names::{self, Nonce, Version};
-use crate::observe::{Observer, Phase};
+use crate::observe::Phase;
 use crate::plan::{Commit, Way};
+use crate::publisher::PublishOptions;
 use crate::record::{Delta, DeltaKind, EdgeRecord, Part, now};
 use crate::replica::{Replica, ReplicaOptions, Target, blocking};
 use crate::stream::Stream;
-
-/// Choices for folding.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct FoldOptions {
-    /// The name that the records give for whoever folds.
-    pub publisher: String,
-    /// Profile, threads and limits of the patch.
-    pub diff: delta::Options,
-    /// Who is told of progress.
-    pub observer: Observer,
-}
-
-impl Default for FoldOptions {
-    fn default() -> Self {
-        Self {
-            publisher: format!("fold-{}", Nonce::random()),
-            diff: delta::Options::default(),
-            observer: Observer::default(),
-        }
-    }
-}
-
-impl FoldOptions {
-    /// The same under this name.
-    #[must_use]
-    pub fn with_publisher(mut self, name: impl Into<String>) -> Self {
-        self.publisher = name.into();
-        self
-    }
-
-    /// The same with these choices for patches.
-    #[must_use]
-    pub fn with_diff(mut self, diff: delta::Options) -> Self {
-        self.diff = diff;
-        self
-    }
-
-    /// The same with `observer` told of progress.
-    #[must_use]
-    pub fn with_observer(mut self, observer: Observer) -> Self {
-        self.observer = observer;
-        self
-    }
-}
 
 /// What folding did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -83,12 +39,12 @@ pub struct Folded {
 pub struct Folder {
     stream: Stream,
     work: PathBuf,
-    options: FoldOptions,
+    options: PublishOptions,
 }
 
 impl Folder {
     /// A folder of `stream` that works in `work`. It needs room for two checkpoints.
-    pub fn new(stream: Stream, work: impl Into<PathBuf>, mut options: FoldOptions) -> Self {
+    pub fn new(stream: Stream, work: impl Into<PathBuf>, mut options: PublishOptions) -> Self {
         options.diff = options.diff.with_leaf_hash(stream.record().leaf_hash);
         Self { stream, work: work.into(), options }
     }

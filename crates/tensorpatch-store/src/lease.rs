@@ -113,6 +113,9 @@ mod tests {
         assert_eq!((live.len(), dead), (1, vec!["leases/a.json".to_owned()]));
         let (live, _) = stream.leases(now + 700_000).await.unwrap();
         assert_eq!(live, []);
+        // One that wants to live longer than any may does not.
+        stream.lease("a", &Lease { seconds: u64::MAX, ..lease }).await.unwrap();
+        assert_eq!(stream.leases(now + 700_000).await.unwrap().0, []);
         stream.release("a").await.unwrap();
         stream.release("a").await.unwrap();
         // A clock of the store that goes back keeps leases alive.

@@ -35,14 +35,14 @@ pub use check::{Checked, Problem};
 pub use collect::{CollectPolicy, Collected, Garbage};
 pub use digest::ObjectDigest;
 pub use error::StoreError;
-pub use fold::{FoldOptions, Folded, Folder};
+pub use fold::{Folded, Folder};
 pub use mirror::Mirrored;
 pub use names::{IdError, Key, KeyError, Nonce, StreamId, Version, VersionError};
 pub use observe::{Event, Observer, Phase};
 pub use parts::PartReader;
 pub use plan::{Commit, History, Plan, PlanError, Step, Way};
 pub use publisher::{AnchorAdded, AnchorPolicy, PublishOptions, Published, Publisher};
-pub use ranks::{Receipt, ReceiptError, TensorReceipt};
+pub use ranks::{Rank, Receipt, ReceiptContent, ReceiptError, TensorReceipt};
 pub use record::{
     Anchor, CommitRecord, Delta, DeltaKind, EdgeRecord, Link, NamedObject, ObjectRef, Part, Record,
     RecordError, StreamRecord, VersionId, Writers,

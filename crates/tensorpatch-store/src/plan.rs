@@ -447,6 +447,14 @@ mod tests {
         let mut replaced = good.clone();
         replaced[1].digest = ObjectDigest::of(b"another record");
         assert!(matches!(History::new(replaced, []), Err(PlanError::Chain(_))));
+        // The bases of deltas tell nothing of versions that have none.
+        let mut anchors = good.clone();
+        for commit in anchors.iter_mut().skip(1) {
+            commit.record.delta = None;
+        }
+        assert!(History::new(anchors.clone(), []).is_ok());
+        anchors[2].digest = ObjectDigest::of(b"another record");
+        assert!(matches!(History::new(anchors, []), Err(PlanError::Chain(_))));
         let mut wrong_base = good;
         wrong_base[3].record.delta.as_mut().unwrap().base.state = state(77);
         assert!(matches!(History::new(wrong_base, []), Err(PlanError::Chain(_))));

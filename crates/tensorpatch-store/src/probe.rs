@@ -97,6 +97,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_store_that_overwrites_is_found_out_by_two_creates_in_turn() {
+        let store = Arc::new(FaultyStore::new(Arc::new(InMemory::new()), |_| Fault::None));
+        store.ignore_conditions();
+        let bucket = Bucket::new(store, "a".into());
+        assert!(create_twice(&bucket, "probe/x").await.unwrap().is_some());
+    }
+
+    #[tokio::test]
     async fn a_store_that_lets_several_racers_win_is_found_out() {
         let store = Arc::new(FaultyStore::new(Arc::new(InMemory::new()), |_| Fault::None));
         store.ignore_conditions();

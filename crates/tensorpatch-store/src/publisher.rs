@@ -12,7 +12,7 @@ use tensorpatch_checkpoint::Checkpoint;
 use tensorpatch_format::{LayoutDigest, SchemaDigest, TaggedStateDigest};
 use tokio::sync::Mutex;
 
-use crate::bucket::all;
+use crate::bucket::{Outgoing, Uploading, all};
 use crate::commit::{self, Created};
 use crate::digest::{ObjectDigest, text};
 use crate::error::StoreError;
@@ -120,6 +120,14 @@ struct Content {
     ready: Ready,
 }
 
+/// A patch that is written and checked, and whose object appears once its upload is finished.
+struct Patch {
+    nonce: Nonce,
+    encoded: Encoded,
+    outgoing: Outgoing,
+    uploading: Uploading,
+}
+
 impl Publisher {
     /// A publisher of `stream` with its baseline in `baseline`, brought to the tip of the stream.
     ///
@@ -216,13 +224,13 @@ impl Publisher {
         let mut known = self.known.lock().await;
         let (home, lock) = self.lock().await?;
         let tip = self.to_tip_if_own(&home, &lock, &mut known).await?;
-        let nonce = Nonce::random();
         let Some(tip) = tip else {
+            let nonce = Nonce::random();
             let content = self.first(&home, checkpoint, nonce).await?;
             return self.commit(&home, None, content, nonce, label, &mut known).await;
         };
         let companions = self.copy_companions(&home, checkpoint).await?;
-        let encoded = match self.encode(&home, checkpoint, &tip).await {
+        let patch = match self.encode(&home, checkpoint, &tip).await {
             // The baseline was damaged on disk, and now says so: it is made anew from the stream.
             Err(StoreError::WrongState { .. } | StoreError::LocalDamage { .. }) => {
                 self.to_tip(&home, &lock).await?;
@@ -231,6 +239,7 @@ impl Publisher {
             }
             encoded => encoded?,
         };
+        let Patch { encoded, .. } = &patch;
         let same_attempt = known.attempt == Some(tip.record.nonce);
         let same_label = label.is_some() && tip.record.label.as_deref() == label;
         let same = encoded.state == tip.record.state && encoded.layout == tip.record.layout;
@@ -238,7 +247,8 @@ impl Publisher {
             *known = Known { tip: Some(tip.id()), attempt: None };
             return Ok(Published::of(&tip, 0, true));
         }
-        let content = self.next(&home, &companions, encoded, nonce, &tip).await?;
+        let nonce = patch.nonce;
+        let content = self.next(&companions, patch, &tip).await?;
         self.commit(&home, Some(&tip), content, nonce, label, &mut known).await
     }
 
@@ -308,26 +318,32 @@ impl Publisher {
         })
     }
 
-    /// The patch of a later version from the baseline, checked by decoding it (step P3).
-    async fn encode(&self, home: &Home, checkpoint: &Path, tip: &Commit) -> Result<Encoded, StoreError> {
+    /// The patch of a later version from the baseline, checked by decoding it, and its upload, which has begun (step P3).
+    async fn encode(&self, home: &Home, checkpoint: &Path, tip: &Commit) -> Result<Patch, StoreError> {
+        let nonce = Nonce::random();
+        let key = names::part(after(tip)?, nonce, "delta.tpatch")?;
+        let bucket = self.stream.bucket();
+        let (mut outgoing, uploading) =
+            bucket.upload_while_written(key, home.outgoing(), &self.options.observer)?;
         let (home, checkpoint, options) = (home.clone(), checkpoint.to_owned(), self.options.diff.clone());
         let (observer, tip) = (self.options.observer.clone(), tip.clone());
-        blocking(move || encode(&home, &checkpoint, &tip, &options, &observer)).await
+        blocking(move || {
+            let encoded = encode(&home, &checkpoint, &tip, &options, &observer, &mut outgoing)?;
+            Ok(Patch { nonce, encoded, outgoing, uploading })
+        })
+        .await
     }
 
     /// The content of a later version, its objects uploaded (step P4).
     async fn next(
         &self,
-        home: &Home,
         companions: &[Companion],
-        encoded: Encoded,
-        nonce: Nonce,
+        patch: Patch,
         tip: &Commit,
     ) -> Result<Content, StoreError> {
         let version = after(tip)?;
-        self.options.observer.start(Phase::Upload, file_len(&home.outgoing())?);
-        let key = names::part(version, nonce, "delta.tpatch")?;
-        let object = self.stream.bucket().upload(key, &home.outgoing(), &self.options.observer).await?;
+        let Patch { nonce, encoded, outgoing, uploading } = patch;
+        let object = uploading.finish(outgoing).await?;
         let known = &tip.record.companions;
         let companions = self.upload_companions(version, nonce, companions, known).await?;
         let new = companions.iter().filter(|companion| !known.contains(companion));

@@ -1,45 +1,85 @@
 //! Versions that several ranks publish together: each its part, and one commit that names them all (spec/stream.md section 8).
 
-use std::collections::BTreeMap;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+mod files;
+mod patch;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use tensorpatch_checkpoint::{Checkpoint, MappedFile, generate_layout};
-use tensorpatch_delta::{self as delta, ApplyError, Patch, Progress, State};
-use tensorpatch_format::{Dtype, Layout, Schema, StateDigest, TaggedStateDigest, TensorDigest, TensorSpec};
+use tensorpatch_format::{
+    Dtype, LayoutDigest, Limits, Schema, SchemaDigest, StateDigest, TaggedStateDigest, TensorDigest,
+    TensorSpec,
+};
 
 use crate::bucket::all;
 use crate::commit::{self, Created};
 use crate::digest::{ObjectDigest, text};
 use crate::error::StoreError;
-use crate::local;
-use crate::names::{self, Nonce, StreamId};
+use crate::names::{self, Nonce, StreamId, Version};
 use crate::plan::Commit;
 use crate::publisher::{PublishOptions, Published, after};
-use crate::record::{CommitRecord, Delta, DeltaKind, Link, ObjectRef, Part, VersionId, now};
-use crate::replica::blocking;
+use crate::record::{
+    Anchor, CommitRecord, Delta, DeltaKind, Link, NamedObject, ObjectRef, Part, VersionId, now,
+};
 use crate::stream::Stream;
 
 const AT_ONCE: usize = 16;
+/// Names that an error lists.
+const NAMED: usize = 8;
+
+/// One of several processes that publish a version together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rank {
+    /// Which one, from 0.
+    pub index: u32,
+    /// How many there are.
+    pub count: u32,
+}
 
 /// What a rank has uploaded, for whoever commits. It is small and can be sent as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The stream.
     pub stream: StreamId,
-    /// The version that the part starts from.
-    pub base: VersionId,
-    /// The patch.
-    pub part: ObjectRef,
-    /// The canonical bytes of the schema of the rank's tensors.
-    pub schema: ObjectRef,
+    /// Whose it is.
+    pub rank: Rank,
+    /// The version that it follows; none for the first.
+    pub after: Option<VersionId>,
+    /// What was uploaded.
+    pub content: ReceiptContent,
     /// The tensors of the rank.
     pub tensors: Vec<TensorReceipt>,
-    /// Elements that changed.
-    pub changed_elements: u64,
-    /// Elements of the rank's tensors.
-    pub total_elements: u64,
+}
+
+/// What a rank has uploaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ReceiptContent {
+    /// A patch of its tensors, from the version before.
+    Patch {
+        /// The patch.
+        part: ObjectRef,
+        /// The canonical bytes of the schema of the rank's tensors.
+        schema: ObjectRef,
+        /// Elements that changed.
+        changed_elements: u64,
+        /// Elements of the rank's tensors.
+        total_elements: u64,
+    },
+    /// Its files as they are.
+    Files {
+        /// What all ranks of the version have agreed on.
+        attempt: Nonce,
+        /// Weights and copies of the companions, under the names that they have in the checkpoint.
+        files: Vec<NamedObject>,
+        /// The files beside the weights.
+        companions: Vec<NamedObject>,
+        /// The names and headers of the weights: the canonical bytes of a layout.
+        layout: ObjectRef,
+        /// The leaf table of the rank's tensors.
+        leaves: ObjectRef,
+    },
 }
 
 /// One tensor of a rank.
@@ -53,9 +93,9 @@ pub struct TensorReceipt {
     pub shape: Vec<u64>,
     /// The bytes.
     pub byte_len: u64,
-    /// The digest in the base.
-    #[serde(with = "text")]
-    pub base: TensorDigest,
+    /// The digest in the version before, for a patch.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::digest::optional_text")]
+    pub base: Option<TensorDigest>,
     /// The digest in the new version.
     #[serde(with = "text")]
     pub target: TensorDigest,
@@ -68,21 +108,38 @@ pub enum ReceiptError {
     /// There is none.
     #[error("there is no receipt")]
     None,
-    /// They are not of one stream and one base.
-    #[error("receipts of different streams or bases: {0}")]
+    /// They are not of one stream, one base, one group of ranks, or one kind.
+    #[error("receipts that do not belong together: {0}")]
     Mixed(String),
-    /// Two ranks have the same tensor.
-    #[error("tensor {0:?} is in two receipts")]
+    /// Ranks of which there is no receipt.
+    #[error("there is no receipt of rank {} of {count}", listed(missing))]
+    MissingRanks {
+        /// Their numbers.
+        missing: Vec<u32>,
+        /// How many ranks there are.
+        count: u32,
+    },
+    /// Two receipts of one rank.
+    #[error("there are two receipts of rank {0}")]
+    DoubledRank(u32),
+    /// Two ranks have the same tensor or file.
+    #[error("{0:?} is in two receipts")]
     Doubled(String),
     /// The tensors are not those of the base.
     #[error(
-        "the receipts have {found} tensors that are not the {expected} of the version before: a rank is missing or has others"
+        "the receipts have {found} tensors, which are not the {expected} of the version before{}{}",
+        if missing.is_empty() { String::new() } else { format!("; missing: {}", listed(missing)) },
+        if others.is_empty() { String::new() } else { format!("; others than before: {}", listed(others)) }
     )]
     Tensors {
         /// Tensors of the base.
         expected: u64,
         /// Tensors of the receipts.
         found: u64,
+        /// Tensors of the base that no receipt has, as far as it could be found out.
+        missing: Vec<String>,
+        /// Tensors of the receipts that the base does not have, or has with another dtype or shape.
+        others: Vec<String>,
     },
     /// The bases of the ranks are not the base version.
     #[error("the ranks started from {found}, but the version before is {expected}")]
@@ -95,48 +152,44 @@ pub enum ReceiptError {
     /// Something that is no tensor.
     #[error("{0}")]
     Tensor(String),
+    /// Files that are no checkpoint together, or are not what their receipt says.
+    #[error("rank {rank}: {what}")]
+    Files {
+        /// The rank.
+        rank: u32,
+        /// What is wrong.
+        what: String,
+    },
+    /// An earlier attempt has used the same nonce.
+    #[error("there is a {0} already: each attempt needs a nonce of its own")]
+    Used(String),
+}
+
+fn listed<T: ToString>(items: &[T]) -> String {
+    let names: Vec<String> = items.iter().take(NAMED).map(ToString::to_string).collect();
+    match items.len().saturating_sub(names.len()) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
+/// The parts of a commit record that the receipts give.
+struct Content {
+    state: TaggedStateDigest,
+    schema: SchemaDigest,
+    layout: LayoutDigest,
+    state_bytes: u64,
+    tensors: u64,
+    delta: Option<Delta>,
+    anchor: Option<Anchor>,
+    companions: Vec<NamedObject>,
+    /// Bytes uploaded.
+    bytes: u64,
+    /// Objects that no record names, and that nobody needs once there is one.
+    passing: Vec<ObjectRef>,
 }
 
 impl Stream {
-    /// Makes and uploads a rank's part of the version after `base`, the newest.
-    ///
-    /// `old` and `new` are the files (or directories) with the rank's tensors before and after; `work` is a directory for the patch on
-    /// its way. Nothing is visible until [`Stream::commit_parts`].
-    ///
-    /// # Errors
-    /// If the files do not have the same tensors, cannot be read, or the store fails.
-    pub async fn prepare_part(
-        &self,
-        base: &Commit,
-        old: &[PathBuf],
-        new: &[PathBuf],
-        work: &Path,
-        options: &PublishOptions,
-    ) -> Result<Receipt, StoreError> {
-        local::create_dir(work)?;
-        let (version, nonce) = (after(base)?, Nonce::random());
-        let path = work.join(format!("part-{nonce}.tpatch"));
-        let encoded = {
-            let (old, new, path) = (old.to_vec(), new.to_vec(), path.clone());
-            let options = options.diff.clone().with_leaf_hash(self.record().leaf_hash);
-            blocking(move || encode(&old, &new, &path, &options)).await?
-        };
-        let key = names::part(version, nonce, "part.tpatch")?;
-        let part = self.bucket().upload(key, &path, &options.observer).await?;
-        let key = names::part(version, nonce, "schema")?;
-        let schema = self.bucket().put_bytes(key, encoded.schema.into()).await?;
-        local::remove(&path)?;
-        Ok(Receipt {
-            stream: self.id(),
-            base: base.id(),
-            part,
-            schema,
-            tensors: encoded.tensors,
-            changed_elements: encoded.changed_elements,
-            total_elements: encoded.total_elements,
-        })
-    }
-
     /// Commits the parts of all ranks as one version.
     ///
     /// # Errors
@@ -148,42 +201,46 @@ impl Stream {
         label: Option<&str>,
         options: &PublishOptions,
     ) -> Result<Published, StoreError> {
-        let tip = self.tip().await?.ok_or(StoreError::Empty)?;
+        let tip = self.tip().await?;
         let first = receipts.first().ok_or(ReceiptError::None)?;
-        if first.stream == self.id() && first.base != tip.id() && first.base.version < tip.record.version {
-            let (held, tip) = (Some(first.base.version), tip.record.version);
+        if let Some(tip) = &tip
+            && first.stream == self.id()
+            && first.after != Some(tip.id())
+            && first.after.is_none_or(|after| after.version < tip.record.version)
+        {
+            let (held, tip) = (first.after.map(|after| after.version), tip.record.version);
             return Err(StoreError::NotAtTip { held, tip });
         }
-        let state = check(receipts, self.id(), &tip)?;
-        let objects = receipts.iter().flat_map(|receipt| [&receipt.part, &receipt.schema]);
-        all(objects, AT_ONCE, |object| self.bucket().check_there(object)).await?;
-        let single = receipts.len() == 1;
-        let sum = |of: fn(&Receipt) -> u64| receipts.iter().map(of).fold(0, u64::saturating_add);
-        let version = after(&tip)?;
+        check_ranks(receipts)?;
+        check_origin(receipts, self.id(), tip.as_ref())?;
+        let content = match (&first.content, &tip) {
+            (ReceiptContent::Patch { .. }, Some(tip)) => self.content_of_patches(receipts, tip).await?,
+            (ReceiptContent::Patch { .. }, None) => {
+                return Err(
+                    ReceiptError::Mixed("there is no version that a patch could start from".into()).into()
+                );
+            }
+            (ReceiptContent::Files { .. }, _) => {
+                self.content_of_files(receipts, tip.as_ref(), &options.diff.limits).await?
+            }
+        };
+        let version = tip.as_ref().map_or(Ok(Version::FIRST), after)?;
         let record = CommitRecord {
             stream: self.id(),
             version,
-            previous: Some(Link { version: tip.record.version, commit: tip.digest }),
+            previous: tip.map(|tip| Link { version: tip.record.version, commit: tip.digest }),
             publisher: options.publisher.clone(),
             nonce: Nonce::random(),
             created: now(),
             label: label.map(str::to_owned),
-            state,
-            delta: Some(Delta {
-                base: tip.id(),
-                kind: if state == tip.record.state { DeltaKind::Empty } else { DeltaKind::Delta },
-                changed_elements: sum(|receipt| receipt.changed_elements),
-                total_elements: sum(|receipt| receipt.total_elements),
-                parts: receipts
-                    .iter()
-                    .map(|receipt| Part {
-                        object: receipt.part.clone(),
-                        schema: (!single).then(|| receipt.schema.clone()),
-                    })
-                    .collect(),
-            }),
-            anchor: None,
-            ..tip.record.clone()
+            state: content.state,
+            schema: content.schema,
+            layout: content.layout,
+            state_bytes: content.state_bytes,
+            tensors: content.tensors,
+            delta: content.delta,
+            anchor: content.anchor,
+            companions: content.companions,
         };
         let name = names::commit(version);
         let bytes = self.record_bytes(&name, &record)?;
@@ -196,135 +253,175 @@ impl Stream {
             }
         }
         self.hint(version).await;
-        let uploaded = sum(|receipt| receipt.part.bytes.saturating_add(receipt.schema.bytes));
-        Ok(Published::of(&Commit { record, digest: ObjectDigest::of(&bytes) }, uploaded, false))
+        for object in content.passing {
+            // A collector takes those that are left.
+            if let Err(error) = self.bucket().delete(object.key.as_str()).await {
+                tracing::debug!(key = %object.key, %error, "could not delete what was sent to the committer");
+            }
+        }
+        Ok(Published::of(&Commit { record, digest: ObjectDigest::of(&bytes) }, content.bytes, false))
+    }
+
+    async fn content_of_patches(&self, receipts: &[Receipt], tip: &Commit) -> Result<Content, StoreError> {
+        let state = match check_patches(receipts, tip) {
+            Err(ReceiptError::Tensors { expected, found, .. }) => {
+                let (missing, others) = self.compare(receipts, tip).await;
+                return Err(ReceiptError::Tensors { expected, found, missing, others }.into());
+            }
+            state => state?,
+        };
+        let mut parts = Vec::new();
+        let (mut bytes, mut changed, mut total) = (0_u64, 0_u64, 0_u64);
+        for receipt in receipts {
+            if let ReceiptContent::Patch { part, schema, changed_elements, total_elements } = &receipt.content
+            {
+                bytes = bytes.saturating_add(part.bytes).saturating_add(schema.bytes);
+                changed = changed.saturating_add(*changed_elements);
+                total = total.saturating_add(*total_elements);
+                parts.push((part, schema));
+            }
+        }
+        let objects = parts.iter().flat_map(|(part, schema)| [*part, *schema]);
+        all(objects, AT_ONCE, |object| self.bucket().check_there(object)).await?;
+        let single = parts.len() == 1;
+        let kind = if state == tip.record.state { DeltaKind::Empty } else { DeltaKind::Delta };
+        let named = |(part, schema): &(&ObjectRef, &ObjectRef)| Part {
+            object: (*part).clone(),
+            schema: (!single).then(|| (*schema).clone()),
+        };
+        let passing =
+            if single { parts.iter().map(|(_, schema)| (*schema).clone()).collect() } else { Vec::new() };
+        Ok(Content {
+            state,
+            schema: tip.record.schema,
+            layout: tip.record.layout,
+            state_bytes: tip.record.state_bytes,
+            tensors: tip.record.tensors,
+            delta: Some(Delta {
+                base: tip.id(),
+                kind,
+                changed_elements: changed,
+                total_elements: total,
+                parts: parts.iter().map(named).collect(),
+            }),
+            anchor: None,
+            companions: tip.record.companions.clone(),
+            bytes,
+            passing,
+        })
+    }
+
+    /// The tensors of the version that no receipt has, and those of the receipts that it does not have; nothing if that
+    /// cannot be read from the stream.
+    async fn compare(&self, receipts: &[Receipt], tip: &Commit) -> (Vec<String>, Vec<String>) {
+        let before = match self.parts(tip, &Limits::default()).await {
+            Ok(parts) => parts.schema().clone(),
+            Err(error) => {
+                tracing::debug!(%error, "the tensors of the version before cannot be listed");
+                return (Vec::new(), Vec::new());
+            }
+        };
+        let tensors = || receipts.iter().flat_map(|receipt| &receipt.tensors);
+        let names: BTreeSet<&str> = tensors().map(|tensor| tensor.name.as_str()).collect();
+        let specs = before.tensors().iter();
+        let missing = specs.filter(|spec| !names.contains(spec.name.as_str())).map(|spec| spec.name.clone());
+        let is_known = |tensor: &&TensorReceipt| {
+            let spec = before.find(&tensor.name).and_then(|index| before.get(index));
+            spec.is_some_and(|spec| spec.dtype.as_str() == tensor.dtype && spec.shape == tensor.shape)
+        };
+        let others = tensors().filter(|tensor| !is_known(tensor)).map(|tensor| tensor.name.clone());
+        (missing.collect(), others.collect())
     }
 }
 
-/// Checks that the receipts are one whole version after `tip`, and returns its state.
-fn check(receipts: &[Receipt], stream: StreamId, tip: &Commit) -> Result<TaggedStateDigest, ReceiptError> {
-    let mut tensors: BTreeMap<&str, &TensorReceipt> = BTreeMap::new();
+/// Checks that there is one receipt of each rank.
+fn check_ranks(receipts: &[Receipt]) -> Result<(), ReceiptError> {
+    let count = receipts.first().ok_or(ReceiptError::None)?.rank.count;
+    let mut seen = BTreeSet::new();
+    for Receipt { rank, .. } in receipts {
+        if rank.count != count || rank.index >= count {
+            return Err(ReceiptError::Mixed(format!(
+                "rank {} of {}, and one of {count}",
+                rank.index, rank.count
+            )));
+        }
+        if !seen.insert(rank.index) {
+            return Err(ReceiptError::DoubledRank(rank.index));
+        }
+    }
+    let missing: Vec<u32> = (0..count).filter(|index| !seen.contains(index)).collect();
+    if missing.is_empty() { Ok(()) } else { Err(ReceiptError::MissingRanks { missing, count }) }
+}
+
+/// Checks that all receipts are for the version after `tip` of this stream, and of one kind.
+fn check_origin(receipts: &[Receipt], stream: StreamId, tip: Option<&Commit>) -> Result<(), ReceiptError> {
+    let tip = tip.map(Commit::id);
+    let text = |id: Option<VersionId>| {
+        id.map_or("nothing".into(), |id| format!("version {} ({})", id.version, id.commit))
+    };
+    let kind = |receipt: &Receipt| match &receipt.content {
+        ReceiptContent::Patch { .. } => None,
+        ReceiptContent::Files { attempt, .. } => Some(*attempt),
+    };
+    let first = receipts.first().and_then(kind);
     for receipt in receipts {
         if receipt.stream != stream {
             return Err(ReceiptError::Mixed(format!("{} is not {stream}", receipt.stream)));
         }
-        if receipt.base != tip.id() {
+        if receipt.after != tip {
+            let (found, expected) = (text(receipt.after), text(tip));
+            return Err(ReceiptError::Mixed(format!("they follow {found}, but the newest is {expected}")));
+        }
+        if kind(receipt) != first {
+            let rank = receipt.rank.index;
             return Err(ReceiptError::Mixed(format!(
-                "version {} ({}) is not the newest, version {} ({})",
-                receipt.base.version, receipt.base.commit, tip.record.version, tip.digest
+                "rank {rank} has uploaded for another attempt, or of another kind"
             )));
         }
-        for tensor in &receipt.tensors {
-            if tensors.insert(&tensor.name, tensor).is_some() {
-                return Err(ReceiptError::Doubled(tensor.name.clone()));
-            }
+    }
+    Ok(())
+}
+
+/// The tensors of all receipts as a schema, and by their names.
+fn union(receipts: &[Receipt]) -> Result<(Schema, BTreeMap<&str, &TensorReceipt>), ReceiptError> {
+    let mut tensors: BTreeMap<&str, &TensorReceipt> = BTreeMap::new();
+    for tensor in receipts.iter().flat_map(|receipt| &receipt.tensors) {
+        if tensors.insert(&tensor.name, tensor).is_some() {
+            return Err(ReceiptError::Doubled(tensor.name.clone()));
         }
     }
+    Ok((schema_of(tensors.values().copied())?, tensors))
+}
+
+fn schema_of<'a>(tensors: impl Iterator<Item = &'a TensorReceipt>) -> Result<Schema, ReceiptError> {
     let mut specs = Vec::new();
-    for tensor in tensors.values() {
+    for tensor in tensors {
         let dtype = Dtype::new(&tensor.dtype)
             .ok_or_else(|| ReceiptError::Tensor(format!("{:?} is no dtype", tensor.dtype)))?;
         let (name, shape, byte_len) = (tensor.name.clone(), tensor.shape.clone(), tensor.byte_len);
         specs.push(TensorSpec { name, dtype, shape, byte_len });
     }
-    let schema = Schema::new(specs).map_err(|e| ReceiptError::Tensor(e.to_string()))?;
+    Schema::new(specs).map_err(|e| ReceiptError::Tensor(e.to_string()))
+}
+
+/// Checks that patches are one whole version after `tip`, and returns its state.
+fn check_patches(receipts: &[Receipt], tip: &Commit) -> Result<TaggedStateDigest, ReceiptError> {
+    let (schema, tensors) = union(receipts)?;
     if schema.digest() != tip.record.schema {
         let (expected, found) = (tip.record.tensors, tensors.len() as u64);
-        return Err(ReceiptError::Tensors { expected, found });
+        return Err(ReceiptError::Tensors { expected, found, missing: Vec::new(), others: Vec::new() });
     }
     // Both the map and the schema are in the order of the names.
-    let state = |of: fn(&TensorReceipt) -> TensorDigest| {
-        let digests: Vec<TensorDigest> = tensors.values().map(|tensor| of(tensor)).collect();
-        let digest = StateDigest::of_tensors(tip.record.schema, &digests);
+    let state = |digests: &[TensorDigest]| {
+        let digest = StateDigest::of_tensors(tip.record.schema, digests);
         TaggedStateDigest { leaf_hash: tip.record.state.leaf_hash, digest }
     };
-    let (expected, found) = (tip.record.state, state(|tensor| tensor.base));
+    let base: Option<Vec<TensorDigest>> = tensors.values().map(|tensor| tensor.base).collect();
+    let base =
+        base.ok_or_else(|| ReceiptError::Tensor("a tensor of a patch has no digest in the base".into()))?;
+    let (expected, found) = (tip.record.state, state(&base));
     if found != expected {
         return Err(ReceiptError::Base { expected, found });
     }
-    Ok(state(|tensor| tensor.target))
-}
-
-struct Encoded {
-    schema: Vec<u8>,
-    tensors: Vec<TensorReceipt>,
-    changed_elements: u64,
-    total_elements: u64,
-}
-
-/// The tensors of several files as one state.
-struct Files {
-    checkpoints: Vec<Checkpoint>,
-    schema: Schema,
-}
-
-impl Files {
-    fn open(paths: &[PathBuf], options: &delta::Options) -> Result<Self, StoreError> {
-        let checkpoints: Vec<Checkpoint> =
-            paths.iter().map(|path| Checkpoint::open(path, &options.limits)).collect::<Result<_, _>>()?;
-        let tensors = checkpoints.iter().flat_map(|c| c.schema().tensors().iter().cloned()).collect();
-        let schema = Schema::new(tensors).map_err(|e| ReceiptError::Tensor(e.to_string()))?;
-        Ok(Self { checkpoints, schema })
-    }
-
-    fn state(&self) -> Result<State<'_>, StoreError> {
-        let bytes = |name: &str| {
-            self.checkpoints.iter().find_map(|checkpoint| {
-                checkpoint.schema().find(name).and_then(|index| checkpoint.tensor(index))
-            })
-        };
-        // Each name is in one of them: the schema is made of theirs.
-        let tensors = self.schema.tensors().iter().filter_map(|spec| bytes(&spec.name)).collect();
-        Ok(State::new(&self.schema, tensors)?)
-    }
-}
-
-fn encode(
-    old: &[PathBuf],
-    new: &[PathBuf],
-    path: &Path,
-    options: &delta::Options,
-) -> Result<Encoded, StoreError> {
-    let (old, new) = (Files::open(old, options)?, Files::open(new, options)?);
-    if old.schema != new.schema {
-        return Err(ReceiptError::Tensor("the tensors of the rank are others than before".into()).into());
-    }
-    let failed = |source| StoreError::local(path, source);
-    let layout = layout_of(&old.schema)?;
-    let (base, target) = (old.state()?, new.state()?);
-    let base_leaves = delta::LeafTable::of(&base, options.leaf_hash, options.threads, Progress::none());
-    let report = {
-        let mut file = BufWriter::with_capacity(1 << 20, std::fs::File::create(path).map_err(failed)?);
-        // The layout is the same in both: a part says nothing about files.
-        let from = delta::Version { state: base.clone(), layout: &layout, leaves: None };
-        let to = delta::Version { state: target, layout: &layout, leaves: None };
-        let report = delta::diff(&from, &to, options, Progress::none(), &mut file)?;
-        file.flush().map_err(failed)?;
-        report
-    };
-    // As for a publisher: what is committed cannot be taken back, so it is decoded first.
-    let bytes = MappedFile::open(path)?;
-    let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
-    let target_leaves = delta::apply_chunks(Some(&base), &patch, options, Progress::none(), &|_, _| ())?;
-    let digests = |leaves: &delta::LeafTable| leaves.tensor_digests(&old.schema);
-    let tensors = old.schema.tensors().iter().zip(digests(&base_leaves)).zip(digests(&target_leaves));
-    Ok(Encoded {
-        schema: old.schema.to_bytes(),
-        tensors: tensors
-            .map(|((spec, base), target)| TensorReceipt {
-                name: spec.name.clone(),
-                dtype: spec.dtype.as_str().to_owned(),
-                shape: spec.shape.clone(),
-                byte_len: spec.byte_len,
-                base,
-                target,
-            })
-            .collect(),
-        changed_elements: report.changed_elements,
-        total_elements: report.total_elements,
-    })
-}
-
-fn layout_of(schema: &Schema) -> Result<Layout, StoreError> {
-    generate_layout(schema).map_err(|e| ReceiptError::Tensor(e.to_string()).into())
+    Ok(state(&tensors.values().map(|tensor| tensor.target).collect::<Vec<_>>()))
 }

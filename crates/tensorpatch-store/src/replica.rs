@@ -182,6 +182,10 @@ impl Replica {
 
     /// Downloads and verifies what `target` needs, while the version held stays as it is.
     ///
+    /// In place only the first patch of several is decoded ahead: the others start from files that are not there yet, so that their
+    /// journals are written during [`Replica::activate`]. One patch is the rule for a replica that follows; where activation must be short after a
+    /// long sleep too, use [`ApplyMode::Beside`], which makes the last version before any file is altered.
+    ///
     /// # Errors
     /// As [`Replica::pull`]; nothing has changed then.
     pub async fn prepare(&self, target: Target) -> Result<Prepared, StoreError> {
@@ -310,17 +314,12 @@ impl Replica {
         let tip = self.stream.tip_after(held.map(|held| held.id.version)).await?;
         if let Some(held) = held {
             let number = held.id.version;
-            let rewritten = |what: String| StoreError::HistoryRewritten(what);
-            match &tip {
-                None => return Err(rewritten(format!("version {number} is held, but there is none"))),
-                Some(tip) if tip.record.version < number => {
-                    let tip = tip.record.version;
-                    return Err(rewritten(format!("version {number} is held, but the newest is {tip}")));
-                }
-                Some(_) => {}
-            }
-            if self.stream.commit(number).await?.is_none_or(|commit| commit.id() != held.id) {
-                return Err(rewritten(format!("version {number} is not the one that is held")));
+            let what = match self.stream.commit(number).await? {
+                None => Some("is held, and is there no longer"),
+                Some(commit) => (commit.id() != held.id).then_some("is not the one that is held"),
+            };
+            if let Some(what) = what {
+                return Err(StoreError::HistoryRewritten(format!("version {number} {what}")));
             }
         }
         match target {

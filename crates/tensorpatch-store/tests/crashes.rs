@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use support::{assert_same, v, write_sharded, write_single};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CollectPolicy, CreateOptions, Event, FoldOptions, Folder, Observer, Phase,
-    PublishOptions, Publisher, Replica, ReplicaOptions, Stream, Target, open_store,
+    AnchorPolicy, ApplyMode, CollectPolicy, CreateOptions, Event, Folder, Observer, Phase, PublishOptions,
+    Publisher, Replica, ReplicaOptions, Stream, Target, open_store,
 };
 
 /// What a worker is told in its environment.
@@ -82,7 +82,7 @@ fn worker() {
                 follow.await.unwrap();
             }
             ["fold", url, work, from, to] => {
-                let folder = Folder::new(open(url).await, *work, FoldOptions::default());
+                let folder = Folder::new(open(url).await, *work, PublishOptions::default());
                 folder.fold(v(from.parse().unwrap()), v(to.parse().unwrap())).await.unwrap();
             }
             ["collect", url, keep] => {

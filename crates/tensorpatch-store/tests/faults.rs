@@ -21,8 +21,8 @@ use proptest::prelude::*;
 use support::{assert_same, v, write_sharded, write_single};
 use tempfile::TempDir;
 use tensorpatch_store::{
-    ApplyMode, CollectPolicy, CreateOptions, FoldOptions, Folder, Observer, PublishOptions, Publisher,
-    Replica, ReplicaOptions, StoreError, Stream, Target, Version,
+    ApplyMode, CollectPolicy, CreateOptions, Folder, Observer, PublishOptions, Publisher, Replica,
+    ReplicaOptions, StoreError, Stream, Target, Version,
 };
 use tensorpatch_testkit::{Call, Fault, FaultyStore};
 
@@ -190,7 +190,7 @@ impl Case {
             }
             Action::Fold { from, length } => {
                 let folder =
-                    Folder::new(self.stream.clone(), self.dir.path().join("fold"), FoldOptions::default());
+                    Folder::new(self.stream.clone(), self.dir.path().join("fold"), PublishOptions::default());
                 if let Err(error) = folder.fold(v(from), v(from + length)).await {
                     assert_expected(&error);
                 }

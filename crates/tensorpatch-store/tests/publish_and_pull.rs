@@ -324,6 +324,7 @@ async fn preparing_alters_nothing_and_activating_is_all_that_is_left() {
         replica.pull(Target::Version(v(1))).await.unwrap();
         drop(replica.prepare(Target::Latest).await.unwrap());
         assert_eq!(replica.held().await.unwrap().unwrap().version, v(1));
+        assert!(!replica.dir().join(".tensorpatch/journal").exists());
         assert_same(replica.dir(), &world.step(1));
     }
 }

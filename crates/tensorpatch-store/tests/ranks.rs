@@ -4,14 +4,20 @@
 
 mod support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use support::{World, assert_same, v, write_sharded};
+use support::{World, assert_same, files, safetensors, v, values, write_sharded};
 use tensorpatch_store::{
-    ApplyMode, FoldOptions, Folder, Observer, PublishOptions, Receipt, ReceiptError, StoreError, Target,
+    ApplyMode, Folder, Nonce, Observer, PublishOptions, Rank, Receipt, ReceiptContent, ReceiptError,
+    StoreError, Target,
 };
 
 const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+
+/// As it arrives at the committer: as text.
+fn travelled(receipt: &Receipt) -> Receipt {
+    serde_json::from_str(&serde_json::to_string(receipt).unwrap()).unwrap()
+}
 
 struct Ranks {
     world: World,
@@ -20,10 +26,13 @@ struct Ranks {
 impl Ranks {
     /// A stream with one version, of a checkpoint in two shards.
     async fn new() -> Self {
-        let world = World::new().await;
-        let ranks = Self { world };
+        let ranks = Self::empty().await;
         ranks.world.publisher().await.publish(&ranks.step(1)).await.unwrap();
         ranks
+    }
+
+    async fn empty() -> Self {
+        Self { world: World::new().await }
     }
 
     fn step(&self, step: u64) -> PathBuf {
@@ -39,9 +48,27 @@ impl Ranks {
         let work = self.world.path(&format!("rank-{rank}"));
         let options = PublishOptions::default();
         let stream = &self.world.stream;
-        let receipt = stream.prepare_part(&base, &shard(old), &shard(new), &work, &options).await.unwrap();
-        // It travels as text.
-        serde_json::from_str(&serde_json::to_string(&receipt).unwrap()).unwrap()
+        let (index, rank) = (u32::try_from(rank).unwrap(), Rank { index: 0, count: 2 });
+        let rank = Rank { index, ..rank };
+        let receipt =
+            stream.prepare_part(&base, rank, &shard(old), &shard(new), &work, &options).await.unwrap();
+        travelled(&receipt)
+    }
+
+    /// What rank `rank` uploads of a step as it is: one shard, and the first rank the configuration besides.
+    async fn prepare_files(&self, rank: usize, attempt: Nonce, step: &Path) -> Result<Receipt, StoreError> {
+        let follows = self.world.stream.tip().await.unwrap();
+        let mut files = vec![step.join(SHARDS[rank])];
+        if rank == 0 {
+            files.push(step.join("config.json"));
+        }
+        let work = self.world.path(&format!("rank-{rank}"));
+        let (index, options) = (u32::try_from(rank).unwrap(), PublishOptions::default());
+        let rank = Rank { index, count: 2 };
+        let stream = &self.world.stream;
+        let receipt = stream.prepare_files(follows.as_ref(), rank, attempt, &files, &work, &options).await?;
+        assert_eq!(std::fs::read_dir(&work).unwrap().count(), 0, "the copies are removed");
+        Ok(travelled(&receipt))
     }
 
     async fn commit(&self, receipts: &[Receipt]) -> Result<u64, StoreError> {
@@ -69,7 +96,7 @@ async fn parts_of_several_ranks_are_one_version_for_every_reader() {
             assert_same(replica.dir(), &ranks.step(version.min(5)));
         }
     }
-    let folder = Folder::new(world.stream.clone(), world.path("work"), FoldOptions::default());
+    let folder = Folder::new(world.stream.clone(), world.path("work"), PublishOptions::default());
     assert!(folder.fold(v(1), v(6)).await.unwrap().added);
     // An ordinary publisher goes on from there.
     world.publisher().await.publish(&ranks.step(7)).await.unwrap();
@@ -88,9 +115,25 @@ async fn missing_doubled_and_inconsistent_parts_are_refused() {
         error => panic!("{error}"),
     };
     assert_eq!(refused(&[]).await, ReceiptError::None);
-    assert_eq!(refused(std::slice::from_ref(&one)).await, ReceiptError::Tensors { expected: 2, found: 1 });
+    let alone = refused(std::slice::from_ref(&one)).await;
+    assert_eq!(alone, ReceiptError::MissingRanks { missing: vec![1], count: 2 });
+    assert_eq!(alone.to_string(), "there is no receipt of rank 1 of 2");
     let doubled = refused(&[one.clone(), two.clone(), one.clone()]).await;
-    assert_eq!(doubled, ReceiptError::Doubled("a".into()));
+    assert_eq!(doubled, ReceiptError::DoubledRank(0));
+    let mut other_count = two.clone();
+    other_count.rank.count = 3;
+    assert!(matches!(refused(&[one.clone(), other_count]).await, ReceiptError::Mixed(_)));
+    let mut beyond = two.clone();
+    beyond.rank.index = 2;
+    assert!(matches!(refused(&[one.clone(), beyond]).await, ReceiptError::Mixed(_)));
+    // Ranks that are all there, and do not own what they should.
+    let mut greedy = two.clone();
+    greedy.tensors.extend(one.tensors.clone());
+    assert_eq!(refused(&[one.clone(), greedy]).await, ReceiptError::Doubled("a".into()));
+    let mut lazy = two.clone();
+    lazy.tensors.clear();
+    let error = refused(&[one.clone(), lazy]).await;
+    assert!(error.to_string().ends_with("; missing: b.weight"), "{error}");
     // A rank that started from another state than the version before.
     let stale = ranks.prepare(1, 3, 2).await;
     assert!(matches!(refused(&[one.clone(), stale]).await, ReceiptError::Base { .. }));
@@ -99,9 +142,14 @@ async fn missing_doubled_and_inconsistent_parts_are_refused() {
     assert!(matches!(refused(&[one.clone(), foreign]).await, ReceiptError::Mixed(_)));
     let mut reshaped = two.clone();
     reshaped.tensors[0].shape = vec![1, 5000];
-    assert!(matches!(refused(&[one.clone(), reshaped]).await, ReceiptError::Tensors { .. }));
+    let error = refused(&[one.clone(), reshaped]).await;
+    assert!(error.to_string().ends_with("; others than before: b.weight"), "{error}");
+    let mut baseless = two.clone();
+    baseless.tensors[0].base = None;
+    assert!(matches!(refused(&[one.clone(), baseless]).await, ReceiptError::Tensor(_)));
     // A part that did not arrive.
-    let part = ranks.world.path("bucket").join(two.part.key.as_str());
+    let ReceiptContent::Patch { part, .. } = &two.content else { panic!("{two:?}") };
+    let part = ranks.world.path("bucket").join(part.key.as_str());
     let bytes = std::fs::read(&part).unwrap();
     std::fs::remove_file(&part).unwrap();
     let receipts = [one.clone(), two.clone()];
@@ -124,4 +172,153 @@ async fn receipts_that_lie_about_the_target_harm_no_replica() {
     assert!(replica.pull(Target::Latest).await.is_err());
     assert_same(replica.dir(), &ranks.step(1));
     assert_eq!(replica.held().await.unwrap().unwrap().version, v(1));
+}
+
+/// The visible files of two directories are the same, but for the index, which is made by the commit.
+fn assert_same_but_index(found: &Path, expected: &Path) {
+    let (mut found, mut expected) = (files(found), files(expected));
+    let index = "model.safetensors.index.json";
+    let map = |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
+    let (ours, theirs) = (map(found.remove(index).unwrap()), map(expected.remove(index).unwrap()));
+    assert_eq!(ours, theirs);
+    assert!(found == expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_publish_a_first_version_of_their_files_and_go_on_with_patches() {
+    let ranks = Ranks::empty().await;
+    let attempt = Nonce::random();
+    let mut receipts = Vec::new();
+    for rank in [1, 0] {
+        receipts.push(ranks.prepare_files(rank, attempt, &ranks.step(1)).await.unwrap());
+    }
+    assert_eq!(ranks.commit(&receipts).await.unwrap(), 1);
+    // The objects lie in one directory, which is a checkpoint for whoever knows nothing of streams.
+    let anchors = std::fs::read_dir(ranks.world.path("bucket/anchors")).unwrap();
+    let directories: Vec<_> =
+        anchors.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    assert_eq!(directories.len(), 1);
+    assert_same_but_index(&directories[0], &ranks.step(1));
+    let receipts = [ranks.prepare(0, 1, 2).await, ranks.prepare(1, 1, 2).await];
+    assert_eq!(ranks.commit(&receipts).await.unwrap(), 2);
+    for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
+        let replica = ranks.world.replica(&format!("{mode:?}"), mode);
+        for version in [1, 2] {
+            replica.pull(Target::Version(v(version))).await.unwrap();
+            assert_same_but_index(replica.dir(), &ranks.step(version));
+        }
+    }
+    let tip = ranks.world.stream.tip().await.unwrap().unwrap();
+    let parts = ranks.world.stream.parts(&tip, &Default::default()).await.unwrap();
+    assert!(parts.read_tensor("b.weight").await.unwrap() == values(2, 2, 5000));
+    let checked = ranks.world.stream.check(true, &Observer::default()).await.unwrap();
+    assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_publish_other_tensors_and_files_than_before() {
+    let ranks = Ranks::new().await;
+    let step = ranks.step(2);
+    // One tensor is reshaped, one is new, and they are spread otherwise.
+    let first = safetensors(&[("a", values(1, 2, 6000)), ("c", values(3, 2, 100))]);
+    std::fs::write(step.join(SHARDS[0]), first).unwrap();
+    let attempt = Nonce::random();
+    let receipts = [
+        ranks.prepare_files(0, attempt, &step).await.unwrap(),
+        ranks.prepare_files(1, attempt, &step).await.unwrap(),
+    ];
+    assert_eq!(ranks.commit(&receipts).await.unwrap(), 2);
+    let replica = ranks.world.replica("r", ApplyMode::InPlace);
+    for version in [1, 2] {
+        replica.pull(Target::Version(v(version))).await.unwrap();
+    }
+    let found = files(replica.dir());
+    assert!(found[SHARDS[0]] == std::fs::read(step.join(SHARDS[0])).unwrap());
+    assert!(found[SHARDS[1]] == std::fs::read(step.join(SHARDS[1])).unwrap());
+    let index: serde_json::Value = serde_json::from_slice(&found["model.safetensors.index.json"]).unwrap();
+    assert_eq!(index["weight_map"]["c"], SHARDS[0]);
+    assert_eq!(index["metadata"]["total_size"], 22_200);
+    // A single publisher goes on from there, with a patch.
+    let published = ranks.world.publisher().await.publish(&ranks.step(3)).await.unwrap();
+    assert_eq!(published.base, Some(v(2)));
+    replica.pull(Target::Latest).await.unwrap();
+    assert_same(replica.dir(), &ranks.step(3));
+    let checked = ranks.world.stream.check(true, &Observer::default()).await.unwrap();
+    assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_ranks_that_are_missing_doubled_or_not_what_their_receipt_says_are_refused() {
+    let ranks = Ranks::empty().await;
+    let attempt = Nonce::random();
+    let one = ranks.prepare_files(0, attempt, &ranks.step(1)).await.unwrap();
+    let two = ranks.prepare_files(1, attempt, &ranks.step(1)).await.unwrap();
+    let refused = async |receipts: &[Receipt]| match ranks.commit(receipts).await.unwrap_err() {
+        StoreError::Receipts(error) => error,
+        error => panic!("{error}"),
+    };
+    // Of a first version nobody knows the tensors beforehand: the number of ranks tells that it is not whole.
+    let alone = refused(std::slice::from_ref(&two)).await;
+    assert_eq!(alone, ReceiptError::MissingRanks { missing: vec![0], count: 2 });
+    // The nonce of an attempt is used once.
+    let again = ranks.prepare_files(1, attempt, &ranks.step(1)).await.unwrap_err();
+    assert!(matches!(again, StoreError::Receipts(ReceiptError::Used(_))), "{again}");
+    let other = ranks.prepare_files(1, Nonce::random(), &ranks.step(1)).await.unwrap();
+    assert!(matches!(refused(&[one.clone(), other]).await, ReceiptError::Mixed(_)));
+    let alter = |alter: &dyn Fn(&mut Receipt)| {
+        let mut altered = two.clone();
+        alter(&mut altered);
+        [one.clone(), altered]
+    };
+    let with_files = |receipt: &mut Receipt, alter: &dyn Fn(&mut Vec<tensorpatch_store::NamedObject>)| {
+        if let ReceiptContent::Files { files, .. } = &mut receipt.content {
+            alter(files);
+        }
+    };
+    let receipts = alter(&|two| two.tensors[0].target = "ab".repeat(32).parse().unwrap());
+    assert!(matches!(refused(&receipts).await, ReceiptError::Files { rank: 1, .. }));
+    let receipts = alter(&|two| two.tensors[0].shape = vec![2, 2500]);
+    assert!(matches!(refused(&receipts).await, ReceiptError::Files { rank: 1, .. }));
+    let receipts = alter(&|two| two.tensors = one.tensors.clone());
+    assert!(matches!(refused(&receipts).await, ReceiptError::Doubled(_)));
+    let receipts = alter(&|two| with_files(two, &|files| files.clear()));
+    assert!(matches!(refused(&receipts).await, ReceiptError::Files { rank: 1, .. }));
+    let receipts = alter(&|two| with_files(two, &|files| files[0].name = "../x.safetensors".into()));
+    assert!(matches!(refused(&receipts).await, ReceiptError::Files { rank: 1, .. }));
+    let receipts = alter(&|two| two.content = one.content.clone());
+    assert!(matches!(refused(&receipts).await, ReceiptError::Files { rank: 1, .. }));
+    // What was uploaded is altered or gone.
+    let ReceiptContent::Files { files, leaves, layout, .. } = &two.content else { panic!("{two:?}") };
+    for object in [leaves, layout] {
+        let path = ranks.world.path("bucket").join(object.key.as_str());
+        let good = std::fs::read(&path).unwrap();
+        let mut bad = good.clone();
+        bad[0] ^= 1;
+        std::fs::write(&path, bad).unwrap();
+        assert!(matches!(refused(&[one.clone(), two.clone()]).await, ReceiptError::Files { rank: 1, .. }));
+        std::fs::write(&path, good).unwrap();
+    }
+    let path = ranks.world.path("bucket").join(files[0].object.key.as_str());
+    let good = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let receipts = [one.clone(), two.clone()];
+    assert!(matches!(ranks.commit(&receipts).await, Err(StoreError::Missing { .. })));
+    assert!(ranks.world.stream.tip().await.unwrap().is_none());
+    std::fs::write(&path, good).unwrap();
+    assert_eq!(ranks.commit(&receipts).await.unwrap(), 1);
+    assert!(matches!(ranks.commit(&receipts).await, Err(StoreError::NotAtTip { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_and_files_are_no_version_together_and_a_patch_needs_a_version_before() {
+    let ranks = Ranks::new().await;
+    let patch = ranks.prepare(0, 1, 2).await;
+    let files = ranks.prepare_files(1, Nonce::random(), &ranks.step(2)).await.unwrap();
+    let error = ranks.commit(&[patch.clone(), files]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Receipts(ReceiptError::Mixed(_))), "{error}");
+    let mut orphan = patch;
+    let empty = Ranks::empty().await;
+    (orphan.stream, orphan.after, orphan.rank.count) = (empty.world.stream.id(), None, 1);
+    let error = empty.commit(&[orphan]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Receipts(ReceiptError::Mixed(_))), "{error}");
 }

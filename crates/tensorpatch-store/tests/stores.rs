@@ -24,8 +24,8 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use support::{assert_same, safetensors, v, values, write_single};
 use tensorpatch_store::{
-    CollectPolicy, CreateOptions, FoldOptions, Folder, Observer, PublishOptions, Publisher, Replica,
-    ReplicaOptions, StoreError, Stream, Target, Version,
+    CollectPolicy, CreateOptions, Folder, Observer, PublishOptions, Publisher, Replica, ReplicaOptions,
+    StoreError, Stream, Target, Version,
 };
 
 /// The key of every Azure emulator; it is public.
@@ -95,7 +95,7 @@ async fn everything(store: Arc<dyn ObjectStore>) {
         publisher.publish(&path(&format!("step-{step}"))).await.unwrap();
     }
     publisher.add_anchor().await.unwrap();
-    let folder = Folder::new(stream.clone(), path("fold"), FoldOptions::default());
+    let folder = Folder::new(stream.clone(), path("fold"), PublishOptions::default());
     assert!(folder.fold(v(1), v(4)).await.unwrap().added);
     let replica = Replica::open(stream.clone(), path("replica"), ReplicaOptions::default());
     for version in [1, 2, 4, 3] {

@@ -1,6 +1,10 @@
 //! Anchors, following, folding, collecting, checking, mirroring and signing, over local directories.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a panic is how a test fails, and bytes are printed"
+)]
 
 mod support;
 
@@ -12,9 +16,8 @@ use std::time::Duration;
 use object_store::memory::InMemory;
 use support::{World, assert_same, v};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CollectPolicy, CreateOptions, FoldOptions, Folder, LeaseOptions, Observer,
-    PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream, Target, Version,
-    open_store,
+    AnchorPolicy, ApplyMode, CollectPolicy, CreateOptions, Folder, LeaseOptions, Observer, PublishOptions,
+    Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream, Target, Version, open_store,
 };
 
 fn count(dir: PathBuf) -> usize {
@@ -89,7 +92,7 @@ async fn a_follower_is_told_of_every_activation_and_of_what_it_holds_at_the_star
 async fn a_fold_is_used_when_it_is_cheaper_and_not_made_when_it_is_not() {
     let world = World::new().await;
     world.publish_steps(9).await;
-    let folder = Folder::new(world.stream.clone(), world.path("work"), FoldOptions::default());
+    let folder = Folder::new(world.stream.clone(), world.path("work"), PublishOptions::default());
     let folded = folder.fold(v(1), v(9)).await.unwrap();
     assert!(folded.added && folded.bytes < folded.replaced_bytes, "{folded:?}");
     assert!(!folder.fold(v(1), v(9)).await.unwrap().added);
@@ -106,10 +109,42 @@ async fn a_fold_is_used_when_it_is_cheaper_and_not_made_when_it_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_50_versions_behind_fetches_less_than_half_of_a_replay_through_folds() {
+    let world = World::new().await;
+    world.publish_steps(51).await;
+    let pulled = async |name: &str| {
+        let replica = world.replica(name, ApplyMode::InPlace);
+        replica.pull(Target::Version(v(1))).await.unwrap();
+        let pulled = replica.pull(Target::Latest).await.unwrap();
+        assert_eq!((pulled.from, pulled.to), (Some(v(1)), v(51)));
+        assert_same(replica.dir(), &world.step(51));
+        pulled
+    };
+    let replay = pulled("replayed").await;
+    assert_eq!(replay.steps.len(), 50);
+    let folder = Folder::new(world.stream.clone(), world.path("work"), PublishOptions::default());
+    for from in [1, 11, 21, 31, 41] {
+        folder.fold(v(from), v(from + 10)).await.unwrap();
+    }
+    let tens = pulled("tens").await;
+    folder.fold(v(1), v(51)).await.unwrap();
+    let folded = pulled("folded").await;
+    eprintln!(
+        "50 versions: {} bytes by replay, {} by folds of ten, {} by one fold",
+        replay.downloaded_bytes, tens.downloaded_bytes, folded.downloaded_bytes
+    );
+    assert_eq!((tens.steps.len(), folded.steps.len()), (5, 1));
+    for pulled in [&tens, &folded] {
+        assert_eq!(pulled.downloaded_bytes, pulled.plan_bytes);
+        assert!(pulled.downloaded_bytes < replay.downloaded_bytes / 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fold_that_vanished_is_gone_around() {
     let world = World::new().await;
     world.publish_steps(4).await;
-    let folder = Folder::new(world.stream.clone(), world.path("work"), FoldOptions::default());
+    let folder = Folder::new(world.stream.clone(), world.path("work"), PublishOptions::default());
     assert!(folder.fold(v(1), v(4)).await.unwrap().added);
     std::fs::remove_dir_all(world.path("bucket/folds")).unwrap();
     let replica = world.replica("r", ApplyMode::InPlace);
@@ -208,6 +243,83 @@ async fn nothing_is_collected_from_a_stream_that_is_damaged_already() {
     let error = world.stream.collect(&CollectPolicy::default().keeping(1).deleting()).await.unwrap_err();
     assert!(matches!(error, StoreError::Missing { .. }), "{error}");
     assert_eq!(count(world.path("bucket")), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_collected_if_the_anchor_that_would_be_the_floor_is_not_whole() {
+    let world = anchored_world().await;
+    let anchors = std::fs::read_dir(world.path("bucket/anchors")).unwrap().map(|entry| entry.unwrap().path());
+    let newest = anchors.filter(|path| path.is_dir()).max().unwrap();
+    std::fs::remove_file(newest.join("model.safetensors")).unwrap();
+    let before = count(world.path("bucket"));
+    // The anchor of version 7 leads nowhere, so what leads from that of version 4 to the tip must stay.
+    let error = world.stream.collect(&CollectPolicy::default().keeping(1).deleting()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Missing { .. }), "{error}");
+    assert_eq!(count(world.path("bucket")), before);
+    let replica = world.replica("r", ApplyMode::InPlace);
+    replica.pull(Target::Latest).await.unwrap();
+    assert_same(replica.dir(), &world.step(8));
+}
+
+/// Lets the clock of the store be as it was when everything in a folder was written `seconds` earlier, or later if negative.
+fn age(dir: PathBuf, seconds: i64) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            age(path, seconds);
+            continue;
+        }
+        let file = std::fs::File::open(&path).unwrap();
+        let shift = Duration::from_secs(seconds.unsigned_abs());
+        let modified = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(if seconds > 0 { modified - shift } else { modified + shift }).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clocks_that_jump_cost_no_version_that_is_kept() {
+    const YEAR: i64 = 31_536_000;
+    let world = anchored_world().await;
+    let lease = LeaseOptions { holder: "engine".into(), length: Duration::from_secs(600) };
+    let options = ReplicaOptions::default().with_lease(lease);
+    let replica = Replica::open(world.stream.clone(), world.path("leased"), options);
+    replica.pull(Target::Version(v(2))).await.unwrap();
+    let abandoned = world.path(&format!("bucket/folds/{:020}-{}/x", 8, "ab".repeat(16)));
+    std::fs::create_dir_all(abandoned.parent().unwrap()).unwrap();
+    std::fs::write(&abandoned, b"x").unwrap();
+    // The store's clock was a year ahead: nothing is old, and no lease ends.
+    age(world.path("bucket"), -YEAR);
+    let policy = CollectPolicy::default().keeping(1).deleting();
+    let report = world.stream.collect(&policy).await.unwrap();
+    assert_eq!((report.floor, report.leases), (v(1), vec!["engine".to_owned()]));
+    assert!(abandoned.exists());
+    assert_eq!(replica.pull(Target::Version(v(3))).await.unwrap().steps.len(), 1);
+    // It jumps a year on: the lease has ended, what nobody names is old, and what the policy keeps is there.
+    age(world.path("bucket"), 2 * YEAR);
+    let report = world.stream.collect(&policy).await.unwrap();
+    assert_eq!((report.floor, report.leases.len()), (v(7), 0));
+    assert!(!abandoned.exists());
+    for version in [7, 8] {
+        let fresh = world.replica(&format!("fresh-{version}"), ApplyMode::InPlace);
+        fresh.pull(Target::Version(v(version))).await.unwrap();
+        assert_same(fresh.dir(), &world.step(version));
+    }
+    // The replica that slept through all of it starts from an anchor, and publishing goes on.
+    assert!(replica.pull(Target::Latest).await.unwrap().steps[0].anchor);
+    assert_same(replica.dir(), &world.step(8));
+    assert_eq!(world.publisher().await.publish(&world.step(9)).await.unwrap().version, v(9));
+    assert_sound(&world.stream).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_companion_that_was_altered_in_the_baseline_does_not_get_into_an_anchor() {
+    let world = World::new().await;
+    let publisher = world.publisher().await;
+    publisher.publish(&world.step(1)).await.unwrap();
+    std::fs::write(world.path("baseline/config.json"), b"{}").unwrap();
+    let error = publisher.add_anchor().await.unwrap_err();
+    assert!(error.to_string().contains("config.json"), "{error}");
+    assert_eq!(count(world.path("bucket/edges")), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -322,7 +434,7 @@ async fn all_of_it_can_be_spawned_onto_other_threads() {
         publisher.anchor_if_due(AnchorPolicy::every(1)).await?;
         let replica = Replica::open(stream.clone(), dir, ReplicaOptions::default());
         replica.follow(Duration::from_millis(1), |_| std::future::ready(ControlFlow::Break(()))).await?;
-        Folder::new(stream.clone(), work.join("fold"), FoldOptions::default()).fold(v(1), v(2)).await?;
+        Folder::new(stream.clone(), work.join("fold"), PublishOptions::default()).fold(v(1), v(2)).await?;
         let observer = Observer::default();
         stream.mirror(Arc::new(InMemory::new()), "copy".into(), &work, &observer).await?;
         stream.collect(&CollectPolicy::default()).await?;

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
 /// One request, before it is made.
@@ -25,6 +25,10 @@ pub enum Call {
     Create(Path),
     /// The start of a multipart upload.
     Multipart(Path),
+    /// A part of a multipart upload.
+    Part(Path),
+    /// The end of a multipart upload, with which the object appears.
+    Complete(Path),
     /// A get of an object or a range of it.
     Get(Path),
     /// A question for size and date.
@@ -51,6 +55,8 @@ pub enum Fault {
     BeforeEffect,
     /// It has happened, but the reply is an error.
     AfterEffect,
+    /// A put that is said to have succeeded, and has not happened. Other requests are not affected.
+    Swallowed,
     /// It takes its time.
     Slow(Duration),
     /// A list as it was at an earlier time: without what was put since. Other requests are not affected.
@@ -64,7 +70,7 @@ type Script = Box<dyn FnMut(&Call) -> Fault + Send>;
 /// Wraps a store and asks a script what becomes of each request.
 pub struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
-    script: Mutex<Script>,
+    script: Arc<Mutex<Script>>,
     ignore_conditions: AtomicBool,
     after_next_create: Mutex<Option<Bytes>>,
     /// The list that a stale answer repeats, by prefix.
@@ -76,7 +82,7 @@ impl FaultyStore {
     pub fn new(inner: Arc<dyn ObjectStore>, script: impl FnMut(&Call) -> Fault + Send + 'static) -> Self {
         Self {
             inner,
-            script: Mutex::new(Box::new(script)),
+            script: Arc::new(Mutex::new(Box::new(script))),
             ignore_conditions: AtomicBool::new(false),
             after_next_create: Mutex::new(None),
             last_lists: Mutex::default(),
@@ -94,15 +100,56 @@ impl FaultyStore {
     }
 
     async fn fault(&self, call: &Call) -> Result<Fault> {
-        let fault = (self.script.lock().unwrap())(call);
-        match fault {
-            Fault::BeforeEffect => Err(injected("before")),
-            Fault::Slow(time) => {
-                tokio::time::sleep(time).await;
-                Ok(Fault::None)
-            }
-            fault => Ok(fault),
+        decide(&self.script, call).await
+    }
+}
+
+async fn decide(script: &Mutex<Script>, call: &Call) -> Result<Fault> {
+    let fault = (script.lock().unwrap())(call);
+    match fault {
+        Fault::BeforeEffect => Err(injected("before")),
+        Fault::Slow(time) => {
+            tokio::time::sleep(time).await;
+            Ok(Fault::None)
         }
+        fault => Ok(fault),
+    }
+}
+
+/// A multipart upload whose parts and end ask the script for their fate.
+struct FaultyUpload {
+    inner: Box<dyn MultipartUpload>,
+    script: Arc<Mutex<Script>>,
+    location: Path,
+}
+
+impl fmt::Debug for FaultyUpload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FaultyUpload({:?})", self.inner)
+    }
+}
+
+#[async_trait::async_trait]
+impl MultipartUpload for FaultyUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let (call, script) = (Call::Part(self.location.clone()), Arc::clone(&self.script));
+        let part = self.inner.put_part(data);
+        async move {
+            let fault = decide(&script, &call).await?;
+            part.await?;
+            finish(fault, ())
+        }
+        .boxed()
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let fault = decide(&self.script, &Call::Complete(self.location.clone())).await?;
+        let result = self.inner.complete().await?;
+        finish(fault, result)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
     }
 }
 
@@ -137,6 +184,9 @@ impl ObjectStore for FaultyStore {
         let create = opts.mode == PutMode::Create;
         let call = if create { Call::Create(location.clone()) } else { Call::Put(location.clone()) };
         let fault = self.fault(&call).await?;
+        if fault == Fault::Swallowed {
+            return Ok(PutResult { e_tag: None, version: None, extensions: Default::default() });
+        }
         if create && self.ignore_conditions.load(Ordering::SeqCst) {
             opts.mode = PutMode::Overwrite;
         }
@@ -154,8 +204,9 @@ impl ObjectStore for FaultyStore {
         opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         let fault = self.fault(&Call::Multipart(location.clone())).await?;
-        let upload = self.inner.put_multipart_opts(location, opts).await?;
-        finish(fault, upload)
+        let inner = self.inner.put_multipart_opts(location, opts).await?;
+        let (script, location) = (Arc::clone(&self.script), location.clone());
+        finish(fault, Box::new(FaultyUpload { inner, script, location }) as Box<dyn MultipartUpload>)
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{FoldOptions, Folded, Folder, StoreError, Version};
+use tensorpatch::store::{Folded, Folder, PublishOptions, StoreError, Version};
 
 use crate::exit::Refusal;
 use crate::output::{Report, bytes, fields, percent};
@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
             None => streams::cache_for("folds", stream.id(), "--work")?,
         };
         let mut options =
-            FoldOptions::default().with_diff(session.options()).with_observer(streams::observer(session));
+            PublishOptions::default().with_diff(session.options()).with_observer(streams::observer(session));
         if let Some(name) = &arguments.publisher {
             options = options.with_publisher(name);
         }

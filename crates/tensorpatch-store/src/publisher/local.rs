@@ -9,6 +9,7 @@ use tensorpatch_delta::{self as delta, LeafTable, Progress, State};
 use tensorpatch_format::{Kind, Layout, LayoutDigest, SchemaDigest, TaggedStateDigest};
 
 use super::after;
+use crate::bucket::Outgoing;
 use crate::digest::ObjectDigest;
 use crate::error::StoreError;
 use crate::local;
@@ -145,6 +146,7 @@ pub(super) fn encode(
     tip: &Commit,
     options: &delta::Options,
     observer: &Observer,
+    outgoing: &mut Outgoing,
 ) -> Result<Encoded, StoreError> {
     let was = Held { id: tip.id(), companions: tip.record.companions.clone() };
     let broken = |error: StoreError| {
@@ -166,15 +168,14 @@ pub(super) fn encode(
             leaves: None,
         })
     };
-    let outgoing = home.outgoing();
-    let failed = |source| StoreError::local(&outgoing, source);
+    let patch = home.outgoing();
     observer.start(Phase::Encode, target.schema().state_bytes());
     let report = {
-        let mut file = BufWriter::with_capacity(1 << 20, std::fs::File::create(&outgoing).map_err(failed)?);
+        let mut out = BufWriter::with_capacity(1 << 20, outgoing);
         let advance = |bytes| observer.advance(Phase::Encode, bytes);
         let report =
-            delta::diff(&version(&base)?, &version(&target)?, options, Progress::new(&advance), &mut file)?;
-        file.flush().map_err(failed)?;
+            delta::diff(&version(&base)?, &version(&target)?, options, Progress::new(&advance), &mut out)?;
+        out.flush().map_err(|source| StoreError::local(&patch, source))?;
         report
     };
     let tagged = |digest| TaggedStateDigest { leaf_hash: options.leaf_hash, digest };
@@ -200,13 +201,13 @@ pub(super) fn encode(
     };
     drop((base, target));
     // A checkpoint that is altered while it is read would give a patch that nobody can apply, and a published patch cannot
-    // be taken back. So what it does to the baseline is worked out and verified before it is uploaded.
+    // be taken back. So what it does to the baseline is worked out and verified before its upload is brought to an end.
     observer.start(Phase::Check, encoded.state_bytes);
     let advance = |bytes| observer.advance(Phase::Check, bytes);
     let progress = Progress::new(&advance);
     let to = (after(tip)?, encoded.state);
     let from = Held { id: tip.id(), companions: tip.record.companions.clone() };
-    match install::prepare_in_place(home, tip.record.stream, &outgoing, &from, to, options, progress)? {
+    match install::prepare_in_place(home, tip.record.stream, &patch, &from, to, options, progress)? {
         InPlace::Ready => {}
         InPlace::WrongBase(found) => {
             let (path, expected) = (home.dir().to_owned(), tip.record.state);
@@ -216,7 +217,7 @@ pub(super) fn encode(
             return Err(StoreError::LocalDamage { path: home.dir().to_owned(), what });
         }
         InPlace::Refused(_) => {
-            install::apply_beside(home, &outgoing, from.id.state, to, false, options, progress)?;
+            install::apply_beside(home, &patch, from.id.state, to, false, options, progress)?;
             encoded.ready = Ready::Staged;
         }
     }

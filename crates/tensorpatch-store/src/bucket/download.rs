@@ -1,0 +1,247 @@
+//! Objects on their way to local disk: taken up again where they broke off, and verified before they have their name.
+
+use std::path::Path as FilePath;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::GetOptions;
+use object_store::path::Path;
+use tokio::sync::mpsc;
+
+use super::{ATTEMPTS, Bucket, IN_FLIGHT, missing_or, pause};
+use crate::digest::ObjectDigest;
+use crate::error::{StoreError, is_transient};
+use crate::local;
+use crate::observe::{Observer, Phase};
+use crate::record::ObjectRef;
+
+impl Bucket {
+    /// Reads an object and compares it with what it must be, without keeping it.
+    pub(crate) async fn check_contents(
+        &self,
+        object: &ObjectRef,
+        observer: &Observer,
+    ) -> Result<(), StoreError> {
+        let (sender, receiver) = mpsc::channel::<Bytes>(IN_FLIGHT);
+        let (wanted, observer) = (object.clone(), observer.clone());
+        let mut receiver = receiver;
+        let reader = tokio::task::spawn_blocking(move || {
+            let mut verifier = Verifier { object: wanted, hasher: blake3::Hasher::new(), len: 0 };
+            while let Some(block) = receiver.blocking_recv() {
+                verifier.take(&block)?;
+                observer.advance(Phase::Download, block.len() as u64);
+            }
+            verifier.finish()
+        });
+        let fetched = self.fetch(object, 0, &sender).await;
+        drop(sender);
+        let verified = reader.await.map_err(|e| StoreError::Task(e.to_string()))?;
+        fetched.map_err(|source| missing_or(object.key.as_str(), source))?;
+        verified
+    }
+
+    /// Downloads an object to `file`, which appears only when it is complete, verified and synced.
+    ///
+    /// A connection that breaks is taken up again where it broke.
+    pub(crate) async fn download(
+        &self,
+        object: &ObjectRef,
+        file: &FilePath,
+        observer: &Observer,
+    ) -> Result<(), StoreError> {
+        let name = object.key.as_str();
+        let (wanted, target) = (object.clone(), file.to_owned());
+        let begun = tokio::task::spawn_blocking(move || {
+            let mut hasher = blake3::Hasher::new();
+            let resumed = local::NewFile::resume(&target, wanted.bytes, |bytes| {
+                hasher.update(bytes);
+            });
+            resumed.map(|(file, len)| (file, Verifier { object: wanted, hasher, len }))
+        });
+        let (mut output, mut verifier) = begun.await.map_err(|e| StoreError::Task(e.to_string()))??;
+        let start = verifier.len;
+        observer.advance(Phase::Resumed, start);
+        let (sender, mut receiver) = mpsc::channel::<Bytes>(IN_FLIGHT);
+        let observer = observer.clone();
+        let writer = tokio::task::spawn_blocking(move || {
+            let mut result = Ok(());
+            while let (Ok(()), Some(block)) = (&result, receiver.blocking_recv()) {
+                result = verifier.take(&block).and_then(|()| output.write(&block));
+                observer.advance(Phase::Download, block.len() as u64);
+            }
+            (result, verifier, output)
+        });
+        let fetched = self.fetch(object, start, &sender).await;
+        drop(sender);
+        let (written, verifier, output) = writer.await.map_err(|e| StoreError::Task(e.to_string()))?;
+        // If the writer gave up early, `fetch` has returned without an error and the writer says why.
+        if let Err(source) = fetched {
+            output.keep_partial();
+            return Err(missing_or(name, source));
+        }
+        written?;
+        tokio::task::spawn_blocking(move || {
+            verifier.finish()?;
+            output.commit()
+        })
+        .await
+        .map_err(|e| StoreError::Task(e.to_string()))?
+    }
+
+    async fn fetch(
+        &self,
+        object: &ObjectRef,
+        start: u64,
+        sink: &mpsc::Sender<Bytes>,
+    ) -> Result<(), object_store::Error> {
+        let path = self.path(object.key.as_str());
+        let mut done = start;
+        let mut attempt = 1;
+        loop {
+            match self.fetch_from(&path, &mut done, object.bytes, sink).await {
+                Err(error) if attempt < ATTEMPTS && is_transient(&error) => {
+                    tracing::debug!(%path, done, attempt, %error, "download broke, taking it up again");
+                    pause(attempt).await;
+                    attempt = attempt.saturating_add(1);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn fetch_from(
+        &self,
+        path: &Path,
+        done: &mut u64,
+        len: u64,
+        sink: &mpsc::Sender<Bytes>,
+    ) -> Result<(), object_store::Error> {
+        let mut options = GetOptions::default();
+        if *done > 0 {
+            if *done >= len {
+                return Ok(());
+            }
+            options = options.with_range(Some(*done..len));
+        }
+        let mut stream = self.store.get_opts(path, options).await?.into_stream();
+        while let Some(block) = stream.try_next().await? {
+            *done = done.saturating_add(block.len() as u64);
+            if sink.send(block).await.is_err() {
+                // The writer has given up and says why.
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sees the bytes of an object go by, and says at the end whether they were those of the object.
+struct Verifier {
+    object: ObjectRef,
+    hasher: blake3::Hasher,
+    len: u64,
+}
+
+impl Verifier {
+    fn take(&mut self, block: &[u8]) -> Result<(), StoreError> {
+        self.len = self.len.saturating_add(block.len() as u64);
+        if self.len > self.object.bytes {
+            return Err(self.damaged(format!("it goes on after {} bytes", self.object.bytes)));
+        }
+        self.hasher.update(block);
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<(), StoreError> {
+        if self.len < self.object.bytes {
+            let (found, expected) = (self.len, self.object.bytes);
+            return Err(self.damaged(format!("it ends after {found} bytes instead of {expected}")));
+        }
+        let found = ObjectDigest::finish(&self.hasher);
+        if found != self.object.blake3 {
+            return Err(self.damaged(format!("expected BLAKE3 {}, found {found}", self.object.blake3)));
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, what: String) -> StoreError {
+        StoreError::Damaged { name: self.object.key.to_string(), what }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Key;
+    use crate::observe::Event;
+    use object_store::ObjectStoreExt;
+    use object_store::memory::InMemory;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use tensorpatch_testkit::{Call, Fault, FaultyStore};
+
+    fn object(bytes: &[u8]) -> ObjectRef {
+        let key = Key::new("parts/1/x").unwrap();
+        ObjectRef { key, bytes: bytes.len() as u64, blake3: ObjectDigest::of(bytes) }
+    }
+
+    fn counted() -> (Observer, Arc<AtomicU64>) {
+        let count = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&count);
+        let observer = Observer::new(move |event| {
+            if let Event::Advanced(Phase::Download, bytes) = event {
+                counter.fetch_add(bytes, Ordering::SeqCst);
+            }
+        });
+        (observer, count)
+    }
+
+    /// A store with one object whose gets break after 1000 bytes, and then fail, until `healthy` is set.
+    async fn ailing(bytes: &[u8], healthy: Arc<std::sync::atomic::AtomicBool>) -> Bucket {
+        let inner = Arc::new(InMemory::new());
+        inner.put(&Path::from("parts/1/x"), bytes.to_vec().into()).await.unwrap();
+        let mut gets = 0;
+        let store = FaultyStore::new(inner, move |call| match call {
+            Call::Get(_) if !healthy.load(Ordering::SeqCst) => {
+                gets += 1;
+                if gets == 1 { Fault::Broken(1000) } else { Fault::BeforeEffect }
+            }
+            _ => Fault::None,
+        });
+        Bucket::new(Arc::new(store), Path::default())
+    }
+
+    #[tokio::test]
+    async fn a_download_that_broke_off_is_taken_up_where_it_was_also_by_another_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, bytes) = (dir.path().join("x"), vec![7_u8; 5000]);
+        let healthy = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let bucket = ailing(&bytes, Arc::clone(&healthy)).await;
+        let (observer, count) = counted();
+        assert!(bucket.download(&object(&bytes), &file, &observer).await.is_err());
+        assert_eq!(count.swap(0, Ordering::SeqCst), 1000);
+        assert!(!file.exists());
+        healthy.store(true, Ordering::SeqCst);
+        bucket.download(&object(&bytes), &file, &observer).await.unwrap();
+        assert_eq!(count.load(Ordering::SeqCst), 4000);
+        assert!(std::fs::read(&file).unwrap() == bytes);
+    }
+
+    #[tokio::test]
+    async fn a_beginning_that_is_not_the_objects_costs_one_attempt_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, bytes) = (dir.path().join("x"), vec![7_u8; 5000]);
+        let healthy = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let bucket = ailing(&bytes, healthy).await;
+        std::fs::write(local::partial(&file), vec![0; 3000]).unwrap();
+        let (observer, _) = counted();
+        let error = bucket.download(&object(&bytes), &file, &observer).await.unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+        bucket.download(&object(&bytes), &file, &observer).await.unwrap();
+        // One that is too long is not of this object.
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(local::partial(&file), vec![7; 6000]).unwrap();
+        bucket.download(&object(&bytes), &file, &observer).await.unwrap();
+        assert!(std::fs::read(&file).unwrap() == bytes);
+    }
+}

@@ -1,0 +1,266 @@
+//! Records and objects that are not what they should be: moved, replayed, forged, from another stream or another history.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use support::{World, assert_same, copy_dir, files, v};
+use tensorpatch_store::{
+    ApplyMode, CommitRecord, EdgeRecord, Folder, ObjectDigest, Observer, PlanError, PublishOptions,
+    Publisher, Record, Replica, ReplicaOptions, SignKey, StoreError, Stream, StreamRecord, Target,
+    open_store,
+};
+
+fn commit_path(world: &World, version: u64) -> PathBuf {
+    world.path(&format!("bucket/commits/{version:020}.json"))
+}
+
+/// Lets `alter` change a record where it lies.
+fn forge<T: Record>(path: &Path, alter: impl FnOnce(&mut T)) {
+    let mut record = T::parse(&std::fs::read(path).unwrap()).unwrap();
+    alter(&mut record);
+    std::fs::write(path, record.to_bytes().unwrap()).unwrap();
+}
+
+async fn open(url: &Path) -> Stream {
+    let (store, prefix) = open_store(url.to_str().unwrap()).unwrap();
+    Stream::open(store, prefix).await.unwrap()
+}
+
+/// A world whose stream is signed with `key`, and three versions of it.
+async fn signed(key: &SignKey) -> (World, Stream) {
+    let mut world = World::new().await;
+    std::fs::remove_dir_all(world.path("bucket")).unwrap();
+    let (store, prefix) = open_store(world.path("bucket").to_str().unwrap()).unwrap();
+    let options = tensorpatch_store::CreateOptions::default().with_sign_key(key.clone());
+    world.stream = Stream::create(store, prefix, options).await.unwrap().signing(key.clone());
+    world.publish_steps(3).await;
+    let trusting = open(&world.path("bucket")).await.trusting(vec![key.public()]).await.unwrap();
+    (world, trusting)
+}
+
+/// A replica at version 1, through `stream`.
+async fn at_first(world: &World, stream: &Stream) -> Replica {
+    let replica = Replica::open(stream.clone(), world.path("replica"), ReplicaOptions::default());
+    replica.pull(Target::Version(v(1))).await.unwrap();
+    replica
+}
+
+/// Nothing of the replica has changed, and its state file still says so.
+async fn assert_at_first(world: &World, replica: &Replica) {
+    assert_eq!(replica.held().await.unwrap().unwrap().version, v(1));
+    assert_same(replica.dir(), &world.step(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_record_under_the_number_of_another_is_refused() {
+    let (world, trusting) = signed(&SignKey::generate()).await;
+    let replica = at_first(&world, &trusting).await;
+    std::fs::copy(commit_path(&world, 2), commit_path(&world, 3)).unwrap();
+    let error = replica.pull(Target::Latest).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Damaged { what, .. } if what.contains("version 2")), "{error}");
+    // The two in each other's place.
+    std::fs::copy(commit_path(&world, 1), commit_path(&world, 2)).unwrap();
+    assert!(matches!(replica.pull(Target::Latest).await, Err(StoreError::Damaged { .. })));
+    std::fs::remove_file(commit_path(&world, 3)).unwrap();
+    assert!(matches!(replica.pull(Target::Version(v(2))).await, Err(StoreError::Damaged { .. })));
+    assert_at_first(&world, &replica).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_another_stream_is_refused_though_the_same_key_has_signed_it() {
+    let key = SignKey::generate();
+    let (ours, trusting) = signed(&key).await;
+    let (theirs, _) = signed(&key).await;
+    let replica = at_first(&ours, &trusting).await;
+    std::fs::copy(commit_path(&theirs, 2), commit_path(&ours, 2)).unwrap();
+    let error = replica.pull(Target::Version(v(2))).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Damaged { what, .. } if what.contains("belongs to")), "{error}");
+    assert_at_first(&ours, &replica).await;
+    // All of the other stream, in our place.
+    std::fs::remove_dir_all(ours.path("bucket")).unwrap();
+    copy_dir(&theirs.path("bucket"), &ours.path("bucket"));
+    let replaced = open(&ours.path("bucket")).await.trusting(vec![key.public()]).await.unwrap();
+    let replica = Replica::open(replaced, replica.dir(), ReplicaOptions::default());
+    assert!(matches!(replica.pull(Target::Latest).await, Err(StoreError::AnotherStream { .. })));
+    assert_same(replica.dir(), &ours.step(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_record_that_was_altered_is_refused_wherever_the_bit_is() {
+    let (world, trusting) = signed(&SignKey::generate()).await;
+    let replica = at_first(&world, &trusting).await;
+    let good = std::fs::read(commit_path(&world, 2)).unwrap();
+    for at in (0..good.len()).step_by(37).chain([good.len() - 1]) {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        std::fs::write(commit_path(&world, 2), bad).unwrap();
+        let error = replica.pull(Target::Version(v(2))).await.unwrap_err();
+        assert!(matches!(error, StoreError::Untrusted { .. }), "byte {at}: {error}");
+    }
+    // One that is right in every way, but for the signature.
+    forge::<CommitRecord>(&commit_path(&world, 3), |_| ());
+    assert!(matches!(replica.pull(Target::Version(v(3))).await, Err(StoreError::Untrusted { .. })));
+    assert_at_first(&world, &replica).await;
+    forge::<StreamRecord>(&world.path("bucket/stream.json"), |_| ());
+    let reopened = open(&world.path("bucket")).await.trusting(vec![SignKey::generate().public()]).await;
+    assert!(matches!(reopened, Err(StoreError::Untrusted { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_another_history_of_the_same_stream_is_no_link_of_the_chain() {
+    let key = SignKey::generate();
+    let (world, trusting) = signed(&key).await;
+    let replica = at_first(&world, &trusting).await;
+    // The same stream and key, but another second and third version.
+    let fork = world.path("fork");
+    copy_dir(&world.path("bucket"), &fork);
+    for version in [2, 3] {
+        std::fs::remove_file(fork.join(format!("commits/{version:020}.json"))).unwrap();
+    }
+    let forked = open(&fork).await.signing(key);
+    let publisher =
+        Publisher::open(forked, world.path("fork-baseline"), PublishOptions::default()).await.unwrap();
+    for step in [20, 3] {
+        publisher.publish(&world.step(step)).await.unwrap();
+    }
+    copy_dir(&fork.join("parts"), &world.path("bucket/parts"));
+    std::fs::copy(fork.join(format!("commits/{:020}.json", 3)), commit_path(&world, 3)).unwrap();
+    for dir in ["replica", "newcomer"] {
+        let replica = Replica::open(trusting.clone(), world.path(dir), ReplicaOptions::default());
+        let error = replica.pull(Target::Latest).await.unwrap_err();
+        assert!(matches!(error, StoreError::Plan(PlanError::Chain(_))), "{error}");
+    }
+    assert_at_first(&world, &replica).await;
+    let log = trusting.log().await.unwrap_err();
+    assert!(matches!(log, StoreError::Plan(PlanError::Chain(_))), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_of_another_leaf_hash_than_the_streams_is_refused() {
+    let world = World::new().await;
+    world.publish_steps(1).await;
+    let text = std::fs::read_to_string(commit_path(&world, 1)).unwrap();
+    std::fs::write(commit_path(&world, 1), text.replace("xxh3:", "blake3:")).unwrap();
+    let error = world.replica("r", ApplyMode::InPlace).pull(Target::Latest).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Damaged { what, .. } if what.contains("blake3")), "{error}");
+}
+
+/// A fold from the first to the third version.
+async fn folded(world: &World, stream: &Stream) -> PathBuf {
+    let folder = Folder::new(stream.clone(), world.path("work"), PublishOptions::default());
+    assert!(folder.fold(v(1), v(3)).await.unwrap().added);
+    let edges = world.path("bucket/edges");
+    std::fs::read_dir(edges).unwrap().next().unwrap().unwrap().path()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fold_that_is_forged_or_of_another_stream_is_not_used_and_a_check_names_it() {
+    let world = World::new().await;
+    world.publish_steps(3).await;
+    let edge = folded(&world, &world.stream).await;
+    let good = std::fs::read(&edge).unwrap();
+    let steps = async |dir: &str| {
+        let replica = world.replica(dir, ApplyMode::InPlace);
+        replica.pull(Target::Version(v(1))).await.unwrap();
+        let steps = replica.pull(Target::Latest).await.unwrap().steps.len();
+        assert_same(replica.dir(), &world.step(3));
+        steps
+    };
+    assert_eq!(steps("good").await, 1);
+    forge::<EdgeRecord>(&edge, |edge| edge.stream = "00".repeat(16).parse().unwrap());
+    assert_eq!(steps("another-stream").await, 2);
+    let problems = world.stream.check(false, &Observer::default()).await.unwrap().problems;
+    assert!(problems.len() == 1 && problems[0].what.contains("another stream"), "{problems:?}");
+    std::fs::write(&edge, &good).unwrap();
+    let renamed = edge.with_file_name(format!("{:020}-{:020}-{}.json", 3, 1, "ab".repeat(16)));
+    std::fs::rename(&edge, &renamed).unwrap();
+    assert_eq!(steps("renamed").await, 2);
+    let problems = world.stream.check(false, &Observer::default()).await.unwrap().problems;
+    assert!(problems.len() == 1 && problems[0].what.contains("does not agree"), "{problems:?}");
+    std::fs::rename(&renamed, &edge).unwrap();
+    // One that claims to end at another state.
+    forge::<EdgeRecord>(&edge, |edge| edge.target.commit = ObjectDigest::of(b"another record"));
+    assert_eq!(steps("another-target").await, 2);
+    std::fs::write(&edge, &good).unwrap();
+    assert_eq!(steps("good-again").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fold_that_nobody_trusted_has_signed_is_not_used() {
+    let (world, trusting) = signed(&SignKey::generate()).await;
+    folded(&world, &open(&world.path("bucket")).await).await;
+    let replica = at_first(&world, &trusting).await;
+    assert_eq!(replica.pull(Target::Latest).await.unwrap().steps.len(), 2);
+    assert_same(replica.dir(), &world.step(3));
+    let trustful = Replica::open(world.stream.clone(), world.path("trustful"), ReplicaOptions::default());
+    trustful.pull(Target::Version(v(1))).await.unwrap();
+    assert_eq!(trustful.pull(Target::Latest).await.unwrap().steps.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_of_other_versions_in_a_record_is_refused_and_the_replica_is_not_called_damaged() {
+    let world = World::new().await;
+    world.publish_steps(3).await;
+    let replica = at_first(&world, &world.stream).await;
+    let third = CommitRecord::parse(&std::fs::read(commit_path(&world, 3)).unwrap()).unwrap();
+    forge::<CommitRecord>(&commit_path(&world, 2), |record| {
+        record.delta.as_mut().unwrap().parts = third.delta.unwrap().parts;
+    });
+    for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
+        let options = ReplicaOptions::default().with_mode(mode);
+        let replica = Replica::open(world.stream.clone(), replica.dir(), options);
+        let error = replica.pull(Target::Version(v(2))).await.unwrap_err();
+        assert!(matches!(error, StoreError::PatchDiffers { .. }), "{error}");
+        assert_at_first(&world, &replica).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_anchor_whose_files_are_not_the_state_or_layout_of_its_record_is_not_installed() {
+    let world = World::new().await;
+    world.publish_steps(1).await;
+    let good = std::fs::read(commit_path(&world, 1)).unwrap();
+    forge::<CommitRecord>(&commit_path(&world, 1), |record| {
+        record.state = format!("xxh3:{}", "ab".repeat(32)).parse().unwrap();
+    });
+    let replica = world.replica("r", ApplyMode::InPlace);
+    let error = replica.pull(Target::Latest).await.unwrap_err();
+    assert!(matches!(error, StoreError::WrongState { .. }), "{error}");
+    assert!(files(replica.dir()).is_empty() && replica.held().await.unwrap().is_none());
+    std::fs::write(commit_path(&world, 1), &good).unwrap();
+    forge::<CommitRecord>(&commit_path(&world, 1), |record| {
+        record.layout = "cd".repeat(32).parse().unwrap();
+    });
+    let error = replica.pull(Target::Latest).await.unwrap_err();
+    assert!(matches!(error, StoreError::PatchDiffers { .. }), "{error}");
+    assert!(files(replica.dir()).is_empty() && replica.held().await.unwrap().is_none());
+    std::fs::write(commit_path(&world, 1), &good).unwrap();
+    replica.pull(Target::Latest).await.unwrap();
+    assert_same(replica.dir(), &world.step(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_are_not_read_with_a_leaf_table_that_is_not_the_versions() {
+    let world = World::new().await;
+    world.publish_steps(2).await;
+    let tip = world.stream.tip().await.unwrap().unwrap();
+    let record = CommitRecord::parse(&std::fs::read(commit_path(&world, 1)).unwrap()).unwrap();
+    let leaves = record.anchor.as_ref().unwrap().leaves.clone();
+    let path = world.path("bucket").join(leaves.key.as_str());
+    let mut table = std::fs::read(&path).unwrap();
+    table[0] ^= 1;
+    std::fs::write(&path, &table).unwrap();
+    let limits = Default::default();
+    let error = world.stream.parts(&tip, &limits).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Damaged { name, .. } if *name == leaves.key.as_str()), "{error}");
+    // A record that agrees with the table: what the version's own digest says still decides.
+    forge::<CommitRecord>(&commit_path(&world, 1), |record| {
+        record.anchor.as_mut().unwrap().leaves.blake3 = ObjectDigest::of(&table);
+    });
+    let first = world.stream.commit(v(1)).await.unwrap().unwrap();
+    let error = world.stream.parts(&first, &limits).await.unwrap_err();
+    assert!(matches!(error, StoreError::WrongState { .. }), "{error}");
+}
