@@ -149,3 +149,36 @@ fn a_replica_that_is_killed_holds_the_old_or_the_new_version_after_the_next_pull
         }
     }
 }
+
+#[test]
+fn a_follower_that_is_killed_goes_on_and_runs_its_command_for_what_it_holds() {
+    const VERSIONS: u32 = 4;
+    let pair = Pair::new();
+    let (stream, told) = (pair.path("stream"), pair.path("told"));
+    for number in 1..=VERSIONS {
+        let checkpoint = if number % 2 == 0 { &pair.target } else { &pair.base };
+        run(&arguments!["publish", checkpoint, "--to", stream, "--baseline", pair.path("baseline")]).ok();
+    }
+    let exec = format!("echo $TENSORPATCH_VERSION >> {}", told.display());
+    let until = VERSIONS.to_string();
+    for mode in ["--poll=20ms", "--beside"] {
+        let replica = pair.path(&format!("replica{mode}"));
+        let follow = arguments!["follow", stream, replica, "--until", until, "--exec", exec, mode];
+        // From a version that is far behind, so that there are several steps to be killed in.
+        let prepare = || {
+            run(&arguments!["pull", stream, replica, "--version", "1"]).ok();
+            let _ = fs::remove_file(&told);
+        };
+        for delay in instants(duration(prepare, &follow)) {
+            prepare();
+            kill_after(&follow, delay);
+            run(&follow).ok();
+            same_checkpoint(&replica, &pair.target);
+            // Whether it died before or after its command: the next one is told of what is held.
+            let text = String::from_utf8(read(&told)).unwrap();
+            assert_eq!(text.lines().last(), Some(until.as_str()));
+            let report = run(&arguments!["pull", stream, replica, "--json"]).ok().json();
+            assert_eq!((&report["from"], &report["downloaded_bytes"]), (&VERSIONS.into(), &0.into()));
+        }
+    }
+}

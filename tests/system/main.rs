@@ -10,7 +10,9 @@
 mod bad_input;
 mod crash;
 mod demo;
+mod memory;
 mod patches;
+mod room;
 mod streams;
 mod support;
 mod trace;

@@ -13,6 +13,7 @@ const REFUSED: i32 = 2;
 const BAD_INPUT: i32 = 3;
 const CONFLICT: i32 = 5;
 const NOT_FOUND: i32 = 6;
+const LOCAL_DAMAGE: i32 = 8;
 
 /// A stream with the three snapshots of the fixture, as single files or as directories.
 struct Scene {
@@ -307,6 +308,22 @@ fn a_replica_whose_weights_were_damaged_is_repaired() {
     *bytes.last_mut().unwrap() ^= 1;
     write(&path, &bytes);
     scene.pull("replica", 3);
+    same_checkpoint(&scene.path("replica"), &scene.checkpoints[2]);
+}
+
+#[test]
+fn a_state_file_that_cannot_be_understood_is_said_and_can_be_removed() {
+    let scene = Scene::new(false);
+    scene.pull("replica", 2);
+    let state = scene.path("replica/.tensorpatch/state.json");
+    let text = read(&state);
+    write(&state, &text[..text.len() / 2]);
+    let pull = arguments!["pull", scene.stream(), scene.path("replica")];
+    run(&pull).fails(LOCAL_DAMAGE, &["state.json", "Remove it"]);
+    same_checkpoint(&scene.path("replica"), &scene.checkpoints[1]);
+    fs::remove_file(&state).unwrap();
+    let report = scene.pull("replica", 3);
+    assert_eq!(report["from"], 2);
     same_checkpoint(&scene.path("replica"), &scene.checkpoints[2]);
 }
 

@@ -14,6 +14,7 @@ use crate::support::{
 const FAILED: i32 = 1;
 const REFUSED: i32 = 2;
 const BAD_INPUT: i32 = 3;
+const UNTRUSTED: i32 = 7;
 const CONFLICT: i32 = 5;
 
 /// A stream of as many versions as asked for, from the snapshots of the fixture in turn.
@@ -268,12 +269,12 @@ fn a_key_makes_replicas_refuse_what_others_signed_or_nobody() {
     let pull =
         |key: &str| run(&arguments!["pull", scene.stream(), scene.path("replica"), "--trust-key", key]);
     pull(&ours).ok();
-    pull(&theirs).fails(BAD_INPUT, &["stream.json", "trusted"]);
+    pull(&theirs).fails(UNTRUSTED, &["stream.json", "trusted"]);
     // A version that nobody signed.
     scene.publish(2, &[]);
-    pull(&ours).fails(BAD_INPUT, &["commits/", "trusted"]);
+    pull(&ours).fails(UNTRUSTED, &["commits/", "trusted"]);
     same_checkpoint(&scene.path("replica"), &snapshot(1));
-    run(&arguments!["log", scene.stream(), "--trust-key", ours]).fails(BAD_INPUT, &["commits/"]);
+    run(&arguments!["log", scene.stream(), "--trust-key", ours]).fails(UNTRUSTED, &["commits/"]);
     // Without a key everything is believed.
     run(&arguments!["pull", scene.stream(), scene.path("replica")]).ok();
 

@@ -22,7 +22,9 @@ Exit codes:
   3    an input is damaged, or not what it should be: checkpoint, patch or record
   4    the patch was made from another base
   5    the stream is not as expected: another publisher was faster, or it is another stream
-  6    there is no such stream, or no such version
+  6    there is no such stream, version or part of a version
+  7    a record is not signed by a trusted key
+  8    the local files of a replica or baseline are damaged, or changed while they were in use
   141  standard output was closed by its reader";
 
 /// What the program ends with.
@@ -35,6 +37,8 @@ pub(crate) enum Code {
     WrongBase,
     StreamConflict,
     NotFound,
+    Untrusted,
+    LocalDamage,
     OutputClosed,
 }
 
@@ -48,6 +52,8 @@ impl Code {
             Self::WrongBase => 4,
             Self::StreamConflict => 5,
             Self::NotFound => 6,
+            Self::Untrusted => 7,
+            Self::LocalDamage => 8,
             // What a shell shows for a process that SIGPIPE has ended.
             Self::OutputClosed => 141,
         }
@@ -296,10 +302,17 @@ fn store(error: &StoreError) -> Verdict {
         | StoreError::PatchDiffers { .. }
         | StoreError::Plan(_) => Verdict::new(Code::BadInput)
             .advise("the stream is damaged: restore what is missing or altered, or publish anew"),
-        StoreError::Untrusted { .. } => Verdict::new(Code::BadInput).advise(
+        StoreError::Untrusted { .. } => Verdict::new(Code::Untrusted).advise(
             "the record is forged, or signed with a key that is not named: see --trust-key and --sign-key",
         ),
-        StoreError::WrongState { .. } | StoreError::LocalState { .. } => Verdict::new(Code::BadInput),
+        StoreError::WrongState { .. } | StoreError::LocalDamage { .. } => Verdict::new(Code::LocalDamage)
+            .advise("run the same command again: what is damaged is made anew from the stream"),
+        // Its message says what to do.
+        StoreError::LocalState { .. } => Verdict::new(Code::LocalDamage),
+        StoreError::NoSuchPart { .. } => Verdict::new(Code::NotFound),
+        StoreError::Receipts(_) => {
+            Verdict::new(Code::Refused).advise("nothing is published: collect the receipts of all ranks")
+        }
         StoreError::OutcomeUnknown { .. } => {
             Verdict::new(Code::Failure).advise("run the same command again: it finds out and goes on")
         }
