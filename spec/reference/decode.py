@@ -1156,40 +1156,45 @@ def decode_sparse(format: Format, payload: bytes, base: bytes) -> bytes:
     fields = Fields(payload, bits.pos // 8, len(payload))
     if streams == 0:
         stream = Serial(fields.bytes(fields.left()))
-        sparse.hot_serial(stream)
+        sparse.hot([stream])
         sparse.cold(stream, range(len(elements)))
         stream.finish()
         return elements.tobytes()
 
-    # How many streams there are, the last one of which has no length.
-    leading = hot * (2 if streams > 1 else 1)
-    strips = 4 * cold
-    written = [fields.varint() for _ in range(leading + strips - 1)]
-    hot_streams = [fields.bytes(written[i] if i < len(written) else fields.left()) for i in range(leading)]
-    strip_streams = []
-    for strip in range(strips):
-        length = rest = fields.left()
-        if strip < 3:
-            z = written[leading + strip]
-            length = rest // (4 - strip) + (z // 2 if z % 2 == 0 else -((z + 1) // 2))
-            if not 0 <= length <= rest:
-                raise Refusal(f"a strip of {length} bytes of {rest}")
-        strip_streams.append(fields.bytes(length))
-    fields.finish()
+    hot_streams = (1, 8, 16)[streams - 1] if hot else 0
+    strips = 8 if cold else 0
+    of_hot = fields.varint() if hot and cold else None
+    hot_z = [fields.varint() for _ in range(hot_streams - 1)]
+    strip_z = [fields.varint() for _ in range(strips - 1)]
+    if of_hot is None:
+        of_hot = fields.left() if hot else 0
+    hot_group = read_group(fields.bytes(of_hot), hot_streams, hot_z)
+    strip_group = read_group(fields.bytes(fields.left()), strips, strip_z)
 
-    if hot and streams == 1:
-        stream = Serial(hot_streams[0])
-        sparse.hot_serial(stream)
-        stream.finish()
-    elif hot:
-        sparse.hot_lanes(4 if streams == 2 else 16, hot_streams[0], Bits(hot_streams[1]))
-    for strip, data in enumerate(strip_streams):
-        stream = Serial(data)
+    sparse.hot(hot_group)
+    for strip, stream in enumerate(strip_group):
         per_row = 8192 // format.width
-        rows = range(strip * per_row, len(elements), 4 * per_row)
+        rows = range(strip * per_row, len(elements), strips * per_row)
         sparse.cold(stream, [i for row in rows for i in range(row, min(row + per_row, len(elements)))])
+    for stream in hot_group + strip_group:
         stream.finish()
     return elements.tobytes()
+
+
+def read_group(data: bytes, count: int, written: list[int]) -> list["Serial"]:
+    """Takes the bytes of a group of streams apart. `written` are the numbers of all streams but the last."""
+    fields = Fields(data, 0, len(data))
+    streams = []
+    for i in range(count):
+        length = rest = fields.left()
+        if i < len(written):
+            z = written[i]
+            length = rest // (count - i) + (z // 2 if z % 2 == 0 else -((z + 1) // 2))
+            if not 0 <= length <= rest:
+                raise Refusal(f"a stream of {length} bytes of {rest}")
+        streams.append(Serial(fields.bytes(length)))
+    fields.finish()
+    return streams
 
 
 def read_near(bits: Bits, expected: int, plain: int) -> int:
@@ -1238,6 +1243,8 @@ class Serial:
 
     def __init__(self, data: bytes):
         first = len(data) if len(data) <= 8 else 5 + (len(data) - 1) % 4
+        if data[:first].endswith(b"\0"):
+            raise Refusal("the state has more bytes than it needs")
         self.x = int.from_bytes(data[:first], "little")
         self.words = memoryview(data[first:]).cast("I")
         self.next = 0
@@ -1271,16 +1278,16 @@ class Sparse:
         self.width = 8 * format.width
         self.slots = [symbols_of(c, format.width) if c.rate else [] for c in classes]
 
-    def move(self, element: int, symbol: Symbol, plain, down: bool | None = None):
-        """Changes an element as a symbol says; `plain` reads plain bits. Section 3 there. `down` is the direction where
-        it is not in the symbol: of the moves of cold classes."""
+    def move(self, element: int, symbol: Symbol, stream: Serial, down: bool | None = None):
+        """Changes an element as a symbol says, with plain bits of the same stream. Section 3 there. `down` is the
+        direction where it is not in the symbol: of the moves of cold classes."""
         bits = symbol.bits
         if symbol.escape:
             if down is None:
-                seven = plain(7)
+                seven = stream.plain(7)
                 bits, down = seven & 63, seven >> 6 == 1
             else:
-                bits = plain(6)
+                bits = stream.plain(6)
             if bits >= self.width:
                 raise Refusal(f"a move of {bits} bits")
         elif symbol.down is not None:
@@ -1290,45 +1297,19 @@ class Sparse:
         t = 0
         if bits:
             below = bits - 1
-            t = plain(min(below, 32))
+            t = stream.plain(min(below, 32))
             if below > 32:
-                t |= plain(below - 32) << 32
+                t |= stream.plain(below - 32) << 32
             t |= 1 << below
         by = -(1 + t) if down else 1 + t
         self.elements[element] = self.elements[element] + by & (1 << self.width) - 1
 
-    def hot_elements(self) -> list[int]:
-        hot = [c.is_hot() for c in self.classes]
-        return [i for i, c in enumerate(self.class_of) if hot[c]]
-
-    def hot_serial(self, stream: Serial):
+    def hot(self, streams: list[Serial]):
         """Section 5 there."""
-        for i in self.hot_elements():
-            self.move(i, stream.symbol(self.slots[self.class_of[i]]), stream.plain)
-
-    def hot_lanes(self, lanes: int, symbols: bytes, plain: Bits):
-        """Section 5 there, with lanes."""
-        if len(symbols) < 4 * lanes or len(symbols) % 2:
-            raise Refusal(f"{len(symbols)} bytes for {lanes} lanes")
-        states = list(struct.unpack_from(f"<{lanes}I", symbols))
-        words = iter(memoryview(symbols)[4 * lanes :].cast("H"))
-        for n, i in enumerate(self.hot_elements()):
-            x = states[n % lanes]
-            slot = x & 1023
-            symbol = self.slots[self.class_of[i]][slot]
-            x = (x >> 10) * symbol.slots + slot - symbol.first
-            if x < 1 << 16:
-                word = next(words, None)
-                if word is None:
-                    raise Refusal("the lanes end too early")
-                x = x << 16 | word
-            states[n % lanes] = x
-            self.move(i, symbol, plain.take)
-        if any(x != 1 << 16 for x in states) or next(words, None) is not None:
-            raise Refusal("the lanes go on")
-        plain.finish_byte()
-        if plain.pos != len(plain.text):
-            raise Refusal("bytes after the plain bits")
+        hot = [c.is_hot() for c in self.classes]
+        for n, i in enumerate(i for i, c in enumerate(self.class_of) if hot[c]):
+            stream = streams[n % len(streams)]
+            self.move(i, stream.symbol(self.slots[self.class_of[i]]), stream)
 
     def cold(self, stream: Serial, strip):
         """Section 6 there. `strip` are the numbers of its elements."""
@@ -1382,7 +1363,7 @@ class Sparse:
             # With reach 0 there is no symbol to read.
             slots = self.slots[self.class_of[element]]
             symbol = stream.symbol(slots) if self.classes[self.class_of[element]].reach else BY_ONE
-            self.move(element, symbol, stream.plain, down)
+            self.move(element, symbol, stream, down)
 
 
 # Command line

@@ -5,7 +5,7 @@
 //! every vector, and [`pack()`](write::pack) makes an archive of them.
 //!
 //! Files are assembled here from the specification, byte by byte, so that a vector can break any rule. Digests come from the
-//! reference decoder, `sparse` payloads from the codec, states from rules that `manifest.json` states.
+//! reference decoder, most `sparse` payloads from the codec, states from rules that `manifest.json` states.
 
 #![allow(
     clippy::unwrap_used,
@@ -28,6 +28,8 @@ mod raw;
 pub mod read;
 mod records;
 mod sparse;
+mod sparse_by_hand;
+mod sparse_parts;
 mod state;
 mod states;
 mod valid;

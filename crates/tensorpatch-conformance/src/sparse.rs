@@ -25,11 +25,6 @@ fn nudge(width: usize, seed: u64, one_in: u64, reach: u64) -> Edit {
 fn cases() -> Vec<Case> {
     let small = |seed, len| Bytes::Random { seed, len, and: vec![0x3f], or: vec![0] };
     let case = |id, dtype, elements, base, edits, comment| Case { id, dtype, elements, base, edits, comment };
-    // A stretch of tiny weights, which change often, in one of weights that hardly do.
-    let mixed = |len: usize| {
-        let tiny = Bytes::Random { seed: 9, len: len / 8, and: vec![0xff, 0x81], or: vec![0x00, 0x20] };
-        Bytes::Parts(vec![weights(8, len / 2), tiny, weights(10, len - len / 2 - len / 8)])
-    };
     vec![
         case(
             "one-change",
@@ -80,12 +75,12 @@ fn cases() -> Vec<Case> {
             "Signs change",
         ),
         case(
-            "parallel",
+            "strips",
             "BF16",
             100_000,
             weights(4, 200_000),
             vec![nudge(2, 4, 40, 2)],
-            "2.5 per cent changes: several streams, no hot class",
+            "2.5 per cent changes: strips, and no hot class",
         ),
         case(
             "hot-serial",
@@ -95,16 +90,38 @@ fn cases() -> Vec<Case> {
             vec![nudge(2, 5, 3, 2)],
             "A third changes: hot classes in one stream",
         ),
-        case("hot-lanes-4", "BF16", 16_000, mixed(32_000), vec![nudge(2, 6, 3, 2)], "Hot classes in 4 lanes"),
         case(
-            "hot-lanes-16",
+            "hot-1",
+            "BF16",
+            4000,
+            weights(22, 8000),
+            vec![nudge(2, 6, 3, 2)],
+            "A third changes: 1 hot stream and no strips",
+        ),
+        case(
+            "hot-8",
+            "BF16",
+            16_000,
+            weights(23, 32_000),
+            vec![nudge(2, 6, 3, 2)],
+            "A third changes: 8 hot streams and no strips",
+        ),
+        case(
+            "hot-16",
             "BF16",
             60_000,
             weights(6, 120_000),
             vec![nudge(2, 7, 4, 1)],
-            "Hot classes in 16 lanes",
+            "A quarter changes: 16 hot streams and no strips",
         ),
-        case("whole-chunk", "BF16", CHUNK / 2, weights(7, CHUNK), vec![nudge(2, 8, 400, 1)], "A whole chunk"),
+        case(
+            "chunk",
+            "BF16",
+            CHUNK / 2,
+            weights(7, CHUNK),
+            vec![nudge(2, 8, 400, 1)],
+            "A whole chunk, in strips",
+        ),
         case(
             "two-chunks",
             "BF16",
@@ -163,14 +180,66 @@ fn cases() -> Vec<Case> {
             "Moves across 0",
         ),
         case(
-            "plain",
+            "hot-far",
             "BF16",
             20_000,
             weights(21, 40_000),
             vec![nudge(2, 20, 3, 60)],
-            "A third moves by up to 60: plain bits beside the lanes",
+            "A third moves by up to 60: 8 hot streams with plain bits",
         ),
     ]
+}
+
+/// States of tiny weights, which change often, before others that hardly do.
+struct Mixed {
+    id: &'static str,
+    often: usize,
+    seldom: usize,
+    one_in: u64,
+    comment: &'static str,
+}
+
+const MIXED: [Mixed; 4] = [
+    Mixed {
+        id: "mixed-one",
+        often: 1500,
+        seldom: 20_000,
+        one_in: 200,
+        comment: "Hot and cold changes in one stream",
+    },
+    Mixed { id: "mixed-1", often: 3000, seldom: 60_000, one_in: 50, comment: "1 hot stream beside strips" },
+    Mixed { id: "mixed-8", often: 6000, seldom: 60_000, one_in: 50, comment: "8 hot streams beside strips" },
+    Mixed {
+        id: "mixed-16",
+        often: 40_000,
+        seldom: 60_000,
+        one_in: 50,
+        comment: "16 hot streams beside strips",
+    },
+];
+
+impl Mixed {
+    fn states(&self, add: &mut dyn FnMut(&'static str, Vec<Rule>)) {
+        let apart = name(&["sparse", self.id, "parts"]);
+        let tiny =
+            Bytes::Random { seed: 9, len: 2 * self.often, and: vec![0xff, 0x81], or: vec![0x00, 0x20] };
+        add(
+            apart,
+            vec![
+                rule("often", "BF16", &[self.often as u64], tiny),
+                rule("seldom", "BF16", &[self.seldom as u64], weights(8, 2 * self.seldom)),
+            ],
+        );
+        let part = |tensor: &str, edits| Bytes::Edited { state: apart, tensor: tensor.into(), edits };
+        let shape = [(self.often + self.seldom) as u64];
+        let whole = |often, seldom| {
+            let parts = vec![part("often", often), part("seldom", seldom)];
+            vec![rule("t", "BF16", &shape, Bytes::Parts(parts))]
+        };
+        add(name(&["sparse", self.id, "base"]), whole(vec![], vec![]));
+        let (often, seldom) = (vec![nudge(2, 21, 3, 2)], vec![nudge(2, 22, self.one_in, 2)]);
+        add(name(&["sparse", self.id, "target"]), whole(often, seldom));
+    }
 }
 
 pub(crate) fn states(add: &mut dyn FnMut(&'static str, Vec<Rule>)) {
@@ -181,16 +250,34 @@ pub(crate) fn states(add: &mut dyn FnMut(&'static str, Vec<Rule>)) {
         let edited = Bytes::Edited { state: base, tensor: "t".into(), edits };
         add(name(&["sparse", id, "target"]), vec![rule("t", dtype, &shape, edited)]);
     }
+    MIXED.iter().for_each(|mixed| mixed.states(add));
 }
+
+/// What the field `streams` must be in the vectors that are there for it.
+const FORMS: [(&str, u8); 10] = [
+    ("few", 0),
+    ("hot-serial", 0),
+    ("mixed-one", 0),
+    ("strips", 1),
+    ("hot-1", 1),
+    ("mixed-1", 1),
+    ("hot-8", 2),
+    ("mixed-8", 2),
+    ("hot-16", 3),
+    ("mixed-16", 3),
+];
 
 pub(crate) fn vectors(states: &States) -> Vec<Vector> {
     let mut all = Vec::new();
-    for Case { id, comment, .. } in cases() {
+    let made = cases().into_iter().map(|case| (case.id, case.comment));
+    for (id, comment) in made.chain(MIXED.iter().map(|mixed| (mixed.id, mixed.comment))) {
         let base = states.get(name(&["sparse", id, "base"]));
         let target = states.get(name(&["sparse", id, "target"]));
         let patch = best(Patch::delta(base, target, Xxh3), base);
         for record in patch.blocks.iter().flatten() {
             assert_eq!(record.encoding, SPARSE, "{id}: another encoding is smaller");
+            let form = FORMS.iter().find(|(known, _)| *known == id);
+            assert!(form.is_none_or(|(_, form)| record.payload[0] & 3 == *form), "{id}: other streams");
         }
         all.push(Vector::valid(
             name(&["sparse", id]),
@@ -231,12 +318,11 @@ fn damaged(states: &States) -> Vec<Vector> {
     add("few", "head-cut", "Two bytes and no more", &|payload| payload.truncate(2));
     add("few", "stream-followed", "A byte after the stream", &|payload| payload.push(1));
     add("few", "word-followed", "Four bytes after the stream", &|payload| payload.extend([0; 4]));
-    add("parallel", "parallel-cut", "The last stream without its last byte", &cut);
-    add("parallel", "parallel-followed", "Four bytes after the last stream", &|payload| {
-        payload.extend([0; 4])
-    });
-    add("hot-lanes-16", "lanes-cut", "The lanes without their last bytes", &|payload| payload.truncate(30));
-    // The first 21 bits: parallel, many_lanes, 5 of the classes, 6 of the reaches, 8 of the first key; then the first rate.
+    add("strips", "strips-cut", "The last strip without its last byte", &cut);
+    add("strips", "strips-followed", "Four bytes after the last strip", &|payload| payload.extend([0; 4]));
+    add("hot-16", "hot-16-cut", "Hot streams without their last bytes", &|payload| payload.truncate(30));
+    add("mixed-8", "mixed-8-cut", "Hot streams and strips, the last one without its last byte", &cut);
+    // The first 21 bits: 2 of the streams, 5 of the classes, 6 of the reaches, 8 of the first key; then the first rate.
     add("one-change", "reaching-over", "More reaches than classes", &|payload| {
         payload[0] |= 0x80;
         payload[1] |= 0x1f;
@@ -245,26 +331,6 @@ fn damaged(states: &States) -> Vec<Vector> {
         payload[2] |= 0xe0;
         payload[3] |= 0x0f;
     });
-    // One element of one hot class (rate 95, reach 1), whose symbol is the escape, with a distance that has no plain bits.
-    let head = (1_u64 << 7 | 95 << 21 | 1 << 28).to_le_bytes();
-    let payload = |words: usize| [&head[..5], &[0xff, 3, 0, 0, 0], &vec![0; 4 * words]].concat();
-    let (base, target) = (states.get("byte"), states.get("byte-changed"));
-    let patch = |words| Patch::delta(base, target, Xxh3).with(0, 0, SPARSE, payload(words));
-    let (section, comment) =
-        ("encodings/sparse", "An escape to a distance without plain bits, which takes no word");
-    all.push(Vector::valid("sparse-no-plain-bits", section, comment, Some(base), target, patch(2).file()));
-    let (comment, error) = (
-        "A word too many behind a distance without plain bits",
-        ("invalid", patch(3).raw().payload_at(2) + 5),
-    );
-    all.push(Vector::refused(
-        "sparse-no-plain-bits-word",
-        section,
-        comment,
-        Some(base),
-        error,
-        patch(3).file(),
-    ));
     // Zeros decode to something to the end of the chunk: only the digests tell.
     let (base, target) = (states.get("sparse-few-base"), states.get("sparse-few-target"));
     let mut patch = best(Patch::delta(base, target, Xxh3), base);

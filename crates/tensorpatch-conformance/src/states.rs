@@ -127,6 +127,7 @@ pub(crate) fn states() -> Vec<State> {
         add(name(&["all", format, "target"]), vec![rule("t", dtype, &[256], reversed)]);
     }
     crate::sparse::states(&mut add);
+    crate::sparse_by_hand::states(&mut add);
     crate::example::states(&mut add);
     states
 }

@@ -2,7 +2,7 @@
 
 use crate::state::State;
 use crate::states::states;
-use crate::{encodings, example, invalid, invalid_parts, invalid_payloads, sparse, valid};
+use crate::{encodings, example, invalid, invalid_parts, invalid_payloads, sparse, sparse_by_hand, valid};
 
 /// What a decoder must say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +99,7 @@ pub fn vectors() -> (States, Vec<Vector>) {
     let mut all = valid::vectors(&states);
     all.extend(encodings::vectors(&states));
     all.extend(sparse::vectors(&states));
+    all.extend(sparse_by_hand::vectors(&states));
     all.push(example::vector(&states));
     all.extend(invalid::vectors(&states));
     all.extend(invalid_parts::vectors(&states));

@@ -16,7 +16,7 @@ use crate::level::{Kind, Level};
 use crate::sparse::Lengths;
 
 /// Bytes of a block.
-pub(crate) const BLOCK_BYTES: usize = 32_768;
+pub(crate) const BLOCK_BYTES: usize = 65_536;
 /// Elements whose lengths are summed up together.
 pub(crate) const GROUP: usize = 32;
 /// Room that a kernel needs behind the marks it makes.

@@ -6,11 +6,10 @@ use crate::level::{Kind, Level};
 
 use super::layout::{QUOTIENT_BITS, QUOTIENT_ESCAPE, slot_bits, slots_before, unit_at};
 use super::plan::{Lengths, Tables};
-use super::shift::{moved, shifted_cold};
 use super::stream::Serial;
 
 /// A new value for an element.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Patch {
     pub(super) position: u32,
     pub(super) value: u64,
@@ -21,6 +20,46 @@ impl Patch {
     #[expect(clippy::cast_possible_truncation, reason = "a chunk has at most 2^20 elements")]
     pub(super) fn new<T: Element>(position: usize, value: T) -> Self {
         Self { position: position as u32, value: value.to_u64() }
+    }
+}
+
+/// New values, in the order in which they are found.
+#[derive(Debug, Default)]
+pub(super) struct Patches {
+    /// More than are there, so that whether one is kept takes no branch.
+    items: Vec<Patch>,
+    len: usize,
+}
+
+impl Patches {
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Makes room for so many more.
+    #[inline(always)]
+    pub(super) fn make_room(&mut self, more: usize) {
+        if self.items.len() < self.len + more {
+            self.items.resize((self.len + more).max(2 * self.items.len()), Patch::default());
+        }
+    }
+
+    /// Appends a patch, if it is to be kept. There must be room.
+    #[inline(always)]
+    pub(super) fn put(&mut self, patch: Patch, keep: bool) {
+        if let Some(place) = self.items.get_mut(self.len) {
+            *place = patch;
+            self.len += usize::from(keep);
+        }
+    }
+
+    pub(super) fn apply<T: Element>(&self, bytes: &mut [u8]) {
+        for patch in self.items.get(..self.len).unwrap_or_default() {
+            let at = patch.position as usize * T::WIDTH;
+            if let Some(element) = bytes.get_mut(at..at + T::WIDTH) {
+                T::from_u64(patch.value).store(element);
+            }
+        }
     }
 }
 
@@ -95,37 +134,45 @@ impl<'a> Chain<'a> {
     /// Looks at the next point, after `from`.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "a slot has at most 20 bits")]
-    fn look(&mut self, from: u32, scale: u32) {
+    fn look(&mut self, works: bool, from: u32, scale: u32) {
         let ones = self.stream.state().trailing_ones();
-        let (quotient, below) = if ones < QUOTIENT_ESCAPE {
+        let (quotient, below) = if ones < QUOTIENT_ESCAPE || !works {
             (ones, ones + 1)
         } else {
             self.stream.bits(QUOTIENT_ESCAPE);
             (QUOTIENT_ESCAPE + self.stream.bits(QUOTIENT_BITS), 0)
         };
         let bucket = u64::from(from) + (u64::from(quotient) << scale);
-        let seen = self.stream.state() >> below;
-        self.down = seen & 1 == 1;
-        self.slot = (seen >> 1) as u32 & ((1 << slot_bits(scale)) - 1);
-        self.point = bucket + u64::from(unit_at(self.slot, scale));
-        self.bucket = bucket.cast_signed();
-        self.looked_at = below + 1 + slot_bits(scale);
+        let seen = self.stream.state().unbounded_shr(below);
+        let slot = (seen >> 1) as u32 & ((1 << slot_bits(scale)) - 1);
+        let point = bucket + u64::from(unit_at(slot, scale));
+        self.down = if works { seen & 1 == 1 } else { self.down };
+        self.slot = if works { slot } else { self.slot };
+        self.point = if works { point } else { self.point };
+        self.bucket = if works { bucket.cast_signed() } else { self.bucket };
+        self.looked_at = if works { below + 1 + slot_bits(scale) } else { self.looked_at };
     }
 
     /// Removes the point from the stream: it lies in what spans `start..end`.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "neither is more than a bucket")]
-    fn take(&mut self, start: i64, end: i64, scale: u32) {
-        let start = slots_before((start - self.bucket).max(0) as u32, scale);
-        let end = slots_before((end - self.bucket).min(1 << scale) as u32, scale);
-        self.stream.consume(self.looked_at, end - start, self.slot.wrapping_sub(start));
+    fn take(&mut self, works: bool, start: i64, end: i64, scale: u32) {
+        // Both lie in the bucket; the bounds matter for a chain that does not work, too.
+        let within = |at: i64| slots_before((at - self.bucket).clamp(0, 1 << scale) as u32, scale);
+        let (start, end) = (within(start), within(end));
+        let (total, freq, offset) = if works {
+            (self.looked_at, end.wrapping_sub(start), self.slot.wrapping_sub(start))
+        } else {
+            (0, 1, 0)
+        };
+        self.stream.consume_if(works, total, freq, offset);
     }
 
     /// Ends the axis where the last part ended, and gives the stream back.
     pub(super) fn finish(&mut self, scale: u32) -> Serial<'a> {
         if self.begun {
             // Beyond any bucket, and far from overflow.
-            self.take(0, 1 << 62, scale);
+            self.take(true, 0, 1 << 62, scale);
         }
         self.stream
     }
@@ -138,7 +185,7 @@ pub(super) fn run<T: Element, const N: usize>(
     look_up: LookUp<'_>,
     bytes: &[u8],
     parts: &[Part<'_>; N],
-    patches: &mut Vec<Patch>,
+    patches: &mut Patches,
 ) -> Option<()> {
     match level.kind() {
         #[cfg(target_arch = "x86_64")]
@@ -158,7 +205,7 @@ fn run_avx512<const N: usize>(
     look_up: LookUp<'_>,
     bytes: &[u8],
     parts: &[Part<'_>; N],
-    patches: &mut Vec<Patch>,
+    patches: &mut Patches,
 ) -> Option<()> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,lzcnt,popcnt")]
     fn inner<const N: usize>(
@@ -166,7 +213,7 @@ fn run_avx512<const N: usize>(
         look_up: LookUp<'_>,
         bytes: &[u8],
         parts: &[Part<'_>; N],
-        patches: &mut Vec<Patch>,
+        patches: &mut Patches,
     ) -> Option<()> {
         let classes = kernels::avx512::Classes::load(look_up.lengths);
         let (groups, _) = bytes.as_chunks::<{ kernels::avx512::STEP }>();
@@ -193,7 +240,7 @@ fn run_avx2<const N: usize>(
     look_up: LookUp<'_>,
     bytes: &[u8],
     parts: &[Part<'_>; N],
-    patches: &mut Vec<Patch>,
+    patches: &mut Patches,
 ) -> Option<()> {
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
     fn inner<const N: usize>(
@@ -201,7 +248,7 @@ fn run_avx2<const N: usize>(
         look_up: LookUp<'_>,
         bytes: &[u8],
         parts: &[Part<'_>; N],
-        patches: &mut Vec<Patch>,
+        patches: &mut Patches,
     ) -> Option<()> {
         let classes = kernels::avx2::Classes::load(look_up.lengths);
         let (groups, _) = bytes.as_chunks::<{ kernels::avx2::STEP }>();
@@ -237,7 +284,7 @@ fn run_with<T: Element, const N: usize>(
     chains: &mut [Chain<'_>; N],
     look_up: LookUp<'_>,
     parts: &[Part<'_>; N],
-    patches: &mut Vec<Patch>,
+    patches: &mut Patches,
     find_group: impl Fn(&[u32], usize, u32) -> usize,
     locate: impl Fn(usize, u32) -> Found,
 ) -> Option<()> {
@@ -247,41 +294,47 @@ fn run_with<T: Element, const N: usize>(
     for (chain, &end) in chains.iter_mut().zip(&ends) {
         if !chain.begun && end > 0 {
             chain.begun = true;
-            chain.look(0, scale);
+            chain.look(true, 0, scale);
         }
     }
-    let mut working = true;
-    while working {
-        working = false;
+    // Each round takes one step in every chain, a part of the step at a time: so the processor finds the parts of all chains side
+    // by side, where a chain's whole step would fill its window. A chain at its end takes steps that change nothing.
+    loop {
+        let working: [bool; N] = std::array::from_fn(|i| chains[i].point < ends[i]);
+        if working == [false; N] {
+            break;
+        }
+        patches.make_room(N);
+        let mut rests = [0; N];
+        let mut starts = [0; N];
         for i in 0..N {
-            let chain = &mut chains[i];
-            if chain.point >= ends[i] {
-                continue;
-            }
-            working = true;
-            let part = parts[i];
-            // Below the end of the part, so below 2^32.
+            // Below the end of the part if the chain works, so below 2^32.
             #[expect(clippy::cast_possible_truncation, reason = "see above")]
-            let point = chain.point as u32;
-            let (_, ends) = part.borders.split_first().unwrap_or((&0, &[]));
+            let point = chains[i].point as u32;
+            let (_, ends) = parts[i].borders.split_first().unwrap_or((&0, &[]));
             let group = find_group(ends, groups[i], point);
-            groups[i] = group;
-            let start = part.borders.get(group).copied().unwrap_or(0);
-            let found = locate(part.first + group, point.wrapping_sub(start));
-            let start = start + found.before;
-            let end = start + found.length;
-            let down = chain.down;
-            chain.take(i64::from(start), i64::from(end), scale);
-
-            let old = T::from_u64(found.element);
+            groups[i] = if working[i] { group } else { groups[i] };
+            starts[i] = parts[i].borders.get(groups[i]).copied().unwrap_or(0);
+            rests[i] = point.wrapping_sub(starts[i]);
+        }
+        let found: [Found; N] = std::array::from_fn(|i| locate(parts[i].first + groups[i], rests[i]));
+        let mut downs = [false; N];
+        let mut stops = [0; N];
+        for i in 0..N {
+            let start = starts[i] + found[i].before;
+            stops[i] = start + found[i].length;
+            downs[i] = chains[i].down;
+            chains[i].take(working[i], i64::from(start), i64::from(stops[i]), scale);
+        }
+        for i in 0..N {
+            let old = T::from_u64(found[i].element);
             let key = lengths.key.find(old);
-            let mut new = moved(old, 1, down);
-            if tables.has(key) {
-                let code = chain.stream.symbol(tables, key);
-                new = shifted_cold(old, code, down, &mut chain.stream)?;
-            }
-            patches.push(Patch::new((part.first + group) * GROUP + found.index, new));
-            chain.look(end, scale);
+            let new = chains[i].stream.cold(working[i], tables, key, old, downs[i])?;
+            let position = (parts[i].first + groups[i]) * GROUP + found[i].index;
+            patches.put(Patch::new(position, new), working[i]);
+        }
+        for i in 0..N {
+            chains[i].look(working[i], stops[i], scale);
         }
     }
     for (chain, &end) in chains.iter_mut().zip(&ends) {

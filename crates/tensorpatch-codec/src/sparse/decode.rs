@@ -7,12 +7,12 @@ use crate::element::{Element, Key};
 use crate::kernels::{self, BLOCK_BYTES, GROUP, Marks};
 use crate::level::Level;
 
-use super::chain::{self, Chain, LookUp, Parts, Patch};
-use super::layout::{self, FEW_LANES, MANY_LANES, STRIP_BYTES, STRIPS, Streams};
+use super::chain::{self, Chain, LookUp, Parts, Patch, Patches};
+use super::layout::{self, MAX_HOT_STREAMS, STRIP_BYTES, STRIPS, Streams};
 use super::model::Model;
 use super::plan::{Lengths, Tables};
 use super::shift::{BAD_DISTANCE, shifted};
-use super::stream::{Lanes, Serial};
+use super::stream::Serial;
 use super::work::Work;
 
 /// Decodes chunks, with scratch memory kept in between.
@@ -22,20 +22,29 @@ pub(crate) struct Decoder {
     sums: Vec<u16>,
     parts: Parts,
     marks: Marks,
-    patches: Vec<Patch>,
+    patches: Patches,
 }
-
-/// A part of a payload, and where it lies.
-type Slice<'a> = (usize, &'a [u8]);
 
 /// A payload, taken apart.
 struct Payload<'a> {
     streams: Streams,
     model: Model,
-    /// The hot symbols, and their plain bits if those are apart.
-    hot: [Slice<'a>; 2],
-    /// The strips; if there is but one stream, it is the first of them.
-    strips: [Slice<'a>; STRIPS],
+    /// The streams of the hot symbols; if there is but one stream, it is the first of them.
+    hot: Vec<Stream<'a>>,
+    /// The streams of the strips.
+    strips: Vec<Stream<'a>>,
+}
+
+/// A stream, and where in the payload it lies.
+struct Stream<'a> {
+    offset: usize,
+    serial: Serial<'a>,
+}
+
+impl Stream<'_> {
+    fn finish(&self) -> Result<(), CodecError> {
+        self.serial.finish(self.offset)
+    }
 }
 
 impl<'a> Payload<'a> {
@@ -48,102 +57,53 @@ impl<'a> Payload<'a> {
         let mut reader = Reader::new(payload);
         reader.take(taken, "the classes are cut short")?;
 
-        let hot = match streams {
-            Streams::One => 0,
-            _ if !model.has_hot() => 0,
-            Streams::Serial => 1,
-            Streams::FewLanes | Streams::ManyLanes => 2,
-        };
-        let cold = if streams == Streams::One {
-            1
-        } else if model.has_cold() {
-            STRIPS
-        } else {
-            0
-        };
-        let mut parsed = Self { streams, model, hot: [(0, &[]); 2], strips: [(0, &[]); STRIPS] };
-        let mut lens = [0; 2 + STRIPS];
-        for len in lens.iter_mut().take((hot + cold).saturating_sub(1)) {
-            *len = reader.varint(usize::MAX, "the length of a stream")?;
-        }
-        for (i, len) in lens.into_iter().take(hot + cold).enumerate() {
-            let offset = reader.offset();
-            let rest = payload.len() - offset;
-            let left = hot + cold - i;
-            let bad = CodecError::new("a stream is cut short", offset);
-            let len = match left {
-                1 => rest,
-                _ if i < hot => len,
-                _ => layout::take_share(len, rest, left).ok_or(bad)?,
-            };
-            let slice = (offset, reader.take(len, bad.what)?);
-            match i.checked_sub(hot) {
-                Some(strip) => parsed.strips[strip] = slice,
-                None => parsed.hot[i] = slice,
+        let (hot, strips) = match streams {
+            Streams::One => (1, 0),
+            Streams::Apart { hot } => {
+                (if model.has_hot() { hot } else { 0 }, if model.has_cold() { STRIPS } else { 0 })
             }
+        };
+        let mut of_hot = None;
+        if hot > 0 && strips > 0 {
+            of_hot = Some(reader.varint(usize::MAX, "the length of the hot streams")?);
         }
+        let mut shares = [0; MAX_HOT_STREAMS + STRIPS];
+        let written = hot.saturating_sub(1) + strips.saturating_sub(1);
+        for share in shares.iter_mut().take(written) {
+            *share = reader.varint(usize::MAX, "the length of a stream")?;
+        }
+        let rest = payload.len() - reader.offset();
+        let of_hot = of_hot.unwrap_or(if hot > 0 { rest } else { 0 });
+        let of_strips = rest
+            .checked_sub(of_hot)
+            .ok_or(CodecError::new("the hot streams are longer than the payload", reader.offset()))?;
+        let (of_hot_shares, of_strip_shares) = shares.split_at(hot.saturating_sub(1));
+        let hot = streams_of(&mut reader, hot, of_hot, of_hot_shares)?;
+        let strips = streams_of(&mut reader, strips, of_strips, of_strip_shares)?;
         reader.finish("bytes after the last stream")?;
-        Ok(parsed)
+        Ok(Self { streams, model, hot, strips })
     }
 }
 
-/// The symbols of hot elements, being read in whichever way they are coded.
-enum Hot<'a> {
-    None,
-    Serial(Serial<'a>, usize),
-    Few(Lanes<'a, FEW_LANES>, BitReader<'a>, Slice<'a>),
-    Many(Lanes<'a, MANY_LANES>, BitReader<'a>, Slice<'a>),
-}
-
-impl<'a> Hot<'a> {
-    fn new(payload: &Payload<'a>) -> Result<Self, CodecError> {
-        let [(offset, symbols), plain] = payload.hot;
-        Ok(match payload.streams {
-            _ if !payload.model.has_hot() => Self::None,
-            Streams::One => Self::None,
-            Streams::Serial => Self::Serial(Serial::new(symbols), offset),
-            Streams::FewLanes => Self::Few(Lanes::new(symbols, offset)?, BitReader::new(plain.1), plain),
-            Streams::ManyLanes => Self::Many(Lanes::new(symbols, offset)?, BitReader::new(plain.1), plain),
-        })
-    }
-
-    /// Moves the marked elements of a block.
-    fn run<T: Element>(
-        &mut self,
-        tables: &Tables,
-        key: Key,
-        block: &mut [u8],
-        marks: &[u16],
-    ) -> Result<(), CodecError> {
-        let (done, offset) = match self {
-            Self::None => (Some(()), 0),
-            Self::Serial(stream, offset) => (stream.run::<T>(tables, key, block, marks), *offset),
-            Self::Few(lanes, bits, (offset, _)) => (lanes.run::<T>(tables, key, block, marks, bits), *offset),
-            Self::Many(lanes, bits, (offset, _)) => {
-                (lanes.run::<T>(tables, key, block, marks, bits), *offset)
-            }
+/// The next `count` streams, which take `rest` bytes; `shares` tell how long each but the last is.
+fn streams_of<'a>(
+    reader: &mut Reader<'a>,
+    count: usize,
+    mut rest: usize,
+    shares: &[usize],
+) -> Result<Vec<Stream<'a>>, CodecError> {
+    let mut streams = Vec::with_capacity(count);
+    for i in 0..count {
+        let offset = reader.offset();
+        let bad = CodecError::new("a stream is cut short", offset);
+        let len = match shares.get(i) {
+            Some(&share) if i + 1 < count => layout::take_share(share, rest, count - i).ok_or(bad)?,
+            _ => rest,
         };
-        done.ok_or(CodecError::new(BAD_DISTANCE, offset))
+        streams.push(Stream { offset, serial: Serial::new(reader.take(len, bad.what)?, offset)? });
+        rest -= len;
     }
-
-    fn finish(self) -> Result<(), CodecError> {
-        let (bits, (offset, plain)) = match self {
-            Self::None => return Ok(()),
-            Self::Serial(stream, offset) => return stream.finish(offset),
-            Self::Few(lanes, bits, plain) => {
-                lanes.finish()?;
-                (bits, plain)
-            }
-            Self::Many(lanes, bits, plain) => {
-                lanes.finish()?;
-                (bits, plain)
-            }
-        };
-        if bits.whole_bytes() == Some(plain.len()) {
-            return Ok(());
-        }
-        Err(CodecError::new("plain bits are left: broken, or another base", offset))
-    }
+    Ok(streams)
 }
 
 impl Decoder {
@@ -155,14 +115,14 @@ impl Decoder {
         payload: &[u8],
         work: &mut Work<'_>,
     ) -> Result<(), CodecError> {
-        let payload = Payload::parse(payload)?;
+        let mut payload = Payload::parse(payload)?;
         let scale = payload.model.axis_scale();
         let lengths = Lengths::new(&payload.model, key, scale);
         self.tables.fill(&payload.model, T::WIDTH);
         if payload.streams == Streams::One {
             return self.apply_one::<T>(level, &payload, &lengths, scale, work.whole());
         }
-        self.apply_blocks::<T>(level, &payload, &lengths, scale, work)
+        self.apply_blocks::<T>(level, &mut payload, &lengths, scale, work)
     }
 
     fn apply_one<T: Element>(
@@ -173,8 +133,7 @@ impl Decoder {
         scale: u32,
         chunk: &mut [u8],
     ) -> Result<(), CodecError> {
-        let (offset, bytes) = payload.strips[0];
-        let mut stream = Serial::new(bytes);
+        let Some(&Stream { offset, serial: mut stream }) = payload.hot.first() else { return Ok(()) };
         let elements = chunk.len() / T::WIDTH;
         self.sums.resize(elements.div_ceil(GROUP), 0);
         self.marks.reset(elements);
@@ -189,7 +148,8 @@ impl Decoder {
             let code = stream.symbol(&self.tables, lengths.key.find(old));
             if code != 0 {
                 let new = shifted(old, code, &mut stream).ok_or(bad)?;
-                self.patches.push(Patch::new(position, new));
+                self.patches.make_room(1);
+                self.patches.put(Patch::new(position, new), true);
             }
         }
         if payload.model.has_cold() {
@@ -207,21 +167,23 @@ impl Decoder {
             stream = chains[0].finish(scale);
         }
         stream.finish(offset)?;
-        patch::<T>(&self.patches, chunk);
+        self.patches.apply::<T>(chunk);
         Ok(())
     }
 
     fn apply_blocks<T: Element>(
         &mut self,
         level: Level,
-        payload: &Payload<'_>,
+        payload: &mut Payload<'_>,
         lengths: &Lengths,
         scale: u32,
         work: &mut Work<'_>,
     ) -> Result<(), CodecError> {
-        let mut hot = Hot::new(payload)?;
         let cold = payload.model.has_cold();
-        let mut chains = payload.strips.map(|(_, bytes)| Chain::new(Serial::new(bytes)));
+        let mut next_hot = 0;
+        let first_strip = payload.strips.first().map_or(0, |strip| strip.offset);
+        let mut chains: Option<[Chain<'_>; STRIPS]> =
+            payload.strips.iter().map(|strip| Chain::new(strip.serial)).collect::<Vec<_>>().try_into().ok();
         let per_strip = STRIP_BYTES / T::WIDTH / GROUP;
         for start in (0..work.len()).step_by(BLOCK_BYTES) {
             let range = start..work.len().min(start + BLOCK_BYTES);
@@ -230,41 +192,42 @@ impl Decoder {
             self.sums.resize(elements.div_ceil(GROUP), 0);
             self.marks.reset(elements);
             self.marks.block(|marks| kernels::survey::<T>(level, lengths, block, &mut self.sums, marks));
-            if cold {
+            if let Some(chains) = &mut chains {
                 self.parts.fill(&self.sums, per_strip);
                 let parts = std::array::from_fn(|strip| self.parts.part(strip));
                 self.patches.clear();
                 chain::run::<T, STRIPS>(
                     level,
-                    &mut chains,
+                    chains,
                     LookUp { tables: &self.tables, lengths, scale },
                     block,
                     &parts,
                     &mut self.patches,
                 )
-                .ok_or(CodecError::new(BAD_DISTANCE, payload.strips[0].0))?;
-                patch::<T>(&self.patches, block);
+                .ok_or(CodecError::new(BAD_DISTANCE, first_strip))?;
+                self.patches.apply::<T>(block);
             }
             let marks = self.marks.blocks().next().unwrap_or_default();
-            hot.run::<T>(&self.tables, lengths.key, block, marks)?;
+            for &mark in marks {
+                let at = usize::from(mark) * T::WIDTH;
+                let bytes = block.get_mut(at..at + T::WIDTH).unwrap_or_default();
+                if let Some(stream) = payload.hot.get_mut(next_hot) {
+                    stream
+                        .serial
+                        .hot::<T>(&self.tables, lengths.key, bytes)
+                        .ok_or(CodecError::new(BAD_DISTANCE, stream.offset))?;
+                }
+                next_hot = if next_hot + 1 < payload.hot.len() { next_hot + 1 } else { 0 };
+            }
             work.end(range);
         }
-        hot.finish()?;
-        if cold {
-            for (chain, (offset, _)) in chains.iter_mut().zip(payload.strips) {
-                chain.finish(scale).finish(offset)?;
+        payload.hot.iter().try_for_each(Stream::finish)?;
+        if cold && let Some(chains) = &mut chains {
+            for (chain, strip) in chains.iter_mut().zip(&payload.strips) {
+                chain.finish(scale).finish(strip.offset)?;
             }
         }
         Ok(())
-    }
-}
-
-fn patch<T: Element>(patches: &[Patch], bytes: &mut [u8]) {
-    for patch in patches {
-        let at = patch.position as usize * T::WIDTH;
-        if let Some(element) = bytes.get_mut(at..at + T::WIDTH) {
-            T::from_u64(patch.value).store(element);
-        }
     }
 }
 

@@ -8,17 +8,17 @@ use crate::level::Level;
 
 use super::decode::element;
 use super::distance::{Distance, SymbolTables};
-use super::layout::{self, FEW_LANES, MANY_LANES, STRIP_BYTES, STRIPS, Streams};
+use super::layout::{self, MAX_HOT_STREAMS, STRIP_BYTES, STRIPS, Streams};
 use super::model::{Counts, MAX_CLASSES, Model};
 use super::places::{Block, Places};
 use super::plan::Lengths;
-use super::stream::{Slots, Step, put_lanes, put_serial};
+use super::stream::{Step, put_serial};
 
-/// Up to this many changed elements, all goes into one stream: several cost about ten bytes more.
-const ONE_STREAM_CHANGES: usize = 512;
-/// From this many hot elements on, four lanes instead of a serial stream: they cost about twelve bytes more.
+/// Up to this many changed elements, all goes into one stream: several cost about 20 bytes more.
+const ONE_STREAM_CHANGES: usize = 1024;
+/// From this many hot elements on, eight streams of hot symbols instead of one: they cost about 13 bytes more.
 const SERIAL_HOT: usize = 1 << 12;
-/// From this many hot elements on, sixteen lanes: they cost another 30 bytes.
+/// From this many hot elements on, sixteen: they cost about 15 bytes more again.
 const MANY_HOT: usize = 1 << 15;
 /// About so many elements are looked at to estimate how many there are of each key.
 const SAMPLE: usize = 1 << 15;
@@ -37,11 +37,11 @@ pub(crate) struct Encoder {
     /// Class and kind of each hot element, and the distances that are more than a kind, in order.
     kinds: Vec<(u8, u8)>,
     far: Vec<Distance>,
-    slots: Vec<Slots>,
-    plain: Vec<u8>,
+    hot_steps: [Vec<Step>; MAX_HOT_STREAMS],
     steps: [Vec<Step>; STRIPS],
     words: Vec<u32>,
     streams: Vec<u8>,
+    lens: Vec<usize>,
 }
 
 /// Counts of elements by key. Four of each, since neighbours often have the same key and would wait for each other.
@@ -133,56 +133,47 @@ impl Encoder {
 
         let streams = match self.kinds.len() {
             _ if one => Streams::One,
-            0..SERIAL_HOT => Streams::Serial,
-            SERIAL_HOT..MANY_HOT => Streams::FewLanes,
-            _ => Streams::ManyLanes,
+            0..SERIAL_HOT => Streams::Apart { hot: 1 },
+            SERIAL_HOT..MANY_HOT => Streams::Apart { hot: 8 },
+            _ => Streams::Apart { hot: MAX_HOT_STREAMS },
         };
-        self.streams.clear();
-        let mut lens = Vec::new();
-        match streams {
-            _ if !model.has_hot() => {}
-            Streams::One | Streams::Serial => {
-                let mut steps = Vec::with_capacity(self.kinds.len());
-                let mut far = self.far.iter();
-                for &(class, kind) in &self.kinds {
-                    self.symbols.push(class, kind, || far.next().copied(), &mut steps);
-                }
-                if one {
-                    steps.append(&mut self.steps[0]);
-                    self.steps[0] = steps;
-                } else {
-                    put_serial(&steps, &mut self.words, &mut self.streams);
-                    lens.push(self.streams.len());
-                }
-            }
-            Streams::FewLanes => self.put_hot::<FEW_LANES>(&mut lens),
-            Streams::ManyLanes => self.put_hot::<MANY_LANES>(&mut lens),
-        }
-        let hot = lens.len();
+        let hot_streams = match streams {
+            Streams::Apart { hot } if model.has_hot() => hot,
+            Streams::Apart { .. } => 0,
+            Streams::One => 1,
+        };
+        self.push_hot(hot_streams);
         if one || model.has_cold() {
             for (steps, (axis, end)) in self.steps.iter_mut().zip(ends).take(strips) {
                 if axis > 0 {
                     layout::push_end(axis - end, scale, steps);
                 }
-                let start = self.streams.len();
-                put_serial(steps, &mut self.words, &mut self.streams);
-                lens.push(self.streams.len() - start);
             }
+        }
+        if one {
+            let (hot, cold) = (&mut self.hot_steps[0], &mut self.steps[0]);
+            hot.append(cold);
+        }
+        let strips = if one || !model.has_cold() { 0 } else { strips };
+        let all = self.hot_steps.iter().take(hot_streams).chain(self.steps.iter().take(strips));
+        self.streams.clear();
+        self.lens.clear();
+        for steps in all {
+            let start = self.streams.len();
+            put_serial(steps, &mut self.words, &mut self.streams);
+            self.lens.push(self.streams.len() - start);
         }
 
         let mut bits = BitWriter::new(out);
         streams.write(&mut bits);
         model.write(&mut bits);
         bits.finish();
-        let mut rest = self.streams.len();
-        for (i, &len) in lens.iter().enumerate().take(lens.len().saturating_sub(1)) {
-            if i < hot {
-                put_varint(out, len);
-            } else {
-                layout::put_share(len, rest, lens.len() - i, out);
-            }
-            rest -= len;
+        let (hot, cold) = self.lens.split_at(hot_streams);
+        if !hot.is_empty() && !cold.is_empty() {
+            put_varint(out, hot.iter().sum());
         }
+        layout::put_shares(hot, out);
+        layout::put_shares(cold, out);
         out.extend_from_slice(&self.streams);
     }
 
@@ -254,28 +245,14 @@ impl Encoder {
         ends
     }
 
-    /// Appends the lanes of the hot symbols, and their plain bits.
-    fn put_hot<const LANES: usize>(&mut self, lens: &mut Vec<usize>) {
-        self.slots.clear();
-        self.plain.clear();
-        let mut bits = BitWriter::new(&mut self.plain);
+    /// Makes the steps of the hot symbols for so many streams.
+    fn push_hot(&mut self, streams: usize) {
+        self.hot_steps.iter_mut().for_each(Vec::clear);
         let mut far = self.far.iter();
-        for &(class, kind) in &self.kinds {
-            let slots = self.symbols.find(class, kind);
-            self.slots.push(slots);
-            if Distance::is_far_kind(kind) {
-                if let Some(distance) = far.next() {
-                    distance.plain(slots, |value, len| bits.put(value, len));
-                }
-            } else if slots.escape {
-                Distance::near(kind).plain(slots, |value, len| bits.put(value, len));
+        for kinds in self.kinds.chunks(streams.max(1)) {
+            for (&(class, kind), steps) in kinds.iter().zip(&mut self.hot_steps) {
+                self.symbols.push(class, kind, || far.next().copied(), steps);
             }
         }
-        bits.finish();
-        let start = self.streams.len();
-        put_lanes::<LANES>(&self.slots, &mut self.words, &mut self.streams);
-        lens.push(self.streams.len() - start);
-        self.streams.extend_from_slice(&self.plain);
-        lens.push(self.plain.len());
     }
 }

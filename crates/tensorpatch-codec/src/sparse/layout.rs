@@ -11,34 +11,31 @@ use crate::element::Element;
 use super::stream::Step;
 
 /// Strips whose cold changes go into streams of their own.
-pub(super) const STRIPS: usize = 4;
+pub(super) const STRIPS: usize = 8;
 /// Bytes of a chunk that go to one strip before the next one's turn.
 pub(super) const STRIP_BYTES: usize = 8192;
-/// Lanes for the hot symbols of a chunk, and for those of one with many.
-pub(super) const FEW_LANES: usize = 4;
-pub(super) const MANY_LANES: usize = 16;
+/// The most streams of hot symbols.
+pub(super) const MAX_HOT_STREAMS: usize = 16;
 /// So many ones stand for a quotient that follows in plain bits, as many as `QUOTIENT_BITS`.
 pub(super) const QUOTIENT_ESCAPE: u32 = 11;
 pub(super) const QUOTIENT_BITS: u32 = 20;
 
-/// Where the symbols of hot elements are.
+/// How a payload is divided into streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Streams {
-    /// In the one stream that holds everything.
+    /// One holds everything.
     One,
-    /// In a serial stream of their own, each followed by its plain bits.
-    Serial,
-    /// In four lanes, with the plain bits apart.
-    FewLanes,
-    /// In sixteen.
-    ManyLanes,
+    /// Strips have their own, and so have the hot symbols: one stream, or several that take turns.
+    Apart { hot: usize },
 }
 
 impl Streams {
-    const ALL: [Self; 4] = [Self::One, Self::Serial, Self::FewLanes, Self::ManyLanes];
+    const ALL: [Self; 4] =
+        [Self::One, Self::Apart { hot: 1 }, Self::Apart { hot: 8 }, Self::Apart { hot: MAX_HOT_STREAMS }];
 
     pub(super) fn write(self, bits: &mut BitWriter<'_>) {
-        bits.put(self as u32, 2);
+        let code = Self::ALL.iter().position(|&other| other == self).unwrap_or(0);
+        bits.put(code as u32, 2);
     }
 
     pub(super) fn read(bits: &mut BitReader<'_>) -> Option<Self> {
@@ -84,14 +81,17 @@ pub(super) fn strip(len: usize, strip: usize, strips: usize) -> impl Iterator<It
     (strip * STRIP_BYTES..len).step_by(step).map(move |start| start..len.min(start + STRIP_BYTES))
 }
 
-/// Appends the length of one of the `left` strips whose streams fill `rest` bytes: as the difference from an equal share.
-pub(super) fn put_share(len: usize, rest: usize, left: usize, out: &mut Vec<u8>) {
-    let share = rest / left;
-    let zigzag = if len >= share { 2 * (len - share) } else { 2 * (share - len) - 1 };
-    put_varint(out, zigzag);
+/// Appends the lengths of streams, all but the last: each as the difference from an equal share of what is left.
+pub(super) fn put_shares(lens: &[usize], out: &mut Vec<u8>) {
+    let mut rest: usize = lens.iter().sum();
+    for (i, &len) in lens.iter().enumerate().take(lens.len().saturating_sub(1)) {
+        let share = rest / (lens.len() - i);
+        put_varint(out, if len >= share { 2 * (len - share) } else { 2 * (share - len) - 1 });
+        rest -= len;
+    }
 }
 
-/// The length that [`put_share`] appended; `None` if it is below zero or over `rest`.
+/// The length of the first of `left` streams that fill `rest` bytes; `None` if it is below zero or over `rest`.
 pub(super) fn take_share(zigzag: usize, rest: usize, left: usize) -> Option<usize> {
     let share = rest / left;
     let half = zigzag.div_ceil(2);
@@ -173,11 +173,16 @@ mod tests {
     }
 
     #[test]
-    fn the_length_of_a_strip_comes_back_from_its_difference_to_an_equal_share() {
-        for (len, rest, left) in [(0, 0, 4), (10, 100, 4), (100, 100, 3), (0, 100, 2), (33, 100, 3)] {
+    fn the_lengths_of_streams_come_back_from_their_differences_to_equal_shares() {
+        for lens in [vec![10, 20, 70], vec![0, 0, 0, 60], vec![60, 0, 0, 0], vec![33, 33, 34], vec![7]] {
             let mut out = Vec::new();
-            put_share(len, rest, left, &mut out);
-            assert_eq!(take_share(usize::from(out[0]), rest, left), Some(len));
+            put_shares(&lens, &mut out);
+            assert_eq!(out.len(), lens.len() - 1);
+            let mut rest = lens.iter().sum();
+            for (i, (&len, &zigzag)) in lens.iter().zip(&out).enumerate() {
+                assert_eq!(take_share(usize::from(zigzag), rest, lens.len() - i), Some(len));
+                rest -= len;
+            }
         }
         assert_eq!(take_share(51, 100, 4), None);
         assert_eq!(take_share(202, 100, 4), None);

@@ -95,6 +95,25 @@ impl Entry {
 pub(super) struct Tables {
     entries: Box<[[Entry; SLOTS]; MAX_CLASSES]>,
     by_key: [u8; 256],
+    cold: [Near; 256],
+}
+
+/// The first two symbols of a cold class: a move by one unit, and by two.
+///
+/// Nearly all cold changes are one of these, and are told apart by two comparisons instead of a load from a large table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Near {
+    /// The slots of the first symbol.
+    pub(super) one: u16,
+    /// The slots of both.
+    pub(super) two: u16,
+    /// Whether there are symbols at all: if there are none, all changes are by one unit, and nothing is read.
+    pub(super) read: bool,
+}
+
+impl Near {
+    #[expect(clippy::cast_possible_truncation, reason = "at most 1024 slots")]
+    pub(super) const NO_SYMBOLS: Self = Self { one: SLOTS as u16, two: SLOTS as u16, read: false };
 }
 
 impl Default for Tables {
@@ -105,6 +124,7 @@ impl Default for Tables {
                 .try_into()
                 .unwrap_or_else(|_| Box::new([[Entry::default(); SLOTS]; MAX_CLASSES])),
             by_key: [0; 256],
+            cold: [Near::NO_SYMBOLS; 256],
         }
     }
 }
@@ -114,6 +134,7 @@ impl Tables {
     #[expect(clippy::cast_possible_truncation, reason = "32 classes at most")]
     pub(super) fn fill(&mut self, model: &Model, width: usize) {
         let mut made: Vec<(Class, u8)> = Vec::new();
+        let mut near = [Near::NO_SYMBOLS; MAX_CLASSES];
         let mut of_class = Vec::new();
         for &class in &model.classes {
             // Cold classes differ in their tables by the reach alone.
@@ -127,22 +148,31 @@ impl Tables {
                 let table = made.len() as u8;
                 made.push((class, table));
                 let entries = &mut self.entries[usize::from(table) % MAX_CLASSES];
-                Symbols::new(class, width).for_each(|symbol, start, freq| {
+                let symbols = Symbols::new(class, width);
+                let end = |bits| {
+                    symbols
+                        .slots(Symbol::Moved { bits, down: false })
+                        .map(|(start, freq)| (start + freq) as u16)
+                };
+                let one = end(0).unwrap_or(0);
+                near[usize::from(table) % MAX_CLASSES] = Near { one, two: end(1).unwrap_or(one), read: true };
+                symbols.for_each(|symbol, start, freq| {
                     let run = start as usize..(start + freq) as usize;
                     entries[run].fill(Entry::new(symbol, start, freq));
                 });
                 table
             }));
         }
-        for (key, table) in self.by_key.iter_mut().enumerate() {
+        for (key, (table, cold)) in self.by_key.iter_mut().zip(&mut self.cold).enumerate() {
             *table = of_class[model.class_of(key)];
+            *cold = near.get(usize::from(*table)).copied().unwrap_or(Near::NO_SYMBOLS);
         }
     }
 
-    /// Whether the change of an element with this key has a symbol. A cold one by one unit has not.
+    /// The near symbols of a cold element with this key.
     #[inline(always)]
-    pub(super) fn has(&self, key: usize) -> bool {
-        self.by_key[key & 0xff] != NO_TABLE
+    pub(super) fn near(&self, key: usize) -> Near {
+        self.cold[key & 0xff]
     }
 
     /// The entry of a slot below 1024 for an element with this key.

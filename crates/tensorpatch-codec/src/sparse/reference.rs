@@ -18,32 +18,15 @@ pub(crate) struct Decoder {
     changes: Vec<(u32, u64)>,
 }
 
-const BAD_DISTANCE: &str = "a distance has more bits than an element, or is cut short";
-
-/// Plain bits, from wherever they lie.
-trait Plain {
-    fn plain(&mut self, len: u32) -> Option<u32>;
-}
-
-impl Plain for BitReader<'_> {
-    fn plain(&mut self, len: u32) -> Option<u32> {
-        self.take(len)
-    }
-}
-
-impl Plain for Serial<'_> {
-    fn plain(&mut self, len: u32) -> Option<u32> {
-        Some(if len == 0 { 0 } else { self.bits(len) })
-    }
-}
+const BAD_DISTANCE: &str = "a distance has more bits than an element";
 
 /// The element that `old` becomes; `None` if the plain bits end, or the distance has more bits than an element.
-fn moved<T: Element>(old: T, symbol: Symbol, plain: &mut impl Plain) -> Option<T> {
+fn moved<T: Element>(old: T, symbol: Symbol, plain: &mut Serial<'_>) -> Option<T> {
     let (bits, down) = match symbol {
         Symbol::Unchanged => return Some(old),
         Symbol::Moved { bits, down } => (bits, down),
         Symbol::Escape => {
-            let both = plain.plain(7)?;
+            let both = plain.bits(7);
             (both & 63, both >> 6 == 1)
         }
     };
@@ -51,9 +34,9 @@ fn moved<T: Element>(old: T, symbol: Symbol, plain: &mut impl Plain) -> Option<T
         return None;
     }
     let len = bits.saturating_sub(1);
-    let mut beyond = u64::from(plain.plain(len.min(32))?);
+    let mut beyond = if len > 0 { u64::from(plain.bits(len.min(32))) } else { 0 };
     if len > 32 {
-        beyond |= u64::from(plain.plain(len - 32)?) << 32;
+        beyond |= u64::from(plain.bits(len - 32)) << 32;
     }
     if bits > 0 {
         beyond |= 1 << len;
@@ -82,142 +65,87 @@ impl Decoder {
         let mut reader = Reader::new(payload);
         reader.take(taken, "the classes are cut short")?;
 
-        if streams == Streams::One {
-            let offset = reader.offset();
-            let mut stream = Serial::new(reader.take(payload.len() - offset, "the rest")?);
-            self.read_hot_serial::<T>(key, &model, base, &mut stream, offset)?;
-            self.read_cold::<T>(key, &model, base, 0, 1, &mut stream, offset)?;
-            stream.finish(offset)?;
-        } else {
-            let hot = if model.has_hot() { if streams == Streams::Serial { 1 } else { 2 } } else { 0 };
-            let count = hot + if model.has_cold() { STRIPS } else { 0 };
-            let mut lens = Vec::new();
-            for _ in 0..count.saturating_sub(1) {
-                lens.push(reader.varint(usize::MAX, "the length of a stream")?);
-            }
-            let mut rest = payload.len() - reader.offset();
-            let mut slices = Vec::new();
-            lens.push(0);
-            for (i, &own) in lens.iter().enumerate().take(count) {
+        match streams {
+            Streams::One => {
                 let offset = reader.offset();
-                let len = if i + 1 == count {
-                    rest
-                } else if i < hot {
-                    own
-                } else {
-                    let share = rest as i64 / (count - i) as i64;
-                    let zigzag = own as i64;
-                    usize::try_from(if zigzag % 2 == 0 {
-                        share + zigzag / 2
-                    } else {
-                        share - (zigzag + 1) / 2
-                    })
-                    .map_err(|_| reader.error("the length of a stream"))?
-                };
-                slices.push((offset, reader.take(len, "a stream is cut short")?));
-                rest -= len;
-            }
-            if hot == 1 {
-                let (offset, bytes) = slices[0];
-                let mut stream = Serial::new(bytes);
-                self.read_hot_serial::<T>(key, &model, base, &mut stream, offset)?;
+                let bytes = reader.take(payload.len() - offset, "the rest")?;
+                let mut stream = [(offset, Serial::new(bytes, offset)?)];
+                self.read_hot::<T>(key, &model, base, &mut stream)?;
+                let [(_, mut stream)] = stream;
+                self.read_cold::<T>(key, &model, base, 0, 1, &mut stream, offset)?;
                 stream.finish(offset)?;
             }
-            if hot == 2 {
-                let (offset, lanes) = slices[0];
-                let (plain_offset, plain) = slices[1];
-                let lanes_count = if streams == Streams::FewLanes { 4 } else { 16 };
-                self.read_hot_lanes::<T>(
-                    key,
-                    &model,
-                    base,
-                    (lanes, lanes_count, offset),
-                    plain,
-                    plain_offset,
-                )?;
+            Streams::Apart { hot } => {
+                let hot = if model.has_hot() { hot } else { 0 };
+                let strips = if model.has_cold() { STRIPS } else { 0 };
+                let mut varint = || reader.varint(usize::MAX, "a length");
+                let of_hot = if hot > 0 && strips > 0 { Some(varint()?) } else { None };
+                let mut shares = Vec::new();
+                for count in [hot, strips] {
+                    let written =
+                        (0..count.saturating_sub(1)).map(|_| varint()).collect::<Result<Vec<_>, _>>()?;
+                    shares.push(written);
+                }
+                let rest = payload.len() - reader.offset();
+                let of_hot = of_hot.unwrap_or(if hot > 0 { rest } else { 0 });
+                let of_strips = rest.checked_sub(of_hot).ok_or_else(|| reader.error("the hot streams"))?;
+                let mut streams = Vec::new();
+                for (mut rest, count, shares) in [(of_hot, hot, &shares[0]), (of_strips, strips, &shares[1])]
+                {
+                    for i in 0..count {
+                        let offset = reader.offset();
+                        let len = match shares.get(i) {
+                            None => rest,
+                            Some(&zigzag) => {
+                                let (share, zigzag) = ((rest / (count - i)) as i64, zigzag as i64);
+                                let off = if zigzag % 2 == 0 { zigzag / 2 } else { -(zigzag / 2) - 1 };
+                                let len = share.checked_add(off).and_then(|len| usize::try_from(len).ok());
+                                len.ok_or_else(|| reader.error("the length of a stream"))?
+                            }
+                        };
+                        let bytes = reader.take(len, "a stream is cut short")?;
+                        rest = rest.checked_sub(len).ok_or_else(|| reader.error("the length of a stream"))?;
+                        streams.push((offset, Serial::new(bytes, offset)?));
+                    }
+                }
+                reader.finish("bytes after the last stream")?;
+                let (hot, strips) = streams.split_at_mut(hot);
+                self.read_hot::<T>(key, &model, base, hot)?;
+                for (strip, (offset, stream)) in strips.iter_mut().enumerate() {
+                    self.read_cold::<T>(key, &model, base, strip, STRIPS, stream, *offset)?;
+                }
+                for (offset, stream) in streams {
+                    stream.finish(offset)?;
+                }
             }
-            for (strip, (offset, bytes)) in slices.into_iter().skip(hot).enumerate() {
-                let mut stream = Serial::new(bytes);
-                self.read_cold::<T>(key, &model, base, strip, STRIPS, &mut stream, offset)?;
-                stream.finish(offset)?;
-            }
-            reader.finish("bytes after the last stream")?;
         }
         self.changes.sort_unstable_by_key(|&(position, _)| position);
         Ok(&self.changes)
     }
 
-    fn read_hot_lanes<T: Element>(
+    /// The hot elements take turns with the streams.
+    fn read_hot<T: Element>(
         &mut self,
         key: Key,
         model: &Model,
         base: &[u8],
-        (lanes, count, lanes_offset): (&[u8], usize, usize),
-        plain: &[u8],
-        offset: usize,
+        streams: &mut [(usize, Serial<'_>)],
     ) -> Result<(), CodecError> {
-        let bad = CodecError::new("the lanes are broken", lanes_offset);
         let symbols: Vec<Symbols> =
             model.classes.iter().map(|&class| Symbols::new(class, T::WIDTH)).collect();
-        let mut bits = BitReader::new(plain);
-        let mut reader = Reader::new(lanes);
-        let mut word = |len: usize| reader.take(len, "a word").map_err(|_| bad);
-        let mut states = Vec::new();
-        for _ in 0..count {
-            states.push(word(4)?.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)));
-        }
+        let count = streams.len();
         let mut next = (0..count).cycle();
         for (position, old) in (0..).zip(layout::elements::<T>(base)) {
             let class = model.class_of(key.find(old));
             if !model.classes[class].is_hot() {
                 continue;
             }
-            let state = &mut states[next.next().unwrap_or(0)];
-            let slot = (*state % 1024) as u32;
-            let (symbol, start, freq) = symbols[class].find(slot);
-            *state = (*state >> SYMBOL_SCALE) * u64::from(freq) + u64::from(slot - start);
-            if *state < 1 << 16 {
-                *state =
-                    *state << 16 | word(2)?.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte));
-            }
-            if symbol == Symbol::Unchanged {
-                continue;
-            }
-            let new = moved(old, symbol, &mut bits).ok_or(CodecError::new(BAD_DISTANCE, offset))?;
-            self.changes.push((position, new.to_u64()));
-        }
-        if bits.whole_bytes() != Some(plain.len()) {
-            return Err(CodecError::new("plain bits are left: broken, or another base", offset));
-        }
-        if states.iter().any(|&state| state != 1 << 16) || word(1).is_ok() {
-            return Err(bad);
-        }
-        Ok(())
-    }
-
-    fn read_hot_serial<T: Element>(
-        &mut self,
-        key: Key,
-        model: &Model,
-        base: &[u8],
-        stream: &mut Serial<'_>,
-        offset: usize,
-    ) -> Result<(), CodecError> {
-        if !model.has_hot() {
-            return Ok(());
-        }
-        let symbols: Vec<Symbols> =
-            model.classes.iter().map(|&class| Symbols::new(class, T::WIDTH)).collect();
-        for (position, old) in (0..).zip(layout::elements::<T>(base)) {
-            let class = model.class_of(key.find(old));
-            if !model.classes[class].is_hot() {
-                continue;
-            }
+            let (offset, stream) = &mut streams[next.next().unwrap_or(0)];
             let symbol = read_symbol(&symbols[class], stream);
             if symbol == Symbol::Unchanged {
                 continue;
             }
-            let new = moved(old, symbol, stream).ok_or(CodecError::new(BAD_DISTANCE, offset))?;
+            let new = moved(old, symbol, stream).ok_or(CodecError::new(BAD_DISTANCE, *offset))?;
             self.changes.push((position, new.to_u64()));
         }
         Ok(())

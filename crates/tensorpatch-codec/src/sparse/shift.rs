@@ -1,31 +1,11 @@
 //! From a symbol and its plain bits to the new value of an element.
 
-use crate::bits::BitReader;
 use crate::element::Element;
 
 use super::plan::ESCAPE;
 use super::stream::Serial;
 
-pub(super) const BAD_DISTANCE: &str = "a distance has more bits than an element, or is cut short";
-
-/// Plain bits, from wherever they lie.
-pub(super) trait Plain {
-    /// The next `len` bits, at most 32.
-    fn plain(&mut self, len: u32) -> Option<u32>;
-}
-
-impl Plain for BitReader<'_> {
-    fn plain(&mut self, len: u32) -> Option<u32> {
-        self.take(len)
-    }
-}
-
-impl Plain for Serial<'_> {
-    fn plain(&mut self, len: u32) -> Option<u32> {
-        // To read no bits must not take a word either, however small the state is.
-        Some(if len == 0 { 0 } else { self.bits(len) })
-    }
-}
+pub(super) const BAD_DISTANCE: &str = "a distance has more bits than an element";
 
 /// The last of the codes whose distance is known without plain bits: unchanged, and one or two up or down.
 pub(super) const LAST_NEAR: u32 = 4;
@@ -40,17 +20,17 @@ pub(super) fn near<T: Element>(old: T, code: u32) -> T {
 
 /// The element that `old` becomes by the symbol of this code, which is not that of `Unchanged`.
 ///
-/// `None` if the plain bits end, or the distance has more bits than an element.
+/// `None` if the distance has more bits than an element.
 #[inline(always)]
-pub(super) fn shifted<T: Element>(old: T, code: u32, plain: &mut impl Plain) -> Option<T> {
+pub(super) fn shifted<T: Element>(old: T, code: u32, plain: &mut Serial<'_>) -> Option<T> {
     if code <= LAST_NEAR { Some(near(old, code)) } else { shifted_far(old, code, plain) }
 }
 
 #[cold]
 #[inline(never)]
-fn shifted_far<T: Element>(old: T, code: u32, plain: &mut impl Plain) -> Option<T> {
+fn shifted_far<T: Element>(old: T, code: u32, plain: &mut Serial<'_>) -> Option<T> {
     let (bits, down) = if code == ESCAPE {
-        let both = plain.plain(7)?;
+        let both = plain.bits(7);
         (both & 63, both >> 6 == 1)
     } else {
         ((code - 1) >> 1, (code - 1) & 1 == 1)
@@ -61,19 +41,20 @@ fn shifted_far<T: Element>(old: T, code: u32, plain: &mut impl Plain) -> Option<
 /// The same for a cold change, whose direction is known.
 #[cold]
 #[inline(never)]
-pub(super) fn shifted_cold<T: Element>(old: T, code: u32, down: bool, plain: &mut impl Plain) -> Option<T> {
-    let bits = if code == ESCAPE { plain.plain(6)? } else { code.checked_sub(1)? >> 1 };
+pub(super) fn shifted_cold<T: Element>(old: T, code: u32, down: bool, plain: &mut Serial<'_>) -> Option<T> {
+    let bits = if code == ESCAPE { plain.bits(6) } else { code.checked_sub(1)? >> 1 };
     far(old, bits, down, plain)
 }
 
-fn far<T: Element>(old: T, bits: u32, down: bool, plain: &mut impl Plain) -> Option<T> {
+fn far<T: Element>(old: T, bits: u32, down: bool, plain: &mut Serial<'_>) -> Option<T> {
     if bits as usize >= T::WIDTH * 8 {
         return None;
     }
     let len = bits.saturating_sub(1);
-    let mut beyond = u64::from(plain.plain(len.min(32))?);
+    // To read no bits must not take a word either, however small the state is.
+    let mut beyond = if len > 0 { u64::from(plain.bits(len.min(32))) } else { 0 };
     if len > 32 {
-        beyond |= u64::from(plain.plain(len - 32)?) << 32;
+        beyond |= u64::from(plain.bits(len - 32)) << 32;
     }
     if bits > 0 {
         beyond |= 1 << len;

@@ -33,100 +33,63 @@ fn decode_elements(format: Format, payload: Input<'_>, elements: &mut [u64]) -> 
     let has_hot = model.classes.iter().any(|class| class.rate >= HOT);
     let has_cold = model.classes.iter().any(|class| (1..HOT).contains(&class.rate));
 
-    if model.streams == Streams::One {
-        let mut stream = Serial::new(rest);
-        read_hot(&model, &mut stream, &hot, &classes, elements, bits)?;
+    if model.hot_streams == 0 {
+        let mut stream = Serial::new(rest)?;
+        read_hot(&model, std::slice::from_mut(&mut stream), &hot, &classes, elements, bits)?;
         cold(&model, &mut stream, &all, &classes, elements, bits)?;
         return stream.end();
     }
 
-    let mut streams = split(&model, rest, has_hot, has_cold)?.into_iter();
-    if has_hot {
-        let symbols = streams.next().unwrap_or_default();
-        match model.streams {
-            Streams::Lanes(lanes) => {
-                let mut lanes = Lanes::new(symbols, lanes)?;
-                let mut plain = BitString::new(streams.next().unwrap_or_default());
-                for (number, element) in hot.into_iter().enumerate() {
-                    let symbol = lanes.symbol(number, model.get(get(&classes, element)))?;
-                    let step = symbol.step(bits, None, &mut |k| plain.number(k))?;
-                    apply(elements, element, step, bits);
-                }
-                lanes.end()?;
-                if !plain.rest()?.is_empty() {
-                    return Err("plain bits are left over");
-                }
-            }
-            Streams::One | Streams::Serial => {
-                let mut stream = Serial::new(symbols);
-                read_hot(&model, &mut stream, &hot, &classes, elements, bits)?;
-                stream.end()?;
-            }
-        }
-    }
-    if has_cold {
-        for strip in 0..4 {
-            let width = format.width();
-            let of_strip: Vec<usize> =
-                all.iter().copied().filter(|e| e.saturating_mul(width) / 8192 % 4 == strip).collect();
-            let mut stream = Serial::new(streams.next().unwrap_or_default());
-            cold(&model, &mut stream, &of_strip, &classes, elements, bits)?;
-            stream.end()?;
-        }
+    let (mut of_hot, of_cold) = split(
+        Input::new(rest, 0),
+        if has_hot { model.hot_streams } else { 0 },
+        if has_cold { STRIPS } else { 0 },
+    )?;
+    read_hot(&model, &mut of_hot, &hot, &classes, elements, bits)?;
+    of_hot.into_iter().try_for_each(Serial::end)?;
+    for (strip, mut stream) in of_cold.into_iter().enumerate() {
+        let width = format.width();
+        let of_strip: Vec<usize> =
+            all.iter().copied().filter(|e| e.saturating_mul(width) / 8192 % STRIPS == strip).collect();
+        cold(&model, &mut stream, &of_strip, &classes, elements, bits)?;
+        stream.end()?;
     }
     Ok(())
 }
 
-/// The streams of a payload that has several, in their order.
-fn split<'a>(model: &Model, rest: &'a [u8], has_hot: bool, has_cold: bool) -> Maybe<Vec<&'a [u8]>> {
-    let lanes = matches!(model.streams, Streams::Lanes(_));
-    let of_hot = if has_hot { 1_usize.saturating_add(lanes.into()) } else { 0 };
-    let of_cold = if has_cold { 4 } else { 0 };
-    let count = of_hot.saturating_add(of_cold);
-    let mut rest = Input::new(rest, 0);
-    let mut numbers = Vec::new();
-    for _ in 1..count {
-        numbers.push(rest.varint().map_err(|error| error.what)?);
-    }
+const STRIPS: usize = 8;
+
+/// The streams of the two groups, so many of each.
+fn split(mut rest: Input<'_>, hot: usize, strips: usize) -> Maybe<(Vec<Serial<'_>>, Vec<Serial<'_>>)> {
+    let mut varint = || rest.varint().map_err(|error| error.what);
+    let h = if hot > 0 && strips > 0 { Some(varint()?) } else { None };
+    let of_hot = (1..hot).map(|_| varint()).collect::<Maybe<Vec<u64>>>()?;
+    let of_strips = (1..strips).map(|_| varint()).collect::<Maybe<Vec<u64>>>()?;
+    let h = h.unwrap_or(if hot > 0 { rest.left() } else { 0 });
+    let hot_bytes = rest.take(h).map_err(|error| error.what)?;
+    Ok((group(hot_bytes, hot, &of_hot)?, group(rest.rest(), strips, &of_strips)?))
+}
+
+/// The streams of a group that fills `bytes`. `numbers` are those of all streams but the last.
+fn group<'a>(bytes: &'a [u8], count: usize, numbers: &[u64]) -> Maybe<Vec<Serial<'a>>> {
+    let mut bytes = Input::new(bytes, 0);
     let mut streams = Vec::new();
-    for (stream, number) in numbers.into_iter().enumerate() {
-        let len = if stream < of_hot {
-            number
+    for (m, z) in (1..=count as u64).rev().zip(numbers) {
+        let share = bytes.left().checked_div(m).unwrap_or(0);
+        let len = if z.is_multiple_of(2) {
+            share.checked_add(z / 2)
         } else {
-            let strips_left = count.saturating_sub(stream) as u64;
-            let share = rest.left().checked_div(strips_left).unwrap_or(0);
-            let len = if number.is_multiple_of(2) {
-                share.checked_add(number / 2)
-            } else {
-                share.checked_sub((number / 2).saturating_add(1))
-            };
-            len.ok_or("the length of a strip is below 0 or beyond all numbers")?
+            share.checked_sub((z / 2).saturating_add(1))
         };
-        streams.push(rest.take(len).map_err(|error| error.what)?);
+        let len = len.ok_or("the length of a stream is below 0 or beyond all numbers")?;
+        streams.push(Serial::new(bytes.take(len).map_err(|error| error.what)?)?);
     }
     if count > 0 {
-        streams.push(rest.rest());
-    } else {
-        rest.end().map_err(|error| error.what)?;
+        streams.push(Serial::new(bytes.rest())?);
+        return Ok(streams);
     }
+    bytes.end().map_err(|error| error.what)?;
     Ok(streams)
-}
-
-/// Section 5, in a serial stream.
-fn read_hot(
-    model: &Model,
-    stream: &mut Serial<'_>,
-    hot: &[usize],
-    classes: &[usize],
-    elements: &mut [u64],
-    bits: u64,
-) -> Maybe<()> {
-    for element in hot {
-        let symbol = stream.symbol(model.get(get(classes, *element)))?;
-        let step = symbol.step(bits, None, &mut |k| stream.plain(k))?;
-        apply(elements, *element, step, bits);
-    }
-    Ok(())
 }
 
 fn get(classes: &[usize], element: usize) -> usize {
@@ -165,16 +128,9 @@ struct Class {
     symbols: Vec<(Symbol, u64, u64)>,
 }
 
-/// Section 2: what the payload is divided into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Streams {
-    One,
-    Serial,
-    Lanes(usize),
-}
-
 struct Model {
-    streams: Streams,
+    /// How many there are if there are any; 0 if one stream holds everything.
+    hot_streams: usize,
     first_key: u64,
     classes: Vec<Class>,
 }
@@ -182,11 +138,11 @@ struct Model {
 impl Model {
     // 2. Payload
     fn read(string: &mut BitString<'_>, bits: u64) -> Maybe<Self> {
-        let streams = match string.number(2)? {
-            0 => Streams::One,
-            1 => Streams::Serial,
-            2 => Streams::Lanes(4),
-            _ => Streams::Lanes(16),
+        let hot_streams = match string.number(2)? {
+            0 => 0,
+            1 => 1,
+            2 => 8,
+            _ => 16,
         };
         let count = string.number(5)?.saturating_add(1);
         let reaching = string.number(6)?;
@@ -224,7 +180,7 @@ impl Model {
             .zip(reaches)
             .map(|(rate, reach)| Class { rate, reach, symbols: symbols(rate, reach, bits) })
             .collect();
-        Ok(Self { streams, first_key, classes })
+        Ok(Self { hot_streams, first_key, classes })
     }
 
     fn class(&self, key: u64) -> usize {
@@ -343,15 +299,15 @@ fn symbols(rate: u64, reach: u64, bits: u64) -> Vec<(Symbol, u64, u64)> {
 
 impl Symbol {
     /// What the symbol means, with the plain bits that it calls for; `known` is the direction if the class is cold.
-    fn step(self, bits: u64, known: Option<bool>, plain: &mut dyn FnMut(u64) -> Maybe<u64>) -> Maybe<Step> {
+    fn step(self, bits: u64, known: Option<bool>, stream: &mut Serial<'_>) -> Maybe<Step> {
         let (up, b) = match (self, known) {
             (Self::Unchanged, _) => return Ok(None),
             (Self::Up(b), _) => (true, b),
             (Self::Down(b), _) => (false, b),
             (Self::Moved(b), up) => (up.ok_or("a hot class has no such symbol")?, b),
-            (Self::Escape, Some(up)) => (up, plain(6)?),
+            (Self::Escape, Some(up)) => (up, stream.plain(6)),
             (Self::Escape, None) => {
-                let both = plain(7)?;
+                let both = stream.plain(7);
                 (both >> 6 == 0, low(both, 6))
             }
         };
@@ -361,8 +317,8 @@ impl Symbol {
         let t = match b.checked_sub(1) {
             None => 0,
             Some(below) => {
-                let low = plain(below.min(32))?;
-                let high = if below > 32 { plain(below.saturating_sub(32))? } else { 0 };
+                let low = stream.plain(below.min(32));
+                let high = if below > 32 { stream.plain(below.saturating_sub(32)) } else { 0 };
                 1 << below | high << 32 | low
             }
         };
@@ -399,11 +355,14 @@ struct Serial<'a> {
 }
 
 impl<'a> Serial<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
+    fn new(bytes: &'a [u8]) -> Maybe<Self> {
         let s = bytes.len();
         let first = if s <= 8 { s } else { s.saturating_sub(1).wrapping_rem(4).saturating_add(5) };
         let (state, words) = bytes.split_at(first);
-        Self { x: integer(state), words: words.chunks(4) }
+        if state.last() == Some(&0) {
+            return Err("a state has more bytes than it needs");
+        }
+        Ok(Self { x: integer(state), words: words.chunks(4) })
     }
 
     fn take(&mut self, shift: u64, f: u64, o: u64) {
@@ -416,13 +375,12 @@ impl<'a> Serial<'a> {
         }
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "as the plain bits of parallel streams are read")]
-    fn plain(&mut self, k: u64) -> Maybe<u64> {
+    fn plain(&mut self, k: u64) -> u64 {
         let value = low(self.x, k);
         if k > 0 {
             self.take(k, 1, 0);
         }
-        Ok(value)
+        value
     }
 
     fn symbol(&mut self, class: &Class) -> Maybe<Symbol> {
@@ -448,37 +406,24 @@ fn low(x: u64, k: u64) -> u64 {
 
 // 5. Hot elements
 
-struct Lanes<'a> {
-    states: Vec<u64>,
-    words: std::slice::Chunks<'a, u8>,
-}
-
-impl<'a> Lanes<'a> {
-    fn new(bytes: &'a [u8], lanes: usize) -> Maybe<Self> {
-        let split =
-            bytes.split_at_checked(lanes.saturating_mul(4)).ok_or("the states of the lanes are missing")?;
-        if !split.1.len().is_multiple_of(2) {
-            return Err("half a word of the lanes is left");
-        }
-        Ok(Self { states: split.0.chunks(4).map(integer).collect(), words: split.1.chunks(2) })
+/// The elements take turns with the streams.
+fn read_hot(
+    model: &Model,
+    streams: &mut [Serial<'_>],
+    hot: &[usize],
+    classes: &[usize],
+    elements: &mut [u64],
+    bits: u64,
+) -> Maybe<()> {
+    let count = streams.len();
+    for (number, element) in hot.iter().enumerate() {
+        let turn = number.checked_rem(count).unwrap_or(0);
+        let stream = streams.get_mut(turn).ok_or("a hot element without a stream")?;
+        let symbol = stream.symbol(model.get(get(classes, *element)))?;
+        let step = symbol.step(bits, None, stream)?;
+        apply(elements, *element, step, bits);
     }
-
-    fn symbol(&mut self, number: usize, class: &Class) -> Maybe<Symbol> {
-        let lane = number.checked_rem(self.states.len()).unwrap_or(0);
-        let x = self.states.get_mut(lane).ok_or("no lanes")?;
-        let slot = low(*x, 10);
-        let (symbol, from, to) = symbol_of(class, slot)?;
-        *x = (*x >> 10).wrapping_mul(to.saturating_sub(from)).wrapping_add(slot.saturating_sub(from));
-        if *x < 1 << 16 {
-            *x = *x << 16 | integer(self.words.next().ok_or("the words of the lanes are used up")?);
-        }
-        Ok(symbol)
-    }
-
-    fn end(mut self) -> Maybe<()> {
-        let done = self.states.iter().all(|x| *x == 1 << 16) && self.words.next().is_none();
-        if done { Ok(()) } else { Err("the lanes do not end with states 2^16") }
-    }
+    Ok(())
 }
 
 // 6. Cold changes
@@ -516,8 +461,8 @@ fn cold(
         let width = scale.saturating_add(2);
         let mut c = q.saturating_add(1);
         if q == 11 {
-            stream.plain(11)?;
-            q = q.saturating_add(stream.plain(20)?);
+            stream.plain(11);
+            q = q.saturating_add(stream.plain(20));
             c = 0;
         }
         let up = stream.x >> c & 1 == 0;
@@ -547,7 +492,7 @@ fn cold(
         let step = if class.reach == 0 {
             Some((up, 1))
         } else {
-            stream.symbol(class)?.step(bits, Some(up), &mut |k| stream.plain(k))?
+            stream.symbol(class)?.step(bits, Some(up), stream)?
         };
         apply(elements, element, step, bits);
         e = j;
