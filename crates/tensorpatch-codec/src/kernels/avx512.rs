@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use crate::sparse::{HOT_MARK, Lengths};
 
-use super::{Found, GROUP, PADDING, SLACK, portable};
+use super::{Found, GROUP, SLACK, portable};
 
 /// Bytes of a group.
 pub(crate) const STEP: usize = 64;
@@ -195,57 +195,6 @@ unsafe fn survey_groups(
         }
     }
     len
-}
-
-/// [`portable::find_group`]. Looks at 32 groups at once: a branch for each would be foreseen too seldom.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-pub(crate) fn find_group(ends: &[u32], from: usize, point: u32) -> usize {
-    let wanted = _mm512_set1_epi32(point.cast_signed());
-    let mut group = from;
-    while let Some(later) = ends.get(group..).and_then(|later| later.first_chunk::<PADDING>()) {
-        // SAFETY: 32 ends of four bytes.
-        let (first, second) = unsafe {
-            let at = later.as_ptr().cast::<__m512i>();
-            (_mm512_loadu_si512(at), _mm512_loadu_si512(at.add(1)))
-        };
-        let first = _mm512_cmpgt_epu32_mask(first, wanted);
-        let second = _mm512_cmpgt_epu32_mask(second, wanted);
-        let beyond = u32::from(second) << 16 | u32::from(first);
-        if beyond != 0 {
-            return group + beyond.trailing_zeros() as usize;
-        }
-        group += PADDING;
-    }
-    group
-}
-
-/// [`super::locate`], of a whole group.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(crate) fn locate(classes: &Classes, lengths: &Lengths, group: &[u8; STEP], rest: u32) -> Found {
-    // SAFETY: 64 bytes.
-    let elements = unsafe { _mm512_loadu_si512(group.as_ptr().cast()) };
-    let own = _mm512_and_si512(classes.of(elements), _mm512_set1_epi16((!HOT_MARK).cast_signed()));
-    // Sums from the start of each 128 bits, then of all the 128 bits before.
-    let sums = _mm512_add_epi16(own, _mm512_bslli_epi128::<2>(own));
-    let sums = _mm512_add_epi16(sums, _mm512_bslli_epi128::<4>(sums));
-    let sums = _mm512_add_epi16(sums, _mm512_bslli_epi128::<8>(sums));
-    let totals = _mm512_shuffle_epi8(sums, _mm512_set1_epi16(0x0f0e));
-    let zero = _mm512_setzero_si512();
-    let one = _mm512_alignr_epi64::<6>(totals, zero);
-    let two = _mm512_alignr_epi64::<4>(totals, zero);
-    let three = _mm512_alignr_epi64::<2>(totals, zero);
-    let sums = _mm512_add_epi16(_mm512_add_epi16(sums, one), _mm512_add_epi16(two, three));
-    let beyond = _mm512_cmpgt_epu16_mask(sums, _mm512_set1_epi16(rest as i16));
-    // Without an element beyond the point the caller's ends were not those of this group; any element will do.
-    let index = beyond.trailing_zeros() as usize % GROUP;
-    let end = _mm512_permutexvar_epi16(_mm512_set1_epi16(index as i16), sums);
-    let end = _mm_cvtsi128_si32(_mm512_castsi512_si128(end)).cast_unsigned() & 0xffff;
-    let element = group.as_chunks::<2>().0[index % GROUP];
-    let element = u16::from_le_bytes(element);
-    let length = lengths.of(element);
-    Found { index, before: end.wrapping_sub(length), length, element: u64::from(element) }
 }
 
 /// [`portable::before`], of a whole group.

@@ -1,6 +1,6 @@
 //! The loops over all elements of a chunk, each written once for every machine and again for those with wide vectors.
 //!
-//! They work on blocks of 32 KiB, which stay in the nearest cache from one kernel to the next.
+//! They work on blocks of 64 KiB, which stay in the caches of a core from one kernel to the next.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
@@ -70,6 +70,22 @@ pub(crate) fn stream(level: Level, block: &[u8], target: &mut [u8]) {
         Kind::Avx2 => avx2::stream(block, target),
         Kind::Portable => target.copy_from_slice(block),
     }
+}
+
+/// Calls for the lines of memory that begin in `len` bytes from `start` on, ahead of their use. Nothing need be there.
+#[inline]
+pub(crate) fn call_for(start: *const u8, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..len).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        #[expect(unsafe_code, reason = "an instruction of every such machine")]
+        // SAFETY: a prefetch may point anywhere.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, len);
 }
 
 /// An element of a group: its place, the lengths before it, and its own.

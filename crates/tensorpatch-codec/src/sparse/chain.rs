@@ -26,7 +26,7 @@ impl Patch {
 /// New values, in the order in which they are found.
 #[derive(Debug, Default)]
 pub(super) struct Patches {
-    /// More than are there, so that whether one is kept takes no branch.
+    /// More than are there.
     items: Vec<Patch>,
     len: usize,
 }
@@ -44,12 +44,12 @@ impl Patches {
         }
     }
 
-    /// Appends a patch, if it is to be kept. There must be room.
+    /// Appends a patch. There must be room.
     #[inline(always)]
-    pub(super) fn put(&mut self, patch: Patch, keep: bool) {
+    pub(super) fn put(&mut self, patch: Patch) {
         if let Some(place) = self.items.get_mut(self.len) {
             *place = patch;
-            self.len += usize::from(keep);
+            self.len += 1;
         }
     }
 
@@ -98,6 +98,12 @@ impl Parts {
         }
     }
 
+    /// Where the groups of the parts start, each with its padding.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn borders(&self) -> &[u32] {
+        &self.borders
+    }
+
     /// Part number `index`; an empty one beyond the last.
     pub(super) fn part(&self, index: usize) -> Part<'_> {
         let len = self.groups + 1 + PADDING;
@@ -111,17 +117,17 @@ impl Parts {
 /// The changes of a strip being read: the next point on its axis, looked at but not yet removed from the stream.
 #[derive(Debug, Clone)]
 pub(super) struct Chain<'a> {
-    stream: Serial<'a>,
+    pub(super) stream: Serial<'a>,
     /// The point, counted from the start of the part that is worked on. Meaningless until the strip has begun.
-    point: u64,
+    pub(super) point: u64,
     /// Where its bucket begins; before the start if the point was looked at in an earlier part.
-    bucket: i64,
+    pub(super) bucket: i64,
     /// The direction of the change there.
-    down: bool,
+    pub(super) down: bool,
     /// The slot of the bucket that the point is made from.
-    slot: u32,
+    pub(super) slot: u32,
     /// The bits of the state that were looked at.
-    looked_at: u32,
+    pub(super) looked_at: u32,
     /// An element with a length was met.
     begun: bool,
 }
@@ -131,48 +137,56 @@ impl<'a> Chain<'a> {
         Self { stream, point: 0, bucket: 0, down: false, slot: 0, looked_at: 0, begun: false }
     }
 
+    /// Looks at the first point, if the part is the first with elements that have a length.
+    pub(super) fn begin(&mut self, end: u64, scale: u32) {
+        if !self.begun && end > 0 {
+            self.begun = true;
+            self.look(0, scale);
+        }
+    }
+
+    /// Leaves a part that ends at `end`: what follows is counted from there.
+    pub(super) fn leave(&mut self, end: u64) {
+        if self.begun {
+            self.point -= end;
+            self.bucket -= end.cast_signed();
+        }
+    }
+
     /// Looks at the next point, after `from`.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "a slot has at most 20 bits")]
-    fn look(&mut self, works: bool, from: u32, scale: u32) {
+    pub(super) fn look(&mut self, from: u32, scale: u32) {
         let ones = self.stream.state().trailing_ones();
-        let (quotient, below) = if ones < QUOTIENT_ESCAPE || !works {
+        let (quotient, below) = if ones < QUOTIENT_ESCAPE {
             (ones, ones + 1)
         } else {
             self.stream.bits(QUOTIENT_ESCAPE);
             (QUOTIENT_ESCAPE + self.stream.bits(QUOTIENT_BITS), 0)
         };
         let bucket = u64::from(from) + (u64::from(quotient) << scale);
-        let seen = self.stream.state().unbounded_shr(below);
-        let slot = (seen >> 1) as u32 & ((1 << slot_bits(scale)) - 1);
-        let point = bucket + u64::from(unit_at(slot, scale));
-        self.down = if works { seen & 1 == 1 } else { self.down };
-        self.slot = if works { slot } else { self.slot };
-        self.point = if works { point } else { self.point };
-        self.bucket = if works { bucket.cast_signed() } else { self.bucket };
-        self.looked_at = if works { below + 1 + slot_bits(scale) } else { self.looked_at };
+        let seen = self.stream.state() >> below;
+        self.down = seen & 1 == 1;
+        self.slot = (seen >> 1) as u32 & ((1 << slot_bits(scale)) - 1);
+        self.point = bucket + u64::from(unit_at(self.slot, scale));
+        self.bucket = bucket.cast_signed();
+        self.looked_at = below + 1 + slot_bits(scale);
     }
 
     /// Removes the point from the stream: it lies in what spans `start..end`.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "neither is more than a bucket")]
-    fn take(&mut self, works: bool, start: i64, end: i64, scale: u32) {
-        // Both lie in the bucket; the bounds matter for a chain that does not work, too.
-        let within = |at: i64| slots_before((at - self.bucket).clamp(0, 1 << scale) as u32, scale);
-        let (start, end) = (within(start), within(end));
-        let (total, freq, offset) = if works {
-            (self.looked_at, end.wrapping_sub(start), self.slot.wrapping_sub(start))
-        } else {
-            (0, 1, 0)
-        };
-        self.stream.consume_if(works, total, freq, offset);
+    fn take(&mut self, start: i64, end: i64, scale: u32) {
+        let start = slots_before((start - self.bucket).max(0) as u32, scale);
+        let end = slots_before((end - self.bucket).min(1 << scale) as u32, scale);
+        self.stream.consume(self.looked_at, end - start, self.slot.wrapping_sub(start));
     }
 
     /// Ends the axis where the last part ended, and gives the stream back.
     pub(super) fn finish(&mut self, scale: u32) -> Serial<'a> {
         if self.begun {
             // Beyond any bucket, and far from overflow.
-            self.take(true, 0, 1 << 62, scale);
+            self.take(0, 1 << 62, scale);
         }
         self.stream
     }
@@ -189,48 +203,11 @@ pub(super) fn run<T: Element, const N: usize>(
 ) -> Option<()> {
     match level.kind() {
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 if T::WIDTH == 2 => run_avx512(chains, look_up, bytes, parts, patches),
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 if T::WIDTH == 2 => run_avx2(chains, look_up, bytes, parts, patches),
+        Kind::Avx2 | Kind::Avx512 if T::WIDTH == 2 => run_avx2(chains, look_up, bytes, parts, patches),
         _ => run_with::<T, N>(chains, look_up, parts, patches, kernels::find_group, |group, rest| {
             locate_in::<T>(look_up.lengths, bytes, group, rest)
         }),
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
-fn run_avx512<const N: usize>(
-    chains: &mut [Chain<'_>; N],
-    look_up: LookUp<'_>,
-    bytes: &[u8],
-    parts: &[Part<'_>; N],
-    patches: &mut Patches,
-) -> Option<()> {
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,lzcnt,popcnt")]
-    fn inner<const N: usize>(
-        chains: &mut [Chain<'_>; N],
-        look_up: LookUp<'_>,
-        bytes: &[u8],
-        parts: &[Part<'_>; N],
-        patches: &mut Patches,
-    ) -> Option<()> {
-        let classes = kernels::avx512::Classes::load(look_up.lengths);
-        let (groups, _) = bytes.as_chunks::<{ kernels::avx512::STEP }>();
-        run_with::<u16, N>(
-            chains,
-            look_up,
-            parts,
-            patches,
-            |ends, from, point| kernels::avx512::find_group(ends, from, point),
-            |group, rest| match groups.get(group) {
-                Some(whole) => kernels::avx512::locate(&classes, look_up.lengths, whole, rest),
-                None => locate_in::<u16>(look_up.lengths, bytes, group, rest),
-            },
-        )
-    }
-    // SAFETY: called at the AVX-512 level alone, which has all these instructions.
-    unsafe { inner(chains, look_up, bytes, parts, patches) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -264,7 +241,7 @@ fn run_avx2<const N: usize>(
             },
         )
     }
-    // SAFETY: called at the AVX2 level alone, which has all these instructions.
+    // SAFETY: called at the AVX2 level or above alone, which have all these instructions.
     unsafe { inner(chains, look_up, bytes, parts, patches) }
 }
 
@@ -292,56 +269,39 @@ fn run_with<T: Element, const N: usize>(
     let ends: [u64; N] = parts.map(|part| u64::from(part.end));
     let mut groups = [0; N];
     for (chain, &end) in chains.iter_mut().zip(&ends) {
-        if !chain.begun && end > 0 {
-            chain.begun = true;
-            chain.look(true, 0, scale);
-        }
+        chain.begin(end, scale);
     }
-    // Each round takes one step in every chain, a part of the step at a time: so the processor finds the parts of all chains side
-    // by side, where a chain's whole step would fill its window. A chain at its end takes steps that change nothing.
-    loop {
-        let working: [bool; N] = std::array::from_fn(|i| chains[i].point < ends[i]);
-        if working == [false; N] {
-            break;
-        }
+    let mut working = true;
+    while working {
+        working = false;
         patches.make_room(N);
-        let mut rests = [0; N];
-        let mut starts = [0; N];
         for i in 0..N {
-            // Below the end of the part if the chain works, so below 2^32.
+            let chain = &mut chains[i];
+            if chain.point >= ends[i] {
+                continue;
+            }
+            working = true;
+            let part = parts[i];
+            // Below the end of the part, so below 2^32.
             #[expect(clippy::cast_possible_truncation, reason = "see above")]
-            let point = chains[i].point as u32;
-            let (_, ends) = parts[i].borders.split_first().unwrap_or((&0, &[]));
+            let point = chain.point as u32;
+            let (_, ends) = part.borders.split_first().unwrap_or((&0, &[]));
             let group = find_group(ends, groups[i], point);
-            groups[i] = if working[i] { group } else { groups[i] };
-            starts[i] = parts[i].borders.get(groups[i]).copied().unwrap_or(0);
-            rests[i] = point.wrapping_sub(starts[i]);
-        }
-        let found: [Found; N] = std::array::from_fn(|i| locate(parts[i].first + groups[i], rests[i]));
-        let mut downs = [false; N];
-        let mut stops = [0; N];
-        for i in 0..N {
-            let start = starts[i] + found[i].before;
-            stops[i] = start + found[i].length;
-            downs[i] = chains[i].down;
-            chains[i].take(working[i], i64::from(start), i64::from(stops[i]), scale);
-        }
-        for i in 0..N {
-            let old = T::from_u64(found[i].element);
-            let key = lengths.key.find(old);
-            let new = chains[i].stream.cold(working[i], tables, key, old, downs[i])?;
-            let position = (parts[i].first + groups[i]) * GROUP + found[i].index;
-            patches.put(Patch::new(position, new), working[i]);
-        }
-        for i in 0..N {
-            chains[i].look(working[i], stops[i], scale);
+            groups[i] = group;
+            let start = part.borders.get(group).copied().unwrap_or(0);
+            let found = locate(part.first + group, point.wrapping_sub(start));
+            let start = start + found.before;
+            let end = start + found.length;
+            let down = chain.down;
+            chain.take(i64::from(start), i64::from(end), scale);
+            let old = T::from_u64(found.element);
+            let new = chain.stream.cold(tables, lengths.key.find(old), old, down)?;
+            patches.put(Patch::new((part.first + group) * GROUP + found.index, new));
+            chain.look(end, scale);
         }
     }
     for (chain, &end) in chains.iter_mut().zip(&ends) {
-        if chain.begun {
-            chain.point -= end;
-            chain.bucket -= end.cast_signed();
-        }
+        chain.leave(end);
     }
     Some(())
 }

@@ -1,18 +1,16 @@
 //! A `sparse` payload on its base to the target, block by block.
 
 use crate::CodecError;
-use crate::bits::BitReader;
-use crate::bytes::Reader;
 use crate::element::{Element, Key};
 use crate::kernels::{self, BLOCK_BYTES, GROUP, Marks};
 use crate::level::Level;
 
 use super::chain::{self, Chain, LookUp, Parts, Patch, Patches};
-use super::layout::{self, MAX_HOT_STREAMS, STRIP_BYTES, STRIPS, Streams};
-use super::model::Model;
+use super::layout::{STRIP_BYTES, STRIPS, Streams};
+use super::payload::{Payload, Stream};
 use super::plan::{Lengths, Tables};
 use super::shift::{BAD_DISTANCE, shifted};
-use super::stream::Serial;
+use super::wide::{Packed, Wide};
 use super::work::Work;
 
 /// Decodes chunks, with scratch memory kept in between.
@@ -23,87 +21,8 @@ pub(crate) struct Decoder {
     parts: Parts,
     marks: Marks,
     patches: Patches,
-}
-
-/// A payload, taken apart.
-struct Payload<'a> {
-    streams: Streams,
-    model: Model,
-    /// The streams of the hot symbols; if there is but one stream, it is the first of them.
-    hot: Vec<Stream<'a>>,
-    /// The streams of the strips.
-    strips: Vec<Stream<'a>>,
-}
-
-/// A stream, and where in the payload it lies.
-struct Stream<'a> {
-    offset: usize,
-    serial: Serial<'a>,
-}
-
-impl Stream<'_> {
-    fn finish(&self) -> Result<(), CodecError> {
-        self.serial.finish(self.offset)
-    }
-}
-
-impl<'a> Payload<'a> {
-    fn parse(payload: &'a [u8]) -> Result<Self, CodecError> {
-        let mut bits = BitReader::new(payload);
-        let streams = Streams::read(&mut bits).ok_or(CodecError::new("the payload is empty", 0))?;
-        let model = Model::read(&mut bits)?;
-        let taken =
-            bits.whole_bytes().ok_or(CodecError::new("the classes are not filled up with zeros", 0))?;
-        let mut reader = Reader::new(payload);
-        reader.take(taken, "the classes are cut short")?;
-
-        let (hot, strips) = match streams {
-            Streams::One => (1, 0),
-            Streams::Apart { hot } => {
-                (if model.has_hot() { hot } else { 0 }, if model.has_cold() { STRIPS } else { 0 })
-            }
-        };
-        let mut of_hot = None;
-        if hot > 0 && strips > 0 {
-            of_hot = Some(reader.varint(usize::MAX, "the length of the hot streams")?);
-        }
-        let mut shares = [0; MAX_HOT_STREAMS + STRIPS];
-        let written = hot.saturating_sub(1) + strips.saturating_sub(1);
-        for share in shares.iter_mut().take(written) {
-            *share = reader.varint(usize::MAX, "the length of a stream")?;
-        }
-        let rest = payload.len() - reader.offset();
-        let of_hot = of_hot.unwrap_or(if hot > 0 { rest } else { 0 });
-        let of_strips = rest
-            .checked_sub(of_hot)
-            .ok_or(CodecError::new("the hot streams are longer than the payload", reader.offset()))?;
-        let (of_hot_shares, of_strip_shares) = shares.split_at(hot.saturating_sub(1));
-        let hot = streams_of(&mut reader, hot, of_hot, of_hot_shares)?;
-        let strips = streams_of(&mut reader, strips, of_strips, of_strip_shares)?;
-        reader.finish("bytes after the last stream")?;
-        Ok(Self { streams, model, hot, strips })
-    }
-}
-
-/// The next `count` streams, which take `rest` bytes; `shares` tell how long each but the last is.
-fn streams_of<'a>(
-    reader: &mut Reader<'a>,
-    count: usize,
-    mut rest: usize,
-    shares: &[usize],
-) -> Result<Vec<Stream<'a>>, CodecError> {
-    let mut streams = Vec::with_capacity(count);
-    for i in 0..count {
-        let offset = reader.offset();
-        let bad = CodecError::new("a stream is cut short", offset);
-        let len = match shares.get(i) {
-            Some(&share) if i + 1 < count => layout::take_share(share, rest, count - i).ok_or(bad)?,
-            _ => rest,
-        };
-        streams.push(Stream { offset, serial: Serial::new(reader.take(len, bad.what)?, offset)? });
-        rest -= len;
-    }
-    Ok(streams)
+    packed: Packed,
+    hot: Vec<u16>,
 }
 
 impl Decoder {
@@ -115,14 +34,14 @@ impl Decoder {
         payload: &[u8],
         work: &mut Work<'_>,
     ) -> Result<(), CodecError> {
-        let mut payload = Payload::parse(payload)?;
+        let payload = Payload::parse(payload)?;
         let scale = payload.model.axis_scale();
         let lengths = Lengths::new(&payload.model, key, scale);
         self.tables.fill(&payload.model, T::WIDTH);
         if payload.streams == Streams::One {
             return self.apply_one::<T>(level, &payload, &lengths, scale, work.whole());
         }
-        self.apply_blocks::<T>(level, &mut payload, &lengths, scale, work)
+        self.apply_blocks::<T>(level, payload, &lengths, scale, work)
     }
 
     fn apply_one<T: Element>(
@@ -149,7 +68,7 @@ impl Decoder {
             if code != 0 {
                 let new = shifted(old, code, &mut stream).ok_or(bad)?;
                 self.patches.make_room(1);
-                self.patches.put(Patch::new(position, new), true);
+                self.patches.put(Patch::new(position, new));
             }
         }
         if payload.model.has_cold() {
@@ -174,58 +93,95 @@ impl Decoder {
     fn apply_blocks<T: Element>(
         &mut self,
         level: Level,
-        payload: &mut Payload<'_>,
+        payload: Payload<'_>,
         lengths: &Lengths,
         scale: u32,
         work: &mut Work<'_>,
     ) -> Result<(), CodecError> {
-        let cold = payload.model.has_cold();
-        let mut next_hot = 0;
-        let first_strip = payload.strips.first().map_or(0, |strip| strip.offset);
+        let Payload { mut hot, strips, .. } = payload;
+        let first_strip = strips.first().map_or(0, |strip| strip.offset);
         let mut chains: Option<[Chain<'_>; STRIPS]> =
-            payload.strips.iter().map(|strip| Chain::new(strip.serial)).collect::<Vec<_>>().try_into().ok();
-        let per_strip = STRIP_BYTES / T::WIDTH / GROUP;
+            strips.iter().map(|strip| Chain::new(strip.serial)).collect::<Vec<_>>().try_into().ok();
+        let mut next_hot = 0;
         for start in (0..work.len()).step_by(BLOCK_BYTES) {
             let range = start..work.len().min(start + BLOCK_BYTES);
+            let ahead = work.ahead(range.end);
             let block = work.begin(range.clone());
             let elements = block.len() / T::WIDTH;
             self.sums.resize(elements.div_ceil(GROUP), 0);
             self.marks.reset(elements);
             self.marks.block(|marks| kernels::survey::<T>(level, lengths, block, &mut self.sums, marks));
             if let Some(chains) = &mut chains {
-                self.parts.fill(&self.sums, per_strip);
-                let parts = std::array::from_fn(|strip| self.parts.part(strip));
-                self.patches.clear();
-                chain::run::<T, STRIPS>(
-                    level,
-                    chains,
-                    LookUp { tables: &self.tables, lengths, scale },
-                    block,
-                    &parts,
-                    &mut self.patches,
-                )
-                .ok_or(CodecError::new(BAD_DISTANCE, first_strip))?;
-                self.patches.apply::<T>(block);
+                self.cold_block::<T>(level, chains, lengths, scale, block, ahead)
+                    .ok_or(CodecError::new(BAD_DISTANCE, first_strip))?;
             }
-            let marks = self.marks.blocks().next().unwrap_or_default();
-            for &mark in marks {
-                let at = usize::from(mark) * T::WIDTH;
-                let bytes = block.get_mut(at..at + T::WIDTH).unwrap_or_default();
-                if let Some(stream) = payload.hot.get_mut(next_hot) {
-                    stream
-                        .serial
-                        .hot::<T>(&self.tables, lengths.key, bytes)
-                        .ok_or(CodecError::new(BAD_DISTANCE, stream.offset))?;
-                }
-                next_hot = if next_hot + 1 < payload.hot.len() { next_hot + 1 } else { 0 };
-            }
+            self.hot_block::<T>(level, &mut hot, &mut next_hot, lengths, block)?;
             work.end(range);
         }
-        payload.hot.iter().try_for_each(Stream::finish)?;
-        if cold && let Some(chains) = &mut chains {
-            for (chain, strip) in chains.iter_mut().zip(&payload.strips) {
-                chain.finish(scale).finish(strip.offset)?;
+        hot.iter().try_for_each(Stream::finish)?;
+        for (chain, strip) in chains.iter_mut().flatten().zip(strips) {
+            chain.finish(scale).finish(strip.offset)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the cold changes of a block whose lengths are summed up. `ahead` is where the next block lies.
+    fn cold_block<T: Element>(
+        &mut self,
+        level: Level,
+        chains: &mut [Chain<'_>; STRIPS],
+        lengths: &Lengths,
+        scale: u32,
+        block: &mut [u8],
+        ahead: *const u8,
+    ) -> Option<()> {
+        let look_up = LookUp { tables: &self.tables, lengths, scale };
+        self.parts.fill(&self.sums, STRIP_BYTES / T::WIDTH / GROUP);
+        if let Some(wide) = Wide::new::<T>(level)
+            && let Ok(block) = block.try_into()
+        {
+            return wide.cold(chains, look_up, block, &self.parts, &mut self.packed, ahead);
+        }
+        let parts = std::array::from_fn(|strip| self.parts.part(strip));
+        self.patches.clear();
+        chain::run::<T, STRIPS>(level, chains, look_up, block, &parts, &mut self.patches)?;
+        self.patches.apply::<T>(block);
+        Some(())
+    }
+
+    /// Moves the marked elements of a block; the first of them belongs to stream number `next`.
+    fn hot_block<T: Element>(
+        &mut self,
+        level: Level,
+        streams: &mut [Stream<'_>],
+        next: &mut usize,
+        lengths: &Lengths,
+        block: &mut [u8],
+    ) -> Result<(), CodecError> {
+        let marks = self.marks.last_block();
+        if let Some(wide) = Wide::new::<T>(level)
+            && streams.len() > 1
+        {
+            let (elements, _) = block.as_chunks_mut::<2>();
+            self.hot.clear();
+            self.hot.resize(*next, 0);
+            self.hot.extend(marks.iter().map(|&mark| u16::from_le_bytes(elements[usize::from(mark)])));
+            let moved = wide.hot(streams, *next, lengths, &self.tables, &mut self.hot);
+            moved.ok_or(CodecError::new(BAD_DISTANCE, streams.first().map_or(0, |stream| stream.offset)))?;
+            for (&mark, new) in marks.iter().zip(self.hot.iter().skip(*next)) {
+                elements[usize::from(mark)] = new.to_le_bytes();
             }
+            *next = (*next + marks.len()) % streams.len();
+            return Ok(());
+        }
+        for &mark in marks {
+            let at = usize::from(mark) * T::WIDTH;
+            let element = block.get_mut(at..at + T::WIDTH).unwrap_or_default();
+            if let Some(Stream { offset, serial }) = streams.get_mut(*next) {
+                let moved = serial.hot::<T>(&self.tables, lengths.key, element);
+                moved.ok_or(CodecError::new(BAD_DISTANCE, *offset))?;
+            }
+            *next = if *next + 1 < streams.len() { *next + 1 } else { 0 };
         }
         Ok(())
     }

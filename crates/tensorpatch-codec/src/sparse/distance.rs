@@ -4,7 +4,8 @@ use crate::element::Element;
 
 use super::layout::halves;
 use super::model::{Class, MAX_CLASSES, Model, Symbol, Symbols};
-use super::stream::{SYMBOL_SCALE, Slots, Step};
+use super::plan::{LADDER, ladder};
+use super::stream::{SYMBOL_SCALE, Slots, Step, Writer};
 
 /// From the old value of an element to the new one.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +86,7 @@ pub(super) struct SymbolTables {
     /// Whether changes of a class go beyond one unit.
     reaches: [bool; MAX_CLASSES],
     by_key: [u8; 256],
+    ladder: [[u16; MAX_CLASSES]; LADDER],
 }
 
 impl Default for SymbolTables {
@@ -94,6 +96,7 @@ impl Default for SymbolTables {
             by_class: [0; MAX_CLASSES],
             reaches: [false; MAX_CLASSES],
             by_key: [0; 256],
+            ladder: [[0; MAX_CLASSES]; LADDER],
         }
     }
 }
@@ -123,12 +126,19 @@ impl SymbolTables {
             table[UNCHANGED] = unchanged;
             table[UNCHANGED + 1] = unchanged;
         }
+        self.ladder = ladder(model, width);
         for (reaches, class) in self.reaches.iter_mut().zip(&model.classes) {
             *reaches = class.reach > 0;
         }
         for (key, class) in self.by_key.iter_mut().enumerate() {
             *class = model.class_of(key) as u8;
         }
+    }
+
+    /// See [`ladder`].
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn ladder(&self) -> &[[u16; MAX_CLASSES]; LADDER] {
+        &self.ladder
     }
 
     /// The class of a key.
@@ -144,23 +154,28 @@ impl SymbolTables {
         self.tables[usize::from(table)][usize::from(kind) % KINDS]
     }
 
-    /// Appends the symbol of a kind of distance and its plain bits; `far` gives the distance if the kind does not tell it.
+    /// Puts the symbol of a kind of distance and its plain bits; `far` gives the distance if the kind does not tell it.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "scale and lengths are at most 32")]
-    pub(super) fn push(
+    #[expect(clippy::cast_possible_truncation, reason = "lengths are at most 32")]
+    pub(super) fn put(
         &self,
         class: u8,
         kind: u8,
         far: impl FnOnce() -> Option<Distance>,
-        steps: &mut Vec<Step>,
+        writer: &mut Writer,
     ) {
         let slots = self.find(class, kind);
-        steps.push(Step::symbol(slots.start(), slots.freq(), SYMBOL_SCALE as u8));
         if Distance::is_far_kind(kind) || slots.escape {
             let distance = if Distance::is_far_kind(kind) { far() } else { None };
-            let distance = distance.unwrap_or(Distance::near(kind));
-            distance.plain(slots, |value, len| steps.push(Step::bits(value, len as u8)));
+            let mut steps = [Step::bits(0, 0); 3];
+            let mut len = 0;
+            distance.unwrap_or(Distance::near(kind)).plain(slots, |value, bits| {
+                steps[len] = Step::bits(value, bits as u8);
+                len += 1;
+            });
+            steps[..len].iter().rev().for_each(|&step| writer.put(step));
         }
+        writer.put_symbol(slots);
     }
 
     /// Appends the symbol of a cold change, if its class has symbols, and its plain bits; the direction stands elsewhere.

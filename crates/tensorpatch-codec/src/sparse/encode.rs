@@ -12,7 +12,8 @@ use super::layout::{self, MAX_HOT_STREAMS, STRIP_BYTES, STRIPS, Streams};
 use super::model::{Counts, MAX_CLASSES, Model};
 use super::places::{Block, Places};
 use super::plan::Lengths;
-use super::stream::{Step, put_serial};
+use super::stream::{Step, Writer};
+use super::wide::Wide;
 
 /// Up to this many changed elements, all goes into one stream: several cost about 20 bytes more.
 const ONE_STREAM_CHANGES: usize = 1024;
@@ -37,9 +38,11 @@ pub(crate) struct Encoder {
     /// Class and kind of each hot element, and the distances that are more than a kind, in order.
     kinds: Vec<(u8, u8)>,
     far: Vec<Distance>,
-    hot_steps: [Vec<Step>; MAX_HOT_STREAMS],
+    /// Instead of those two, where vectors make both of them: the old and the new values.
+    hot_olds: Vec<u16>,
+    hot_news: Vec<u16>,
+    writers: [Writer; MAX_HOT_STREAMS + STRIPS],
     steps: [Vec<Step>; STRIPS],
-    words: Vec<u32>,
     streams: Vec<u8>,
     lens: Vec<usize>,
 }
@@ -127,11 +130,15 @@ impl Encoder {
             for &(class, _) in &self.kinds {
                 elements[usize::from(class) % MAX_CLASSES] += 1;
             }
+            for &old in &self.hot_olds {
+                elements[usize::from(self.symbols.class(key.find(old))) % MAX_CLASSES] += 1;
+            }
             model.refit_hot(&self.counts, &elements);
             self.symbols.fill(&model, T::WIDTH);
         }
 
-        let streams = match self.kinds.len() {
+        let hot = self.kinds.len() + self.hot_olds.len();
+        let streams = match hot {
             _ if one => Streams::One,
             0..SERIAL_HOT => Streams::Apart { hot: 1 },
             SERIAL_HOT..MANY_HOT => Streams::Apart { hot: 8 },
@@ -142,25 +149,29 @@ impl Encoder {
             Streams::Apart { .. } => 0,
             Streams::One => 1,
         };
-        self.push_hot(hot_streams);
-        if one || model.has_cold() {
-            for (steps, (axis, end)) in self.steps.iter_mut().zip(ends).take(strips) {
-                if axis > 0 {
-                    layout::push_end(axis - end, scale, steps);
-                }
+        let strips = if one || model.has_cold() { strips } else { 0 };
+        for (steps, (axis, end)) in self.steps.iter_mut().zip(ends).take(strips) {
+            if axis > 0 {
+                layout::push_end(axis - end, scale, steps);
             }
         }
-        if one {
-            let (hot, cold) = (&mut self.hot_steps[0], &mut self.steps[0]);
-            hot.append(cold);
+        // What is read last is put first. In the one stream these are the cold changes.
+        let begun = if one { 1 } else { hot_streams + strips };
+        // A distance has at most an escape and two parts of plain bits.
+        let hot = 4 * hot.div_ceil(hot_streams.max(1)) + 3 * self.far.len();
+        for (i, writer) in self.writers.iter_mut().enumerate().take(begun) {
+            let of_strip = if one { Some(0) } else { i.checked_sub(hot_streams) };
+            let cold = of_strip.and_then(|strip| self.steps.get(strip)).map_or(0, Vec::len);
+            writer.begin(cold + if i < hot_streams { hot } else { 0 });
         }
-        let strips = if one || !model.has_cold() { 0 } else { strips };
-        let all = self.hot_steps.iter().take(hot_streams).chain(self.steps.iter().take(strips));
+        let first_strip = if one { 0 } else { hot_streams };
+        put_cold(&self.steps[..strips], self.writers.get_mut(first_strip..).unwrap_or_default());
+        self.put_hot(Wide::new::<T>(level), &lengths, hot_streams);
         self.streams.clear();
         self.lens.clear();
-        for steps in all {
+        for writer in self.writers.iter().take(begun) {
             let start = self.streams.len();
-            put_serial(steps, &mut self.words, &mut self.streams);
+            writer.finish(&mut self.streams);
             self.lens.push(self.streams.len() - start);
         }
 
@@ -168,7 +179,7 @@ impl Encoder {
         streams.write(&mut bits);
         model.write(&mut bits);
         bits.finish();
-        let (hot, cold) = self.lens.split_at(hot_streams);
+        let (hot, cold) = self.lens.split_at(if one { 1 } else { hot_streams });
         if !hot.is_empty() && !cold.is_empty() {
             put_varint(out, hot.iter().sum());
         }
@@ -196,6 +207,8 @@ impl Encoder {
         let (has_hot, has_cold) = (model.has_hot(), model.has_cold());
         self.kinds.clear();
         self.far.clear();
+        self.hot_olds.clear();
+        self.hot_news.clear();
         self.steps.iter_mut().for_each(Vec::clear);
         let blocks = base.chunks(BLOCK_BYTES).zip(target.chunks(BLOCK_BYTES));
         for ((olds, news), marks) in blocks.zip(marks.blocks()) {
@@ -231,8 +244,13 @@ impl Encoder {
                 let block = Block { olds, news, cold: &self.cold[..cold] };
                 places.push::<T>(level, block, &mut self.steps, &mut ends);
             }
-            if has_hot {
-                for &mark in self.hot.blocks().next().unwrap_or_default() {
+            if has_hot && Wide::new::<T>(level).is_some() {
+                let value = |of: &[[u8; 2]], mark: &u16| u16::from_le_bytes(of[usize::from(*mark)]);
+                let (olds, news) = (olds.as_chunks().0, news.as_chunks().0);
+                self.hot_olds.extend(self.hot.last_block().iter().map(|mark| value(olds, mark)));
+                self.hot_news.extend(self.hot.last_block().iter().map(|mark| value(news, mark)));
+            } else if has_hot {
+                for &mark in self.hot.last_block() {
                     let old: T = element(olds, usize::from(mark));
                     let distance = Distance::between(old, element(news, usize::from(mark)));
                     self.kinds.push((self.symbols.class(lengths.key.find(old)), distance.kind()));
@@ -245,13 +263,40 @@ impl Encoder {
         ends
     }
 
-    /// Makes the steps of the hot symbols for so many streams.
-    fn push_hot(&mut self, streams: usize) {
-        self.hot_steps.iter_mut().for_each(Vec::clear);
-        let mut far = self.far.iter();
-        for kinds in self.kinds.chunks(streams.max(1)) {
-            for (&(class, kind), steps) in kinds.iter().zip(&mut self.hot_steps) {
-                self.symbols.push(class, kind, || far.next().copied(), steps);
+    /// Puts the hot symbols into so many streams, from the last one on: so they take turns, and none waits for its own last one.
+    fn put_hot(&mut self, wide: Option<Wide>, lengths: &Lengths, streams: usize) {
+        let writers = self.writers.get_mut(..streams).unwrap_or_default();
+        if let Some(wide) = wide
+            && streams > 1
+        {
+            return wide.put_hot(writers, lengths, &self.symbols, &mut self.hot_olds, &mut self.hot_news);
+        }
+        for (&old, &new) in self.hot_olds.iter().zip(&self.hot_news) {
+            let distance = Distance::between(old, new);
+            self.kinds.push((self.symbols.class(lengths.key.find(old)), distance.kind()));
+            if distance.is_far() {
+                self.far.push(distance);
+            }
+        }
+        let mut far = self.far.iter().rev();
+        for kinds in self.kinds.chunks(streams.max(1)).rev() {
+            for (&(class, kind), writer) in kinds.iter().zip(&mut *writers).rev() {
+                self.symbols.put(class, kind, || far.next().copied(), writer);
+            }
+        }
+    }
+}
+
+/// Puts the steps of each strip into its stream. The strips take turns as long as they all have steps.
+fn put_cold(steps: &[Vec<Step>], writers: &mut [Writer]) {
+    let shortest = steps.iter().map(Vec::len).min().unwrap_or(0);
+    for (steps, writer) in steps.iter().zip(&mut *writers) {
+        steps.iter().skip(shortest).rev().for_each(|&step| writer.put(step));
+    }
+    for i in (0..shortest).rev() {
+        for (steps, writer) in steps.iter().zip(&mut *writers) {
+            if let Some(&step) = steps.get(i) {
+                writer.put(step);
             }
         }
     }

@@ -34,8 +34,8 @@ impl Streams {
         [Self::One, Self::Apart { hot: 1 }, Self::Apart { hot: 8 }, Self::Apart { hot: MAX_HOT_STREAMS }];
 
     pub(super) fn write(self, bits: &mut BitWriter<'_>) {
-        let code = Self::ALL.iter().position(|&other| other == self).unwrap_or(0);
-        bits.put(code as u32, 2);
+        let code = (0..).zip(Self::ALL).find(|(_, other)| *other == self);
+        bits.put(code.map_or(0, |(code, _)| code), 2);
     }
 
     pub(super) fn read(bits: &mut BitReader<'_>) -> Option<Self> {

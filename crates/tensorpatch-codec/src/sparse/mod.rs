@@ -13,6 +13,7 @@ mod distance;
 mod encode;
 mod layout;
 mod model;
+mod payload;
 mod places;
 mod plan;
 #[cfg(test)]
@@ -20,6 +21,8 @@ mod reference;
 mod shift;
 mod stream;
 mod tables;
+#[cfg_attr(not(target_arch = "x86_64"), path = "wide_absent.rs")]
+mod wide;
 mod work;
 
 pub(crate) use decode::Decoder;

@@ -237,6 +237,11 @@ impl Symbols {
         (symbol, self.starts[index], self.starts[next] - self.starts[index])
     }
 
+    /// The slot after `unchanged`, for step 0, or after both directions of a move by `step - 1` bits.
+    pub(super) fn end_of_step(&self, step: usize) -> u32 {
+        self.starts.get(2 * step + 1).copied().unwrap_or(SLOTS)
+    }
+
     /// The start and the number of slots of a symbol; `None` if it has no slots.
     pub(super) fn slots(&self, symbol: Symbol) -> Option<(u32, u32)> {
         let index = match symbol {

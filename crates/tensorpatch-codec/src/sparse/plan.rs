@@ -44,6 +44,12 @@ impl Lengths {
         Self { key, first_key: u16::from(model.first_key), last_class, by_class, by_key }
     }
 
+    /// The length of each class, 0 for hot ones.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn cold_by_class(&self) -> [u16; MAX_CLASSES] {
+        self.by_class.map(|length| if length == HOT_MARK { 0 } else { length })
+    }
+
     /// The length of an element, 0 for a hot one.
     #[inline(always)]
     pub(crate) fn of<T: Element>(&self, element: T) -> u32 {
@@ -90,12 +96,30 @@ impl Entry {
     }
 }
 
+/// Symbols of a hot class that are told apart without a table: `unchanged`, and moves whose distance beyond one unit has 0 to 5 bits.
+pub(super) const LADDER: usize = 7;
+
+/// For each step of the ladder, and each hot class, the slot after the last of those symbols.
+#[expect(clippy::cast_possible_truncation, reason = "at most 1024 slots")]
+pub(super) fn ladder(model: &Model, width: usize) -> [[u16; MAX_CLASSES]; LADDER] {
+    let mut ladder = [[SLOTS as u16; MAX_CLASSES]; LADDER];
+    for (number, &class) in model.classes.iter().enumerate().filter(|(_, class)| class.is_hot()) {
+        let symbols = Symbols::new(class, width);
+        for (step, ends) in ladder.iter_mut().enumerate() {
+            ends[number % MAX_CLASSES] = symbols.end_of_step(step) as u16;
+        }
+    }
+    ladder
+}
+
 /// The symbols of all classes by slot.
 #[derive(Debug, Clone)]
 pub(super) struct Tables {
     entries: Box<[[Entry; SLOTS]; MAX_CLASSES]>,
     by_key: [u8; 256],
     cold: [Near; 256],
+    near_by_class: [Near; MAX_CLASSES],
+    ladder: [[u16; MAX_CLASSES]; LADDER],
 }
 
 /// The first two symbols of a cold class: a move by one unit, and by two.
@@ -107,13 +131,12 @@ pub(super) struct Near {
     pub(super) one: u16,
     /// The slots of both.
     pub(super) two: u16,
-    /// Whether there are symbols at all: if there are none, all changes are by one unit, and nothing is read.
-    pub(super) read: bool,
 }
 
 impl Near {
+    /// Where all changes are by one unit, and so all slots say that: to read one leaves the state as it is.
     #[expect(clippy::cast_possible_truncation, reason = "at most 1024 slots")]
-    pub(super) const NO_SYMBOLS: Self = Self { one: SLOTS as u16, two: SLOTS as u16, read: false };
+    pub(super) const NO_SYMBOLS: Self = Self { one: SLOTS as u16, two: SLOTS as u16 };
 }
 
 impl Default for Tables {
@@ -125,6 +148,8 @@ impl Default for Tables {
                 .unwrap_or_else(|_| Box::new([[Entry::default(); SLOTS]; MAX_CLASSES])),
             by_key: [0; 256],
             cold: [Near::NO_SYMBOLS; 256],
+            near_by_class: [Near::NO_SYMBOLS; MAX_CLASSES],
+            ladder: [[0; MAX_CLASSES]; LADDER],
         }
     }
 }
@@ -136,6 +161,7 @@ impl Tables {
         let mut made: Vec<(Class, u8)> = Vec::new();
         let mut near = [Near::NO_SYMBOLS; MAX_CLASSES];
         let mut of_class = Vec::new();
+        self.ladder = ladder(model, width);
         for &class in &model.classes {
             // Cold classes differ in their tables by the reach alone.
             let class = if class.is_hot() { class } else { Class { rate: 0, ..class } };
@@ -155,7 +181,7 @@ impl Tables {
                         .map(|(start, freq)| (start + freq) as u16)
                 };
                 let one = end(0).unwrap_or(0);
-                near[usize::from(table) % MAX_CLASSES] = Near { one, two: end(1).unwrap_or(one), read: true };
+                near[usize::from(table) % MAX_CLASSES] = Near { one, two: end(1).unwrap_or(one) };
                 symbols.for_each(|symbol, start, freq| {
                     let run = start as usize..(start + freq) as usize;
                     entries[run].fill(Entry::new(symbol, start, freq));
@@ -163,10 +189,26 @@ impl Tables {
                 table
             }));
         }
+        self.near_by_class = [Near::NO_SYMBOLS; MAX_CLASSES];
+        for (by_class, &table) in self.near_by_class.iter_mut().zip(&of_class) {
+            *by_class = near.get(usize::from(table)).copied().unwrap_or(Near::NO_SYMBOLS);
+        }
         for (key, (table, cold)) in self.by_key.iter_mut().zip(&mut self.cold).enumerate() {
             *table = of_class[model.class_of(key)];
             *cold = near.get(usize::from(*table)).copied().unwrap_or(Near::NO_SYMBOLS);
         }
+    }
+
+    /// See [`ladder`].
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn ladder(&self) -> &[[u16; MAX_CLASSES]; LADDER] {
+        &self.ladder
+    }
+
+    /// The near symbols by class.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn near_by_class(&self) -> [Near; MAX_CLASSES] {
+        self.near_by_class
     }
 
     /// The near symbols of a cold element with this key.

@@ -51,8 +51,7 @@ fn far<T: Element>(old: T, bits: u32, down: bool, plain: &mut Serial<'_>) -> Opt
         return None;
     }
     let len = bits.saturating_sub(1);
-    // To read no bits must not take a word either, however small the state is.
-    let mut beyond = if len > 0 { u64::from(plain.bits(len.min(32))) } else { 0 };
+    let mut beyond = u64::from(plain.bits(len.min(32)));
     if len > 32 {
         beyond |= u64::from(plain.bits(len - 32)) << 32;
     }

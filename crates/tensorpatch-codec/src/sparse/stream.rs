@@ -5,7 +5,7 @@
 use crate::CodecError;
 use crate::element::{Element, Key};
 
-use super::plan::{Near, Tables};
+use super::plan::Tables;
 use super::shift::{LAST_NEAR, moved, near, shifted, shifted_cold};
 
 /// One step of a serial stream: first the value of a symbol that takes `freq` of `2^scale` slots from `start` on, then `raw_len`
@@ -56,32 +56,106 @@ impl Slots {
     }
 }
 
-/// Appends the stream that a decoder reads `steps` from, in their order. `words` is scratch memory.
-pub(super) fn put_serial(steps: &[Step], words: &mut Vec<u32>, out: &mut Vec<u8>) {
-    words.clear();
-    let mut state = 0u64;
-    for step in steps.iter().rev() {
+/// A stream being written, from what is read last to what is read first.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    state: u64,
+    /// The words put so far, and room for more, so that whether one is put takes no branch.
+    words: Vec<u32>,
+    len: usize,
+}
+
+impl Writer {
+    /// Begins a stream of at most so many steps.
+    pub(super) fn begin(&mut self, steps: usize) {
+        self.state = 0;
+        self.len = 0;
+        if self.words.len() < steps {
+            self.words.resize(steps, 0);
+        }
+    }
+
+    /// Puts `step` before what was put already.
+    #[inline(always)]
+    pub(super) fn put(&mut self, step: Step) {
         let freq = u64::from(step.freq);
         let total = u32::from(step.scale) + u32::from(step.raw_len);
-        if state.unbounded_shr(64 - total) >= freq {
-            words.push(state as u32);
-            state >>= 32;
-        }
-        // Half of the steps are directions, whose two halves need no division.
-        let (quotient, rest) = if freq.is_power_of_two() {
-            (state >> freq.trailing_zeros(), state & (freq - 1))
-        } else {
-            (state / freq, state % freq)
-        };
+        self.make_room(total, freq);
+        let (quotient, rest) = (self.state / freq, self.state % freq);
         let symbol = quotient << step.scale | (u64::from(step.start) + rest);
-        state = symbol << step.raw_len | u64::from(step.raw);
+        self.state = symbol << step.raw_len | u64::from(step.raw);
     }
-    let len = (u64::BITS - state.leading_zeros()).div_ceil(8) as usize;
-    out.extend(state.to_le_bytes().iter().take(len));
-    for word in words.iter().rev() {
-        out.extend_from_slice(&word.to_le_bytes());
+
+    /// As [`put`](Self::put), for a symbol alone.
+    #[inline(always)]
+    pub(super) fn put_symbol(&mut self, slots: Slots) {
+        let freq = u64::from(slots.freq());
+        self.make_room(SYMBOL_SCALE, freq);
+        // A quotient from the reciprocal is at most one too low, and a division takes twice as long.
+        let estimate = (u128::from(self.state)
+            * u128::from(RECIPROCALS[slots.freq() as usize % RECIPROCALS.len()]))
+            >> 64;
+        let estimate = estimate as u64;
+        let rest = self.state.wrapping_sub(estimate.wrapping_mul(freq));
+        let over = rest >= freq;
+        let quotient = estimate + u64::from(over);
+        let rest = if over { rest - freq } else { rest };
+        self.state = quotient << SYMBOL_SCALE | (u64::from(slots.start()) + rest);
+    }
+
+    /// Puts the low word of the state if it would not fit with what comes.
+    #[inline(always)]
+    fn make_room(&mut self, total: u32, freq: u64) {
+        let full = self.state.unbounded_shr(64 - total) >= freq;
+        if let Some(word) = self.words.get_mut(self.len) {
+            *word = self.state as u32;
+        }
+        self.len += usize::from(full);
+        self.state >>= 32 * u32::from(full);
+    }
+
+    /// The state so far.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn state(&self) -> u64 {
+        self.state
+    }
+
+    /// Goes on with another state.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn set_state(&mut self, state: u64) {
+        self.state = state;
+    }
+
+    /// Puts a word.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn put_word(&mut self, word: u32) {
+        if let Some(place) = self.words.get_mut(self.len) {
+            *place = word;
+            self.len += 1;
+        }
+    }
+
+    /// Appends the stream.
+    pub(super) fn finish(&self, out: &mut Vec<u8>) {
+        let len = (u64::BITS - self.state.leading_zeros()).div_ceil(8) as usize;
+        out.extend(self.state.to_le_bytes().iter().take(len));
+        for word in self.words.iter().take(self.len).rev() {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
     }
 }
+
+/// `2^64 / freq`, rounded down or one less, for each number of slots.
+pub(super) static RECIPROCALS: [u64; 1025] = {
+    let mut reciprocals = [0; 1025];
+    let mut freq = 1;
+    while freq < reciprocals.len() {
+        reciprocals[freq] = u64::MAX / freq as u64;
+        freq += 1;
+    }
+    reciprocals
+};
 
 /// A serial stream being read. Reading never fails; [`finish`](Self::finish) tells whether the stream was a whole one.
 #[derive(Debug, Clone, Copy)]
@@ -110,21 +184,26 @@ impl<'a> Serial<'a> {
         self.state
     }
 
+    /// The words that were not taken yet.
+    #[inline(always)]
+    pub(super) fn words_left(&self) -> &'a [[u8; 4]] {
+        self.words.get(self.next..).unwrap_or_default()
+    }
+
+    /// Goes on with a state that was reached by taking so many words.
+    #[inline(always)]
+    pub(super) fn skip_to(&mut self, state: u64, taken: usize) {
+        self.state = state;
+        self.next += taken;
+    }
+
     /// Removes `total` bits, of which the symbol was `offset` slots into its `freq`.
     #[inline(always)]
     pub(super) fn consume(&mut self, total: u32, freq: u32, offset: u32) {
-        self.consume_if(true, total, freq, offset);
-    }
-
-    /// As [`consume`](Self::consume), if `read`. Otherwise `freq` slots must be all that `total` bits tell, so that the state stays.
-    #[inline(always)]
-    pub(super) fn consume_if(&mut self, read: bool, total: u32, freq: u32, offset: u32) {
         let state = (self.state >> total) * u64::from(freq) + u64::from(offset);
         // About every fourth change takes a word, which no processor can foresee: so no branch depends on it.
-        let (word, there) = self
-            .words
-            .get(self.next)
-            .map_or((0, 0), |word| (u64::from(u32::from_le_bytes(*word)), u32::from(read)));
+        let (word, there) =
+            self.words.get(self.next).map_or((0, 0), |word| (u64::from(u32::from_le_bytes(*word)), 1));
         let takes = u32::from(state < 1 << 32) & there;
         self.state = state << (32 * takes) | (word & u64::from(takes).wrapping_neg());
         self.next += takes as usize;
@@ -149,16 +228,9 @@ impl<'a> Serial<'a> {
 
     /// The new value of a cold element that moves up or `down`; `None` if it cannot be moved so.
     #[inline(always)]
-    pub(super) fn cold<T: Element>(
-        &mut self,
-        works: bool,
-        tables: &Tables,
-        key: usize,
-        old: T,
-        down: bool,
-    ) -> Option<T> {
+    pub(super) fn cold<T: Element>(&mut self, tables: &Tables, key: usize, old: T, down: bool) -> Option<T> {
         let slot = self.state as u32 & (SLOTS - 1);
-        let near = if works { tables.near(key) } else { Near::NO_SYMBOLS };
+        let near = tables.near(key);
         let (one, two) = (u32::from(near.one), u32::from(near.two));
         if slot >= two {
             let code = self.symbol(tables, key);
@@ -166,7 +238,7 @@ impl<'a> Serial<'a> {
         }
         let second = slot >= one;
         let (start, end) = if second { (one, two) } else { (0, one) };
-        self.consume_if(near.read, SYMBOL_SCALE, end - start, slot - start);
+        self.consume(SYMBOL_SCALE, end - start, slot - start);
         Some(moved(old, 1 + u64::from(second), down))
     }
 

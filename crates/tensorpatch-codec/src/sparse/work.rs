@@ -42,6 +42,11 @@ impl<'a> Work<'a> {
         self.target
     }
 
+    /// Where the base goes on at `start`, to call for the memory ahead of its use. Nothing need be there.
+    pub(super) fn ahead(&self, start: usize) -> *const u8 {
+        self.base.unwrap_or(self.target).as_ptr().wrapping_add(start)
+    }
+
     /// A block of the base, to be turned into the target's.
     #[inline(always)]
     pub(super) fn begin(&mut self, range: Range<usize>) -> &mut [u8] {
