@@ -4,11 +4,11 @@ use crate::{LeafHash, Tensor, decode, state_digest, tagged};
 
 const SPEC: &str = include_str!("../../../spec/format.md");
 
-/// The bytes of the hex listing that begins with these bytes.
+/// The bytes of the first hex listing that begins with these bytes.
 fn listing(start: &str) -> Vec<u8> {
     let listings = SPEC.split("```text\n").skip(1).filter_map(|rest| rest.split("\n```").next());
-    let found = listings.filter(|text| text.trim_start().trim_start_matches("0  ").starts_with(start));
-    let lines = found.flat_map(str::lines);
+    let mut found = listings.filter(|text| text.trim_start().trim_start_matches("0  ").starts_with(start));
+    let lines = found.next().into_iter().flat_map(str::lines);
     lines
         .flat_map(|line| line.get(6..53).unwrap_or(&line[6..]).split_whitespace())
         .map_while(|byte| u8::from_str_radix(byte, 16).ok())
