@@ -87,6 +87,9 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         Some(Command::Vectors { check, pack }) => vectors::run(check, pack),
         Some(Command::Bench { arguments }) => {
+            if arguments.iter().any(|argument| argument.starts_with("--commands")) {
+                shell::run(&mut shell::cargo(&["build", "--release", "--package", "tensorpatch-cli"])?)?;
+            }
             let mut command =
                 shell::cargo(&["run", "--release", "--quiet", "--package", "tensorpatch-bench", "--"])?;
             shell::run(command.args(arguments))

@@ -46,19 +46,20 @@ impl Floor {
             ElementFormat::E5m2 => (2, 31),
             ElementFormat::W8 | ElementFormat::W16 | ElementFormat::W32 | ElementFormat::W64 => (0, 0),
         };
-        let mut all: HashMap<u64, u64> = HashMap::new();
+        let mut all = [0_u64; 256];
         let mut steps: HashMap<u64, HashMap<u64, u64>> = HashMap::new();
         for (old, new) in old.chunks_exact(width).zip(new.chunks_exact(width)) {
             let (old, new) = (value(old), value(new));
             let exponent = old >> shift & mask;
-            *all.entry(exponent).or_default() += 1;
+            // No exponent has more than eight bits.
+            all[(exponent & 255) as usize] += 1;
             if old != new {
                 *steps.entry(exponent).or_default().entry(new.wrapping_sub(old)).or_default() += 1;
             }
         }
-        for (exponent, &count) in &all {
+        for (exponent, count) in (0..).zip(all) {
             self.elements += count;
-            let Some(steps) = steps.get(exponent) else { continue };
+            let Some(steps) = steps.get(&exponent) else { continue };
             let changed: u64 = steps.values().sum();
             self.changed += changed;
             self.position_bits += entropy([changed, count - changed]);

@@ -1,128 +1,322 @@
-//! The speed of the codec on prepared buffers, relative to memcpy in the same run.
+//! The speed of the codec on prepared buffers, relative to memcpy in the same run, on one thread and on all.
 
-use tensorpatch_codec::{ChunkContext, ChunkDecoder, ChunkEncoder, Level};
-use tensorpatch_format::{Encoding, LeafDigest, LeafHash, Profile};
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::Barrier;
+use std::time::Instant;
 
+use anyhow::{Result, ensure};
+use serde::Serialize;
+use tensorpatch_codec::{ChunkContext, ChunkDecoder, ChunkEncoder, Level, leaf_digest};
+use tensorpatch_format::{ElementFormat, Encoding, LeafDigest, LeafHash, Profile};
+
+use crate::clock::{Seconds, median};
 use crate::pair::Pair;
+use crate::rivals::XOR;
 
-/// Seconds of one pass over a pair.
-#[derive(Debug, Clone, Copy)]
-pub struct Seconds {
+/// One number for each thing that is timed.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Each {
     /// Copying the base.
     pub memcpy: f64,
+    /// Hashing the base, chunk by chunk.
+    pub hash: f64,
+    /// Encoding a pair without a change, the base's leaves known.
+    pub unchanged: f64,
     /// Encoding, with the hash of the new bytes.
     pub encode: f64,
-    /// Applying into another buffer and hashing.
+    /// Applying into another buffer, and hashing what changed.
     pub apply: f64,
-    /// Applying in place and hashing.
+    /// Applying in place, and hashing what changed.
     pub in_place: f64,
 }
 
-/// What one level does on one thread.
-#[derive(Debug, Clone)]
+impl Each {
+    fn of(mut work: impl FnMut(Kind) -> f64) -> Self {
+        Self {
+            memcpy: work(Kind::Memcpy),
+            hash: work(Kind::Hash),
+            unchanged: work(Kind::Unchanged),
+            encode: work(Kind::Encode),
+            apply: work(Kind::Apply),
+            in_place: work(Kind::InPlace),
+        }
+    }
+
+    fn get(&self, kind: Kind) -> f64 {
+        match kind {
+            Kind::Memcpy => self.memcpy,
+            Kind::Hash => self.hash,
+            Kind::Unchanged => self.unchanged,
+            Kind::Encode => self.encode,
+            Kind::Apply => self.apply,
+            Kind::InPlace => self.in_place,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Memcpy,
+    Hash,
+    Unchanged,
+    Encode,
+    Apply,
+    InPlace,
+}
+
+/// What one level does. All numbers are medians over the passes; ratios are taken within each pass.
+#[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// The instructions.
-    pub level: Level,
+    pub level: &'static str,
     /// Bytes of all payloads.
     pub payload_bytes: usize,
-    /// Chunks with a payload.
-    pub records: usize,
-    /// Changed elements.
-    pub changed: u64,
-    /// The fastest pass of each kind.
-    pub best: Seconds,
-    /// Medians of the ratios to the memcpy of the same pass: encode, apply, in place.
-    pub ratios: [f64; 3],
+    /// Seconds on one thread, of its processor.
+    pub seconds: Each,
+    /// GB of model a second on one thread, by the time of its processor.
+    pub one_thread: Each,
+    /// The same relative to memcpy.
+    pub per_memcpy: Each,
+    /// How many times as fast as the XOR of whole tensors through zstd-1 with the same hash: encode, and apply in place.
+    pub per_xor: [f64; 2],
+    /// The same on all threads, by the clock on the wall.
+    pub all_threads: AllThreads,
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+/// What one level does on all threads, each with its own encoder and decoder over its share of the chunks.
+#[derive(Debug, Clone, Serialize)]
+pub struct AllThreads {
+    /// How many.
+    pub threads: usize,
+    /// GB of model a second.
+    pub speed: Each,
+    /// Relative to memcpy on as many threads.
+    pub per_memcpy: Each,
+    /// Relative to one thread, both by the clock on the wall.
+    pub per_one_thread: Each,
 }
 
-/// Processor seconds of this thread: what others do on a shared machine counts less than on a wall clock.
-fn time(work: impl FnOnce()) -> f64 {
-    let now = || {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
-    };
-    let start = now();
-    work();
-    now() - start
+type Record = Option<(Encoding, Range<usize>, LeafDigest)>;
+
+/// A share of the chunks, and what works on it.
+struct Worker {
+    /// The bytes of the pair that the share covers.
+    range: Range<usize>,
+    chunks: Vec<(ElementFormat, Range<usize>)>,
+    leaves: Vec<LeafDigest>,
+    records: Vec<Record>,
+    payloads: Vec<u8>,
+    encoder: ChunkEncoder,
+    decoder: ChunkDecoder,
+    profile: Profile,
 }
 
-/// Runs one level over a pair on this thread, `passes` times.
-///
-/// # Panics
-/// If what is decoded is not the target.
-pub fn run(pair: &Pair, level: Level, profile: Profile, passes: usize) -> Report {
+/// The workers of so many threads: shares of about the same number of bytes, one after the other.
+fn workers(pair: &Pair, level: Level, profile: Profile, threads: usize) -> Vec<Worker> {
     let chunks: Vec<_> = pair.chunks().collect();
-    let cx = |format| ChunkContext { format, profile, leaf_hash: LeafHash::Xxh3 };
-    let mut encoder = ChunkEncoder::with_level(level);
-    let mut decoder = ChunkDecoder::with_level(level);
-    let mut records: Vec<Option<(Encoding, std::ops::Range<usize>, LeafDigest)>> = vec![None; chunks.len()];
-    let mut payloads = Vec::with_capacity(pair.bytes());
+    let mut workers: Vec<Worker> = Vec::new();
+    let mut before = 0;
+    for (format, range) in chunks {
+        let share = before * threads / pair.bytes().max(1);
+        if workers.len() <= share {
+            workers.push(Worker {
+                range: range.start..range.start,
+                chunks: Vec::new(),
+                leaves: Vec::new(),
+                records: Vec::new(),
+                payloads: Vec::with_capacity(pair.bytes() / threads),
+                encoder: ChunkEncoder::with_level(level),
+                decoder: ChunkDecoder::with_level(level),
+                profile,
+            });
+        }
+        before += range.len();
+        if let Some(worker) = workers.last_mut() {
+            worker.range.end = range.end;
+            worker.leaves.push(leaf_digest(LeafHash::Xxh3, &pair.base[range.clone()]));
+            worker.records.push(None);
+            worker.chunks.push((format, range));
+        }
+    }
+    workers
+}
+
+impl Worker {
+    fn cx(&self, format: ElementFormat) -> ChunkContext {
+        ChunkContext { format, profile: self.profile, leaf_hash: LeafHash::Xxh3 }
+    }
+
+    /// `buffer` holds the bytes of the share.
+    fn work(&mut self, kind: Kind, pair: &Pair, buffer: &mut [u8]) -> Result<()> {
+        let start = self.range.start;
+        let local = |range: &Range<usize>| range.start - start..range.end - start;
+        for index in 0..self.chunks.len() {
+            let (format, range) = self.chunks[index].clone();
+            let cx = self.cx(format);
+            let (old, new) = (&pair.base[range.clone()], &pair.target[range.clone()]);
+            let buffer = &mut buffer[local(&range)];
+            match (kind, &self.records[index]) {
+                (Kind::Memcpy, _) | (Kind::Apply, None) => buffer.copy_from_slice(old),
+                (Kind::Hash, _) => {
+                    std::hint::black_box(leaf_digest(LeafHash::Xxh3, old));
+                }
+                (Kind::Unchanged, _) => {
+                    let leaf = Some(self.leaves[index]);
+                    let encoded = self.encoder.encode(cx, old, buffer, leaf, &mut self.payloads);
+                    ensure!(encoded.encoding.is_none(), "the copy differs from the base");
+                }
+                (Kind::Encode, _) => {
+                    if index == 0 {
+                        self.payloads.clear();
+                    }
+                    let (start, leaf) = (self.payloads.len(), Some(self.leaves[index]));
+                    let encoded = self.encoder.encode(cx, old, new, leaf, &mut self.payloads);
+                    self.records[index] =
+                        encoded.encoding.map(|encoding| (encoding, start..self.payloads.len(), encoded.leaf));
+                }
+                (Kind::Apply, Some((encoding, payload, leaf))) => {
+                    let payload = &self.payloads[payload.clone()];
+                    let found = self.decoder.decode(cx, *encoding, payload, Some(old), buffer)?;
+                    ensure!(found == *leaf, "a chunk has another digest");
+                }
+                (Kind::InPlace, Some((encoding, payload, leaf))) => {
+                    let payload = &self.payloads[payload.clone()];
+                    let found = self.decoder.decode_in_place(cx, *encoding, payload, buffer)?;
+                    ensure!(found == *leaf, "a chunk has another digest");
+                }
+                (Kind::InPlace, None) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Does one kind of work on as many threads as there are workers. The clock on the wall runs from when all are ready
+/// to when the last is done.
+fn timed(workers: &mut [Worker], kind: Kind, pair: &Pair, buffer: &mut [u8]) -> Result<Seconds> {
+    let mut shares = Vec::new();
+    let (mut rest, mut at) = (buffer, 0);
+    for worker in workers {
+        let (share, after) = rest.split_at_mut(worker.range.end - at);
+        let skipped = worker.range.start - at;
+        (rest, at) = (after, worker.range.end);
+        shares.push((worker, &mut share[skipped..]));
+    }
+    let barrier = Barrier::new(shares.len());
+    let run = |worker: &mut Worker, share: &mut [u8]| {
+        barrier.wait();
+        let start = Instant::now();
+        let mut result = Ok(());
+        let seconds = Seconds::of(|| result = worker.work(kind, pair, share));
+        result.map(|()| (start, Instant::now(), seconds))
+    };
+    let done: Vec<_> = if shares.len() == 1 {
+        shares.into_iter().map(|(worker, share)| run(worker, share)).collect()
+    } else {
+        std::thread::scope(|scope| {
+            let run = &run;
+            let threads: Vec<_> =
+                shares.into_iter().map(|(worker, share)| scope.spawn(move || run(worker, share))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked")))
+                .collect()
+        })
+    };
+    let done = done.into_iter().collect::<Result<Vec<_>>>()?;
+    let start = done.iter().map(|(start, ..)| *start).min();
+    let end = done.iter().map(|(_, end, _)| *end).max();
+    let wall = start.zip(end).map_or(0.0, |(start, end)| (end - start).as_secs_f64());
+    Ok(Seconds { wall, thread: done.iter().map(|(.., seconds)| seconds.thread).sum() })
+}
+
+/// Everything once, in an order in which each finds the buffers as it needs them.
+fn pass(workers: &mut [Worker], pair: &Pair, copy: &mut [u8], beside: &mut [u8]) -> Result<[Each; 2]> {
+    let mut failed = None;
+    let mut wall = Vec::new();
+    let thread = Each::of(|kind| {
+        let buffer = if matches!(kind, Kind::Apply) { &mut *beside } else { &mut *copy };
+        let seconds = timed(workers, kind, pair, buffer).unwrap_or_else(|error| {
+            failed.get_or_insert(error);
+            Seconds::default()
+        });
+        wall.push(seconds.wall);
+        seconds.thread
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    ensure!(beside == &*pair.target && copy == &*pair.target, "the target does not come back");
+    let mut wall = wall.into_iter();
+    Ok([thread, Each::of(|_| wall.next().unwrap_or(f64::NAN))])
+}
+
+/// The XOR of whole tensors through zstd-1, with the hash of the new state on both sides: seconds to encode and to apply in
+/// place, on this thread.
+fn xor(pair: &Pair, copy: &mut [u8]) -> Result<[f64; 2]> {
+    let mut seconds = [0.0; 2];
+    copy.copy_from_slice(&pair.base);
+    for tensor in &pair.tensors {
+        let range = tensor.range.clone();
+        let (old, new) = (&pair.base[range.clone()], &pair.target[range.clone()]);
+        let mut patch = Ok(Vec::new());
+        seconds[0] += Seconds::of(|| patch = XOR.encode_and_hash(old, new)).thread;
+        let patch = patch?;
+        let mut applied = Ok(());
+        seconds[1] += Seconds::of(|| applied = XOR.apply_and_hash(&patch, &mut copy[range])).thread;
+        applied?;
+    }
+    ensure!(copy == &*pair.target, "the XOR does not give the target back");
+    Ok(seconds)
+}
+
+/// Runs one level over a pair `passes` times.
+///
+/// # Errors
+/// If what is decoded is not the target.
+pub fn run(
+    pair: &Pair,
+    level: Level,
+    profile: Profile,
+    threads: NonZeroUsize,
+    passes: usize,
+) -> Result<Report> {
+    let mut one = workers(pair, level, profile, 1);
+    let mut all = workers(pair, level, profile, threads.get());
     let mut copy = pair.base.clone();
     let mut beside = pair.base.clone();
-    let mut changed = 0;
-    let mut passed: Vec<Seconds> = Vec::new();
-    for _ in 0..=passes {
-        let memcpy = time(|| {
-            for (_, range) in &chunks {
-                copy[range.clone()].copy_from_slice(&pair.base[range.clone()]);
-            }
-        });
-        let encode = time(|| {
-            payloads.clear();
-            changed = 0;
-            for ((format, range), record) in chunks.iter().zip(&mut records) {
-                let start = payloads.len();
-                let (old, new) = (&pair.base[range.clone()], &pair.target[range.clone()]);
-                let encoded = encoder.encode(cx(*format), old, new, None, &mut payloads);
-                changed += encoded.changed_elements;
-                *record = encoded.encoding.map(|encoding| (encoding, start..payloads.len(), encoded.leaf));
-            }
-        });
-        let apply = time(|| {
-            for ((format, range), record) in chunks.iter().zip(&records) {
-                let (old, new) = (&pair.base[range.clone()], &mut beside[range.clone()]);
-                match record {
-                    Some((encoding, payload, leaf)) => {
-                        let payload = &payloads[payload.clone()];
-                        let found = decoder.decode(cx(*format), *encoding, payload, Some(old), new);
-                        assert_eq!(found, Ok(*leaf));
-                    }
-                    None => new.copy_from_slice(old),
-                }
-            }
-        });
-        let in_place = time(|| {
-            for ((format, range), record) in chunks.iter().zip(&records) {
-                if let Some((encoding, payload, leaf)) = record {
-                    let payload = &payloads[payload.clone()];
-                    let found =
-                        decoder.decode_in_place(cx(*format), *encoding, payload, &mut copy[range.clone()]);
-                    assert_eq!(found, Ok(*leaf));
-                }
-            }
-        });
-        assert!(beside == pair.target && copy == pair.target, "the target comes back");
-        passed.push(Seconds { memcpy, encode, apply, in_place });
+    let mut passed = Vec::new();
+    for number in 0..=passes {
+        let [thread, wall] = pass(&mut one, pair, &mut copy, &mut beside)?;
+        let [_, all_wall] = pass(&mut all, pair, &mut copy, &mut beside)?;
+        let xor = xor(pair, &mut copy)?;
+        // The first pass warms caches, pages and contexts up.
+        if number > 0 {
+            passed.push((thread, wall, all_wall, xor));
+        }
     }
-    passed.remove(0);
-    let best = |of: fn(&Seconds) -> f64| passed.iter().map(of).fold(f64::INFINITY, f64::min);
-    let ratio = |of: fn(&Seconds) -> f64| median(passed.iter().map(|pass| pass.memcpy / of(pass)).collect());
-    Report {
-        level,
-        payload_bytes: payloads.len(),
-        records: records.iter().flatten().count(),
-        changed,
-        best: Seconds {
-            memcpy: best(|pass| pass.memcpy),
-            encode: best(|pass| pass.encode),
-            apply: best(|pass| pass.apply),
-            in_place: best(|pass| pass.in_place),
+    let speed = |seconds: f64| pair.bytes() as f64 / seconds / 1e9;
+    let thread = |kind| passed.iter().map(move |(thread, ..)| thread.get(kind));
+    let wall = |kind| passed.iter().map(move |(_, wall, ..)| wall.get(kind));
+    let all_wall = |kind| passed.iter().map(move |(_, _, all, _)| all.get(kind));
+    let ratio = |of: Vec<f64>, to: Vec<f64>| median(of.iter().zip(&to).map(|(of, to)| to / of));
+    let per_xor = |kind, index: usize| {
+        ratio(thread(kind).collect(), passed.iter().map(|(.., xor)| xor[index]).collect())
+    };
+    let memcpy = Kind::Memcpy;
+    Ok(Report {
+        level: level.name(),
+        payload_bytes: one.iter().map(|worker| worker.payloads.len()).sum(),
+        seconds: Each::of(|kind| median(thread(kind))),
+        one_thread: Each::of(|kind| speed(median(thread(kind)))),
+        per_memcpy: Each::of(|kind| ratio(thread(kind).collect(), thread(memcpy).collect())),
+        per_xor: [per_xor(Kind::Encode, 0), per_xor(Kind::InPlace, 1)],
+        all_threads: AllThreads {
+            threads: all.len(),
+            speed: Each::of(|kind| speed(median(all_wall(kind)))),
+            per_memcpy: Each::of(|kind| ratio(all_wall(kind).collect(), all_wall(memcpy).collect())),
+            per_one_thread: Each::of(|kind| ratio(all_wall(kind).collect(), wall(kind).collect())),
         },
-        ratios: [ratio(|pass| pass.encode), ratio(|pass| pass.apply), ratio(|pass| pass.in_place)],
-    }
+    })
 }

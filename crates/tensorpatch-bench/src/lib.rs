@@ -1,7 +1,12 @@
 //! Side-by-side measurements of tensorpatch and the encodings it replaces.
 
+pub mod clock;
+pub mod commands;
 pub mod floor;
+pub mod inputs;
 pub mod kernels;
 pub mod pair;
+pub mod report;
 pub mod rivals;
+pub mod sizes;
 pub mod table;

@@ -1,51 +1,87 @@
-//! Prints how small and how fast tensorpatch is on a pair of checkpoints, beside the encodings that others use.
+//! Measures how small and how fast tensorpatch is on pairs of checkpoints, beside the encodings that others use.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use serde::Serialize;
+use tensorpatch_bench::commands::{self, Which};
 use tensorpatch_bench::floor::Floor;
+use tensorpatch_bench::inputs::{Input, Synthetic, learning_rate, name};
 use tensorpatch_bench::kernels;
 use tensorpatch_bench::pair::Pair;
-use tensorpatch_bench::table::{self, Row};
-use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_bench::report::{Encodings, Kernels, Report};
+use tensorpatch_bench::sizes::Sizes;
+use tensorpatch_bench::table;
 use tensorpatch_codec::Level;
-use tensorpatch_delta::{Options, Progress, State, Version, diff};
-use tensorpatch_format::{Limits, Profile};
-use tensorpatch_synthetic::{Config, Dtype, write_pair};
+use tensorpatch_format::Profile;
+use tensorpatch_synthetic::{Config, Dtype};
 
-/// Measures tensorpatch and the encodings of others on the same pair of checkpoints, in the same run.
+/// Measures tensorpatch on pairs of checkpoints, beside the encodings of others and in the same run.
+///
+/// Without one of --sizes, --kernels and --commands: all encodings side by side.
 #[derive(Parser)]
+#[command(max_term_width = 110)]
 struct Arguments {
     /// The base: a .safetensors file or a checkpoint directory
-    #[arg(long, requires = "target")]
+    #[arg(long, requires = "target", help_heading = "What to measure on")]
     base: Option<PathBuf>,
     /// The target
-    #[arg(long, requires = "base")]
+    #[arg(long, requires = "base", help_heading = "What to measure on")]
     target: Option<PathBuf>,
-    /// Make a realistic pair of about this size instead, as 256MiB or 1GiB
-    #[arg(long, value_parser = parse_size)]
-    synthetic: Option<u64>,
-    /// The learning rate of the synthetic pair
-    #[arg(long, default_value_t = 3e-6)]
-    lr: f32,
-    /// The optimiser steps between base and target of the synthetic pair
-    #[arg(long, default_value_t = 1)]
-    steps: u64,
-    /// The seed of the synthetic pair
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// The dtype of the synthetic pair: bf16 or f32
-    #[arg(long, default_value = "bf16")]
-    dtype: String,
-    /// Timed passes; medians are printed
-    #[arg(long, default_value_t = 5)]
-    passes: usize,
-    /// Only the codec's kernels, at every level of this machine
-    #[arg(long)]
+    /// A recorded run: a directory with snapshot_000000.safetensors and so on. The sizes of all steps, the others of the last
+    #[arg(long, conflicts_with = "base", help_heading = "What to measure on")]
+    trace: Option<PathBuf>,
+    /// Made-up pairs of about these sizes, such as 256MiB,1GiB
+    #[arg(long, value_parser = parse_size, value_delimiter = ',', conflicts_with_all = ["base", "trace"],
+        default_value = "256MiB", help_heading = "What to measure on")]
+    synthetic: Vec<u64>,
+    /// Made-up pairs of one tensor in a file of this size that is mostly a hole
+    #[arg(long, value_parser = parse_size, conflicts_with_all = ["base", "trace", "synthetic"],
+        help_heading = "What to measure on")]
+    one_tensor: Option<u64>,
+    /// Dtypes of made-up pairs: bf16, f16, f32, e4m3, e5m2, int8 or int4 (two to a byte)
+    #[arg(long, value_parser = parse_dtype, value_delimiter = ',', default_value = "bf16",
+        help_heading = "What to measure on")]
+    dtype: Vec<Dtype>,
+    /// Learning rates of made-up pairs
+    #[arg(long, value_delimiter = ',', default_value = "3e-6", help_heading = "What to measure on")]
+    lr: Vec<f32>,
+    /// Instead of learning rates: how much of the elements a step is to change, such as 1%
+    #[arg(long, value_parser = parse_percent, value_delimiter = ',', conflicts_with = "lr",
+        help_heading = "What to measure on")]
+    density: Vec<f64>,
+    /// Optimiser steps from base to target of made-up pairs
+    #[arg(long, value_delimiter = ',', default_value = "1", help_heading = "What to measure on")]
+    steps: Vec<u64>,
+    /// Seeds of made-up pairs
+    #[arg(long, value_delimiter = ',', default_value = "0", help_heading = "What to measure on")]
+    seed: Vec<u64>,
+    /// Cut made-up pairs into so many tensors of the same length
+    #[arg(long, help_heading = "What to measure on")]
+    tensors: Option<usize>,
+    /// Only sizes
+    #[arg(long, group = "what")]
+    sizes: bool,
+    /// Only the codec on prepared buffers, at every level of instructions of this machine
+    #[arg(long, group = "what")]
     kernels: bool,
+    /// Only this level: portable, avx2 or avx512
+    #[arg(long, requires = "kernels")]
+    level: Option<String>,
+    /// Only whole commands on files in the page cache: all, or those named, such as diff,in-place
+    #[arg(long, group = "what", value_enum, value_delimiter = ',', num_args = 0.., require_equals = true,
+        default_missing_value = "diff,apply,in-place,digest")]
+    commands: Option<Vec<Which>>,
+    /// The program whose commands are measured [default: the one built beside this]
+    #[arg(long)]
+    cli: Option<PathBuf>,
+    /// Where files are made [default: the directory for temporary files]
+    #[arg(long)]
+    scratch: Option<PathBuf>,
+    /// Timed passes; medians are printed
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    passes: u16,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -55,180 +91,152 @@ fn parse_size(text: &str) -> Result<u64, String> {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10), ("", 0)];
     units
         .into_iter()
-        .find_map(|(unit, shift)| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_shl(shift))
+        .find_map(|(unit, shift)| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(1 << shift))
         .ok_or_else(|| "expected a size such as 256MiB or 1GiB".to_owned())
 }
 
-/// What is printed.
-#[derive(Serialize)]
-struct Report {
-    machine: String,
-    threads: usize,
-    model_bytes: usize,
-    elements: u64,
-    changed: u64,
-    floor_bytes: f64,
-    floor_bytes_per_changed: f64,
-    memcpy_gb_per_second: [f64; 2],
-    rows: Vec<Row>,
-    kernels: Vec<Kernel>,
+fn parse_dtype(text: &str) -> Result<Dtype, String> {
+    let names = || Dtype::ALL.map(name).join(", ");
+    Dtype::ALL
+        .into_iter()
+        .find(|dtype| name(*dtype) == text)
+        .ok_or_else(|| format!("expected one of {}", names()))
 }
 
-/// One level of the codec, on one thread and prepared buffers.
-#[derive(Serialize)]
-struct Kernel {
-    level: &'static str,
-    payload_bytes: usize,
-    payload_over_floor_percent: f64,
-    memcpy_gb_per_second: f64,
-    encode_gb_per_second: f64,
-    apply_gb_per_second: f64,
-    in_place_gb_per_second: f64,
-    encode_per_memcpy: f64,
-    apply_per_memcpy: f64,
-    in_place_per_memcpy: f64,
-}
-
-fn machine() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    model.map_or(std::env::consts::ARCH, |(_, model)| model).to_owned()
-}
-
-/// The size of a whole patch file.
-fn file_bytes(base: &Path, target: &Path, profile: Profile) -> Result<u64> {
-    let limits = Limits::default();
-    let (base, target) = (Checkpoint::open(base, &limits)?, Checkpoint::open(target, &limits)?);
-    let old = Version { state: State::of(&base)?, layout: base.layout(), leaves: None };
-    let new = Version { state: State::of(&target)?, layout: target.layout(), leaves: None };
-    let mut options = Options::default();
-    options.profile = profile;
-    let mut patch = Vec::new();
-    diff(&old, &new, &options, Progress::none(), &mut patch)?;
-    Ok(patch.len() as u64)
-}
-
-fn kernel(report: &kernels::Report, pair: &Pair, floor: &Floor) -> Kernel {
-    let gbs = |seconds: f64| pair.bytes() as f64 / seconds / 1e9;
-    Kernel {
-        level: report.level.name(),
-        payload_bytes: report.payload_bytes,
-        payload_over_floor_percent: 100.0 * (report.payload_bytes as f64 / floor.bytes() - 1.0),
-        memcpy_gb_per_second: gbs(report.best.memcpy),
-        encode_gb_per_second: gbs(report.best.encode),
-        apply_gb_per_second: gbs(report.best.apply),
-        in_place_gb_per_second: gbs(report.best.in_place),
-        encode_per_memcpy: report.ratios[0],
-        apply_per_memcpy: report.ratios[1],
-        in_place_per_memcpy: report.ratios[2],
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    match number {
+        Some(percent) if (0.001..=40.0).contains(&percent) => Ok(percent / 100.0),
+        _ => Err("expected a share from 0.001% to 40%".to_owned()),
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the tables are what this prints")]
-fn print(report: &Report) {
-    println!("{}, {} threads", report.machine, report.threads);
-    println!(
-        "{} MB of tensors, {} of {} elements changed ({:.3} %), floor {:.4} B/changed, memcpy {:.1} GB/s on one thread, {:.1} on all\n",
-        report.model_bytes / 1_000_000,
-        report.changed,
-        report.elements,
-        100.0 * report.changed as f64 / report.elements as f64,
-        report.floor_bytes_per_changed,
-        report.memcpy_gb_per_second[0],
-        report.memcpy_gb_per_second[1],
-    );
-    if !report.rows.is_empty() {
-        println!(
-            "| encoding | bytes | B/changed | over floor | encode GB/s | apply + verify GB/s | encode, all | apply, all |"
-        );
-        println!("|---|---|---|---|---|---|---|---|");
+impl Arguments {
+    /// What each made-up pair is like.
+    fn configs(&self) -> Vec<Synthetic> {
+        let mut all = Vec::new();
+        for &bytes in &self.synthetic {
+            for &dtype in &self.dtype {
+                for &seed in &self.seed {
+                    let config = Config { bytes, dtype, seed, ..Config::default() };
+                    let rates = if self.density.is_empty() {
+                        self.lr.clone()
+                    } else {
+                        self.density.iter().map(|&density| learning_rate(density, &config)).collect()
+                    };
+                    for learning_rate in rates {
+                        for &steps in &self.steps {
+                            let config = Config { learning_rate, ..config.clone() };
+                            all.push(Synthetic { config, steps, tensors: self.tensors });
+                        }
+                    }
+                }
+            }
+        }
+        all
     }
-    for row in &report.rows {
-        println!(
-            "| {} | {} | {:.3} | {:+.1} % | {:.2} | {:.2} | {:.2} | {:.2} |",
-            row.name,
-            row.bytes,
-            row.bytes_per_changed,
-            row.over_floor_percent,
-            row.one_thread.encode,
-            row.one_thread.apply_verify,
-            row.all_threads.encode,
-            row.all_threads.apply_verify,
-        );
+
+    /// Does something on each pair, one after the other: made-up ones are gone before the next is made.
+    fn each(&self, scratch: &Path, mut work: impl FnMut(&Input) -> Result<()>) -> Result<()> {
+        if let Some((base, target)) = self.base.as_ref().zip(self.target.as_ref()) {
+            return work(&Input::files(base, target));
+        }
+        if let Some(directory) = &self.trace {
+            let mut inputs = Input::trace(directory)?;
+            if !self.sizes {
+                // The last step; behind it stand all as one.
+                inputs.truncate(inputs.len().max(2) - 1);
+                inputs.drain(..inputs.len() - 1);
+            }
+            return inputs.iter().try_for_each(work);
+        }
+        if let Some(bytes) = self.one_tensor {
+            let config = self.configs().into_iter().next().context("no seed")?.config;
+            return work(&Input::one_tensor(bytes, &config, scratch)?);
+        }
+        self.configs().iter().try_for_each(|config| work(&Input::synthetic(config, scratch)?))
     }
-    if !report.kernels.is_empty() {
-        println!(
-            "| level | payload over floor | encode GB/s | apply | in place | encode x memcpy | apply | in place |"
-        );
-        println!("|---|---|---|---|---|---|---|---|");
+
+    fn levels(&self) -> Result<Vec<Level>> {
+        let mut levels = Level::available();
+        if let Some(name) = &self.level {
+            let names: Vec<_> = levels.iter().map(|level| level.name()).collect();
+            levels.retain(|level| level.name() == name);
+            ensure!(!levels.is_empty(), "--level {name}: this machine has {}", names.join(", "));
+        }
+        Ok(levels)
     }
-    for kernel in &report.kernels {
-        println!(
-            "| {} | {:+.2} % | {:.2} | {:.2} | {:.2} | {:.3} | {:.3} | {:.3} |",
-            kernel.level,
-            kernel.payload_over_floor_percent,
-            kernel.encode_gb_per_second,
-            kernel.apply_gb_per_second,
-            kernel.in_place_gb_per_second,
-            kernel.encode_per_memcpy,
-            kernel.apply_per_memcpy,
-            kernel.in_place_per_memcpy,
-        );
+
+    /// The program whose commands are measured.
+    fn cli(&self) -> Result<PathBuf> {
+        if let Some(cli) = &self.cli {
+            return cli.canonicalize().with_context(|| cli.display().to_string());
+        }
+        let cli = std::env::current_exe()?.with_file_name("tensorpatch");
+        if !cli.exists() {
+            bail!("{}: build it with cargo build --release, or give --cli", cli.display());
+        }
+        Ok(cli)
     }
+}
+
+/// Pairs are loaded to measure the codec apart from commands up to this size; twice as much memory is taken.
+const LOADED: u64 = 1 << 30;
+
+fn measure(arguments: &Arguments, input: &Input, scratch: &Path, report: &mut Report) -> Result<()> {
+    let threads = NonZeroUsize::new(report.threads).unwrap_or(NonZeroUsize::MIN);
+    let passes = usize::from(arguments.passes);
+    if let Some(which) = &arguments.commands {
+        let mut kernels = None;
+        let small = |path: &Path| {
+            path.metadata().is_ok_and(|file| file.is_file() && file.len() <= LOADED + (LOADED >> 4))
+        };
+        if small(&input.base) {
+            let pair = Pair::open(&input.base, &input.target)?;
+            let run = |profile| kernels::run(&pair, Level::best(), profile, NonZeroUsize::MIN, 3);
+            kernels =
+                Some(commands::Kernels { compact: run(Profile::Compact)?, direct: run(Profile::Direct)? });
+        }
+        let rows = commands::measure(&arguments.cli()?, which, input, scratch, passes, kernels.as_ref())?;
+        report.commands.extend(rows);
+        return Ok(());
+    }
+    let pair = Pair::open(&input.base, &input.target)?;
+    let floor = Floor::of(&pair);
+    if arguments.kernels {
+        let levels = arguments.levels()?;
+        let run = |level| kernels::run(&pair, level, Profile::Compact, threads, passes);
+        report.kernels.push(Kernels {
+            input: input.label.clone(),
+            density: floor.changed as f64 / floor.elements as f64,
+            floor_bytes: floor.bytes(),
+            levels: levels.into_iter().map(run).collect::<Result<_>>()?,
+        });
+        return Ok(());
+    }
+    let sizes = Sizes::of(input, &pair, &floor)?;
+    if arguments.sizes {
+        report.sizes.push(sizes);
+        return Ok(());
+    }
+    let files = [sizes.compact.file_bytes, sizes.direct.file_bytes];
+    let rows = table::rows(&pair, files, threads, passes)?;
+    let memcpy = table::memcpy(&pair, threads, passes)?;
+    report.encodings.push(Encodings { sizes, memcpy, rows });
+    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what this prints")]
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let scratch = tempfile::tempdir()?;
-    let (base, target) = match (&arguments.base, &arguments.target, arguments.synthetic) {
-        (Some(base), Some(target), None) => (base.clone(), target.clone()),
-        (None, None, size) => {
-            let dtype = match &*arguments.dtype {
-                "bf16" => Dtype::Bf16,
-                "f32" => Dtype::F32,
-                other => bail!("--dtype {other}: expected bf16 or f32"),
-            };
-            let (learning_rate, seed) = (arguments.lr, arguments.seed);
-            let bytes = size.unwrap_or(256 << 20);
-            let config = Config { bytes, dtype, learning_rate, seed, ..Config::default() };
-            let pair = (scratch.path().join("base.safetensors"), scratch.path().join("target.safetensors"));
-            write_pair(&config, arguments.steps, &pair.0, &pair.1)
-                .context("cannot write the synthetic pair")?;
-            pair
-        }
-        _ => bail!("give --base and --target, or --synthetic, not both"),
-    };
-    let pair = Pair::open(&base, &target)?;
-    let floor = Floor::of(&pair);
+    let scratch = arguments.scratch.clone().unwrap_or_else(std::env::temp_dir);
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let (mut rows, mut levels) = (Vec::new(), Vec::new());
-    if arguments.kernels {
-        for level in Level::available() {
-            let report = kernels::run(&pair, level, Profile::Compact, arguments.passes);
-            levels.push(kernel(&report, &pair, &floor));
-        }
-    } else {
-        let files =
-            [file_bytes(&base, &target, Profile::Compact)?, file_bytes(&base, &target, Profile::Direct)?];
-        rows = table::rows(&pair, &floor, files, threads, arguments.passes)?;
-    }
-    let report = Report {
-        machine: machine(),
-        threads: threads.get(),
-        model_bytes: pair.bytes(),
-        elements: floor.elements,
-        changed: floor.changed,
-        floor_bytes: floor.bytes(),
-        floor_bytes_per_changed: floor.bytes() / floor.changed as f64,
-        memcpy_gb_per_second: table::memcpy(&pair, threads, arguments.passes)?,
-        rows,
-        kernels: levels,
-    };
+    let mut report = Report::new(threads.get(), usize::from(arguments.passes));
+    arguments.each(&scratch, |input| measure(&arguments, input, &scratch, &mut report))?;
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        print(&report);
+        print!("{}", report.tables());
     }
     Ok(())
 }

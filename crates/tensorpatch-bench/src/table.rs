@@ -2,14 +2,13 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
-use tensorpatch_codec::{ChunkContext, ChunkDecoder, ChunkEncoder, leaf_digest};
+use tensorpatch_codec::{ChunkContext, ChunkDecoder, ChunkEncoder};
 use tensorpatch_format::{ElementFormat, Encoding, LeafHash, Profile};
 
-use crate::floor::Floor;
+use crate::clock::{Seconds, median};
 use crate::pair::Pair;
 use crate::rivals::{RIVALS, Rival};
 
@@ -20,13 +19,9 @@ pub struct Row {
     pub name: String,
     /// Bytes of the patch.
     pub bytes: u64,
-    /// Bytes for each changed element.
-    pub bytes_per_changed: f64,
-    /// Percent above the entropy floor.
-    pub over_floor_percent: f64,
-    /// GB of model encoded a second, and applied to the base and verified, on one thread.
+    /// On one thread, by the time of its processor.
     pub one_thread: Speed,
-    /// The same on all threads.
+    /// On all threads, by the clock on the wall.
     pub all_threads: Speed,
 }
 
@@ -62,6 +57,13 @@ fn on_threads(threads: usize, count: usize, work: impl Fn(usize) -> Result<()> +
     })
 }
 
+/// Seconds of that work: of the processor if there is one thread, which what others do counts less in, else on the wall.
+fn timed(threads: usize, count: usize, work: impl Fn(usize) -> Result<()> + Sync) -> Result<f64> {
+    let mut result = Ok(());
+    let seconds = Seconds::of(|| result = on_threads(threads, count, work));
+    result.map(|()| if threads == 1 { seconds.thread } else { seconds.wall })
+}
+
 /// What is worked on by one thread at a time: a tensor, or a chunk of one.
 struct Piece {
     format: ElementFormat,
@@ -81,16 +83,11 @@ impl Method for Rival {
     }
 
     fn encode(&self, _: ElementFormat, old: &[u8], new: &[u8]) -> Result<Vec<u8>> {
-        let patch = (self.encode)(old, new)?;
-        // The receiver compares this with its own: a state without a hash does not verify.
-        std::hint::black_box(leaf_digest(LeafHash::Xxh3, new));
-        Ok(patch)
+        self.encode_and_hash(old, new)
     }
 
     fn apply(&self, _: ElementFormat, patch: &[u8], target: &mut [u8]) -> Result<()> {
-        (self.apply)(patch, target)?;
-        std::hint::black_box(leaf_digest(LeafHash::Xxh3, target));
-        Ok(())
+        self.apply_and_hash(patch, target)
     }
 }
 
@@ -126,11 +123,6 @@ impl Method for Own {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 /// Passes over all pieces: the speeds, and the bytes of all patches.
 fn measure(
     method: &dyn Method,
@@ -143,25 +135,21 @@ fn measure(
     let (mut encode, mut apply) = (Vec::new(), Vec::new());
     let lock = |index: usize| slots[index].lock().map_err(|_| anyhow::anyhow!("a thread panicked"));
     for pass in 0..=passes {
-        let start = Instant::now();
-        on_threads(threads, pieces.len(), |index| {
+        let encoded = timed(threads, pieces.len(), |index| {
             let Piece { format, range } = &pieces[index];
             let patch = method.encode(*format, &pair.base[range.clone()], &pair.target[range.clone()])?;
             lock(index)?.0 = patch;
             Ok(())
         })?;
-        let encoded = start.elapsed().as_secs_f64();
         for (index, piece) in pieces.iter().enumerate() {
             let target = &mut lock(index)?.1;
             target.clear();
             target.extend_from_slice(&pair.base[piece.range.clone()]);
         }
-        let start = Instant::now();
-        on_threads(threads, pieces.len(), |index| {
+        let applied = timed(threads, pieces.len(), |index| {
             let (patch, target) = &mut *lock(index)?;
             method.apply(pieces[index].format, patch, target)
         })?;
-        let applied = start.elapsed().as_secs_f64();
         for (index, piece) in pieces.iter().enumerate() {
             ensure!(
                 lock(index)?.1 == pair.target[piece.range.clone()],
@@ -195,13 +183,11 @@ pub fn memcpy(pair: &Pair, threads: NonZeroUsize, passes: usize) -> Result<[f64;
     for (speed, threads) in speeds.iter_mut().zip([1, threads.get()]) {
         let mut seconds = Vec::new();
         for _ in 0..passes {
-            let start = Instant::now();
-            on_threads(threads, chunks.len(), |index| {
+            seconds.push(timed(threads, chunks.len(), |index| {
                 let mut copy = copies[index].lock().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
                 copy.copy_from_slice(&pair.base[chunks[index].clone()]);
                 Ok(())
-            })?;
-            seconds.push(start.elapsed().as_secs_f64());
+            })?);
         }
         *speed = pair.bytes() as f64 / median(seconds) / 1e9;
     }
@@ -212,13 +198,7 @@ pub fn memcpy(pair: &Pair, threads: NonZeroUsize, passes: usize) -> Result<[f64;
 ///
 /// # Errors
 /// If an encoding does not give the target back.
-pub fn rows(
-    pair: &Pair,
-    floor: &Floor,
-    file_bytes: [u64; 2],
-    threads: NonZeroUsize,
-    passes: usize,
-) -> Result<Vec<Row>> {
+pub fn rows(pair: &Pair, file_bytes: [u64; 2], threads: NonZeroUsize, passes: usize) -> Result<Vec<Row>> {
     let two_bytes = pair.tensors.iter().all(|tensor| tensor.format.width() == 2);
     let tensors: Vec<Piece> = pair
         .tensors
@@ -231,20 +211,13 @@ pub fn rows(
         let (one_thread, bytes) = measure(method, pieces, pair, 1, passes)?;
         let (all_threads, _) = measure(method, pieces, pair, threads.get(), passes)?;
         let bytes = file_bytes.unwrap_or(bytes);
-        rows.push(Row {
-            name: method.name(),
-            bytes,
-            bytes_per_changed: bytes as f64 / floor.changed as f64,
-            over_floor_percent: 100.0 * (bytes as f64 / floor.bytes() - 1.0),
-            one_thread,
-            all_threads,
-        });
+        rows.push(Row { name: method.name(), bytes, one_thread, all_threads });
         Ok(())
     };
     for (profile, bytes) in [Profile::Compact, Profile::Direct].into_iter().zip(file_bytes) {
         add(&Own(profile), &chunks, Some(bytes))?;
     }
-    for rival in RIVALS.iter().filter(|_| two_bytes) {
+    for rival in RIVALS.iter().filter(|rival| two_bytes || rival.any_width) {
         add(rival, &tensors, None)?;
     }
     Ok(rows)

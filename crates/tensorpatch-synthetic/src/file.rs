@@ -84,12 +84,12 @@ pub fn write_pair(config: &Config, steps: u64, base: &Path, target: &Path) -> io
                     scope.spawn(move || {
                         let mut piece = Piece::new(config.seed, *index, tensor, rows.clone());
                         let mut before = Vec::new();
-                        config.dtype.cast(piece.weights(), &mut before);
+                        config.dtype.cast(piece.weights(), piece.row(), &mut before);
                         for _ in 0..steps {
                             piece.step(config.learning_rate);
                         }
                         let mut after = Vec::new();
-                        config.dtype.cast(piece.weights(), &mut after);
+                        config.dtype.cast(piece.weights(), piece.row(), &mut after);
                         (before, after)
                     })
                 })
@@ -113,7 +113,7 @@ fn write_file(run: &Run, tensors: &[usize], path: &Path) -> io::Result<()> {
     for &index in tensors {
         for piece in run.tensor_pieces(index) {
             buffer.clear();
-            run.dtype().cast(piece.weights(), &mut buffer);
+            run.dtype().cast(piece.weights(), piece.row(), &mut buffer);
             file.write_all(&buffer)?;
         }
     }
@@ -127,7 +127,11 @@ fn header(tensors: &[&Tensor], dtype: Dtype) -> Vec<u8> {
     let mut offset = 0;
     for tensor in tensors {
         let end = offset + byte_len(tensor, dtype);
-        let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
+        let mut shape = tensor.shape.clone();
+        if let Some(columns) = shape.last_mut() {
+            *columns /= dtype.packed();
+        }
+        let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
         let _ = write!(
             json,
             ",\"{}\":{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{offset},{end}]}}",
@@ -147,7 +151,7 @@ fn header(tensors: &[&Tensor], dtype: Dtype) -> Vec<u8> {
 }
 
 fn byte_len(tensor: &Tensor, dtype: Dtype) -> u64 {
-    tensor.elements() as u64 * dtype.width() as u64
+    tensor.elements() as u64 * dtype.bits() as u64 / 8
 }
 
 #[cfg(test)]
@@ -168,6 +172,23 @@ mod tests {
         assert!(std::fs::read(path("a")).unwrap() == std::fs::read(path("c")).unwrap());
         assert!(std::fs::read(path("b")).unwrap() == std::fs::read(path("d")).unwrap());
         assert!(std::fs::read(path("a")).unwrap() != std::fs::read(path("b")).unwrap());
+    }
+
+    #[test]
+    fn pairs_of_every_dtype_have_the_length_that_their_header_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for dtype in Dtype::ALL {
+            let config = Config { bytes: 1 << 20, dtype, learning_rate: 1e-4, ..Config::default() };
+            write_pair(&config, 1, &path("a"), &path("b")).unwrap();
+            let (a, b) = (std::fs::read(path("a")).unwrap(), std::fs::read(path("b")).unwrap());
+            assert!(a != b, "{dtype:?}");
+            assert_eq!(a.len(), b.len());
+            let header = usize::try_from(u64::from_le_bytes(a[..8].try_into().unwrap())).unwrap();
+            let json = std::str::from_utf8(&a[8..8 + header]).unwrap();
+            let end = json.rsplit_once(',').unwrap().1.trim_end().trim_end_matches(['}', ']']);
+            assert_eq!(a.len(), 8 + header + end.parse::<usize>().unwrap(), "{dtype:?}");
+        }
     }
 
     #[test]

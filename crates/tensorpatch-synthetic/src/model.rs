@@ -61,7 +61,8 @@ const LEAST_LAYERS: usize = 12;
 impl Model {
     /// A model whose checkpoint has about `config.bytes` bytes of tensor data.
     pub fn new(config: &Config) -> Self {
-        let elements = usize::try_from(config.bytes).unwrap_or(usize::MAX) / config.dtype.width();
+        let elements = usize::try_from(config.bytes.saturating_mul(8) / config.dtype.bits() as u64)
+            .unwrap_or(usize::MAX);
         let for_layers = elements / 100 * LAYER_PERCENT;
         let h = HIDDEN
             .into_iter()
@@ -129,10 +130,10 @@ mod tests {
     #[test]
     fn a_model_is_as_large_as_asked_for_but_for_a_row() {
         for bytes in [100_000_u64, 1 << 20, 64 << 20, 1 << 30, 8 << 30, 140_000_000_000] {
-            for dtype in [Dtype::Bf16, Dtype::F32] {
+            for dtype in Dtype::ALL {
                 let model = Model::new(&Config { bytes, dtype, ..Config::default() });
-                let size = (model.elements() * dtype.width()) as u64;
-                let row = (model.tensors[0].row() * dtype.width()) as u64;
+                let size = (model.elements() * dtype.bits() / 8) as u64;
+                let row = (model.tensors[0].row() * dtype.bits() / 8) as u64;
                 assert!(size <= bytes && bytes - size < row, "{bytes} asked, {size} made");
             }
         }

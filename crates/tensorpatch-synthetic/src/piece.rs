@@ -123,6 +123,11 @@ impl Piece {
         &self.weights
     }
 
+    /// The length of a row.
+    pub(crate) fn row(&self) -> usize {
+        self.row
+    }
+
     /// The signal is drawn anew in every step from the same state, which costs less memory than keeping it.
     fn signal_state(&self, row: usize) -> u128 {
         let key = mix(self.signal_seed ^ row as u64);

@@ -71,7 +71,7 @@ impl Run {
     pub fn tensor_bytes(&self, tensor: usize) -> Vec<u8> {
         let mut out = Vec::new();
         for piece in self.tensor_pieces(tensor) {
-            self.config.dtype.cast(piece.weights(), &mut out);
+            self.config.dtype.cast(piece.weights(), piece.row(), &mut out);
         }
         out
     }

@@ -145,7 +145,7 @@ async fn demonstrate(arguments: &Arguments, directory: &Path, session: &Session)
     let start = Instant::now();
     let mut training = Run::new(&config);
     let elements = training.model().elements() as u64;
-    let checkpoint_bytes = elements * Dtype::Bf16.width() as u64;
+    let checkpoint_bytes = elements * Dtype::Bf16.bits() as u64 / 8;
     session.output.note(&format!(
         "model: {} bf16 weights, {}, in {} tensors (made in {})",
         count(elements),
