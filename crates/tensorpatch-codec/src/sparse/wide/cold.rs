@@ -11,7 +11,7 @@ use crate::kernels::{self, BLOCK_BYTES, GROUP, PADDING};
 
 use crate::sparse::chain::{Chain, LookUp, Parts};
 use crate::sparse::layout::{QUOTIENT_ESCAPE, STRIP_BYTES, STRIPS, slot_bits};
-use crate::sparse::plan::Near;
+use crate::sparse::plan::{Near, Tables};
 use crate::sparse::stream::SYMBOL_SCALE;
 
 use super::classes::{Classes, by_class, table};
@@ -85,6 +85,109 @@ impl Axis {
     }
 }
 
+/// What was looked at of the streams, as in [`Chain`].
+#[derive(Clone, Copy)]
+struct Places {
+    point: __m512i,
+    bucket: __m512i,
+    slot: __m512i,
+    down: __m512i,
+    looked_at: __m512i,
+}
+
+impl Places {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn of(chains: &[Chain<'_>; STRIPS]) -> Self {
+        let each = |of: fn(&Chain<'_>) -> u64| Each(std::array::from_fn(|i| of(&chains[i]))).load();
+        Self {
+            point: each(|chain| chain.point),
+            bucket: each(|chain| chain.bucket.cast_unsigned()),
+            slot: each(|chain| u64::from(chain.slot)),
+            down: each(|chain| u64::from(chain.down)),
+            looked_at: each(|chain| u64::from(chain.looked_at)),
+        }
+    }
+
+    /// Gives them back to the chains.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn save(&self, chains: &mut [Chain<'_>; STRIPS]) {
+        let (point, bucket) = (Each::of(self.point), Each::of(self.bucket));
+        let (slot, down, looked_at) = (Each::of(self.slot), Each::of(self.down), Each::of(self.looked_at));
+        for (i, chain) in chains.iter_mut().enumerate() {
+            chain.point = point.0[i];
+            chain.bucket = bucket.0[i].cast_signed();
+            chain.slot = slot.0[i] as u32;
+            chain.down = down.0[i] == 1;
+            chain.looked_at = looked_at.0[i] as u32;
+        }
+    }
+
+    /// The next places after `end` in the lanes that work, and which lanes have an escape there and must look again.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512cd")]
+    fn next(&self, working: __mmask8, state: __m512i, end: __m512i, axis: &Axis) -> (Self, __mmask8) {
+        let one = _mm512_set1_epi64(1);
+        let not = _mm512_xor_si512(state, _mm512_set1_epi64(-1));
+        let lowest = _mm512_and_si512(not, _mm512_sub_epi64(_mm512_setzero_si512(), not));
+        // No bit at all gives the greatest number, which is as much an escape.
+        let ones = _mm512_sub_epi64(_mm512_set1_epi64(63), _mm512_lzcnt_epi64(lowest));
+        let escapes = _mm512_set1_epi64(i64::from(QUOTIENT_ESCAPE));
+        let escape = _mm512_mask_cmpge_epu64_mask(working, ones, escapes);
+        let bits = i64::from(slot_bits(axis.scale));
+        let scale = _mm_cvtsi64_si128(i64::from(axis.scale));
+        let bucket = _mm512_add_epi64(end, _mm512_sll_epi64(ones, scale));
+        let seen = _mm512_srlv_epi64(state, _mm512_add_epi64(ones, one));
+        let slot = _mm512_and_si512(_mm512_srli_epi64::<1>(seen), _mm512_set1_epi64((1 << bits) - 1));
+        let point = _mm512_add_epi64(bucket, axis.unit_at(slot));
+        let looked_at = _mm512_add_epi64(ones, _mm512_set1_epi64(2 + bits));
+        let next = Self {
+            point: _mm512_mask_mov_epi64(self.point, working, point),
+            bucket: _mm512_mask_mov_epi64(self.bucket, working, bucket),
+            slot: _mm512_mask_mov_epi64(self.slot, working, slot),
+            down: _mm512_mask_and_epi64(self.down, working, seen, one),
+            looked_at: _mm512_mask_mov_epi64(self.looked_at, working, looked_at),
+        };
+        (next, escape)
+    }
+}
+
+/// The symbols of cold changes, in registers.
+#[derive(Clone, Copy)]
+struct Symbols {
+    one: __m512i,
+    two: __m512i,
+    /// In most chunks no cold element moves by more than one unit, and there are none to read.
+    any: bool,
+}
+
+impl Symbols {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(tables: &Tables) -> Self {
+        let near = tables.near_by_class();
+        let any = near.iter().any(|near| *near != Near::NO_SYMBOLS);
+        Self { one: table(&near.map(|near| near.one)), two: table(&near.map(|near| near.two)), any }
+    }
+
+    /// Reads how far elements move, beyond one unit, in the lanes that work: 0 or 1. And which lanes have another symbol, and have not
+    /// read it.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn read(&self, working: __mmask8, class: __m512i, states: &mut States<'_>) -> (__m512i, __mmask8) {
+        let (one, two) = (by_class(class, self.one), by_class(class, self.two));
+        let slot = _mm512_and_si512(states.state, _mm512_set1_epi64((1 << SYMBOL_SCALE) - 1));
+        let far = _mm512_mask_cmpge_epu64_mask(working, slot, two);
+        let second = _mm512_cmpge_epu64_mask(slot, one);
+        let before = _mm512_maskz_mov_epi64(second, one);
+        let freq = _mm512_mask_sub_epi64(one, second, two, one);
+        let rest = _mm512_srli_epi64::<SYMBOL_SCALE>(states.state);
+        states.consume(working & !far, rest, freq, _mm512_sub_epi64(slot, before));
+        (_mm512_maskz_set1_epi64(second, 1), far)
+    }
+}
+
 /// [`crate::sparse::chain::run`] for all strips in a whole block of two-byte elements, and applied to it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
@@ -99,32 +202,25 @@ pub(super) fn run(
     let borders: &[[u32; BORDERS]; STRIPS] = parts.borders().as_chunks().0.first_chunk()?;
     let classes = Classes::load(look_up.lengths);
     let lengths = table(&look_up.lengths.cold_by_class());
-    let near = look_up.tables.near_by_class();
-    let (one, two) = (table(&near.map(|near| near.one)), table(&near.map(|near| near.two)));
-    // In most chunks no cold element moves by more than one unit.
-    let symbols = near.iter().any(|near| *near != Near::NO_SYMBOLS);
+    let symbols = Symbols::load(look_up.tables);
     let axis = Axis::new(look_up.scale);
     let (groups_of, _) = block.as_chunks::<GROUP_BYTES>();
     packed.items.clear();
 
-    let ends = Each(borders.map(|borders| u64::from(borders[GROUPS])));
-    for (chain, &end) in chains.iter_mut().zip(&ends.0) {
+    let part_ends = Each(borders.map(|borders| u64::from(borders[GROUPS])));
+    for (chain, &end) in chains.iter_mut().zip(&part_ends.0) {
         chain.begin(end, look_up.scale);
     }
-    let each = |of: fn(&Chain<'_>) -> u64| Each(std::array::from_fn(|i| of(&chains[i]))).load();
-    let mut point = each(|chain| chain.point);
-    let mut bucket = each(|chain| chain.bucket.cast_unsigned());
-    let mut slot = each(|chain| u64::from(chain.slot));
-    let mut looked_at = each(|chain| u64::from(chain.looked_at));
-    let mut down = each(|chain| u64::from(chain.down));
+    let mut places = Places::of(chains);
     let mut states = States::new(std::array::from_fn(|i| chains[i].stream));
-    let ends = ends.load();
-    let last_points = _mm512_sub_epi64(_mm512_max_epu64(ends, _mm512_set1_epi64(1)), _mm512_set1_epi64(1));
+    let unit = _mm512_set1_epi64(1);
+    let part_end = part_ends.load();
+    let last_point = _mm512_sub_epi64(_mm512_max_epu64(part_end, unit), unit);
     let mut groups = [0usize; STRIPS];
     let mut called_for = 0;
 
     loop {
-        let working = _mm512_cmplt_epu64_mask(point, ends);
+        let working = _mm512_cmplt_epu64_mask(places.point, part_end);
         if working == 0 {
             break;
         }
@@ -134,9 +230,10 @@ pub(super) fn run(
             called_for += CALL_FOR;
         }
         // A strip that has come to its end stays at its last element, and nothing of it is kept.
-        let points = Each::of(_mm512_min_epu64(point, last_points));
+        let points = Each::of(_mm512_min_epu64(places.point, last_point));
         let mut positions = [0u32; STRIPS];
         let mut found = [_mm_setzero_si128(); STRIPS];
+        // Written out, so that what is found stays in registers.
         macro_rules! strips {
             ($($i:literal)*) => {$({
                 const I: usize = $i;
@@ -157,105 +254,52 @@ pub(super) fn run(
         let end = _mm512_add_epi64(end, _mm512_srli_epi64::<32>(found));
         let class = classes.of(element);
         let start = _mm512_sub_epi64(end, by_class(class, lengths));
-        let (from, to) = (axis.within(start, bucket), axis.within(end, bucket));
-        let rest = _mm512_srlv_epi64(states.state, looked_at);
-        states.consume(working, rest, _mm512_sub_epi64(to, from), _mm512_sub_epi64(slot, from));
+        let (from, to) = (axis.within(start, places.bucket), axis.within(end, places.bucket));
+        let rest = _mm512_srlv_epi64(states.state, places.looked_at);
+        states.consume(working, rest, _mm512_sub_epi64(to, from), _mm512_sub_epi64(places.slot, from));
 
-        let downs = _mm512_cmpeq_epi64_mask(down, _mm512_set1_epi64(1));
-        let unit = _mm512_set1_epi64(1);
-        let signed = _mm512_mask_sub_epi64(unit, downs, _mm512_setzero_si512(), unit);
+        let down = _mm512_cmpeq_epi64_mask(places.down, unit);
+        let (mut distance, mut far) = (unit, 0);
+        if symbols.any {
+            let (beyond, others) = symbols.read(working, class, &mut states);
+            (distance, far) = (_mm512_add_epi64(unit, beyond), others);
+        }
+        let signed = _mm512_mask_sub_epi64(distance, down, _mm512_setzero_si512(), distance);
         let mut value = _mm512_add_epi64(element, signed);
-        if symbols {
-            let (one, two) = (by_class(class, one), by_class(class, two));
-            let symbol = _mm512_and_si512(states.state, _mm512_set1_epi64((1 << SYMBOL_SCALE) - 1));
-            let far = _mm512_mask_cmpge_epu64_mask(working, symbol, two);
-            let second = _mm512_cmpge_epu64_mask(symbol, one);
-            let before = _mm512_maskz_mov_epi64(second, one);
-            let freq = _mm512_mask_sub_epi64(one, second, two, one);
-            let rest = _mm512_srli_epi64::<SYMBOL_SCALE>(states.state);
-            states.consume(working & !far, rest, freq, _mm512_sub_epi64(symbol, before));
-            let distance = _mm512_mask_add_epi64(
-                _mm512_set1_epi64(1),
-                second,
-                _mm512_set1_epi64(1),
-                _mm512_set1_epi64(1),
-            );
-            let signed = _mm512_mask_sub_epi64(distance, downs, _mm512_setzero_si512(), distance);
-            value = _mm512_add_epi64(element, signed);
-            if far != 0 {
-                let (olds, mut values) = (Each::of(element), Each::of(value));
-                let mut streams = states.streams();
-                for (i, stream) in streams.iter_mut().enumerate().filter(|(i, _)| far >> i & 1 == 1) {
-                    let old = olds.0[i] as u16;
-                    let key = look_up.lengths.key.find(old);
-                    let down = downs >> i & 1 == 1;
-                    values.0[i] = u64::from(stream.cold(look_up.tables, key, old, down)?);
-                }
-                value = values.load();
-                states = States::new(streams);
+        if far != 0 {
+            let (olds, mut values) = (Each::of(element), Each::of(value));
+            let mut streams = states.streams();
+            for (i, stream) in streams.iter_mut().enumerate().filter(|(i, _)| far >> i & 1 == 1) {
+                let old = olds.0[i] as u16;
+                let key = look_up.lengths.key.find(old);
+                values.0[i] = u64::from(stream.cold(look_up.tables, key, old, down >> i & 1 == 1)?);
             }
+            value = values.load();
+            states = States::new(streams);
         }
         packed.push(working, &positions, value);
 
-        // The next points.
-        let not = _mm512_xor_si512(states.state, _mm512_set1_epi64(-1));
-        let lowest = _mm512_and_si512(not, _mm512_sub_epi64(_mm512_setzero_si512(), not));
-        // No bit at all gives the greatest number, which is as much an escape.
-        let ones = _mm512_sub_epi64(_mm512_set1_epi64(63), _mm512_lzcnt_epi64(lowest));
-        let escape =
-            _mm512_mask_cmpge_epu64_mask(working, ones, _mm512_set1_epi64(i64::from(QUOTIENT_ESCAPE)));
-        let scale = _mm_cvtsi64_si128(i64::from(axis.scale));
-        let new_bucket = _mm512_add_epi64(end, _mm512_sll_epi64(ones, scale));
-        let seen = _mm512_srlv_epi64(states.state, _mm512_add_epi64(ones, _mm512_set1_epi64(1)));
-        let slots = _mm512_set1_epi64((1 << slot_bits(axis.scale)) - 1);
-        let new_slot = _mm512_and_si512(_mm512_srli_epi64::<1>(seen), slots);
-        let new_point = _mm512_add_epi64(new_bucket, axis.unit_at(new_slot));
-        let new_down = _mm512_and_si512(seen, _mm512_set1_epi64(1));
-        let new_looked_at = _mm512_add_epi64(ones, _mm512_set1_epi64(2 + i64::from(slot_bits(axis.scale))));
-        point = _mm512_mask_mov_epi64(point, working, new_point);
-        bucket = _mm512_mask_mov_epi64(bucket, working, new_bucket);
-        slot = _mm512_mask_mov_epi64(slot, working, new_slot);
-        down = _mm512_mask_mov_epi64(down, working, new_down);
-        looked_at = _mm512_mask_mov_epi64(looked_at, working, new_looked_at);
+        let escape;
+        (places, escape) = places.next(working, states.state, end, &axis);
         if escape != 0 {
-            let ends = Each::of(end);
-            let mut streams = states.streams();
-            let mut each = [point, bucket, slot, down, looked_at].map(|of| Each::of(of));
-            for i in 0..STRIPS {
+            let (ends, streams) = (Each::of(end), states.streams());
+            places.save(chains);
+            for (i, chain) in chains.iter_mut().enumerate() {
+                chain.stream = streams[i];
                 if escape >> i & 1 == 1 {
-                    let chain = &mut chains[i];
-                    chain.stream = streams[i];
                     chain.look(ends.0[i] as u32, axis.scale);
-                    streams[i] = chain.stream;
-                    let of = [
-                        chain.point,
-                        chain.bucket.cast_unsigned(),
-                        u64::from(chain.slot),
-                        u64::from(chain.down),
-                        u64::from(chain.looked_at),
-                    ];
-                    for (each, of) in each.iter_mut().zip(of) {
-                        each.0[i] = of;
-                    }
                 }
             }
-            [point, bucket, slot, down, looked_at] = each.map(|each| each.load());
-            states = States::new(streams);
+            places = Places::of(chains);
+            states = States::new(std::array::from_fn(|i| chains[i].stream));
         }
     }
 
+    places.save(chains);
     let streams = states.streams();
-    let ends = Each::of(ends);
-    let [point, bucket, slot, down, looked_at] =
-        [point, bucket, slot, down, looked_at].map(|of| Each::of(of));
     for (i, chain) in chains.iter_mut().enumerate() {
         chain.stream = streams[i];
-        chain.point = point.0[i];
-        chain.bucket = bucket.0[i].cast_signed();
-        chain.slot = slot.0[i] as u32;
-        chain.down = down.0[i] == 1;
-        chain.looked_at = looked_at.0[i] as u32;
-        chain.leave(ends.0[i]);
+        chain.leave(part_ends.0[i]);
     }
     packed.apply(block);
     Some(())
