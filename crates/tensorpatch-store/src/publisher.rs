@@ -17,6 +17,7 @@ use crate::commit::{self, Created};
 use crate::digest::{ObjectDigest, text};
 use crate::error::StoreError;
 use crate::local::{Lock, file_len};
+use crate::log::LogKind;
 use crate::names::{self, Nonce, StreamId, Version};
 use crate::observe::{Observer, Phase};
 use crate::plan::Commit;
@@ -24,7 +25,7 @@ use crate::record::{Anchor, CommitRecord, Delta, DeltaKind, Link, NamedObject, P
 use crate::replica::home::{Held, Home};
 use crate::replica::install;
 use crate::replica::{Replica, ReplicaOptions, Target, blocking, first_entry};
-use crate::stream::{LogKind, Stream};
+use crate::stream::Stream;
 
 pub use anchor::{AnchorAdded, AnchorPolicy};
 use local::{Companion, Encoded, Ready, copy_companion, encode, install_companions, stage_checkpoint};

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use support::{World, assert_same, files, safetensors, v, values, write_sharded};
 use tensorpatch_store::{
-    ApplyMode, Folder, Nonce, Observer, PublishOptions, Rank, Receipt, ReceiptContent, ReceiptError,
-    StoreError, Target,
+    ApplyMode, Folder, Nonce, ObjectDigest, Observer, PublishOptions, Rank, Receipt, ReceiptContent,
+    ReceiptError, StoreError, Target,
 };
 
 const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
@@ -140,6 +140,10 @@ async fn missing_doubled_and_inconsistent_parts_are_refused() {
     let mut foreign = two.clone();
     foreign.stream = "00".repeat(16).parse().unwrap();
     assert!(matches!(refused(&[one.clone(), foreign]).await, ReceiptError::Mixed(_)));
+    let mut elsewhere = two.clone();
+    elsewhere.after.as_mut().unwrap().commit = ObjectDigest::of(b"a record under the same number");
+    let error = refused(&[one.clone(), elsewhere]).await;
+    assert!(matches!(&error, ReceiptError::Mixed(what) if what.contains("they follow")), "{error}");
     let mut reshaped = two.clone();
     reshaped.tensors[0].shape = vec![1, 5000];
     let error = refused(&[one.clone(), reshaped]).await;
@@ -285,6 +289,10 @@ async fn files_of_ranks_that_are_missing_doubled_or_not_what_their_receipt_says_
     assert!(matches!(refused(&receipts).await, ReceiptError::Files { rank: 1, .. }));
     let receipts = alter(&|two| with_files(two, &|files| files[0].name = "../x.safetensors".into()));
     assert!(matches!(refused(&receipts).await, ReceiptError::Files { rank: 1, .. }));
+    let ReceiptContent::Files { files: of_one, .. } = &one.content else { panic!("{one:?}") };
+    let companion = of_one.iter().find(|file| file.name == "config.json").unwrap();
+    let receipts = alter(&|two| with_files(two, &|files| files.push(companion.clone())));
+    assert_eq!(refused(&receipts).await, ReceiptError::Doubled("config.json".into()));
     let receipts = alter(&|two| two.content = one.content.clone());
     assert!(matches!(refused(&receipts).await, ReceiptError::Files { rank: 1, .. }));
     // What was uploaded is altered or gone.
@@ -295,7 +303,8 @@ async fn files_of_ranks_that_are_missing_doubled_or_not_what_their_receipt_says_
         let mut bad = good.clone();
         bad[0] ^= 1;
         std::fs::write(&path, bad).unwrap();
-        assert!(matches!(refused(&[one.clone(), two.clone()]).await, ReceiptError::Files { rank: 1, .. }));
+        let error = refused(&[one.clone(), two.clone()]).await;
+        assert!(error.to_string().contains("is not what its receipt says"), "{error}");
         std::fs::write(&path, good).unwrap();
     }
     let path = ranks.world.path("bucket").join(files[0].object.key.as_str());

@@ -22,7 +22,7 @@ use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use support::{assert_same, safetensors, v, values, write_single};
+use support::{assert_same, safetensors, v, values, write_noise, write_single};
 use tensorpatch_store::{
     CollectPolicy, CreateOptions, Folder, Observer, PublishOptions, Publisher, Replica, ReplicaOptions,
     StoreError, Stream, Target, Version,
@@ -122,6 +122,27 @@ async fn everything(store: Arc<dyn ObjectStore>) {
     assert!(stream.check(true, &observer).await.unwrap().is_sound());
 }
 
+/// A patch that is uploaded in several parts while it is encoded.
+async fn patch_in_parts(store: Arc<dyn ObjectStore>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let stream = Stream::create(store, prefix(), CreateOptions::default()).await.unwrap();
+    let publisher =
+        Publisher::open(stream.clone(), path("baseline"), PublishOptions::default()).await.unwrap();
+    for (name, seed) in [("one", 1), ("two", 2)] {
+        write_noise(&path(name), seed, 14 << 20);
+        let published = publisher.publish(&path(name)).await.unwrap();
+        assert!(published.bytes > 20 << 20, "{published:?}");
+    }
+    let replica = Replica::open(stream.clone(), path("replica"), ReplicaOptions::default());
+    for (version, name) in [(1, "one"), (2, "two")] {
+        replica.pull(Target::Version(v(version))).await.unwrap();
+        assert_same(replica.dir(), &path(name));
+    }
+    let checked = stream.check(true, &Observer::default()).await.unwrap();
+    assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
+}
+
 /// Two publishers on one stream, each as fast as it can, until there are `versions`.
 async fn race(store: Arc<dyn ObjectStore>, versions: u64) {
     let dir = tempfile::tempdir().unwrap();
@@ -176,21 +197,24 @@ async fn race(store: Arc<dyn ObjectStore>, versions: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_works_on_s3() {
     if let Some(store) = moto() {
-        everything(store).await;
+        everything(store.clone()).await;
+        patch_in_parts(store).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_works_through_a_gateway_that_redirects() {
     if let Some(store) = hub() {
-        everything(store).await;
+        everything(store.clone()).await;
+        patch_in_parts(store).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_works_on_azure() {
     if let Some(store) = azurite() {
-        everything(store).await;
+        everything(store.clone()).await;
+        patch_in_parts(store).await;
     }
 }
 

@@ -4,14 +4,14 @@
 
 mod support;
 
-use std::path::{Path as FilePath, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use support::{assert_same, safetensors, v, write_single};
+use support::{assert_same, v, write_noise, write_single};
 use tensorpatch_store::{
     CreateOptions, Event, Folder, Observer, Phase, PublishOptions, Publisher, Replica, ReplicaOptions,
     StoreError, Stream, Target,
@@ -230,20 +230,6 @@ async fn a_record_that_is_larger_than_any_may_be_is_not_read() {
     scene.inner.put(&name, vec![b' '; (16 << 20) + 1].into()).await.unwrap();
     let error = scene.stream.tip().await.unwrap_err();
     assert!(matches!(&error, StoreError::Damaged { what, .. } if what.contains("16777217")), "{error}");
-}
-
-/// Writes a checkpoint of `elements` random elements: no patch from one to another is small.
-fn write_noise(dir: &FilePath, seed: u64, elements: usize) {
-    std::fs::create_dir_all(dir).unwrap();
-    let mut state = seed | 1;
-    let mut bytes = Vec::with_capacity(elements * 2);
-    for _ in 0..elements.div_ceil(4) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    std::fs::write(dir.join("model.safetensors"), safetensors(&[("a", bytes)])).unwrap();
 }
 
 fn is_part_of_patch(path: &Path) -> bool {

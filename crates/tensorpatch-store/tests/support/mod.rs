@@ -152,3 +152,17 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
         }
     }
 }
+
+/// Writes a checkpoint of `elements` random elements: no patch from one to another is small.
+pub(crate) fn write_noise(dir: &Path, seed: u64, elements: usize) {
+    std::fs::create_dir_all(dir).unwrap();
+    let mut state = seed | 1;
+    let mut bytes = Vec::with_capacity(elements * 2);
+    for _ in 0..elements.div_ceil(4) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    std::fs::write(dir.join("model.safetensors"), safetensors(&[("a", bytes)])).unwrap();
+}
