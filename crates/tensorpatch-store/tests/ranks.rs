@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use support::{World, assert_same, files, safetensors, v, values, write_sharded};
 use tensorpatch_store::{
-    ApplyMode, Folder, Nonce, ObjectDigest, Observer, PublishOptions, Rank, Receipt, ReceiptContent,
-    ReceiptError, StoreError, Target,
+    ApplyMode, CommitRecord, Folder, Nonce, ObjectDigest, Observer, PublishOptions, Rank, Receipt,
+    ReceiptContent, ReceiptError, Record, StoreError, Target,
 };
 
 const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
@@ -330,4 +330,20 @@ async fn a_patch_and_files_are_no_version_together_and_a_patch_needs_a_version_b
     (orphan.stream, orphan.after, orphan.rank.count) = (empty.world.stream.id(), None, 1);
     let error = empty.commit(&[orphan]).await.unwrap_err();
     assert!(matches!(error, StoreError::Receipts(ReceiptError::Mixed(_))), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_are_not_all_tensors_of_the_version_are_not_put_together() {
+    let ranks = Ranks::new().await;
+    let receipts = [ranks.prepare(0, 1, 2).await, ranks.prepare(1, 1, 2).await];
+    ranks.commit(&receipts).await.unwrap();
+    let path = ranks.world.path(&format!("bucket/commits/{:020}.json", 2));
+    let mut record = CommitRecord::parse(&std::fs::read(&path).unwrap()).unwrap();
+    record.schema = "ab".repeat(32).parse().unwrap();
+    std::fs::write(&path, record.to_bytes().unwrap()).unwrap();
+    let replica = ranks.world.replica("r", ApplyMode::InPlace);
+    replica.pull(Target::Version(v(1))).await.unwrap();
+    let error = replica.pull(Target::Latest).await.unwrap_err();
+    assert!(error.to_string().contains("the tensors of its parts"), "{error}");
+    assert_same(replica.dir(), &ranks.step(1));
 }
