@@ -2,12 +2,13 @@
 
 use std::io::{self, Write};
 
-use tensorpatch_codec::{ChunkContext, ChunkEncoder, Encoded, leaf_digest};
+use tensorpatch_codec::{ChunkContext, ChunkEncoder, CodecError, Encoded, leaf_digest};
 use tensorpatch_format::{
     BlockBuilder, ChunkAddress, ElementFormat, Encoding, Ends, FinishedBlock, Header, Kind, Layout,
-    LayoutDigest, LeafDigest, LeafHash, StateDigest, TensorIndex, WriteError,
+    LayoutDigest, LeafDigest, LeafHash, Schema, StateDigest, TensorIndex, WriteError,
 };
 
+use crate::changes::{ByTensor, ChangesError, TensorChanges};
 use crate::continuation::Continuation;
 use crate::emit::{Emitter, Head};
 use crate::parallel::ordered;
@@ -75,6 +76,17 @@ pub enum DiffError {
         /// The hash of the table.
         found: LeafHash,
     },
+    /// Listed changes that are none of the base.
+    #[error("the changes do not fit the base")]
+    NoChanges(#[from] ChangesError),
+    /// Listed changes that cannot be encoded.
+    #[error("tensor {}, chunk {}: the changes cannot be encoded", address.tensor.0, address.chunk.0)]
+    Changes {
+        /// The chunk.
+        address: ChunkAddress,
+        /// Why not.
+        source: CodecError,
+    },
     /// Content that the format has no room for.
     #[error("the patch cannot be encoded")]
     Encode(#[from] WriteError),
@@ -94,6 +106,24 @@ pub fn diff(
     progress: Progress<'_>,
     out: &mut dyn Write,
 ) -> Result<DiffReport, DiffError> {
+    encode(Some(base), target.into(), options, progress, out)
+}
+
+/// Writes the same patch as [`diff()`], with the target given by what changes in `base`; tensors and files stay the same.
+///
+/// Only chunks with changes are encoded; the others are not read at all if the leaf table of `base` is known.
+///
+/// # Errors
+/// If the changes are none of the base, writing to `out` fails, or the base's leaf table does not fit the options.
+pub fn diff_changes(
+    base: &Version<'_>,
+    changes: &[TensorChanges<'_>],
+    options: &Options,
+    progress: Progress<'_>,
+    out: &mut dyn Write,
+) -> Result<DiffReport, DiffError> {
+    let changes = ByTensor::new(base.state.schema(), changes)?;
+    let target = Target { layout: base.layout, tensors: Tensors::Changes(&changes) };
     encode(Some(base), target, options, progress, out)
 }
 
@@ -107,12 +137,41 @@ pub fn full(
     progress: Progress<'_>,
     out: &mut dyn Write,
 ) -> Result<DiffReport, DiffError> {
-    encode(None, target, options, progress, out)
+    encode(None, target.into(), options, progress, out)
+}
+
+/// What is to become of the base.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    layout: &'a Layout,
+    tensors: Tensors<'a>,
+}
+
+/// Its tensors: all their bytes, or what changes in them.
+#[derive(Clone, Copy)]
+enum Tensors<'a> {
+    State(&'a State<'a>),
+    Changes(&'a ByTensor<'a>),
+}
+
+impl<'a> From<&'a Version<'a>> for Target<'a> {
+    fn from(version: &'a Version<'a>) -> Self {
+        Self { layout: version.layout, tensors: Tensors::State(&version.state) }
+    }
+}
+
+impl<'a> Tensors<'a> {
+    fn schema(self) -> &'a Schema {
+        match self {
+            Self::State(state) => state.schema(),
+            Self::Changes(changes) => changes.schema(),
+        }
+    }
 }
 
 fn encode(
     base: Option<&Version<'_>>,
-    target: &Version<'_>,
+    target: Target<'_>,
     options: &Options,
     progress: Progress<'_>,
     out: &mut dyn Write,
@@ -122,7 +181,7 @@ fn encode(
     if let Some(found) = known.map(LeafTable::hash).filter(|found| *found != hash) {
         return Err(DiffError::LeafHash { expected: hash, found });
     }
-    let schema = target.state.schema();
+    let schema = target.tensors.schema();
     let same_schema = base.is_some_and(|base| base.state.schema() == schema);
     let base_layout = base.map_or(LayoutDigest::NONE, |base| base.layout.digest());
     let target_layout = target.layout.digest();
@@ -139,7 +198,7 @@ fn encode(
     let encoder = SpanEncoder {
         base: base.map(|base| &base.state),
         base_leaves: known,
-        target: &target.state,
+        target: target.tensors,
         continuation: &continuation,
         spans: &spans,
         header: head.header(true),
@@ -201,7 +260,7 @@ fn encode(
 struct SpanEncoder<'a> {
     base: Option<&'a State<'a>>,
     base_leaves: Option<&'a LeafTable>,
-    target: &'a State<'a>,
+    target: Tensors<'a>,
     continuation: &'a Continuation,
     spans: &'a Spans<'a>,
     /// Of a patch in which something changed: an empty patch has no blocks.
@@ -242,7 +301,6 @@ impl SpanEncoder<'_> {
         block: &mut BlockBuilder,
         out: &mut EncodedSpan,
     ) -> Result<(), DiffError> {
-        let Some(bytes) = self.target.chunk(address) else { return Ok(()) };
         let context = self.context(address.tensor);
         let base = self.continuation.base_chunk(address);
         let base = base.and_then(|address| Some((address, self.base?.chunk(address)?)));
@@ -255,17 +313,26 @@ impl SpanEncoder<'_> {
             (bytes, leaf)
         });
         let (tally, target_leaves) = (&mut out.tally, &mut out.target_leaves);
+        let mut failed = None;
         block.push_with(address, |payload| {
             let before = payload.len();
-            let encoded = match base {
-                None => encoder.encode_fresh(context, bytes, payload),
-                Some((base, leaf)) => encoder.encode(context, base, bytes, Some(leaf), payload),
+            let encoded = match (self.target, base) {
+                (Tensors::State(target), None) => {
+                    encoder.encode_fresh(context, target.chunk(address)?, payload)
+                }
+                (Tensors::State(target), Some((base, leaf))) => {
+                    encoder.encode(context, base, target.chunk(address)?, Some(leaf), payload)
+                }
+                (Tensors::Changes(changes), base) => {
+                    let encoded = changes.encode(encoder, context, address, base?, payload);
+                    encoded.map_err(|error| failed = Some(error)).ok()?
+                }
             };
             target_leaves.push((address, encoded.leaf));
             tally.count(&encoded, (payload.len() - before) as u64);
             Some((encoded.encoding?, encoded.leaf))
         })?;
-        Ok(())
+        failed.map_or(Ok(()), |error| Err(DiffError::Changes { address, source: error }))
     }
 
     fn context(&self, tensor: TensorIndex) -> ChunkContext {
