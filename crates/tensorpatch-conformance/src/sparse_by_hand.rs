@@ -328,6 +328,8 @@ fn heads(maker: &mut Maker<'_>) {
     maker.refused("reach-below", "A reach is -1", BYTE, reaching(0, Number::Near(5, 1)));
     maker.refused("reach-zeros-9", "Nine zero bits before a reach", BYTE, reaching(0, Number::After(9, 0)));
     maker.valid("reach-plain", "A reach in plain bits", BYTE, reaching(0, plain_number(0)));
+    let head = Head { reaches: Some((0, vec![plain_number(0)])), ..Head::one(0, 60, 0) };
+    maker.refused("reaching-beyond", "Two reaches for one class", BYTE, one_stream(&head, &byte_steps(60)));
     let head = Head::one(0, 60, 0).bytes();
     assert_eq!(head.len(), 4, "28 bits");
     let filled = [&head[..3], &[head[3] | 0x80], &serial(&byte_steps(60))].concat();
