@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# The tests of everything that reads or makes patches, for a big-endian machine of 64 bits and a little-endian one of 32, emulated.
+# The tests of everything that reads or makes patches, for a big-endian machine of 64 bits, a little-endian one of 32, and
+# one with NEON, emulated.
 # Needs the targets of rustup and, from Debian: qemu-user gcc-s390x-linux-gnu libc6-dev-s390x-cross gcc-i686-linux-gnu libc6-dev-i386-cross
-# Not a part of .ci/run: it builds everything twice more, and takes a quarter of an hour.
+# gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+# Not a part of .ci/run: it builds everything three times more, and takes more than a quarter of an hour.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,3 +21,4 @@ run() {
 
 run s390x-unknown-linux-gnu s390x-linux-gnu qemu-s390x
 run i686-unknown-linux-gnu i686-linux-gnu qemu-i386
+run aarch64-unknown-linux-gnu aarch64-linux-gnu qemu-aarch64

@@ -66,7 +66,7 @@ struct Arguments {
     /// Only the codec on prepared buffers, at every level of instructions of this machine
     #[arg(long, group = "what")]
     kernels: bool,
-    /// Only this level: portable, avx2 or avx512
+    /// Only this level: portable, avx2, avx512 or neon
     #[arg(long, requires = "kernels")]
     level: Option<String>,
     /// Only whole commands on files in the page cache: all, or those named, such as diff,in-place

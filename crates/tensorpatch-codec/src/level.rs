@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Level {
@@ -33,6 +35,8 @@ impl Level {
         Self(Kind::Avx2),
         #[cfg(target_arch = "x86_64")]
         Self(Kind::Avx512),
+        #[cfg(target_arch = "aarch64")]
+        Self(Kind::Neon),
     ];
 
     /// The highest level of this machine.
@@ -61,6 +65,9 @@ impl Level {
                     && is_x86_feature_detected!("avx512vbmi")
                     && is_x86_feature_detected!("avx512vbmi2")
             }
+            // The kernels take elements from memory as they lie there.
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => cfg!(target_endian = "little") && std::arch::is_aarch64_feature_detected!("neon"),
         }
     }
 
@@ -72,6 +79,8 @@ impl Level {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => "neon",
         }
     }
 

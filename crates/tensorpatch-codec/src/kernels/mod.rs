@@ -7,6 +7,8 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 mod marks;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 mod portable;
 
 pub(crate) use marks::Marks;
@@ -32,6 +34,8 @@ pub(crate) fn changed<T: Element>(level: Level, base: &[u8], target: &[u8], mark
         Kind::Avx512 if T::WIDTH == 2 => avx512::changed(base, target, marks),
         #[cfg(target_arch = "x86_64")]
         Kind::Avx2 if T::WIDTH == 2 => avx2::changed(base, target, marks),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon if T::WIDTH == 2 => neon::changed(base, target, marks),
         _ => portable::changed::<T>(base, target, marks),
     }
 }
@@ -57,6 +61,8 @@ pub(crate) fn survey<T: Element>(
         Kind::Avx512 if T::WIDTH == 2 => avx512::survey(lengths, block, sums, marks),
         #[cfg(target_arch = "x86_64")]
         Kind::Avx2 if T::WIDTH == 2 => avx2::survey(lengths, block, sums, marks),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon if T::WIDTH == 2 => neon::survey(lengths, block, sums, marks),
         _ => portable::survey::<T>(lengths, block, sums, marks),
     }
 }
@@ -68,14 +74,14 @@ pub(crate) fn stream(level: Level, block: &[u8], target: &mut [u8]) {
         Kind::Avx512 => avx512::stream(block, target),
         #[cfg(target_arch = "x86_64")]
         Kind::Avx2 => avx2::stream(block, target),
-        Kind::Portable => target.copy_from_slice(block),
+        _ => target.copy_from_slice(block),
     }
 }
 
 /// Calls for the lines of memory that begin in `len` bytes from `start` on, ahead of their use. Nothing need be there.
+#[cfg(target_arch = "x86_64")]
 #[inline]
 pub(crate) fn call_for(start: *const u8, len: usize) {
-    #[cfg(target_arch = "x86_64")]
     for line in (0..len).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         #[expect(unsafe_code, reason = "an instruction of every such machine")]
@@ -84,8 +90,6 @@ pub(crate) fn call_for(start: *const u8, len: usize) {
             _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line).cast());
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (start, len);
 }
 
 /// An element of a group: its place, the lengths before it, and its own.

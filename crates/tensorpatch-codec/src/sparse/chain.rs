@@ -204,6 +204,8 @@ pub(super) fn run<T: Element, const N: usize>(
     match level.kind() {
         #[cfg(target_arch = "x86_64")]
         Kind::Avx2 | Kind::Avx512 if T::WIDTH == 2 => run_avx2(chains, look_up, bytes, parts, patches),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon if T::WIDTH == 2 => run_neon(chains, look_up, bytes, parts, patches),
         _ => run_with::<T, N>(chains, look_up, parts, patches, kernels::find_group, |group, rest| {
             locate_in::<T>(look_up.lengths, bytes, group, rest)
         }),
@@ -242,6 +244,41 @@ fn run_avx2<const N: usize>(
         )
     }
     // SAFETY: called at the AVX2 level or above alone, which have all these instructions.
+    unsafe { inner(chains, look_up, bytes, parts, patches) }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
+fn run_neon<const N: usize>(
+    chains: &mut [Chain<'_>; N],
+    look_up: LookUp<'_>,
+    bytes: &[u8],
+    parts: &[Part<'_>; N],
+    patches: &mut Patches,
+) -> Option<()> {
+    #[target_feature(enable = "neon")]
+    fn inner<const N: usize>(
+        chains: &mut [Chain<'_>; N],
+        look_up: LookUp<'_>,
+        bytes: &[u8],
+        parts: &[Part<'_>; N],
+        patches: &mut Patches,
+    ) -> Option<()> {
+        let classes = kernels::neon::Classes::load(look_up.lengths);
+        let (groups, _) = bytes.as_chunks::<{ kernels::neon::STEP }>();
+        run_with::<u16, N>(
+            chains,
+            look_up,
+            parts,
+            patches,
+            |ends, from, point| kernels::neon::find_group(ends, from, point),
+            |group, rest| match groups.get(group) {
+                Some(whole) => kernels::neon::locate(&classes, look_up.lengths, whole, rest),
+                None => locate_in::<u16>(look_up.lengths, bytes, group, rest),
+            },
+        )
+    }
+    // SAFETY: called at the NEON level alone.
     unsafe { inner(chains, look_up, bytes, parts, patches) }
 }
 

@@ -27,5 +27,7 @@ mod work;
 
 pub(crate) use decode::Decoder;
 pub(crate) use encode::Encoder;
-pub(crate) use plan::{HOT_BIT, HOT_MARK, Lengths};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use plan::HOT_MARK;
+pub(crate) use plan::{HOT_BIT, Lengths};
 pub(crate) use work::Work;

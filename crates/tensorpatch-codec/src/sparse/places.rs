@@ -43,6 +43,8 @@ impl Places<'_> {
             Kind::Avx512 if T::WIDTH == 2 => self.push_avx512(block, steps, ends),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 if T::WIDTH == 2 => self.push_avx2(block, steps, ends),
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon if T::WIDTH == 2 => self.push_neon(block, steps, ends),
             _ => self.push_with::<T>(block, steps, ends, |group, index| {
                 kernels::before::<T>(self.lengths, group, index)
             }),
@@ -89,6 +91,25 @@ impl Places<'_> {
             });
         }
         // SAFETY: called at the AVX2 level alone, which has all these instructions.
+        unsafe { inner(self, block, steps, ends) }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
+    fn push_neon(&self, block: Block<'_>, steps: &mut [Vec<Step>; STRIPS], ends: &mut [(u32, u32); STRIPS]) {
+        #[target_feature(enable = "neon")]
+        fn inner(
+            places: &Places<'_>,
+            block: Block<'_>,
+            steps: &mut [Vec<Step>; STRIPS],
+            ends: &mut [(u32, u32); STRIPS],
+        ) {
+            let classes = kernels::neon::Classes::load(places.lengths);
+            places.push_with::<u16>(block, steps, ends, |group, index| {
+                kernels::neon::before(&classes, places.lengths, group, index)
+            });
+        }
+        // SAFETY: called at the NEON level alone.
         unsafe { inner(self, block, steps, ends) }
     }
 

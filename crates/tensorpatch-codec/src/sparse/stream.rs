@@ -185,12 +185,14 @@ impl<'a> Serial<'a> {
     }
 
     /// The words that were not taken yet.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(super) fn words_left(&self) -> &'a [[u8; 4]] {
         self.words.get(self.next..).unwrap_or_default()
     }
 
     /// Goes on with a state that was reached by taking so many words.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(super) fn skip_to(&mut self, state: u64, taken: usize) {
         self.state = state;

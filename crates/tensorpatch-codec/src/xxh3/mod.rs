@@ -3,6 +3,8 @@
 //! The algorithm and its constants are those of the published xxHash specification. Inputs of at most 240 bytes are left to
 //! `twox-hash`; longer ones, which are all that matter for speed, are consumed in blocks of 1024 bytes.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -83,6 +85,8 @@ impl Xxh3 {
             Kind::Portable => blocks.iter().for_each(|block| self.accumulators.block(block)),
             #[cfg(target_arch = "x86_64")]
             kind => x86::blocks(kind, &mut self.accumulators, blocks),
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => aarch64::blocks(&mut self.accumulators, blocks),
         }
     }
 

@@ -1,0 +1,260 @@
+//! The kernels for two-byte elements with NEON.
+#![expect(unsafe_code, reason = "vector instructions; compared with the portable kernels in tests")]
+#![expect(clippy::cast_possible_truncation, reason = "elements of two bytes, of groups of 32")]
+
+use std::arch::aarch64::*;
+
+use crate::sparse::Lengths;
+
+use super::{Found, GROUP, PADDING, SLACK, portable};
+
+/// Bytes of a group.
+pub(crate) const STEP: usize = 64;
+
+/// Adds the elements of a group whose bits are set in `mask`.
+#[inline(always)]
+fn push(marks: &mut [u16], len: &mut usize, first: usize, mut mask: u32) {
+    while mask != 0 {
+        if let Some(free) = marks.get_mut(*len) {
+            *free = (first + mask.trailing_zeros() as usize) as u16;
+            *len += 1;
+        }
+        mask &= mask - 1;
+    }
+}
+
+/// The four quarters of a group.
+#[inline]
+#[target_feature(enable = "neon")]
+fn load(group: &[u8; STEP]) -> [uint16x8_t; 4] {
+    let at = group.as_ptr();
+    // SAFETY: four times 16 of the 64 bytes, at any alignment.
+    let quarters =
+        unsafe { [vld1q_u8(at), vld1q_u8(at.add(16)), vld1q_u8(at.add(32)), vld1q_u8(at.add(48))] };
+    quarters.map(|quarter| vreinterpretq_u16_u8(quarter))
+}
+
+/// The low byte of each element of a group, in order.
+#[inline]
+#[target_feature(enable = "neon")]
+fn bytes(quarters: [uint16x8_t; 4]) -> [uint8x16_t; 2] {
+    let [first, second, third, fourth] = quarters.map(|quarter| vreinterpretq_u8_u16(quarter));
+    [vuzp1q_u8(first, second), vuzp1q_u8(third, fourth)]
+}
+
+/// A bit for each element of a group, from a byte each that is 0 or 255.
+#[inline]
+#[target_feature(enable = "neon")]
+fn bits([first, second]: [uint8x16_t; 2]) -> u32 {
+    // Byte i keeps bit i % 8, and three rounds of adding neighbours bring eight of them into one byte.
+    let places = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+    let pairs = vpaddq_u8(vandq_u8(first, places), vandq_u8(second, places));
+    let fours = vpaddq_u8(pairs, pairs);
+    vgetq_lane_u32::<0>(vreinterpretq_u32_u8(vpaddq_u8(fours, fours)))
+}
+
+pub(super) fn changed(base: &[u8], target: &[u8], marks: &mut [u16]) -> usize {
+    let groups = base.len().min(target.len()) / STEP;
+    if marks.len() < groups * GROUP + SLACK {
+        return portable::changed::<u16>(base, target, marks);
+    }
+    // SAFETY: called at the NEON level alone.
+    let len = unsafe { changed_groups(base, target, marks) };
+    portable::changed_from::<u16>(base, target, groups, marks, len)
+}
+
+/// Marks the elements that differ in the groups that are whole in both.
+#[target_feature(enable = "neon")]
+fn changed_groups(base: &[u8], target: &[u8], marks: &mut [u16]) -> usize {
+    let mut len = 0;
+    let groups = base.as_chunks::<STEP>().0.iter().zip(target.as_chunks::<STEP>().0);
+    for (group, (olds, news)) in groups.enumerate() {
+        let ([old0, old1, old2, old3], [new0, new1, new2, new3]) = (load(olds), load(news));
+        let [xor0, xor1] = [veorq_u16(old0, new0), veorq_u16(old1, new1)];
+        let [xor2, xor3] = [veorq_u16(old2, new2), veorq_u16(old3, new3)];
+        let any = vorrq_u16(vorrq_u16(xor0, xor1), vorrq_u16(xor2, xor3));
+        if vmaxvq_u32(vreinterpretq_u32_u16(any)) != 0 {
+            let differs = [xor0, xor1, xor2, xor3].map(|xor| vtstq_u16(xor, xor));
+            push(marks, &mut len, group * GROUP, bits(bytes(differs)));
+        }
+    }
+    len
+}
+
+/// The lengths of the classes of a chunk, in registers: low and high bytes, of 32 classes.
+#[derive(Clone, Copy)]
+pub(crate) struct Classes {
+    /// How far keys are shifted to the left: not above 0.
+    shift: int16x8_t,
+    mask: uint16x8_t,
+    first: uint16x8_t,
+    last: uint16x8_t,
+    low: uint8x16x2_t,
+    high: uint8x16x2_t,
+}
+
+/// The lengths of a group, a byte for each element.
+#[derive(Clone, Copy)]
+struct Split {
+    low: [uint8x16_t; 2],
+    high: [uint8x16_t; 2],
+    /// 255 for the hot elements, whose lengths are zero.
+    hot: [uint8x16_t; 2],
+}
+
+impl Classes {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(crate) fn load(lengths: &Lengths) -> Self {
+        let table = |shift: u32| {
+            let bytes = lengths.by_class.map(|length| (length >> shift) as u8);
+            // SAFETY: twice 16 of 32 bytes.
+            unsafe { uint8x16x2_t(vld1q_u8(bytes.as_ptr()), vld1q_u8(bytes.as_ptr().add(16))) }
+        };
+        Self {
+            shift: vdupq_n_s16(-(lengths.key.shift as i16)),
+            mask: vdupq_n_u16(lengths.key.mask as u16),
+            first: vdupq_n_u16(lengths.first_key),
+            last: vdupq_n_u16(lengths.last_class),
+            low: table(0),
+            high: table(8),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn class(&self, elements: uint16x8_t) -> uint16x8_t {
+        let key = vandq_u16(vshlq_u16(elements, self.shift), self.mask);
+        vminq_u16(vqsubq_u16(key, self.first), self.last)
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn of(&self, quarters: [uint16x8_t; 4]) -> Split {
+        let classes = bytes(quarters.map(|quarter| self.class(quarter)));
+        let high = classes.map(|class| vqtbl2q_u8(self.high, class));
+        Split {
+            low: classes.map(|class| vqtbl2q_u8(self.low, class)),
+            high: high.map(|high| vandq_u8(high, vdupq_n_u8(0x7f))),
+            hot: high.map(|high| vcgeq_u8(high, vdupq_n_u8(0x80))),
+        }
+    }
+}
+
+impl Split {
+    /// The sum of the lengths: a group is shorter than 2^16.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn total(&self) -> u16 {
+        let pairs = |[first, second]: [uint8x16_t; 2]| vpadalq_u8(vpaddlq_u8(first), second);
+        vaddvq_u16(vaddq_u16(pairs(self.low), vshlq_n_u16::<8>(pairs(self.high))))
+    }
+
+    /// Where each element ends, counted from the start of the group.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn ends(&self) -> [uint16x8_t; 4] {
+        let ([low0, low1], [high0, high1]) = (self.low, self.high);
+        let lengths =
+            [vzip1q_u8(low0, high0), vzip2q_u8(low0, high0), vzip1q_u8(low1, high1), vzip2q_u8(low1, high1)];
+        let zero = vdupq_n_u16(0);
+        let mut start = zero;
+        lengths.map(|eight| {
+            let one = vreinterpretq_u16_u8(eight);
+            let two = vaddq_u16(one, vextq_u16::<7>(zero, one));
+            let four = vaddq_u16(two, vextq_u16::<6>(zero, two));
+            let ends = vaddq_u16(start, vaddq_u16(four, vextq_u16::<4>(zero, four)));
+            start = vdupq_laneq_u16::<7>(ends);
+            ends
+        })
+    }
+}
+
+pub(super) fn survey(lengths: &Lengths, block: &[u8], sums: &mut [u16], marks: &mut [u16]) -> usize {
+    let groups = (block.len() / STEP).min(sums.len());
+    if marks.len() < groups * GROUP + SLACK {
+        return portable::survey::<u16>(lengths, block, sums, marks);
+    }
+    // SAFETY: called at the NEON level alone.
+    let len = unsafe { survey_groups(lengths, block, sums, marks) };
+    portable::survey_from::<u16>(lengths, block, groups, sums, marks, len)
+}
+
+/// Sums up and marks the groups that are whole and have a sum.
+#[target_feature(enable = "neon")]
+fn survey_groups(lengths: &Lengths, block: &[u8], sums: &mut [u16], marks: &mut [u16]) -> usize {
+    let classes = Classes::load(lengths);
+    let mut len = 0;
+    for (group, (elements, sum)) in block.as_chunks::<STEP>().0.iter().zip(sums).enumerate() {
+        let split = classes.of(load(elements));
+        *sum = split.total();
+        push(marks, &mut len, group * GROUP, bits(split.hot));
+    }
+    len
+}
+
+/// [`portable::find_group`].
+#[inline]
+#[target_feature(enable = "neon")]
+pub(crate) fn find_group(ends: &[u32], from: usize, point: u32) -> usize {
+    let wanted = vdupq_n_u32(point);
+    let mut group = from;
+    while let Some(later) = ends.get(group..).and_then(|later| later.first_chunk::<PADDING>()) {
+        // All ones is -1. Ends ascend, so those before the group can be counted.
+        let mut passed = vdupq_n_u32(0);
+        for four in later.as_chunks::<4>().0 {
+            // SAFETY: four ends of four bytes.
+            let four = unsafe { vld1q_u32(four.as_ptr()) };
+            passed = vsubq_u32(passed, vcleq_u32(four, wanted));
+        }
+        let passed = vaddvq_u32(passed) as usize;
+        group += passed;
+        if passed < PADDING {
+            break;
+        }
+    }
+    group
+}
+
+/// [`super::locate`], of a whole group.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(crate) fn locate(classes: &Classes, lengths: &Lengths, group: &[u8; STEP], rest: u32) -> Found {
+    let [ends0, ends1, ends2, ends3] = classes.of(load(group)).ends();
+    // What lies beyond the group lies on its last element.
+    let ends3 = vsetq_lane_u16::<7>(u16::MAX, ends3);
+    let rest = vdupq_n_u16(rest.min(u32::from(u16::MAX - 1)) as u16);
+    let (mut passed, mut before) = (vdupq_n_u16(0), vdupq_n_u16(0));
+    for ends in [ends0, ends1, ends2, ends3] {
+        let beyond = vcleq_u16(ends, rest);
+        // All ones is -1.
+        passed = vsubq_u16(passed, beyond);
+        before = vmaxq_u16(before, vandq_u16(ends, beyond));
+    }
+    let index = usize::from(vaddvq_u16(passed));
+    let element = u16::from_le_bytes(group.as_chunks::<2>().0[index % GROUP]);
+    let before = u32::from(vmaxvq_u16(before));
+    Found { index, before, length: lengths.of(element), element: u64::from(element) }
+}
+
+/// [`portable::before`], of a whole group.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(crate) fn before(classes: &Classes, lengths: &Lengths, group: &[u8], index: usize) -> Found {
+    let Some(group) = group.first_chunk::<STEP>() else {
+        return portable::before::<u16>(lengths, group, index);
+    };
+    let Split { low: [low0, low1], high: [high0, high1], hot } = classes.of(load(group));
+    let iota = vcombine_u8(vcreate_u8(0x0706_0504_0302_0100), vcreate_u8(0x0f0e_0d0c_0b0a_0908));
+    let end = vdupq_n_u8(index as u8);
+    let earlier0 = vcltq_u8(iota, end);
+    let earlier1 = vcltq_u8(vaddq_u8(iota, vdupq_n_u8(16)), end);
+    let part = Split {
+        low: [vandq_u8(low0, earlier0), vandq_u8(low1, earlier1)],
+        high: [vandq_u8(high0, earlier0), vandq_u8(high1, earlier1)],
+        hot,
+    };
+    let element = u16::from_le_bytes(group.as_chunks::<2>().0[index % GROUP]);
+    let before = u32::from(part.total());
+    Found { index, before, length: lengths.of(element), element: u64::from(element) }
+}
