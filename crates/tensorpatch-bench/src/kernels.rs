@@ -101,8 +101,6 @@ type Record = Option<(Encoding, Range<usize>, LeafDigest)>;
 
 /// A share of the chunks, and what works on it.
 struct Worker {
-    /// The bytes of the pair that the share covers.
-    range: Range<usize>,
     chunks: Vec<(ElementFormat, Range<usize>)>,
     leaves: Vec<LeafDigest>,
     records: Vec<Record>,
@@ -112,32 +110,23 @@ struct Worker {
     profile: Profile,
 }
 
-/// The workers of so many threads: shares of about the same number of bytes, one after the other.
+/// The workers of so many threads. Each gets every so manieth chunk, since tensors differ in what they cost.
 fn workers(pair: &Pair, level: Level, profile: Profile, threads: usize) -> Vec<Worker> {
-    let chunks: Vec<_> = pair.chunks().collect();
-    let mut workers: Vec<Worker> = Vec::new();
-    let mut before = 0;
-    for (format, range) in chunks {
-        let share = before * threads / pair.bytes().max(1);
-        if workers.len() <= share {
-            workers.push(Worker {
-                range: range.start..range.start,
-                chunks: Vec::new(),
-                leaves: Vec::new(),
-                records: Vec::new(),
-                payloads: Vec::with_capacity(pair.bytes() / threads),
-                encoder: ChunkEncoder::with_level(level),
-                decoder: ChunkDecoder::with_level(level),
-                profile,
-            });
-        }
-        before += range.len();
-        if let Some(worker) = workers.last_mut() {
-            worker.range.end = range.end;
-            worker.leaves.push(leaf_digest(LeafHash::Xxh3, &pair.base[range.clone()]));
-            worker.records.push(None);
-            worker.chunks.push((format, range));
-        }
+    let worker = || Worker {
+        chunks: Vec::new(),
+        leaves: Vec::new(),
+        records: Vec::new(),
+        payloads: Vec::with_capacity(pair.bytes() / threads),
+        encoder: ChunkEncoder::with_level(level),
+        decoder: ChunkDecoder::with_level(level),
+        profile,
+    };
+    let mut workers: Vec<Worker> = (0..threads).map(|_| worker()).collect();
+    for (number, (format, range)) in pair.chunks().enumerate() {
+        let worker = &mut workers[number % threads];
+        worker.leaves.push(leaf_digest(LeafHash::Xxh3, &pair.base[range.clone()]));
+        worker.records.push(None);
+        worker.chunks.push((format, range));
     }
     workers
 }
@@ -147,15 +136,12 @@ impl Worker {
         ChunkContext { format, profile: self.profile, leaf_hash: LeafHash::Xxh3 }
     }
 
-    /// `buffer` holds the bytes of the share.
-    fn work(&mut self, kind: Kind, pair: &Pair, buffer: &mut [u8]) -> Result<()> {
-        let start = self.range.start;
-        let local = |range: &Range<usize>| range.start - start..range.end - start;
-        for index in 0..self.chunks.len() {
+    /// `buffers` are the bytes of the chunks of the share.
+    fn work(&mut self, kind: Kind, pair: &Pair, buffers: &mut [&mut [u8]]) -> Result<()> {
+        for (index, buffer) in buffers.iter_mut().enumerate() {
             let (format, range) = self.chunks[index].clone();
             let cx = self.cx(format);
             let (old, new) = (&pair.base[range.clone()], &pair.target[range.clone()]);
-            let buffer = &mut buffer[local(&range)];
             match (kind, &self.records[index]) {
                 (Kind::Memcpy, _) | (Kind::Apply, None) => buffer.copy_from_slice(old),
                 (Kind::Hash, _) => {
@@ -195,20 +181,22 @@ impl Worker {
 /// Does one kind of work on as many threads as there are workers. The clock on the wall runs from when all are ready
 /// to when the last is done.
 fn timed(workers: &mut [Worker], kind: Kind, pair: &Pair, buffer: &mut [u8]) -> Result<Seconds> {
-    let mut shares = Vec::new();
-    let (mut rest, mut at) = (buffer, 0);
-    for worker in workers {
-        let (share, after) = rest.split_at_mut(worker.range.end - at);
-        let skipped = worker.range.start - at;
-        (rest, at) = (after, worker.range.end);
-        shares.push((worker, &mut share[skipped..]));
+    let (mut buffers, mut rest, mut at) = (Vec::new(), buffer, 0);
+    buffers.resize_with(workers.len(), Vec::new);
+    for number in 0..workers.iter().map(|worker| worker.chunks.len()).sum() {
+        let (owner, index) = (number % workers.len(), number / workers.len());
+        let range = &workers[owner].chunks[index].1;
+        let (chunk, after) = rest.split_at_mut(range.end - at);
+        buffers[owner].push(&mut chunk[range.start - at..]);
+        (rest, at) = (after, range.end);
     }
+    let shares: Vec<(&mut Worker, Vec<&mut [u8]>)> = workers.iter_mut().zip(buffers).collect();
     let barrier = Barrier::new(shares.len());
-    let run = |worker: &mut Worker, share: &mut [u8]| {
+    let run = |worker: &mut Worker, mut share: Vec<&mut [u8]>| {
         barrier.wait();
         let start = Instant::now();
         let mut result = Ok(());
-        let seconds = Seconds::of(|| result = worker.work(kind, pair, share));
+        let seconds = Seconds::of(|| result = worker.work(kind, pair, &mut share));
         result.map(|()| (start, Instant::now(), seconds))
     };
     let done: Vec<_> = if shares.len() == 1 {

@@ -105,7 +105,7 @@ impl Encodings {
         let floor = sizes.floor_bytes.round();
         rows.push(cells(&[
             "entropy floor",
-            &format!("{floor:.0}"),
+            &separated(&format!("{floor:.0}")),
             &format!("{:.3}", sizes.per_changed(floor)),
             "",
             "",
@@ -284,9 +284,12 @@ fn markdown(headings: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// A number with its thousands set apart.
 fn count(number: u64) -> String {
-    let digits = number.to_string();
+    separated(&number.to_string())
+}
+
+/// Digits with the thousands set apart.
+fn separated(digits: &str) -> String {
     let mut out = String::new();
     for (place, digit) in digits.char_indices() {
         if place > 0 && (digits.len() - place).is_multiple_of(3) {
