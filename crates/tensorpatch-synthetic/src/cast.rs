@@ -2,7 +2,7 @@
 
 /// The dtype of a synthetic checkpoint.
 ///
-/// Dtypes of eight bits and less hold quantised weights: each row, or group of [`GROUP`] elements of a row, is divided by the scale
+/// Dtypes of eight bits and less hold quantised weights: each row, or group of 128 elements of a row, is divided by the scale
 /// that brings its largest weight of this step to the largest number of the dtype. The scales themselves are not in the
 /// checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
