@@ -328,6 +328,29 @@ fn heads(maker: &mut Maker<'_>) {
     maker.refused("reach-below", "A reach is -1", BYTE, reaching(0, Number::Near(5, 1)));
     maker.refused("reach-zeros-9", "Nine zero bits before a reach", BYTE, reaching(0, Number::After(9, 0)));
     maker.valid("reach-plain", "A reach in plain bits", BYTE, reaching(0, plain_number(0)));
+    maker.valid(
+        "rate-least",
+        "A rate is 0, one below the least that is expected",
+        BYTE,
+        cold(2, vec![Number::Near(0, 1)]),
+    );
+    let head = Head { first_key: 3, rates: (60, vec![plain_number(0)]), ..Head::one(0, 60, 0) };
+    maker.valid("key-none", "Classes of a format without keys", BYTE, one_stream(&head, &byte_steps(60)));
+    let reaches = Some((255, vec![Number::Near(0, 0), plain_number(0)]));
+    let head = Head { rates: (60, vec![plain_number(0); 2]), reaches, ..Head::one(0, 60, 0) };
+    maker.valid(
+        "reach-greatest",
+        "The reach that is expected after 255",
+        BYTE,
+        one_stream(&head, &byte_steps(60)),
+    );
+    let head = Head::one(0, 95, 0);
+    maker.valid(
+        "rate-greatest",
+        "One slot for what does not change",
+        BYTE,
+        one_stream(&head, &[symbol(1, 512)]),
+    );
     let head = Head { reaches: Some((0, vec![plain_number(0)])), ..Head::one(0, 60, 0) };
     maker.refused("reaching-beyond", "Two reaches for one class", BYTE, one_stream(&head, &byte_steps(60)));
     let head = Head::one(0, 60, 0).bytes();
