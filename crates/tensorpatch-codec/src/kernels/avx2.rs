@@ -6,24 +6,13 @@ use std::arch::x86_64::*;
 
 use crate::sparse::Lengths;
 
+use super::marks::push_bits;
 use super::{Found, GROUP, PADDING, SLACK, portable};
 
 /// Bytes of a group.
 pub(crate) const STEP: usize = 64;
 /// How far ahead of the loops memory is called for.
 const AHEAD: usize = 4096;
-
-/// Adds the elements of a group whose bits are set in `mask`.
-#[inline(always)]
-fn push(marks: &mut [u16], len: &mut usize, first: usize, mut mask: u32) {
-    while mask != 0 {
-        if let Some(free) = marks.get_mut(*len) {
-            *free = (first + mask.trailing_zeros() as usize) as u16;
-            *len += 1;
-        }
-        mask &= mask - 1;
-    }
-}
 
 /// The two halves of a group.
 ///
@@ -70,7 +59,7 @@ unsafe fn changed_groups(base: &[u8], target: &[u8], marks: &mut [u16], groups: 
         let same1 = _mm256_cmpeq_epi16(old1, new1);
         if _mm256_movemask_epi8(_mm256_and_si256(same0, same1)) != -1 {
             let same = _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi16(same0, same1));
-            push(marks, &mut len, group * GROUP, !_mm256_movemask_epi8(same).cast_unsigned());
+            push_bits(marks, &mut len, group * GROUP, !_mm256_movemask_epi8(same).cast_unsigned());
         }
     }
     len
@@ -191,7 +180,7 @@ unsafe fn survey_groups(
         };
         let split = classes.of(elements);
         *sum = total(split.sums()) as u16;
-        push(marks, &mut len, group * GROUP, split.hot);
+        push_bits(marks, &mut len, group * GROUP, split.hot);
     }
     len
 }

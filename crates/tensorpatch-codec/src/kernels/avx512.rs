@@ -122,13 +122,19 @@ impl Classes {
         }
     }
 
+    /// The class of each element.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(crate) fn class(&self, elements: __m512i) -> __m512i {
+        let key = _mm512_and_si512(_mm512_srl_epi16(elements, self.shift), self.mask);
+        _mm512_min_epu16(_mm512_subs_epu16(key, self.first), self.last)
+    }
+
     /// The lengths of the elements of a group, with the marks of the hot ones.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     fn of(&self, elements: __m512i) -> __m512i {
-        let key = _mm512_and_si512(_mm512_srl_epi16(elements, self.shift), self.mask);
-        let class = _mm512_min_epu16(_mm512_subs_epu16(key, self.first), self.last);
-        _mm512_permutexvar_epi16(class, self.lengths)
+        _mm512_permutexvar_epi16(self.class(elements), self.lengths)
     }
 }
 

@@ -51,3 +51,16 @@ impl Marks {
         })
     }
 }
+
+/// Adds the elements of a group whose bits are set in `mask`, for machines that cannot compress a register.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a block has at most 2^16 elements")]
+pub(super) fn push_bits(marks: &mut [u16], len: &mut usize, first: usize, mut mask: u32) {
+    while mask != 0 {
+        if let Some(free) = marks.get_mut(*len) {
+            *free = (first + mask.trailing_zeros() as usize) as u16;
+            *len += 1;
+        }
+        mask &= mask - 1;
+    }
+}

@@ -6,22 +6,11 @@ use std::arch::aarch64::*;
 
 use crate::sparse::Lengths;
 
+use super::marks::push_bits;
 use super::{Found, GROUP, PADDING, SLACK, portable};
 
 /// Bytes of a group.
 pub(crate) const STEP: usize = 64;
-
-/// Adds the elements of a group whose bits are set in `mask`.
-#[inline(always)]
-fn push(marks: &mut [u16], len: &mut usize, first: usize, mut mask: u32) {
-    while mask != 0 {
-        if let Some(free) = marks.get_mut(*len) {
-            *free = (first + mask.trailing_zeros() as usize) as u16;
-            *len += 1;
-        }
-        mask &= mask - 1;
-    }
-}
 
 /// The four quarters of a group.
 #[inline]
@@ -75,7 +64,7 @@ fn changed_groups(base: &[u8], target: &[u8], marks: &mut [u16]) -> usize {
         let any = vorrq_u16(vorrq_u16(xor0, xor1), vorrq_u16(xor2, xor3));
         if vmaxvq_u32(vreinterpretq_u32_u16(any)) != 0 {
             let differs = [xor0, xor1, xor2, xor3].map(|xor| vtstq_u16(xor, xor));
-            push(marks, &mut len, group * GROUP, bits(bytes(differs)));
+            push_bits(marks, &mut len, group * GROUP, bits(bytes(differs)));
         }
     }
     len
@@ -188,7 +177,7 @@ fn survey_groups(lengths: &Lengths, block: &[u8], sums: &mut [u16], marks: &mut 
     for (group, (elements, sum)) in block.as_chunks::<STEP>().0.iter().zip(sums).enumerate() {
         let split = classes.of(load(elements));
         *sum = split.total();
-        push(marks, &mut len, group * GROUP, bits(split.hot));
+        push_bits(marks, &mut len, group * GROUP, bits(split.hot));
     }
     len
 }

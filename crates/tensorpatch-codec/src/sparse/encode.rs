@@ -35,16 +35,35 @@ pub(crate) struct Encoder {
     starts: Vec<u32>,
     cold: Vec<u16>,
     symbols: SymbolTables,
-    /// Class and kind of each hot element, and the distances that are more than a kind, in order.
-    kinds: Vec<(u8, u8)>,
-    far: Vec<Distance>,
-    /// Instead of those two, where vectors make both of them: the old and the new values.
+    kinds: Kinds,
+    /// Instead of their kinds, where vectors find these: the old and the new values of hot elements.
     hot_olds: Vec<u16>,
     hot_news: Vec<u16>,
     writers: [Writer; MAX_HOT_STREAMS + STRIPS],
     steps: [Vec<Step>; STRIPS],
     streams: Vec<u8>,
     lens: Vec<usize>,
+}
+
+/// Class and kind of hot elements, and the distances that are more than a kind, in order.
+#[derive(Debug, Default)]
+struct Kinds {
+    all: Vec<(u8, u8)>,
+    far: Vec<Distance>,
+}
+
+impl Kinds {
+    fn clear(&mut self) {
+        self.all.clear();
+        self.far.clear();
+    }
+
+    fn push(&mut self, symbols: &SymbolTables, key: usize, distance: Distance) {
+        self.all.push((symbols.class(key), distance.kind()));
+        if distance.is_far() {
+            self.far.push(distance);
+        }
+    }
 }
 
 /// Counts of elements by key. Four of each, since neighbours often have the same key and would wait for each other.
@@ -127,7 +146,7 @@ impl Encoder {
         let ends = self.walk::<T>(level, &model, &lengths, scale, base, target, marks, strips);
         if model.has_hot() {
             let mut elements = [0; MAX_CLASSES];
-            for &(class, _) in &self.kinds {
+            for &(class, _) in &self.kinds.all {
                 elements[usize::from(class) % MAX_CLASSES] += 1;
             }
             for &old in &self.hot_olds {
@@ -137,8 +156,8 @@ impl Encoder {
             self.symbols.fill(&model, T::WIDTH);
         }
 
-        let hot = self.kinds.len() + self.hot_olds.len();
-        let streams = match hot {
+        let hot_elements = self.kinds.all.len() + self.hot_olds.len();
+        let streams = match hot_elements {
             _ if one => Streams::One,
             0..SERIAL_HOT => Streams::Apart { hot: 1 },
             SERIAL_HOT..MANY_HOT => Streams::Apart { hot: 8 },
@@ -157,12 +176,12 @@ impl Encoder {
         }
         // What is read last is put first. In the one stream these are the cold changes.
         let begun = if one { 1 } else { hot_streams + strips };
-        // A distance has at most an escape and two parts of plain bits.
-        let hot = 4 * hot.div_ceil(hot_streams.max(1)) + 3 * self.far.len();
+        // A symbol, and for its distance at most an escape and two parts of plain bits.
+        let hot_steps = 4 * hot_elements.div_ceil(hot_streams.max(1));
         for (i, writer) in self.writers.iter_mut().enumerate().take(begun) {
             let of_strip = if one { Some(0) } else { i.checked_sub(hot_streams) };
             let cold = of_strip.and_then(|strip| self.steps.get(strip)).map_or(0, Vec::len);
-            writer.begin(cold + if i < hot_streams { hot } else { 0 });
+            writer.begin(cold + if i < hot_streams { hot_steps } else { 0 });
         }
         let first_strip = if one { 0 } else { hot_streams };
         put_cold(&self.steps[..strips], self.writers.get_mut(first_strip..).unwrap_or_default());
@@ -206,7 +225,6 @@ impl Encoder {
         let per_strip = STRIP_BYTES / T::WIDTH / GROUP;
         let (has_hot, has_cold) = (model.has_hot(), model.has_cold());
         self.kinds.clear();
-        self.far.clear();
         self.hot_olds.clear();
         self.hot_news.clear();
         self.steps.iter_mut().for_each(Vec::clear);
@@ -252,11 +270,8 @@ impl Encoder {
             } else if has_hot {
                 for &mark in self.hot.last_block() {
                     let old: T = element(olds, usize::from(mark));
-                    let distance = Distance::between(old, element(news, usize::from(mark)));
-                    self.kinds.push((self.symbols.class(lengths.key.find(old)), distance.kind()));
-                    if distance.is_far() {
-                        self.far.push(distance);
-                    }
+                    let new = element(news, usize::from(mark));
+                    self.kinds.push(&self.symbols, lengths.key.find(old), Distance::between(old, new));
                 }
             }
         }
@@ -272,14 +287,10 @@ impl Encoder {
             return wide.put_hot(writers, lengths, &self.symbols, &mut self.hot_olds, &mut self.hot_news);
         }
         for (&old, &new) in self.hot_olds.iter().zip(&self.hot_news) {
-            let distance = Distance::between(old, new);
-            self.kinds.push((self.symbols.class(lengths.key.find(old)), distance.kind()));
-            if distance.is_far() {
-                self.far.push(distance);
-            }
+            self.kinds.push(&self.symbols, lengths.key.find(old), Distance::between(old, new));
         }
-        let mut far = self.far.iter().rev();
-        for kinds in self.kinds.chunks(streams.max(1)).rev() {
+        let mut far = self.kinds.far.iter().rev();
+        for kinds in self.kinds.all.chunks(streams.max(1)).rev() {
             for (&(class, kind), writer) in kinds.iter().zip(&mut *writers).rev() {
                 self.symbols.put(class, kind, || far.next().copied(), writer);
             }

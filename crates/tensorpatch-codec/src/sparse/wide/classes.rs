@@ -1,40 +1,9 @@
-//! Classes of elements of two bytes, and numbers by class.
+//! Numbers by class, in registers.
 #![expect(unsafe_code, reason = "vector instructions; compared with the portable steps in tests")]
-#![expect(clippy::cast_possible_truncation, reason = "a key of an element of two bytes")]
 
 use std::arch::x86_64::*;
 
-use crate::sparse::plan::Lengths;
-
-/// What the class of an element is found with, in registers.
-#[derive(Clone, Copy)]
-pub(super) struct Classes {
-    shift: __m128i,
-    mask: __m512i,
-    first: __m512i,
-    last: __m512i,
-}
-
-impl Classes {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn load(lengths: &Lengths) -> Self {
-        Self {
-            shift: _mm_cvtsi64_si128(i64::from(lengths.key.shift)),
-            mask: _mm512_set1_epi16(lengths.key.mask as i16),
-            first: _mm512_set1_epi16(lengths.first_key.cast_signed()),
-            last: _mm512_set1_epi16(lengths.last_class.cast_signed()),
-        }
-    }
-
-    /// The class of each element of two bytes.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn of(&self, elements: __m512i) -> __m512i {
-        let key = _mm512_and_si512(_mm512_srl_epi16(elements, self.shift), self.mask);
-        _mm512_min_epu16(_mm512_subs_epu16(key, self.first), self.last)
-    }
-}
+use crate::sparse::plan::LADDER;
 
 /// Numbers of two bytes by class, in a register.
 #[inline]
@@ -49,4 +18,15 @@ pub(super) fn table(of: &[u16; 32]) -> __m512i {
 #[target_feature(enable = "avx512bw")]
 pub(super) fn by_class(class: __m512i, table: __m512i) -> __m512i {
     _mm512_maskz_permutexvar_epi16(0x1111_1111, class, table)
+}
+
+/// The steps of a ladder.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn ladder(of: &[[u16; 32]; LADDER]) -> [__m512i; LADDER] {
+    let mut ladder = [_mm512_setzero_si512(); LADDER];
+    for (step, ends) in ladder.iter_mut().zip(of) {
+        *step = table(ends);
+    }
+    ladder
 }

@@ -7,6 +7,7 @@
 
 use std::arch::x86_64::*;
 
+use crate::kernels::avx512::Classes;
 use crate::kernels::{self, BLOCK_BYTES, GROUP, PADDING};
 
 use crate::sparse::chain::{Chain, LookUp, Parts};
@@ -14,7 +15,7 @@ use crate::sparse::layout::{QUOTIENT_ESCAPE, STRIP_BYTES, STRIPS, slot_bits};
 use crate::sparse::plan::{Near, Tables};
 use crate::sparse::stream::SYMBOL_SCALE;
 
-use super::classes::{Classes, by_class, table};
+use super::classes::{by_class, table};
 use super::states::{Each, LANES, States};
 
 /// Groups in the part of a strip that lies in a whole block.
@@ -252,7 +253,7 @@ pub(super) fn run(
         let element = _mm512_and_si512(_mm512_srli_epi64::<16>(found), _mm512_set1_epi64(0xffff));
         let end = _mm512_and_si512(found, _mm512_set1_epi64(0xffff));
         let end = _mm512_add_epi64(end, _mm512_srli_epi64::<32>(found));
-        let class = classes.of(element);
+        let class = classes.class(element);
         let start = _mm512_sub_epi64(end, by_class(class, lengths));
         let (from, to) = (axis.within(start, places.bucket), axis.within(end, places.bucket));
         let rest = _mm512_srlv_epi64(states.state, places.looked_at);
@@ -351,7 +352,7 @@ fn locate(
 ) -> (u32, __m128i) {
     // SAFETY: 64 bytes.
     let elements = unsafe { _mm512_loadu_si512(group.as_ptr().cast()) };
-    let own = _mm512_permutexvar_epi16(classes.of(elements), lengths);
+    let own = _mm512_permutexvar_epi16(classes.class(elements), lengths);
     // Sums from the start of each 128 bits, then of all the 128 bits before.
     let sums = _mm512_add_epi16(own, _mm512_bslli_epi128::<2>(own));
     let sums = _mm512_add_epi16(sums, _mm512_bslli_epi128::<4>(sums));

@@ -4,11 +4,12 @@
 
 use std::arch::x86_64::*;
 
+use crate::kernels::avx512::Classes;
 use crate::sparse::plan::{LADDER, Lengths, Tables};
 use crate::sparse::shift::shifted;
 use crate::sparse::stream::{SYMBOL_SCALE, Serial};
 
-use super::classes::{Classes, by_class, table};
+use super::classes::{by_class, ladder};
 use super::states::{Each, LANES, States};
 
 /// Reads the symbols of elements that take turns with the streams, of which there are `LANES` times `N`, and moves them.
@@ -24,10 +25,7 @@ pub(super) fn run<const N: usize>(
     range: std::ops::Range<usize>,
 ) -> Option<()> {
     let classes = Classes::load(lengths);
-    let mut ladder = [_mm512_setzero_si512(); LADDER];
-    for (step, ends) in ladder.iter_mut().zip(tables.ladder()) {
-        *step = table(ends);
-    }
+    let ladder = ladder(tables.ladder());
     let mut states = [States::new(streams[0]); N];
     for (states, streams) in states.iter_mut().zip(&*streams) {
         *states = States::new(*streams);
@@ -44,7 +42,7 @@ pub(super) fn run<const N: usize>(
         let read = ((1u32 << to) - 1) as __mmask8 & !((1u32 << from) - 1) as __mmask8;
         // SAFETY: 16 bytes.
         let old = _mm512_cvtepu16_epi64(unsafe { _mm_loadu_si128(elements.as_ptr().cast()) });
-        let class = classes.of(old);
+        let class = classes.class(old);
 
         // Which step of the ladder the slot is on: from the last end at or below it to the first one above. All comparisons stand
         // side by side: one after the other they would be most of a round's time.

@@ -4,11 +4,12 @@
 
 use std::arch::x86_64::*;
 
+use crate::kernels::avx512::Classes;
 use crate::sparse::distance::{Distance, SymbolTables};
 use crate::sparse::plan::{LADDER, Lengths};
 use crate::sparse::stream::{RECIPROCALS, SYMBOL_SCALE, Writer};
 
-use super::classes::{Classes, by_class, table};
+use super::classes::{by_class, ladder};
 use super::states::{Each, LANES};
 
 /// The bits of a state that are below the symbol's share of it.
@@ -28,10 +29,7 @@ pub(super) fn run<const N: usize>(
     len: usize,
 ) {
     let classes = Classes::load(lengths);
-    let mut ladder = [_mm512_setzero_si512(); LADDER];
-    for (step, ends) in ladder.iter_mut().zip(symbols.ladder()) {
-        *step = table(ends);
-    }
+    let ladder = ladder(symbols.ladder());
     let zero = _mm512_setzero_si512();
     let unit = _mm512_set1_epi64(1);
     let mut states: [__m512i; N] = [zero; N];
@@ -49,7 +47,7 @@ pub(super) fn run<const N: usize>(
             let (old, new) = (_mm_loadu_si128(olds.as_ptr().cast()), _mm_loadu_si128(news.as_ptr().cast()));
             (_mm512_cvtepu16_epi64(old), _mm512_cvtepu16_epi64(new))
         };
-        let class = classes.of(old);
+        let class = classes.class(old);
         // The difference modulo 2^16.
         let difference = _mm512_srai_epi64::<48>(_mm512_slli_epi64::<48>(_mm512_sub_epi64(new, old)));
         let changed = _mm512_test_epi64_mask(difference, difference);
