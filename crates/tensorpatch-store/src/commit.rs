@@ -1,14 +1,84 @@
 //! Creating a record so that it is known afterwards whose it is (spec/stream.md section 5, step P5).
 
 use bytes::Bytes;
+use tensorpatch_format::{LayoutDigest, SchemaDigest, TaggedStateDigest};
 
 use crate::bucket::{Bucket, pause};
+use crate::digest::ObjectDigest;
 use crate::error::StoreError;
-use crate::names::Version;
-use crate::record::{MAX_RECORD_BYTES, Writers};
+use crate::names::{self, Nonce, StreamId, Version};
+use crate::plan::Commit;
+use crate::publisher::after;
+use crate::record::{Anchor, CommitRecord, Delta, Link, MAX_RECORD_BYTES, NamedObject, Writers, now};
+use crate::stream::Stream;
 
 /// How often a create whose outcome is not known is made again.
 const ATTEMPTS: u32 = 6;
+
+/// What a version holds, its objects uploaded.
+pub(crate) struct Content {
+    pub(crate) state: TaggedStateDigest,
+    pub(crate) schema: SchemaDigest,
+    pub(crate) layout: LayoutDigest,
+    pub(crate) state_bytes: u64,
+    pub(crate) tensors: u64,
+    pub(crate) delta: Option<Delta>,
+    pub(crate) anchor: Option<Anchor>,
+    pub(crate) companions: Vec<NamedObject>,
+}
+
+impl Content {
+    /// The record of the version after `tip`.
+    pub(crate) fn into_record(
+        self,
+        stream: StreamId,
+        tip: Option<&Commit>,
+        publisher: &str,
+        nonce: Nonce,
+        label: Option<&str>,
+    ) -> Result<CommitRecord, StoreError> {
+        Ok(CommitRecord {
+            stream,
+            version: tip.map_or(Ok(Version::FIRST), after)?,
+            previous: tip.map(|tip| Link { version: tip.record.version, commit: tip.digest }),
+            publisher: publisher.to_owned(),
+            nonce,
+            created: now(),
+            label: label.map(str::to_owned),
+            state: self.state,
+            schema: self.schema,
+            layout: self.layout,
+            state_bytes: self.state_bytes,
+            tensors: self.tensors,
+            delta: self.delta,
+            anchor: self.anchor,
+            companions: self.companions,
+        })
+    }
+}
+
+impl Stream {
+    /// Creates the record of a version, of which these are the bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::LostRace`] if another publisher has the version, and whatever [`create`] cannot tell.
+    pub(crate) async fn create_commit(
+        &self,
+        record: CommitRecord,
+        bytes: Bytes,
+    ) -> Result<Commit, StoreError> {
+        let version = record.version;
+        let name = names::commit(version);
+        let created = create(self.bucket(), &name, bytes.clone(), self.record().writers).await;
+        match created.map_err(|error| error.for_version(version))? {
+            Created::Mine => Ok(Commit { record, digest: ObjectDigest::of(&bytes) }),
+            Created::Theirs(theirs) => {
+                let winner = self.parse_commit(version, &theirs)?.record.publisher;
+                Err(StoreError::LostRace { version, winner })
+            }
+        }
+    }
+}
 
 /// Whose record now stands under the name.
 #[derive(Debug, Clone, PartialEq, Eq)]

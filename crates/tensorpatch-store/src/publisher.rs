@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_format::{LayoutDigest, SchemaDigest, TaggedStateDigest};
+use tensorpatch_format::TaggedStateDigest;
 use tokio::sync::Mutex;
 
 use crate::bucket::{Outgoing, Uploading, all};
-use crate::commit::{self, Created};
+use crate::commit::Content;
 use crate::digest::{ObjectDigest, text};
 use crate::error::StoreError;
 use crate::local::{Lock, file_len};
@@ -21,7 +21,7 @@ use crate::log::LogKind;
 use crate::names::{self, Nonce, StreamId, Version};
 use crate::observe::{Observer, Phase};
 use crate::plan::Commit;
-use crate::record::{Anchor, CommitRecord, Delta, DeltaKind, Link, NamedObject, Part, VersionId, now};
+use crate::record::{Anchor, Delta, DeltaKind, NamedObject, Part, VersionId};
 use crate::replica::home::{Held, Home};
 use crate::replica::install;
 use crate::replica::{Replica, ReplicaOptions, Target, blocking, first_entry};
@@ -106,16 +106,9 @@ impl Published {
     }
 }
 
-/// The parts of a commit record that depend on the checkpoint.
-struct Content {
-    state: TaggedStateDigest,
-    schema: SchemaDigest,
-    layout: LayoutDigest,
-    state_bytes: u64,
-    tensors: u64,
-    delta: Option<Delta>,
-    anchor: Option<Anchor>,
-    companions: Vec<NamedObject>,
+/// A version ready to be committed.
+struct Prepared {
+    content: Content,
     /// Bytes uploaded.
     bytes: u64,
     ready: Ready,
@@ -227,8 +220,8 @@ impl Publisher {
         let tip = self.to_tip_if_own(&home, &lock, &mut known).await?;
         let Some(tip) = tip else {
             let nonce = Nonce::random();
-            let content = self.first(&home, checkpoint, nonce).await?;
-            return self.commit(&home, None, content, nonce, label, &mut known).await;
+            let prepared = self.first(&home, checkpoint, nonce).await?;
+            return self.commit(&home, None, prepared, nonce, label, &mut known).await;
         };
         let companions = self.copy_companions(&home, checkpoint).await?;
         let patch = match self.encode(&home, checkpoint, &tip).await {
@@ -249,8 +242,8 @@ impl Publisher {
             return Ok(Published::of(&tip, 0, true));
         }
         let nonce = patch.nonce;
-        let content = self.next(&companions, patch, &tip).await?;
-        self.commit(&home, Some(&tip), content, nonce, label, &mut known).await
+        let prepared = self.next(&companions, patch, &tip).await?;
+        self.commit(&home, Some(&tip), prepared, nonce, label, &mut known).await
     }
 
     /// The tip, if it is the one that is known, or this publisher's own attempt whose end it did not see.
@@ -278,7 +271,7 @@ impl Publisher {
     }
 
     /// The content of a first version: private copies of the files, their digest, and the objects (steps P3 and P4).
-    async fn first(&self, home: &Home, checkpoint: &Path, nonce: Nonce) -> Result<Content, StoreError> {
+    async fn first(&self, home: &Home, checkpoint: &Path, nonce: Nonce) -> Result<Prepared, StoreError> {
         let version = Version::FIRST;
         let companions = self.copy_companions(home, checkpoint).await?;
         let staged = {
@@ -305,7 +298,7 @@ impl Publisher {
         let companions = self.upload_companions(version, nonce, &companions, &[]).await?;
         let anchor = Anchor { files, leaves };
         let bytes = anchor.objects().chain(companions.iter().map(|c| &c.object)).map(|o| o.bytes).sum();
-        Ok(Content {
+        let content = Content {
             state: staged.state,
             schema: staged.schema,
             layout: staged.layout,
@@ -314,9 +307,8 @@ impl Publisher {
             delta: None,
             anchor: Some(anchor),
             companions,
-            bytes,
-            ready: Ready::Staged,
-        })
+        };
+        Ok(Prepared { content, bytes, ready: Ready::Staged })
     }
 
     /// The patch of a later version from the baseline, checked by decoding it, and its upload, which has begun (step P3).
@@ -341,7 +333,7 @@ impl Publisher {
         companions: &[Companion],
         patch: Patch,
         tip: &Commit,
-    ) -> Result<Content, StoreError> {
+    ) -> Result<Prepared, StoreError> {
         let version = after(tip)?;
         let Patch { nonce, encoded, outgoing, uploading } = patch;
         let object = uploading.finish(outgoing).await?;
@@ -349,7 +341,7 @@ impl Publisher {
         let companions = self.upload_companions(version, nonce, companions, known).await?;
         let new = companions.iter().filter(|companion| !known.contains(companion));
         let bytes = new.map(|companion| companion.object.bytes).sum::<u64>().saturating_add(object.bytes);
-        Ok(Content {
+        let content = Content {
             state: encoded.state,
             schema: encoded.schema,
             layout: encoded.layout,
@@ -364,9 +356,8 @@ impl Publisher {
             }),
             anchor: None,
             companions,
-            bytes,
-            ready: encoded.ready,
-        })
+        };
+        Ok(Prepared { content, bytes, ready: encoded.ready })
     }
 
     /// Copies the files beside the weights, because they may change between being hashed and being uploaded.
@@ -410,49 +401,28 @@ impl Publisher {
         &self,
         home: &Home,
         tip: Option<&Commit>,
-        content: Content,
+        prepared: Prepared,
         nonce: Nonce,
         label: Option<&str>,
         known: &mut Known,
     ) -> Result<Published, StoreError> {
-        let version = tip.map_or(Ok(Version::FIRST), after)?;
-        let record = CommitRecord {
-            stream: self.stream.id(),
-            version,
-            previous: tip.map(|tip| Link { version: tip.record.version, commit: tip.digest }),
-            publisher: self.options.publisher.clone(),
-            nonce,
-            created: now(),
-            label: label.map(str::to_owned),
-            state: content.state,
-            schema: content.schema,
-            layout: content.layout,
-            state_bytes: content.state_bytes,
-            tensors: content.tensors,
-            delta: content.delta,
-            anchor: content.anchor,
-            companions: content.companions,
-        };
-        let name = names::commit(version);
-        let bytes = self.stream.record_bytes(&name, &record)?;
+        let Prepared { content, bytes, ready } = prepared;
+        let record = content.into_record(self.stream.id(), tip, &self.options.publisher, nonce, label)?;
+        let version = record.version;
+        let encoded = self.stream.record_bytes(&names::commit(version), &record)?;
         known.attempt = Some(nonce);
-        let created =
-            commit::create(self.stream.bucket(), &name, bytes.clone(), self.stream.record().writers)
-                .await
-                .map_err(|error| error.for_version(version))?;
-        if let Created::Theirs(theirs) = created {
+        let created = self.stream.create_commit(record, encoded).await;
+        if let Err(StoreError::LostRace { .. }) = &created {
             known.attempt = None;
-            let winner = self.stream.parse_commit(version, &theirs)?.record.publisher;
-            return Err(StoreError::LostRace { version, winner });
         }
-        let commit = Commit { record, digest: ObjectDigest::of(&bytes) };
+        let commit = created?;
         *known = Known { tip: Some(commit.id()), attempt: None };
-        if let Err(error) = self.advance(home, tip, &commit, content.ready).await {
+        if let Err(error) = self.advance(home, tip, &commit, ready).await {
             // The version is published, so saying anything else would be wrong. The next call catches up.
             tracing::warn!(%error, "the baseline could not be advanced");
         }
         self.stream.hint(version).await;
-        Ok(Published::of(&commit, content.bytes, false))
+        Ok(Published::of(&commit, bytes, false))
     }
 
     /// Brings the baseline to what was just committed, with what was made ready before (step P6).

@@ -6,21 +6,16 @@ mod patch;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use tensorpatch_format::{
-    Dtype, LayoutDigest, Limits, Schema, SchemaDigest, StateDigest, TaggedStateDigest, TensorDigest,
-    TensorSpec,
-};
+use tensorpatch_format::{Dtype, Limits, Schema, StateDigest, TaggedStateDigest, TensorDigest, TensorSpec};
 
 use crate::bucket::all;
-use crate::commit::{self, Created};
-use crate::digest::{ObjectDigest, text};
+use crate::commit::Content;
+use crate::digest::text;
 use crate::error::StoreError;
-use crate::names::{self, Nonce, StreamId, Version};
+use crate::names::{self, Nonce, StreamId};
 use crate::plan::Commit;
-use crate::publisher::{PublishOptions, Published, after};
-use crate::record::{
-    Anchor, CommitRecord, Delta, DeltaKind, Link, NamedObject, ObjectRef, Part, VersionId, now,
-};
+use crate::publisher::{PublishOptions, Published};
+use crate::record::{Delta, DeltaKind, NamedObject, ObjectRef, Part, VersionId};
 use crate::stream::Stream;
 
 const AT_ONCE: usize = 16;
@@ -173,16 +168,9 @@ fn listed<T: ToString>(items: &[T]) -> String {
     }
 }
 
-/// The parts of a commit record that the receipts give.
-struct Content {
-    state: TaggedStateDigest,
-    schema: SchemaDigest,
-    layout: LayoutDigest,
-    state_bytes: u64,
-    tensors: u64,
-    delta: Option<Delta>,
-    anchor: Option<Anchor>,
-    companions: Vec<NamedObject>,
+/// What the receipts of all ranks make together.
+struct Joined {
+    content: Content,
     /// Bytes uploaded.
     bytes: u64,
     /// Objects that no record names, and that nobody needs once there is one.
@@ -213,7 +201,7 @@ impl Stream {
         }
         check_ranks(receipts)?;
         check_origin(receipts, self.id(), tip.as_ref())?;
-        let content = match (&first.content, &tip) {
+        let joined = match (&first.content, &tip) {
             (ReceiptContent::Patch { .. }, Some(tip)) => self.content_of_patches(receipts, tip).await?,
             (ReceiptContent::Patch { .. }, None) => {
                 return Err(
@@ -224,45 +212,23 @@ impl Stream {
                 self.content_of_files(receipts, tip.as_ref(), &options.diff.limits).await?
             }
         };
-        let version = tip.as_ref().map_or(Ok(Version::FIRST), after)?;
-        let record = CommitRecord {
-            stream: self.id(),
-            version,
-            previous: tip.map(|tip| Link { version: tip.record.version, commit: tip.digest }),
-            publisher: options.publisher.clone(),
-            nonce: Nonce::random(),
-            created: now(),
-            label: label.map(str::to_owned),
-            state: content.state,
-            schema: content.schema,
-            layout: content.layout,
-            state_bytes: content.state_bytes,
-            tensors: content.tensors,
-            delta: content.delta,
-            anchor: content.anchor,
-            companions: content.companions,
-        };
-        let name = names::commit(version);
-        let bytes = self.record_bytes(&name, &record)?;
-        let created = commit::create(self.bucket(), &name, bytes.clone(), self.record().writers).await;
-        match created.map_err(|error| error.for_version(version))? {
-            Created::Mine => {}
-            Created::Theirs(theirs) => {
-                let winner = self.parse_commit(version, &theirs)?.record.publisher;
-                return Err(StoreError::LostRace { version, winner });
-            }
-        }
+        let Joined { content, bytes, passing } = joined;
+        let (tip, nonce) = (tip.as_ref(), Nonce::random());
+        let record = content.into_record(self.id(), tip, &options.publisher, nonce, label)?;
+        let version = record.version;
+        let encoded = self.record_bytes(&names::commit(version), &record)?;
+        let commit = self.create_commit(record, encoded).await?;
         self.hint(version).await;
-        for object in content.passing {
+        for object in passing {
             // A collector takes those that are left.
             if let Err(error) = self.bucket().delete(object.key.as_str()).await {
                 tracing::debug!(key = %object.key, %error, "could not delete what was sent to the committer");
             }
         }
-        Ok(Published::of(&Commit { record, digest: ObjectDigest::of(&bytes) }, content.bytes, false))
+        Ok(Published::of(&commit, bytes, false))
     }
 
-    async fn content_of_patches(&self, receipts: &[Receipt], tip: &Commit) -> Result<Content, StoreError> {
+    async fn content_of_patches(&self, receipts: &[Receipt], tip: &Commit) -> Result<Joined, StoreError> {
         let state = match check_patches(receipts, tip) {
             Err(ReceiptError::Tensors { expected, found, .. }) => {
                 let (missing, others) = self.compare(receipts, tip).await;
@@ -291,7 +257,7 @@ impl Stream {
         };
         let passing =
             if single { parts.iter().map(|(_, schema)| (*schema).clone()).collect() } else { Vec::new() };
-        Ok(Content {
+        let content = Content {
             state,
             schema: tip.record.schema,
             layout: tip.record.layout,
@@ -306,9 +272,8 @@ impl Stream {
             }),
             anchor: None,
             companions: tip.record.companions.clone(),
-            bytes,
-            passing,
-        })
+        };
+        Ok(Joined { content, bytes, passing })
     }
 
     /// The tensors of the version that no receipt has, and those of the receipts that it does not have; nothing if that

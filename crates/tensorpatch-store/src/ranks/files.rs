@@ -11,8 +11,9 @@ use tensorpatch_format::{
 };
 
 use super::patch::Files;
-use super::{AT_ONCE, Content, Rank, Receipt, ReceiptContent, ReceiptError, TensorReceipt, schema_of, union};
+use super::{AT_ONCE, Joined, Rank, Receipt, ReceiptContent, ReceiptError, TensorReceipt, schema_of, union};
 use crate::bucket::all;
+use crate::commit::Content;
 use crate::digest::ObjectDigest;
 use crate::error::StoreError;
 use crate::local;
@@ -110,7 +111,7 @@ impl Stream {
         receipts: &[Receipt],
         tip: Option<&Commit>,
         limits: &Limits,
-    ) -> Result<Content, StoreError> {
+    ) -> Result<Joined, StoreError> {
         let version = tip.map_or(Ok(Version::FIRST), after)?;
         let (schema, _) = union(receipts)?;
         let hash = self.record().leaf_hash;
@@ -147,18 +148,18 @@ impl Stream {
         let leaves = self.bucket().put_bytes(key, leaves.as_bytes().to_vec().into()).await?;
         let anchor = Anchor { files: whole.files, leaves };
         let objects = anchor.objects().chain(whole.companions.iter().map(|companion| &companion.object));
-        Ok(Content {
+        let bytes = objects.fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
+        let content = Content {
             state: TaggedStateDigest { leaf_hash: hash, digest },
             schema: schema.digest(),
             layout: layout.digest(),
             state_bytes: schema.state_bytes(),
             tensors: schema.tensors().len() as u64,
-            bytes: objects.fold(0, |sum, object| sum.saturating_add(object.bytes)),
             delta: None,
             anchor: Some(anchor),
             companions: whole.companions,
-            passing: whole.passing,
-        })
+        };
+        Ok(Joined { content, bytes, passing: whole.passing })
     }
 
     /// A small object that a receipt names, verified.
