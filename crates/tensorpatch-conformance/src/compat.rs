@@ -6,7 +6,11 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use tensorpatch_format::{CHUNK_BYTES, Dtype, Encoding, Header, Kind, LeafHash, Profile, Trailer};
+use serde_json::Value;
+use tensorpatch_format::{
+    CHUNK_BYTES, Dtype, Encoding, FileLayout, Header, Kind, Layout, LayoutDigest, LeafHash, Profile, Schema,
+    SchemaDigest, SectionKind, StateDigest, TensorDigest, Trailer,
+};
 
 use crate::write::contents;
 
@@ -67,9 +71,16 @@ pub fn releases(root: &Path) -> Result<Vec<std::path::PathBuf>> {
 /// If the file system refuses.
 pub fn violations(root: &Path) -> Result<Vec<String>> {
     let mut violations = Vec::new();
+    let today = contents().remove("manifest.json").context("the vectors have a manifest")?;
+    let today: Value = serde_json::from_slice(&today)?;
     for directory in releases(root)? {
         let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
         violations.extend(altered(&directory)?.into_iter().map(|what| format!("{DIRECTORY}/{name}: {what}")));
+        let manifest = fs::read(directory.join("manifest.json")).unwrap_or_default();
+        match serde_json::from_slice(&manifest) {
+            Ok(manifest) => violations.extend(reused(&manifest, &today)),
+            Err(error) => violations.push(format!("{DIRECTORY}/{name}/manifest.json: {error}")),
+        }
     }
     let path = root.join(DIRECTORY).join(CONSTANTS);
     let found = fs::read_to_string(&path).unwrap_or_default().replace("\r\n", "\n");
@@ -81,6 +92,28 @@ pub fn violations(root: &Path) -> Result<Vec<String>> {
         });
     }
     Ok(violations)
+}
+
+/// Which ids of a release mean something else in a later manifest. An id that is gone is never used for anything else either: the
+/// manifest of the release stays, and so does this check.
+pub fn reused(release: &Value, later: &Value) -> Vec<String> {
+    /// What says the same for ever; comments and flags may be mended.
+    const MEANING: [&str; 10] =
+        ["blake3", "base", "result", "target", "error", "offset", "kind", "trusted", "digests", "file"];
+    let entries = |manifest: &Value, list: &str| manifest[list].as_array().cloned().unwrap_or_default();
+    let mut violations = Vec::new();
+    for list in ["vectors", "records", "states"] {
+        let later = entries(later, list);
+        for entry in entries(release, list) {
+            let Some(other) = later.iter().find(|other| other["id"] == entry["id"]) else { continue };
+            for member in MEANING.into_iter().filter(|member| entry[member] != other[member]) {
+                let id = entry["id"].as_str().unwrap_or_default();
+                violations
+                    .push(format!("the id {id:?} ({list}) is in a release, where its {member} is another"));
+            }
+        }
+    }
+    violations
 }
 
 /// What of a release's files is not as its list of digests says.
@@ -145,6 +178,28 @@ fn constants() -> String {
                 lines.push(format!("header of {kind} {profile} {hash}: {header}"));
             }
         }
+    }
+    for code in 0..=u8::MAX {
+        if let Some(kind) =
+            SectionKind::from_code(code).filter(|kind| !matches!(kind, SectionKind::Ancillary(_)))
+        {
+            lines.push(format!("section {}: {code}", kind.name()));
+        }
+    }
+    // Where the prefixes of section 4, and the canonical bytes that they stand before, are in one number each.
+    let schema = Schema::new(vec![]).map(|schema| schema.digest()).unwrap_or(SchemaDigest::NONE);
+    let file = FileLayout { name: Layout::SINGLE_FILE.to_owned(), header: vec![] };
+    let layout = Layout::new(vec![file], None).map(|layout| layout.digest()).unwrap_or(LayoutDigest::NONE);
+    lines.push(format!("digest of the schema of nothing: {schema}"));
+    lines.push(format!("digest of the layout of one file without a header: {layout}"));
+    for hash in [LeafHash::Xxh3, LeafHash::Blake3] {
+        let leaf = tensorpatch_codec::leaf_digest(hash, b"tensorpatch");
+        let tensor = TensorDigest::of_leaves(hash, 11, &[leaf]);
+        let leaf = crate::state::hex(leaf.as_bytes());
+        let state = StateDigest::of_tensors(schema, &[tensor]);
+        lines.push(format!(
+            "digests of a leaf of eleven bytes, its tensor and a state, by {hash}: {leaf} {tensor} {state}"
+        ));
     }
     lines.extend(Encoding::ALL.iter().map(|encoding| format!("encoding {encoding}: {}", encoding.code())));
     for (name, _) in crate::states::DTYPES {

@@ -167,6 +167,22 @@ fn by_hand(states: &States) -> Vec<Vector> {
         streamed(new, true),
     );
     add("zstd-no-size", "1", "A zstd frame that states no content size", three, ZSTD, streamed(new, false));
+    add(
+        "zstd-dictionary-0",
+        "1",
+        "A zstd frame with a dictionary ID of 0, which is none",
+        three,
+        ZSTD,
+        stored(new, 0x21, &[0], new.len()),
+    );
+    add(
+        "zstd-stored",
+        "9",
+        "A zstd frame of one block as it is",
+        three,
+        ZSTD,
+        stored(new, 0x20, &[], new.len()),
+    );
     let planes = |how: [Plane; 2]| xor(old, new, 2, move |byte| how[byte]);
     add("xor-raw", "encodings/xor", "Byte planes as they are", three, XOR, planes([Plane::Raw, Plane::Raw]));
     add(
@@ -238,6 +254,15 @@ fn by_hand(states: &States) -> Vec<Vector> {
     let first = scatter_at(&[0, 5, 19], new, 2, 4, Plane::Raw);
     add("scatter-ends", "encodings/scatter", "The first and the last element change", three, SCATTER, first);
     all
+}
+
+/// A frame of one block as it is, with this descriptor (RFC 8878, 3.1.1.1.1), the dictionary ID that it calls for, and this content
+/// size.
+pub(crate) fn stored(bytes: &[u8], descriptor: u8, dictionary: &[u8], stated: usize) -> Vec<u8> {
+    assert!(stated < 256, "one byte for the content size");
+    let block = ((bytes.len() as u32) << 3 | 1).to_le_bytes();
+    let head = [0x28, 0xb5, 0x2f, 0xfd, descriptor];
+    [&head[..], dictionary, &[stated as u8], &block[..3], bytes].concat()
 }
 
 /// A frame written by a stream, which knows no content size.

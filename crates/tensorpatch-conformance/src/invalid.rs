@@ -170,6 +170,15 @@ fn sections(maker: &mut Maker<'_>) {
             maker.all.push(vector.flagged("bomb"));
         }
     }
+    for (name, section) in [("layout", 1), ("ancillary", 0)] {
+        let mut raw = good.clone();
+        raw.sections.insert(0, Section::new(200, b"x".to_vec()));
+        let section = if section == 0 { 0 } else { section + 1 };
+        raw.sections[section].reserved[1] = 0x80;
+        let comment = format!("A reserved byte of the {name} section is not zero");
+        let error = (INVALID, raw.at(section) + 1);
+        maker.add(&format!("section-reserved-{name}"), "7", &comment, error, raw.file());
+    }
     let file = change(&|raw| {
         let mut section = Section::new(200, Vec::new());
         section.false_len = (64 << 20) + 1;
@@ -194,6 +203,25 @@ fn sections(maker: &mut Maker<'_>) {
         let at = raw.at(place);
         maker.add(&format!("order-{id}"), "7", comment, (INVALID, at), raw.file());
     }
+    // Behind the INDEX comes the trailer, and what stands in its place does not end as one.
+    for (id, comment, section) in [
+        ("index-twice", "Two INDEX", good.sections[good.index()].clone()),
+        ("ancillary-last", "An ancillary section after the INDEX", Section::new(200, vec![7; 300])),
+    ] {
+        let mut raw = good.clone();
+        let end = raw.trailer_at();
+        raw.sections.push(section);
+        let file = raw.file();
+        maker.add(&format!("order-{id}"), "7", comment, (TRUNCATED, end + 184), file);
+    }
+    let file = change(&|raw| raw.sections[2].false_len = 1000);
+    maker.add(
+        "truncated-length",
+        "7",
+        "A section that is longer than what follows, with a whole trailer at the end",
+        (TRUNCATED, good.payload_at(2)),
+        file,
+    );
     let two = maker.states.get("two");
     let mut raw = Patch::empty(two, Xxh3).raw();
     raw.sections.insert(2, good.sections[2].clone());

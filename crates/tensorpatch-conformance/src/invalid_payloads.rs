@@ -3,7 +3,7 @@
 use tensorpatch_reference::LeafHash::Xxh3;
 
 use crate::Vector;
-use crate::encodings::{Plane, positions, rice, scatter, streamed, xor};
+use crate::encodings::{Plane, positions, rice, scatter, stored, streamed, xor};
 use crate::patch::{Patch, RAW, SCATTER, XOR, ZSTD, frame};
 use crate::raw::varint;
 use crate::vector::States;
@@ -49,6 +49,24 @@ pub(crate) fn vectors(states: &States) -> Vec<Vector> {
         ZSTD,
         frame(&vec![0; 1 << 20]),
     );
+    for (id, comment, frame) in [
+        ("size-more", "A frame that states a byte more than it holds", stored(new, 0x20, &[], new.len() + 1)),
+        ("size-less", "A frame that states a byte less than it holds", stored(new, 0x20, &[], new.len() - 1)),
+        ("dictionary", "A frame that needs a dictionary", stored(new, 0x21, &[7], new.len())),
+        ("reserved", "A frame whose reserved bit is set", stored(new, 0x28, &[], new.len())),
+        (
+            "skippable",
+            "A skippable frame before the frame",
+            [&[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0], &framed[..]].concat(),
+        ),
+        (
+            "skippable-last",
+            "A skippable frame after the frame",
+            [&framed[..], &[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0]].concat(),
+        ),
+    ] {
+        add(&format!("zstd-{id}"), "1", comment, ZSTD, frame);
+    }
     add(
         "zstd-two-frames",
         "9",
@@ -212,5 +230,21 @@ pub(crate) fn vectors(states: &States) -> Vec<Vector> {
     add("scatter-values-cut", "encodings/scatter", "Values cut short", SCATTER, cut(&good));
     add("scatter-followed", "encodings/scatter", "A byte after the values", SCATTER, more(&good));
     add("scatter-mode", "encodings/scatter", "An unknown mode of a plane", SCATTER, changed(3 + rice_len, 3));
+    for (id, comment, plane) in [
+        ("frame-short", "A frame that holds one byte less than there are changed elements", frame(&[7, 7])),
+        ("frame-long", "A frame that holds one byte more than there are changed elements", frame(&[7; 4])),
+        ("frame-followed", "A frame with a byte after it, which its length counts", more(&frame(&[7; 3]))),
+    ] {
+        let planes = [vec![2], varint(plane.len() as u64), plane, vec![1, 7, 7, 7]].concat();
+        let payload = [&good[..3 + rice_len], &planes].concat();
+        add(&format!("scatter-{id}"), "encodings/scatter", comment, SCATTER, payload);
+    }
+    add(
+        "scatter-plane-missing",
+        "encodings/scatter",
+        "One plane where there should be two",
+        SCATTER,
+        [&good[..3 + rice_len], &[1, 7, 7, 7]].concat(),
+    );
     all
 }

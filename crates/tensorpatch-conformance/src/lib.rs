@@ -20,8 +20,11 @@ pub mod compat;
 mod encodings;
 pub mod example;
 mod invalid;
+mod invalid_blocks;
 mod invalid_parts;
 mod invalid_payloads;
+mod invalid_twice;
+mod layouts;
 mod manifest;
 mod patch;
 mod raw;
@@ -36,4 +39,5 @@ mod valid;
 mod vector;
 pub mod write;
 
+pub use invalid_parts::with_frame;
 pub use vector::{Outcome, States, Vector, vectors};

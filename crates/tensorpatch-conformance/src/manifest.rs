@@ -45,6 +45,9 @@ fn entry(vector: &Vector) -> Value {
         Outcome::Target(target) => {
             entry["result"] = json!("valid");
             entry["target"] = json!(target);
+            if let Some(offset) = vector.unwritable {
+                entry["unwritable"] = json!(offset);
+            }
         }
         Outcome::Refused { code, offset } => {
             entry["result"] = json!("invalid");
@@ -107,7 +110,7 @@ pub(crate) fn schema() -> String {
             properties.insert((*name).to_owned(), schema.clone());
         }
         properties.insert("result".to_owned(), json!({"const": result}));
-        let required: Vec<_> = properties.keys().cloned().collect();
+        let required: Vec<_> = properties.keys().filter(|name| *name != "unwritable").cloned().collect();
         json!({"type": "object", "required": required, "additionalProperties": false, "properties": properties})
     };
     let tensor = object(
@@ -128,7 +131,7 @@ pub(crate) fn schema() -> String {
             "rules": {"type": "object", "additionalProperties": text},
             "limits": {"type": "object"},
             "vectors": {"type": "array", "items": {"oneOf": [
-                vector("valid", &[("target", id.clone())]),
+                vector("valid", &[("target", id.clone()), ("unwritable", count.clone())]),
                 vector("invalid", &[("error", json!({"enum": error_codes})), ("offset", count.clone())]),
             ]}},
             "records": {"type": "array", "items": object(
@@ -210,6 +213,9 @@ files has in it); nothing else is needed to use them.
 * A *vector* is a file (`file`), the state to apply it to (`base`; null for a full patch), and a result.
   `valid`: the decoder gives the state `target`. `invalid`: it stops with `error`, one of the codes of section 12, at
   `offset`, a byte offset in the file. `section` is where the specification says so, `since` the version of the format.
+* `unwritable` stands with some valid vectors: they list a layout that no checkpoint can have (section 2.2). A decoder that writes the
+  files of a checkpoint refuses such a patch with `invalid` at this offset, before it writes any; one that gives states
+  alone need not look at headers and index, and gives `target`. All other valid vectors can be written.
 * A *state* is a list of tensors in the order of the schema, whose bytes are given by a rule. `rules` in the manifest says
   in words what each rule means. `blake3` is the BLAKE3 hash of the bytes of the tensor, `digests` are the state digests with
   either leaf hash: check your bytes with them before you blame your decoder.

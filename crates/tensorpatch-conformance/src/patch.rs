@@ -252,7 +252,8 @@ pub(crate) fn layout_of(tensors: &[Tensor], note: &str) -> Vec<u8> {
 }
 
 pub(crate) fn safetensors_header(json: &str) -> Vec<u8> {
-    let padded = format!("{json:width$}", width = json.len().next_multiple_of(8));
+    let spaces = json.len().next_multiple_of(8) - json.chars().count();
+    let padded = format!("{json}{}", " ".repeat(spaces));
     [&(padded.len() as u64).to_le_bytes()[..], padded.as_bytes()].concat()
 }
 

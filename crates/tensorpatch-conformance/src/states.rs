@@ -185,6 +185,8 @@ fn small(add: Add<'_>) {
     };
     add("names", named(1));
     add("names-changed", named(2));
+    let dtype = "ABCDEFGHIJKLMNOPQRSTUVWXYZ_01289";
+    add("name-65535", vec![rule(&"x".repeat(65_535), dtype, &[], hex(&[1, 2, 3]))]);
     let mut shape = vec![1; 63];
     shape.push(3);
     let rank = |byte: u8| vec![rule("deep", "U8", &shape, hex(&[byte, 5, 6]))];

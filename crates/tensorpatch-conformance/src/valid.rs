@@ -5,7 +5,7 @@ use tensorpatch_reference::LeafHash::{Blake3, Xxh3};
 use crate::Vector;
 use crate::encodings::{best, changed};
 use crate::patch::{CHUNK, Kind, Listing, Patch, RAW, SCATTER, XOR, ZSTD, frame, layout, layout_of};
-use crate::raw::Section;
+use crate::raw::{Section, varint};
 use crate::states::{DTYPES, SIZES, name, size_name};
 use crate::vector::States;
 
@@ -228,6 +228,15 @@ fn schemas(states: &States) -> Vec<Vector> {
         target,
         patch.file(),
     ));
+    let long = states.get("name-65535");
+    let mut patch = Patch::full(long, Xxh3);
+    for listing in [&mut patch.schema, &mut patch.layout] {
+        if let Listing::Plain(bytes) = listing {
+            *listing = Listing::Zstd(bytes.clone());
+        }
+    }
+    let comment = "A name of 65,535 bytes and a dtype of 32, the most that they may have";
+    all.push(Vector::valid("schema-name-65535", "2.1", comment, None, long, patch.file()));
     let (deep, target) = (states.get("rank-64"), states.get("rank-64-changed"));
     let mut patch = Patch::delta(deep, target, Xxh3).with(0, 0, RAW, target.tensors[0].bytes.clone());
     patch.list_schema();
@@ -251,6 +260,7 @@ fn layouts(states: &States) -> Vec<Vector> {
         [("model-00001-of-00002.safetensors", &header[..]), ("model-00002-of-00002.safetensors", none)];
     let index = br#"{"metadata":{},"weight_map":{"w":"model-00001-of-00002.safetensors"}}"#;
     let mut all = Vec::new();
+    // Section 2.2 has rules about headers and index that only who writes files has to know: all but the first break one.
     for (id, listed, comment) in [
         ("layout-listed", layout_of(&two.tensors, "new"), "The layout changes: another header"),
         ("layout-sharded", layout(&files, Some(index)), "The layout changes: two files and an index"),
@@ -263,11 +273,15 @@ fn layouts(states: &States) -> Vec<Vector> {
     ] {
         let mut patch = Patch::delta(two, changed, Xxh3).with(0, 0, RAW, changed.tensors[0].bytes.clone());
         patch.list_layout(listed.clone());
-        all.push(Vector::valid(id, "7.2", comment, Some(two), changed, patch.file()));
+        // Behind mode, packing and `raw_len`.
+        let at = patch.raw().payload_at(1) + 2 + varint(listed.len() as u64).len() as u64;
+        let marked = |vector: Vector| if id == "layout-listed" { vector } else { vector.unwritable(at) };
+        all.push(marked(Vector::valid(id, "7.2", comment, Some(two), changed, patch.file())));
         let mut patch = Patch::empty(two, Xxh3);
         patch.list_layout(listed);
         let comment = format!("In an empty patch. {comment}");
-        all.push(Vector::valid(format!("{id}-empty"), "7.2", comment, Some(two), two, patch.file()));
+        let vector = Vector::valid(format!("{id}-empty"), "7.2", comment, Some(two), two, patch.file());
+        all.push(marked(vector));
     }
     all
 }

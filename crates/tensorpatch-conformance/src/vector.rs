@@ -2,7 +2,10 @@
 
 use crate::state::State;
 use crate::states::states;
-use crate::{encodings, example, invalid, invalid_parts, invalid_payloads, sparse, sparse_by_hand, valid};
+use crate::{
+    encodings, example, invalid, invalid_blocks, invalid_parts, invalid_payloads, invalid_twice, layouts,
+    sparse, sparse_by_hand, valid,
+};
 
 /// What a decoder must say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct Vector {
     pub base: Option<&'static str>,
     /// What must come out.
     pub outcome: Outcome,
+    /// Where the layout begins, if no checkpoint can have it (section 2.2): a reader that writes files refuses the patch there.
+    pub unwritable: Option<u64>,
     /// The bytes of the patch.
     pub file: Vec<u8>,
 }
@@ -48,7 +53,7 @@ impl Vector {
     ) -> Self {
         let (id, comment) = (id.into(), comment.into());
         let (base, outcome) = (base.map(|base| base.id), Outcome::Target(target.id));
-        Self { id, comment, section, flags: Vec::new(), base, outcome, file }
+        Self { id, comment, section, flags: Vec::new(), base, outcome, unwritable: None, file }
     }
 
     pub(crate) fn refused(
@@ -61,7 +66,12 @@ impl Vector {
     ) -> Self {
         let (id, comment) = (id.into(), comment.into());
         let (base, outcome) = (base.map(|base| base.id), Outcome::Refused { code, offset });
-        Self { id, comment, section, flags: Vec::new(), base, outcome, file }
+        Self { id, comment, section, flags: Vec::new(), base, outcome, unwritable: None, file }
+    }
+
+    /// A valid one whose layout no checkpoint can have. The layout begins at `offset`.
+    pub(crate) fn unwritable(self, offset: u64) -> Self {
+        Self { unwritable: Some(offset), ..self }
     }
 
     pub(crate) fn flagged(mut self, flag: &'static str) -> Self {
@@ -103,6 +113,16 @@ pub fn vectors() -> (States, Vec<Vector>) {
     all.push(example::vector(&states));
     all.extend(invalid::vectors(&states));
     all.extend(invalid_parts::vectors(&states));
+    all.extend(invalid_blocks::vectors(&states));
     all.extend(invalid_payloads::vectors(&states));
+    all.extend(invalid_twice::vectors(&states));
+    all.extend(layouts::vectors(&states));
+    for vector in &mut all {
+        // What declares 2^60 of something, or unpacks to far more than it may.
+        let declares = ["-huge", "-bomb", "-all-ones"].iter().any(|end| vector.id.ends_with(end));
+        if declares && !vector.flags.contains(&"bomb") {
+            vector.flags.push("bomb");
+        }
+    }
     (states, all)
 }

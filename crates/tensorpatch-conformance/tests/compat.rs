@@ -5,7 +5,8 @@
 use std::fs;
 use std::path::Path;
 
-use tensorpatch_conformance::{compat, read};
+use serde_json::{Value, json};
+use tensorpatch_conformance::{compat, read, write};
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
@@ -18,6 +19,36 @@ fn what_every_release_has_written_is_read_by_both_decoders() {
         assert!(count > 0 && faults.is_empty(), "{}:\n{}", directory.display(), faults.join("\n"));
     }
     assert_eq!(compat::violations(root()).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn an_id_of_a_release_that_comes_to_mean_something_else_is_found() {
+    let manifest = || serde_json::from_slice::<Value>(&write::contents()["manifest.json"]).unwrap();
+    let (release, mut later) = (manifest(), manifest());
+    assert_eq!(compat::reused(&release, &later), Vec::<String>::new());
+    for (list, member, value) in [
+        ("vectors", "blake3", json!("00")),
+        ("vectors", "base", json!("nothing")),
+        ("vectors", "result", json!("other")),
+        ("records", "blake3", json!("00")),
+        ("records", "trusted", json!(["00"])),
+        ("states", "digests", json!([])),
+    ] {
+        later[list][3][member] = value;
+        let found = compat::reused(&release, &later);
+        assert!(found.len() == 1 && found[0].contains(member), "{found:?}");
+        later = manifest();
+    }
+    for (result, member) in [("valid", "target"), ("invalid", "error"), ("invalid", "offset")] {
+        let all = later["vectors"].as_array_mut().unwrap();
+        all.iter_mut().find(|entry| entry["result"] == result).unwrap()[member] = json!("other");
+        assert_eq!(compat::reused(&release, &later).len(), 1, "{member}");
+        later = manifest();
+    }
+    // What is gone is no violation, and comments may be mended.
+    later["vectors"].as_array_mut().unwrap().remove(0);
+    later["vectors"][0]["comment"] = json!("better");
+    assert_eq!(compat::reused(&release, &later), Vec::<String>::new());
 }
 
 #[test]
@@ -52,6 +83,14 @@ fn a_record_is_made_once_and_every_alteration_of_it_is_found() {
     let more = directory.join("valid/more.tpatch");
     let add = || fs::write(&more, b"").unwrap();
     assert!(found(&add, &|| fs::remove_file(&more).unwrap()).contains("files, but"));
+
+    // An id that meant something else then: whoever alters both the files and their digests is found too.
+    let manifest = directory.join("manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let other = text.replacen(r#""target": "two-changed""#, r#""target": "two""#, 1);
+    let restore = || fs::write(&manifest, &text).unwrap();
+    let reused = found(&|| fs::write(&manifest, &other).unwrap(), &restore);
+    assert!(reused.contains("is in a release, where its target is another"), "{reused}");
 
     let constants = root.join(compat::DIRECTORY).join("constants.txt");
     let text = fs::read_to_string(&constants).unwrap();

@@ -11,19 +11,1877 @@
 //! assert_eq!((error.code, error.offset), (Code::NotAPatch, 0));
 //! ```
 
+// Long because a reader goes through it beside the specification, from its first section to its last.
+
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
-mod apply;
-mod digest;
-mod encodings;
-mod file;
-mod input;
-mod metadata;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Decoded, decode};
-pub use digest::{canonical_schema, layout_digest, leaf, schema_digest, state_digest, tagged};
-pub use encodings::decode_payload;
-pub use input::{Code, Error, unpack_frame};
-pub use metadata::{LeafHash, Tensor};
+use std::collections::BTreeMap;
+use std::fmt;
+
+// Section 1: conventions
+
+/// Bytes of a file with the offset at which they lie in it.
+#[derive(Debug, Clone, Copy)]
+struct Input<'a> {
+    rest: &'a [u8],
+    at: u64,
+    /// Whether the bytes were decompressed: then every offset is that of the frame.
+    fixed: bool,
+}
+
+impl<'a> Input<'a> {
+    fn new(bytes: &'a [u8], at: u64) -> Self {
+        Self { rest: bytes, at, fixed: false }
+    }
+
+    /// What a frame at `at` decodes to.
+    fn unpacked(bytes: &'a [u8], at: u64) -> Self {
+        Self { rest: bytes, at, fixed: true }
+    }
+
+    fn at(&self) -> u64 {
+        self.at
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    fn left(&self) -> u64 {
+        self.rest.len() as u64
+    }
+
+    /// The next `len` bytes. A field that runs over the end is invalid, at the field.
+    fn take(&mut self, len: u64) -> Result<&'a [u8]> {
+        let split = usize::try_from(len).ok().and_then(|len| self.rest.split_at_checked(len));
+        let Some((head, rest)) = split else {
+            return refuse(Code::Invalid, self.at, "a field runs over the end of what holds it");
+        };
+        self.rest = rest;
+        if !self.fixed {
+            self.at = self.at.saturating_add(len);
+        }
+        Ok(head)
+    }
+
+    /// The next `len` bytes as an input of their own.
+    fn part(&mut self, len: u64) -> Result<Self> {
+        let at = self.at;
+        Ok(Self { rest: self.take(len)?, at, fixed: self.fixed })
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let at = self.at;
+        match self.take(N as u64)?.try_into() {
+            Ok(array) => Ok(array),
+            Err(_) => refuse(Code::Invalid, at, "a field is cut short"),
+        }
+    }
+
+    fn u8(&mut self) -> Result<u8> {
+        Ok(u8::from_le_bytes(self.array()?))
+    }
+
+    fn u16(&mut self) -> Result<u16> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    fn u32(&mut self) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    /// Section 1: unsigned LEB128 in its shortest form, at most 64 bits. All errors are at its first byte.
+    fn varint(&mut self) -> Result<u64> {
+        let at = self.at;
+        let mut value = 0_u128;
+        for place in 0..10_u32 {
+            let Ok(byte) = self.u8() else {
+                return refuse(Code::Invalid, at, "a varint runs over the end of what holds it");
+            };
+            value |= u128::from(byte & 0x7f) << place.saturating_mul(7);
+            if byte & 0x80 == 0 {
+                if byte == 0 && place > 0 {
+                    return refuse(Code::Invalid, at, "a varint is not in its shortest form");
+                }
+                return match u64::try_from(value) {
+                    Ok(value) => Ok(value),
+                    Err(_) => refuse(Code::Invalid, at, "a varint does not fit 64 bits"),
+                };
+            }
+        }
+        refuse(Code::Invalid, at, "a varint has more than ten bytes")
+    }
+
+    /// Nothing may be left over.
+    fn end(&self) -> Result<()> {
+        if self.rest.is_empty() { Ok(()) } else { refuse(Code::Invalid, self.at, "bytes are left over") }
+    }
+}
+
+/// A zstd frame as section 1 has it, which must decode to exactly `len` bytes. `None` if it is anything else.
+pub fn unpack_frame(frame: &[u8], len: u64) -> Option<Vec<u8>> {
+    use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+    // RFC 8878, 3.1.1.1.1: whether the frame states its content size, and the reserved bit.
+    let descriptor = *frame.get(4)?;
+    let states_size = descriptor & 0b1110_0000 != 0;
+    if descriptor & 0b1000 != 0 {
+        return None;
+    }
+    let mut source = frame;
+    let mut decoder = FrameDecoder::new();
+    decoder.set_max_window_size(1 << 27);
+    decoder.init(&mut source).ok()?;
+    if states_size && decoder.content_size() != len {
+        return None;
+    }
+    let mut out = Vec::new();
+    while !decoder.is_finished() {
+        decoder.decode_blocks(&mut source, BlockDecodingStrategy::UptoBlocks(1)).ok()?;
+        out.extend(decoder.collect().unwrap_or_default());
+        if out.len() as u64 > len {
+            return None;
+        }
+    }
+    let checksum_holds = match decoder.get_checksum_from_data() {
+        Some(stated) => decoder.get_calculated_checksum() == Some(stated),
+        None => true,
+    };
+    (source.is_empty() && out.len() as u64 == len && checksum_holds).then_some(out)
+}
+
+// Section 2: the model
+
+const CHUNK: u64 = 1_048_576;
+
+/// One tensor of a state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    /// Its name.
+    pub name: String,
+    /// Its dtype, as safetensors files spell it.
+    pub dtype: String,
+    /// Its shape; empty for a scalar.
+    pub shape: Vec<u64>,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// One tensor of a schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Spec {
+    name: String,
+    dtype: String,
+    shape: Vec<u64>,
+    byte_len: u64,
+}
+
+impl Spec {
+    fn of(tensor: &Tensor) -> Self {
+        let Tensor { name, dtype, shape, bytes } = tensor;
+        let byte_len = bytes.len() as u64;
+        Self { name: name.clone(), dtype: dtype.clone(), shape: shape.clone(), byte_len }
+    }
+
+    fn chunk_count(&self) -> u64 {
+        self.byte_len.div_ceil(CHUNK)
+    }
+
+    /// The length of a chunk that the tensor has.
+    fn chunk_len(&self, chunk: u64) -> u64 {
+        self.byte_len.saturating_sub(chunk.saturating_mul(CHUNK)).min(CHUNK)
+    }
+}
+
+// Sections 2.1 and 2.2: canonical bytes
+
+/// Section 2.1: the canonical bytes of a schema.
+fn schema_bytes(specs: &[Spec]) -> Vec<u8> {
+    let mut out = (specs.len() as u64).to_le_bytes().to_vec();
+    for Spec { name, dtype, shape, byte_len } in specs {
+        out.extend(u32_len(name.len()));
+        out.extend(name.as_bytes());
+        out.extend(u32_len(dtype.len()));
+        out.extend(dtype.as_bytes());
+        out.extend(u32_len(shape.len()));
+        for dim in shape {
+            out.extend(dim.to_le_bytes());
+        }
+        out.extend(byte_len.to_le_bytes());
+    }
+    out
+}
+
+/// Names, dtypes and ranks are far shorter than this could cut off; longer ones would only change a digest.
+fn u32_len(len: usize) -> [u8; 4] {
+    u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+/// Section 2.1: reads the canonical bytes of a schema.
+fn parse_schema(mut input: Input<'_>) -> Result<Vec<Spec>> {
+    let start = input.at();
+    let count = input.u64()?;
+    if count > MOST_TENSORS {
+        return refuse(Code::Limit, start, "more tensors than this reader takes");
+    }
+    if count > input.left() / 22 {
+        return refuse(Code::Invalid, start, "more tensors than there is room for");
+    }
+    let mut specs: Vec<Spec> = Vec::new();
+    let mut total = 0_u128;
+    for _ in 0..count {
+        let tensor_at = input.at();
+        let name_len = input.u32()?;
+        if name_len > 65_535 {
+            return refuse(Code::Invalid, tensor_at, "a name has at most 65535 bytes");
+        }
+        let name = text(input.take(name_len.into())?, tensor_at)?;
+        let dtype_at = input.at();
+        let dtype_len = input.u32()?;
+        if dtype_len == 0 || dtype_len > 32 {
+            return refuse(Code::Invalid, dtype_at, "a dtype has 1 to 32 bytes");
+        }
+        let dtype = text(input.take(dtype_len.into())?, dtype_at)?;
+        if !dtype.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_')) {
+            return refuse(Code::Invalid, dtype_at, "a dtype is made of A-Z, 0-9 and _");
+        }
+        let rank_at = input.at();
+        let rank = input.u32()?;
+        if rank > 64 {
+            return refuse(Code::Invalid, rank_at, "a rank is at most 64");
+        }
+        let mut shape = Vec::new();
+        for _ in 0..rank {
+            shape.push(input.u64()?);
+        }
+        let byte_len = input.u64()?;
+        let spec = Spec { name, dtype, shape, byte_len };
+        if spec.name.is_empty() {
+            return refuse(Code::Invalid, tensor_at, "a name has at least one byte");
+        }
+        if !size_is_right(&spec) {
+            return refuse(Code::Invalid, tensor_at, "the byte length is not that of the shape");
+        }
+        if spec.chunk_count() > u64::from(u32::MAX) {
+            return refuse(Code::Invalid, tensor_at, "a tensor has too many chunks");
+        }
+        if specs.last().is_some_and(|last| last.name.as_bytes() >= spec.name.as_bytes()) {
+            return refuse(Code::Invalid, tensor_at, "the names are not strictly ascending");
+        }
+        // No tensor has more than 2^52 bytes, so that 2^20 of them fit easily.
+        total = total.saturating_add(byte_len.into());
+        specs.push(spec);
+    }
+    input.end()?;
+    if total >= 1 << 63 {
+        return refuse(Code::Invalid, start, "all tensors together are too large");
+    }
+    if total > MOST_STATE {
+        return refuse(Code::Limit, start, "more bytes of tensors than this reader takes");
+    }
+    Ok(specs)
+}
+
+fn text(bytes: &[u8], at: u64) -> Result<String> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => refuse(Code::Invalid, at, "a string is not UTF-8"),
+    }
+}
+
+/// Section 2.1: whether `byte_len` is what dtype and shape ask for.
+fn size_is_right(spec: &Spec) -> bool {
+    let Some(bits) = bits(&spec.dtype) else {
+        return true;
+    };
+    let elements = if spec.shape.contains(&0) {
+        Some(0)
+    } else {
+        spec.shape.iter().try_fold(1_u64, |product, dim| product.checked_mul(*dim))
+    };
+    // 2^64 elements of 64 bits fit 128 bits.
+    let total = elements.and_then(|elements| u128::from(elements).checked_mul(bits.into()));
+    total == u128::from(spec.byte_len).checked_mul(8)
+}
+
+/// Section 2.2: checks the canonical bytes of a layout.
+fn check_layout(mut input: Input<'_>) -> Result<()> {
+    let start = input.at();
+    let count = input.u32()?;
+    if count == 0 {
+        return refuse(Code::Invalid, start, "a layout has at least one file");
+    }
+    if u64::from(count) > input.left() / 13 {
+        return refuse(Code::Invalid, start, "more files than there is room for");
+    }
+    let mut last: Option<String> = None;
+    for _ in 0..count {
+        let file_at = input.at();
+        let name_len = input.u32()?;
+        if name_len > 255 {
+            return refuse(Code::Invalid, file_at, "a file name has at most 255 bytes");
+        }
+        let name = text(input.take(name_len.into())?, file_at)?;
+        let header_at = input.at();
+        let header_len = input.u64()?;
+        if header_len > MOST_HEADER {
+            return refuse(Code::Invalid, header_at, "a header has at most 100000008 bytes");
+        }
+        input.take(header_len)?;
+        // An empty name does not end as it must.
+        let is_plain = !name.chars().any(|c| c == '/' || c == '\\' || c.is_control())
+            && !name.starts_with('.')
+            && name.ends_with(".safetensors");
+        if !is_plain {
+            return refuse(Code::Invalid, file_at, "not a plain file name");
+        }
+        if last.is_some_and(|last| last.as_bytes() >= name.as_bytes()) {
+            return refuse(Code::Invalid, file_at, "the file names are not strictly ascending");
+        }
+        last = Some(name);
+    }
+    let has_index_at = input.at();
+    match input.u8()? {
+        0 => {}
+        1 => {
+            let index_at = input.at();
+            let index_len = input.u64()?;
+            if index_len > MOST_HEADER {
+                return refuse(Code::Limit, index_at, "a longer index than this reader takes");
+            }
+            input.take(index_len)?;
+        }
+        _ => return refuse(Code::Invalid, has_index_at, "has_index is 0 or 1"),
+    }
+    input.end()
+}
+
+// Section 3: dtypes
+
+/// Section 3: the bits of an element, for the dtypes that the table names.
+fn bits(dtype: &str) -> Option<u64> {
+    Some(match dtype {
+        "BF16" | "F16" | "I16" | "U16" => 16,
+        "F32" | "I32" | "U32" => 32,
+        "F8_E4M3" | "F8_E4M3FNUZ" | "F8_E5M2" | "F8_E5M2FNUZ" | "BOOL" | "U8" | "I8" | "F8_E8M0" => 8,
+        "F64" | "I64" | "U64" | "C64" => 64,
+        "F4" => 4,
+        "F6_E2M3" | "F6_E3M2" => 6,
+        _ => return None,
+    })
+}
+
+/// Section 3: what the chunk encodings see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Bf16,
+    F16,
+    F32,
+    E4m3,
+    E5m2,
+    W8,
+    W16,
+    W32,
+    W64,
+}
+
+impl Format {
+    fn of(dtype: &str) -> Self {
+        match dtype {
+            "BF16" => Self::Bf16,
+            "F16" => Self::F16,
+            "F32" => Self::F32,
+            "F8_E4M3" | "F8_E4M3FNUZ" => Self::E4m3,
+            "F8_E5M2" | "F8_E5M2FNUZ" => Self::E5m2,
+            "I16" | "U16" => Self::W16,
+            "I32" | "U32" => Self::W32,
+            "F64" | "I64" | "U64" | "C64" => Self::W64,
+            _ => Self::W8,
+        }
+    }
+
+    /// The bytes of an element.
+    fn width(self) -> usize {
+        match self {
+            Self::E4m3 | Self::E5m2 | Self::W8 => 1,
+            Self::Bf16 | Self::F16 | Self::W16 => 2,
+            Self::F32 | Self::W32 => 4,
+            Self::W64 => 8,
+        }
+    }
+}
+
+// Section 4: digests
+
+/// How the bytes of a chunk are hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeafHash {
+    /// XXH3-128
+    Xxh3,
+    /// BLAKE3
+    Blake3,
+}
+
+/// The leaf digest of a chunk.
+pub fn leaf(hash: LeafHash, chunk: &[u8]) -> Vec<u8> {
+    match hash {
+        // The canonical form is big endian.
+        LeafHash::Xxh3 => twox_hash::XxHash3_128::oneshot(chunk).to_be_bytes().to_vec(),
+        LeafHash::Blake3 => blake3::hash(chunk).as_bytes().to_vec(),
+    }
+}
+
+fn code(hash: LeafHash) -> u8 {
+    match hash {
+        LeafHash::Xxh3 => 1,
+        LeafHash::Blake3 => 2,
+    }
+}
+
+fn tensor_digest(hash: LeafHash, bytes: &[u8]) -> [u8; 32] {
+    let mut input = b"tensorpatch.v1.tensor\0".to_vec();
+    input.push(code(hash));
+    input.extend((bytes.len() as u64).to_le_bytes());
+    #[expect(clippy::cast_possible_truncation, reason = "a chunk has a million bytes")]
+    for chunk in bytes.chunks(CHUNK as usize) {
+        input.extend(leaf(hash, chunk));
+    }
+    *blake3::hash(&input).as_bytes()
+}
+
+/// The digest of the schema of a state, whose tensors are in the order of their names.
+pub fn schema_digest(state: &[Tensor]) -> [u8; 32] {
+    let specs: Vec<Spec> = state.iter().map(Spec::of).collect();
+    digest_of_schema(&specs)
+}
+
+/// The canonical bytes of the schema of a state, whose tensors are in the order of their names.
+pub fn canonical_schema(state: &[Tensor]) -> Vec<u8> {
+    let specs: Vec<Spec> = state.iter().map(Spec::of).collect();
+    schema_bytes(&specs)
+}
+
+fn digest_of_schema(specs: &[Spec]) -> [u8; 32] {
+    let mut input = b"tensorpatch.v1.schema\0".to_vec();
+    input.extend(schema_bytes(specs));
+    *blake3::hash(&input).as_bytes()
+}
+
+/// The digest of a layout, given its canonical bytes.
+pub fn layout_digest(canonical: &[u8]) -> [u8; 32] {
+    let mut input = b"tensorpatch.v1.layout\0".to_vec();
+    input.extend(canonical);
+    *blake3::hash(&input).as_bytes()
+}
+
+/// The digest of a state, whose tensors are in the order of their names.
+pub fn state_digest(hash: LeafHash, state: &[Tensor]) -> [u8; 32] {
+    let mut input = b"tensorpatch.v1.state\0".to_vec();
+    input.extend(schema_digest(state));
+    for tensor in state {
+        input.extend(tensor_digest(hash, &tensor.bytes));
+    }
+    *blake3::hash(&input).as_bytes()
+}
+
+/// A state digest as people read it.
+pub fn tagged(hash: LeafHash, digest: &[u8; 32]) -> String {
+    let name = match hash {
+        LeafHash::Xxh3 => "xxh3",
+        LeafHash::Blake3 => "blake3",
+    };
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{name}:{hex}")
+}
+
+// Section 5: the structure of a file
+
+/// A file in which everything holds that can be told without a base.
+#[derive(Debug)]
+struct File<'a> {
+    header: Header,
+    /// `None`: that of the base.
+    schema: Option<Vec<Spec>>,
+    /// `None`: that of the base.
+    layout: Option<Vec<u8>>,
+    records: Vec<Record<'a>>,
+    index_at: u64,
+    trailer: Trailer,
+}
+
+/// Section 5.
+fn parse(bytes: &[u8]) -> Result<File<'_>> {
+    let mut input = Input::new(bytes, 0);
+    let header_bytes: &[u8] = bytes.get(..28).unwrap_or(bytes);
+    let header = parse_header(&mut input)?;
+    let mut schema = None;
+    let mut layout = None;
+    let mut blocks = Vec::new();
+    let mut next = SCHEMA;
+    loop {
+        let section = section(&mut input, next, header.kind)?;
+        match section.kind {
+            SCHEMA => {
+                let due = match header.kind {
+                    Kind::Delta => None,
+                    Kind::Full => Some(1),
+                    Kind::Empty => Some(0),
+                };
+                schema = parse_listing(section.payload, due)?
+                    .map(|listed| parse_schema(listed.input()))
+                    .transpose()?;
+                next = LAYOUT;
+            }
+            LAYOUT => {
+                let must_list = header.kind == Kind::Full || schema.is_some();
+                layout = parse_listing(section.payload, must_list.then_some(1))?;
+                if let Some(listed) = &layout {
+                    check_layout(listed.input())?;
+                }
+                next = BLOCK;
+            }
+            BLOCK => blocks.push(Block {
+                at: section.at,
+                len: section.payload.left().saturating_add(HEAD),
+                records: parse_block(section.payload)?,
+            }),
+            INDEX => {
+                parse_index(section.payload, section.at, &mut blocks, header.hash)?;
+                let layout = layout.map(|listed| listed.bytes);
+                let listed = Listed {
+                    schema: schema.as_deref().map(digest_of_schema),
+                    layout: layout.as_deref().map(layout_digest),
+                };
+                let trailer = parse_trailer(&mut input, header_bytes, section.at, &header, &listed)?;
+                let records = blocks.into_iter().flat_map(|block| block.records).collect();
+                return Ok(File { header, schema, layout, records, index_at: section.at, trailer });
+            }
+            _ => {} // Ancillary: its checksum holds, and that is all there is to know.
+        }
+    }
+}
+
+// Section 6: the header
+
+const MAGIC: &[u8; 8] = b"\x89TPATCH\n";
+const END_MAGIC: &[u8; 8] = b"\nhctapt\x89";
+const HEADER: u64 = 32;
+const HEAD: u64 = 16;
+const TRAILER: u64 = 192;
+const SCHEMA: u8 = 1;
+const LAYOUT: u8 = 2;
+const BLOCK: u8 = 3;
+const INDEX: u8 = 4;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Delta,
+    Full,
+    Empty,
+}
+
+/// Section 6.
+#[derive(Debug, Clone, Copy)]
+struct Header {
+    kind: Kind,
+    direct: bool,
+    hash: LeafHash,
+}
+
+/// Section 6.
+fn parse_header(input: &mut Input<'_>) -> Result<Header> {
+    let bytes = input.rest();
+    if bytes.iter().zip(MAGIC).any(|(a, b)| a != b) {
+        return refuse(Code::NotAPatch, 0, "the magic is another");
+    }
+    if input.left() < HEADER {
+        return refuse(Code::Truncated, 0, "the header is not all there");
+    }
+    input.take(8)?;
+    let major = input.u16()?;
+    let _minor = input.u16()?;
+    let required = input.u32()?;
+    let _optional = input.u32()?;
+    let (kind, profile, hash) = (input.u8()?, input.u8()?, input.u8()?);
+    let reserved = input.array::<5>()?;
+    let crc = input.u32()?;
+    if major != 1 {
+        return refuse(Code::UnsupportedVersion, 8, "the major version is not 1");
+    }
+    if crc != crc32fast::hash(bytes.get(..28).unwrap_or_default()) {
+        return refuse(Code::Checksum, 28, "the header's checksum does not match");
+    }
+    if required != 0 {
+        return refuse(Code::UnsupportedFeature, 12, "a required feature is unknown");
+    }
+    let kind = match kind {
+        1 => Kind::Delta,
+        2 => Kind::Full,
+        3 => Kind::Empty,
+        _ => return refuse(Code::Invalid, 20, "an unknown kind"),
+    };
+    let direct = match profile {
+        1 => false,
+        2 => true,
+        _ => return refuse(Code::Invalid, 21, "an unknown profile"),
+    };
+    let hash = match hash {
+        1 => LeafHash::Xxh3,
+        2 => LeafHash::Blake3,
+        _ => return refuse(Code::Invalid, 22, "an unknown leaf hash"),
+    };
+    if reserved != [0; 5] {
+        return refuse(Code::Invalid, 23, "reserved bytes are not zero");
+    }
+    Ok(Header { kind, direct, hash })
+}
+
+// Section 7: sections
+
+struct Section<'a> {
+    at: u64,
+    kind: u8,
+    payload: Input<'a>,
+}
+
+/// Section 7. `due` is the type that must come next; `BLOCK` stands for that or INDEX.
+fn section<'a>(input: &mut Input<'a>, due: u8, file: Kind) -> Result<Section<'a>> {
+    let at = input.at();
+    let start = input.rest();
+    if input.left() < HEAD {
+        return refuse(Code::Truncated, at, "a section head is not all there");
+    }
+    let kind = input.u8()?;
+    let reserved = input.array::<3>()?;
+    let crc = input.u32()?;
+    let len = input.u64()?;
+    let ancillary = kind >= 128;
+    if !ancillary && !matches!(kind, SCHEMA | LAYOUT | BLOCK | INDEX) {
+        return refuse(Code::UnsupportedFeature, at, "an unknown type of section");
+    }
+    if reserved != [0; 3] {
+        return refuse(Code::Invalid, at.saturating_add(1), "reserved bytes are not zero");
+    }
+    let most = if matches!(kind, SCHEMA | LAYOUT | INDEX) { MOST_METADATA } else { MOST_BLOCK };
+    if len > most {
+        return refuse(Code::Limit, at.saturating_add(8), "a section is longer than this reader takes");
+    }
+    let in_place = match due {
+        SCHEMA | LAYOUT => kind == due,
+        _ => kind == INDEX || (kind == BLOCK && file != Kind::Empty),
+    };
+    if !ancillary && !in_place {
+        return refuse(Code::Invalid, at, "a section is out of place");
+    }
+    if len > input.left() {
+        return refuse(Code::Truncated, input.at(), "a payload is not all there");
+    }
+    let payload = input.part(len)?;
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(start.get(..4).unwrap_or_default());
+    hasher.update(start.get(8..16).unwrap_or_default());
+    hasher.update(payload.rest());
+    if hasher.finalize() != crc {
+        return refuse(Code::Checksum, at.saturating_add(4), "a section's checksum does not match");
+    }
+    Ok(Section { at, kind, payload })
+}
+
+// Sections 7.1 to 7.3: schema, layout, packed blocks
+
+/// Sections 7.1 and 7.2: the mode, and what is listed. `due` is the mode if this patch may have no other.
+fn parse_listing(mut input: Input<'_>, due: Option<u8>) -> Result<Option<Unpacked>> {
+    let at = input.at();
+    let mode = input.u8()?;
+    let packed = match mode {
+        0 => {
+            input.end()?;
+            None
+        }
+        1 => Some(packing(&mut input)?),
+        _ => return refuse(Code::Invalid, at, "an unknown mode"),
+    };
+    if due.is_some_and(|due| due != mode) {
+        return refuse(Code::Invalid, at, "this patch may not have this mode");
+    }
+    packed.map(|packed| unpack(input, packed)).transpose()
+}
+
+/// Section 7.1: whether a tensor of the target is continued.
+fn continues(base: &Tensor, target: &Spec) -> bool {
+    base.dtype == target.dtype && base.bytes.len() as u64 == target.byte_len
+}
+
+/// The contents of a packed block.
+struct Unpacked {
+    bytes: Vec<u8>,
+    at: u64,
+    is_frame: bool,
+}
+
+impl Unpacked {
+    fn input(&self) -> Input<'_> {
+        if self.is_frame { Input::unpacked(&self.bytes, self.at) } else { Input::new(&self.bytes, self.at) }
+    }
+}
+
+/// Section 7.3: what stands before the bytes.
+struct Packing {
+    code: u8,
+    len_at: u64,
+    len: u64,
+}
+
+fn packing(input: &mut Input<'_>) -> Result<Packing> {
+    let code_at = input.at();
+    let code = input.u8()?;
+    if code > 1 {
+        return refuse(Code::Invalid, code_at, "an unknown packing");
+    }
+    let len_at = input.at();
+    let len = input.varint()?;
+    if len > MOST_METADATA {
+        return refuse(Code::Limit, len_at, "more bytes than this reader takes");
+    }
+    Ok(Packing { code, len_at, len })
+}
+
+fn unpack(input: Input<'_>, Packing { code, len_at, len }: Packing) -> Result<Unpacked> {
+    let at = input.at();
+    if code == 0 {
+        if len != input.left() {
+            return refuse(Code::Invalid, len_at, "not the number of bytes that follow");
+        }
+        return Ok(Unpacked { bytes: input.rest().to_vec(), at, is_frame: false });
+    }
+    match unpack_frame(input.rest(), len) {
+        Some(bytes) => Ok(Unpacked { bytes, at, is_frame: true }),
+        None => refuse(Code::Invalid, at, "not a zstd frame of the stated length"),
+    }
+}
+
+// Section 7.4: blocks
+
+/// Section 7.4: one chunk that is in the file.
+#[derive(Debug)]
+struct Record<'a> {
+    /// Of its `tensor_step`.
+    at: u64,
+    tensor: u64,
+    chunk: u64,
+    encoding_at: u64,
+    encoding: u8,
+    payload: Input<'a>,
+    /// From the index, with its offset.
+    leaf: &'a [u8],
+    leaf_at: u64,
+}
+
+struct Block<'a> {
+    at: u64,
+    len: u64,
+    records: Vec<Record<'a>>,
+}
+
+/// A number that counts tensors or the chunks of one.
+fn index(value: Option<u64>, at: u64) -> Result<u64> {
+    match value {
+        Some(value) if value <= u64::from(u32::MAX) => Ok(value),
+        _ => refuse(Code::Invalid, at, "a number is over 2^32 - 1"),
+    }
+}
+
+/// Section 7.4: one address, after the last one of the same block.
+fn parse_address(input: &mut Input<'_>, last: Option<(u64, u64)>) -> Result<(u64, u64)> {
+    let step_at = input.at();
+    let step = input.varint()?;
+    let tensor = match last {
+        None => index(Some(step), step_at)?,
+        Some((tensor, _)) => index(tensor.checked_add(step), step_at)?,
+    };
+    let chunk_at = input.at();
+    let coded = input.varint()?;
+    let chunk = match last {
+        Some((_, chunk)) if step == 0 => {
+            index(chunk.checked_add(1).and_then(|next| next.checked_add(coded)), chunk_at)?
+        }
+        _ => index(Some(coded), chunk_at)?,
+    };
+    Ok((tensor, chunk))
+}
+
+/// Section 7.4, but for what needs the schema.
+fn parse_block(mut input: Input<'_>) -> Result<Vec<Record<'_>>> {
+    let count_at = input.at();
+    let count = input.varint()?;
+    // Section 11: the least that a record takes here.
+    if count == 0 || count > input.left() / 4 {
+        return refuse(Code::Invalid, count_at, "a block has at least one record, and room for them");
+    }
+    let mut records = Vec::new();
+    let mut lengths = Vec::new();
+    let mut last = None;
+    for _ in 0..count {
+        let at = input.at();
+        let (tensor, chunk) = parse_address(&mut input, last)?;
+        last = Some((tensor, chunk));
+        let encoding_at = input.at();
+        let encoding = input.u8()?;
+        if !(1..=5).contains(&encoding) {
+            return refuse(Code::Invalid, encoding_at, "an unknown encoding");
+        }
+        lengths.push(input.varint()?);
+        records.push(Record {
+            at,
+            tensor,
+            chunk,
+            encoding_at,
+            encoding,
+            payload: Input::new(&[], 0),
+            leaf: &[],
+            leaf_at: 0,
+        });
+    }
+    let sum = lengths.iter().try_fold(0_u64, |sum, len| sum.checked_add(*len));
+    if sum != Some(input.left()) {
+        return refuse(Code::Invalid, input.at(), "the payloads do not fill the section");
+    }
+    for (record, len) in records.iter_mut().zip(lengths) {
+        record.payload = input.part(len)?;
+    }
+    Ok(records)
+}
+
+/// Section 7.4: what needs the schema.
+fn check_records(file: &File<'_>, schema: &[Spec], continued: &[Option<&Tensor>]) -> Result<()> {
+    // The chunks that must be in the file, in the order of the grid.
+    let mut fresh = (0_u64..)
+        .zip(schema.iter().zip(continued))
+        .filter(|(_, (_, old))| old.is_none())
+        .flat_map(|(number, (spec, _))| (0..spec.chunk_count()).map(move |chunk| (number, chunk)))
+        .peekable();
+    let mut last = None;
+    for record in &file.records {
+        let here = (record.tensor, record.chunk);
+        let spec = usize::try_from(record.tensor).ok().and_then(|tensor| schema.get(tensor));
+        if spec.is_none_or(|spec| record.chunk >= spec.chunk_count()) {
+            return refuse(Code::Invalid, record.at, "a record lies outside the grid");
+        }
+        if last.is_some_and(|last| here <= last) {
+            return refuse(Code::Invalid, record.at, "the records are not strictly ascending");
+        }
+        last = Some(here);
+        let is_fresh = match fresh.peek() {
+            Some(due) if *due < here => {
+                return refuse(Code::Invalid, record.at, "a record passes over a fresh chunk");
+            }
+            Some(due) => *due == here,
+            None => false,
+        };
+        if is_fresh {
+            fresh.next();
+        }
+        let needs_base = matches!(record.encoding, 1 | 3);
+        let for_continued = matches!(record.encoding, 1..=3);
+        if (needs_base && file.header.direct) || (for_continued && is_fresh) {
+            return refuse(Code::Invalid, record.encoding_at, "an encoding is not allowed here");
+        }
+    }
+    if fresh.peek().is_some() {
+        return refuse(Code::Invalid, file.index_at, "fresh chunks are missing");
+    }
+    Ok(())
+}
+
+// Section 7.5: the index
+
+/// Section 7.5: checks the index against the blocks, and gives each record its leaf digest.
+fn parse_index<'a>(
+    mut input: Input<'a>,
+    index_at: u64,
+    blocks: &mut [Block<'a>],
+    hash: LeafHash,
+) -> Result<()> {
+    let digest_len = match hash {
+        LeafHash::Xxh3 => 16,
+        LeafHash::Blake3 => 32_u64,
+    };
+    // Section 11: the least that a record takes here.
+    let record_len = digest_len.saturating_add(2);
+    let count_at = input.at();
+    let count = input.varint()?;
+    if count.saturating_mul(record_len.saturating_add(3)) > input.left() || count != blocks.len() as u64 {
+        return refuse(Code::Invalid, count_at, "not the number of blocks");
+    }
+    let mut end = HEADER;
+    let mut all_records = 0_u64;
+    for block in blocks.iter() {
+        let gap_at = input.at();
+        let gap = input.varint()?;
+        let len_at = input.at();
+        let len = input.varint()?;
+        let start = end.checked_add(gap);
+        end = match start.and_then(|start| start.checked_add(len)) {
+            Some(end) if len >= HEAD && end <= index_at => end,
+            _ => return refuse(Code::Invalid, len_at, "a block lies outside the file"),
+        };
+        let records_at = input.at();
+        let records = input.varint()?;
+        all_records = all_records.saturating_add(records);
+        if records == 0 || all_records.saturating_mul(record_len) > input.left() {
+            return refuse(Code::Invalid, records_at, "a block has at least one record, and room for them");
+        }
+        if start != Some(block.at) || len != block.len || records != block.records.len() as u64 {
+            return refuse(Code::Invalid, gap_at, "an entry is not that of its block");
+        }
+    }
+    for block in blocks.iter() {
+        let mut last = None;
+        for record in &block.records {
+            let at = input.at();
+            let address = parse_address(&mut input, last)?;
+            if address != (record.tensor, record.chunk) {
+                return refuse(Code::Invalid, at, "an address is not that of its record");
+            }
+            last = Some(address);
+        }
+    }
+    for record in blocks.iter_mut().flat_map(|block| &mut block.records) {
+        record.leaf_at = input.at();
+        record.leaf = input.take(digest_len)?;
+    }
+    input.end()
+}
+
+// Section 8: the trailer
+
+/// Section 8.
+#[derive(Debug)]
+struct Trailer {
+    at: u64,
+    base_state: [u8; 32],
+    target_state: [u8; 32],
+    target_schema: [u8; 32],
+}
+
+/// The digests of what the patch lists.
+struct Listed {
+    schema: Option<[u8; 32]>,
+    layout: Option<[u8; 32]>,
+}
+
+fn parse_trailer(
+    input: &mut Input<'_>,
+    header_bytes: &[u8],
+    index_at: u64,
+    header: &Header,
+    listed: &Listed,
+) -> Result<Trailer> {
+    let at = input.at();
+    let bytes = input.rest();
+    if input.left() < TRAILER {
+        return refuse(Code::Truncated, at, "the trailer is not all there");
+    }
+    let base_state = input.array::<32>()?;
+    let target_state = input.array::<32>()?;
+    let target_schema = input.array::<32>()?;
+    let base_layout = input.array::<32>()?;
+    let target_layout = input.array::<32>()?;
+    let stated_index_at = input.u64()?;
+    let file_len = input.u64()?;
+    let reserved = input.u32()?;
+    let crc = input.u32()?;
+    let end_magic = input.array::<8>()?;
+    let field = |offset: u64| at.saturating_add(offset);
+    if &end_magic != END_MAGIC {
+        return refuse(Code::Truncated, field(184), "the file does not end with the end magic");
+    }
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(header_bytes);
+    hasher.update(bytes.get(..180).unwrap_or_default());
+    if hasher.finalize() != crc {
+        return refuse(Code::Checksum, field(180), "the trailer's checksum does not match");
+    }
+    if reserved != 0 {
+        return refuse(Code::Invalid, field(176), "reserved bytes are not zero");
+    }
+    if file_len != input.at() {
+        return refuse(Code::Invalid, field(168), "not the length of the file");
+    }
+    if stated_index_at != index_at {
+        return refuse(Code::Invalid, field(160), "not the offset of the index");
+    }
+    let is_full = header.kind == Kind::Full;
+    if is_full && base_state != [0; 32] {
+        return refuse(Code::Invalid, at, "a full patch has no base");
+    }
+    let must_be_equal = header.kind == Kind::Empty;
+    if !is_full && (base_state == target_state) != must_be_equal {
+        return refuse(Code::Invalid, field(32), "the two states are equal in empty patches and no others");
+    }
+    if listed.schema.is_some_and(|listed| listed != target_schema) {
+        return refuse(Code::Invalid, field(64), "not the digest of the listed schema");
+    }
+    if is_full && base_layout != [0; 32] {
+        return refuse(Code::Invalid, field(96), "a full patch has no base");
+    }
+    if target_layout != listed.layout.unwrap_or(base_layout) {
+        return refuse(Code::Invalid, field(128), "not the digest of the listed layout, or of the same");
+    }
+    input.end()?;
+    Ok(Trailer { at, base_state, target_state, target_schema })
+}
+
+// Section 9: chunk encodings
+
+/// The chunk of `len` bytes that a payload decodes to. `base` is the base's, unless the chunk is fresh.
+fn decode_chunk(
+    encoding: u8,
+    format: Format,
+    payload: Input<'_>,
+    base: Option<&[u8]>,
+    len: usize,
+) -> Result<Vec<u8>> {
+    let at = payload.at();
+    let decoded = match (encoding, base) {
+        (1, Some(base)) => sparse::decode(format, payload, base),
+        (2, Some(base)) => scatter::decode(format, payload, base),
+        (3, Some(base)) => xor(format, payload, base),
+        (4, _) if payload.rest().len() == len => Ok(payload.rest().to_vec()),
+        (5, _) => match unpack_frame(payload.rest(), len as u64) {
+            Some(chunk) => Ok(chunk),
+            None => refuse(Code::Invalid, at, "not a zstd frame of the chunk's length"),
+        },
+        _ => refuse(Code::Invalid, at, "the payload is not one for this chunk"),
+    };
+    // Whatever is wrong in a payload, the error carries the offset of the payload.
+    decoded.map_err(|error| Error { offset: at, ..error })
+}
+
+/// The chunk of `len` bytes, of a tensor of this dtype, that a payload alone decodes to. `base` is the base's, unless the chunk is
+/// fresh.
+///
+/// # Errors
+/// If it does not decode, at offset 0.
+pub fn decode_payload(
+    encoding: u8,
+    dtype: &str,
+    payload: &[u8],
+    base: Option<&[u8]>,
+    len: usize,
+) -> Result<Vec<u8>> {
+    decode_chunk(encoding, Format::of(dtype), Input::new(payload, 0), base, len)
+}
+
+/// `encodings/sparse.md`, in its order.
+mod sparse {
+    use super::{Code, Error, Format, Input, Result};
+
+    /// What can be wrong has no place of its own.
+    type Maybe<T> = std::result::Result<T, &'static str>;
+
+    pub(super) fn decode(format: Format, payload: Input<'_>, base: &[u8]) -> Result<Vec<u8>> {
+        let width = format.width();
+        let mut elements: Vec<u64> = base.chunks(width).map(integer).collect();
+        match decode_elements(format, payload, &mut elements) {
+            Ok(()) => Ok(elements
+                .iter()
+                .flat_map(|element| element.to_le_bytes().into_iter().take(width))
+                .collect()),
+            Err(what) => Err(Error { code: Code::Invalid, offset: payload.at(), what }),
+        }
+    }
+
+    fn integer(bytes: &[u8]) -> u64 {
+        bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    }
+
+    fn decode_elements(format: Format, payload: Input<'_>, elements: &mut [u64]) -> Maybe<()> {
+        let bits = 8_u64.saturating_mul(format.width() as u64);
+        let mut string = BitString::new(payload.rest());
+        let model = Model::read(&mut string, bits)?;
+        let rest = string.rest()?;
+        // Classes come from the base, not from what has been decoded.
+        let classes: Vec<usize> = elements.iter().map(|element| model.class(key(format, *element))).collect();
+        let all: Vec<usize> = (0..elements.len()).collect();
+        let hot: Vec<usize> = all.iter().copied().filter(|e| model.is_hot(get(&classes, *e))).collect();
+        let has_hot = model.classes.iter().any(|class| class.rate >= HOT);
+        let has_cold = model.classes.iter().any(|class| (1..HOT).contains(&class.rate));
+
+        if model.hot_streams == 0 {
+            let mut stream = Serial::new(rest)?;
+            read_hot(&model, std::slice::from_mut(&mut stream), &hot, &classes, elements, bits)?;
+            cold(&model, &mut stream, &all, &classes, elements, bits)?;
+            return stream.end();
+        }
+
+        let (mut of_hot, of_cold) = split(
+            Input::new(rest, 0),
+            if has_hot { model.hot_streams } else { 0 },
+            if has_cold { STRIPS } else { 0 },
+        )?;
+        read_hot(&model, &mut of_hot, &hot, &classes, elements, bits)?;
+        of_hot.into_iter().try_for_each(Serial::end)?;
+        for (strip, mut stream) in of_cold.into_iter().enumerate() {
+            let width = format.width();
+            let of_strip: Vec<usize> =
+                all.iter().copied().filter(|e| e.saturating_mul(width) / 8192 % STRIPS == strip).collect();
+            cold(&model, &mut stream, &of_strip, &classes, elements, bits)?;
+            stream.end()?;
+        }
+        Ok(())
+    }
+
+    const STRIPS: usize = 8;
+
+    /// The streams of the two groups, so many of each.
+    fn split(mut rest: Input<'_>, hot: usize, strips: usize) -> Maybe<(Vec<Serial<'_>>, Vec<Serial<'_>>)> {
+        let mut varint = || rest.varint().map_err(|error| error.what);
+        let h = if hot > 0 && strips > 0 { Some(varint()?) } else { None };
+        let of_hot = (1..hot).map(|_| varint()).collect::<Maybe<Vec<u64>>>()?;
+        let of_strips = (1..strips).map(|_| varint()).collect::<Maybe<Vec<u64>>>()?;
+        let h = h.unwrap_or(if hot > 0 { rest.left() } else { 0 });
+        let hot_bytes = rest.take(h).map_err(|error| error.what)?;
+        Ok((group(hot_bytes, hot, &of_hot)?, group(rest.rest(), strips, &of_strips)?))
+    }
+
+    /// The streams of a group that fills `bytes`. `numbers` are those of all streams but the last.
+    fn group<'a>(bytes: &'a [u8], count: usize, numbers: &[u64]) -> Maybe<Vec<Serial<'a>>> {
+        let mut bytes = Input::new(bytes, 0);
+        let mut streams = Vec::new();
+        for (m, z) in (1..=count as u64).rev().zip(numbers) {
+            let share = bytes.left().checked_div(m).unwrap_or(0);
+            let len = if z.is_multiple_of(2) {
+                share.checked_add(z / 2)
+            } else {
+                share.checked_sub((z / 2).saturating_add(1))
+            };
+            let len = len.ok_or("the length of a stream is below 0 or beyond all numbers")?;
+            streams.push(Serial::new(bytes.take(len).map_err(|error| error.what)?)?);
+        }
+        if count > 0 {
+            streams.push(Serial::new(bytes.rest())?);
+            return Ok(streams);
+        }
+        bytes.end().map_err(|error| error.what)?;
+        Ok(streams)
+    }
+
+    fn get(classes: &[usize], element: usize) -> usize {
+        classes.get(element).copied().unwrap_or(0)
+    }
+
+    /// What becomes of an element: nothing, or up or down by so much.
+    type Step = Option<(bool, u64)>;
+
+    fn apply(elements: &mut [u64], element: usize, step: Step, bits: u64) {
+        if let (Some(old), Some((up, by))) = (elements.get_mut(element), step) {
+            let new = if up { old.wrapping_add(by) } else { old.wrapping_sub(by) };
+            *old = if bits == 64 { new } else { low(new, bits) };
+        }
+    }
+
+    // 1. Classes
+
+    const HOT: u64 = 68;
+
+    fn key(format: Format, v: u64) -> u64 {
+        match format {
+            Format::Bf16 => v >> 7 & 255,
+            Format::F16 => v >> 10 & 31,
+            Format::F32 => v >> 23 & 255,
+            Format::E4m3 => v >> 3 & 15,
+            Format::E5m2 => v >> 2 & 31,
+            Format::W8 | Format::W16 | Format::W32 | Format::W64 => 0,
+        }
+    }
+
+    struct Class {
+        rate: u64,
+        reach: u64,
+        /// Section 3: each symbol with its first slot and the slot after its last.
+        symbols: Vec<(Symbol, u64, u64)>,
+    }
+
+    struct Model {
+        /// How many there are if there are any; 0 if one stream holds everything.
+        hot_streams: usize,
+        first_key: u64,
+        classes: Vec<Class>,
+    }
+
+    impl Model {
+        // 2. Payload
+        fn read(string: &mut BitString<'_>, bits: u64) -> Maybe<Self> {
+            let hot_streams = match string.number(2)? {
+                0 => 0,
+                1 => 1,
+                2 => 8,
+                _ => 16,
+            };
+            let count = string.number(5)?.saturating_add(1);
+            let reaching = string.number(6)?;
+            let first_key = string.number(8)?;
+            if reaching > count {
+                return Err("more reaches than classes");
+            }
+            let mut rates: Vec<u64> = Vec::new();
+            for _ in 0..count {
+                let rate = match rates.last() {
+                    None => string.number(7)?,
+                    Some(before) => string.near(before.saturating_sub(4).max(1), 7)?,
+                };
+                if rate > 95 {
+                    return Err("a rate is over 95");
+                }
+                rates.push(rate);
+            }
+            // From the last to the first.
+            let mut reaches: Vec<u64> = Vec::new();
+            for _ in 0..reaching {
+                let reach = match reaches.last() {
+                    None => string.number(8)?,
+                    Some(before) => string.near(before.saturating_add(5).min(255), 8)?,
+                };
+                if reach > 255 {
+                    return Err("a reach is over 255");
+                }
+                reaches.push(reach);
+            }
+            reaches.reverse();
+            let reaches = reaches.into_iter().chain(std::iter::repeat(0));
+            let classes = rates
+                .into_iter()
+                .zip(reaches)
+                .map(|(rate, reach)| Class { rate, reach, symbols: symbols(rate, reach, bits) })
+                .collect();
+            Ok(Self { hot_streams, first_key, classes })
+        }
+
+        fn class(&self, key: u64) -> usize {
+            let beyond = usize::try_from(key.saturating_sub(self.first_key)).unwrap_or(usize::MAX);
+            beyond.min(self.classes.len().saturating_sub(1))
+        }
+
+        fn get(&self, class: usize) -> &Class {
+            static NONE: Class = Class { rate: 0, reach: 0, symbols: Vec::new() };
+            self.classes.get(class).unwrap_or(&NONE)
+        }
+
+        fn is_hot(&self, class: usize) -> bool {
+            self.get(class).rate >= HOT
+        }
+    }
+
+    /// A bit string, filled from the least significant bit of each byte on.
+    struct BitString<'a> {
+        bytes: &'a [u8],
+        used: usize,
+    }
+
+    impl<'a> BitString<'a> {
+        fn new(bytes: &'a [u8]) -> Self {
+            Self { bytes, used: 0 }
+        }
+
+        fn bit(&mut self) -> Maybe<u64> {
+            let byte = self.bytes.get(self.used / 8).ok_or("a bit string runs over its end")?;
+            let bit = u64::from(byte >> (self.used % 8) & 1);
+            self.used = self.used.saturating_add(1);
+            Ok(bit)
+        }
+
+        fn number(&mut self, k: u64) -> Maybe<u64> {
+            let mut value = 0;
+            for place in 0..k {
+                value |= self.bit()? << place;
+            }
+            Ok(value)
+        }
+
+        /// A number coded against an expected one.
+        fn near(&mut self, expected: u64, bits: u64) -> Maybe<u64> {
+            let mut zeros = 0_u64;
+            while self.bit()? == 0 {
+                zeros = zeros.saturating_add(1);
+                if zeros > 8 {
+                    return Err("more than eight zero bits");
+                }
+            }
+            if zeros == 8 {
+                return self.number(bits);
+            }
+            let d = zeros.saturating_mul(2).saturating_add(self.bit()?);
+            if d.is_multiple_of(2) {
+                Ok(expected.saturating_add(d / 2))
+            } else {
+                expected.checked_sub(d.saturating_add(1) / 2).ok_or("a number is below zero")
+            }
+        }
+
+        /// The bits up to the end of the byte are zero. What comes after it.
+        fn rest(&mut self) -> Maybe<&'a [u8]> {
+            while !self.used.is_multiple_of(8) {
+                if self.bit()? != 0 {
+                    return Err("filling bits are not zero");
+                }
+            }
+            Ok(self.bytes.get(self.used / 8..).unwrap_or_default())
+        }
+    }
+
+    // 3. Symbols
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Symbol {
+        Unchanged,
+        Up(u64),
+        Down(u64),
+        /// Of cold classes: the direction is known from the place.
+        Moved(u64),
+        Escape,
+    }
+
+    fn symbols(rate: u64, reach: u64, bits: u64) -> Vec<(Symbol, u64, u64)> {
+        let unchanged = if rate >= HOT { (survival(rate) >> 6).max(1) } else { 0 };
+        let mut out = vec![(Symbol::Unchanged, 0, unchanged)];
+        let mut share = |b: u64, from: u64, to: u64| {
+            if rate < HOT {
+                out.push((Symbol::Moved(b), from, to));
+                return;
+            }
+            let middle = from.saturating_add(to.saturating_sub(from).div_ceil(2));
+            out.push((Symbol::Up(b), from, middle));
+            out.push((Symbol::Down(b), middle, to));
+        };
+        let mut from = unchanged;
+        if reach == 0 {
+            share(0, from, 1024);
+        } else {
+            for b in 0..bits {
+                let index = b.saturating_mul(5).saturating_add(96);
+                let p = index.checked_sub(reach).map_or(65_536, survival);
+                let part =
+                    1023_u64.saturating_sub(unchanged).saturating_mul(65_536_u64.saturating_sub(p)) / 65_536;
+                let to = unchanged.saturating_add(part);
+                share(b, from, to);
+                from = to;
+            }
+            out.push((Symbol::Escape, from, 1024));
+        }
+        out
+    }
+
+    impl Symbol {
+        /// What the symbol means, with the plain bits that it calls for; `known` is the direction if the class is cold.
+        fn step(self, bits: u64, known: Option<bool>, stream: &mut Serial<'_>) -> Maybe<Step> {
+            let (up, b) = match (self, known) {
+                (Self::Unchanged, _) => return Ok(None),
+                (Self::Up(b), _) => (true, b),
+                (Self::Down(b), _) => (false, b),
+                (Self::Moved(b), up) => (up.ok_or("a hot class has no such symbol")?, b),
+                (Self::Escape, Some(up)) => (up, stream.plain(6)),
+                (Self::Escape, None) => {
+                    let both = stream.plain(7);
+                    (both >> 6 == 0, low(both, 6))
+                }
+            };
+            if b >= bits {
+                return Err("an element has not so many bits");
+            }
+            let t = match b.checked_sub(1) {
+                None => 0,
+                Some(below) => {
+                    let low = stream.plain(below.min(32));
+                    let high = if below > 32 { stream.plain(below.saturating_sub(32)) } else { 0 };
+                    1 << below | high << 32 | low
+                }
+            };
+            Ok(Some((up, t.wrapping_add(1))))
+        }
+    }
+
+    fn symbol_of(class: &Class, slot: u64) -> Maybe<(Symbol, u64, u64)> {
+        let found = class.symbols.iter().find(|(_, from, to)| (*from..*to).contains(&slot));
+        found.copied().ok_or("a class has no symbols")
+    }
+
+    fn survival(index: u64) -> u64 {
+        usize::try_from(index).ok().and_then(|index| SURVIVAL.get(index)).copied().unwrap_or(0)
+    }
+
+    #[rustfmt::skip]
+const SURVIVAL: [u64; 96] = [
+        65536, 65536, 65536, 65536, 65536, 65536, 65536, 65536, 65536, 65536, 65536, 65536,
+        65536, 65536, 65536, 65535, 65535, 65535, 65535, 65535, 65535, 65534, 65534, 65534,
+        65533, 65533, 65532, 65531, 65530, 65529, 65528, 65527, 65525, 65523, 65520, 65517,
+        65514, 65510, 65505, 65499, 65492, 65483, 65473, 65461, 65447, 65431, 65411, 65387,
+        65359, 65325, 65286, 65238, 65182, 65115, 65036, 64942, 64830, 64697, 64540, 64353,
+        64132, 63869, 63559, 63192, 62757, 62245, 61641, 60931, 60097, 59120, 57978, 56650,
+        55109, 53331, 51292, 48968, 46341, 43400, 40144, 36589, 32768, 28740, 24590, 20427,
+        16384, 12604,  9227,  6367,  4096,  2424,  1299,   619,   256,    90,    26,     6,
+    ];
+
+    // 4. Serial streams
+
+    struct Serial<'a> {
+        x: u64,
+        words: std::slice::Chunks<'a, u8>,
+    }
+
+    impl<'a> Serial<'a> {
+        fn new(bytes: &'a [u8]) -> Maybe<Self> {
+            let s = bytes.len();
+            let first = if s <= 8 { s } else { s.saturating_sub(1).wrapping_rem(4).saturating_add(5) };
+            let (state, words) = bytes.split_at(first);
+            if state.last() == Some(&0) {
+                return Err("a state has more bytes than it needs");
+            }
+            Ok(Self { x: integer(state), words: words.chunks(4) })
+        }
+
+        fn take(&mut self, shift: u64, f: u64, o: u64) {
+            // f is at most 2^shift, and o less than f.
+            self.x = (self.x >> shift).wrapping_mul(f).wrapping_add(o);
+            if self.x < 1 << 32
+                && let Some(word) = self.words.next()
+            {
+                self.x = self.x << 32 | integer(word);
+            }
+        }
+
+        fn plain(&mut self, k: u64) -> u64 {
+            let value = low(self.x, k);
+            if k > 0 {
+                self.take(k, 1, 0);
+            }
+            value
+        }
+
+        fn symbol(&mut self, class: &Class) -> Maybe<Symbol> {
+            let slot = low(self.x, 10);
+            let (symbol, from, to) = symbol_of(class, slot)?;
+            self.take(10, to.saturating_sub(from), slot.saturating_sub(from));
+            Ok(symbol)
+        }
+
+        fn end(mut self) -> Maybe<()> {
+            if self.x == 0 && self.words.next().is_none() {
+                Ok(())
+            } else {
+                Err("a stream does not end with state 0")
+            }
+        }
+    }
+
+    /// The lowest `k` bits, `k` below 64.
+    fn low(x: u64, k: u64) -> u64 {
+        x & (1_u64 << k).wrapping_sub(1)
+    }
+
+    // 5. Hot elements
+
+    /// The elements take turns with the streams.
+    fn read_hot(
+        model: &Model,
+        streams: &mut [Serial<'_>],
+        hot: &[usize],
+        classes: &[usize],
+        elements: &mut [u64],
+        bits: u64,
+    ) -> Maybe<()> {
+        let count = streams.len();
+        for (number, element) in hot.iter().enumerate() {
+            let turn = number.checked_rem(count).unwrap_or(0);
+            let stream = streams.get_mut(turn).ok_or("a hot element without a stream")?;
+            let symbol = stream.symbol(model.get(get(classes, *element)))?;
+            let step = symbol.step(bits, None, stream)?;
+            apply(elements, *element, step, bits);
+        }
+        Ok(())
+    }
+
+    // 6. Cold changes
+
+    fn cold(
+        model: &Model,
+        stream: &mut Serial<'_>,
+        strip: &[usize],
+        classes: &[usize],
+        elements: &mut [u64],
+        bits: u64,
+    ) -> Maybe<()> {
+        let cold = || model.classes.iter().map(|class| class.rate).filter(|rate| (1..HOT).contains(rate));
+        let Some(highest) = cold().max() else {
+            return Ok(());
+        };
+        let scale = 14_u64.saturating_add((67_u64.saturating_sub(highest) / 4).min(4));
+        let bucket = 1_u64 << scale;
+        // Where on the axis each element begins and ends.
+        let mut axis = Vec::new();
+        let mut end = 0_u64;
+        for element in strip {
+            let length = length(model.get(get(classes, *element)).rate, scale);
+            let from = end;
+            end = end.saturating_add(length);
+            axis.push((*element, from, end));
+        }
+        if end == 0 {
+            return Ok(());
+        }
+        let mut e = 0_u64;
+        let mut place = axis.into_iter();
+        loop {
+            let mut q = u64::from(stream.x.trailing_ones()).min(11);
+            let width = scale.saturating_add(2);
+            let mut c = q.saturating_add(1);
+            if q == 11 {
+                stream.plain(11);
+                q = q.saturating_add(stream.plain(20));
+                c = 0;
+            }
+            let up = stream.x >> c & 1 == 0;
+            let p = low(stream.x >> c.saturating_add(1), width);
+            let shift = c.saturating_add(1).saturating_add(width);
+            let b = e.saturating_add(q.saturating_mul(bucket));
+            // The largest unit that has no more slots before it than the slot is; `before` never falls.
+            let mut u = 0;
+            for step in (0..=scale).rev().map(|bit| 1_u64 << bit) {
+                if before(u | step, scale) <= p {
+                    u |= step;
+                }
+            }
+            let point = b.saturating_add(u);
+            if point >= end {
+                let a = before(end.saturating_sub(b), scale);
+                stream.take(shift, (bucket << 2).saturating_sub(a), p.saturating_sub(a));
+                return Ok(());
+            }
+            let Some((element, i, j)) = place.find(|(_, i, j)| (*i..*j).contains(&point)) else {
+                return Err("a point lies on no element");
+            };
+            let a = before(i.saturating_sub(b), scale);
+            let z = before(j.saturating_sub(b).min(bucket), scale);
+            stream.take(shift, z.saturating_sub(a), p.saturating_sub(a));
+            let class = model.get(get(classes, element));
+            let step = if class.reach == 0 {
+                Some((up, 1))
+            } else {
+                stream.symbol(class)?.step(bits, Some(up), stream)?
+            };
+            apply(elements, element, step, bits);
+            e = j;
+        }
+    }
+
+    /// The slots of a bucket before one of its units.
+    fn before(u: u64, scale: u64) -> u64 {
+        let five = u.saturating_mul(5);
+        let four = u.saturating_mul(4).saturating_add(1 << scale.saturating_sub(2));
+        let three = u.saturating_mul(3).saturating_add(1 << scale);
+        five.min(four).min(three)
+    }
+
+    fn length(rate: u64, scale: u64) -> u64 {
+        if rate == 0 || rate >= HOT {
+            return 0;
+        }
+        let q = match rate % 4 {
+            0 => 32_768_u64,
+            1 => 38_968,
+            2 => 46_341,
+            _ => 55_109,
+        };
+        // At least 35 - 16 - 18.
+        let h = 35_u64.saturating_sub(rate / 4).saturating_sub(scale);
+        (q.saturating_add(1 << h.saturating_sub(1)) >> h).max(1)
+    }
+}
+
+/// `encodings/scatter.md`
+mod scatter {
+    use super::{Code, Format, Input, Result, planes, refuse};
+
+    pub(super) fn decode(format: Format, mut payload: Input<'_>, base: &[u8]) -> Result<Vec<u8>> {
+        let width = format.width();
+        let n = base.len().checked_div(width).unwrap_or(0);
+        let count_at = payload.at();
+        let count = payload.varint()?;
+        if count == 0 || count > n as u64 {
+            return refuse(Code::Invalid, count_at, "the count is from 1 to the number of elements");
+        }
+        let k_at = payload.at();
+        let k = payload.u8()?;
+        if k > 23 {
+            return refuse(Code::Invalid, k_at, "k is from 0 to 23");
+        }
+        let len = payload.varint()?;
+        let positions = payload.part(len)?;
+        let elements = read_positions(positions, count, k, n as u64)?;
+        let values = planes::read(&mut payload, width, elements.len())?;
+        payload.end()?;
+
+        let mut target = base.to_vec();
+        for (element, value) in elements.iter().zip(values.chunks(width)) {
+            let old =
+                usize::try_from(*element).ok().and_then(|element| target.chunks_mut(width).nth(element));
+            if let Some(old) = old {
+                old.copy_from_slice(value);
+            }
+        }
+        Ok(target)
+    }
+
+    /// The numbers of the changed elements.
+    fn read_positions(input: Input<'_>, count: u64, k: u8, n: u64) -> Result<Vec<u64>> {
+        let refused = |what| refuse(Code::Invalid, input.at(), what);
+        let bytes = input.rest();
+        let mut bits = bytes.iter().flat_map(|byte| (0..8).map(move |bit| u64::from(byte >> bit & 1)));
+        let mut used = 0_u64;
+        let mut next = || {
+            used = used.saturating_add(1);
+            bits.next()
+        };
+        let mut elements = Vec::new();
+        let mut at = 0_u64;
+        for _ in 0..count {
+            let mut high = 0_u64;
+            loop {
+                match next() {
+                    Some(0) => high = high.saturating_add(1),
+                    Some(_) => break,
+                    None => return refused("the positions run over their end"),
+                }
+            }
+            let mut gap = high << k;
+            for bit in 0..k {
+                match next() {
+                    Some(value) => gap |= value << bit,
+                    None => return refused("the positions run over their end"),
+                }
+            }
+            at = at.saturating_add(gap);
+            if at >= n {
+                return refused("a position is outside the chunk");
+            }
+            elements.push(at);
+            at = at.saturating_add(1);
+        }
+        if used.div_ceil(8) != bytes.len() as u64 {
+            return refused("the positions leave bytes over");
+        }
+        if bits.any(|bit| bit != 0) {
+            return refused("the bits that fill the last byte are not zero");
+        }
+        Ok(elements)
+    }
+}
+
+/// `encodings/xor.md`
+fn xor(format: Format, mut payload: Input<'_>, base: &[u8]) -> Result<Vec<u8>> {
+    let width = format.width();
+    let count = base.len().checked_div(width).unwrap_or(0);
+    let planes = planes::read(&mut payload, width, count)?;
+    payload.end()?;
+    Ok(planes.iter().zip(base).map(|(new, old)| new ^ old).collect())
+}
+
+/// `encodings/xor.md`: byte planes.
+mod planes {
+    use super::{Code, Input, Result, refuse, unpack_frame};
+
+    /// Reads `width` planes of `count` bytes each, and returns the `count` elements of `width` bytes.
+    pub(super) fn read(input: &mut Input<'_>, width: usize, count: usize) -> Result<Vec<u8>> {
+        let planes = (0..width).map(|_| read_plane(input, count)).collect::<Result<Vec<_>>>()?;
+        let mut elements = Vec::new();
+        for element in 0..count {
+            for plane in &planes {
+                elements.push(plane.get(element).copied().unwrap_or(0));
+            }
+        }
+        Ok(elements)
+    }
+
+    fn read_plane(input: &mut Input<'_>, count: usize) -> Result<Vec<u8>> {
+        let mode_at = input.at();
+        match input.u8()? {
+            0 => Ok(vec![0; count]),
+            1 => Ok(input.take(count as u64)?.to_vec()),
+            2 => {
+                let len = input.varint()?;
+                let frame = input.part(len)?;
+                match unpack_frame(frame.rest(), count as u64) {
+                    Some(plane) => Ok(plane),
+                    None => refuse(Code::Invalid, frame.at(), "not a zstd frame of a plane's length"),
+                }
+            }
+            _ => refuse(Code::Invalid, mode_at, "an unknown mode of a plane"),
+        }
+    }
+}
+
+// Section 10: applying a patch
+
+/// What a patch makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    /// The target state, which has the digest that the patch gives for it.
+    pub state: Vec<Tensor>,
+    /// With which leaf hash.
+    pub leaf_hash: LeafHash,
+    /// The canonical bytes of the target layout; `None` if it is that of the base.
+    pub layout: Option<Vec<u8>>,
+}
+
+/// Decodes a patch. `base` is the state that it is for, its tensors in the order of their names; `None` for a full patch.
+/// A base given to a full patch is ignored.
+///
+/// # Errors
+///
+/// With the class and the offset that the specification gives. What can be checked without the base comes first, then the base,
+/// then what needs it.
+pub fn decode(patch: &[u8], base: Option<&[Tensor]>) -> Result<Decoded> {
+    let file = parse(patch)?;
+    let hash = file.header.hash;
+    let base = if file.header.kind == Kind::Full { Some(&[][..]) } else { base };
+    let Some(base) = base else {
+        return refuse(Code::WrongBase, file.trailer.at, "the patch needs a base");
+    };
+    let schema = match &file.schema {
+        Some(schema) => schema.clone(),
+        None => base.iter().map(Spec::of).collect(),
+    };
+    if digest_of_schema(&schema) != file.trailer.target_schema {
+        return refuse(Code::WrongBase, file.trailer.at.saturating_add(64), "the base has another schema");
+    }
+    if file.header.kind != Kind::Full && state_digest(hash, base) != file.trailer.base_state {
+        return refuse(Code::WrongBase, file.trailer.at, "not the base that the patch is for");
+    }
+    let by_name: BTreeMap<&str, &Tensor> = base.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let continued: Vec<Option<&Tensor>> = schema
+        .iter()
+        .map(|spec| by_name.get(spec.name.as_str()).copied().filter(|b| continues(b, spec)))
+        .collect();
+    check_records(&file, &schema, &continued)?;
+
+    let mut records: BTreeMap<(u64, u64), &Record<'_>> =
+        file.records.iter().map(|record| ((record.tensor, record.chunk), record)).collect();
+    let mut state = Vec::new();
+    for ((number, spec), old) in (0_u64..).zip(&schema).zip(continued) {
+        let mut bytes = Vec::new();
+        for chunk in 0..spec.chunk_count() {
+            let len = as_usize(spec.chunk_len(chunk));
+            let start = as_usize(chunk.saturating_mul(CHUNK));
+            let old = old.and_then(|old| old.bytes.get(start..start.saturating_add(len)));
+            match (records.remove(&(number, chunk)), old) {
+                (Some(record), old) => {
+                    let new =
+                        decode_chunk(record.encoding, Format::of(&spec.dtype), record.payload, old, len)?;
+                    if leaf(hash, &new) != record.leaf {
+                        return refuse(
+                            Code::TargetMismatch,
+                            record.leaf_at,
+                            "a chunk has another leaf digest",
+                        );
+                    }
+                    bytes.extend(new);
+                }
+                (None, Some(old)) => bytes.extend(old),
+                (None, None) => return refuse(Code::Invalid, file.index_at, "fresh chunks are missing"),
+            }
+        }
+        let Spec { name, dtype, shape, .. } = spec.clone();
+        state.push(Tensor { name, dtype, shape, bytes });
+    }
+    if state_digest(hash, &state) != file.trailer.target_state {
+        let at = file.trailer.at.saturating_add(32);
+        return refuse(Code::TargetMismatch, at, "the result has another state digest");
+    }
+    Ok(Decoded { state, leaf_hash: hash, layout: file.layout })
+}
+
+/// Lengths of what lies in memory.
+fn as_usize(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
+}
+
+// Section 11: limits. What a reader should accept at least is all that this one accepts.
+
+const MOST_TENSORS: u64 = 1_048_576;
+const MOST_STATE: u128 = 64 << 40;
+const MOST_METADATA: u64 = 256 << 20;
+const MOST_BLOCK: u64 = 64 << 20;
+/// Of a header (section 2.2), and of an index.
+const MOST_HEADER: u64 = 100_000_008;
+
+// Section 12: error classes
+
+/// The classes of section 12.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// `truncated`
+    Truncated,
+    /// `not_a_patch`
+    NotAPatch,
+    /// `unsupported_version`
+    UnsupportedVersion,
+    /// `unsupported_feature`
+    UnsupportedFeature,
+    /// `limit`
+    Limit,
+    /// `checksum`
+    Checksum,
+    /// `invalid`
+    Invalid,
+    /// `wrong_base`
+    WrongBase,
+    /// `target_mismatch`
+    TargetMismatch,
+}
+
+impl Code {
+    /// The code as section 12 spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::NotAPatch => "not_a_patch",
+            Self::UnsupportedVersion => "unsupported_version",
+            Self::UnsupportedFeature => "unsupported_feature",
+            Self::Limit => "limit",
+            Self::Checksum => "checksum",
+            Self::Invalid => "invalid",
+            Self::WrongBase => "wrong_base",
+            Self::TargetMismatch => "target_mismatch",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a patch was refused, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code} at {offset}: {what}")]
+pub struct Error {
+    /// The class.
+    pub code: Code,
+    /// The offset in the file of the field it is about.
+    pub offset: u64,
+    /// The rule, in words.
+    pub what: &'static str,
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+fn refuse<T>(code: Code, offset: u64, what: &'static str) -> Result<T> {
+    Err(Error { code, offset, what })
+}
