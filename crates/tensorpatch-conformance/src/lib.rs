@@ -30,6 +30,7 @@ mod patch;
 mod raw;
 pub mod read;
 mod records;
+mod records_refused;
 mod sparse;
 mod sparse_by_hand;
 mod sparse_parts;

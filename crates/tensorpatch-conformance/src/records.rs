@@ -3,6 +3,8 @@
 use ed25519_dalek::{Signer, SigningKey};
 use serde_json::{Value, json};
 
+use crate::records_refused;
+
 /// A record and what is to be said of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
@@ -43,19 +45,19 @@ fn signed(kind: &str, record: &str, key: &SigningKey) -> String {
     format!(r#"{open},"signature":{{"ed25519":"{}","value":"{signature}"}}}}"#, public(key))
 }
 
-fn digest(text: &str) -> String {
+pub(crate) fn digest(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
-fn object(key: &str, bytes: u64) -> Value {
+pub(crate) fn object(key: &str, bytes: u64) -> Value {
     json!({"key": key, "bytes": bytes, "blake3": digest(key)})
 }
 
-fn named(name: &str, key: &str) -> Value {
+pub(crate) fn named(name: &str, key: &str) -> Value {
     json!({"name": name, "key": key, "bytes": 7, "blake3": digest(key)})
 }
 
-const NONCE: &str = "00000000000000000001-0123456789abcdef0123456789abcdef";
+pub(crate) const NONCE: &str = "00000000000000000001-0123456789abcdef0123456789abcdef";
 
 fn head(kind: &str) -> Value {
     json!({
@@ -64,18 +66,18 @@ fn head(kind: &str) -> Value {
     })
 }
 
-fn joined(mut object: Value, members: Value) -> Value {
+pub(crate) fn joined(mut object: Value, members: Value) -> Value {
     let (into, from) = (object.as_object_mut().expect("an object"), members.as_object().expect("an object"));
     into.extend(from.clone());
     object
 }
 
-fn stream() -> Value {
+pub(crate) fn stream() -> Value {
     joined(head("stream"), json!({"leaf_hash": "xxh3", "writers": "many"}))
 }
 
 /// Version 1: an anchor.
-fn first() -> Value {
+pub(crate) fn first() -> Value {
     let anchor = json!({
         "files": [
             named("model.safetensors", &format!("anchors/{NONCE}/model.safetensors")),
@@ -94,14 +96,14 @@ fn first() -> Value {
     )
 }
 
-fn base() -> Value {
+pub(crate) fn base() -> Value {
     json!({
         "version": 1, "commit": digest("commit 1"), "state": format!("xxh3:{}", digest("state 1")), "layout": digest("layout"),
     })
 }
 
 /// Version 2: a delta.
-fn second() -> Value {
+pub(crate) fn second() -> Value {
     let part = object("parts/00000000000000000002-0123456789abcdef0123456789abcdef/0.tpatch", 500);
     let mut record = joined(
         first(),
@@ -115,7 +117,19 @@ fn second() -> Value {
     record
 }
 
-fn edge() -> Value {
+/// Version 2, of two ranks (section 8).
+pub(crate) fn of_ranks() -> Value {
+    let part = |rank: u64| {
+        let folder = format!("parts/00000000000000000002-{rank:032x}");
+        joined(
+            object(&format!("{folder}/0.tpatch"), 500),
+            json!({"schema": object(&format!("{folder}/schema"), 40)}),
+        )
+    };
+    with(second(), "/delta/parts", json!([part(0), part(1)]))
+}
+
+pub(crate) fn edge() -> Value {
     let target = json!({
         "version": 3, "commit": digest("commit 3"), "state": format!("xxh3:{}", digest("state 3")), "layout": digest("layout"),
     });
@@ -133,20 +147,30 @@ fn edge() -> Value {
 }
 
 /// A record with another value at a JSON pointer.
-fn with(mut record: Value, pointer: &str, value: Value) -> Value {
+pub(crate) fn with(mut record: Value, pointer: &str, value: Value) -> Value {
     *record.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")) = value;
     record
 }
 
-fn without(mut record: Value, member: &str) -> Value {
+pub(crate) fn without(mut record: Value, member: &str) -> Value {
     record.as_object_mut().expect("an object").remove(member).expect("a member");
     record
 }
 
-struct Maker(Vec<Record>);
+/// A key of so many bytes.
+pub(crate) fn key_of(len: usize) -> String {
+    let mut key = "anchors".to_owned();
+    while key.len() < len {
+        key.push('/');
+        key.push_str(&"k".repeat(255.min(len - key.len())));
+    }
+    key
+}
+
+pub(crate) struct Maker(Vec<Record>);
 
 impl Maker {
-    fn add(
+    pub(crate) fn add(
         &mut self,
         valid: bool,
         id: &str,
@@ -159,7 +183,7 @@ impl Maker {
         self.0.push(Record { id, kind, trusted: Vec::new(), valid, comment, section, bytes: record });
     }
 
-    fn commit(&mut self, id: &str, section: &'static str, comment: &str, record: &Value) {
+    pub(crate) fn commit(&mut self, id: &str, section: &'static str, comment: &str, record: &Value) {
         self.add(false, id, "commit", section, comment, record.to_string().into_bytes());
     }
 
@@ -172,8 +196,8 @@ impl Maker {
 pub(crate) fn records() -> Vec<Record> {
     let mut maker = Maker(Vec::new());
     taken(&mut maker);
-    shapes(&mut maker);
-    rules(&mut maker);
+    records_refused::shapes(&mut maker);
+    records_refused::rules(&mut maker);
     signatures(&mut maker);
     maker.0
 }
@@ -197,6 +221,46 @@ fn taken(maker: &mut Maker) {
             "4.2",
             "An empty delta: the same state",
             with(with(second(), "/delta/kind", json!("empty")), "/state", base()["state"].clone()),
+        ),
+        ("commit-of-ranks", "commit", "8", "Several parts, each with its schema", of_ranks()),
+        (
+            "key-longest",
+            "commit",
+            "3",
+            "A key of 900 bytes, with segments of 255",
+            with(first(), "/anchor/leaves/key", json!(key_of(900))),
+        ),
+        (
+            "key-characters",
+            "commit",
+            "3",
+            "Characters that a key may have",
+            with(first(), "/anchor/leaves/key", json!("anchors/größe 名 !$&'()+,-.0:;=@_")),
+        ),
+        (
+            "texts-longest",
+            "commit",
+            "4",
+            "A publisher and a label of 256 bytes",
+            with(with(first(), "/publisher", json!("é".repeat(128))), "/label", json!("x".repeat(256))),
+        ),
+        (
+            "sizes-largest",
+            "commit",
+            "4",
+            "Sizes that add up to 2^53 - 1",
+            with(first(), "/anchor/leaves/bytes", json!((1_u64 << 53) - 1 - 14)),
+        ),
+        (
+            "version-largest",
+            "commit",
+            "3",
+            "The largest version",
+            with(
+                with(second(), "/version", json!((1_u64 << 53) - 1)),
+                "/previous/version",
+                json!((1_u64 << 53) - 2),
+            ),
         ),
         ("commit-no-label", "commit", "4.2", "No label", without(first(), "label")),
         ("commit-no-companions", "commit", "4.2", "No companions", with(first(), "/companions", json!([]))),
@@ -233,198 +297,6 @@ fn taken(maker: &mut Maker) {
         "4",
         "White space between the tokens, which writers leave out",
         spaced,
-    );
-}
-
-fn shapes(maker: &mut Maker) {
-    let text = first().to_string();
-    let bad = |maker: &mut Maker, id: &str, comment: &str, bytes: Vec<u8>| {
-        maker.add(false, id, "commit", "4", comment, bytes);
-    };
-    bad(maker, "none", "No bytes", Vec::new());
-    bad(maker, "cut", "The last brace is missing", text.as_bytes()[..text.len() - 1].to_vec());
-    bad(maker, "followed", "Something after the record", format!("{text}{{}}").into_bytes());
-    bad(maker, "list", "A list", format!("[{text}]").into_bytes());
-    bad(maker, "not-utf8", "Bytes that are not UTF-8", [b"\xff\xfe".as_slice(), text.as_bytes()].concat());
-    bad(
-        maker,
-        "member-twice",
-        "A member twice",
-        text.replace(r#""tensors":2"#, r#""tensors":2,"tensors":2"#).into_bytes(),
-    );
-    bad(
-        maker,
-        "deep",
-        "A hundred thousand brackets",
-        text.replace(r#""tensors":2"#, &format!(r#""tensors":2,"x":{}"#, "[".repeat(100_000))).into_bytes(),
-    );
-    maker.commit("major-2", "4", "Another major version", &with(first(), "/major", json!(2)));
-    maker.commit(
-        "requires",
-        "4",
-        "A feature that nobody knows is required",
-        &with(first(), "/requires", json!(["sharding"])),
-    );
-    maker.commit(
-        "other-format",
-        "4",
-        "A record of another kind",
-        &with(first(), "/format", json!("tensorpatch-edge")),
-    );
-    for member in [
-        "format",
-        "major",
-        "minor",
-        "requires",
-        "stream",
-        "version",
-        "previous",
-        "state",
-        "schema",
-        "layout",
-        "nonce",
-        "companions",
-    ] {
-        if member != "previous" {
-            maker.commit(
-                &format!("without-{member}"),
-                "4.2",
-                &format!("No `{member}`"),
-                &without(first(), member),
-            );
-        }
-    }
-}
-
-fn rules(maker: &mut Maker) {
-    for (id, pointer, value, comment) in [
-        ("version-0", "/version", json!(0), "Version 0"),
-        ("version-2-53", "/version", json!(1_u64 << 53), "A version over 2^53 - 1"),
-        ("version-negative", "/version", json!(-1), "A negative version"),
-        ("version-fraction", "/version", json!(1.5), "A version that is no integer"),
-        ("tensors-2-53", "/tensors", json!(1_u64 << 53), "A count over 2^53 - 1"),
-        ("bytes-2-64", "/anchor/leaves/bytes", json!(u64::MAX), "A size over 2^53 - 1"),
-        ("stream-short", "/stream", json!("0011"), "A short stream id"),
-        (
-            "stream-upper-case",
-            "/stream",
-            json!("00112233445566778899AABBCCDDEEFF"),
-            "A stream id in upper case",
-        ),
-        ("state-no-hash", "/state", json!(digest("state 1")), "A state digest without its leaf hash"),
-        (
-            "state-other-hash",
-            "/state",
-            json!(format!("md5:{}", digest("state 1"))),
-            "A state digest of an unknown leaf hash",
-        ),
-        ("blake3-short", "/anchor/leaves/blake3", json!("00"), "A short digest"),
-        (
-            "previous-of-first",
-            "/previous",
-            json!({"version": 1, "commit": digest("x")}),
-            "Version 1 with a record before it",
-        ),
-    ] {
-        maker.commit(id, "4.2", comment, &with(first(), pointer, value));
-    }
-    for (id, key, comment) in [
-        ("parent", "anchors/../secret", "A key that leads elsewhere"),
-        ("absolute", "/anchors/x", "A key that begins with a slash"),
-        ("one-segment", "anchors", "A key of one segment"),
-        ("other-folder", "commits/00000000000000000001.json", "A key in a folder that holds no data"),
-        ("hidden", "anchors/.x", "A hidden segment"),
-        ("empty-segment", "anchors//x", "An empty segment"),
-        ("backslash", "anchors/a\\b", "A backslash"),
-        ("control", "anchors/a\nb", "A control character"),
-        ("star", "anchors/*", "A character that stores do not like"),
-    ] {
-        maker.commit(&format!("key-{id}"), "3", comment, &with(first(), "/anchor/leaves/key", json!(key)));
-    }
-    let long = format!("anchors/{}", "x".repeat(256));
-    maker.commit(
-        "key-long-segment",
-        "3",
-        "A segment of 256 bytes",
-        &with(first(), "/anchor/leaves/key", json!(long)),
-    );
-    maker.commit(
-        "file-name-parent",
-        "3",
-        "A file name that leads elsewhere",
-        &with(first(), "/anchor/files/0/name", json!("../x")),
-    );
-    maker.commit(
-        "file-name-twice",
-        "3",
-        "A file name twice",
-        &with(first(), "/anchor/files/1/name", json!("model.safetensors")),
-    );
-    maker.commit(
-        "companion-name-hidden",
-        "3",
-        "A hidden companion",
-        &with(first(), "/companions/0/name", json!(".netrc")),
-    );
-    maker.commit("first-without-anchor", "4.2", "Version 1 without an anchor", &without(first(), "anchor"));
-    maker.commit("no-way", "4.2", "Neither a delta nor an anchor", &without(second(), "delta"));
-    maker.commit(
-        "base-later",
-        "4.2",
-        "A base that is not an earlier version",
-        &with(second(), "/delta/base/version", json!(2)),
-    );
-    maker.commit(
-        "previous-missing",
-        "4.2",
-        "Version 2 without the record before it",
-        &with(second(), "/previous", json!(null)),
-    );
-    maker.commit(
-        "previous-other",
-        "4.2",
-        "The record before has another number",
-        &with(second(), "/previous/version", json!(2)),
-    );
-    maker.commit("no-parts", "4.2", "A delta without parts", &with(second(), "/delta/parts", json!([])));
-    maker.commit(
-        "kind-unknown",
-        "4.2",
-        "A delta of an unknown kind",
-        &with(second(), "/delta/kind", json!("full")),
-    );
-    let edge_text = |record: Value| record.to_string().into_bytes();
-    maker.add(
-        false,
-        "edge-both",
-        "edge",
-        "4.3",
-        "An edge with a fold and an anchor",
-        edge_text(joined(edge(), json!({"anchor": first()["anchor"]}))),
-    );
-    maker.add(
-        false,
-        "edge-neither",
-        "edge",
-        "4.3",
-        "An edge without a way",
-        edge_text(without(edge(), "delta")),
-    );
-    maker.add(
-        false,
-        "stream-writers",
-        "stream",
-        "4.1",
-        "Writers of an unknown kind",
-        edge_text(with(stream(), "/writers", json!("some"))),
-    );
-    maker.add(
-        false,
-        "stream-leaf-hash",
-        "stream",
-        "4.1",
-        "An unknown leaf hash",
-        edge_text(with(stream(), "/leaf_hash", json!("md5"))),
     );
 }
 
@@ -470,4 +342,24 @@ fn signatures(maker: &mut Maker) {
     add(false, "twice", "Two signatures", twice, &[&ours, &other]);
     let spaced = good.replace(r#","signature""#, r#", "signature""#);
     add(false, "spaced", "White space before the signature", spaced, &[&ours]);
+    let streams = stream().to_string();
+    let edges = edge().to_string();
+    for (kind, record) in [("stream", &streams), ("edge", &edges)] {
+        let signed_well = signed(kind, record, &ours).into_bytes();
+        let signed_as_commit = signed("commit", record, &ours).into_bytes();
+        let name = |what: &str| format!("signature-{kind}-{what}");
+        maker.add(true, &name("good"), kind, "4.4", "Signed by the trusted key", signed_well);
+        maker.trusting(&[&ours]);
+        maker.add(false, &name("missing"), kind, "4.4", "Not signed", record.clone().into_bytes());
+        maker.trusting(&[&ours]);
+        maker.add(
+            false,
+            &name("other-format"),
+            kind,
+            "4.4",
+            "The signature of a commit record",
+            signed_as_commit,
+        );
+        maker.trusting(&[&ours]);
+    }
 }

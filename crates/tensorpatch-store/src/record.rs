@@ -98,6 +98,13 @@ fn first_of_list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Ve
     deserializer.deserialize_seq(First)
 }
 
+/// An optional member that is there, and so has a value: `null` is none.
+fn there<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
 mod sealed {
     use super::{DeserializeOwned, RecordError, Serialize};
 
@@ -174,7 +181,7 @@ impl Head {
         }
         match self.requires.first() {
             Some(feature) => Err(RecordError::Feature(feature.chars().take(64).collect())),
-            None => Ok(()),
+            None => integers(&[("minor", self.minor)]),
         }
     }
 }
@@ -256,7 +263,7 @@ pub struct Part {
     #[serde(flatten)]
     pub object: ObjectRef,
     /// The canonical bytes of the schema of the part's own tensors, in a commit of several parts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "there", skip_serializing_if = "Option::is_none")]
     pub schema: Option<ObjectRef>,
 }
 
@@ -301,6 +308,7 @@ pub struct CommitRecord {
     /// The number of the version.
     pub version: Version,
     /// The record before; none for the first version.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub previous: Option<Link>,
     /// Who published it.
     pub publisher: String,
@@ -309,7 +317,7 @@ pub struct CommitRecord {
     /// Seconds since 1970, for people.
     pub created: u64,
     /// The publisher's own mark, such as a training step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "there", skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// The state.
     #[serde(with = "text")]
@@ -325,10 +333,10 @@ pub struct CommitRecord {
     /// The number of tensors.
     pub tensors: u64,
     /// The way from an earlier version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "there", skip_serializing_if = "Option::is_none")]
     pub delta: Option<Delta>,
     /// The way from nothing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "there", skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Anchor>,
     /// The files beside the weights.
     pub companions: Vec<NamedObject>,
@@ -348,10 +356,10 @@ pub struct EdgeRecord {
     /// The version that it leads to.
     pub target: VersionId,
     /// The way from an earlier version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "there", skip_serializing_if = "Option::is_none")]
     pub delta: Option<Delta>,
     /// The way from nothing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "there", skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Anchor>,
 }
 
