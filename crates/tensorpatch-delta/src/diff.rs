@@ -97,6 +97,9 @@ pub enum DiffError {
 /// Both are read once. The bytes written depend on the states, the layouts, [`Options::profile`] and
 /// [`Options::leaf_hash`] alone. If nothing changed, the patch says so ([`Kind::Empty`]).
 ///
+/// However much changes, the patch has at most 400 bytes more than the tensors of `target`, 64 for each of their chunks, and, where
+/// schema or layout are others than those of `base`, the canonical bytes of both. The same holds for [`full()`].
+///
 /// # Errors
 /// If writing to `out` fails, or the base's leaf table does not fit the options.
 pub fn diff(

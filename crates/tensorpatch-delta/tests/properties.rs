@@ -73,13 +73,12 @@ fn assert_is(found: &[Vec<u8>], expected: &Model) {
     assert!(found.iter().map(Vec::as_slice).eq(expected.slices()));
 }
 
-/// Nothing can cost more than to store it, with the head and the digest of each chunk, and a schema and a layout.
-fn most_bytes(base: &Model, target: &Model) -> usize {
+/// The bound that the documentation of `diff` states.
+fn most_bytes(base: Option<&Model>, target: &Model) -> usize {
     let schema = target.schema();
-    let chunks = schema.chunk_count() as usize * (32 + 24);
-    let header = generate_layout(schema).unwrap().to_bytes().len() + schema.to_bytes().len();
-    let same = base.schema() == schema;
-    schema.state_bytes() as usize + chunks + 400 + if same { 0 } else { header + 100 }
+    let listed = generate_layout(schema).unwrap().to_bytes().len() + schema.to_bytes().len();
+    let same = base.is_some_and(|base| base.schema() == schema);
+    400 + schema.state_bytes() as usize + 64 * schema.chunk_count() as usize + if same { 0 } else { listed }
 }
 
 proptest! {
@@ -91,13 +90,14 @@ proptest! {
         let (kind, patch) = encode(Some(base), target, &options);
         prop_assert_eq!(kind == Kind::Empty, base == target);
         assert_is(&decode(Some(base), target, &patch, &options).unwrap(), target);
-        prop_assert!(patch.len() <= most_bytes(base, target), "{} bytes", patch.len());
+        prop_assert!(patch.len() <= most_bytes(Some(base), target), "{} bytes", patch.len());
     }
 
     #[test]
     fn a_full_patch_gives_the_target_from_nothing(pair in pairs(Size::Small), options in options()) {
         let (_, patch) = encode(None, &pair.target, &options);
         assert_is(&decode(None, &pair.target, &patch, &options).unwrap(), &pair.target);
+        prop_assert!(patch.len() <= most_bytes(None, &pair.target), "{} bytes", patch.len());
     }
 
     #[test]
@@ -157,10 +157,13 @@ proptest! {
         for (at, bit, repair) in places {
             let mut bad = patch.clone();
             bad[at.index(patch.len())] ^= 1 << bit;
-            if repair {
-                // Checksums are no protection against who can compute them: the digests are.
-                repair_checksums(&mut bad);
+            if !repair {
+                // Every bit is under a checksum, or in a magic.
+                prop_assert!(Patch::parse(&bad, &Limits::default()).is_err(), "bit {} of byte {}", bit, at.index(patch.len()));
+                continue;
             }
+            // Checksums are no protection against who can compute them: the digests are.
+            repair_checksums(&mut bad);
             // A listed schema may give other tensors, but never other bytes for the same digest.
             if let Ok(parsed) = Patch::parse(&bad, &Limits::default())
                 && parsed.listed_schema().is_none_or(|schema| schema == target.schema())
@@ -172,11 +175,12 @@ proptest! {
     }
 
     #[test]
-    fn another_base_is_refused(pair in pairs(Size::Small), options in options()) {
+    fn another_base_is_refused(pair in pairs(Size::Small), other in pairs(Size::Small), options in options()) {
         let Pair { base, target } = &pair;
         let (_, patch) = encode(Some(base), target, &options);
-        if base != target {
-            prop_assert!(decode(Some(target), target, &patch, &options).is_err());
+        for wrong in [target, &other.base].into_iter().filter(|wrong| *wrong != base) {
+            let error = decode(Some(wrong), target, &patch, &options).unwrap_err();
+            prop_assert_eq!(error.class(), Some(ErrorClass::WrongBase), "{}", error);
         }
     }
 
@@ -204,7 +208,7 @@ proptest! {
         let Pair { base, target } = &pair;
         let (_, patch) = encode(Some(base), target, &options);
         assert_is(&decode(Some(base), target, &patch, &options).unwrap(), target);
-        prop_assert!(patch.len() <= most_bytes(base, target), "{} bytes", patch.len());
+        prop_assert!(patch.len() <= most_bytes(Some(base), target), "{} bytes", patch.len());
     }
 
     #[test]
