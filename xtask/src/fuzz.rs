@@ -22,11 +22,11 @@ pub(crate) fn run(seconds: u64, sanitizer: &str, only: Option<&str>) -> Result<(
         bail!("no fuzz target is called {}", only.unwrap_or_default());
     }
     let fuzz = shell::root()?.join("fuzz");
-    for Target { name, seeds, .. } in &targets {
-        let corpus = fuzz.join("corpus").join(name);
+    for target in &targets {
+        let corpus = fuzz.join("corpus").join(target.name);
         std::fs::create_dir_all(&corpus).with_context(|| corpus.display().to_string())?;
-        for (seed, bytes) in seeds() {
-            std::fs::write(corpus.join(format!("seed-{seed}")), bytes)?;
+        for (name, bytes) in target.inputs()? {
+            std::fs::write(corpus.join(name), bytes)?;
         }
     }
     for Target { name, .. } in &targets {

@@ -9,8 +9,8 @@ fn main() -> std::io::Result<()> {
     for target in TARGETS {
         let directory = corpus.join(target.name);
         std::fs::create_dir_all(&directory)?;
-        for (name, bytes) in (target.seeds)() {
-            std::fs::write(directory.join(format!("seed-{name}")), bytes)?;
+        for (name, bytes) in target.inputs()? {
+            std::fs::write(directory.join(name), bytes)?;
         }
     }
     Ok(())

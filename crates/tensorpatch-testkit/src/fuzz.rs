@@ -8,6 +8,8 @@ mod patch;
 mod pieces;
 mod records;
 
+use std::path::Path;
+
 use tensorpatch_format::Limits;
 
 pub use checkpoint::checkpoint_round_trip;
@@ -28,6 +30,34 @@ pub struct Target {
     /// Makes inputs to start from, each with a name.
     pub seeds: fn() -> Vec<(&'static str, Vec<u8>)>,
 }
+
+impl Target {
+    /// What a fuzzer starts from, each with the name of its file: the seeds, and what once made the target fail
+    /// (`fuzz/crashes/TARGET.what-was-wrong`).
+    ///
+    /// # Errors
+    /// If the crashes cannot be read.
+    pub fn inputs(&self) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+        self.inputs_with(Path::new(CRASHES))
+    }
+
+    fn inputs_with(&self, crashes: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+        let seeds = (self.seeds)().into_iter().map(|(name, bytes)| (format!("seed-{name}"), bytes));
+        let mut inputs: Vec<_> = seeds.collect();
+        for entry in std::fs::read_dir(crashes)? {
+            let path = entry?.path();
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            if let Some((_, what)) = file.split_once('.').filter(|(name, _)| *name == self.name) {
+                inputs.push((format!("crash-{what}"), std::fs::read(&path)?));
+            }
+        }
+        inputs.sort();
+        Ok(inputs)
+    }
+}
+
+/// What once made a target fail.
+const CRASHES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/crashes");
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
@@ -50,4 +80,24 @@ fn limits() -> Limits {
     limits.metadata_bytes = 1 << 24;
     limits.state_bytes = 1 << 24;
     limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fuzzer_starts_from_the_seeds_and_from_what_once_made_its_target_fail() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["parse_patch.overflow", "parse_pieces.other", "README.md"] {
+            std::fs::write(directory.path().join(name), name).unwrap();
+        }
+        let target = TARGETS.iter().find(|target| target.name == "parse_patch").unwrap();
+        let inputs = target.inputs_with(directory.path()).unwrap();
+        let crashes: Vec<_> = inputs.iter().filter(|(name, _)| name.starts_with("crash-")).collect();
+        assert_eq!(crashes, [&("crash-overflow".to_owned(), b"parse_patch.overflow".to_vec())]);
+        assert!(inputs.iter().any(|(name, _)| name == "seed-header-crc"));
+        assert_eq!(inputs.len(), (target.seeds)().len() + 1);
+        assert!(target.inputs().unwrap().len() >= (target.seeds)().len());
+    }
 }
