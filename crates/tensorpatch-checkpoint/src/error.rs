@@ -163,6 +163,16 @@ pub enum CheckpointError {
         /// Bytes that were free before, if the file system says.
         available: Option<u64>,
     },
+    /// A placement that was made for another layout, or another schema.
+    #[error("the placement is that of another layout or schema: expected {expected} {what}, found {found}")]
+    OtherPlacement {
+        /// What differs.
+        what: &'static str,
+        /// How many the layout or the schema has.
+        expected: u64,
+        /// How many the placement has.
+        found: u64,
+    },
     /// A write outside of a tensor.
     #[error("write of {len} bytes at {offset} of tensor {}, which has {tensor_len:?} bytes", tensor.0)]
     OutOfRange {

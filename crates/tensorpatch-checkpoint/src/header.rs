@@ -254,12 +254,16 @@ impl Header {
     /// # Errors
     /// [`HeaderViolation::FileLength`] if it is not.
     pub fn check_file_len(&self, found: u64) -> Result<(), HeaderError> {
-        let expected = self.file_len;
-        if found == expected {
-            return Ok(());
-        }
-        Err(at(found.min(expected), HeaderViolation::FileLength { expected, found }))
+        check_file_len(self.file_len, found)
     }
+}
+
+/// Says that a file of `found` bytes has the `expected` bytes.
+pub(crate) fn check_file_len(expected: u64, found: u64) -> Result<(), HeaderError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(at(found.min(expected), HeaderViolation::FileLength { expected, found }))
 }
 
 impl fmt::Display for HeaderPlace {

@@ -49,6 +49,11 @@ impl MappedFile {
         Ok(Self { map, identity: FileIdentity::of(&metadata) })
     }
 
+    /// Whether `path` still leads to this file, and it is as long as it was.
+    pub fn is_at(&self, path: &Path) -> bool {
+        fs::metadata(path).is_ok_and(|metadata| FileIdentity::of(&metadata) == self.identity)
+    }
+
     /// The bytes of the file.
     pub fn bytes(&self) -> &[u8] {
         &self.map

@@ -45,17 +45,40 @@ impl CheckpointPatcher {
     /// interrupted, maybe in the middle of a header.
     ///
     /// # Errors
-    /// As [`CheckpointPatcher::open`]; also if a file is missing or has not the length that `placement` gives it.
+    /// As [`CheckpointPatcher::open`]; [`CheckpointError::Header`] if a file has not the length that `placement` gives it,
+    /// [`CheckpointError::NeedsDirectory`] if `path` is a file and the layout is that of a directory,
+    /// [`CheckpointError::OtherPlacement`] if `placement` is that of another layout; also if a file is missing.
     pub fn resume(path: &Path, layout: &Layout, placement: &Placement) -> Result<Self, CheckpointError> {
         let is_directory = fs::metadata(path).map_err(CheckpointError::io("look at", path))?.is_dir();
+        let (files, index) = (layout.files().len(), layout.index().is_some());
+        if !is_directory && (files != 1 || index) {
+            return Err(CheckpointError::NeedsDirectory { path: path.to_owned(), files, index });
+        }
+        placement.check_layout(layout)?;
         let open = |(file, extent): (usize, &FileLayout)| {
             let path = if is_directory { path.join(&extent.name) } else { path.to_owned() };
             let metadata = fs::metadata(&path).map_err(CheckpointError::io("look at", &path))?;
-            let identity = FileIdentity { len: placement.file_len(file), ..FileIdentity::of(&metadata) };
-            open_for_writing(&path, identity).map(|file| (path, file))
+            placement
+                .check_file_len(file, metadata.len())
+                .map_err(|source| CheckpointError::Header { path: path.clone(), source })?;
+            open_for_writing(&path, FileIdentity::of(&metadata)).map(|file| (path, file))
         };
         let files = layout.files().iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { placement: placement.clone(), files })
+    }
+
+    /// The file and the position in it of `len` bytes at `offset` of a tensor.
+    fn locate(
+        &self,
+        tensor: TensorIndex,
+        offset: u64,
+        len: u64,
+    ) -> Result<(&Path, &File, u64), CheckpointError> {
+        let (file, position) = self.placement.locate_write(tensor, offset, len)?;
+        match self.files.get(file) {
+            Some((path, file)) => Ok((path, file, position)),
+            None => Err(CheckpointError::OutOfRange { tensor, offset, len, tensor_len: None }),
+        }
     }
 
     /// Fills `bytes` from `offset` of a tensor.
@@ -63,8 +86,7 @@ impl CheckpointPatcher {
     /// # Errors
     /// [`CheckpointError::OutOfRange`] if the tensor does not have all of these bytes, or if the operating system refuses.
     pub fn read(&self, tensor: TensorIndex, offset: u64, bytes: &mut [u8]) -> Result<(), CheckpointError> {
-        let (file, position) = self.placement.locate_write(tensor, offset, bytes.len() as u64)?;
-        let Some((path, file)) = self.files.get(file) else { return Ok(()) };
+        let (path, file, position) = self.locate(tensor, offset, bytes.len() as u64)?;
         file.read_exact_at(bytes, position).map_err(CheckpointError::io("read", path))
     }
 
@@ -73,8 +95,7 @@ impl CheckpointPatcher {
     /// # Errors
     /// [`CheckpointError::OutOfRange`] if the tensor does not have all of these bytes, or if the operating system refuses.
     pub fn write(&self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), CheckpointError> {
-        let (file, position) = self.placement.locate_write(tensor, offset, bytes.len() as u64)?;
-        let Some((path, file)) = self.files.get(file) else { return Ok(()) };
+        let (path, file, position) = self.locate(tensor, offset, bytes.len() as u64)?;
         file.write_all_at(bytes, position).map_err(CheckpointError::io("write", path))
     }
 

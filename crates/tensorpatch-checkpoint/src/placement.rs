@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tensorpatch_format::{Layout, LimitKind, Limits, Schema, TensorIndex, TensorSpec};
 
 use crate::error::short;
-use crate::header::HeaderViolation;
+use crate::header::{HeaderViolation, check_file_len};
 use crate::index::Index;
 use crate::{CheckpointError, Header, HeaderError, HeaderPlace};
 
@@ -115,6 +115,42 @@ impl Placement {
     /// Bytes of the header of a file; 0 if the layout has no such file.
     pub fn header_len(&self, file: usize) -> u64 {
         self.files.get(file).map_or(0, |extent| extent.header_len)
+    }
+
+    pub(crate) fn check_file_len(&self, file: usize, found: u64) -> Result<(), HeaderError> {
+        check_file_len(self.file_len(file), found)
+    }
+
+    /// Says that this may be the placement in files of `layout`: there are as many files, with headers as long.
+    pub(crate) fn check_layout(&self, layout: &Layout) -> Result<(), CheckpointError> {
+        let mismatch = |what, expected, found| Err(CheckpointError::OtherPlacement { what, expected, found });
+        let (expected, found) = (layout.files().len(), self.files.len());
+        if expected != found {
+            return mismatch("files", expected as u64, found as u64);
+        }
+        for (file, extent) in layout.files().iter().zip(&self.files) {
+            let expected = file.header.len() as u64;
+            if expected != extent.header_len {
+                return mismatch("bytes of a header", expected, extent.header_len);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that this may be the placement of tensors of `schema`: there are as many, of the same sizes.
+    pub(crate) fn check_schema(&self, schema: &Schema) -> Result<(), CheckpointError> {
+        let mismatch = |what, expected, found| Err(CheckpointError::OtherPlacement { what, expected, found });
+        let (expected, found) = (schema.tensors().len(), self.tensors.len());
+        if expected != found {
+            return mismatch("tensors", expected as u64, found as u64);
+        }
+        for (spec, (_, range)) in schema.tensors().iter().zip(&self.tensors) {
+            let found = range.end.saturating_sub(range.start);
+            if spec.byte_len != found {
+                return mismatch("bytes of a tensor", spec.byte_len, found);
+            }
+        }
+        Ok(())
     }
 
     /// The number of files.

@@ -50,8 +50,8 @@ impl CheckpointWriter {
     /// [`Form::Directory`] wants nothing, or an empty directory, at `dest`. The directory that `dest` is in must exist.
     ///
     /// # Errors
-    /// If something else is at `dest`, the layout does not go into a single file where one is asked for, there is not enough
-    /// room ([`CheckpointError::NoRoom`]), or the operating system refuses.
+    /// If something else is at `dest`, the layout does not go into a single file where one is asked for, `placement` is that of
+    /// another schema or layout, there is not enough room ([`CheckpointError::NoRoom`]), or the operating system refuses.
     pub fn create(
         dest: &Path,
         form: Form,
@@ -63,6 +63,8 @@ impl CheckpointWriter {
         if form == Form::File && (files != 1 || index) {
             return Err(CheckpointError::NeedsDirectory { path: dest.to_owned(), files, index });
         }
+        placement.check_layout(layout)?;
+        placement.check_schema(schema)?;
         let dest = check_destination(dest, form)?;
         let (Some(parent), Some(name)) = (parent_of(&dest), dest.file_name()) else {
             return Err(destination(&dest, "it has no name", "give the path of the checkpoint to create"));

@@ -115,3 +115,46 @@ fn a_file_that_was_replaced_since_it_was_opened_is_refused() {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn a_file_of_another_length_is_not_gone_on_with_and_both_lengths_are_said() {
+    let directory = tempfile::tempdir().unwrap();
+    sharded(directory.path());
+    let checkpoint = open(directory.path()).unwrap();
+    let path = directory.path().join("b.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    let error = CheckpointPatcher::resume(directory.path(), checkpoint.layout(), checkpoint.placement());
+    let error = error.unwrap_err();
+    assert!(matches!(&error, CheckpointError::Header { path: found, .. } if *found == path), "{error}");
+    for len in [bytes.len(), bytes.len() - 1] {
+        assert!(error.to_string().contains(&format!(" {len}")), "{error}");
+    }
+}
+
+#[test]
+fn a_file_is_not_taken_for_the_shards_of_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    sharded(directory.path());
+    let checkpoint = open(directory.path()).unwrap();
+    let file = directory.path().join("a.safetensors");
+    let error = CheckpointPatcher::resume(&file, checkpoint.layout(), checkpoint.placement()).unwrap_err();
+    assert!(matches!(error, CheckpointError::NeedsDirectory { files: 2, index: true, .. }), "{error}");
+}
+
+#[test]
+fn the_placement_of_another_layout_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    sharded(directory.path());
+    let sharded = open(directory.path()).unwrap();
+    let long = open(&put(directory.path(), "long", &one_tensor("a-longer-name", 3))).unwrap();
+    let short = open(&put(directory.path(), "short", &one_tensor("t", 3))).unwrap();
+    for (path, layout, placement) in [
+        (long.path(), long.layout(), sharded.placement()),
+        (long.path(), long.layout(), short.placement()),
+        (directory.path(), sharded.layout(), long.placement()),
+    ] {
+        let error = CheckpointPatcher::resume(path, layout, placement).unwrap_err();
+        assert!(matches!(error, CheckpointError::OtherPlacement { .. }), "{error}");
+    }
+}

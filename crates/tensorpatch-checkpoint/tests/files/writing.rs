@@ -404,3 +404,21 @@ fn a_name_of_255_bytes_can_be_written() {
     writer.commit().unwrap();
     assert_eq!(contents(&open(&dest).unwrap()), contents(&single));
 }
+
+#[test]
+fn a_placement_of_another_layout_or_schema_writes_nothing() {
+    let (_keep, single, shards) = sources();
+    let out = tempfile::tempdir().unwrap();
+    let of = |len| open(&put(out.path(), "source", &one_tensor("t", len))).unwrap();
+    let (nine, eight) = (of(9), of(8));
+    for (what, schema, layout, placement) in [
+        ("layout", single.schema(), single.layout(), nine.placement()),
+        ("schema", nine.schema(), eight.layout(), eight.placement()),
+        ("tensors", shards.schema(), eight.layout(), eight.placement()),
+    ] {
+        let refused =
+            CheckpointWriter::create(&out.path().join("dest"), Form::File, schema, layout, placement);
+        assert!(matches!(refused, Err(CheckpointError::OtherPlacement { .. })), "{what}: {refused:?}");
+    }
+    assert_eq!(names(out.path()), ["source"]);
+}
