@@ -79,12 +79,23 @@ pub enum ApplyError {
         /// What went wrong.
         source: std::io::Error,
     },
-    /// The journal of an interrupted application is damaged: the checkpoint holds neither version and must be restored.
-    #[error("the journal {} is damaged, and the checkpoint may be half altered: restore it from a good copy", path.display())]
+    /// The journal of an interrupted application is damaged: the checkpoint may hold neither version and must be restored.
+    #[error("the journal {} is damaged, and the checkpoint may be half altered: restore it from a good copy, and remove the journal", path.display())]
     DamagedJournal {
         /// The journal.
         path: PathBuf,
         /// What is wrong with it.
+        source: Box<ApplyError>,
+    },
+    /// The journal of an application is sound, but the checkpoint is neither of its versions, nor torn between them:
+    /// something else has altered it since.
+    #[error("{} was altered since the journal {} was written, and is not one of its two versions any more: restore one of them and run this again, or remove the journal to keep what is there", checkpoint.display(), journal.display())]
+    AlteredSince {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// The journal.
+        journal: PathBuf,
+        /// What does not fit.
         source: Box<ApplyError>,
     },
     /// An application was interrupted and must be finished first.

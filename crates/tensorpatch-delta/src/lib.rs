@@ -18,6 +18,7 @@ mod emit;
 mod error;
 mod files;
 mod in_place;
+mod journal;
 mod leaves;
 mod options;
 mod packing;

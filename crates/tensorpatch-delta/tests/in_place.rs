@@ -5,75 +5,15 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use common::scene::{MIB, has_no_journal, scene};
 use common::{
     Tensor, bf16, layout_saying, nudged, patch_between, sharded_layout, tensor_of, write, write_as,
 };
 use tensorpatch_checkpoint::{CheckpointError, Form};
-use tensorpatch_delta::{
-    ApplyError, ApplyReport, Options, Patch, Progress, Recovery, activate_in_place, apply_in_place,
-    prepare_in_place, recover,
-};
+use tensorpatch_delta::{ApplyError, Options, Patch, Progress, Recovery, activate_in_place, apply_in_place};
 use tensorpatch_format::{Kind, Layout, Limits, Profile};
-
-const MIB: u64 = 1 << 20;
-
-struct Scene {
-    dir: tempfile::TempDir,
-    checkpoint: PathBuf,
-    old: Vec<u8>,
-    new: Vec<u8>,
-    patch: Vec<u8>,
-    journal: PathBuf,
-}
-
-/// A checkpoint of two chunks and some, and the patch that alters every chunk and the header.
-fn scene() -> Scene {
-    let dir = tempfile::tempdir().unwrap();
-    let tensors = [bf16("a", &[MIB + 10], 1), bf16("b", &[20], 2)];
-    let next: Vec<Tensor> = tensors.iter().map(|tensor| nudged(tensor, 50)).collect();
-    let checkpoint = write_as(
-        &dir.path().join("model.safetensors"),
-        Form::File,
-        &tensors,
-        &layout_saying(&tensors, "step 1"),
-    );
-    let target = write_as(&dir.path().join("target"), Form::File, &next, &layout_saying(&next, "step 2"));
-    let (patch, _) = patch_between(&checkpoint, &target, &Options::default());
-    let (old, new) = (fs::read(&checkpoint).unwrap(), fs::read(&target).unwrap());
-    let journal = dir.path().join("journal");
-    Scene { dir, checkpoint, old, new, patch, journal }
-}
-
-impl Scene {
-    fn apply(&self, patch: &[u8]) -> Result<ApplyReport, ApplyError> {
-        let patch = Patch::parse(patch, &Limits::default())?;
-        apply_in_place(&self.checkpoint, &patch, &self.journal, &Options::default(), Progress::none())
-    }
-
-    fn recover(&self) -> Result<Recovery, ApplyError> {
-        recover(&self.checkpoint, &self.journal, &Options::default())
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        fs::read(&self.checkpoint).unwrap()
-    }
-
-    /// The journal that turns the checkpoint into its target, as it lies on disk when a crash interrupts.
-    fn keep_journal(&self) -> Vec<u8> {
-        let patch = Patch::parse(&self.patch, &Limits::default()).unwrap();
-        prepare_in_place(&self.checkpoint, &patch, &self.journal, &Options::default(), Progress::none())
-            .unwrap();
-        let journal = fs::read(&self.journal).unwrap();
-        fs::remove_file(&self.journal).unwrap();
-        journal
-    }
-}
-
-fn has_no_journal(path: &Path) -> bool {
-    !path.exists() && !path.with_file_name("journal.partial").exists()
-}
 
 #[test]
 fn the_checkpoint_becomes_the_target_and_no_journal_stays() {
@@ -108,7 +48,7 @@ fn a_chunk_altered_between_preparing_and_activating_is_not_overwritten() {
     fs::write(&scene.checkpoint, &altered).unwrap();
     fs::write(&scene.journal, journal).unwrap();
     let refused = activate_in_place(&scene.checkpoint, &scene.journal, &Options::default());
-    assert!(matches!(refused, Err(ApplyError::DamagedJournal { .. })));
+    assert!(matches!(refused, Err(ApplyError::AlteredSince { .. })));
     assert_eq!(scene.bytes()[at..at + 4], altered[at..at + 4]);
 }
 
@@ -215,7 +155,7 @@ fn damage_that_the_journal_does_not_cover_is_reported_by_recovery() {
     damaged[at] ^= 1;
     fs::write(&scene.checkpoint, &damaged).unwrap();
     fs::write(&scene.journal, &journal).unwrap();
-    assert!(matches!(scene.recover(), Err(ApplyError::DamagedJournal { .. })));
+    assert!(matches!(scene.recover(), Err(ApplyError::AlteredSince { .. })));
     assert!(scene.journal.exists());
 }
 

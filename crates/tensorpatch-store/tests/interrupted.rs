@@ -75,6 +75,31 @@ async fn files_between_two_versions_are_called_damaged_and_are_repaired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn weights_cut_short_while_an_application_waits_are_repaired() {
+    let world = World::new().await;
+    let replica = stopped(&world).await;
+    let weights = replica.dir().join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() - 1]).unwrap();
+    replica.pull(Target::Latest).await.unwrap();
+    assert_same(replica.dir(), &world.step(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_whose_journal_is_gone_before_it_begins_does_not_pass_for_done() {
+    let world = World::new().await;
+    world.publish_steps(2).await;
+    let replica = world.replica("r", ApplyMode::InPlace);
+    replica.pull(Target::Version(v(1))).await.unwrap();
+    let prepared = replica.prepare(Target::Latest).await.unwrap();
+    std::fs::remove_file(replica.dir().join(".tensorpatch/journal")).unwrap();
+    assert!(replica.activate(prepared).await.is_err());
+    assert_eq!(replica.held().await.unwrap().unwrap().version, v(1));
+    replica.pull(Target::Latest).await.unwrap();
+    assert_same(replica.dir(), &world.step(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_switch_that_was_begun_is_finished() {
     let world = World::new().await;
     world.publish_steps(2).await;

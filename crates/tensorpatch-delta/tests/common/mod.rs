@@ -6,6 +6,8 @@
     reason = "each test file uses its part, and may panic"
 )]
 
+pub(crate) mod scene;
+
 use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, Placement, generate_layout};

@@ -77,7 +77,9 @@ pub(crate) fn recover(home: &Home, options: &delta::Options) -> Result<Option<Lo
 /// Whether an error says that local files are broken or gone, and not that they cannot be reached just now.
 pub(crate) fn is_damage(error: &StoreError) -> bool {
     let checkpoint = match error {
-        StoreError::Apply(ApplyError::DamagedJournal { .. }) => return true,
+        StoreError::Apply(ApplyError::DamagedJournal { .. } | ApplyError::AlteredSince { .. }) => {
+            return true;
+        }
         StoreError::Apply(ApplyError::Checkpoint(error)) | StoreError::Checkpoint(error) => error,
         _ => return false,
     };
@@ -190,7 +192,14 @@ pub(crate) fn activate_in_place(
 ) -> Result<(), StoreError> {
     let condition = Condition::Applying { from: from.clone(), to: to.clone(), then: then.clone() };
     home.save(&LocalState { stream, condition })?;
-    delta::activate_in_place(home.dir(), &home.journal(), options)?;
+    let activated = delta::activate_in_place(home.dir(), &home.journal(), options)?;
+    // Without a journal nothing was altered, which is right where there was nothing to alter.
+    let digest = activated.unwrap_or(from.id.state.digest);
+    if digest != to.id.state.digest {
+        let expected = to.id.state;
+        let found = TaggedStateDigest { leaf_hash: expected.leaf_hash, digest };
+        return Err(StoreError::WrongState { path: home.dir().to_owned(), expected, found });
+    }
     switch(home, stream, to.clone(), then.clone())
 }
 
