@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 
 /// Results that may wait for their turn, for each thread. Two keep a thread busy while the consumer writes.
 const IN_FLIGHT_PER_THREAD: usize = 2;
 
 /// Calls `work` for `0..count` on `threads` threads and `consume` with the results, in order, on this thread.
 ///
-/// Each thread has a state of its own, made by `state`, for scratch memory. At most a few results per thread
+/// Where the system refuses to give that many threads, fewer do the work. Each thread has a state of its own, made by `state`, for scratch memory. At most a few results per thread
 /// exist at once, so memory is bounded whatever `count` is. The order of calls to `consume` does not depend on
 /// `threads`.
 ///
@@ -23,31 +24,44 @@ pub(crate) fn ordered<S, T: Send, E: Send>(
     mut consume: impl FnMut(usize, T) -> Result<(), E>,
 ) -> Result<(), E> {
     if threads.get() == 1 || count <= 1 {
-        let mut state = state();
-        return (0..count).try_for_each(|item| consume(item, work(&mut state, item)?));
+        return in_turn(count, state, work, consume);
     }
     let window = threads.get().saturating_mul(IN_FLIGHT_PER_THREAD);
     let queue = Queue {
         turn: Mutex::new(Turn { next: 0, consumed: 0, ready: BTreeMap::new(), stop: false }),
         moved: Condvar::new(),
     };
-    std::thread::scope(|scope| {
-        for _ in 0..threads.get().min(count) {
-            scope.spawn(|| {
-                let _stop = StopOnDrop(&queue, OnlyIf::Panicking);
-                let mut state = state();
-                while let Some(item) = queue.begin(count, window) {
-                    queue.hand_in(item, work(&mut state, item));
-                }
-            });
+    let worker = || {
+        let _stop = StopOnDrop(&queue, OnlyIf::Panicking);
+        let mut state = state();
+        while let Some(item) = queue.begin(count, window) {
+            queue.hand_in(item, work(&mut state, item));
         }
+    };
+    std::thread::scope(|scope| {
         let _stop = StopOnDrop(&queue, OnlyIf::Always);
+        // The system may have no more threads to give, as in a container with a limit: those that there are do.
+        let spawn = |_: &usize| Builder::new().spawn_scoped(scope, worker).is_ok();
+        if (0..threads.get().min(count)).take_while(spawn).count() == 0 {
+            return in_turn(count, &state, &work, consume);
+        }
         for item in 0..count {
             let Some(result) = queue.take(item) else { break };
             consume(item, result?)?;
         }
         Ok(())
     })
+}
+
+/// The same on this thread alone.
+fn in_turn<S, T, E>(
+    count: usize,
+    state: impl Fn() -> S,
+    work: impl Fn(&mut S, usize) -> Result<T, E>,
+    mut consume: impl FnMut(usize, T) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut state = state();
+    (0..count).try_for_each(|item| consume(item, work(&mut state, item)?))
 }
 
 struct Queue<R> {
@@ -219,5 +233,48 @@ mod tests {
             )
         });
         assert!(outcome.is_err());
+    }
+
+    /// Calls this test again as a process that may have `kib` KiB of address space, and says whether it succeeded.
+    #[cfg(target_os = "linux")]
+    fn succeeds_within(kib: u64) -> bool {
+        let test = "parallel::tests::work_is_done_by_fewer_threads_where_the_system_gives_no_more";
+        let limited = format!("ulimit -v {kib}; exec \"$0\" \"$@\"");
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &limited]).arg(std::env::current_exe().unwrap());
+        command.args(["--exact", test, "--test-threads=1"]).env(FEW_THREADS, "1");
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command.status().unwrap().success()
+    }
+
+    #[cfg(target_os = "linux")]
+    const FEW_THREADS: &str = "TENSORPATCH_TEST_FEW_THREADS";
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn work_is_done_by_fewer_threads_where_the_system_gives_no_more() {
+        if std::env::var_os(FEW_THREADS).is_none() {
+            assert!(succeeds_within(400_000));
+            return;
+        }
+        let count_up = || {
+            let mut seen = 0;
+            let result: Result<(), ()> = ordered(
+                threads(1000),
+                2000,
+                || (),
+                |(), item| Ok(item),
+                |item, result| {
+                    assert_eq!(item, result);
+                    seen += 1;
+                    Ok(())
+                },
+            );
+            assert_eq!((result, seen), (Ok(()), 2000));
+        };
+        // A thousand stacks of 2 MiB are more than fits: first a part of the threads, then none.
+        count_up();
+        assert!((0..1000).map(|_| Builder::new().spawn(std::thread::park)).any(|spawned| spawned.is_err()));
+        count_up();
     }
 }
