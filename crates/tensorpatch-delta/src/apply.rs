@@ -65,63 +65,83 @@ pub fn apply_chunks(
         write(chunk.address, chunk.bytes);
         Ok(())
     };
-    Ok(walk(base, &bound, options, progress, || (), visit, |()| Ok(()))?.leaves)
+    let walk = Walk { base, patch: &bound, options, progress, unchanged: Unchanged::Copied };
+    Ok(walk.run(|| (), visit, |()| Ok(()))?.leaves)
 }
 
-/// Decodes every chunk of the patch's target on many threads and hands it to `visit`; what `visit` makes of the
-/// chunks of a span goes to `collect`, in grid order.
-///
-/// Returns only if the base is the patch's base and the target is the patch's target. What `visit` did must not be
-/// visible before.
-pub(crate) fn walk<V, T: Default + Send>(
-    base: Option<&State<'_>>,
-    patch: &BoundPatch<'_>,
-    options: &Options,
-    progress: Progress<'_>,
-    visitor: impl Fn() -> V + Sync,
-    visit: impl Fn(&mut V, TargetChunk<'_>, &mut T) -> Result<(), ApplyError> + Sync,
-    mut collect: impl FnMut(T) -> Result<(), ApplyError>,
-) -> Result<Walked, ApplyError> {
-    let schema = patch.schema();
-    let hash = patch.patch().leaf_hash();
-    let continuation = Continuation::new(base.map(State::schema), schema);
-    let spans = Spans::new(schema);
-    let mut leaves = LeafTable::empty(schema, hash);
-    let mut base_leaves = base.map(|base| LeafTable::empty(base.schema(), hash));
-    let decoder = SpanDecoder { base, patch, continuation: &continuation, spans: &spans };
+/// What becomes of chunks that are the same in base and target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unchanged {
+    /// They are verified where they lie: for visitors that do not look at them.
+    InPlace,
+    /// They are copied before they are verified, and the copy is handed on: what others do to the base meanwhile is either
+    /// found out or does not matter.
+    Copied,
+}
 
-    let walked = ordered(
-        options.threads,
-        spans.all().len(),
-        || (ChunkDecoder::new(), vec![0; CHUNK_BYTES], visitor()),
-        |(chunks, buffer, visitor), span| {
-            let decoded = decoder.decode(chunks, buffer, span, |chunk, out| visit(visitor, chunk, out));
-            progress.advance(spans.bytes(span));
-            decoded
-        },
-        |_, span: DecodedSpan<T>| {
-            span.target_leaves.iter().for_each(|(address, leaf)| leaves.set(*address, *leaf));
-            if let Some(table) = &mut base_leaves {
-                span.base_leaves.iter().for_each(|(address, leaf)| table.set(*address, *leaf));
-            }
-            collect(span.out)
-        },
-    );
-    // Against a wrong base a chunk fails to decode before the digests can tell.
-    if let Err(error) = walked {
-        return Err(blame(base, patch.patch(), options, error));
-    }
-    let base = match base.zip(base_leaves) {
-        None => StateDigest::NONE,
-        Some((base, mut table)) => {
-            continuation.hash_left_behind(base, &mut table);
-            table.state_digest(base.schema())
+/// A walk over a base and a patch.
+pub(crate) struct Walk<'a> {
+    pub(crate) base: Option<&'a State<'a>>,
+    pub(crate) patch: &'a BoundPatch<'a>,
+    pub(crate) options: &'a Options,
+    pub(crate) progress: Progress<'a>,
+    pub(crate) unchanged: Unchanged,
+}
+
+impl Walk<'_> {
+    /// Decodes every chunk of the patch's target on many threads and hands it to `visit`; what `visit` makes of the
+    /// chunks of a span goes to `collect`, in grid order.
+    ///
+    /// Returns only if the base is the patch's base and the target is the patch's target. What `visit` did must not be
+    /// visible before.
+    pub(crate) fn run<V, T: Default + Send>(
+        self,
+        visitor: impl Fn() -> V + Sync,
+        visit: impl Fn(&mut V, TargetChunk<'_>, &mut T) -> Result<(), ApplyError> + Sync,
+        mut collect: impl FnMut(T) -> Result<(), ApplyError>,
+    ) -> Result<Walked, ApplyError> {
+        let Self { base, patch, options, progress, unchanged } = self;
+        let schema = patch.schema();
+        let hash = patch.patch().leaf_hash();
+        let continuation = Continuation::new(base.map(State::schema), schema);
+        let spans = Spans::new(schema);
+        let mut leaves = LeafTable::empty(schema, hash);
+        let mut base_leaves = base.map(|base| LeafTable::empty(base.schema(), hash));
+        let decoder = SpanDecoder { base, patch, continuation: &continuation, spans: &spans, unchanged };
+
+        let walked = ordered(
+            options.threads,
+            spans.all().len(),
+            || (ChunkDecoder::new(), vec![0; CHUNK_BYTES], visitor()),
+            |(chunks, buffer, visitor), span| {
+                let decoded = decoder.decode(chunks, buffer, span, |chunk, out| visit(visitor, chunk, out));
+                progress.advance(spans.bytes(span));
+                decoded
+            },
+            |_, span: DecodedSpan<T>| {
+                span.target_leaves.iter().for_each(|(address, leaf)| leaves.set(*address, *leaf));
+                if let Some(table) = &mut base_leaves {
+                    span.base_leaves.iter().for_each(|(address, leaf)| table.set(*address, *leaf));
+                }
+                collect(span.out)
+            },
+        );
+        // Against a wrong base a chunk fails to decode before the digests can tell.
+        if let Err(error) = walked {
+            return Err(blame(base, patch.patch(), options, error));
         }
-    };
-    let target = leaves.state_digest(schema);
-    patch.patch().check_base(base)?;
-    patch.check_target(target)?;
-    Ok(Walked { base, target, leaves })
+        let base = match base.zip(base_leaves) {
+            None => StateDigest::NONE,
+            Some((base, mut table)) => {
+                continuation.hash_left_behind(base, &mut table);
+                table.state_digest(base.schema())
+            }
+        };
+        let target = leaves.state_digest(schema);
+        patch.patch().check_base(base)?;
+        patch.check_target(target)?;
+        Ok(Walked { base, target, leaves })
+    }
 }
 
 /// Binds a patch to a base. Which chunks must be in the patch depends on the base's schema, so that a wrong base can
@@ -147,6 +167,7 @@ struct SpanDecoder<'a> {
     patch: &'a BoundPatch<'a>,
     continuation: &'a Continuation,
     spans: &'a Spans<'a>,
+    unchanged: Unchanged,
 }
 
 struct DecodedSpan<T> {
@@ -170,20 +191,30 @@ impl SpanDecoder<'_> {
             let base = self.continuation.base_chunk(address);
             let base = base.and_then(|address| Some((address, self.base?.chunk(address)?)));
             let context = self.patch.context(address.tensor);
-            let base_leaf = base.map(|(address, bytes)| (address, leaf_digest(context.leaf_hash, bytes)));
-            decoded.base_leaves.extend(base_leaf);
-
             let record = records.next_if(|(record, _)| record.address == address);
-            let (bytes, leaf) = match (record, base, base_leaf) {
-                (Some(record), base, _) => {
+            let (bytes, leaf) = match (record, base) {
+                (Some(record), base) => {
+                    let hashed = base.map(|(at, bytes)| (at, leaf_digest(context.leaf_hash, bytes)));
+                    decoded.base_leaves.extend(hashed);
                     let target =
                         buffer.get_mut(..chunk_len(self.patch.schema(), address)).unwrap_or_default();
                     let leaf = self.patch.decode(decoder, record, base.map(|(_, bytes)| bytes), target)?;
                     (&*target, leaf)
                 }
-                (None, Some((_, bytes)), Some((_, leaf))) => (bytes, leaf),
+                (None, Some((at, bytes))) => {
+                    let bytes = match (self.unchanged, buffer.get_mut(..bytes.len())) {
+                        (Unchanged::Copied, Some(copy)) => {
+                            copy.copy_from_slice(bytes);
+                            &*copy
+                        }
+                        _ => bytes,
+                    };
+                    let leaf = leaf_digest(context.leaf_hash, bytes);
+                    decoded.base_leaves.push((at, leaf));
+                    (bytes, leaf)
+                }
                 // Binding the patch has made sure that a chunk without a base has a record.
-                (None, ..) => continue,
+                (None, None) => continue,
             };
             decoded.target_leaves.push((address, leaf));
             let changed = record.is_some();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form};
 use tensorpatch_format::{CHUNK_BYTES, Layout};
 
-use crate::apply::{bind, walk};
+use crate::apply::{Unchanged, Walk, bind};
 use crate::patch::BoundPatch;
 use crate::{ApplyError, ApplyReport, Options, Patch, Progress, State};
 
@@ -62,11 +62,8 @@ fn write(
     let schema = patch.schema();
     let placement = patch.patch().placement(schema, layout, &options.limits)?;
     let writer = CheckpointWriter::create(dest, form, schema, layout, &placement)?;
-    let walked = walk(
-        base,
-        patch,
-        options,
-        progress,
+    let walk = Walk { base, patch, options, progress, unchanged: Unchanged::Copied };
+    let walked = walk.run(
         || (),
         |(), chunk, _: &mut ()| {
             let offset = u64::from(chunk.address.chunk.0) * CHUNK_BYTES as u64;

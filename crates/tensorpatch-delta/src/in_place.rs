@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tensorpatch_checkpoint::{Checkpoint, CheckpointError, CheckpointPatcher, MappedFile, Obstacle};
 use tensorpatch_format::{Kind, Layout, StateDigest, TensorIndex};
 
-use crate::apply::{bind, walk};
+use crate::apply::{Unchanged, Walk, bind};
 use crate::journal::{Journal, journal_error, write_journal};
 use crate::patch::BoundPatch;
 use crate::{ApplyError, ApplyReport, Options, Patch, Progress, State};
@@ -91,7 +91,9 @@ fn prepare(
         if layout != base.layout() {
             return Err(ApplyError::NotInPlace("it alters nothing but headers".into()));
         }
-        walk(Some(&state), &bound, options, progress, || (), |(), _, (): &mut ()| Ok(()), |()| Ok(()))?
+        let (base, patch, unchanged) = (Some(&state), &bound, Unchanged::InPlace);
+        let walk = Walk { base, patch, options, progress, unchanged };
+        walk.run(|| (), |(), _, (): &mut ()| Ok(()), |()| Ok(()))?
     } else {
         let partial = partial_path(journal);
         let file = begin(checkpoint, &partial)?;

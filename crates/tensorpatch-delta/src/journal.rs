@@ -16,7 +16,7 @@ use tensorpatch_format::{
     BlockBuilder, CHUNK_BYTES, ChunkAddress, Ends, Layout, Limits, Profile, Schema, StateDigest,
 };
 
-use crate::apply::{Walked, walk};
+use crate::apply::{Unchanged, Walk, Walked};
 use crate::emit::{Emitter, Head};
 use crate::parallel::ordered;
 use crate::patch::BoundPatch;
@@ -43,11 +43,9 @@ pub(crate) fn write_journal(
     };
     let header = head.header(true);
     let mut emitter = Emitter::new(head, &mut out);
-    let walked = walk(
-        Some(&State::of(base)?),
-        patch,
-        options,
-        progress,
+    let state = State::of(base)?;
+    let walk = Walk { base: Some(&state), patch, options, progress, unchanged: Unchanged::InPlace };
+    let walked = walk.run(
         ChunkEncoder::new,
         |encoder, chunk, block: &mut Option<BlockBuilder>| {
             let (true, Some(base)) = (chunk.changed, chunk.base) else { return Ok(()) };
