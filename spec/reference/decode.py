@@ -768,6 +768,19 @@ class Reader:
             raise fields.invalid(fields.pos, f"no zstd frame of {raw_len} bytes")
         return Fields(raw, 0, raw_len, at=fields.pos)
 
+    def address(self, fields: Fields, tensor: int, chunk: int) -> tuple[int, int]:
+        """Section 7.4: the address that follows the one of `tensor` and `chunk`."""
+        at = fields.pos
+        step = fields.varint()
+        tensor += step
+        if tensor >= 1 << 32:
+            raise fields.invalid(at, f"the tensor index {tensor}")
+        at = fields.pos
+        chunk = fields.varint() if step else chunk + 1 + fields.varint()
+        if chunk >= 1 << 32:
+            raise fields.invalid(at, f"the chunk number {chunk}")
+        return tensor, chunk
+
     def block_section(self, fields: Fields):
         """Section 7.4."""
         block = Block(fields.pos - 16, fields.left() + 16, [])
@@ -778,14 +791,7 @@ class Reader:
         tensor, chunk = 0, -1
         for _ in range(count):
             offset = fields.pos
-            step = fields.varint()
-            tensor += step
-            if tensor >= 1 << 32:
-                raise fields.invalid(offset, f"the tensor index {tensor}")
-            at = fields.pos
-            chunk = fields.varint() if step else chunk + 1 + fields.varint()
-            if chunk >= 1 << 32:
-                raise fields.invalid(at, f"the chunk number {chunk}")
+            tensor, chunk = self.address(fields, tensor, chunk)
             at = fields.pos
             encoding = fields.u8()
             if not SPARSE <= encoding <= ZSTD:
@@ -890,9 +896,7 @@ class Reader:
             tensor, chunk = 0, -1
             for record in block.records:
                 start = fields.pos
-                step = fields.varint()
-                tensor += step
-                chunk = fields.varint() if step else chunk + 1 + fields.varint()
+                tensor, chunk = self.address(fields, tensor, chunk)
                 if (tensor, chunk) != (record.tensor, record.chunk):
                     raise fields.invalid(start, f"not the record at {record.offset}")
         leaves = fields.pos

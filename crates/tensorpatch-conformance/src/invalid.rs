@@ -1,10 +1,10 @@
-//! What every decoder must refuse: header, sections, index, trailer. Each file has one fault.
+//! What every decoder must refuse: header, sections, trailer. Each file has one fault.
 
 use tensorpatch_reference::LeafHash::{Blake3, Xxh3};
 
 use crate::Vector;
 use crate::patch::{Patch, RAW, layout_of};
-use crate::raw::{Raw, Section, varint};
+use crate::raw::{Raw, Section};
 use crate::vector::States;
 
 const INVALID: &str = "invalid";
@@ -58,7 +58,6 @@ pub(crate) fn vectors(states: &States) -> Vec<Vector> {
     header(&mut maker);
     sections(&mut maker);
     checksums_and_ends(&mut maker);
-    index(&mut maker);
     trailer(&mut maker);
     bases(&mut maker);
     maker.all
@@ -293,69 +292,6 @@ fn checksums_and_ends(maker: &mut Maker<'_>) {
     let len = good.len() as u64;
     maker.add("trailing-byte", "5", "A byte after the trailer", (INVALID, len), [&good[..], &[0]].concat());
     maker.add("trailing-file", "5", "The whole file twice", (INVALID, len), [&good[..], &good[..]].concat());
-}
-
-fn index(maker: &mut Maker<'_>) {
-    let patch = delta(maker.states);
-    let good = patch.raw();
-    let index = good.index();
-    let start = good.payload_at(index);
-    // 2 blocks; gap, length, records; gap, length, records; three addresses; three leaf digests.
-    let payload = &good.sections[index].payload;
-    assert_eq!(payload[..13], [2, 34, 37, 2, 0, 25, 1, 0, 0, 1, 0, 2, 0]);
-    let splice = |at: usize, remove: usize, insert: &[u8]| {
-        let mut raw = good.clone();
-        raw.sections[index].payload.splice(at..at + remove, insert.iter().copied());
-        raw.file()
-    };
-    let long = varint(1 << 60);
-    for (id, at, remove, insert, offset, comment) in [
-        ("blocks-fewer", 0, 1, &[1][..], 0, "One block less than the file has"),
-        ("blocks-more", 0, 1, &[3], 0, "One block more than the file has"),
-        ("blocks-huge", 0, 1, &long, 0, "2^60 blocks"),
-        ("gap", 1, 1, &[35], 1, "The gap before a block"),
-        (
-            "gap-huge",
-            1,
-            1,
-            &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
-            11,
-            "A gap of 2^64 - 1, with which the block ends beyond all numbers",
-        ),
-        ("length-15", 2, 1, &[15], 2, "A block shorter than a section head"),
-        ("length-less", 2, 1, &[36], 1, "A block one byte shorter than it is"),
-        ("length-beyond", 2, 1, &[127], 2, "A block that ends after the index begins"),
-        ("records-0", 3, 1, &[0], 3, "A block without records"),
-        ("records-fewer", 3, 1, &[1], 1, "One record less than the block has"),
-        ("records-huge", 6, 1, &long, 6, "2^60 records"),
-        ("second-gap", 4, 2, &[1, 24], 4, "The second block begins later and is shorter"),
-        ("tensor", 9, 1, &[0], 9, "The address of another chunk"),
-        ("chunk", 12, 1, &[1], 11, "The address of a chunk that its tensor does not have"),
-        ("varint-long", 0, 1, &[0x82, 0x00], 0, "A count that is not in its shortest form"),
-        ("leaf-over", payload.len(), 0, &[0], payload.len() as u64, "A byte after the leaf digests"),
-    ] {
-        let file = splice(at, remove, insert);
-        maker.add(&format!("index-{id}"), "7.5", comment, (INVALID, start + offset), file);
-    }
-    let file = splice(payload.len() - 1, 1, &[]);
-    maker.add(
-        "index-leaf-short",
-        "7.5",
-        "The section ends within the last leaf digest: it has no room for the records",
-        (INVALID, start + 6),
-        file,
-    );
-    let leaf = payload.len() - 16;
-    let mut raw = good.clone();
-    raw.sections[index].payload[leaf + 3] ^= 1;
-    let error = ("target_mismatch", start + leaf as u64);
-    maker.add(
-        "index-leaf",
-        "7.5",
-        "A leaf digest that is not that of the chunk, while the state digest is right",
-        error,
-        raw.file(),
-    );
 }
 
 fn trailer(maker: &mut Maker<'_>) {

@@ -31,6 +31,7 @@ mod raw;
 pub mod read;
 mod records;
 mod records_refused;
+mod records_written;
 mod sparse;
 mod sparse_by_hand;
 mod sparse_parts;

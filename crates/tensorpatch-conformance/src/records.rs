@@ -3,7 +3,7 @@
 use ed25519_dalek::{Signer, SigningKey};
 use serde_json::{Value, json};
 
-use crate::records_refused;
+use crate::{records_refused, records_written};
 
 /// A record and what is to be said of it.
 #[derive(Debug, Clone)]
@@ -198,6 +198,7 @@ pub(crate) fn records() -> Vec<Record> {
     taken(&mut maker);
     records_refused::shapes(&mut maker);
     records_refused::rules(&mut maker);
+    records_written::written(&mut maker);
     signatures(&mut maker);
     maker.0
 }
@@ -342,6 +343,16 @@ fn signatures(maker: &mut Maker) {
     add(false, "twice", "Two signatures", twice, &[&ours, &other]);
     let spaced = good.replace(r#","signature""#, r#", "signature""#);
     add(false, "spaced", "White space before the signature", spaced, &[&ours]);
+    let upper = |before: &str| {
+        let (start, digits) = good.split_once(before).expect("a signature");
+        let (digits, end) = digits.split_at(digits.find('"').expect("its end"));
+        format!("{start}{before}{}{end}", digits.to_uppercase())
+    };
+    add(false, "upper-case", "Upper-case digits in the signature", upper(r#""value":""#), &[&ours]);
+    add(false, "upper-case-key", "Upper-case digits in the key", upper(r#""ed25519":""#), &[&ours]);
+    let odd = text.replace(r#""tensors":2"#, r#""signature":5,"tensors":2"#);
+    add(true, "odd-nobody-asked", "A signature that is none, which nobody looks at", odd.clone(), &[]);
+    add(false, "odd", "A signature that is none", odd, &[&ours]);
     let streams = stream().to_string();
     let edges = edge().to_string();
     for (kind, record) in [("stream", &streams), ("edge", &edges)] {

@@ -496,7 +496,7 @@ fn named_objects(list: &str, objects: &[NamedObject]) -> Result<(), RecordError>
             return Err(rule(format!("{:?} in `{list}` is not a plain file name", named.name)));
         }
         // Two names that differ in case are one file on some systems.
-        if !names.insert(named.name.to_lowercase()) {
+        if !names.insert(named.name.to_ascii_lowercase()) {
             return Err(rule(format!("{:?} occurs twice in `{list}`", named.name)));
         }
     }
