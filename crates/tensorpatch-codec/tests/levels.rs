@@ -1,0 +1,87 @@
+//! Every level of this machine makes the same payloads, and makes of a payload, whole or damaged, what the reference decoder makes
+//! of it.
+
+#![expect(clippy::unwrap_used, reason = "a failure is the test's")]
+
+mod common;
+
+use common::{Bits, context, elements, fill, pair, step};
+use proptest::prelude::*;
+use tensorpatch_codec::{ChunkContext, ChunkDecoder, ChunkEncoder, Encoded, Level};
+use tensorpatch_format::{ElementFormat, Encoding};
+use tensorpatch_reference as reference;
+
+/// A dtype whose elements are of this format.
+fn dtype(format: ElementFormat) -> &'static str {
+    match format {
+        ElementFormat::Bf16 => "BF16",
+        ElementFormat::F16 => "F16",
+        ElementFormat::F32 => "F32",
+        ElementFormat::E4m3 => "F8_E4M3",
+        ElementFormat::E5m2 => "F8_E5M2",
+        ElementFormat::W16 => "U16",
+        ElementFormat::W32 => "U32",
+        ElementFormat::W64 => "U64",
+        _ => "U8",
+    }
+}
+
+/// What every level makes of two chunks.
+fn encode(cx: ChunkContext, base: &[u8], target: &[u8]) -> (Encoded, Vec<u8>) {
+    let mut all = Level::available().into_iter().map(|level| {
+        let mut payload = Vec::new();
+        let encoded = ChunkEncoder::with_level(level).encode(cx, base, target, None, &mut payload);
+        (level, encoded, payload)
+    });
+    let (_, encoded, payload) = all.next().unwrap();
+    for (level, other, bytes) in all {
+        assert_eq!(other, encoded, "{}", level.name());
+        assert!(bytes == payload, "another payload at {}", level.name());
+    }
+    (encoded, payload)
+}
+
+/// What every level makes of a payload, and the reference; `None` if they refuse it.
+///
+/// Libraries differ in how much of what is wrong with a zstd frame they notice (section 1 of the format): where the reference refuses a
+/// frame, the levels need only agree with each other.
+fn decode(cx: ChunkContext, encoding: Encoding, payload: &[u8], base: &[u8]) -> Option<Vec<u8>> {
+    let by_reference =
+        reference::decode_payload(encoding.code(), dtype(cx.format), payload, Some(base), base.len());
+    let refused_frame = by_reference.as_ref().is_err_and(|error| error.what.starts_with("not a zstd frame"));
+    let mut expected = (!refused_frame).then(|| by_reference.ok());
+    for level in Level::available() {
+        let mut decoder = ChunkDecoder::with_level(level);
+        let mut beside = vec![0x55; base.len()];
+        let found = decoder.decode(cx, encoding, payload, Some(base), &mut beside).ok().map(|_| beside);
+        let expected = expected.get_or_insert_with(|| found.clone());
+        assert!(found == *expected, "{encoding} beside at {}", level.name());
+        let mut in_place = base.to_vec();
+        let found = decoder.decode_in_place(cx, encoding, payload, &mut in_place).ok().map(|_| in_place);
+        assert!(found == *expected, "{encoding} in place at {}", level.name());
+    }
+    expected.unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_level_says_the_same_as_the_reference(
+        cx in context(), elements in elements(), fill in fill(), step in step(), seed: u64,
+    ) {
+        let (base, target) = pair(cx.format.width(), elements, fill, step, seed);
+        let (encoded, payload) = encode(cx, &base, &target);
+        let Some(encoding) = encoded.encoding else { return Ok(()) };
+        prop_assert!(decode(cx, encoding, &payload, &base) == Some(target));
+        let mut bits = Bits::new(seed);
+        for _ in 0..6 {
+            let mut damaged = payload.clone();
+            let at = usize::try_from(bits.below(payload.len() as u64)).unwrap();
+            damaged[at] ^= 1 << bits.below(8);
+            decode(cx, encoding, &damaged, &base);
+            damaged.truncate(at);
+            decode(cx, encoding, &damaged, &base);
+        }
+    }
+}
