@@ -182,3 +182,28 @@ fn a_follower_that_is_killed_goes_on_and_runs_its_command_for_what_it_holds() {
         }
     }
 }
+
+#[test]
+fn a_checkpoint_that_may_be_torn_is_not_taken_for_a_version_by_any_command() {
+    let pair = Pair::new();
+    let (patch, out, url) = (pair.path("step.tpatch"), pair.path("out.safetensors"), pair.path("stream"));
+    run(&arguments!["diff", pair.base, pair.target, "-o", patch]).ok();
+    let (directory, beside) = (pair.path("directory"), pair.path(".base.safetensors.tensorpatch-journal"));
+    fs::create_dir(&directory).unwrap();
+    fs::copy(&pair.base, directory.join("model.safetensors")).unwrap();
+    for (torn, journal) in [(&pair.base, beside), (&directory, directory.join(".tensorpatch-journal"))] {
+        fs::write(&journal, b"of an application that was interrupted").unwrap();
+        for command in [
+            arguments!["digest", torn].to_vec(),
+            arguments!["diff", torn, pair.target, "-o", out].to_vec(),
+            arguments!["diff", pair.target, torn, "-o", out].to_vec(),
+            arguments!["apply", torn, patch, "-o", out].to_vec(),
+            arguments!["publish", torn, "--to", url, "--baseline", pair.path("baseline")].to_vec(),
+        ] {
+            run(&command).fails(2, &["was interrupted", journal.to_str().unwrap(), "--in-place"]);
+        }
+        fs::remove_file(&journal).unwrap();
+        run(&arguments!["digest", torn]).ok();
+    }
+    assert!(!out.exists() && !url.exists());
+}

@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod exit;
+mod journal;
 mod output;
 mod patch_file;
 mod progress;

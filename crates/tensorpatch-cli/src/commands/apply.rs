@@ -1,6 +1,5 @@
 //! `tensorpatch apply`: a base and a patch to the target.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use tensorpatch::delta::{self, ApplyError, ApplyReport, Patch, Progress, Recover
 use tensorpatch::format::{Limits, TaggedStateDigest};
 
 use crate::exit::Refusal;
+use crate::journal;
 use crate::output::{Report, bytes, counted, fields, rate, seconds};
 use crate::patch_file::{PatchBytes, require_parent};
 use crate::session::Session;
@@ -121,6 +121,7 @@ impl From<ApplyReport> for Applied {
 
 fn beside(arguments: &Arguments, patch: &Patch<'_>, output: &Path, session: &Session) -> Result<Applied> {
     require_parent(output)?;
+    journal::check_none(&arguments.base)?;
     let base = Checkpoint::open(&arguments.base, &Limits::default())?;
     let bar = session.bar("applying", base.schema().state_bytes());
     let advance = |bytes| bar.advance(bytes);
@@ -144,7 +145,7 @@ fn in_place(arguments: &Arguments, patch: &Patch<'_>, session: &Session) -> Resu
         let what = format!("{}: is a replica of a stream", checkpoint.display());
         return Err(Refusal::usage(what, "bring it to another version with tensorpatch pull").into());
     }
-    let journal = journal(checkpoint)?;
+    let journal = journal::path(checkpoint)?;
     let recovery = delta::recover(checkpoint, &journal, &options)?;
     let opened = Checkpoint::open(checkpoint, &options.limits)?;
     let state_bytes = opened.schema().state_bytes();
@@ -167,17 +168,4 @@ fn explain(error: ApplyError, patch: &Patch<'_>) -> anyhow::Error {
         matches!(&error, ApplyError::WrongBase { found, .. } if found.digest == patch.target_digest());
     let error = anyhow::Error::new(error);
     if applied { error.context("the checkpoint is the target of this patch already") } else { error }
-}
-
-/// Where the journal of an application in place lies: hidden, in a directory checkpoint or beside a file.
-fn journal(checkpoint: &Path) -> Result<PathBuf> {
-    const NAME: &str = ".tensorpatch-journal";
-    if checkpoint.is_dir() {
-        return Ok(checkpoint.join(NAME));
-    }
-    let file = checkpoint.file_name().with_context(|| format!("{}: not a file", checkpoint.display()))?;
-    let mut name = OsString::from(".");
-    name.push(file);
-    name.push(NAME);
-    Ok(checkpoint.with_file_name(name))
 }

@@ -11,6 +11,7 @@ use tensorpatch::delta::{self, Progress, State, Version};
 use tensorpatch::format::{Limits, TaggedStateDigest};
 
 use crate::arguments::{LeafHashChoice, ProfileChoice};
+use crate::journal;
 use crate::output::{Report, bytes, count, fields, percent, rate, ratio, seconds};
 use crate::patch_file::{DASH, PatchOutput};
 use crate::session::Session;
@@ -97,6 +98,7 @@ impl Report for DiffReport {
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
     let limits = Limits::default();
+    [&arguments.base, &arguments.target].into_iter().try_for_each(|path| journal::check_none(path))?;
     let base = Checkpoint::open(&arguments.base, &limits)?;
     let target = Checkpoint::open(&arguments.target, &limits)?;
     let mut output = PatchOutput::create(&arguments.output, &[files(&base), files(&target)].concat())?;

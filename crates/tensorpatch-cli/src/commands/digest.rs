@@ -11,6 +11,7 @@ use tensorpatch::delta::{LeafTable, Progress, State};
 use tensorpatch::format::{Limits, TaggedStateDigest};
 
 use crate::arguments::LeafHashChoice;
+use crate::journal;
 use crate::output::{Report, bytes, count, counted, fields, rate, seconds};
 use crate::session::Session;
 
@@ -61,6 +62,7 @@ impl Report for DigestReport {
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
+    journal::check_none(&arguments.checkpoint)?;
     let checkpoint = Checkpoint::open(&arguments.checkpoint, &Limits::default())?;
     let schema = checkpoint.schema();
     let hash = arguments.leaf_hash.into();

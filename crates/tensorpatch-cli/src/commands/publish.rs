@@ -13,6 +13,7 @@ use tensorpatch::store::{
 
 use crate::arguments::{LeafHashChoice, ProfileChoice};
 use crate::exit::Refusal;
+use crate::journal;
 use crate::output::{Report, bytes, count, fields, percent, ratio, seconds};
 use crate::session::Session;
 use crate::streams::{self, Sign, Trust};
@@ -130,6 +131,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
 
 async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
+    journal::check_none(&arguments.checkpoint)?;
     let stream = open_or_create(arguments).await?;
     let baseline = match &arguments.baseline {
         Some(baseline) => baseline.clone(),
