@@ -405,5 +405,11 @@ mod tests {
         );
         assert_eq!(tensor.chunk_range(ChunkIndex(3)), None);
         assert_eq!(spec("t", "U8", &[0]).chunk_range(ChunkIndex(0)), None);
+        // Beyond 4 GiB, which no 32-bit position reaches.
+        let large = spec("t", "BF16", &[5_000_000_000]);
+        let (chunk, start) =
+            (large.chunk_count() - 1, u64::from(large.chunk_count() - 1) * CHUNK_BYTES as u64);
+        assert!(start > 1 << 33);
+        assert_eq!(large.chunk_range(ChunkIndex(chunk)), Some(start..10_000_000_000));
     }
 }
