@@ -58,7 +58,7 @@ impl Bucket {
     }
 
     fn path(&self, name: &str) -> Path {
-        self.prefix.parts().chain(Path::from(name).parts()).collect()
+        below(&self.prefix, name)
     }
 
     /// Runs `request` until it succeeds, fails for good, or has failed [`ATTEMPTS`] times.
@@ -128,6 +128,11 @@ impl Bucket {
         self.store.put_opts(&self.path(name), bytes.into(), options).await.map(|_| ())
     }
 
+    /// Puts an object, whether there is one or not. One attempt, as for [`Bucket::create`].
+    pub(crate) async fn put_once(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
+        self.store.put(&self.path(name), bytes.into()).await.map(|_| ())
+    }
+
     /// Puts a small object, whether there is one or not.
     pub(crate) async fn put(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
         self.retry(name, async |path| self.store.put(&path, PutPayload::from(bytes.clone())).await)
@@ -187,7 +192,7 @@ impl Bucket {
             .retry(folder, async |path| match after {
                 None => self.store.list(Some(&path)).try_collect().await,
                 Some(after) => {
-                    let offset: Path = path.parts().chain(Path::from(after).parts()).collect();
+                    let offset = below(&path, after);
                     self.store.list_with_offset(Some(&path), &offset).try_collect().await
                 }
             })
@@ -211,6 +216,13 @@ impl Bucket {
             Err(source) => Err(object_error(name, source)),
         }
     }
+}
+
+/// The path of `name` below `folder`, letter by letter: what is not ASCII stays as it is, or lists would show other names than
+/// the records have.
+fn below(folder: &Path, name: &str) -> Path {
+    let name = Path::parse(name).unwrap_or_else(|_| Path::from(name));
+    folder.parts().chain(name.parts()).collect()
 }
 
 fn too_large(name: &str, size: u64, max: u64) -> StoreError {

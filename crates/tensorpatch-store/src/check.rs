@@ -10,7 +10,7 @@ use crate::names::{self, Key, Version};
 use crate::observe::{Observer, Phase};
 use crate::plan::{Commit, History, Way};
 use crate::record::ObjectRef;
-use crate::stream::Stream;
+use crate::stream::{Stream, batches};
 
 const AT_ONCE: usize = 16;
 /// Objects read whole at once.
@@ -65,8 +65,9 @@ impl Stream {
         let tip = match self.tip().await {
             Ok(tip) => tip,
             Err(error) => {
+                // What records name cannot be told without the newest of them.
                 report.problem(error)?;
-                None
+                return Ok(report);
             }
         };
         report.pruned_below = self.pruned().await?;
@@ -102,20 +103,26 @@ impl Stream {
     }
 
     async fn readable_commits(&self, tip: Version, report: &mut Checked) -> Result<Vec<Commit>, StoreError> {
-        let numbers = (Version::FIRST.get()..=tip.get()).filter_map(Version::new);
-        let read = all(numbers, AT_ONCE, |version| async move {
-            match self.commit(version).await {
-                Err(error @ StoreError::Object { .. }) => Err(error),
-                result => Ok((version, result)),
-            }
-        })
-        .await?;
         let mut commits = Vec::new();
-        for (version, result) in read {
-            match result {
-                Ok(Some(commit)) => commits.push(commit),
-                Ok(None) => report.problem(StoreError::Missing { name: names::commit(version) })?,
-                Err(error) => report.problem(error)?,
+        for numbers in batches(Version::FIRST, tip) {
+            let read = all(numbers, AT_ONCE, |version| async move {
+                match self.commit(version).await {
+                    Err(error @ StoreError::Object { .. }) => Err(error),
+                    result => Ok((version, result)),
+                }
+            })
+            .await?;
+            let is_gap = read.iter().all(|(_, result)| matches!(result, Ok(None)));
+            for (version, result) in read {
+                match result {
+                    Ok(Some(commit)) => commits.push(commit),
+                    Ok(None) => report.problem(StoreError::Missing { name: names::commit(version) })?,
+                    Err(error) => report.problem(error)?,
+                }
+            }
+            if is_gap {
+                // The records behind so wide a gap are of no stream.
+                break;
             }
         }
         Ok(commits)
@@ -144,7 +151,7 @@ impl Stream {
         deep: bool,
         observer: &Observer,
         report: &mut Checked,
-    ) -> Result<BTreeSet<Key>, StoreError> {
+    ) -> Result<BTreeSet<ObjectRef>, StoreError> {
         let bytes = wanted.iter().fold(0_u64, |sum, (object, _)| sum.saturating_add(object.bytes));
         if deep {
             observer.start(Phase::Download, bytes);
@@ -172,7 +179,7 @@ impl Stream {
                     report.bytes = report.bytes.saturating_add(object.bytes);
                 }
                 Err(error) => {
-                    bad.insert(object.key.clone());
+                    bad.insert(object.clone());
                     let is_pruned = matches!(error, StoreError::Missing { .. }) && version < floor;
                     if !is_pruned {
                         report.problem(error)?;

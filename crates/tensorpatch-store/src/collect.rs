@@ -126,9 +126,19 @@ impl Stream {
         for lease in leases.iter().filter(|lease| lease.needs <= top) {
             lowest = lowest.min(lease.needs);
         }
-        let floor = floor(&history, lowest)?;
-        let keep = self.kept(&history, floor, &policy.pins).await?;
-        self.check_complete(&keep, &listed).await?;
+        let mut floor = floor(&history, lowest)?;
+        let mut keep = self.kept(&history, floor, &policy.pins).await?;
+        match (self.check_complete(&keep, &listed).await, self.pruned().await?) {
+            // What an earlier collector took is not missing. The record of it counts only where something is gone.
+            (Err(StoreError::Missing { .. }), Some(pruned))
+                if pruned > floor && is_anchored(&history, pruned) =>
+            {
+                floor = pruned;
+                keep = self.kept(&history, floor, &policy.pins).await?;
+                self.check_complete(&keep, &listed).await?;
+            }
+            (complete, _) => complete?,
+        }
 
         let garbage = self.garbage(&history, floor, top, &keep, &listed, now, policy.grace).await?;
         let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0_u64, u64::saturating_add);
@@ -194,16 +204,17 @@ impl Stream {
             }
         }
         for pin in pins.iter().filter(|pin| **pin < floor) {
-            let plan = self.plan(history, None, *pin, usize::MAX).await?;
+            let plan = self.plan(history, None, *pin, usize::MAX, BTreeSet::new()).await?;
             for step in &plan.steps {
+                // In place a replica holds each of them for a moment.
+                if let Some(commit) = history.commit(step.target.version) {
+                    keep.companions(&commit.record.companions);
+                }
                 keep.edges.insert(step.target.version);
                 match &step.way {
                     Way::Delta(delta) => keep.all(delta.objects()),
                     Way::Anchor(anchor) => keep.all(anchor.objects()),
                 }
-            }
-            if let Some(commit) = history.commit(*pin) {
-                keep.companions(&commit.record.companions);
             }
         }
         Ok(keep)
@@ -307,6 +318,11 @@ impl Kept {
     fn companions(&mut self, companions: &[NamedObject]) {
         self.all(companions.iter().map(|companion| &companion.object));
     }
+}
+
+fn is_anchored(history: &History, version: Version) -> bool {
+    let mut ways = history.ways().iter();
+    ways.any(|step| step.target.version == version && matches!(step.way, Way::Anchor(_)))
 }
 
 /// The newest version not above `lowest` that has an anchor; that it is whole is checked with all that stays.

@@ -131,7 +131,14 @@ pub(crate) async fn create(
     }
     let mut attempt = 1;
     loop {
-        let result = bucket.create(name, bytes.clone()).await;
+        let mut result = bucket.create(name, bytes.clone()).await;
+        if writers == Writers::Single
+            && let Err(object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. }) =
+                result
+        {
+            // There is nobody else, as the user has promised, and nothing was there.
+            result = bucket.put_once(name, bytes.clone()).await;
+        }
         match result {
             // No bytes were accepted, and none of these becomes right by waiting.
             Err(
@@ -241,6 +248,20 @@ mod tests {
         store.after_next_create(Bytes::from_static(b"theirs"));
         let result = create(&bucket, NAME, "again".into(), Writers::Many).await;
         assert!(matches!(result, Err(CreateError::Refused(StoreError::NoConditionalCreate(_)))));
+    }
+
+    #[tokio::test]
+    async fn a_single_writer_does_not_need_a_store_that_knows_conditions() {
+        let store = Arc::new(FaultyStore::new(Arc::new(InMemory::new()), |_| Fault::None));
+        store.refuse_conditions();
+        let bucket = Bucket::new(store, "a".into());
+        let refused = create(&bucket, NAME, "mine".into(), Writers::Many).await;
+        assert!(matches!(refused, Err(CreateError::Refused(StoreError::NoConditionalCreate(_)))));
+        assert_eq!(create(&bucket, NAME, "mine".into(), Writers::Single).await.unwrap(), Created::Mine);
+        assert_eq!(
+            create(&bucket, NAME, "other".into(), Writers::Single).await.unwrap(),
+            Created::Theirs("mine".into())
+        );
     }
 
     #[tokio::test]

@@ -184,6 +184,9 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// A label, or a publisher's name, that no record may have.
+    #[error("{0}")]
+    Text(String),
     /// A key that would break the rules for names.
     #[error(transparent)]
     Key(#[from] crate::names::KeyError),
@@ -236,6 +239,15 @@ pub enum StoreError {
 impl StoreError {
     pub(crate) fn local(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Local { path: path.into(), source }
+    }
+
+    /// Whether the store knows no such user, or does not let them do this.
+    pub fn is_denied(&self) -> bool {
+        let (Self::Object { source, .. } | Self::OutcomeUnknown { source, .. }) = self else { return false };
+        matches!(
+            source,
+            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
+        )
     }
 
     /// Whether the same call may succeed later without anybody doing anything.

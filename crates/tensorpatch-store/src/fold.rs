@@ -1,7 +1,9 @@
 //! Folding: one patch across several versions, as another way to the last of them (spec/stream.md section 4.3).
 
+use std::collections::BTreeSet;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 use tensorpatch_checkpoint::Checkpoint;
@@ -9,7 +11,7 @@ use tensorpatch_delta::{self as delta, Progress, State};
 use tensorpatch_format::{Kind, TaggedStateDigest};
 
 use crate::error::StoreError;
-use crate::local;
+use crate::local::{self, Lock};
 use crate::names::{self, Nonce, Version};
 use crate::observe::Phase;
 use crate::plan::{Commit, Way};
@@ -61,7 +63,7 @@ impl Folder {
         }
         let history = self.stream.history(Some(from), &target, usize::MAX).await?;
         let id = base.id();
-        let plan = self.stream.plan(&history, Some(&id), to, usize::MAX).await?;
+        let plan = self.stream.plan(&history, Some(&id), to, usize::MAX, BTreeSet::new()).await?;
         let replaced_bytes = plan.bytes();
         let is_direct = |way: &Way| matches!(way, Way::Delta(delta) if delta.base == id);
         if let [step] = plan.steps.as_slice()
@@ -69,9 +71,11 @@ impl Folder {
         {
             return Ok(Folded { from, to, bytes: step.way.bytes(), replaced_bytes, added: false });
         }
+        // What lies in the directory is this fold's until it is published.
+        let lock = Arc::new(Lock::wait(self.work.clone()).await?);
         let old = self.pull("base", from).await?;
         let new = self.pull("target", to).await?;
-        let encoded = self.encode(&old, &new, &base, &target).await?;
+        let encoded = self.encode(&old, &new, &base, &target, &lock).await?;
         let folded = Folded { from, to, bytes: encoded.bytes, replaced_bytes, added: false };
         if encoded.bytes >= replaced_bytes {
             return Ok(folded);
@@ -125,11 +129,14 @@ impl Folder {
         new: &std::path::Path,
         base: &Commit,
         target: &Commit,
+        lock: &Arc<Lock>,
     ) -> Result<Encoded, StoreError> {
         let (old, new, path) = (old.to_owned(), new.to_owned(), self.work.join("fold.tpatch"));
         let (options, observer) = (self.options.diff.clone(), self.options.observer.clone());
         let ends = (base.record.state, target.record.state);
+        let lock = Arc::clone(lock);
         blocking(move || {
+            let _until_the_end = lock;
             let old = Checkpoint::open(&old, &options.limits)?;
             let new = Checkpoint::open(&new, &options.limits)?;
             let failed = |source| StoreError::local(&path, source);

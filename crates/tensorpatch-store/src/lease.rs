@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
@@ -11,6 +12,8 @@ use crate::stream::Stream;
 /// The longest that a lease may live without being renewed.
 const MAX_SECONDS: u64 = 604_800;
 const MAX_LEASE_BYTES: u64 = 4096;
+/// The most characters of a holder's name that are shown, and written.
+pub(crate) const MAX_HOLDER: usize = 256;
 const FOLDER: &str = "leases";
 
 /// The contents of a lease.
@@ -53,7 +56,12 @@ impl Stream {
         let (mut live, mut dead) = (Vec::new(), Vec::new());
         for object in self.bucket().list(FOLDER, None).await? {
             let name = format!("{FOLDER}/{}", object.name);
-            let Some(bytes) = self.bucket().get_small(&name, MAX_LEASE_BYTES).await? else { continue };
+            let bytes = match self.bucket().get_small(&name, MAX_LEASE_BYTES).await {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => continue,
+                Err(StoreError::Damaged { .. }) => Bytes::new(),
+                Err(error) => return Err(error),
+            };
             // One that cannot be read may be of a later version of this program, so it counts while it is young.
             let lease: Option<Lease> = serde_json::from_slice(&bytes).ok();
             let seconds = lease.as_ref().map_or(MAX_SECONDS, |lease| lease.seconds.min(MAX_SECONDS));
@@ -65,7 +73,9 @@ impl Stream {
             let needs = lease.as_ref().map_or(Version::FIRST, |lease| {
                 lease.version.map_or(lease.target, |held| held.min(lease.target))
             });
-            live.push(Live { holder: lease.map_or(name, |lease| lease.holder), needs });
+            // It is shown to people, and anybody may have written it.
+            let shown = |holder: &str| holder.chars().filter(|c| !c.is_control()).take(MAX_HOLDER).collect();
+            live.push(Live { holder: lease.map_or(name, |lease| shown(&lease.holder)), needs });
         }
         Ok((live, dead))
     }
@@ -113,6 +123,12 @@ mod tests {
         assert_eq!((live.len(), dead), (1, vec!["leases/a.json".to_owned()]));
         let (live, _) = stream.leases(now + 700_000).await.unwrap();
         assert_eq!(live, []);
+        // What it says of its holder is shown to people.
+        let holder = format!("\u{1b}[2Jeng\nine{}", "x".repeat(1000));
+        stream.lease("c", &Lease { holder, ..lease.clone() }).await.unwrap();
+        let (live, _) = stream.leases(now).await.unwrap();
+        assert!(live.iter().any(|lease| lease.holder.starts_with("[2Jengine") && lease.holder.len() == 256));
+        stream.release("c").await.unwrap();
         // One that wants to live longer than any may does not.
         stream.lease("a", &Lease { seconds: u64::MAX, ..lease }).await.unwrap();
         assert_eq!(stream.leases(now + 700_000).await.unwrap().0, []);

@@ -3,8 +3,12 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::StoreError;
+
+/// How long a lock is waited for without a word.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A file that appears under its name only when it is complete and synced.
 #[derive(Debug)]
@@ -12,7 +16,8 @@ pub(crate) struct NewFile {
     file: File,
     staged: PathBuf,
     target: PathBuf,
-    done: bool,
+    /// Whether what is written stays for [`NewFile::resume`] when this is dropped.
+    keep: bool,
 }
 
 impl NewFile {
@@ -24,12 +29,13 @@ impl NewFile {
             .truncate(true)
             .open(&staged)
             .map_err(|e| StoreError::local(&staged, e))?;
-        Ok(Self { file, staged, target: target.to_owned(), done: false })
+        Ok(Self { file, staged, target: target.to_owned(), keep: false })
     }
 
     /// Goes on where a process left off that died, or a connection that broke; the bytes that are there are handed to `seen`.
     ///
     /// They may be anything, after a power cut: whoever resumes must verify the whole before the commit. At most `max` are kept.
+    /// Unless it is discarded, what is written stays for the next time.
     pub(crate) fn resume(
         target: &Path,
         max: u64,
@@ -58,12 +64,12 @@ impl NewFile {
                 }
             }
         }
-        Ok((Self { file, staged, target: target.to_owned(), done: false }, len))
+        Ok((Self { file, staged, target: target.to_owned(), keep: true }, len))
     }
 
-    /// Leaves what is written for [`NewFile::resume`].
-    pub(crate) fn keep_partial(mut self) {
-        self.done = true;
+    /// Removes what is written: it is of no use.
+    pub(crate) fn discard(mut self) {
+        self.keep = false;
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
@@ -73,14 +79,14 @@ impl NewFile {
     pub(crate) fn commit(mut self) -> Result<(), StoreError> {
         self.file.sync_all().map_err(|e| StoreError::local(&self.staged, e))?;
         std::fs::rename(&self.staged, &self.target).map_err(|e| StoreError::local(&self.target, e))?;
-        self.done = true;
+        self.keep = true;
         sync_parent(&self.target)
     }
 }
 
 impl Drop for NewFile {
     fn drop(&mut self) {
-        if !self.done {
+        if !self.keep {
             // The name ends in .partial, so a file that cannot be removed is still never taken for a whole one.
             let _ = std::fs::remove_file(&self.staged);
         }
@@ -166,6 +172,27 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
+    /// Takes the lock file in `dir`, which is made if it is missing, and waits for whoever holds it.
+    ///
+    /// It asks again and again instead of letting a thread wait, so that whoever gives up waiting leaves nothing behind.
+    pub(crate) async fn wait(dir: PathBuf) -> Result<Self, StoreError> {
+        let mut pause = Duration::from_millis(2);
+        let begun = Instant::now();
+        let mut told = false;
+        loop {
+            create_dir(&dir)?;
+            if let Some(lock) = Self::attempt(&dir.join("lock"))? {
+                return Ok(lock);
+            }
+            if !told && begun.elapsed() > PATIENCE {
+                tracing::warn!(dir = %dir.display(), "in use by another process, waiting for it");
+                told = true;
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(Duration::from_millis(100));
+        }
+    }
+
     /// Takes the lock file at `path`, or returns `None` if somebody else holds it.
     pub(crate) fn attempt(path: &Path) -> Result<Option<Self>, StoreError> {
         let file = OpenOptions::new()

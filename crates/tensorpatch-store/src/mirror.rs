@@ -11,6 +11,7 @@ use crate::bucket::{Bucket, all};
 use crate::commit::{self, Created};
 use crate::digest::ObjectDigest;
 use crate::error::StoreError;
+use crate::local::Lock;
 use crate::names::{self, Version};
 use crate::observe::{Observer, Phase};
 use crate::plan::Way;
@@ -58,7 +59,7 @@ impl Stream {
         let floor = self.pruned().await?.unwrap_or(Version::FIRST);
         let history = self.whole_history(top).await?;
 
-        crate::local::create_dir(work)?;
+        let _lock = Lock::wait(work.to_owned()).await?;
         self.copy_record(&to, names::STREAM, None).await?;
         let copy = Self::of(to.clone(), self);
         report.from = copy.tip().await?.map(|tip| tip.record.version);
@@ -155,6 +156,8 @@ impl Stream {
             let uploaded = to.upload(object.key.clone(), &file, &Observer::default()).await?;
             crate::local::remove(&file)?;
             if uploaded != *object {
+                // Left there it would be taken for the object the next time, as it has its name and size.
+                to.delete(object.key.as_str()).await?;
                 let what = "its copy on local disk was altered".into();
                 return Err(StoreError::Damaged { name: object.key.to_string(), what });
             }

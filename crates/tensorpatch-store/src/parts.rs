@@ -19,7 +19,7 @@ use crate::bucket::{Bucket, all};
 use crate::digest::ObjectDigest;
 use crate::error::StoreError;
 use crate::names::Version;
-use crate::plan::{Commit, PlanError, Way};
+use crate::plan::{Avoided, Commit, PlanError, Way};
 use crate::record::{Anchor, ObjectRef, Part};
 use crate::stream::Stream;
 
@@ -125,8 +125,7 @@ impl Stream {
     /// If objects are missing or damaged, the way to the version alters its schema, or the store fails.
     pub async fn parts(&self, commit: &Commit, limits: &Limits) -> Result<PartReader, StoreError> {
         let version = commit.record.version;
-        let history = self.history(None, commit, MAX_STEPS).await?;
-        let plan = self.plan(&history, None, version, MAX_STEPS).await?;
+        let (_, plan) = self.way(None, commit, MAX_STEPS, Avoided::default()).await?;
         let mut steps = plan.steps.iter();
         let no_way = || PlanError::NoWay { target: version, missing: Vec::new() };
         let Some(Way::Anchor(anchor)) = steps.next().map(|step| &step.way) else {
@@ -141,8 +140,9 @@ impl Stream {
         if schema.digest() != commit.record.schema {
             return Err(damaged("the schema has changed since the newest anchor"));
         }
-        let table = get_object(&bucket, &anchor.leaves, &fetched).await?;
         let hash = commit.record.state.leaf_hash;
+        let table_bytes = schema.chunk_count().saturating_mul(hash.digest_len() as u64);
+        let table = get_object(&bucket, &anchor.leaves, table_bytes, &fetched).await?;
         let mut leaves = Leaves::new(&schema, hash, table.into())
             .ok_or_else(|| damaged("the leaf table of the anchor has another size than its schema"))?;
         let mut deltas = Vec::new();
@@ -367,9 +367,14 @@ async fn get_range(
 }
 
 /// A whole small object, verified.
-async fn get_object(bucket: &Bucket, object: &ObjectRef, fetched: &AtomicU64) -> Result<Bytes, StoreError> {
+async fn get_object(
+    bucket: &Bucket,
+    object: &ObjectRef,
+    max: u64,
+    fetched: &AtomicU64,
+) -> Result<Bytes, StoreError> {
     let name = object.key.as_str();
-    let bytes = bucket.get_small(name, object.bytes).await?;
+    let bytes = bucket.get_small(name, object.bytes.min(max)).await?;
     let bytes = bytes.ok_or_else(|| StoreError::Missing { name: name.into() })?;
     fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     let found = ObjectDigest::of(&bytes);
@@ -420,7 +425,7 @@ async fn open_patch(
     let schema = match &part.schema {
         None => None,
         Some(schema) => {
-            let bytes = get_object(bucket, schema, fetched).await?;
+            let bytes = get_object(bucket, schema, limits.metadata_bytes, fetched).await?;
             Some(Schema::from_bytes(&bytes, 0, limits).map_err(ApplyError::from)?)
         }
     };

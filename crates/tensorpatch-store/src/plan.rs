@@ -64,6 +64,14 @@ pub struct Step {
     pub way: Way,
 }
 
+/// What is of no use for a plan, as was found out.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Avoided {
+    /// Objects, with what was said of them: another record may say otherwise, and be right.
+    pub(crate) objects: BTreeSet<ObjectRef>,
+    pub(crate) ways: Vec<Step>,
+}
+
 /// The steps from what is held, or from nothing, to a version.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
@@ -75,6 +83,11 @@ impl Plan {
     /// Bytes of all objects of all steps.
     pub fn bytes(&self) -> u64 {
         self.steps.iter().fold(0, |sum, step| sum.saturating_add(step.way.bytes()))
+    }
+
+    /// Whether it begins with an anchor.
+    pub(crate) fn starts_from_nothing(&self) -> bool {
+        self.steps.first().is_some_and(|step| matches!(step.way, Way::Anchor(_)))
     }
 
     /// The objects to fetch, in order.
@@ -200,6 +213,11 @@ impl History {
         self.commits.values()
     }
 
+    /// Forgets ways that have turned out to lead elsewhere.
+    pub(crate) fn leave_out(&mut self, ways: &[Step]) {
+        self.edges.retain(|step| !ways.contains(step));
+    }
+
     /// All ways to all versions.
     pub fn ways(&self) -> &[Step] {
         &self.edges
@@ -213,11 +231,14 @@ impl History {
         &self,
         held: Option<&VersionId>,
         target: Version,
-        missing: &BTreeSet<Key>,
+        missing: &BTreeSet<ObjectRef>,
         max_steps: usize,
     ) -> Result<Plan, PlanError> {
         // A state and layout that are the target's are the target, whichever number they were published under.
-        let no_way = || PlanError::NoWay { target, missing: missing.iter().cloned().collect() };
+        let no_way = || {
+            let missing = missing.iter().map(|object| object.key.clone()).collect();
+            PlanError::NoWay { target, missing }
+        };
         let goal = self.commits.get(&target).ok_or_else(no_way)?.id();
         if held.is_some_and(|held| held.version == target && held.commit == goal.commit) {
             return Ok(Plan::default());
@@ -226,7 +247,7 @@ impl History {
             .edges
             .iter()
             .filter(|step| step.target.version <= target)
-            .filter(|step| !step.way.objects().iter().any(|object| missing.contains(&object.key)))
+            .filter(|step| !step.way.objects().iter().any(|object| missing.contains(*object)))
             .map(|step| (step, step.way.bytes()))
             .collect();
         let mut from: BTreeMap<Node, Vec<usize>> = BTreeMap::new();
@@ -383,7 +404,7 @@ mod tests {
         Version::new(n).unwrap()
     }
 
-    fn none() -> BTreeSet<Key> {
+    fn none() -> BTreeSet<ObjectRef> {
         BTreeSet::new()
     }
 
@@ -421,11 +442,14 @@ mod tests {
     fn a_way_with_a_missing_object_is_left_out_and_named_when_none_is_left() {
         let commits = commits(4);
         let history = History::new(commits.clone(), [fold(&commits, 1, 4, 500)]).unwrap();
-        let missing: BTreeSet<Key> = [Key::new("parts/3/d").unwrap()].into();
+        let missing: BTreeSet<ObjectRef> = [object("parts/3/d".into(), 10)].into();
         let plan = history.plan(Some(&id(&commits, 2)), v(4), &missing, 100).unwrap();
         assert_eq!((targets(&plan), plan.bytes()), (vec![1, 4], 1500));
         let error = history.plan(None, v(3), &missing, 100).unwrap_err();
         assert!(error.to_string().contains("parts/3/d"), "{error}");
+        // What is said of the object by somebody else is not missing.
+        let other: BTreeSet<ObjectRef> = [object("parts/3/d".into(), 11)].into();
+        assert_eq!(targets(&history.plan(None, v(3), &other, 100).unwrap()), [1, 2, 3]);
     }
 
     #[test]

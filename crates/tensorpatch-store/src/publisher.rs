@@ -5,7 +5,6 @@ mod local;
 mod options;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Serialize;
 use tensorpatch_checkpoint::Checkpoint;
@@ -16,12 +15,12 @@ use crate::bucket::{Outgoing, Uploading, all};
 use crate::commit::Content;
 use crate::digest::{ObjectDigest, text};
 use crate::error::StoreError;
-use crate::local::{Lock, file_len};
+use crate::local::file_len;
 use crate::log::LogKind;
 use crate::names::{self, Nonce, StreamId, Version};
 use crate::observe::{Observer, Phase};
 use crate::plan::Commit;
-use crate::record::{Anchor, Delta, DeltaKind, NamedObject, Part, VersionId};
+use crate::record::{self, Anchor, Delta, DeltaKind, NamedObject, Part, VersionId};
 use crate::replica::home::{Held, Home};
 use crate::replica::install;
 use crate::replica::{Replica, ReplicaOptions, Target, blocking, first_entry};
@@ -132,6 +131,7 @@ impl Publisher {
         baseline: impl Into<PathBuf>,
         mut options: PublishOptions,
     ) -> Result<Self, StoreError> {
+        record::check_texts(&options.publisher, None)?;
         options.diff = options.diff.with_leaf_hash(stream.record().leaf_hash);
         let publisher = Self { stream, baseline: baseline.into(), options, known: Mutex::default() };
         publisher.catch_up().await?;
@@ -149,15 +149,10 @@ impl Publisher {
     /// As [`Publisher::open`].
     pub async fn catch_up(&self) -> Result<Option<VersionId>, StoreError> {
         let mut known = self.known.lock().await;
-        let (home, lock) = self.lock().await?;
-        let tip = self.to_tip(&home, &lock).await?;
+        let home = Home::lock(&self.baseline).await?;
+        let tip = self.to_tip(&home).await?;
         *known = Known { tip: tip.as_ref().map(Commit::id), attempt: None };
         Ok(known.tip)
-    }
-
-    async fn lock(&self) -> Result<(Home, Arc<Lock>), StoreError> {
-        let (home, lock) = Home::lock(&self.baseline).await?;
-        Ok((home, Arc::new(lock)))
     }
 
     fn replica(&self) -> Replica {
@@ -168,7 +163,7 @@ impl Publisher {
     }
 
     /// Steps P1 and P2 of section 5.
-    async fn to_tip(&self, home: &Home, lock: &Arc<Lock>) -> Result<Option<Commit>, StoreError> {
+    async fn to_tip(&self, home: &Home) -> Result<Option<Commit>, StoreError> {
         let Some(tip) = self.stream.tip().await? else {
             let (home, options) = (home.clone(), self.options.diff.clone());
             return match blocking(move || install::recover(&home, &options)).await? {
@@ -189,7 +184,7 @@ impl Publisher {
                 }
             };
         };
-        self.replica().pull_locked(home, lock, Target::Version(tip.record.version)).await?;
+        self.replica().pull_locked(home, Target::Version(tip.record.version)).await?;
         Ok(Some(tip))
     }
 
@@ -215,20 +210,21 @@ impl Publisher {
         checkpoint: &Path,
         label: Option<&str>,
     ) -> Result<Published, StoreError> {
+        record::check_texts(&self.options.publisher, label)?;
         let mut known = self.known.lock().await;
-        let (home, lock) = self.lock().await?;
-        let tip = self.to_tip_if_own(&home, &lock, &mut known).await?;
+        let home = Home::lock(&self.baseline).await?;
+        let tip = self.to_tip_if_own(&home, &mut known).await?;
         let Some(tip) = tip else {
             let nonce = Nonce::random();
             let prepared = self.first(&home, checkpoint, nonce).await?;
             return self.commit(&home, None, prepared, nonce, label, &mut known).await;
         };
-        let companions = self.copy_companions(&home, checkpoint).await?;
+        let mut companions = self.copy_companions(&home, checkpoint).await?;
         let patch = match self.encode(&home, checkpoint, &tip).await {
             // The baseline was damaged on disk, and now says so: it is made anew from the stream.
             Err(StoreError::WrongState { .. } | StoreError::LocalDamage { .. }) => {
-                self.to_tip(&home, &lock).await?;
-                let _ = self.copy_companions(&home, checkpoint).await?;
+                self.to_tip(&home).await?;
+                companions = self.copy_companions(&home, checkpoint).await?;
                 self.encode(&home, checkpoint, &tip).await?
             }
             encoded => encoded?,
@@ -239,6 +235,8 @@ impl Publisher {
         let same = encoded.state == tip.record.state && encoded.layout == tip.record.layout;
         if same && (same_attempt || same_label) {
             *known = Known { tip: Some(tip.id()), attempt: None };
+            drop(patch.outgoing);
+            patch.uploading.give_up().await;
             return Ok(Published::of(&tip, 0, true));
         }
         let nonce = patch.nonce;
@@ -247,12 +245,7 @@ impl Publisher {
     }
 
     /// The tip, if it is the one that is known, or this publisher's own attempt whose end it did not see.
-    async fn to_tip_if_own(
-        &self,
-        home: &Home,
-        lock: &Arc<Lock>,
-        known: &mut Known,
-    ) -> Result<Option<Commit>, StoreError> {
+    async fn to_tip_if_own(&self, home: &Home, known: &mut Known) -> Result<Option<Commit>, StoreError> {
         let tip = self.stream.tip_after(known.tip.map(|tip| tip.version)).await?;
         let unchanged = tip.as_ref().map(Commit::id) == known.tip;
         let own = tip.as_ref().is_some_and(|tip| known.attempt == Some(tip.record.nonce));
@@ -267,7 +260,7 @@ impl Publisher {
                 )),
             });
         }
-        self.to_tip(home, lock).await
+        self.to_tip(home).await
     }
 
     /// The content of a first version: private copies of the files, their digest, and the objects (steps P3 and P4).
@@ -320,11 +313,17 @@ impl Publisher {
             bucket.upload_while_written(key, home.outgoing(), &self.options.observer)?;
         let (home, checkpoint, options) = (home.clone(), checkpoint.to_owned(), self.options.diff.clone());
         let (observer, tip) = (self.options.observer.clone(), tip.clone());
-        blocking(move || {
+        let encoded = blocking(move || {
             let encoded = encode(&home, &checkpoint, &tip, &options, &observer, &mut outgoing)?;
-            Ok(Patch { nonce, encoded, outgoing, uploading })
-        })
-        .await
+            Ok((encoded, outgoing))
+        });
+        match encoded.await {
+            Ok((encoded, outgoing)) => Ok(Patch { nonce, encoded, outgoing, uploading }),
+            Err(error) => {
+                uploading.give_up().await;
+                Err(error)
+            }
+        }
     }
 
     /// The content of a later version, its objects uploaded (step P4).

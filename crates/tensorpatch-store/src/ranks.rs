@@ -12,15 +12,17 @@ use crate::bucket::all;
 use crate::commit::Content;
 use crate::digest::text;
 use crate::error::StoreError;
-use crate::names::{self, Nonce, StreamId};
+use crate::names::{self, Nonce, StreamId, Version};
 use crate::plan::Commit;
-use crate::publisher::{PublishOptions, Published};
-use crate::record::{Delta, DeltaKind, NamedObject, ObjectRef, Part, VersionId};
+use crate::publisher::{PublishOptions, Published, after};
+use crate::record::{self, Delta, DeltaKind, NamedObject, ObjectRef, Part, VersionId};
 use crate::stream::Stream;
 
 const AT_ONCE: usize = 16;
 /// Names that an error lists.
 const NAMED: usize = 8;
+/// Missing ranks that an error has the numbers of.
+const NAMED_RANKS: usize = 64;
 
 /// One of several processes that publish a version together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,10 +109,12 @@ pub enum ReceiptError {
     #[error("receipts that do not belong together: {0}")]
     Mixed(String),
     /// Ranks of which there is no receipt.
-    #[error("there is no receipt of rank {} of {count}", listed(missing))]
+    #[error("{found} of {count} ranks have a receipt; there is none of rank {}", listed(missing))]
     MissingRanks {
-        /// Their numbers.
+        /// Their numbers; of many, the first.
         missing: Vec<u32>,
+        /// How many have one.
+        found: usize,
         /// How many ranks there are.
         count: u32,
     },
@@ -189,6 +193,7 @@ impl Stream {
         label: Option<&str>,
         options: &PublishOptions,
     ) -> Result<Published, StoreError> {
+        record::check_texts(&options.publisher, label)?;
         let tip = self.tip().await?;
         let first = receipts.first().ok_or(ReceiptError::None)?;
         if let Some(tip) = &tip
@@ -201,6 +206,8 @@ impl Stream {
         }
         check_ranks(receipts)?;
         check_origin(receipts, self.id(), tip.as_ref())?;
+        let version = tip.as_ref().map_or(Ok(Version::FIRST), after)?;
+        check_keys(receipts, version)?;
         let joined = match (&first.content, &tip) {
             (ReceiptContent::Patch { .. }, Some(tip)) => self.content_of_patches(receipts, tip).await?,
             (ReceiptContent::Patch { .. }, None) => {
@@ -314,8 +321,10 @@ fn check_ranks(receipts: &[Receipt]) -> Result<(), ReceiptError> {
             return Err(ReceiptError::DoubledRank(rank.index));
         }
     }
-    let missing: Vec<u32> = (0..count).filter(|index| !seen.contains(index)).collect();
-    if missing.is_empty() { Ok(()) } else { Err(ReceiptError::MissingRanks { missing, count }) }
+    // A receipt may speak of any number.
+    let missing: Vec<u32> = (0..count).filter(|index| !seen.contains(index)).take(NAMED_RANKS).collect();
+    let found = seen.len();
+    if missing.is_empty() { Ok(()) } else { Err(ReceiptError::MissingRanks { missing, found, count }) }
 }
 
 /// Checks that all receipts are for the version after `tip` of this stream, and of one kind.
@@ -345,6 +354,23 @@ fn check_origin(receipts: &[Receipt], stream: StreamId, tip: Option<&Commit>) ->
         }
     }
     Ok(())
+}
+
+/// Checks that all objects were made for `version`: others may be collected at any time.
+fn check_keys(receipts: &[Receipt], version: Version) -> Result<(), ReceiptError> {
+    let objects = receipts.iter().flat_map(|receipt| match &receipt.content {
+        ReceiptContent::Patch { part, schema, .. } => vec![part, schema],
+        ReceiptContent::Files { files, companions, layout, leaves, .. } => {
+            let named = files.iter().chain(companions).map(|named| &named.object);
+            named.chain([layout, leaves]).collect()
+        }
+    });
+    match objects.into_iter().find(|object| object.key.version() != Some(version)) {
+        Some(object) => {
+            Err(ReceiptError::Mixed(format!("{} was not made for version {version}", object.key)))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The tensors of all receipts as a schema, and by their names.

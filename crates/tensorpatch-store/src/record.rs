@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tensorpatch_format::{LayoutDigest, LeafHash, SchemaDigest, TaggedStateDigest};
+use tensorpatch_format::{Layout, LayoutDigest, LeafHash, SchemaDigest, TaggedStateDigest};
 
 use crate::digest::{ObjectDigest, text};
+use crate::error::StoreError;
 use crate::names::{Key, MAX_INTEGER, Nonce, StreamId, Version, is_plain_name};
 
 /// The most bytes that a record may have.
@@ -187,7 +188,7 @@ impl Head {
 }
 
 /// A stored object: where it is, and what it must be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectRef {
     /// Its name.
     pub key: Key,
@@ -402,7 +403,14 @@ impl Rules for CommitRecord {
         } else if self.version == Version::FIRST {
             return Err(rule("version 1 must have an anchor"));
         }
-        named_objects("companions", &self.companions)
+        named_objects("companions", &self.companions)?;
+        // It would be put in the place of weights that were verified.
+        match self.companions.iter().find(|companion| is_weights_name(&companion.name)) {
+            Some(companion) => {
+                Err(rule(format!("{:?} in `companions` is a name of weights", companion.name)))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -501,6 +509,20 @@ fn named_objects(list: &str, objects: &[NamedObject]) -> Result<(), RecordError>
         }
     }
     total(objects.iter().map(|named| named.object.bytes))
+}
+
+/// Whether a file of this name is part of the weights, on any file system.
+fn is_weights_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.ends_with(".safetensors") || name == Layout::INDEX_FILE
+}
+
+/// Refuses a label, or the name of a publisher, that no record may have: before anything is made for it.
+pub(crate) fn check_texts(publisher: &str, label: Option<&str>) -> Result<(), StoreError> {
+    let texts = [Some(("publisher", publisher)), label.map(|label| ("label", label))];
+    texts.into_iter().flatten().try_for_each(|(name, text)| {
+        short_text(name, text).map_err(|error| StoreError::Text(error.to_string()))
+    })
 }
 
 fn integers(members: &[(&str, u64)]) -> Result<(), RecordError> {
@@ -651,6 +673,9 @@ pub(crate) mod tests {
         for (record, from, to) in [
             (&first, "\"model.safetensors\"", "\"../model.safetensors\""),
             (&first, "\"model.safetensors\"", "\".model.safetensors\""),
+            (&first, "\"config.json\"", "\"model.safetensors\""),
+            (&first, "\"config.json\"", "\"Other.SAFETENSORS\""),
+            (&first, "\"config.json\"", "\"model.safetensors.index.json\""),
             (&first, "\"anchors/1/m\"", "\"anchors/../stream.json\""),
             (&first, "\"anchors/1/m\"", "\"commits/00000000000000000001.json\""),
             (&first, "\"version\":1", "\"version\":0"),

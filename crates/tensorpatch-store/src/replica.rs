@@ -6,9 +6,9 @@ pub(crate) mod install;
 mod options;
 mod prepare;
 mod repair;
+mod rounds;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Serialize;
 use tensorpatch_delta as delta;
@@ -17,17 +17,14 @@ use tensorpatch_format::TaggedStateDigest;
 use crate::digest::{ObjectDigest, text};
 use crate::error::StoreError;
 use crate::lease::{self, Lease};
-use crate::local::Lock;
 use crate::names::{StreamId, Version};
-use crate::plan::{Commit, PlanError, Way};
+use crate::plan::{Commit, Way};
 use crate::record::VersionId;
 use crate::stream::Stream;
 use home::{Condition, HIDDEN, Held, Home, Install, LocalState};
 use install::{Found, InPlace};
 pub use options::{ApplyMode, LeaseOptions, ReplicaOptions, Target};
-
-/// How often a plan is made anew when objects vanish or local files turn out to be damaged.
-const ROUNDS: usize = 4;
+use rounds::Rounds;
 
 /// A directory with an ordinary checkpoint that is brought from version to version, verified.
 ///
@@ -78,7 +75,6 @@ pub struct PulledStep {
 #[derive(Debug)]
 pub struct Prepared {
     home: Home,
-    lock: Arc<Lock>,
     held: Option<Held>,
     target: Commit,
     work: Work,
@@ -135,7 +131,7 @@ impl Replica {
     /// # Errors
     /// If the directory belongs to another stream, or an interrupted step cannot be ended.
     pub async fn held(&self) -> Result<Option<VersionId>, StoreError> {
-        let (home, _lock) = self.lock().await?;
+        let home = self.lock().await?;
         Ok(self.local(&home).await?.and_then(|state| match state.condition {
             Condition::Held(held) => Some(held.id),
             _ => None,
@@ -148,34 +144,20 @@ impl Replica {
     /// If there is no way to the version, the store fails, or the directory is in use by something else. The directory then holds what it
     /// held, or a version on the way.
     pub async fn pull(&self, target: Target) -> Result<Pulled, StoreError> {
-        let (home, lock) = self.lock().await?;
-        self.pull_locked(&home, &Arc::new(lock), target).await
+        let home = self.lock().await?;
+        self.pull_locked(&home, target).await
     }
 
-    pub(crate) async fn pull_locked(
-        &self,
-        home: &Home,
-        lock: &Arc<Lock>,
-        target: Target,
-    ) -> Result<Pulled, StoreError> {
-        let mut round = 1;
+    pub(crate) async fn pull_locked(&self, home: &Home, target: Target) -> Result<Pulled, StoreError> {
+        let mut rounds = Rounds::default();
         loop {
-            let result = match self.prepare_locked(home, lock, target).await {
+            let result = match self.prepare_locked(home, target, &mut rounds).await {
                 Ok(prepared) => self.activate(prepared).await,
                 Err(error) => Err(error),
             };
             match result {
-                // Objects may be collected between the plan and the download, and files damaged on disk: then there may be
-                // another way.
-                Err(
-                    error @ (StoreError::Missing { .. }
-                    | StoreError::WrongState { .. }
-                    | StoreError::LocalDamage { .. }),
-                ) if round < ROUNDS => {
-                    tracing::warn!(%error, "looking for another way");
-                    round = round.saturating_add(1);
-                }
-                result => return result,
+                Ok(pulled) => return Ok(pulled),
+                Err(error) => rounds.go_on(error)?,
             }
         }
     }
@@ -189,11 +171,17 @@ impl Replica {
     /// # Errors
     /// As [`Replica::pull`]; nothing has changed then.
     pub async fn prepare(&self, target: Target) -> Result<Prepared, StoreError> {
-        let (home, lock) = self.lock().await?;
-        self.prepare_locked(&home, &Arc::new(lock), target).await
+        let home = self.lock().await?;
+        let mut rounds = Rounds::default();
+        loop {
+            match self.prepare_locked(&home, target, &mut rounds).await {
+                Ok(prepared) => return Ok(prepared),
+                Err(error) => rounds.go_on(error)?,
+            }
+        }
     }
 
-    async fn lock(&self) -> Result<(Home, Lock), StoreError> {
+    async fn lock(&self) -> Result<Home, StoreError> {
         Home::lock(&self.dir).await
     }
 
@@ -214,18 +202,25 @@ impl Replica {
     async fn prepare_locked(
         &self,
         home: &Home,
-        lock: &Arc<Lock>,
         target: Target,
+        rounds: &mut Rounds,
     ) -> Result<Prepared, StoreError> {
         let local = self.local(home).await?;
-        let (held, old_companions) = match local {
-            None => (self.adopt(home).await?, Vec::new()),
+        // The last is the version that was held by the state file: the stream must still have it.
+        let (held, old_companions, known) = match local {
+            None => {
+                let held = self.adopt(home).await?;
+                let known = held.as_ref().map(|held| held.id);
+                (held, Vec::new(), known)
+            }
             Some(LocalState { condition: Condition::Held(held), .. }) => {
-                let companions = held.companions.clone();
-                (Some(held), companions)
+                let (companions, known) = (held.companions.clone(), held.id);
+                (Some(held), companions, Some(known))
             }
             Some(LocalState { condition: Condition::Damaged { was }, .. }) => {
-                (self.repair(home, &was).await?, was.companions)
+                let (checked, known) = (home.clone(), was.id);
+                let was = blocking(move || install::with_whole_companions(&checked, was)).await?;
+                (self.repair(home, &was).await?, was.companions, Some(known))
             }
             // Recovery leaves neither.
             Some(LocalState {
@@ -237,20 +232,13 @@ impl Replica {
                 });
             }
         };
-        let target = self.find(held.as_ref(), target).await?;
+        let target = self.find(known, target).await?;
         let number = target.record.version;
         let held_id = held.as_ref().map(|held| held.id);
         self.lease(held_id.map(|id| id.version), number).await;
         let max_steps = self.options.max_steps;
-        let mut history = self.stream.history(held_id.map(|id| id.version), &target, max_steps).await?;
-        let plan = match self.stream.plan(&history, held_id.as_ref(), number, max_steps).await {
-            // Objects of the nearest ways are missing: perhaps an older anchor is whole.
-            Err(StoreError::Plan(PlanError::NoWay { .. })) => {
-                history = self.stream.whole_history(number).await?;
-                self.stream.plan(&history, held_id.as_ref(), number, max_steps).await?
-            }
-            plan => plan?,
-        };
+        let (history, plan) = self.stream.way(held_id, &target, max_steps, rounds.avoided().clone()).await?;
+        rounds.take(&history, &plan);
         let downloaded_bytes = self.download(home, &history, &plan, &target, &old_companions).await?;
         let report = Pulled {
             stream: self.stream.id(),
@@ -271,7 +259,7 @@ impl Replica {
             downloaded_bytes,
         };
         let work = self.stage(home, held.as_ref(), &old_companions, &history, &plan, &target).await?;
-        Ok(Prepared { home: home.clone(), lock: Arc::clone(lock), held, target, work, report })
+        Ok(Prepared { home: home.clone(), held, target, work, report })
     }
 
     /// Finds out which version the weights in a directory without a state file are.
@@ -290,11 +278,19 @@ impl Replica {
         };
         let Some(tip) = self.stream.tip().await? else { return Err(StoreError::Empty) };
         let commits = self.stream.commits(Version::FIRST, tip.record.version).await?;
-        let Some(commit) = commits.iter().rev().find(|commit| commit.record.state == found.state) else {
+        let same: Vec<&Commit> =
+            commits.iter().rev().filter(|commit| commit.record.state == found.state).collect();
+        if same.is_empty() {
             if replace {
                 return Ok(None);
             }
             return Err(foreign(format!("its weights have the state {}, which no version has", found.state)));
+        }
+        let Some(commit) = same.iter().find(|commit| commit.record.layout == found.layout) else {
+            tracing::info!(
+                "the weights are those of a version, in other files: they are replaced by the version's own"
+            );
+            return Ok(None);
         };
         let held = Held { id: commit.id(), companions: Vec::new() };
         let state = LocalState { stream: self.stream.id(), condition: Condition::Held(held.clone()) };
@@ -310,17 +306,10 @@ impl Replica {
     }
 
     /// The commit of the target, and a check that the stream still has what is held.
-    async fn find(&self, held: Option<&Held>, target: Target) -> Result<Commit, StoreError> {
-        let tip = self.stream.tip_after(held.map(|held| held.id.version)).await?;
+    async fn find(&self, held: Option<VersionId>, target: Target) -> Result<Commit, StoreError> {
+        let tip = self.stream.tip_after(held.map(|held| held.version)).await?;
         if let Some(held) = held {
-            let number = held.id.version;
-            let what = match self.stream.commit(number).await? {
-                None => Some("is held, and is there no longer"),
-                Some(commit) => (commit.id() != held.id).then_some("is not the one that is held"),
-            };
-            if let Some(what) = what {
-                return Err(StoreError::HistoryRewritten(format!("version {number} {what}")));
-            }
+            self.check_held(held.version, held.commit).await?;
         }
         match target {
             Target::Latest => tip.ok_or(StoreError::Empty),
@@ -334,12 +323,22 @@ impl Replica {
         }
     }
 
+    /// Checks that the stream still has the version that is held.
+    async fn check_held(&self, number: Version, held: ObjectDigest) -> Result<(), StoreError> {
+        let what = match self.stream.commit(number).await? {
+            None => "is held, and is there no longer",
+            Some(commit) if commit.digest != held => "is not the one that is held",
+            Some(_) => return Ok(()),
+        };
+        Err(StoreError::HistoryRewritten(format!("version {number} {what}")))
+    }
+
     /// Lets the directory become the prepared version. Short: it alters bytes or renames files, and fetches nothing.
     ///
     /// # Errors
     /// If the files cannot be altered. What was begun is finished or undone by the next call of any method.
     pub async fn activate(&self, prepared: Prepared) -> Result<Pulled, StoreError> {
-        let Prepared { home, lock, held, target, work, report } = prepared;
+        let Prepared { home, held, target, work, report } = prepared;
         let stream = self.stream.id();
         match work {
             Work::Nothing => {}
@@ -355,7 +354,7 @@ impl Replica {
                 }
             }
         }
-        drop(lock);
+        drop(home);
         self.lease(Some(report.to), report.to).await;
         Ok(report)
     }
@@ -363,7 +362,9 @@ impl Replica {
     /// Says what is held and wanted, if that was asked for. A replica that cannot write to the store still works.
     async fn lease(&self, version: Option<Version>, target: Version) {
         let Some(options) = &self.options.lease else { return };
-        let (holder, seconds) = (options.holder.clone(), lease::seconds(options.length));
+        // The whole of a long name is in the name of the object.
+        let holder: String = options.holder.chars().take(lease::MAX_HOLDER).collect();
+        let seconds = lease::seconds(options.length);
         let lease = Lease { holder, version, target, seconds };
         if let Err(error) = self.stream.lease(&options.id(), &lease).await {
             tracing::warn!(%error, "the lease could not be written");

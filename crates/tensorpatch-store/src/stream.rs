@@ -13,16 +13,18 @@ use crate::bucket::{Bucket, all};
 use crate::commit::{self, Created};
 use crate::digest::ObjectDigest;
 use crate::error::StoreError;
-use crate::names::{self, Key, StreamId, Version};
-use crate::plan::{Commit, History, Plan};
+use crate::names::{self, StreamId, Version};
+use crate::plan::{Avoided, Commit, History, Plan, PlanError};
 use crate::probe::probe;
 use crate::record::{
-    CommitRecord, EdgeRecord, MAX_RECORD_BYTES, Record, StreamRecord, VersionId, Writers, now,
+    CommitRecord, EdgeRecord, MAX_RECORD_BYTES, ObjectRef, Record, StreamRecord, VersionId, Writers, now,
 };
 use crate::sign::{SignKey, TrustKey, distrust};
 
 /// Requests for records at once.
 const AT_ONCE: usize = 16;
+/// Records for which requests are made ready.
+const BATCH: u64 = 1024;
 /// Records that are read at once when the history is walked back to an anchor.
 const STRIDE: u64 = 64;
 
@@ -178,10 +180,8 @@ impl Stream {
     /// # Errors
     /// [`StoreError::Untrusted`] if the stream record is not, or if the store fails.
     pub async fn trusting(mut self, keys: Vec<TrustKey>) -> Result<Self, StoreError> {
-        let found = read_record(&self.bucket, names::STREAM, &keys).await?;
-        let (record, _) = found.ok_or_else(|| StoreError::NoStream { place: self.bucket.place() })?;
-        self.record = record;
         self.keys.trust = keys;
+        self.record = self.record_now().await?;
         Ok(self)
     }
 
@@ -302,14 +302,23 @@ impl Stream {
         }
     }
 
+    /// The stream record as it is in the store now.
+    pub(crate) async fn record_now(&self) -> Result<StreamRecord, StoreError> {
+        let found = read_record(&self.bucket, names::STREAM, &self.keys.trust).await?;
+        found.map(|(record, _)| record).ok_or_else(|| StoreError::NoStream { place: self.bucket.place() })
+    }
+
     /// All commits from `from` to `to`, both included.
     pub(crate) async fn commits(&self, from: Version, to: Version) -> Result<Vec<Commit>, StoreError> {
-        let numbers = (from.get()..=to.get()).filter_map(Version::new);
-        all(numbers, AT_ONCE, |version| async move {
-            let commit = self.commit(version).await?;
-            commit.ok_or_else(|| StoreError::Missing { name: names::commit(version) })
-        })
-        .await
+        let mut commits = Vec::new();
+        for numbers in batches(from, to) {
+            let batch = all(numbers, AT_ONCE, |version| async move {
+                let commit = self.commit(version).await?;
+                commit.ok_or_else(|| StoreError::Missing { name: names::commit(version) })
+            });
+            commits.extend(batch.await?);
+        }
+        Ok(commits)
     }
 
     /// The edges whose ends are between `from` and `to`; those that cannot be read are left out with a warning, as the
@@ -389,12 +398,7 @@ impl Stream {
         let reach = u64::try_from(max_steps).unwrap_or(u64::MAX);
         let near = |held: &Version| *held < to && to.get().saturating_sub(held.get()) <= reach;
         let held = held.filter(near);
-        let listed = self.bucket.list(names::EDGES, None).await?;
-        let mut anchor: Option<Version> = listed
-            .iter()
-            .filter_map(|object| names::edge_ends(&object.name))
-            .filter_map(|(target, base, _)| if base.is_none() && target <= to { Some(target) } else { None })
-            .max();
+        let mut anchor = self.newest_anchor_edge(to).await?;
         let mut commits: BTreeMap<Version, Commit> = BTreeMap::new();
         let mut low = to.next().unwrap_or(to);
         loop {
@@ -420,23 +424,70 @@ impl Stream {
         Ok(History::new(commits.into_values(), edges)?)
     }
 
-    /// The cheapest plan all of whose objects exist (section 10).
+    /// The newest version up to `to` that an edge which can be read gives an anchor.
+    async fn newest_anchor_edge(&self, to: Version) -> Result<Option<Version>, StoreError> {
+        let listed = self.bucket.list(names::EDGES, None).await?;
+        let ends = listed.iter().filter_map(|object| Some((object, names::edge_ends(&object.name)?)));
+        let mut anchors: Vec<(Version, &str)> = ends
+            .filter(|(_, (target, base, _))| base.is_none() && *target <= to)
+            .map(|(object, (target, ..))| (target, object.name.as_str()))
+            .collect();
+        anchors.sort_unstable();
+        for (target, name) in anchors.into_iter().rev() {
+            match self.edge(name).await {
+                Ok(Some(_)) => return Ok(Some(target)),
+                Ok(None) => {}
+                Err(error @ StoreError::Object { .. }) => return Err(error),
+                Err(error) => tracing::warn!(name, %error, "an edge record is ignored"),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The cheapest plan from `held`, or from nothing, to `target` without the objects of `avoided`, and the records that it is of.
+    pub(crate) async fn way(
+        &self,
+        held: Option<VersionId>,
+        target: &Commit,
+        max_steps: usize,
+        avoided: Avoided,
+    ) -> Result<(History, Plan), StoreError> {
+        let number = target.record.version;
+        let mut history = self.history(held.map(|held| held.version), target, max_steps).await?;
+        history.leave_out(&avoided.ways);
+        let plan = match self.plan(&history, held.as_ref(), number, max_steps, avoided.objects.clone()).await
+        {
+            // Objects of the nearest ways are missing: perhaps an older anchor is whole.
+            Err(StoreError::Plan(PlanError::NoWay { .. })) => {
+                history = self.whole_history(number).await?;
+                history.leave_out(&avoided.ways);
+                self.plan(&history, held.as_ref(), number, max_steps, avoided.objects).await?
+            }
+            plan => plan?,
+        };
+        if history.commit(number).map(Commit::id) != Some(target.id()) {
+            let what = format!("the record of version {number} was replaced while it was read");
+            return Err(StoreError::HistoryRewritten(what));
+        }
+        Ok((history, plan))
+    }
+
+    /// The cheapest plan all of whose objects exist (section 10), and are not among those to avoid.
     pub(crate) async fn plan(
         &self,
         history: &History,
         held: Option<&VersionId>,
         target: Version,
         max_steps: usize,
+        avoided: BTreeSet<ObjectRef>,
     ) -> Result<Plan, StoreError> {
-        let mut missing: BTreeSet<Key> = BTreeSet::new();
+        let mut missing = avoided;
         loop {
             let plan = history.plan(held, target, &missing, max_steps)?;
             let absent = all(plan.objects(), AT_ONCE, |object| async move {
                 match self.bucket.check_there(object).await {
                     Ok(()) => Ok(None),
-                    Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => {
-                        Ok(Some(object.key.clone()))
-                    }
+                    Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => Ok(Some(object.clone())),
                     Err(error) => Err(error),
                 }
             })
@@ -448,6 +499,27 @@ impl Stream {
             }
             tracing::warn!(?missing, "objects of the plan are missing, looking for another way");
         }
+    }
+}
+
+/// The numbers from `from` to `to`, some at a time: nothing is made ready for those that may not exist.
+pub(crate) fn batches(from: Version, to: Version) -> impl Iterator<Item = Vec<Version>> {
+    Batches { next: Some(from), to }
+}
+
+struct Batches {
+    next: Option<Version>,
+    to: Version,
+}
+
+impl Iterator for Batches {
+    type Item = Vec<Version>;
+
+    fn next(&mut self) -> Option<Vec<Version>> {
+        let start = self.next.filter(|start| *start <= self.to)?;
+        let end = start.get().saturating_add(BATCH).min(self.to.get().saturating_add(1));
+        self.next = Version::new(end);
+        Some((start.get()..end).filter_map(Version::new).collect())
     }
 }
 

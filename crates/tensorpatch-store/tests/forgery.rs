@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use support::{World, assert_same, copy_dir, files, v};
 use tensorpatch_store::{
-    ApplyMode, CommitRecord, EdgeRecord, Folder, ObjectDigest, Observer, PlanError, PublishOptions,
-    Publisher, Record, Replica, ReplicaOptions, SignKey, StoreError, Stream, StreamRecord, Target,
+    ApplyMode, CommitRecord, EdgeRecord, Folder, Link, ObjectDigest, Observer, PlanError, PublishOptions,
+    Publisher, Record, Replica, ReplicaOptions, SignKey, StoreError, Stream, StreamRecord, Target, Version,
     open_store,
 };
 
@@ -228,7 +228,7 @@ async fn an_anchor_whose_files_are_not_the_state_or_layout_of_its_record_is_not_
     });
     let replica = world.replica("r", ApplyMode::InPlace);
     let error = replica.pull(Target::Latest).await.unwrap_err();
-    assert!(matches!(error, StoreError::WrongState { .. }), "{error}");
+    assert!(matches!(error, StoreError::PatchDiffers { .. }), "{error}");
     assert!(files(replica.dir()).is_empty() && replica.held().await.unwrap().is_none());
     std::fs::write(commit_path(&world, 1), &good).unwrap();
     forge::<CommitRecord>(&commit_path(&world, 1), |record| {
@@ -263,4 +263,156 @@ async fn parts_are_not_read_with_a_leaf_table_that_is_not_the_versions() {
     let first = world.stream.commit(v(1)).await.unwrap().unwrap();
     let error = world.stream.parts(&first, &limits).await.unwrap_err();
     assert!(matches!(error, StoreError::WrongState { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_beside_the_weights_that_has_the_name_of_weights_is_refused() {
+    let world = World::new().await;
+    world.publish_steps(2).await;
+    let replica = at_first(&world, &world.stream).await;
+    let good = std::fs::read_to_string(commit_path(&world, 2)).unwrap();
+    for name in ["model.safetensors", "Other.SafeTensors", "model.safetensors.index.json"] {
+        let forged = good.replace("\"name\":\"config.json\"", &format!("\"name\":\"{name}\""));
+        assert_ne!(good, forged);
+        std::fs::write(commit_path(&world, 2), forged).unwrap();
+        for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
+            let options = ReplicaOptions::default().with_mode(mode);
+            let replica = Replica::open(world.stream.clone(), replica.dir(), options);
+            let error = replica.pull(Target::Latest).await.unwrap_err();
+            assert!(matches!(error, StoreError::Record { .. }), "{name}: {error}");
+            assert_at_first(&world, &replica).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_whose_files_are_not_the_layout_of_its_record_is_refused() {
+    let world = World::new().await;
+    world.publish_steps(2).await;
+    let replica = at_first(&world, &world.stream).await;
+    forge::<CommitRecord>(&commit_path(&world, 2), |record| {
+        record.layout = "cd".repeat(32).parse().unwrap();
+    });
+    let error = replica.pull(Target::Version(v(2))).await.unwrap_err();
+    assert!(matches!(error, StoreError::PatchDiffers { .. }), "{error}");
+    assert_at_first(&world, &replica).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_that_are_sharded_otherwise_are_not_taken_for_the_files_of_a_version() {
+    let world = World::new().await;
+    world.publish_steps(2).await;
+    let replica = world.replica("resharded", ApplyMode::InPlace);
+    support::write_sharded(replica.dir(), 1);
+    replica.pull(Target::Version(v(1))).await.unwrap();
+    assert_same(replica.dir(), &world.step(1));
+    // Nor by a publisher, whose patches would then be of files that nobody else has.
+    let baseline = world.path("baseline");
+    std::fs::remove_dir_all(&baseline).unwrap();
+    support::write_sharded(&baseline, 2);
+    world.publisher().await.publish(&world.step(3)).await.unwrap();
+    replica.pull(Target::Latest).await.unwrap();
+    assert_same(replica.dir(), &world.step(3));
+}
+
+/// The file of the only edge, and of its first object.
+fn edge_path(world: &World, target: u64) -> PathBuf {
+    let edges = std::fs::read_dir(world.path("bucket/edges")).unwrap().map(|edge| edge.unwrap().path());
+    let prefix = format!("{target:020}-");
+    edges.into_iter().find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&prefix)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_optional_way_that_is_damaged_or_leads_elsewhere_is_gone_around() {
+    let world = World::new().await;
+    world.publish_steps(9).await;
+    let folder = Folder::new(world.stream.clone(), world.path("work"), PublishOptions::default());
+    assert!(folder.fold(v(1), v(9)).await.unwrap().added);
+    let edge = edge_path(&world, 9);
+    let record = EdgeRecord::parse(&std::fs::read(&edge).unwrap()).unwrap();
+    let object = record.delta.as_ref().unwrap().parts[0].object.clone();
+    let patch = world.path("bucket").join(object.key.as_str());
+    let mut bytes = std::fs::read(&patch).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&patch, &bytes).unwrap();
+    let pull = async |name: String, mode| {
+        let replica = world.replica(&name, mode);
+        replica.pull(Target::Version(v(1))).await.unwrap();
+        let pulled = replica.pull(Target::Latest).await.unwrap();
+        assert_eq!(pulled.steps.len(), 8);
+        assert_same(replica.dir(), &world.step(9));
+    };
+    for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
+        pull(format!("damaged-{mode:?}"), mode).await;
+    }
+    // An edge that agrees with its object, which is no patch of these versions; and one that is no patch at all.
+    forge::<EdgeRecord>(&edge, |record| {
+        record.delta.as_mut().unwrap().parts[0].object.blake3 = ObjectDigest::of(&bytes);
+    });
+    for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
+        pull(format!("broken-{mode:?}"), mode).await;
+    }
+    let third = world.stream.commit(v(3)).await.unwrap().unwrap().record.delta.unwrap();
+    forge::<EdgeRecord>(&edge, |record| record.delta.as_mut().unwrap().parts = third.parts.clone());
+    for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
+        pull(format!("elsewhere-{mode:?}"), mode).await;
+    }
+    // Lies about an object that others need do not keep them from it.
+    forge::<EdgeRecord>(&edge, |record| {
+        record.delta.as_mut().unwrap().parts[0].object.blake3 = ObjectDigest::of(b"another");
+    });
+    pull("lied-digest".into(), ApplyMode::InPlace).await;
+    forge::<EdgeRecord>(&edge, |record| record.delta.as_mut().unwrap().parts[0].object.bytes = 1);
+    pull("lied-size".into(), ApplyMode::InPlace).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_anchor_that_is_not_its_version_is_gone_around() {
+    let world = World::new().await;
+    let publisher = world.publisher().await;
+    for step in 1..=6 {
+        publisher.publish(&world.step(step)).await.unwrap();
+        if step == 3 || step == 5 {
+            publisher.add_anchor().await.unwrap();
+        }
+    }
+    let other = EdgeRecord::parse(&std::fs::read(edge_path(&world, 3)).unwrap()).unwrap();
+    forge::<EdgeRecord>(&edge_path(&world, 5), |record| record.anchor = other.anchor.clone());
+    let replica = world.replica("newcomer", ApplyMode::InPlace);
+    let pulled = replica.pull(Target::Latest).await.unwrap();
+    assert_eq!(pulled.steps[0].version, v(3));
+    assert_same(replica.dir(), &world.step(6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_cannot_be_read_hides_no_anchor() {
+    let world = World::new().await;
+    world.publish_steps(3).await;
+    let edges = world.path("bucket/edges");
+    std::fs::create_dir_all(&edges).unwrap();
+    let name = format!("{:020}-{:020}-{}.json", 3, 0, "ab".repeat(16));
+    std::fs::write(edges.join(name), "of a later version").unwrap();
+    let tip = world.stream.tip().await.unwrap().unwrap();
+    let parts = world.stream.parts(&tip, &Default::default()).await.unwrap();
+    assert_eq!(parts.read_tensor("a").await.unwrap(), support::values(1, 3, 3000));
+    let policy = tensorpatch_store::AnchorPolicy::every(2);
+    assert!(world.publisher().await.anchor_if_due(policy).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_with_a_number_beyond_all_others_takes_no_memory_for_those_between() {
+    let world = World::new().await;
+    world.publish_steps(1).await;
+    let last = Version::new((1 << 53) - 1).unwrap();
+    let first = world.stream.commit(v(1)).await.unwrap().unwrap();
+    let mut record = first.record.clone();
+    record.version = last;
+    record.previous = Some(Link { version: last.previous().unwrap(), commit: first.digest });
+    std::fs::write(commit_path(&world, last.get()), record.to_bytes().unwrap()).unwrap();
+    assert!(matches!(world.stream.log().await, Err(StoreError::Missing { .. })));
+    let policy = tensorpatch_store::CollectPolicy::default();
+    assert!(matches!(world.stream.collect(&policy).await, Err(StoreError::Missing { .. })));
+    let checked = world.stream.check(false, &Observer::default()).await.unwrap();
+    assert!(!checked.is_sound() && checked.problems.len() < 10_000);
 }

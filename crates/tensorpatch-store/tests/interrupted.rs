@@ -5,9 +5,11 @@
 mod support;
 
 use std::path::Path;
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
 
 use support::{World, assert_same, v};
-use tensorpatch_store::{ApplyMode, Replica, Target};
+use tensorpatch_store::{ApplyMode, Event, ObjectDigest, Observer, Phase, Replica, ReplicaOptions, Target};
 
 fn condition(replica: &Replica) -> String {
     let text = std::fs::read_to_string(replica.dir().join(".tensorpatch/state.json")).unwrap();
@@ -116,4 +118,68 @@ async fn a_switch_that_was_begun_is_finished() {
     std::fs::rename(away(&weights), &weights).unwrap();
     assert_eq!(replica.held().await.unwrap().unwrap().version, v(2));
     assert_same(replica.dir(), &world.step(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_whose_files_have_vanished_is_not_called_finished() {
+    let world = World::new().await;
+    world.publish_steps(2).await;
+    let replica = world.replica("r", ApplyMode::Beside);
+    replica.pull(Target::Version(v(1))).await.unwrap();
+    let prepared = replica.prepare(Target::Latest).await.unwrap();
+    let weights = replica.dir().join("model.safetensors");
+    std::fs::rename(&weights, away(&weights)).unwrap();
+    std::fs::create_dir_all(weights.join("in-the-way")).unwrap();
+    assert!(replica.activate(prepared).await.is_err());
+    std::fs::remove_dir_all(&weights).unwrap();
+    std::fs::rename(away(&weights), &weights).unwrap();
+    // Somebody makes room.
+    std::fs::remove_dir_all(replica.dir().join(".tensorpatch/staging")).unwrap();
+    assert_eq!(replica.held().await.unwrap(), None);
+    replica.pull(Target::Latest).await.unwrap();
+    assert_same(replica.dir(), &world.step(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_goes_on_after_its_caller_gave_up_keeps_the_replica_locked() {
+    let world = World::new().await;
+    world.publish_steps(2).await;
+    world.replica("r", ApplyMode::InPlace).pull(Target::Version(v(1))).await.unwrap();
+    let (begun, has_begun) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let may_go_on = Mutex::new(may_go_on);
+    let observer = Observer::new(move |event| {
+        if let Event::Advanced(Phase::Apply, _) = event {
+            let _ = begun.send(());
+            let _ = may_go_on.lock().unwrap().recv();
+        }
+    });
+    let options = ReplicaOptions::default().with_observer(observer);
+    let slow = Replica::open(world.stream.clone(), world.path("r"), options);
+    let pulling = tokio::spawn(async move { slow.pull(Target::Latest).await });
+    tokio::task::spawn_blocking(move || has_begun.recv()).await.unwrap().unwrap();
+    pulling.abort();
+    assert!(pulling.await.unwrap_err().is_cancelled());
+    let other = world.replica("r", ApplyMode::InPlace);
+    let early = tokio::time::timeout(Duration::from_millis(400), other.held()).await;
+    assert!(early.is_err(), "somebody else may work on files that are still being worked on");
+    drop(go_on);
+    assert_eq!(other.pull(Target::Latest).await.unwrap().to, v(2));
+    assert_same(other.dir(), &world.step(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_was_altered_on_disk_is_fetched_again() {
+    let world = World::new().await;
+    world.publish_steps(2).await;
+    for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
+        let replica = world.replica(&format!("{mode:?}"), mode);
+        replica.pull(Target::Version(v(1))).await.unwrap();
+        let delta = world.stream.tip().await.unwrap().unwrap().record.delta.unwrap();
+        let digest: ObjectDigest = delta.parts[0].object.blake3;
+        let kept = replica.dir().join(format!(".tensorpatch/downloads/{digest}"));
+        std::fs::write(&kept, "not a patch").unwrap();
+        assert_eq!(replica.pull(Target::Latest).await.unwrap().to, v(2));
+        assert_same(replica.dir(), &world.step(2));
+    }
 }

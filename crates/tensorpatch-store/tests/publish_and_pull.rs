@@ -135,6 +135,20 @@ async fn a_label_that_the_tip_has_already_is_not_published_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_label_or_name_that_no_record_may_have_is_refused_before_any_work() {
+    let world = World::new().await;
+    let publisher = world.publisher().await;
+    for label in ["", "two\nlines", &"x".repeat(257)] {
+        let error = publisher.publish_labelled(&world.step(1), Some(label)).await.unwrap_err();
+        assert!(matches!(error, StoreError::Text(_)), "{error}");
+        let options = PublishOptions::default().with_publisher(label);
+        let opened = Publisher::open(world.stream.clone(), world.path("other"), options).await;
+        assert!(matches!(opened, Err(StoreError::Text(_))));
+    }
+    assert!(!world.path("bucket/anchors").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_baseline_that_is_missing_or_damaged_is_made_anew() {
     let world = World::new().await;
     world.publish_steps(2).await;

@@ -116,8 +116,14 @@ async fn missing_doubled_and_inconsistent_parts_are_refused() {
     };
     assert_eq!(refused(&[]).await, ReceiptError::None);
     let alone = refused(std::slice::from_ref(&one)).await;
-    assert_eq!(alone, ReceiptError::MissingRanks { missing: vec![1], count: 2 });
-    assert_eq!(alone.to_string(), "there is no receipt of rank 1 of 2");
+    assert_eq!(alone, ReceiptError::MissingRanks { missing: vec![1], found: 1, count: 2 });
+    assert_eq!(alone.to_string(), "1 of 2 ranks have a receipt; there is none of rank 1");
+    // However many ranks a receipt speaks of, the answer is short.
+    let mut crowd = one.clone();
+    crowd.rank.count = 10_000_000;
+    let crowded = refused(&[crowd]).await;
+    assert!(matches!(&crowded, ReceiptError::MissingRanks { missing, .. } if missing.len() < 100));
+    assert!(crowded.to_string().starts_with("1 of 10000000 ranks have a receipt"), "{crowded}");
     let doubled = refused(&[one.clone(), two.clone(), one.clone()]).await;
     assert_eq!(doubled, ReceiptError::DoubledRank(0));
     let mut other_count = two.clone();
@@ -263,7 +269,7 @@ async fn files_of_ranks_that_are_missing_doubled_or_not_what_their_receipt_says_
     };
     // Of a first version nobody knows the tensors beforehand: the number of ranks tells that it is not whole.
     let alone = refused(std::slice::from_ref(&two)).await;
-    assert_eq!(alone, ReceiptError::MissingRanks { missing: vec![0], count: 2 });
+    assert_eq!(alone, ReceiptError::MissingRanks { missing: vec![0], found: 1, count: 2 });
     // The nonce of an attempt is used once.
     let again = ranks.prepare_files(1, attempt, &ranks.step(1)).await.unwrap_err();
     assert!(matches!(again, StoreError::Receipts(ReceiptError::Used(_))), "{again}");

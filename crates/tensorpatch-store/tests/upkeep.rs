@@ -62,6 +62,7 @@ async fn a_baseline_that_has_rotted_does_not_become_an_anchor() {
     std::fs::write(&weights, bytes).unwrap();
     assert!(matches!(publisher.add_anchor().await, Err(StoreError::WrongState { .. })));
     assert_eq!(count(world.path("bucket/edges")), 0);
+    publisher.add_anchor().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,6 +321,9 @@ async fn a_companion_that_was_altered_in_the_baseline_does_not_get_into_an_ancho
     let error = publisher.add_anchor().await.unwrap_err();
     assert!(error.to_string().contains("config.json"), "{error}");
     assert_eq!(count(world.path("bucket/edges")), 0);
+    // The next call has fetched it anew.
+    publisher.add_anchor().await.unwrap();
+    assert_same(&world.path("baseline"), &world.step(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

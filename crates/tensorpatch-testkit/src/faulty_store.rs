@@ -72,6 +72,7 @@ pub struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
     script: Arc<Mutex<Script>>,
     ignore_conditions: AtomicBool,
+    refuse_conditions: AtomicBool,
     after_next_create: Mutex<Option<Bytes>>,
     /// The list that a stale answer repeats, by prefix.
     last_lists: Mutex<std::collections::HashMap<String, Vec<ObjectMeta>>>,
@@ -84,9 +85,15 @@ impl FaultyStore {
             inner,
             script: Arc::new(Mutex::new(Box::new(script))),
             ignore_conditions: AtomicBool::new(false),
+            refuse_conditions: AtomicBool::new(false),
             after_next_create: Mutex::new(None),
             last_lists: Mutex::default(),
         }
+    }
+
+    /// From now on the store says that it does not know conditions.
+    pub fn refuse_conditions(&self) {
+        self.refuse_conditions.store(true, Ordering::SeqCst);
     }
 
     /// From now on creates overwrite.
@@ -182,6 +189,9 @@ impl ObjectStore for FaultyStore {
         mut opts: PutOptions,
     ) -> Result<PutResult> {
         let create = opts.mode == PutMode::Create;
+        if create && self.refuse_conditions.load(Ordering::SeqCst) {
+            return Err(Error::NotImplemented { operation: "create".into(), implementer: "faulty".into() });
+        }
         let call = if create { Call::Create(location.clone()) } else { Call::Put(location.clone()) };
         let fault = self.fault(&call).await?;
         if fault == Fault::Swallowed {

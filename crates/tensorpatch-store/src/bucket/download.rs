@@ -49,6 +49,22 @@ impl Bucket {
         file: &FilePath,
         observer: &Observer,
     ) -> Result<(), StoreError> {
+        let is_resumed = local::file_len(&local::partial(file)).is_ok_and(|len| len > 0);
+        match self.download_once(object, file, observer).await {
+            Err(error @ StoreError::Damaged { .. }) if is_resumed => {
+                tracing::warn!(%error, "what was left of an earlier download is of no use");
+                self.download_once(object, file, observer).await
+            }
+            result => result,
+        }
+    }
+
+    async fn download_once(
+        &self,
+        object: &ObjectRef,
+        file: &FilePath,
+        observer: &Observer,
+    ) -> Result<(), StoreError> {
         let name = object.key.as_str();
         let (wanted, target) = (object.clone(), file.to_owned());
         let begun = tokio::task::spawn_blocking(move || {
@@ -75,14 +91,13 @@ impl Bucket {
         drop(sender);
         let (written, verifier, output) = writer.await.map_err(|e| StoreError::Task(e.to_string()))?;
         // If the writer gave up early, `fetch` has returned without an error and the writer says why.
-        if let Err(source) = fetched {
-            output.keep_partial();
-            return Err(missing_or(name, source));
-        }
-        written?;
-        tokio::task::spawn_blocking(move || {
-            verifier.finish()?;
-            output.commit()
+        fetched.map_err(|source| missing_or(name, source))?;
+        tokio::task::spawn_blocking(move || match written.and_then(|()| verifier.finish()) {
+            Ok(()) => output.commit(),
+            Err(error) => {
+                output.discard();
+                Err(error)
+            }
         })
         .await
         .map_err(|e| StoreError::Task(e.to_string()))?
@@ -98,7 +113,13 @@ impl Bucket {
         let mut done = start;
         let mut attempt = 1;
         loop {
-            match self.fetch_from(&path, &mut done, object.bytes, sink).await {
+            let before = done;
+            let fetched = self.fetch_from(&path, &mut done, object.bytes, sink).await;
+            if done > before {
+                // However often a long way breaks off, it ends if each attempt gets further.
+                attempt = 1;
+            }
+            match fetched {
                 Err(error) if attempt < ATTEMPTS && is_transient(&error) => {
                     tracing::debug!(%path, done, attempt, %error, "download broke, taking it up again");
                     pause(attempt).await;
@@ -228,20 +249,76 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_beginning_that_is_not_the_objects_costs_one_attempt_and_no_more() {
+    async fn a_beginning_that_is_not_the_objects_costs_time_and_no_more() {
         let dir = tempfile::tempdir().unwrap();
         let (file, bytes) = (dir.path().join("x"), vec![7_u8; 5000]);
         let healthy = Arc::new(std::sync::atomic::AtomicBool::new(true));
         let bucket = ailing(&bytes, healthy).await;
         std::fs::write(local::partial(&file), vec![0; 3000]).unwrap();
         let (observer, _) = counted();
-        let error = bucket.download(&object(&bytes), &file, &observer).await.unwrap_err();
-        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+        bucket.download(&object(&bytes), &file, &observer).await.unwrap();
+        // An object that is damaged is, also the second time.
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(local::partial(&file), vec![7; 3000]).unwrap();
+        let error = bucket.download(&object(&vec![8; 5000]), &file, &observer).await.unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { .. }) && !file.exists(), "{error}");
         bucket.download(&object(&bytes), &file, &observer).await.unwrap();
         // One that is too long is not of this object.
         std::fs::remove_file(&file).unwrap();
         std::fs::write(local::partial(&file), vec![7; 6000]).unwrap();
         bucket.download(&object(&bytes), &file, &observer).await.unwrap();
+        assert!(std::fs::read(&file).unwrap() == bytes);
+    }
+
+    #[tokio::test]
+    async fn a_download_that_breaks_again_and_again_ends_if_each_attempt_gets_further() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, bytes) = (dir.path().join("x"), vec![7_u8; 20_000]);
+        let inner = Arc::new(InMemory::new());
+        inner.put(&Path::from("parts/1/x"), bytes.clone().into()).await.unwrap();
+        let store = FaultyStore::new(inner, |call| match call {
+            Call::Get(_) => Fault::Broken(1000),
+            _ => Fault::None,
+        });
+        let bucket = Bucket::new(Arc::new(store), Path::default());
+        bucket.download(&object(&bytes), &file, &Observer::default()).await.unwrap();
+        assert!(std::fs::read(&file).unwrap() == bytes);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_download_that_is_given_up_is_taken_up_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, bytes) = (dir.path().join("x"), vec![7_u8; 5000]);
+        let inner = Arc::new(InMemory::new());
+        inner.put(&Path::from("parts/1/x"), bytes.clone().into()).await.unwrap();
+        let gets = Arc::new(AtomicU64::new(0));
+        let made = Arc::clone(&gets);
+        let store = FaultyStore::new(inner, move |call| match call {
+            Call::Get(_) => match made.fetch_add(1, Ordering::SeqCst) {
+                0 => Fault::Broken(1000),
+                1 => Fault::Slow(std::time::Duration::from_secs(3600)),
+                _ => Fault::None,
+            },
+            _ => Fault::None,
+        });
+        let bucket = Bucket::new(Arc::new(store), Path::default());
+        let (observer, count) = counted();
+        let object = object(&bytes);
+        {
+            let download = bucket.download(&object, &file, &observer);
+            tokio::pin!(download);
+            while gets.load(Ordering::SeqCst) < 2 || count.load(Ordering::SeqCst) < 1000 {
+                let pause = std::time::Duration::from_millis(20);
+                assert!(tokio::time::timeout(pause, &mut download).await.is_err());
+            }
+        }
+        let partial = local::partial(&file);
+        while local::file_len(&partial).is_ok_and(|len| len < 1000) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        count.store(0, Ordering::SeqCst);
+        bucket.download(&object, &file, &observer).await.unwrap();
+        assert_eq!(count.load(Ordering::SeqCst), 4000);
         assert!(std::fs::read(&file).unwrap() == bytes);
     }
 }

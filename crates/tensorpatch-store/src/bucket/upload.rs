@@ -128,6 +128,13 @@ pub(crate) struct Uploading {
 }
 
 impl Uploading {
+    /// Ends the upload without an object; whoever writes it has stopped. Until this is over the store keeps what was uploaded.
+    pub(crate) async fn give_up(self) {
+        if let Err(error) = self.task.await {
+            tracing::debug!(key = %self.key, %error, "an upload that was given up ended early");
+        }
+    }
+
     /// Lets the object appear, now that all of it is written.
     pub(crate) async fn finish(self, outgoing: Outgoing) -> Result<ObjectRef, StoreError> {
         let Self { bucket, key, path, observer, task } = self;

@@ -12,7 +12,7 @@ use crate::names::{self, Nonce, Version};
 use crate::observe::Phase;
 use crate::plan::{Commit, Way};
 use crate::record::{Anchor, EdgeRecord, NamedObject, now};
-use crate::replica::home::Home;
+use crate::replica::home::{Held, Home};
 use crate::replica::{blocking, install};
 
 /// When a version gets an anchor.
@@ -26,9 +26,9 @@ pub struct AnchorPolicy {
 }
 
 impl Default for AnchorPolicy {
-    /// By cost alone.
+    /// By cost, and long before the chain is longer than replicas take.
     fn default() -> Self {
-        Self { every: None, by_cost: true }
+        Self { every: Some(512), by_cost: true }
     }
 }
 
@@ -67,12 +67,17 @@ impl Publisher {
     /// If the baseline cannot be brought to the tip, is damaged, or the store fails. The stream is then as it was.
     pub async fn anchor_if_due(&self, policy: AnchorPolicy) -> Result<Option<AnchorAdded>, StoreError> {
         let Some(tip) = self.stream.tip().await? else { return Ok(None) };
-        let history = self.stream.history(None, &tip, usize::MAX).await?;
+        let mut history = self.stream.history(None, &tip, usize::MAX).await?;
+        if !history.ways().iter().any(|step| matches!(step.way, Way::Anchor(_))) {
+            // What promised one was the record of another history.
+            history = self.stream.whole_history(tip.record.version).await?;
+        }
         let newest = history.ways().iter().filter(|step| matches!(step.way, Way::Anchor(_)));
         let Some(newest) = newest.max_by_key(|step| step.target.version) else { return Ok(None) };
         let after = |commit: &&Commit| commit.record.version > newest.target.version;
         let deltas = history.commits().filter(after).filter_map(|commit| commit.record.delta.as_ref());
-        let chain_bytes = deltas.flat_map(|delta| delta.objects()).map(|object| object.bytes).sum();
+        let objects = deltas.flat_map(|delta| delta.objects());
+        let chain_bytes = objects.fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
         let since = tip.record.version.get().saturating_sub(newest.target.version.get());
         if !policy.is_due(since, chain_bytes, newest.way.bytes()) {
             return Ok(None);
@@ -86,13 +91,22 @@ impl Publisher {
     /// As [`Publisher::anchor_if_due`]; also if the stream is empty.
     pub async fn add_anchor(&self) -> Result<AnchorAdded, StoreError> {
         let mut known = self.known.lock().await;
-        let (home, lock) = self.lock().await?;
-        let tip = self.to_tip_if_own(&home, &lock, &mut known).await?.ok_or(StoreError::Empty)?;
+        let home = Home::lock(&self.baseline).await?;
+        let tip = self.to_tip_if_own(&home, &mut known).await?.ok_or(StoreError::Empty)?;
         known.tip = Some(tip.id());
         let nonce = Nonce::random();
         let version = tip.record.version;
-        let leaves = self.leaves(&home, &tip).await?;
-        let anchor = self.upload_anchor(&home, &tip, nonce, leaves).await?;
+        let anchor = match self.leaves(&home, &tip).await {
+            Ok(leaves) => self.upload_anchor(&home, &tip, nonce, leaves).await,
+            Err(error) => Err(error),
+        };
+        if let Err(StoreError::WrongState { .. } | StoreError::LocalDamage { .. }) = &anchor {
+            // The next call makes good what is wrong.
+            let was = Held { id: tip.id(), companions: tip.record.companions.clone() };
+            let (home, stream) = (home.clone(), self.stream.id());
+            blocking(move || install::damaged(&home, stream, &was)).await?;
+        }
+        let anchor = anchor?;
         let bytes = anchor.objects().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
         let record = EdgeRecord {
             stream: self.stream.id(),
@@ -151,9 +165,9 @@ impl Publisher {
         for companion in &tip.record.companions {
             let copy = files.iter().find(|file| file.name == companion.name);
             if copy.is_none_or(|copy| copy.object.blake3 != companion.object.blake3) {
-                return Err(StoreError::Damaged {
-                    name: home.dir().join(&companion.name).display().to_string(),
-                    what: "it is not the file that was published with the version".into(),
+                return Err(StoreError::LocalDamage {
+                    path: home.dir().to_owned(),
+                    what: format!("{} is not the file that was published with the version", companion.name),
                 });
             }
         }
@@ -174,6 +188,8 @@ mod tests {
         assert!(AnchorPolicy::default().is_due(3, 1000, 1000));
         assert!(!AnchorPolicy::default().is_due(300, 999, 1000));
         assert!(!AnchorPolicy::default().is_due(0, 0, 0));
+        let steps = crate::ReplicaOptions::default().max_steps as u64;
+        assert!(AnchorPolicy::default().is_due(steps / 2, 0, 1 << 40));
         assert!(!AnchorPolicy::NEVER.is_due(1_000_000, 1 << 40, 1));
     }
 }

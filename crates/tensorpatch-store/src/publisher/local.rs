@@ -160,6 +160,12 @@ pub(super) fn encode(
         }
     };
     let base = Checkpoint::open(home.dir(), &options.limits).map_err(|error| broken(error.into()))?;
+    if base.layout().digest() != tip.record.layout {
+        return Err(broken(StoreError::LocalDamage {
+            path: home.dir().to_owned(),
+            what: "its files have other names or headers than the version".into(),
+        }));
+    }
     let target = Checkpoint::open(path, &options.limits)?;
     let version = |checkpoint| {
         Ok::<_, StoreError>(delta::Version {

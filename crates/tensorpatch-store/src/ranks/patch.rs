@@ -59,7 +59,15 @@ impl Stream {
         let (encoded, outgoing) = {
             let (old, new, path) = (old.to_vec(), new.to_vec(), path.to_owned());
             let options = options.diff.clone().with_leaf_hash(self.record().leaf_hash);
-            blocking(move || Ok((encode(&old, &new, &path, &mut outgoing, &options)?, outgoing))).await?
+            let encoded =
+                blocking(move || Ok((encode(&old, &new, &path, &mut outgoing, &options)?, outgoing))).await;
+            match encoded {
+                Ok(encoded) => encoded,
+                Err(error) => {
+                    uploading.give_up().await;
+                    return Err(error);
+                }
+            }
         };
         let part = uploading.finish(outgoing).await?;
         let key = names::part(version, nonce, "schema")?;

@@ -4,16 +4,23 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::{Pulled, Replica, Target};
+use crate::digest::ObjectDigest;
 use crate::error::StoreError;
+use crate::names::Version;
 
-/// The longest pause after errors.
+/// The shortest and the longest pause after errors.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// How long, and how often, nothing new is believed before the stream is looked at as a whole.
+const IDLE: Duration = Duration::from_secs(60);
+const IDLE_POLLS: u128 = 64;
 
 impl Replica {
     /// Pulls the newest version, calls `on_version` once, and again after each version that is activated, until that says
     /// [`ControlFlow::Break`].
     ///
-    /// The stream is asked every `poll`; an ask costs one request while nothing is new. The first call tells what is held at the start,
+    /// The stream is asked every `poll`; an ask costs one request while nothing is new, and two more each minute (or each poll, if
+    /// they are rarer), to see that the stream is still the same and has the version that is held. The first call tells what is held at the start,
     /// activated just now or before, so that a process that died between an activation and its consequences makes up for it.
     /// Failures of the store that may pass are waited out.
     ///
@@ -30,8 +37,22 @@ impl Replica {
         let mut told = None;
         let mut pause = poll;
         let mut renewed = Instant::now();
+        let patience =
+            IDLE.as_millis().checked_div(poll.as_millis()).unwrap_or(IDLE_POLLS).clamp(1, IDLE_POLLS);
+        let mut idle: u128 = 0;
         loop {
-            match self.step(told).await {
+            let mut step = self.step(told).await;
+            idle = if matches!(step, Ok(None)) { idle.saturating_add(1) } else { 0 };
+            if let Some((version, commit)) = told
+                && (idle >= patience || step.as_ref().is_err_and(|error| !error.is_transient()))
+            {
+                idle = 0;
+                // A stream that was made anew has no next version for a long time.
+                if let Err(error) = self.check_stream(version, commit).await {
+                    step = Err(error);
+                }
+            }
+            match step {
                 Ok(Some(pulled)) => {
                     told = Some((pulled.to, pulled.commit));
                     if on_version(pulled).await.is_break() {
@@ -54,7 +75,7 @@ impl Replica {
                 Err(StoreError::Empty) => {}
                 Err(error) if error.is_transient() => {
                     tracing::warn!(%error, ?pause, "the store fails, waiting");
-                    pause = pause.saturating_mul(2).clamp(poll, MAX_PAUSE.max(poll));
+                    pause = pause.saturating_mul(2).clamp(poll.max(MIN_PAUSE), MAX_PAUSE.max(poll));
                 }
                 Err(error) => return Err(error),
             }
@@ -62,11 +83,18 @@ impl Replica {
         }
     }
 
+    /// Checks that the stream is still the one that is followed, and has the version that is held.
+    async fn check_stream(&self, held: Version, commit: ObjectDigest) -> Result<(), StoreError> {
+        let found = self.stream.record_now().await?.stream;
+        if found != self.stream.id() {
+            let path = self.dir.clone();
+            return Err(StoreError::AnotherStream { path, expected: self.stream.id(), found });
+        }
+        self.check_held(held, commit).await
+    }
+
     /// The next version to tell of, if there is one.
-    async fn step(
-        &self,
-        told: Option<(crate::Version, crate::ObjectDigest)>,
-    ) -> Result<Option<Pulled>, StoreError> {
+    async fn step(&self, told: Option<(Version, ObjectDigest)>) -> Result<Option<Pulled>, StoreError> {
         if let Some((version, _)) = told {
             let next = version.next();
             let newer = match next {

@@ -1,7 +1,7 @@
 //! The hidden directory of a replica, and the state file that says what the directory holds (spec/stream.md section 6).
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,13 +13,17 @@ use crate::record::{NamedObject, VersionId};
 
 /// The name of the hidden directory.
 pub(crate) const HIDDEN: &str = ".tensorpatch";
-const MAX_STATE_BYTES: u64 = 16 << 20;
+/// Room for the lists of files of a version, those of another, and their names once more: each is part of a record.
+const MAX_STATE_BYTES: u64 = 64 << 20;
 const FORMAT: &str = "tensorpatch-replica";
 
-/// The paths of a replica. Owning one means nothing; the [`Lock`] does.
+/// The paths of a replica, and the lock on it, which is held until the last clone is dropped.
+///
+/// Work on a blocking thread goes on when the future that waits for it is dropped, so whatever alters files owns a clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Home {
     dir: PathBuf,
+    _lock: Arc<Lock>,
 }
 
 /// A version whose files lie in a directory.
@@ -67,21 +71,26 @@ struct StateFile {
 }
 
 impl Home {
-    /// The replica in `dir`, which is made if it is missing, and the lock on it. Waits for another process to let go.
-    ///
-    /// It asks again and again instead of letting a thread wait, so that whoever gives up waiting leaves nothing behind.
-    pub(crate) async fn lock(dir: &Path) -> Result<(Self, Lock), StoreError> {
-        let home = Self { dir: dir.to_owned() };
-        let path = home.hidden().join("lock");
-        let mut pause = Duration::from_millis(2);
-        loop {
-            local::create_dir(&home.downloads())?;
-            if let Some(lock) = Lock::attempt(&path)? {
-                return Ok((home, lock));
-            }
-            tokio::time::sleep(pause).await;
-            pause = pause.saturating_mul(2).min(Duration::from_millis(100));
-        }
+    /// The replica in `dir`, which is made if it is missing. Waits for another process to let go of it.
+    pub(crate) async fn lock(dir: &Path) -> Result<Self, StoreError> {
+        let lock = Lock::wait(dir.join(HIDDEN)).await?;
+        let home = Self { dir: dir.to_owned(), _lock: Arc::new(lock) };
+        local::create_dir(&home.downloads())?;
+        Ok(home)
+    }
+
+    /// Runs `work`, which alters files of the replica, on a thread that may block. The lock is held until it ends.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let home = self.clone();
+        super::blocking(move || {
+            let result = work();
+            drop(home);
+            result
+        })
+        .await
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -144,8 +153,17 @@ impl Home {
             Condition::Switching { install, .. } => Some(install),
             Condition::Held(_) | Condition::Damaged { .. } => None,
         };
-        let mut names = install.into_iter().flat_map(|install| install.files.iter().chain(&install.remove));
-        if let Some(name) = names.find(|name| !is_plain_name(name)) {
+        let helds = match &file.state.condition {
+            Condition::Applying { from, to, .. } => vec![from, to],
+            Condition::Switching { to: held, .. }
+            | Condition::Held(held)
+            | Condition::Damaged { was: held } => {
+                vec![held]
+            }
+        };
+        let companions = helds.into_iter().flat_map(|held| held.companions.iter().map(|named| &named.name));
+        let installed = install.into_iter().flat_map(|install| install.files.iter().chain(&install.remove));
+        if let Some(name) = installed.chain(companions).find(|name| !is_plain_name(name)) {
             return Err(bad(format!("{name:?} is not a plain file name")));
         }
         Ok(Some(file.state))
@@ -200,7 +218,7 @@ mod tests {
     #[tokio::test]
     async fn the_state_is_read_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
-        let (home, _lock) = Home::lock(dir.path()).await.unwrap();
+        let home = Home::lock(dir.path()).await.unwrap();
         assert_eq!(home.load().unwrap(), None);
         let state = state();
         home.save(&state).unwrap();
@@ -210,12 +228,13 @@ mod tests {
     #[tokio::test]
     async fn a_state_file_that_names_files_elsewhere_or_is_damaged_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let (home, _lock) = Home::lock(dir.path()).await.unwrap();
+        let home = Home::lock(dir.path()).await.unwrap();
         home.save(&state()).unwrap();
         let text = std::fs::read_to_string(home.state_path()).unwrap();
         for (from, to) in [
             ("\"config.json\"]", "\"../config.json\"]"),
             ("\"old.json\"", "\"/etc/passwd\""),
+            ("\"name\":\"config.json\"", "\"name\":\"../config.json\""),
             ("tensorpatch-replica", "something-else"),
             ("\"major\":1", "\"major\":2"),
             ("}", ""),
@@ -229,7 +248,7 @@ mod tests {
     #[tokio::test]
     async fn sweeping_keeps_what_is_needed() {
         let dir = tempfile::tempdir().unwrap();
-        let (home, _lock) = Home::lock(dir.path()).await.unwrap();
+        let home = Home::lock(dir.path()).await.unwrap();
         let (kept, other) = (home.download(&ObjectDigest::of(b"1")), home.download(&ObjectDigest::of(b"2")));
         std::fs::write(&kept, b"1").unwrap();
         std::fs::write(&other, b"2").unwrap();

@@ -7,9 +7,11 @@ use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Patch, Progress, S
 use tensorpatch_format::{Layout, LayoutDigest, LeafHash, StateDigest, TaggedStateDigest};
 
 use super::home::{Condition, Held, Home, Install, LocalState};
+use crate::digest::ObjectDigest;
 use crate::error::StoreError;
 use crate::local;
 use crate::names::{StreamId, Version, is_plain_name};
+use crate::record::ObjectRef;
 
 /// What a directory was found to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,18 +70,74 @@ pub(crate) fn recover(home: &Home, options: &delta::Options) -> Result<Option<Lo
         home.save(&state)?;
     }
     if let Condition::Switching { to, install } = &state.condition {
-        state.condition = finish_switch(home, to, install)?;
+        let vanished = finish_switch(home, install)?;
+        state.condition = if are_whole(home, to, &vanished, options)? {
+            Condition::Held(to.clone())
+        } else {
+            tracing::warn!("the files of an interrupted update are gone");
+            Condition::Damaged { was: to.clone() }
+        };
         home.save(&state)?;
     }
     Ok(Some(state))
 }
 
+/// Whether the files that no longer were in the staging directory were renamed before the crash, and not removed by somebody.
+fn are_whole(
+    home: &Home,
+    to: &Held,
+    vanished: &[String],
+    options: &delta::Options,
+) -> Result<bool, StoreError> {
+    let is_companion = |name: &&String| to.companions.iter().any(|companion| companion.name == **name);
+    for companion in to.companions.iter().filter(|companion| vanished.contains(&companion.name)) {
+        if !has_contents(&home.dir().join(&companion.name), &companion.object)? {
+            return Ok(false);
+        }
+    }
+    if vanished.iter().all(|name| is_companion(&name)) {
+        return Ok(true);
+    }
+    match examine(home.dir(), to.id.state.leaf_hash, options) {
+        Ok(found) => Ok(found == Some(Found { state: to.id.state, layout: to.id.layout })),
+        Err(error) if is_damage(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a file is there and has the contents of an object.
+pub(crate) fn has_contents(path: &Path, object: &ObjectRef) -> Result<bool, StoreError> {
+    let failed = |e| StoreError::local(path, e);
+    let mut file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(failed(e)),
+    };
+    if file.metadata().map_err(failed)?.len() != object.bytes {
+        return Ok(false);
+    }
+    let mut hasher = blake3::Hasher::new();
+    std::io::copy(&mut file, &mut hasher).map_err(failed)?;
+    Ok(ObjectDigest::finish(&hasher) == object.blake3)
+}
+
+/// The same version with those of its companions alone that are there as they were published.
+pub(crate) fn with_whole_companions(home: &Home, mut held: Held) -> Result<Held, StoreError> {
+    let mut whole = Vec::new();
+    for companion in held.companions {
+        if has_contents(&home.dir().join(&companion.name), &companion.object)? {
+            whole.push(companion);
+        }
+    }
+    held.companions = whole;
+    Ok(held)
+}
+
 /// Whether an error says that local files are broken or gone, and not that they cannot be reached just now.
 pub(crate) fn is_damage(error: &StoreError) -> bool {
     let checkpoint = match error {
-        StoreError::Apply(ApplyError::DamagedJournal { .. } | ApplyError::AlteredSince { .. }) => {
-            return true;
-        }
+        StoreError::Apply(ApplyError::DamagedJournal { .. } | ApplyError::AlteredSince { .. })
+        | StoreError::LocalDamage { .. } => return true,
         StoreError::Apply(ApplyError::Checkpoint(error)) | StoreError::Checkpoint(error) => error,
         _ => return false,
     };
@@ -90,14 +148,15 @@ pub(crate) fn is_damage(error: &StoreError) -> bool {
     }
 }
 
-/// Renames what is left to rename. May be repeated.
-fn finish_switch(home: &Home, to: &Held, install: &Install) -> Result<Condition, StoreError> {
+/// Renames what is left to rename, and returns what was not there any more. May be repeated.
+fn finish_switch(home: &Home, install: &Install) -> Result<Vec<String>, StoreError> {
+    let mut vanished = Vec::new();
     for name in &install.files {
         let (staged, file) = (home.staging().join(name), home.dir().join(name));
         match std::fs::rename(&staged, &file) {
             Ok(()) => {}
-            // Done before the crash.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && file.exists() => {}
+            // Done before the crash, or so it seems.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => vanished.push(name.clone()),
             Err(e) => return Err(StoreError::local(&file, e)),
         }
     }
@@ -105,24 +164,24 @@ fn finish_switch(home: &Home, to: &Held, install: &Install) -> Result<Condition,
         local::remove(&home.dir().join(name))?;
     }
     local::sync_dir(home.dir())?;
-    Ok(Condition::Held(to.clone()))
+    Ok(vanished)
 }
 
 /// Renames complete files from the staging directory into place; from the first line on a crash is finished by [`recover`].
 pub(crate) fn switch(home: &Home, stream: StreamId, to: Held, install: Install) -> Result<(), StoreError> {
     local::sync_dir(&home.staging())?;
-    let condition = Condition::Switching { to, install };
+    let condition = Condition::Switching { to: to.clone(), install: install.clone() };
     home.save(&LocalState { stream, condition })?;
-    recover_switch(home)
-}
-
-fn recover_switch(home: &Home) -> Result<(), StoreError> {
-    let Some(mut state) = home.load()? else { return Ok(()) };
-    if let Condition::Switching { to, install } = &state.condition {
-        state.condition = finish_switch(home, to, install)?;
-        home.save(&state)?;
+    let vanished = finish_switch(home, &install)?;
+    let condition = if vanished.is_empty() { Condition::Held(to) } else { Condition::Damaged { was: to } };
+    home.save(&LocalState { stream, condition })?;
+    match vanished.first() {
+        None => Ok(()),
+        Some(name) => {
+            let (path, what) = (home.dir().to_owned(), format!("{name} vanished from the staging directory"));
+            Err(StoreError::LocalDamage { path, what })
+        }
     }
-    Ok(())
 }
 
 /// Whether a patch can be applied in place. Nothing is altered yet.
@@ -275,18 +334,23 @@ pub(crate) fn check_staged(home: &Home, to: &Held, options: &delta::Options) -> 
     let staging = home.staging();
     let expected = to.id.state;
     let none = TaggedStateDigest { leaf_hash: expected.leaf_hash, digest: StateDigest::NONE };
-    let found = examine(&staging, expected.leaf_hash, options)?;
-    if found.map(|found| found.state) != Some(expected) {
-        let found = found.map_or(none, |found| found.state);
-        return Err(StoreError::WrongState { path: staging, expected, found });
+    let found = examine(&staging, expected.leaf_hash, options)?.map_or(none, |found| found.state);
+    if found != expected {
+        // Its objects are what their record says, so it is the record that is wrong.
+        let what = format!("the state of its anchor is {found}, the commit says {expected}");
+        return Err(StoreError::PatchDiffers { version: to.id.version, what });
     }
-    if found.map(|found| found.layout) != Some(to.id.layout) {
-        return Err(StoreError::PatchDiffers {
-            version: to.id.version,
-            what: "the files of the anchor have another layout than the commit says".into(),
-        });
+    check_layout(home, to, options)
+}
+
+/// Checks that the staged files have the names and headers that the commit speaks of.
+pub(crate) fn check_layout(home: &Home, to: &Held, options: &delta::Options) -> Result<(), StoreError> {
+    let found = Checkpoint::open(&home.staging(), &options.limits)?.layout().digest();
+    if found == to.id.layout {
+        return Ok(());
     }
-    Ok(())
+    let what = format!("the layout of its files is {found}, the commit says {}", to.id.layout);
+    Err(StoreError::PatchDiffers { version: to.id.version, what })
 }
 
 /// The weight and index files in `dir`, by name: those of the checkpoint, or, where there is no whole checkpoint, all that
@@ -318,8 +382,7 @@ pub(crate) fn stage(home: &Home, files: &[(String, PathBuf)], copy: bool) -> Res
     for (name, source) in files {
         let target = home.staging().join(name);
         if copy {
-            let bytes = std::fs::read(source).map_err(|e| StoreError::local(source, e))?;
-            local::write_file(&target, &bytes)?;
+            local::copy_file(source, &target)?;
         } else {
             std::fs::rename(source, &target).map_err(|e| StoreError::local(&target, e))?;
         }

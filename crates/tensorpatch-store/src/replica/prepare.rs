@@ -30,9 +30,14 @@ impl Replica {
         old_companions: &[NamedObject],
     ) -> Result<u64, StoreError> {
         let mut objects: Vec<ObjectRef> = plan.objects().into_iter().cloned().collect();
-        let companions =
-            plan.steps.iter().filter_map(|step| history.commit(step.target.version)).chain([target]);
-        for commit in companions {
+        // In place each step brings its files with it; beside, only the last version is ever there.
+        let steps = if self.options.mode == ApplyMode::InPlace && !plan.starts_from_nothing() {
+            plan.steps.as_slice()
+        } else {
+            &[]
+        };
+        let commits = steps.iter().filter_map(|step| history.commit(step.target.version)).chain([target]);
+        for commit in commits {
             let new = commit.record.companions.iter().filter(|companion| {
                 !old_companions.contains(companion) || !self.dir.join(&companion.name).exists()
             });
@@ -43,8 +48,18 @@ impl Replica {
         let keep: Vec<PathBuf> = objects.iter().map(|object| home.download(&object.blake3)).collect();
         let sweeping = home.clone();
         blocking(move || sweeping.sweep(&keep)).await?;
-        // Under its final name there is only what was complete and verified.
-        objects.retain(|object| !home.download(&object.blake3).exists());
+        let kept = home.clone();
+        let objects = blocking(move || {
+            // Under its final name there was only what is complete and verified; disks forget.
+            let mut wanted = Vec::new();
+            for object in objects {
+                if !install::has_contents(&kept.download(&object.blake3), &object)? {
+                    wanted.push(object);
+                }
+            }
+            Ok(wanted)
+        })
+        .await?;
         let bytes = objects.iter().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
         let observer = &self.options.observer;
         observer.start(Phase::Download, bytes);
@@ -142,7 +157,7 @@ impl Replica {
         };
         let (to, limits) = (home.merged(&step.target.commit), self.options.apply.limits.clone());
         let merged = to.clone();
-        blocking(move || merge(&parts, whole, &to, &limits)).await?;
+        home.blocking(move || merge(&parts, whole, &to, &limits)).await?;
         Ok(merged)
     }
 
@@ -208,7 +223,9 @@ impl Replica {
             staged = true;
             at = Some(to.clone());
         }
-        Ok(())
+        let Some((_, last)) = steps.last() else { return Ok(()) };
+        let (home, options, last) = (home.clone(), self.options.apply.clone(), last.clone());
+        blocking(move || install::check_layout(&home, &last, &options)).await
     }
 
     /// Files that are not the version held are damaged, which is for the caller of `prepare` to repair by trying again.

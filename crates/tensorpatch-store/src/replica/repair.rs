@@ -49,7 +49,7 @@ impl Replica {
                 let bytes = parts.read_chunk(*address).await?;
                 let (patcher, address) = (Arc::clone(&patcher), *address);
                 let offset = u64::from(address.chunk.0).saturating_mul(CHUNK_BYTES as u64);
-                blocking(move || Ok(patcher.write(address.tensor, offset, &bytes)?)).await?;
+                home.blocking(move || Ok(patcher.write(address.tensor, offset, &bytes)?)).await?;
             }
         }
         let (home, options, id) = (home.clone(), self.options.apply.clone(), was.id);

@@ -1,0 +1,85 @@
+//! Followers of a stream that vanishes, is made anew or goes back while they wait.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use support::{World, v};
+use tensorpatch_store::{
+    ApplyMode, CreateOptions, PublishOptions, Publisher, StoreError, Stream, Target, open_store,
+};
+
+/// What following ends with when `disturb` happens to the bucket while the follower waits.
+async fn followed(world: &World, disturb: impl AsyncFn(&Path)) -> StoreError {
+    let replica = world.replica("r", ApplyMode::InPlace);
+    let bucket = world.path("bucket");
+    let follow = replica.follow(Duration::from_millis(1), async |_| {
+        disturb(&bucket).await;
+        ControlFlow::Continue(())
+    });
+    tokio::time::timeout(Duration::from_secs(60), follow).await.unwrap().unwrap_err()
+}
+
+async fn empty_stream(bucket: &Path) -> Stream {
+    std::fs::remove_dir_all(bucket).unwrap();
+    let (store, prefix) = open_store(bucket.to_str().unwrap()).unwrap();
+    Stream::create(store, prefix, CreateOptions::default()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_notices_that_its_stream_was_made_anew() {
+    let world = World::new().await;
+    world.publish_steps(3).await;
+    let (first, baseline) = (world.step(9), world.path("new-baseline"));
+    let error = followed(&world, async |bucket| {
+        let stream = empty_stream(bucket).await;
+        let publisher = Publisher::open(stream, &baseline, PublishOptions::default()).await.unwrap();
+        publisher.publish(&first).await.unwrap();
+    })
+    .await;
+    assert!(matches!(error, StoreError::AnotherStream { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_notices_that_its_stream_is_gone() {
+    let world = World::new().await;
+    world.publish_steps(2).await;
+    let error = followed(&world, async |bucket| std::fs::remove_dir_all(bucket).unwrap()).await;
+    assert!(matches!(error, StoreError::NoStream { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_notices_that_the_version_that_it_holds_is_no_longer_there() {
+    let world = World::new().await;
+    world.publish_steps(2).await;
+    let error = followed(&world, async |bucket| {
+        std::fs::remove_file(bucket.join(format!("commits/{:020}.json", 2))).unwrap();
+    })
+    .await;
+    assert!(matches!(error, StoreError::HistoryRewritten(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_replica_does_not_follow_its_stream_back() {
+    let world = World::new().await;
+    world.publish_steps(3).await;
+    let replica = world.replica("r", ApplyMode::InPlace);
+    replica.pull(Target::Latest).await.unwrap();
+    let state = replica.dir().join(".tensorpatch/state.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
+    json["condition"] = serde_json::json!({"damaged": {"was": json["condition"]["held"]}});
+    std::fs::write(&state, json.to_string()).unwrap();
+    std::fs::write(replica.dir().join("model.safetensors"), "nothing").unwrap();
+    let newest = world.path(&format!("bucket/commits/{:020}.json", 3));
+    let record = std::fs::read(&newest).unwrap();
+    std::fs::remove_file(&newest).unwrap();
+    let error = replica.pull(Target::Latest).await.unwrap_err();
+    assert!(matches!(error, StoreError::HistoryRewritten(_)), "{error}");
+    std::fs::write(&newest, record).unwrap();
+    assert_eq!(replica.pull(Target::Latest).await.unwrap().to, v(3));
+    support::assert_same(replica.dir(), &world.step(3));
+}
