@@ -61,8 +61,10 @@ fn snapshot(version: u32) -> PathBuf {
 fn a_follower_takes_each_version_and_runs_a_command_for_it() {
     let scene = Scene::new(1);
     let (replica, told) = (scene.path("replica"), scene.path("told"));
-    let exec =
-        format!("echo \"$TENSORPATCH_VERSION $TENSORPATCH_DIGEST $TENSORPATCH_DIR\" >> {}", told.display());
+    let exec = format!(
+        "echo noise; cat; echo \"$TENSORPATCH_VERSION $TENSORPATCH_DIGEST $TENSORPATCH_DIR\" >> {}",
+        told.display()
+    );
     let follow = arguments![
         "follow",
         scene.stream(),
@@ -75,7 +77,7 @@ fn a_follower_takes_each_version_and_runs_a_command_for_it() {
         exec,
         "--json"
     ];
-    let child = command(&follow).stdout(Stdio::piped()).spawn().unwrap();
+    let child = command(&follow).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     scene.publish(2, &[]);
     scene.publish(3, &[]);
     let output = child.wait_with_output().unwrap();
@@ -91,7 +93,8 @@ fn a_follower_takes_each_version_and_runs_a_command_for_it() {
     let lines: Vec<serde_json::Value> = output
         .stdout
         .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice(line).ok())
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).expect("a line that is no JSON"))
         .collect();
     assert_eq!(lines.len(), text.lines().count());
     assert_eq!(lines.last().unwrap()["digest"], digest);
@@ -275,6 +278,9 @@ fn a_key_makes_replicas_refuse_what_others_signed_or_nobody() {
     pull(&ours).fails(UNTRUSTED, &["commits/", "trusted"]);
     same_checkpoint(&scene.path("replica"), &snapshot(1));
     run(&arguments!["log", scene.stream(), "--trust-key", ours]).fails(UNTRUSTED, &["commits/"]);
+    // Nor is anything signed that is built on it.
+    let publish = arguments!["publish", snapshot(3), "--to", scene.stream(), "--sign-key", signed];
+    run(&publish).fails(UNTRUSTED, &["commits/", "trusted"]);
     // Without a key everything is believed.
     run(&arguments!["pull", scene.stream(), scene.path("replica")]).ok();
 

@@ -294,8 +294,11 @@ fn store(error: &StoreError) -> Verdict {
         | StoreError::Url { .. }
         | StoreError::FileName { .. }
         | StoreError::FileSize { .. }
-        | StoreError::Key(_)
-        | StoreError::Plan(PlanError::TooLong { .. }) => Verdict::new(Code::Refused),
+        | StoreError::Text(_)
+        | StoreError::Key(_) => Verdict::new(Code::Refused),
+        StoreError::Plan(PlanError::TooLong { .. }) => Verdict::new(Code::Refused).advise(
+            "shorten the way first: tensorpatch fold URL --from A --to B, or publish an anchor with --anchor-every",
+        ),
         StoreError::Missing { .. }
         | StoreError::Damaged { .. }
         | StoreError::Record { .. }
@@ -316,6 +319,9 @@ fn store(error: &StoreError) -> Verdict {
         StoreError::OutcomeUnknown { .. } => {
             Verdict::new(Code::Failure).advise("run the same command again: it finds out and goes on")
         }
+        error if error.is_denied() => Verdict::new(Code::Failure).advise(
+            "check the credentials: they may have expired, or may not list, read (and, to publish, write) below the URL",
+        ),
         error if error.is_transient() => Verdict::new(Code::Failure).advise("try again"),
         _ => Verdict::new(Code::Failure),
     }

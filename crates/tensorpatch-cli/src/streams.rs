@@ -39,7 +39,8 @@ pub(crate) struct Trust {
 /// `--sign-key`.
 #[derive(Debug, Args)]
 pub(crate) struct Sign {
-    /// Sign every record that is written with the secret key in this file, made by tensorpatch keygen
+    /// Sign every record that is written with the secret key in this file, made by tensorpatch keygen. What is built on must
+    /// then be signed as well, with this key or a trusted one
     #[arg(long, value_name = "FILE")]
     sign_key: Option<PathBuf>,
 }
@@ -75,11 +76,12 @@ impl Sign {
     }
 
     /// The same stream, with what is written to it signed, if a key is named.
-    pub(crate) fn apply(&self, stream: Stream) -> Result<Stream> {
-        Ok(match self.key()? {
-            Some(key) => stream.signing(key),
-            None => stream,
-        })
+    ///
+    /// A signed version on top of one that nobody trusted has signed could not be followed by anybody, and could not be taken back.
+    pub(crate) async fn apply(&self, stream: Stream, trust: &Trust) -> Result<Stream> {
+        let Some(key) = self.key()? else { return trust.apply(stream).await };
+        let keys = [&[key.public()], trust.trust_key.as_slice()].concat();
+        Ok(stream.signing(key).trusting(keys).await?)
     }
 }
 

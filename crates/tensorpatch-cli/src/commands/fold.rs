@@ -64,7 +64,7 @@ const DEFAULT_SPAN: u64 = 8;
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let folded = streams::wait(async {
-        let stream = arguments.sign.apply(arguments.source.open().await?)?;
+        let stream = arguments.sign.apply(arguments.source.open().await?, &arguments.source.trust).await?;
         let to = match arguments.to {
             Some(to) => version(to)?,
             None => stream.tip().await?.ok_or(StoreError::Empty)?.record.version,

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
     poll: Duration,
     /// Run this with sh after each version, at the start too, with TENSORPATCH_VERSION, TENSORPATCH_DIGEST, TENSORPATCH_STREAM
-    /// and TENSORPATCH_DIR in its environment. If it fails, following ends
+    /// and TENSORPATCH_DIR in its environment. With --json what it prints goes to standard error. If it fails, following ends
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
     /// End after this version
@@ -94,8 +95,12 @@ async fn tell(arguments: &Arguments, output: Output, pulled: &Pulled) -> Result<
         output.note(&format!("version {}{from}: {downloaded} downloaded, {}", pulled.to, pulled.digest))?;
     }
     let Some(exec) = &arguments.exec else { return Ok(()) };
+    // Lines of JSON are not mixed with what the command prints.
+    let printed = if output.is_json() { Stdio::from(std::io::stderr()) } else { Stdio::inherit() };
     let status = Command::new("sh")
         .args(["-c", exec])
+        .stdin(Stdio::null())
+        .stdout(printed)
         .env("TENSORPATCH_VERSION", pulled.to.to_string())
         .env("TENSORPATCH_DIGEST", pulled.digest.to_string())
         .env("TENSORPATCH_STREAM", pulled.stream.to_string())

@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         policy = policy.deleting();
     }
     let collected = streams::wait(async {
-        let stream = arguments.sign.apply(arguments.source.open().await?)?;
+        let stream = arguments.sign.apply(arguments.source.open().await?, &arguments.source.trust).await?;
         Ok(stream.collect(&policy).await?)
     })?;
     session.output.report(&GcReport { url: arguments.source.url.clone(), collected })

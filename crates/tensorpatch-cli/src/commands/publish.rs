@@ -51,7 +51,8 @@ pub(crate) struct Arguments {
     /// versions without one
     #[arg(long, value_name = "N", conflicts_with = "no_anchors")]
     anchor_every: Option<u64>,
-    /// Publish no anchors but the first version [default: one when the patches since the last have as many bytes as it]
+    /// Publish no anchors but the first version [default: one when the patches since the last have as many bytes as it, and
+    /// after 512 versions]
     #[arg(long)]
     no_anchors: bool,
     #[command(flatten)]
@@ -168,7 +169,7 @@ async fn open_or_create(arguments: &Arguments) -> Result<Stream> {
         options = options.with_sign_key(key);
     }
     let stream = Stream::open_or_create(store, prefix, options).await?;
-    let stream = arguments.trust.apply(arguments.sign.apply(stream)?).await?;
+    let stream = arguments.sign.apply(stream, &arguments.trust).await?;
     let wanted: Option<LeafHash> = arguments.leaf_hash.map(Into::into);
     let found = stream.record().leaf_hash;
     if wanted.is_some_and(|wanted| wanted != found) {
