@@ -381,6 +381,7 @@ class Tensor:
 @dataclass
 class Limits:
     tensors: int = 1 << 20
+    files: int = 1 << 16
     state: int = 64 << 40
     metadata: int = 256 << 20  # a schema, a layout, each of their sections, and the INDEX section
     layout_index: int = 100_000_008
@@ -446,6 +447,8 @@ def check_layout(fields: Fields, limits: Limits):
     """Section 2.2."""
     start = fields.pos
     count = fields.u32()
+    if count > limits.files:
+        raise fields.limit(start, f"{count} files")
     if count == 0 or count * 13 > fields.left():
         raise fields.invalid(start, f"{count} files in {fields.left()} bytes")
     before = b""
@@ -1492,6 +1495,7 @@ def check_vectors(folder: Path) -> int:
     declared = manifest["limits"]
     limits = Limits(
         tensors=declared["tensors"],
+        files=declared["files"],
         state=declared["state_bytes"],
         metadata=declared["metadata_bytes"],
         section=declared["section_bytes"],

@@ -95,7 +95,9 @@ impl Index {
                 return Err(IndexError::ShardName { tensor: short(tensor), shard: short(shard) });
             }
         }
-        Ok(Self { weight_map })
+        let index = Self { weight_map };
+        check(index.shards().len() as u64, limits.files, LimitKind::Files)?;
+        Ok(index)
     }
 
     /// The shards in ascending order, each with a tensor that it should hold.

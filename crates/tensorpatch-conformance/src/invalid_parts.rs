@@ -397,7 +397,7 @@ fn layouts(states: &States) -> Vec<Vector> {
     let indexed = |len: u64| [&good[..has_index], &[1], &len.to_le_bytes(), b"12345678"].concat();
     let cases: Vec<(&str, u64, &str, Vec<u8>)> = vec![
         ("no-files", 0, "No file", [&0_u32.to_le_bytes()[..], &[0]].concat()),
-        ("files-huge", 0, "2^32 - 1 files", patched(0, &[0xff; 4])),
+        ("files-more", 0, "More files than there is room for", patched(0, &65_536_u32.to_le_bytes())),
         ("files-cut", 0, "The section ends within the count", vec![1, 0]),
         ("name-empty", 4, "A file name without bytes", named("")),
         ("name-256", 4, "A file name of 256 bytes", named(&long)),
@@ -452,6 +452,12 @@ fn layouts(states: &States) -> Vec<Vector> {
         let (at, file) = with_payload(states, 1, payload);
         let error = (INVALID, at + bytes_at + offset);
         all.push(Vector::refused(format!("layout-{id}"), "2.2", comment, None, error, file));
+    }
+    for (id, count) in [("limit-files-over", 65_537), ("layout-files-huge", u32::MAX)] {
+        let (bytes_at, payload) = plain(&patched(0, &count.to_le_bytes()));
+        let (at, file) = with_payload(states, 1, payload);
+        let (comment, error) = (format!("{count} files"), (LIMIT, at + bytes_at));
+        all.push(Vector::refused(id, "11", comment, None, error, file).flagged("bomb"));
     }
     for (id, len) in [("over", 100_000_009), ("huge", 1 << 60)] {
         let (bytes_at, payload) = plain(&indexed(len));

@@ -20,6 +20,7 @@ pub(crate) fn manifest(states: &States, vectors: &[Vector]) -> String {
         "limits": {
             "comment": "The limits of the reader under test: those that section 11 of the specification gives",
             "tensors": 1_048_576,
+            "files": 65_536,
             "state_bytes": 70_368_744_177_664_u64,
             "metadata_bytes": 268_435_456,
             "section_bytes": 67_108_864,

@@ -247,6 +247,7 @@ fn offset(address: ChunkAddress) -> u64 {
 fn limits(of_patches: &Limits) -> Limits {
     let mut limits = Limits::default();
     limits.tensors = limits.tensors.max(of_patches.tensors);
+    limits.files = limits.files.max(of_patches.files);
     limits.metadata_bytes = limits.metadata_bytes.max(of_patches.metadata_bytes);
     limits.section_bytes = limits.section_bytes.max(of_patches.section_bytes);
     limits.header_bytes = limits.header_bytes.max(of_patches.header_bytes);

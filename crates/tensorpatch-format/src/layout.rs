@@ -120,6 +120,7 @@ impl Layout {
         if count == 0 {
             return Err(Error::invalid(LayoutError::Empty.to_string(), "file_count", offset));
         }
+        limits.check(LimitKind::Files, u64::from(count), "file_count", offset)?;
         reader.check_count(u64::from(count), MIN_FILE_BYTES, "file_count", offset)?;
         let mut files: Vec<FileLayout> = Vec::new();
         for _ in 0..count {

@@ -11,6 +11,8 @@ use crate::{Error, Violation};
 pub struct Limits {
     /// Tensors of a state.
     pub tensors: u64,
+    /// Files of a layout, and of a checkpoint.
+    pub files: u64,
     /// Bytes of a schema or of a layout, packed or not, and of the payload of an INDEX section.
     pub metadata_bytes: u64,
     /// Bytes of the payload of one BLOCK or ancillary section.
@@ -27,6 +29,8 @@ pub struct Limits {
 pub enum LimitKind {
     /// [`Limits::tensors`].
     Tensors,
+    /// [`Limits::files`].
+    Files,
     /// [`Limits::metadata_bytes`].
     MetadataBytes,
     /// [`Limits::section_bytes`].
@@ -41,6 +45,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             tensors: 1 << 20,
+            files: 1 << 16,
             metadata_bytes: 256 << 20,
             section_bytes: 64 << 20,
             header_bytes: 100_000_008,
@@ -54,6 +59,7 @@ impl Limits {
     pub fn unlimited() -> Self {
         Self {
             tensors: u64::MAX,
+            files: u64::MAX,
             metadata_bytes: u64::MAX,
             section_bytes: u64::MAX,
             header_bytes: u64::MAX,
@@ -68,6 +74,7 @@ impl Limits {
     pub fn check(&self, kind: LimitKind, value: u64, field: &'static str, offset: u64) -> Result<(), Error> {
         let limit = match kind {
             LimitKind::Tensors => self.tensors,
+            LimitKind::Files => self.files,
             LimitKind::MetadataBytes => self.metadata_bytes,
             LimitKind::SectionBytes => self.section_bytes,
             LimitKind::HeaderBytes => self.header_bytes,
@@ -84,6 +91,7 @@ impl std::fmt::Display for LimitKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Tensors => "the number of tensors",
+            Self::Files => "the number of files",
             Self::MetadataBytes => "the size of a schema, layout or index",
             Self::SectionBytes => "the size of a block",
             Self::HeaderBytes => "the size of a file header",

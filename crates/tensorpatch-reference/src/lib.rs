@@ -317,6 +317,9 @@ fn check_layout(mut input: Input<'_>) -> Result<()> {
     if count == 0 {
         return refuse(Code::Invalid, start, "a layout has at least one file");
     }
+    if u64::from(count) > MOST_FILES {
+        return refuse(Code::Limit, start, "more files than this reader takes");
+    }
     if u64::from(count) > input.left() / 13 {
         return refuse(Code::Invalid, start, "more files than there is room for");
     }
@@ -1814,6 +1817,7 @@ fn as_usize(len: u64) -> usize {
 // Section 11: limits. What a reader should accept at least is all that this one accepts.
 
 const MOST_TENSORS: u64 = 1_048_576;
+const MOST_FILES: u64 = 65_536;
 const MOST_STATE: u128 = 64 << 40;
 const MOST_METADATA: u64 = 256 << 20;
 const MOST_BLOCK: u64 = 64 << 20;

@@ -268,6 +268,7 @@ fn each_limit_is_checked() {
         assert_eq!(found(path, |limits| limits.metadata_bytes = 50), LimitKind::MetadataBytes);
         assert_eq!(found(path, |limits| limits.state_bytes = 7), LimitKind::StateBytes);
     }
+    assert_eq!(found(directory.path(), |limits| limits.files = 1), LimitKind::Files);
     // Each shard alone is within the limit, the two together are not.
     assert_eq!(found(directory.path(), |limits| limits.metadata_bytes = 200), LimitKind::MetadataBytes);
     for (name, tensors) in [("a.safetensors", ["x", "p"]), ("b.safetensors", ["y", "q"])] {
