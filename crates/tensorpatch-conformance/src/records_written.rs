@@ -118,6 +118,18 @@ fn names(maker: &mut Maker) {
     };
     let comment = "Two names that differ in the case of a letter beyond ASCII";
     taken(maker, "file-names-beyond-ascii", "3", comment, &files(["é.json", "É.json"]));
+    for (id, name) in [
+        ("weights", "model.safetensors"),
+        ("weights-by-case", "Other.SafeTensors"),
+        ("index", "model.safetensors.index.json"),
+        ("index-by-case", "Model.safetensors.index.JSON"),
+    ] {
+        let comment = format!("A companion called {name}");
+        let record = with(first(), "/companions/0/name", json!(name));
+        maker.commit(&format!("companion-{id}"), "4.2", &comment, &record);
+    }
+    let record = with(first(), "/companions/0/name", json!("other.safetensors.index.json"));
+    taken(maker, "companion-like-index", "4.2", "A companion called other.safetensors.index.json", &record);
     let halves = json!("é".repeat(128));
     let record = with(with(first(), "/label", halves.clone()), "/publisher", halves);
     taken(maker, "texts-256-bytes", "4", "Texts of 256 bytes and half as many characters", &record);

@@ -310,6 +310,8 @@ fn heads(maker: &mut Maker<'_>) {
     };
     maker.refused("rate-zeros-9", "Nine zero bits before a rate", BYTE, cold(60, vec![Number::After(9, 60)]));
     maker.refused("rate-plain-over", "A later rate is 96", BYTE, cold(60, vec![plain_number(96)]));
+    let first = Head { streams: 0, first_key: 0, rates: (96, Vec::new()), reaches: None };
+    maker.refused("rate-first-96", "The first rate is 96", BYTE, one_stream(&first, &byte_steps(60)));
     maker.refused("rate-below", "A rate is -1", BYTE, cold(1, vec![Number::Near(1, 1)]));
     let head = Head { streams: 0, first_key: 0, rates: (95, vec![Number::Near(5, 0)]), reaches: None };
     maker.refused(
