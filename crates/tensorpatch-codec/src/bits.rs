@@ -16,18 +16,18 @@ impl<'a> BitWriter<'a> {
     #[expect(clippy::cast_possible_truncation, reason = "the low byte of the pending bits")]
     pub(crate) fn put(&mut self, value: u32, len: u32) {
         self.pending |= u64::from(value) << self.len;
-        self.len += len;
-        while self.len >= 8 {
+        self.len = self.len.saturating_add(len);
+        while let Some(left) = self.len.checked_sub(8) {
             self.out.push(self.pending as u8);
             self.pending >>= 8;
-            self.len -= 8;
+            self.len = left;
         }
     }
 
     /// Fills the last byte up with zeros.
     pub(crate) fn finish(mut self) {
         if self.len > 0 {
-            self.put(0, 8 - self.len);
+            self.put(0, 8u32.saturating_sub(self.len));
         }
     }
 }
@@ -35,24 +35,25 @@ impl<'a> BitWriter<'a> {
 /// Takes bits from bytes.
 #[derive(Debug)]
 pub(crate) struct BitReader<'a> {
-    bytes: &'a [u8],
-    next: usize,
+    /// The bytes that have not been taken into `pending`.
+    rest: &'a [u8],
+    total: usize,
     pending: u64,
     len: u32,
 }
 
 impl<'a> BitReader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, next: 0, pending: 0, len: 0 }
+        Self { rest: bytes, total: bytes.len(), pending: 0, len: 0 }
     }
 
     fn refill(&mut self) {
         while self.len <= 56
-            && let Some(&byte) = self.bytes.get(self.next)
+            && let Some((&byte, rest)) = self.rest.split_first()
         {
             self.pending |= u64::from(byte) << self.len;
-            self.next += 1;
-            self.len += 8;
+            self.rest = rest;
+            self.len = self.len.saturating_add(8);
         }
     }
 
@@ -60,30 +61,28 @@ impl<'a> BitReader<'a> {
     #[expect(clippy::cast_possible_truncation, reason = "at most 32 bits are left by the mask")]
     pub(crate) fn take(&mut self, len: u32) -> Option<u32> {
         self.refill();
-        if self.len < len {
-            return None;
-        }
-        let value = self.pending & ((1 << len) - 1);
+        let left = self.len.checked_sub(len)?;
+        let value = self.pending & low_bits(len);
         self.pending >>= len;
-        self.len -= len;
+        self.len = left;
         Some(value as u32)
     }
 
     /// The number of zeros before the next one, which is taken too; `None` if there is no one, or more than `max` zeros.
     pub(crate) fn zeros(&mut self, max: u32) -> Option<u32> {
-        let mut zeros = 0;
+        let mut zeros = 0u32;
         loop {
             self.refill();
             if self.pending != 0 {
                 let run = self.pending.trailing_zeros();
                 self.pending = (self.pending >> run) >> 1;
-                self.len -= run + 1;
-                zeros += run;
+                self.len = self.len.saturating_sub(run.saturating_add(1));
+                zeros = zeros.checked_add(run)?;
                 return (zeros <= max).then_some(zeros);
             }
-            zeros += self.len;
+            zeros = zeros.checked_add(self.len)?;
             self.len = 0;
-            if self.next == self.bytes.len() || zeros > max {
+            if self.rest.is_empty() || zeros > max {
                 return None;
             }
         }
@@ -91,9 +90,15 @@ impl<'a> BitReader<'a> {
 
     /// The bytes that hold what was taken, if the bits that fill the last one are zero.
     pub(crate) fn whole_bytes(&self) -> Option<usize> {
-        let filling = self.pending & ((1 << (self.len % 8)) - 1);
-        (filling == 0).then_some(self.next - self.len as usize / 8)
+        let filling = self.pending & low_bits(self.len % 8);
+        let left = self.rest.len().checked_add(self.len as usize / 8)?;
+        self.total.checked_sub(left).filter(|_| filling == 0)
     }
+}
+
+/// A mask of the low `len` bits, at most 63.
+fn low_bits(len: u32) -> u64 {
+    !(u64::MAX << len)
 }
 
 #[cfg(test)]

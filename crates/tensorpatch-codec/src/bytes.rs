@@ -24,7 +24,7 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn u8(&mut self, what: &'static str) -> Result<u8, CodecError> {
         let byte = *self.bytes.get(self.offset).ok_or(self.error(what))?;
-        self.offset += 1;
+        self.offset = self.offset.saturating_add(1);
         Ok(byte)
     }
 
@@ -32,7 +32,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8], CodecError> {
         let rest = self.bytes.get(self.offset..).unwrap_or_default();
         let taken = rest.get(..len).ok_or(self.error(what))?;
-        self.offset += len;
+        self.offset = self.offset.saturating_add(len);
         Ok(taken)
     }
 

@@ -2,7 +2,7 @@
 
 use tensorpatch_format::{CHUNK_BYTES, Encoding, LeafDigest, LeafHash};
 
-use crate::element::{Element, Key};
+use crate::element::{self, Element, Key};
 use crate::kernels::{Marks, mark_changed};
 use crate::pack::Unpacker;
 use crate::scatter::{self, Changes};
@@ -97,7 +97,7 @@ impl ChunkDecoder {
         }
         match encoding {
             Encoding::Sparse | Encoding::Scatter => {
-                let elements = target.len() / width;
+                let elements = element::count(target, width);
                 let (unpacker, plane) = (&mut self.unpacker, &mut self.plane);
                 scatter::decode(unpacker, plane, width, elements, payload, &mut self.changes)?;
                 scatter::apply(width, &self.changes, target);
@@ -155,7 +155,7 @@ impl ChunkDecoder {
                 _ => self.sparse_changes::<u64>(cx, payload, base, changes),
             },
             Encoding::Scatter => {
-                let elements = base.len() / width;
+                let elements = element::count(base, width);
                 scatter::decode(&mut self.unpacker, &mut self.plane, width, elements, payload, changes)
             }
             Encoding::Xor | Encoding::Raw | Encoding::Zstd => {

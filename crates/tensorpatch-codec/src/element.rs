@@ -1,5 +1,7 @@
 //! Elements as unsigned integers of their width, and the exponents in them (section 3 of the format).
 
+use std::ops::Range;
+
 use tensorpatch_format::ElementFormat;
 
 /// An element as the unsigned integer that its bytes spell.
@@ -58,6 +60,18 @@ element!(u16, i16);
 element!(u32, i32);
 element!(u64, i64);
 
+/// How many elements of so many bytes are in `bytes`.
+pub(crate) fn count(bytes: &[u8], width: usize) -> usize {
+    bytes.len().checked_div(width).unwrap_or(0)
+}
+
+/// Where element number `position` lies, if that can be said: with 32-bit addresses the product may not fit, and must
+/// not come out as a place in the chunk.
+pub(crate) fn range(position: usize, width: usize) -> Option<Range<usize>> {
+    let start = position.checked_mul(width)?;
+    Some(start..start.checked_add(width)?)
+}
+
 /// Where the key of an element lies, by which its class is found: its exponent, if it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key {
@@ -77,7 +91,7 @@ impl Key {
             ElementFormat::E5m2 => (2, 5),
             ElementFormat::W8 | ElementFormat::W16 | ElementFormat::W32 | ElementFormat::W64 => (0, 0),
         };
-        Self { shift, mask: (1 << bits) - 1 }
+        Self { shift, mask: !(u64::MAX << bits) }
     }
 
     /// The key of an element: 0 to 255.

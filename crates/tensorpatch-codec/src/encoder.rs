@@ -2,7 +2,7 @@
 
 use tensorpatch_format::{CHUNK_BYTES, ElementFormat, Encoding, LeafDigest, LeafHash, Profile};
 
-use crate::element::{Element, Key};
+use crate::element::{self, Element, Key};
 use crate::kernels::{self, BLOCK_BYTES, Marks};
 use crate::pack::Packer;
 use crate::scatter::{self, Changes};
@@ -123,7 +123,7 @@ impl ChunkEncoder {
         if !base.len().is_multiple_of(width) || base.len() > CHUNK_BYTES {
             return Err(CodecError::new("the base is no chunk of whole elements", 0));
         }
-        if changes.values.len() != changes.positions.len() * width {
+        if changes.positions.len().checked_mul(width) != Some(changes.values.len()) {
             return Err(CodecError::new(
                 "there are not as many values as positions",
                 changes.positions.len(),
@@ -136,15 +136,13 @@ impl ChunkEncoder {
         for (i, (&position, value)) in
             changes.positions.iter().zip(changes.values.chunks_exact(width)).enumerate()
         {
-            // With 32-bit addresses the product may not fit, and must not come out as a place in the chunk.
-            let range =
-                (position as usize).checked_mul(width).and_then(|at| Some(at..at.checked_add(width)?));
+            let range = element::range(position as usize, width);
             let element = range.and_then(|range| target.get_mut(range)).filter(|_| position >= next);
             let Some(element) = element else {
                 return Err(CodecError::new("a position is out of order or outside the chunk", i));
             };
             element.copy_from_slice(value);
-            next = position + 1;
+            next = position.saturating_add(1);
         }
         let encoded = self.encode(cx, base, &target, base_leaf, out);
         self.target = target;
@@ -156,7 +154,7 @@ impl ChunkEncoder {
         let start = out.len();
         out.extend_from_slice(target);
         let encoding = self.try_zstd(Encoding::Raw, target, start, out);
-        let changed_elements = (target.len() / cx.format.width()) as u64;
+        let changed_elements = element::count(target, cx.format.width()) as u64;
         Encoded {
             encoding: Some(encoding),
             leaf: leaf::digest(self.level, cx.leaf_hash, target),
@@ -172,14 +170,14 @@ impl ChunkEncoder {
         base_leaf: Option<LeafDigest>,
         out: &mut Vec<u8>,
     ) -> Encoded {
-        self.marks.reset(target.len() / T::WIDTH);
+        self.marks.reset(element::count(target, T::WIDTH));
         let mut hash = (cx.leaf_hash == LeafHash::Xxh3).then(|| Xxh3::new(self.level));
         self.sparse.begin();
         let blocks = base.chunks(BLOCK_BYTES).zip(target.chunks(BLOCK_BYTES));
         for (i, (olds, news)) in blocks.enumerate() {
+            let start = i.saturating_mul(BLOCK_BYTES);
             self.marks.block(|free| kernels::changed::<T>(self.level, olds, news, free));
             if self.marks.len() > 0 && cx.profile == Profile::Compact {
-                let start = i * BLOCK_BYTES;
                 self.sparse.observe::<T>(Key::of(cx.format), base, target, start, self.marks.last_block());
             }
             // While nothing has changed, nothing is hashed: an unchanged chunk costs one compare.
@@ -187,7 +185,10 @@ impl ChunkEncoder {
                 && let Some(hash) = &mut hash
             {
                 let from = hash.consumed();
-                hash.blocks(target.get(from..i * BLOCK_BYTES + news.len()).unwrap_or_default(), target.len());
+                hash.blocks(
+                    target.get(from..start.saturating_add(news.len())).unwrap_or_default(),
+                    target.len(),
+                );
             }
         }
         if self.marks.len() == 0 {
@@ -218,19 +219,19 @@ impl ChunkEncoder {
             }
             Profile::Direct => {
                 self.changes.take::<T>(&self.marks, target);
-                let elements = target.len() / T::WIDTH;
+                let elements = element::count(target, T::WIDTH);
                 scatter::encode(&mut self.packer, &mut self.plane, T::WIDTH, elements, &self.changes, out);
                 Encoding::Scatter
             }
         };
         // What the others cost at the least is known well enough to leave them out where they cannot win.
-        if (out.len() - start) * WORTH_TRYING_OTHERS > target.len() {
+        if out.len().saturating_sub(start).saturating_mul(WORTH_TRYING_OTHERS) > target.len() {
             if cx.profile == Profile::Compact {
                 self.candidate.clear();
                 xor::encode(&mut self.packer, &mut self.plane, T::WIDTH, base, target, &mut self.candidate);
                 best = self.keep_smaller(Encoding::Xor, best, start, out);
             }
-            if (target.len(), Encoding::Raw) < (out.len() - start, best) {
+            if (target.len(), Encoding::Raw) < (out.len().saturating_sub(start), best) {
                 out.truncate(start);
                 out.extend_from_slice(target);
                 best = Encoding::Raw;
@@ -242,7 +243,7 @@ impl ChunkEncoder {
 
     /// Replaces what stands in `out` after `start` by a frame of `target` if that is smaller.
     fn try_zstd(&mut self, best: Encoding, target: &[u8], start: usize, out: &mut Vec<u8>) -> Encoding {
-        if let Some(frame) = self.packer.pack(target, out.len() - start) {
+        if let Some(frame) = self.packer.pack(target, out.len().saturating_sub(start)) {
             out.truncate(start);
             out.extend_from_slice(frame);
             return Encoding::Zstd;
@@ -252,7 +253,7 @@ impl ChunkEncoder {
 
     /// Replaces what stands in `out` after `start` by the candidate if that is smaller, or as small with a lower code.
     fn keep_smaller(&self, encoding: Encoding, best: Encoding, start: usize, out: &mut Vec<u8>) -> Encoding {
-        if (self.candidate.len(), encoding) < (out.len() - start, best) {
+        if (self.candidate.len(), encoding) < (out.len().saturating_sub(start), best) {
             out.truncate(start);
             out.extend_from_slice(&self.candidate);
             return encoding;

@@ -3,7 +3,7 @@
 use crate::CodecError;
 use crate::bits::{BitReader, BitWriter};
 use crate::bytes::{Reader, put_varint};
-use crate::element::Element;
+use crate::element::{self, Element};
 use crate::kernels::Marks;
 use crate::pack::{Packer, Unpacker};
 use crate::planes;
@@ -28,8 +28,8 @@ impl Changes {
         self.values.clear();
         for position in marks.positions(T::WIDTH) {
             self.positions.push(position as u32);
-            let at = position * T::WIDTH;
-            self.values.extend_from_slice(target.get(at..at + T::WIDTH).unwrap_or_default());
+            let element = element::range(position, T::WIDTH).and_then(|range| target.get(range));
+            self.values.extend_from_slice(element.unwrap_or_default());
         }
     }
 }
@@ -38,8 +38,8 @@ const MAX_K: u32 = 24;
 
 /// The Rice parameter: the largest `k` with `2^k` at most 0.69 of the mean gap.
 fn rice_parameter(elements: usize, count: usize) -> u32 {
-    let unchanged = (elements - count) as u64;
-    (0..MAX_K).rev().find(|k| (count as u64) << k <= unchanged * 11 / 16).unwrap_or(0)
+    let unchanged = elements.saturating_sub(count) as u64;
+    (0..MAX_K).rev().find(|k| (count as u64) << k <= unchanged.saturating_mul(11) / 16).unwrap_or(0)
 }
 
 /// `changes` must hold at least one position, all below `elements`.
@@ -59,18 +59,18 @@ pub(crate) fn encode(
 
     plane.clear();
     let mut bits = BitWriter::new(plane);
-    let mut next = 0;
+    let mut next = 0u32;
     for &position in &changes.positions {
-        let gap = position - next;
+        let gap = position.saturating_sub(next);
         let mut zeros = gap >> k;
-        while zeros >= 32 {
+        while let Some(left) = zeros.checked_sub(32) {
             bits.put(0, 32);
-            zeros -= 32;
+            zeros = left;
         }
         bits.put(0, zeros);
         bits.put(1, 1);
-        bits.put(gap & ((1 << k) - 1), k);
-        next = position + 1;
+        bits.put(gap & !(u32::MAX << k), k);
+        next = position.saturating_add(1);
     }
     bits.finish();
     put_varint(out, plane.len());
@@ -113,19 +113,19 @@ pub(crate) fn decode(
         let max = u32::try_from(elements >> k).map_err(|_| bad)?;
         let quotient = bits.zeros(max).ok_or(bad)?;
         let gap = quotient << k | bits.take(k).ok_or(bad)?;
-        let position = next + gap as usize;
+        let position = next.checked_add(gap as usize).ok_or(bad)?;
         if position >= elements {
             return Err(bad);
         }
         changes.positions.push(u32::try_from(position).map_err(|_| bad)?);
-        next = position + 1;
+        next = position.saturating_add(1);
     }
     if bits.whole_bytes() != Some(len) {
         return Err(bad);
     }
 
     changes.values.clear();
-    changes.values.resize(count * width, 0);
+    changes.values.resize(count.saturating_mul(width), 0);
     for byte in 0..width {
         if let Some(plane) = planes::take(unpacker, &mut reader, count, scratch)? {
             for (to, from) in changes.values.iter_mut().skip(byte).step_by(width).zip(plane) {
@@ -139,8 +139,8 @@ pub(crate) fn decode(
 /// Writes the new values into `chunk`, which must hold all the positions.
 pub(crate) fn apply(width: usize, changes: &Changes, chunk: &mut [u8]) {
     for (&position, value) in changes.positions.iter().zip(changes.values.chunks_exact(width)) {
-        let at = position as usize * width;
-        if let Some(element) = chunk.get_mut(at..at + width) {
+        let range = element::range(position as usize, width);
+        if let Some(element) = range.and_then(|range| chunk.get_mut(range)) {
             element.copy_from_slice(value);
         }
     }

@@ -4,6 +4,7 @@
 
 use crate::CodecError;
 use crate::bytes::Reader;
+use crate::element;
 use crate::pack::{Packer, Unpacker};
 use crate::planes;
 
@@ -33,7 +34,7 @@ pub(crate) fn decode(
     chunk: &mut [u8],
 ) -> Result<(), CodecError> {
     let mut reader = Reader::new(payload);
-    let elements = chunk.len() / width;
+    let elements = element::count(chunk, width);
     for byte in 0..width {
         if let Some(plane) = planes::take(unpacker, &mut reader, elements, scratch)? {
             for (b, x) in chunk.iter_mut().skip(byte).step_by(width).zip(plane) {

@@ -92,8 +92,9 @@ pub(super) fn put_shares(lens: &[usize], out: &mut Vec<u8>) {
 }
 
 /// The length of the first of `left` streams that fill `rest` bytes; `None` if it is below zero or over `rest`.
+#[deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 pub(super) fn take_share(zigzag: usize, rest: usize, left: usize) -> Option<usize> {
-    let share = rest / left;
+    let share = rest.checked_div(left)?;
     let half = zigzag.div_ceil(2);
     let len = if zigzag.is_multiple_of(2) { share.checked_add(half) } else { share.checked_sub(half) };
     len.filter(|&len| len <= rest)

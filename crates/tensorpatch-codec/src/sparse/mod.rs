@@ -13,6 +13,7 @@ mod distance;
 mod encode;
 mod layout;
 mod model;
+#[deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod payload;
 mod places;
 mod plan;

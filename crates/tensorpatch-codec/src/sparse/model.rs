@@ -98,10 +98,12 @@ impl Model {
     }
 
     /// Reads a model from the bits at the start of a payload.
+    #[deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
     pub(super) fn read(bits: &mut BitReader<'_>) -> Result<Self, CodecError> {
         let bad = |what| move || CodecError::new(what, 0);
         let truncated = bad("the classes are cut short");
-        let count = bits.take(5).ok_or_else(truncated)? as usize + 1;
+        let count = bits.take(5).ok_or_else(truncated)? as usize;
+        let count = count.saturating_add(1);
         let spread = bits.take(6).ok_or_else(truncated)? as usize;
         let first_key = bits.take(8).ok_or_else(truncated)?;
         let first_key = u8::try_from(first_key).map_err(|_| truncated())?;
@@ -116,7 +118,7 @@ impl Model {
             expected = Some(class.rate.saturating_sub(4).max(1));
         }
         expected = None;
-        for class in classes[..spread].iter_mut().rev() {
+        for class in classes.iter_mut().take(spread).rev() {
             class.reach =
                 take_level(bits, expected, 8, MAX_REACH).ok_or_else(bad("a reach is not from 0 to 255"))?;
             expected = Some(class.reach.saturating_add(5));
@@ -146,13 +148,15 @@ fn put_level(bits: &mut BitWriter<'_>, expected: Option<u8>, level: u8, len: u32
     bits.put(u32::from(level), len);
 }
 
+#[deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 fn take_level(bits: &mut BitReader<'_>, expected: Option<u8>, len: u32, max: u8) -> Option<u8> {
     if let Some(expected) = expected {
         let high = bits.zeros(ESCAPE)?;
         if high < ESCAPE {
             let zigzag = high << 1 | bits.take(1)?;
-            let difference = (zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed();
-            return u8::try_from(i32::from(expected) + difference).ok().filter(|&level| level <= max);
+            let difference = (zigzag >> 1).cast_signed() ^ (zigzag & 1).cast_signed().saturating_neg();
+            let level = i32::from(expected).checked_add(difference)?;
+            return u8::try_from(level).ok().filter(|&level| level <= max);
         }
     }
     u8::try_from(bits.take(len)?).ok().filter(|&level| level <= max)

@@ -8,6 +8,9 @@ use super::layout::{self, MAX_HOT_STREAMS, STRIPS, Streams};
 use super::model::Model;
 use super::stream::Serial;
 
+/// Streams of hot symbols and of strips together.
+const MAX_STREAMS: usize = MAX_HOT_STREAMS + STRIPS;
+
 /// A payload, taken apart.
 pub(super) struct Payload<'a> {
     pub(super) streams: Streams,
@@ -51,12 +54,12 @@ impl<'a> Payload<'a> {
         if hot > 0 && strips > 0 {
             of_hot = Some(reader.varint(usize::MAX, "the length of the hot streams")?);
         }
-        let mut shares = [0; MAX_HOT_STREAMS + STRIPS];
-        let written = hot.saturating_sub(1) + strips.saturating_sub(1);
+        let mut shares = [0; MAX_STREAMS];
+        let written = hot.saturating_sub(1).saturating_add(strips.saturating_sub(1));
         for share in shares.iter_mut().take(written) {
             *share = reader.varint(usize::MAX, "the length of a stream")?;
         }
-        let rest = payload.len() - reader.offset();
+        let rest = payload.len().saturating_sub(reader.offset());
         let of_hot = of_hot.unwrap_or(if hot > 0 { rest } else { 0 });
         let of_strips = rest
             .checked_sub(of_hot)
@@ -77,15 +80,15 @@ fn streams_of<'a>(
     shares: &[usize],
 ) -> Result<Vec<Stream<'a>>, CodecError> {
     let mut streams = Vec::with_capacity(count);
-    for i in 0..count {
+    for (i, left) in (1..=count).rev().enumerate() {
         let offset = reader.offset();
         let bad = CodecError::new("a stream is cut short", offset);
         let len = match shares.get(i) {
-            Some(&share) if i + 1 < count => layout::take_share(share, rest, count - i).ok_or(bad)?,
+            Some(&share) if left > 1 => layout::take_share(share, rest, left).ok_or(bad)?,
             _ => rest,
         };
         streams.push(Stream { offset, serial: Serial::new(reader.take(len, bad.what)?, offset)? });
-        rest -= len;
+        rest = rest.checked_sub(len).ok_or(bad)?;
     }
     Ok(streams)
 }
