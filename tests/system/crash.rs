@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use tensorpatch::delta::{Options, Patch, Progress, prepare_in_place};
+use tensorpatch::format::Limits;
 use tensorpatch_synthetic::{Config, write_pair};
 
-use crate::support::{arguments, command, read, run, same_checkpoint, temporary, tree};
+use crate::support::{arguments, command, read, run, same_checkpoint, temporary, tree, write};
 
 /// How often each command is killed, at instants spread evenly over the time that it takes.
 const KILLS: u32 = 16;
@@ -206,4 +208,34 @@ fn a_checkpoint_that_may_be_torn_is_not_taken_for_a_version_by_any_command() {
         run(&arguments!["digest", torn]).ok();
     }
     assert!(!out.exists() && !url.exists());
+}
+
+#[test]
+fn a_checkpoint_or_its_journal_that_was_altered_since_is_local_damage_and_both_are_left() {
+    let pair = Pair::new();
+    let (patch, journal) = (pair.path("step.tpatch"), pair.path(".base.safetensors.tensorpatch-journal"));
+    run(&arguments!["diff", pair.base, pair.target, "-o", patch]).ok();
+    let bytes = read(&patch);
+    let parsed = Patch::parse(&bytes, &Limits::default()).unwrap();
+    prepare_in_place(&pair.base, &parsed, &journal, &Options::default(), Progress::none()).unwrap();
+    let (sound, written) = (read(&pair.base), read(&journal));
+    let flipped = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        bytes
+    };
+    let apply = arguments!["apply", pair.base, patch, "--in-place"];
+    for (file, damaged, whole, said) in [
+        (&journal, flipped(&written), &written, "is damaged"),
+        (&pair.base, flipped(&sound), &sound, "was altered since"),
+    ] {
+        write(file, &damaged);
+        run(&apply).fails(8, &[said, journal.to_str().unwrap(), "restore"]);
+        assert!(read(file) == damaged && journal.exists());
+        write(file, whole);
+    }
+    run(&apply).ok();
+    same_checkpoint(&pair.base, &pair.target);
+    assert!(!journal.exists());
 }

@@ -24,7 +24,7 @@ Exit codes:
   5    the stream is not as expected: another publisher was faster, or it is another stream
   6    there is no such stream, version or part of a version
   7    a record is not signed by a trusted key
-  8    the local files of a replica or baseline are damaged, or changed while they were in use
+  8    local files are damaged, or were changed while in use: those of a replica or baseline, or a checkpoint with a journal, or its journal
   141  standard output was closed by its reader";
 
 /// What the program ends with.
@@ -216,6 +216,10 @@ fn apply(error: &ApplyError) -> Verdict {
         ApplyError::NotInPlace(_) => Verdict::new(Code::Refused).advise("write a new checkpoint with -o"),
         ApplyError::Pending { .. } => Verdict::new(Code::Refused)
             .advise("apply it again with --in-place: that finishes what was interrupted first"),
+        // Their messages say what to do.
+        ApplyError::DamagedJournal { .. } | ApplyError::AlteredSince { .. } => {
+            Verdict::new(Code::LocalDamage)
+        }
         _ => Verdict::new(Code::Failure),
     }
 }
