@@ -169,3 +169,25 @@ fn a_replica_that_cannot_be_written_to_is_left_as_it_is_and_a_stream_need_not_be
     run_as_another(&scene, &publish).fails(FAILED, &["ermission denied"]);
     run(&arguments!["fsck", scene.stream()]).ok();
 }
+
+#[test]
+fn nothing_appears_in_a_directory_that_cannot_be_opened_to_make_it_durable() {
+    let scene = Scene::new();
+    let dir = scene.path("unreadable");
+    let (copy, patch) = (dir.join("copy.safetensors"), scene.path("step.tpatch"));
+    run(&arguments!["diff", scene.base, scene.target, "-o", patch]).ok();
+    fs::create_dir(&dir).unwrap();
+    fs::copy(&scene.base, &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o666)).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o333)).unwrap();
+    for command in [
+        arguments!["apply", scene.base, patch, "-o", dir.join("out.safetensors")].to_vec(),
+        arguments!["diff", scene.base, scene.target, "-o", dir.join("out.tpatch")].to_vec(),
+        arguments!["apply", copy, patch, "--in-place"].to_vec(),
+    ] {
+        run_as_another(&scene, &command).fails(FAILED, &["ermission denied"]);
+    }
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(tree(&dir).into_keys().collect::<Vec<_>>(), [PathBuf::from("copy.safetensors")]);
+    same_checkpoint(&copy, &scene.base);
+}

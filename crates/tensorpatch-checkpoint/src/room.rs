@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
+use rustix::fs::{FallocateFlags, StatVfs, fallocate, fstatvfs};
 use rustix::io::{Errno, retry_on_intr};
 
 /// Why a reservation failed.
@@ -43,8 +43,31 @@ fn refusal(errno: Errno) -> NoReservation {
     }
 }
 
-/// Bytes that an ordinary user may still write to the file system of an open file or directory.
+/// Bytes that an ordinary user may still write to the file system of an open file or directory, if it says.
 pub(crate) fn available(file: &File) -> Option<u64> {
-    let stat = fstatvfs(file).ok()?;
+    free(&fstatvfs(file).ok()?)
+}
+
+fn free(stat: &StatVfs) -> Option<u64> {
+    // A file system of no blocks at all, as some in user space present themselves, does not count them.
+    if stat.f_blocks == 0 {
+        return None;
+    }
     stat.f_bavail.checked_mul(stat.f_frsize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_counts_no_blocks_does_not_pass_for_a_full_one() {
+        let mut stat = fstatvfs(File::open(".").unwrap()).unwrap();
+        (stat.f_blocks, stat.f_bavail, stat.f_frsize) = (0, 0, 0);
+        assert_eq!(free(&stat), None);
+        (stat.f_blocks, stat.f_frsize) = (10, 4096);
+        assert_eq!(free(&stat), Some(0));
+        stat.f_bavail = 3;
+        assert_eq!(free(&stat), Some(3 * 4096));
+    }
 }

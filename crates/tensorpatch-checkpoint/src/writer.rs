@@ -1,7 +1,7 @@
 //! Writing a new checkpoint beside its destination, and putting it there in one step.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,9 @@ use crate::checkpoint::is_companion_name;
 use crate::room::{NoReservation, available, check_available, reserve};
 use crate::staging::Staging;
 use crate::{CheckpointError, Placement};
+
+/// Bytes of a companion that are in memory at once.
+const COPIED_AT_ONCE: usize = 1 << 17;
 
 /// What a checkpoint is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,7 +36,9 @@ pub enum Form {
 #[derive(Debug)]
 pub struct CheckpointWriter {
     dest: PathBuf,
-    parent: PathBuf,
+    /// The directory that the checkpoint appears in, open from the beginning: a directory that cannot be opened cannot be
+    /// synced, which must not come out after the rename.
+    parent: (PathBuf, File),
     placement: Placement,
     expected: u64,
     written: AtomicU64,
@@ -69,10 +74,11 @@ impl CheckpointWriter {
         let (Some(parent), Some(name)) = (parent_of(&dest), dest.file_name()) else {
             return Err(destination(&dest, "it has no name", "give the path of the checkpoint to create"));
         };
+        let opened = File::open(&parent).map_err(CheckpointError::io("open", &parent))?;
         let staging = Staging::create(&parent, name, form)?;
         let files = open_files(&staging, form, layout)?;
         let writer = Self {
-            parent,
+            parent: (parent, opened),
             placement: placement.clone(),
             expected: schema.state_bytes(),
             written: AtomicU64::new(0),
@@ -106,7 +112,7 @@ impl CheckpointWriter {
             file.write_all_at(&from.header, 0).map_err(CheckpointError::io("write", path))?;
         }
         if let Some(index) = layout.index() {
-            self.write_beside(Layout::INDEX_FILE.as_ref(), |file| io::Write::write_all(file, index))?;
+            self.write_beside(Layout::INDEX_FILE.as_ref(), |file| Ok(file.write_all(index)))?;
         }
         Ok(())
     }
@@ -139,18 +145,19 @@ impl CheckpointWriter {
             ));
         };
         let mut from = File::open(source).map_err(CheckpointError::io("open", source))?;
-        self.write_beside(name.as_ref(), |file| io::copy(&mut from, file).map(|_| ()))
+        self.write_beside(name.as_ref(), |file| copy(&mut from, source, file))
     }
 
-    /// A new file in the staged directory, on disk when this returns.
+    /// A new file in the staged directory, on disk when this returns. `write` fails for what it reads, and returns how the
+    /// writing went.
     fn write_beside(
         &self,
         name: &Path,
-        write: impl FnOnce(&mut File) -> io::Result<()>,
+        write: impl FnOnce(&mut File) -> Result<io::Result<()>, CheckpointError>,
     ) -> Result<(), CheckpointError> {
         let path = self.staging.path().join(name);
         let mut file = new_file(&path)?;
-        write(&mut file)
+        write(&mut file)?
             .and_then(|()| file.sync_all())
             .map_err(CheckpointError::io("write", &self.dest.join(name)))
     }
@@ -173,15 +180,29 @@ impl CheckpointWriter {
             let path = self.staging.path();
             self.staging.handle().sync_all().map_err(CheckpointError::io("sync", path))?;
         }
-        let (dest, parent) = (self.dest, self.parent);
+        let (dest, (parent, opened)) = (self.dest, self.parent);
         self.staging.rename(&dest).map_err(|error| match error.kind() {
             // Somebody was faster since `create` looked.
             io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(&dest),
             _ => CheckpointError::io("rename the new checkpoint to", &dest)(error),
         })?;
-        File::open(&parent)
-            .and_then(|directory| directory.sync_all())
-            .map_err(CheckpointError::io("sync", &parent))
+        opened.sync_all().map_err(CheckpointError::io("sync", &parent))
+    }
+}
+
+/// Copies what `from` holds, which is at `source`. Fails if that cannot be read, and returns how the writing went.
+fn copy(from: &mut File, source: &Path, to: &mut File) -> Result<io::Result<()>, CheckpointError> {
+    let mut block = vec![0; COPIED_AT_ONCE];
+    loop {
+        let len = match from.read(&mut block) {
+            Ok(0) => return Ok(Ok(())),
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(CheckpointError::io("read", source)(error)),
+        };
+        if let Err(error) = to.write_all(block.get(..len).unwrap_or_default()) {
+            return Ok(Err(error));
+        }
     }
 }
 

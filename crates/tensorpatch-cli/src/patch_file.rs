@@ -123,8 +123,10 @@ impl PatchOutput {
                 let file =
                     file.into_inner().map_err(|error| error.into_error()).with_context(|| failed(&path))?;
                 file.as_file().sync_all().with_context(|| failed(&path))?;
+                // Before the patch has its name: no error may be reported of one that is in place.
+                let parent = File::open(parent(&path)).with_context(|| failed(&path))?;
                 file.persist(&path).map_err(|error| error.error).with_context(|| failed(&path))?;
-                File::open(parent(&path)).and_then(|parent| parent.sync_all()).with_context(|| failed(&path))
+                parent.sync_all().with_context(|| failed(&path))
             }
         }
     }

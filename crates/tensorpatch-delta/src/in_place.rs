@@ -218,10 +218,11 @@ fn check_in_place(
     Ok(())
 }
 
-/// Makes a rename or removal in the directory of `path` durable.
-fn sync_parent(path: &Path) -> io::Result<()> {
+/// The directory of `path`, to sync after a rename or removal in it. Opened before, so that what cannot be made durable is
+/// not done.
+fn open_parent(path: &Path) -> io::Result<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(parent.unwrap_or(Path::new(".")))
 }
 
 /// Whether anything has this name. What cannot be looked at must not pass for absent.
@@ -305,8 +306,9 @@ fn busy(checkpoint: &Path) -> ApplyError {
 /// Gives the finished journal its name, durably.
 fn publish(partial: &Path, journal: &Path) -> Result<(), ApplyError> {
     let failed = |error| journal_error(journal, error);
+    let parent = open_parent(journal).map_err(failed)?;
     fs::rename(partial, journal).map_err(failed)?;
-    sync_parent(journal).map_err(|error| {
+    parent.sync_all().map_err(|error| {
         // The caller is told that nothing was prepared, so nothing may be found later.
         let _ = fs::remove_file(journal);
         failed(error)
@@ -314,7 +316,7 @@ fn publish(partial: &Path, journal: &Path) -> Result<(), ApplyError> {
 }
 
 fn remove_journal(journal: &Path) -> Result<(), ApplyError> {
-    fs::remove_file(journal)
-        .and_then(|()| sync_parent(journal))
+    open_parent(journal)
+        .and_then(|parent| fs::remove_file(journal).and_then(|()| parent.sync_all()))
         .map_err(|source| journal_error(journal, source))
 }

@@ -205,8 +205,9 @@ fn destinations_that_must_not_be_replaced_are_refused() {
     }
     let error = create(&shards, &file, Form::File).unwrap_err();
     assert!(matches!(error, CheckpointError::NeedsDirectory { files: 2, index: true, .. }), "{error}");
-    let error = create(&single, &out.path().join("absent/dest"), Form::File).unwrap_err();
-    assert!(matches!(error, CheckpointError::Io { action: "create", .. }), "{error}");
+    let absent = out.path().join("absent");
+    let error = create(&single, &absent.join("dest"), Form::File).unwrap_err();
+    assert!(matches!(&error, CheckpointError::Io { action: "open", path, .. } if *path == absent), "{error}");
     assert_eq!(names(out.path()), ["dangling", "file", "full"]);
     assert_eq!((fs::read(&file).unwrap(), names(&full)), (b"x".to_vec(), vec!["x".to_owned()]));
 }
@@ -392,6 +393,19 @@ fn only_companions_go_beside_the_weights() {
     assert!(matches!(writer.copy_companion(&config), Err(CheckpointError::Io { action: "create", .. })));
     let writer = create(&single, &out.path().join("file"), Form::File).unwrap();
     assert!(matches!(writer.copy_companion(&config), Err(CheckpointError::Destination { .. })));
+}
+
+#[test]
+fn a_companion_that_cannot_be_read_is_named_and_not_what_was_to_be_written() {
+    let (keep, _, shards) = sources();
+    let out = tempfile::tempdir().unwrap();
+    let writer = create(&shards, &out.path().join("dest"), Form::Directory).unwrap();
+    // A directory can be opened like a file, and then not read.
+    let unreadable = keep.path().join("vocab.json");
+    fs::create_dir(&unreadable).unwrap();
+    let error = writer.copy_companion(&unreadable).unwrap_err();
+    let CheckpointError::Io { action: "read", path, .. } = &error else { panic!("{error}") };
+    assert_eq!(path, &unreadable);
 }
 
 #[test]
