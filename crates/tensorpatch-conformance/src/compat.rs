@@ -19,13 +19,15 @@ pub const DIRECTORY: &str = "tests/compat";
 
 const SUMS: &str = "BLAKE3SUMS";
 const CONSTANTS: &str = "constants.txt";
+/// The versions whose directories are there, a line each: a directory that goes as a whole takes its digests along.
+const RELEASES: &str = "releases.txt";
 const DRAFT: &str = "status: draft";
 const FROZEN: &str = "status: frozen";
 
 /// Keeps what this version writes as `tests/compat/VERSION/`, for ever.
 ///
 /// # Errors
-/// If there is such a directory already: it is never written again.
+/// If there is or was such a directory already: it is never written again.
 pub fn record(root: &Path, version: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
     ensure!(
@@ -38,6 +40,11 @@ pub fn record(root: &Path, version: &str) -> Result<()> {
         "{} exists, and what a release has written stays as it is",
         directory.display()
     );
+    let mut versions = listed(root);
+    ensure!(
+        !versions.iter().any(|listed| listed == version),
+        "{version} is in {DIRECTORY}/{RELEASES} already"
+    );
     let mut sums = String::new();
     for (path, bytes) in contents() {
         let file = directory.join(&path);
@@ -46,7 +53,32 @@ pub fn record(root: &Path, version: &str) -> Result<()> {
         writeln!(sums, "{}  {path}", blake3::hash(&bytes).to_hex())?;
     }
     fs::write(directory.join(SUMS), sums)?;
+    versions.push(version.to_owned());
+    fs::write(root.join(DIRECTORY).join(RELEASES), versions.join("\n") + "\n")?;
     Ok(())
+}
+
+/// The versions of the list of releases.
+fn listed(root: &Path) -> Vec<String> {
+    let list = fs::read_to_string(root.join(DIRECTORY).join(RELEASES)).unwrap_or_default();
+    list.lines().map(str::to_owned).collect()
+}
+
+/// Which releases are listed and not there, or there and not listed.
+fn unlisted(root: &Path) -> Result<Vec<String>> {
+    let versions = listed(root);
+    let gone =
+        versions.iter().filter(|version| !root.join(DIRECTORY).join(version).is_dir()).map(|version| {
+            format!("{DIRECTORY}/{version} is gone, and what a release has written stays as it is")
+        });
+    let mut violations: Vec<String> = gone.collect();
+    for directory in releases(root)? {
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        if !versions.iter().any(|version| *version == name) {
+            violations.push(format!("{DIRECTORY}/{name} is not in {DIRECTORY}/{RELEASES}"));
+        }
+    }
+    Ok(violations)
 }
 
 /// The directories of the releases.
@@ -70,7 +102,7 @@ pub fn releases(root: &Path) -> Result<Vec<std::path::PathBuf>> {
 /// # Errors
 /// If the file system refuses.
 pub fn violations(root: &Path) -> Result<Vec<String>> {
-    let mut violations = Vec::new();
+    let mut violations = unlisted(root)?;
     let today = contents().remove("manifest.json").context("the vectors have a manifest")?;
     let today: Value = serde_json::from_slice(&today)?;
     for directory in releases(root)? {

@@ -84,6 +84,23 @@ fn a_record_is_made_once_and_every_alteration_of_it_is_found() {
     let add = || fs::write(&more, b"").unwrap();
     assert!(found(&add, &|| fs::remove_file(&more).unwrap()).contains("files, but"));
 
+    // The whole release, which no digest of its files can tell; and one that nobody has recorded.
+    let moved = root.join("moved");
+    let take = |from: &Path, to: &Path| fs::rename(from, to).unwrap();
+    let gone = found(&|| take(&directory, &moved), &|| take(&moved, &directory));
+    assert_eq!(gone, "tests/compat/0.9.0-rc.1 is gone, and what a release has written stays as it is");
+    let recorded = || {
+        take(&directory, &moved);
+        assert!(compat::record(root, "0.9.0-rc.1").is_err(), "it is recorded once, also if it is gone");
+    };
+    found(&recorded, &|| take(&moved, &directory));
+    let list = root.join(compat::DIRECTORY).join("releases.txt");
+    let versions = fs::read_to_string(&list).unwrap();
+    let restore = || fs::write(&list, &versions).unwrap();
+    assert!(
+        found(&|| fs::write(&list, b"").unwrap(), &restore).contains("is not in tests/compat/releases.txt")
+    );
+
     // An id that meant something else then: whoever alters both the files and their digests is found too.
     let manifest = directory.join("manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();
