@@ -6,6 +6,7 @@
     reason = "a panic is how a test fails, and bytes are printed"
 )]
 
+mod folds;
 mod support;
 
 use std::ops::ControlFlow;
