@@ -55,7 +55,7 @@ pub struct Pulled {
     pub steps: Vec<PulledStep>,
     /// Bytes of the objects of the plan.
     pub plan_bytes: u64,
-    /// Bytes fetched, companions included, without what was there already.
+    /// Bytes fetched, companions and repairs included, without what was there already.
     pub downloaded_bytes: u64,
 }
 
@@ -220,7 +220,9 @@ impl Replica {
             Some(LocalState { condition: Condition::Damaged { was }, .. }) => {
                 let (checked, known) = (home.clone(), was.id);
                 let was = blocking(move || install::with_whole_companions(&checked, was)).await?;
-                (self.repair(home, &was).await?, was.companions, Some(known))
+                let (held, fetched) = self.repair(home, &was).await?;
+                rounds.fetched(fetched);
+                (held, was.companions, Some(known))
             }
             // Recovery leaves neither.
             Some(LocalState {
@@ -239,7 +241,7 @@ impl Replica {
         let max_steps = self.options.max_steps;
         let (history, plan) = self.stream.way(held_id, &target, max_steps, rounds.avoided().clone()).await?;
         rounds.take(&history, &plan);
-        let downloaded_bytes = self.download(home, &history, &plan, &target, &old_companions).await?;
+        rounds.fetched(self.download(home, &history, &plan, &target, &old_companions).await?);
         let report = Pulled {
             stream: self.stream.id(),
             from: held_id.map(|id| id.version),
@@ -256,7 +258,7 @@ impl Replica {
                 })
                 .collect(),
             plan_bytes: plan.bytes(),
-            downloaded_bytes,
+            downloaded_bytes: rounds.fetched_bytes(),
         };
         let work = self.stage(home, held.as_ref(), &old_companions, &history, &plan, &target).await?;
         Ok(Prepared { home: home.clone(), held, target, work, report })

@@ -299,6 +299,8 @@ async fn only_the_damaged_chunks_of_a_replica_are_fetched_anew() {
         damage(&replica.dir().join("model.safetensors"), 100);
         let pulled = replica.pull(Target::Latest).await.unwrap();
         assert_eq!((pulled.from, pulled.steps.len()), (Some(v(2)), 1), "{pulled:?}");
+        // The patch, which was fetched before the damage was found, and what the chunk was made of.
+        assert!(pulled.downloaded_bytes > pulled.plan_bytes, "{pulled:?}");
         assert_same(replica.dir(), &world.step(3));
         assert_eq!(replica.held().await.unwrap().unwrap().version, v(3));
     }

@@ -15,27 +15,29 @@ use crate::parts::PartReader;
 const BATCH: usize = 16;
 
 impl Replica {
-    /// Makes the files the version that they were once more, if that takes less than all of them; `None` if an anchor must do it.
+    /// Makes the files the version that they were once more, if that takes less than all of them; `None` if an anchor must do it. Beside
+    /// it the bytes that were fetched.
     ///
     /// The state file says `damaged` until the files have been hashed again, so that a crash on the way costs only time.
-    pub(super) async fn repair(&self, home: &Home, was: &Held) -> Result<Option<Held>, StoreError> {
-        match self.try_repair(home, was).await {
+    pub(super) async fn repair(&self, home: &Home, was: &Held) -> Result<(Option<Held>, u64), StoreError> {
+        let mut fetched = 0;
+        match self.try_repair(home, was, &mut fetched).await {
             Ok(true) => {
                 let (home, held) = (home.clone(), was.clone());
                 let state = LocalState { stream: self.stream.id(), condition: Condition::Held(held) };
                 blocking(move || home.save(&state)).await?;
-                Ok(Some(was.clone()))
+                Ok((Some(was.clone()), fetched))
             }
-            Ok(false) => Ok(None),
+            Ok(false) => Ok((None, fetched)),
             Err(error) if error.is_transient() => Err(error),
             Err(error) => {
                 tracing::warn!(%error, "the damaged files cannot be repaired chunk by chunk");
-                Ok(None)
+                Ok((None, fetched))
             }
         }
     }
 
-    async fn try_repair(&self, home: &Home, was: &Held) -> Result<bool, StoreError> {
+    async fn try_repair(&self, home: &Home, was: &Held, fetched: &mut u64) -> Result<bool, StoreError> {
         let Some(commit) = self.stream.commit(was.id.version).await? else { return Ok(false) };
         if commit.id() != was.id {
             return Ok(false);
@@ -50,6 +52,7 @@ impl Replica {
                 let (patcher, address) = (Arc::clone(&patcher), *address);
                 let offset = u64::from(address.chunk.0).saturating_mul(CHUNK_BYTES as u64);
                 home.blocking(move || Ok(patcher.write(address.tensor, offset, &bytes)?)).await?;
+                *fetched = parts.fetched_bytes();
             }
         }
         let (home, options, id) = (home.clone(), self.options.apply.clone(), was.id);

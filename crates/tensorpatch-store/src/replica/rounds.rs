@@ -19,12 +19,23 @@ pub(super) struct Rounds {
     optional: Vec<Step>,
     /// What first was wrong with the stream.
     first: Option<StoreError>,
+    fetched_bytes: u64,
 }
 
 impl Rounds {
     /// What no plan is to be made with.
     pub(super) fn avoided(&self) -> &Avoided {
         &self.avoided
+    }
+
+    /// Counts bytes that were fetched.
+    pub(super) fn fetched(&mut self, bytes: u64) {
+        self.fetched_bytes = self.fetched_bytes.saturating_add(bytes);
+    }
+
+    /// Bytes that were fetched, whatever became of them.
+    pub(super) fn fetched_bytes(&self) -> u64 {
+        self.fetched_bytes
     }
 
     /// Remembers the plan that is being tried.
