@@ -212,75 +212,50 @@ pub(super) fn run<T: Element, const N: usize>(
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
-fn run_avx2<const N: usize>(
-    chains: &mut [Chain<'_>; N],
-    look_up: LookUp<'_>,
-    bytes: &[u8],
-    parts: &[Part<'_>; N],
-    patches: &mut Patches,
-) -> Option<()> {
-    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn inner<const N: usize>(
-        chains: &mut [Chain<'_>; N],
-        look_up: LookUp<'_>,
-        bytes: &[u8],
-        parts: &[Part<'_>; N],
-        patches: &mut Patches,
-    ) -> Option<()> {
-        let classes = kernels::avx2::Classes::load(look_up.lengths);
-        let (groups, _) = bytes.as_chunks::<{ kernels::avx2::STEP }>();
-        run_with::<u16, N>(
-            chains,
-            look_up,
-            parts,
-            patches,
-            |ends, from, point| kernels::avx2::find_group(ends, from, point),
-            |group, rest| match groups.get(group) {
-                Some(whole) => kernels::avx2::locate(&classes, look_up.lengths, whole, rest),
-                None => locate_in::<u16>(look_up.lengths, bytes, group, rest),
-            },
-        )
-    }
-    // SAFETY: called at the AVX2 level or above alone, which have all these instructions.
-    unsafe { inner(chains, look_up, bytes, parts, patches) }
+/// [`run_with`] for elements of two bytes, with the searches of a level and all that its instructions can do.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! run_at {
+    ($name:ident, $kernels:ident, $features:literal) => {
+        #[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
+        fn $name<const N: usize>(
+            chains: &mut [Chain<'_>; N],
+            look_up: LookUp<'_>,
+            bytes: &[u8],
+            parts: &[Part<'_>; N],
+            patches: &mut Patches,
+        ) -> Option<()> {
+            #[target_feature(enable = $features)]
+            fn inner<const N: usize>(
+                chains: &mut [Chain<'_>; N],
+                look_up: LookUp<'_>,
+                bytes: &[u8],
+                parts: &[Part<'_>; N],
+                patches: &mut Patches,
+            ) -> Option<()> {
+                let classes = kernels::$kernels::Classes::load(look_up.lengths);
+                let (groups, _) = bytes.as_chunks::<{ kernels::$kernels::STEP }>();
+                run_with::<u16, N>(
+                    chains,
+                    look_up,
+                    parts,
+                    patches,
+                    |ends, from, point| kernels::$kernels::find_group(ends, from, point),
+                    |group, rest| match groups.get(group) {
+                        Some(whole) => kernels::$kernels::locate(&classes, look_up.lengths, whole, rest),
+                        None => locate_in::<u16>(look_up.lengths, bytes, group, rest),
+                    },
+                )
+            }
+            // SAFETY: called at levels alone that have all these instructions.
+            unsafe { inner(chains, look_up, bytes, parts, patches) }
+        }
+    };
 }
 
+#[cfg(target_arch = "x86_64")]
+run_at!(run_avx2, avx2, "avx2,bmi1,bmi2,lzcnt,popcnt");
 #[cfg(target_arch = "aarch64")]
-#[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
-fn run_neon<const N: usize>(
-    chains: &mut [Chain<'_>; N],
-    look_up: LookUp<'_>,
-    bytes: &[u8],
-    parts: &[Part<'_>; N],
-    patches: &mut Patches,
-) -> Option<()> {
-    #[target_feature(enable = "neon")]
-    fn inner<const N: usize>(
-        chains: &mut [Chain<'_>; N],
-        look_up: LookUp<'_>,
-        bytes: &[u8],
-        parts: &[Part<'_>; N],
-        patches: &mut Patches,
-    ) -> Option<()> {
-        let classes = kernels::neon::Classes::load(look_up.lengths);
-        let (groups, _) = bytes.as_chunks::<{ kernels::neon::STEP }>();
-        run_with::<u16, N>(
-            chains,
-            look_up,
-            parts,
-            patches,
-            |ends, from, point| kernels::neon::find_group(ends, from, point),
-            |group, rest| match groups.get(group) {
-                Some(whole) => kernels::neon::locate(&classes, look_up.lengths, whole, rest),
-                None => locate_in::<u16>(look_up.lengths, bytes, group, rest),
-            },
-        )
-    }
-    // SAFETY: called at the NEON level alone.
-    unsafe { inner(chains, look_up, bytes, parts, patches) }
-}
+run_at!(run_neon, neon, "neon");
 
 /// What a chunk's changes are looked up in.
 #[derive(Debug, Clone, Copy)]

@@ -29,6 +29,30 @@ pub(super) struct Block<'a> {
     pub(super) cold: &'a [u16],
 }
 
+/// [`Places::push_with`] for elements of two bytes, with the search of a level and all that its instructions can do.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! push_at {
+    ($name:ident, $kernels:ident, $features:literal) => {
+        #[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
+        fn $name(&self, block: Block<'_>, steps: &mut [Vec<Step>; STRIPS], ends: &mut [(u32, u32); STRIPS]) {
+            #[target_feature(enable = $features)]
+            fn inner(
+                places: &Places<'_>,
+                block: Block<'_>,
+                steps: &mut [Vec<Step>; STRIPS],
+                ends: &mut [(u32, u32); STRIPS],
+            ) {
+                let classes = kernels::$kernels::Classes::load(places.lengths);
+                places.push_with::<u16>(block, steps, ends, |group, index| {
+                    kernels::$kernels::before(&classes, places.lengths, group, index)
+                });
+            }
+            // SAFETY: called at levels alone that have all these instructions.
+            unsafe { inner(self, block, steps, ends) }
+        }
+    };
+}
+
 impl Places<'_> {
     /// Appends the steps of the cold changes of a block to those of their strips, and moves on where the last ones end.
     pub(super) fn push<T: Element>(
@@ -52,66 +76,11 @@ impl Places<'_> {
     }
 
     #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
-    fn push_avx512(
-        &self,
-        block: Block<'_>,
-        steps: &mut [Vec<Step>; STRIPS],
-        ends: &mut [(u32, u32); STRIPS],
-    ) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,lzcnt,popcnt")]
-        fn inner(
-            places: &Places<'_>,
-            block: Block<'_>,
-            steps: &mut [Vec<Step>; STRIPS],
-            ends: &mut [(u32, u32); STRIPS],
-        ) {
-            let classes = kernels::avx512::Classes::load(places.lengths);
-            places.push_with::<u16>(block, steps, ends, |group, index| {
-                kernels::avx512::before(&classes, places.lengths, group, index)
-            });
-        }
-        // SAFETY: called at the AVX-512 level alone, which has all these instructions.
-        unsafe { inner(self, block, steps, ends) }
-    }
-
+    push_at!(push_avx512, avx512, "avx512f,avx512bw,avx512vl,bmi1,bmi2,lzcnt,popcnt");
     #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
-    fn push_avx2(&self, block: Block<'_>, steps: &mut [Vec<Step>; STRIPS], ends: &mut [(u32, u32); STRIPS]) {
-        #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-        fn inner(
-            places: &Places<'_>,
-            block: Block<'_>,
-            steps: &mut [Vec<Step>; STRIPS],
-            ends: &mut [(u32, u32); STRIPS],
-        ) {
-            let classes = kernels::avx2::Classes::load(places.lengths);
-            places.push_with::<u16>(block, steps, ends, |group, index| {
-                kernels::avx2::before(&classes, places.lengths, group, index)
-            });
-        }
-        // SAFETY: called at the AVX2 level alone, which has all these instructions.
-        unsafe { inner(self, block, steps, ends) }
-    }
-
+    push_at!(push_avx2, avx2, "avx2,bmi1,bmi2,lzcnt,popcnt");
     #[cfg(target_arch = "aarch64")]
-    #[expect(unsafe_code, reason = "a call of what needs the instructions of the level")]
-    fn push_neon(&self, block: Block<'_>, steps: &mut [Vec<Step>; STRIPS], ends: &mut [(u32, u32); STRIPS]) {
-        #[target_feature(enable = "neon")]
-        fn inner(
-            places: &Places<'_>,
-            block: Block<'_>,
-            steps: &mut [Vec<Step>; STRIPS],
-            ends: &mut [(u32, u32); STRIPS],
-        ) {
-            let classes = kernels::neon::Classes::load(places.lengths);
-            places.push_with::<u16>(block, steps, ends, |group, index| {
-                kernels::neon::before(&classes, places.lengths, group, index)
-            });
-        }
-        // SAFETY: called at the NEON level alone.
-        unsafe { inner(self, block, steps, ends) }
-    }
+    push_at!(push_neon, neon, "neon");
 
     #[inline(always)]
     fn push_with<T: Element>(
