@@ -131,7 +131,7 @@ impl Stream {
         match (self.check_complete(&keep, &listed).await, self.pruned().await?) {
             // What an earlier collector took is not missing. The record of it counts only where something is gone.
             (Err(StoreError::Missing { .. }), Some(pruned))
-                if pruned > floor && is_anchored(&history, pruned) =>
+                if pruned > floor && history.anchors().any(|step| step.target.version == pruned) =>
             {
                 floor = pruned;
                 keep = self.kept(&history, floor, &policy.pins).await?;
@@ -320,15 +320,9 @@ impl Kept {
     }
 }
 
-fn is_anchored(history: &History, version: Version) -> bool {
-    let mut ways = history.ways().iter();
-    ways.any(|step| step.target.version == version && matches!(step.way, Way::Anchor(_)))
-}
-
 /// The newest version not above `lowest` that has an anchor; that it is whole is checked with all that stays.
 fn floor(history: &History, lowest: Version) -> Result<Version, StoreError> {
-    let anchored = history.ways().iter().filter(|step| matches!(step.way, Way::Anchor(_)));
-    let targets = anchored.map(|step| step.target.version).filter(|version| *version <= lowest);
+    let targets = history.anchors().map(|step| step.target.version).filter(|version| *version <= lowest);
     targets
         .max()
         .ok_or_else(|| StoreError::Missing { name: format!("an anchor at or below version {lowest}") })

@@ -6,7 +6,7 @@ use tensorpatch_format::TaggedStateDigest;
 use crate::digest::ObjectDigest;
 use crate::error::StoreError;
 use crate::names::Version;
-use crate::plan::{History, Way};
+use crate::plan::History;
 use crate::record::DeltaKind;
 use crate::stream::Stream;
 
@@ -24,10 +24,8 @@ impl Stream {
         for commit in history.commits() {
             let record = &commit.record;
             let anchors: Vec<u64> = history
-                .ways()
-                .iter()
+                .anchors()
                 .filter(|step| step.target.version == record.version)
-                .filter(|step| matches!(step.way, Way::Anchor(_)))
                 .map(|step| step.way.bytes())
                 .collect();
             let delta_bytes =

@@ -42,6 +42,10 @@ impl Way {
         }
     }
 
+    pub(crate) fn is_anchor(&self) -> bool {
+        matches!(self, Self::Anchor(_))
+    }
+
     fn base(&self) -> Option<&VersionId> {
         match self {
             Self::Delta(delta) => Some(&delta.base),
@@ -87,7 +91,7 @@ impl Plan {
 
     /// Whether it begins with an anchor.
     pub(crate) fn starts_from_nothing(&self) -> bool {
-        self.steps.first().is_some_and(|step| matches!(step.way, Way::Anchor(_)))
+        self.steps.first().is_some_and(|step| step.way.is_anchor())
     }
 
     /// The objects to fetch, in order.
@@ -221,6 +225,11 @@ impl History {
     /// All ways to all versions.
     pub fn ways(&self) -> &[Step] {
         &self.edges
+    }
+
+    /// The ways that start from nothing.
+    pub(crate) fn anchors(&self) -> impl Iterator<Item = &Step> {
+        self.edges.iter().filter(|step| step.way.is_anchor())
     }
 
     /// The cheapest plan from `held`, or from nothing, to `target`, with no object of `missing` and at most `max_steps` steps.

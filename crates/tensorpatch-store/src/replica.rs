@@ -18,7 +18,7 @@ use crate::digest::{ObjectDigest, text};
 use crate::error::StoreError;
 use crate::lease::{self, Lease};
 use crate::names::{StreamId, Version};
-use crate::plan::{Commit, Way};
+use crate::plan::Commit;
 use crate::record::VersionId;
 use crate::stream::Stream;
 use home::{Condition, HIDDEN, Held, Home, Install, LocalState};
@@ -253,7 +253,7 @@ impl Replica {
                 .iter()
                 .map(|step| PulledStep {
                     version: step.target.version,
-                    anchor: matches!(step.way, Way::Anchor(_)),
+                    anchor: step.way.is_anchor(),
                     bytes: step.way.bytes(),
                 })
                 .collect(),

@@ -330,17 +330,20 @@ impl Stream {
                 target <= to && target >= from && base.is_none_or(|base| base >= from)
             })
         });
-        let read = all(wanted, AT_ONCE, |object| async move {
-            match self.edge(&object.name).await {
-                Ok(edge) => Ok(edge),
-                Err(error @ StoreError::Object { .. }) => Err(error),
-                Err(error) => {
-                    tracing::warn!(name = object.name, %error, "an edge record is ignored");
-                    Ok(None)
-                }
-            }
-        });
+        let read = all(wanted, AT_ONCE, |object| async move { self.readable_edge(&object.name).await });
         Ok(read.await?.into_iter().flatten().collect())
+    }
+
+    /// An edge that was listed, unless it is gone by now, or cannot be read and is ignored.
+    async fn readable_edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
+        match self.edge(file).await {
+            Err(error @ StoreError::Object { .. }) => Err(error),
+            Err(error) => {
+                tracing::warn!(name = file, %error, "an edge record is ignored");
+                Ok(None)
+            }
+            edge => edge,
+        }
     }
 
     pub(crate) async fn edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
@@ -434,11 +437,8 @@ impl Stream {
             .collect();
         anchors.sort_unstable();
         for (target, name) in anchors.into_iter().rev() {
-            match self.edge(name).await {
-                Ok(Some(_)) => return Ok(Some(target)),
-                Ok(None) => {}
-                Err(error @ StoreError::Object { .. }) => return Err(error),
-                Err(error) => tracing::warn!(name, %error, "an edge record is ignored"),
+            if self.readable_edge(name).await?.is_some() {
+                return Ok(Some(target));
             }
         }
         Ok(None)

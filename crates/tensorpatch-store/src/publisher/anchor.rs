@@ -10,7 +10,7 @@ use crate::bucket::all;
 use crate::error::StoreError;
 use crate::names::{self, Nonce, Version};
 use crate::observe::Phase;
-use crate::plan::{Commit, Way};
+use crate::plan::Commit;
 use crate::record::{Anchor, EdgeRecord, NamedObject, now};
 use crate::replica::home::{Held, Home};
 use crate::replica::{blocking, install};
@@ -68,12 +68,12 @@ impl Publisher {
     pub async fn anchor_if_due(&self, policy: AnchorPolicy) -> Result<Option<AnchorAdded>, StoreError> {
         let Some(tip) = self.stream.tip().await? else { return Ok(None) };
         let mut history = self.stream.history(None, &tip, usize::MAX).await?;
-        if !history.ways().iter().any(|step| matches!(step.way, Way::Anchor(_))) {
+        if history.anchors().next().is_none() {
             // What promised one was the record of another history.
             history = self.stream.whole_history(tip.record.version).await?;
         }
-        let newest = history.ways().iter().filter(|step| matches!(step.way, Way::Anchor(_)));
-        let Some(newest) = newest.max_by_key(|step| step.target.version) else { return Ok(None) };
+        let newest = history.anchors().max_by_key(|step| step.target.version);
+        let Some(newest) = newest else { return Ok(None) };
         let after = |commit: &&Commit| commit.record.version > newest.target.version;
         let deltas = history.commits().filter(after).filter_map(|commit| commit.record.delta.as_ref());
         let objects = deltas.flat_map(|delta| delta.objects());
