@@ -1,7 +1,6 @@
 //! The house rules that no compiler checks.
 
 mod dependencies;
-mod file_map;
 mod layers;
 mod licences;
 mod links;
@@ -24,7 +23,6 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(dependencies::check(&root, &metadata)?);
     violations.extend(sources::check(&root)?);
     violations.extend(links::check(&root)?);
-    violations.extend(file_map::check(&root)?);
     violations.extend(tensorpatch_conformance::compat::violations(&root)?);
     for violation in &violations {
         eprintln!("tidy: {violation}");
@@ -33,11 +31,6 @@ pub(crate) fn run() -> Result<()> {
         bail!("{} violations of the house rules", violations.len());
     }
     Ok(())
-}
-
-/// Writes the tables of files in `ARCHITECTURE.md` anew.
-pub(crate) fn write_file_map() -> Result<()> {
-    file_map::write(&shell::root()?)
 }
 
 /// What `cargo metadata` says about the workspace and its dependencies on this platform.
