@@ -27,7 +27,7 @@ enum Command {
         #[arg(value_enum)]
         steps: Vec<ci::Step>,
     },
-    /// Check the house rules: layers, unsafe code, module docs, lengths, licences, links
+    /// Check the house rules: layers, reasons of dependencies, unsafe code, module docs, lengths, links
     Tidy,
     /// Write the conformance vectors to tests/conformance/v1, and hold both decoders against them
     Vectors {
