@@ -1,8 +1,10 @@
 //! `manifest.json`, its schema, and the README of the directory.
 
 use serde_json::{Value, json};
+use tensorpatch_format::ErrorClass;
 
-use crate::records::{Record, records};
+use crate::records::Record;
+use crate::registry::records;
 use crate::state::rules_in_words;
 use crate::vector::States;
 use crate::{Outcome, Vector};
@@ -175,23 +177,8 @@ pub(crate) fn schema() -> String {
 }
 
 /// The codes of section 12.
-pub(crate) fn codes() -> [&'static str; 9] {
-    use tensorpatch_format::ErrorClass::{
-        Checksum, Invalid, Limit, NotAPatch, TargetMismatch, Truncated, UnsupportedFeature,
-        UnsupportedVersion, WrongBase,
-    };
-    [
-        Truncated,
-        NotAPatch,
-        UnsupportedVersion,
-        UnsupportedFeature,
-        Limit,
-        Checksum,
-        Invalid,
-        WrongBase,
-        TargetMismatch,
-    ]
-    .map(|class| class.code())
+pub(crate) fn codes() -> Vec<&'static str> {
+    ErrorClass::ALL.iter().map(|class| class.code()).collect()
 }
 
 /// JSON with a line for each value but short lists, which is what a reviewer can read the difference of.
