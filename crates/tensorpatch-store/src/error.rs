@@ -212,6 +212,9 @@ pub enum StoreError {
     /// Tensors that do not fit their schema.
     #[error(transparent)]
     State(#[from] tensorpatch_delta::StateError),
+    /// The caller's progress said to stop.
+    #[error(transparent)]
+    Cancelled(#[from] tensorpatch_delta::Cancelled),
     /// A part of a version that it does not have.
     #[error("version {version}: {what}")]
     NoSuchPart {
