@@ -106,8 +106,8 @@
 //! # Untrusted input
 //!
 //! Patches, records and checkpoints may come from anyone: every size that they declare is checked against
-//! [`Limits`](format::Limits) before memory is allocated for it. A digest tells accidents, not forgery, from the real thing
-//! unless it is made with [`LeafHash::Blake3`](format::LeafHash::Blake3).
+//! [`Limits`] before memory is allocated for it. A digest tells accidents, not forgery, from the real thing
+//! unless it is made with [`LeafHash::Blake3`].
 //!
 //! # Modules
 //!
