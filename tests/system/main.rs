@@ -8,7 +8,6 @@
 )]
 
 mod bad_input;
-mod bench;
 mod crash;
 mod demo;
 mod memory;

@@ -27,7 +27,7 @@ enum Command {
         #[arg(value_enum)]
         steps: Vec<ci::Step>,
     },
-    /// Check the house rules: layers, unsafe code, module docs, lengths, licences, links, file tables
+    /// Check the house rules: layers, reasons of dependencies, unsafe code, module docs, lengths, links
     Tidy,
     /// Write the conformance vectors to tests/conformance/v1, and hold both decoders against them
     Vectors {
@@ -61,8 +61,6 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Write the tables of files in ARCHITECTURE.md, from the first sentence of each module
-    FileMap,
 }
 
 #[expect(clippy::print_stderr, reason = "an error is told there")]
@@ -94,6 +92,5 @@ fn run(arguments: Arguments) -> Result<()> {
                 shell::cargo(&["run", "--release", "--quiet", "--package", "tensorpatch-bench", "--"])?;
             shell::run(command.args(arguments))
         }
-        Some(Command::FileMap) => tidy::write_file_map(),
     }
 }

@@ -1,11 +1,10 @@
 //! The house rules that no compiler checks.
 
 mod dependencies;
-mod file_map;
 mod layers;
-mod licences;
 mod links;
 mod sources;
+mod toolchain;
 
 use std::path::{Path, PathBuf};
 
@@ -18,13 +17,13 @@ use crate::shell;
 #[expect(clippy::print_stderr, reason = "the violations are what this prints")]
 pub(crate) fn run() -> Result<()> {
     let root = shell::root()?;
-    let metadata = metadata()?;
-    let mut violations = layers::check(&metadata)?;
-    violations.extend(licences::check(&root, &metadata)?);
-    violations.extend(dependencies::check(&root, &metadata)?);
+    let all = metadata("--all-features")?;
+    let mut violations = layers::check(&all)?;
+    violations.extend(layers::check_plain(&metadata("--no-default-features")?)?);
+    violations.extend(toolchain::check(&all)?);
+    violations.extend(dependencies::check(&root, &all)?);
     violations.extend(sources::check(&root)?);
     violations.extend(links::check(&root)?);
-    violations.extend(file_map::check(&root)?);
     violations.extend(tensorpatch_conformance::compat::violations(&root)?);
     for violation in &violations {
         eprintln!("tidy: {violation}");
@@ -35,17 +34,12 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Writes the tables of files in `ARCHITECTURE.md` anew.
-pub(crate) fn write_file_map() -> Result<()> {
-    file_map::write(&shell::root()?)
-}
-
-/// What `cargo metadata` says about the workspace and its dependencies on this platform.
-fn metadata() -> Result<Value> {
+/// What `cargo metadata` says about the workspace and its dependencies on this platform, with these features.
+fn metadata(features: &str) -> Result<Value> {
     let version = String::from_utf8(shell::output(std::process::Command::new("rustc").arg("-vV"))?)?;
     let host =
         version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
-    let arguments = ["metadata", "--format-version", "1", "--locked", "--filter-platform", host];
+    let arguments = ["metadata", "--format-version", "1", "--locked", features, "--filter-platform", host];
     serde_json::from_slice(&shell::output(&mut shell::cargo(&arguments)?)?)
         .context("cargo metadata is not JSON")
 }

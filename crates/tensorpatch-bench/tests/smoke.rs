@@ -1,12 +1,19 @@
 //! The benchmark on tiny pairs: that it measures, and that its sizes are true. Nothing is said about time.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says what it left out"
+)]
 
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::Command;
 
+use clap::ValueEnum;
 use serde_json::Value;
+use tensorpatch_bench::commands::{Which, measure};
 use tensorpatch_bench::floor::Floor;
 use tensorpatch_bench::inputs::{Input, Synthetic, learning_rate};
 use tensorpatch_bench::kernels;
@@ -115,4 +122,31 @@ fn a_sparse_tensor_has_changes_up_to_its_end() {
     assert_eq!((pair.tensors.len(), pair.bytes()), (1, 3 << 20));
     let changed = |range: std::ops::Range<usize>| pair.base[range.clone()] != pair.target[range];
     assert!(!changed(0..2 << 20) && changed(2 << 20..3 << 20));
+}
+
+#[test]
+fn every_command_is_measured_and_nothing_is_left_behind() {
+    // A test of the whole workspace builds the command line first; one of this crate alone takes what was built last.
+    let cli = Path::new(env!("CARGO_BIN_EXE_tensorpatch-bench")).with_file_name("tensorpatch");
+    if !cli.exists() {
+        assert!(std::env::var_os("CI").is_none(), "{} is not built", cli.display());
+        eprintln!("{} is not built: its commands are not measured", cli.display());
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { bytes: 2 << 20, learning_rate: 1e-5, ..Config::default() };
+    let input = Input::synthetic(&Synthetic { config, steps: 1, tensors: None }, dir.path()).unwrap();
+    let before = std::fs::read(&input.base).unwrap();
+    let rows = measure(&cli, Which::value_variants(), &input, dir.path(), 2, None).unwrap();
+    let commands: Vec<_> = rows.iter().map(|row| row.command).collect();
+    assert_eq!(commands, ["diff", "apply", "apply --in-place", "digest"]);
+    for row in &rows {
+        assert!(
+            row.wall > 0.0 && row.gb_per_second > 0.0 && row.patch_bytes > 0 && row.changed > 0,
+            "{row:?}"
+        );
+    }
+    assert!(before == std::fs::read(&input.base).unwrap());
+    drop(input);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -1,33 +1,10 @@
-//! The command line: what can be asked for, and how it is explained.
+//! Arguments that several commands share, and the values that they parse.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 use tensorpatch::format::{LeafHash, Profile};
-
-use crate::commands::Command;
-
-/// What a user types.
-#[derive(Debug, Parser)]
-#[command(
-    name = "tensorpatch",
-    version,
-    about = "Delta weight sync for safetensors checkpoints.",
-    long_about = "Delta weight sync for safetensors checkpoints.\n\n\
-        A CHECKPOINT is a .safetensors file, or a directory in the manner of Hugging Face: model.safetensors.index.json \
-        and its shards, or a single model.safetensors. A URL names a stream of versions in an object store: a path \
-        or file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or \
-        hf://buckets/NAMESPACE/BUCKET/PREFIX, with the credentials that each provider's own tools use.",
-    after_long_help = crate::exit::TABLE,
-    max_term_width = 110,
-)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    pub(crate) global: Global,
-    #[command(subcommand)]
-    pub(crate) command: Command,
-}
 
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]
@@ -126,9 +103,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
-    use super::{Arguments, parse_duration, parse_size};
+    use super::{parse_duration, parse_size};
 
     #[test]
     fn times_have_units() {
@@ -152,10 +127,5 @@ mod tests {
         for text in ["", "MiB", "1.2.3GiB", "5 parsecs", "-1", "99999999999TiB", "1e9"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn the_command_line_is_well_formed() {
-        Arguments::command().debug_assert();
     }
 }

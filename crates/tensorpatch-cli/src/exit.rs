@@ -11,7 +11,6 @@ use tensorpatch::format::{self, ErrorClass, ErrorKind};
 use tensorpatch::store::{PlanError, StoreError};
 
 use crate::output::OutputClosed;
-use crate::session::Session;
 
 /// The end of `tensorpatch --help`.
 pub(crate) const TABLE: &str = "\
@@ -123,7 +122,7 @@ struct ErrorBody<'a> {
 }
 
 /// Tells the user what went wrong and what to do about it, and says what to exit with.
-pub(crate) fn report(error: &anyhow::Error, session: &Session) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     let verdict = judge(error);
     if verdict.code == Code::OutputClosed {
         return verdict.code.into();
@@ -136,7 +135,7 @@ pub(crate) fn report(error: &anyhow::Error, session: &Session) -> ExitCode {
     // If standard error is gone there is nobody left to tell.
     let _ = io::stderr().write_all(text.as_bytes());
     // After the report of a check, an error document would be a second one.
-    if session.output.is_json() && !error.is::<Unsound>() {
+    if json && !error.is::<Unsound>() {
         let body = ErrorBody {
             exit_code: verdict.code.number(),
             class: verdict.class.map(ErrorClass::code),

@@ -13,8 +13,30 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::arguments::Arguments;
+use crate::arguments::Global;
+use crate::commands::Command;
 use crate::session::Session;
+
+/// What a user types.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tensorpatch",
+    version,
+    about = "Delta weight sync for safetensors checkpoints.",
+    long_about = "Delta weight sync for safetensors checkpoints.\n\n\
+        A CHECKPOINT is a .safetensors file, or a directory in the manner of Hugging Face: model.safetensors.index.json \
+        and its shards, or a single model.safetensors. A URL names a stream of versions in an object store: a path \
+        or file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or \
+        hf://buckets/NAMESPACE/BUCKET/PREFIX, with the credentials that each provider's own tools use.",
+    after_long_help = exit::TABLE,
+    max_term_width = 110,
+)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
@@ -22,7 +44,7 @@ fn main() -> std::process::ExitCode {
     trace(arguments.global.quiet);
     match commands::run(arguments.command, &session) {
         Ok(()) => exit::Code::Success.into(),
-        Err(error) => exit::report(&error, &session),
+        Err(error) => exit::report(&error, session.output.is_json()),
     }
 }
 
@@ -33,4 +55,16 @@ fn trace(quiet: bool) {
         .with_env_var("TENSORPATCH_LOG")
         .from_env_lossy();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Arguments;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -5,13 +5,10 @@ use tensorpatch_reference::LeafHash::{Blake3, Xxh3};
 use crate::Vector;
 use crate::patch::{Patch, RAW, layout_of};
 use crate::raw::{Raw, Section};
+use crate::refused::{
+    CHECKSUM, FEATURE, INVALID, LIMIT, Maker, NOT_A_PATCH, TARGET_MISMATCH, TRUNCATED, VERSION, WRONG_BASE,
+};
 use crate::vector::States;
-
-const INVALID: &str = "invalid";
-const TRUNCATED: &str = "truncated";
-const LIMIT: &str = "limit";
-const CHECKSUM: &str = "checksum";
-const FEATURE: &str = "unsupported_feature";
 
 /// A delta of two raw blocks: SCHEMA, LAYOUT, BLOCK, BLOCK, INDEX.
 pub(crate) fn delta(states: &States) -> Patch {
@@ -23,38 +20,8 @@ pub(crate) fn delta(states: &States) -> Patch {
     Patch { blocks: vec![first, second], ..patch }
 }
 
-struct Maker<'a> {
-    states: &'a States,
-    all: Vec<Vector>,
-}
-
-impl Maker<'_> {
-    fn add(
-        &mut self,
-        id: &str,
-        section: &'static str,
-        comment: &str,
-        error: (&'static str, u64),
-        file: Vec<u8>,
-    ) {
-        let base = self.states.get("several");
-        self.all.push(Vector::refused(id, section, comment, Some(base), error, file));
-    }
-
-    fn full(
-        &mut self,
-        id: &str,
-        section: &'static str,
-        comment: &str,
-        error: (&'static str, u64),
-        file: Vec<u8>,
-    ) {
-        self.all.push(Vector::refused(id, section, comment, None, error, file));
-    }
-}
-
 pub(crate) fn vectors(states: &States) -> Vec<Vector> {
-    let mut maker = Maker { states, all: Vec::new() };
+    let mut maker = Maker::new(states, "");
     header(&mut maker);
     sections(&mut maker);
     checksums_and_ends(&mut maker);
@@ -74,30 +41,24 @@ fn header(maker: &mut Maker<'_>) {
         ("header-empty-file", TRUNCATED, 0, "No bytes at all", Vec::new()),
         ("header-magic-cut", TRUNCATED, 0, "Five bytes of the magic and no more", good[..5].to_vec()),
         ("header-cut", TRUNCATED, 0, "One byte less than the header", good[..31].to_vec()),
-        ("header-other-file", "not_a_patch", 0, "A short file of another kind", b"PK\x03\x04".to_vec()),
+        ("header-other-file", NOT_A_PATCH, 0, "A short file of another kind", b"PK\x03\x04".to_vec()),
         (
             "header-magic-first-byte",
-            "not_a_patch",
+            NOT_A_PATCH,
             0,
             "The high bit of the first byte is lost",
             [&[0x09], &good[1..]].concat(),
         ),
         (
             "header-magic-last-byte",
-            "not_a_patch",
+            NOT_A_PATCH,
             0,
             "The line feed of the magic has become a carriage return",
             [&good[..7], b"\r", &good[8..]].concat(),
         ),
-        ("header-major-0", "unsupported_version", 8, "Major version 0", with(8, &[0, 0])),
-        ("header-major-2", "unsupported_version", 8, "Major version 2", with(8, &[2, 0])),
-        (
-            "header-major-high-byte",
-            "unsupported_version",
-            8,
-            "The high byte of the major version",
-            with(8, &[1, 1]),
-        ),
+        ("header-major-0", VERSION, 8, "Major version 0", with(8, &[0, 0])),
+        ("header-major-2", VERSION, 8, "Major version 2", with(8, &[2, 0])),
+        ("header-major-high-byte", VERSION, 8, "The high byte of the major version", with(8, &[1, 1])),
         (
             "header-required-feature-0",
             FEATURE,
@@ -225,14 +186,7 @@ fn sections(maker: &mut Maker<'_>) {
     let mut raw = Patch::empty(two, Xxh3).raw();
     raw.sections.insert(2, good.sections[2].clone());
     let error = (INVALID, raw.at(2));
-    maker.all.push(Vector::refused(
-        "empty-with-block",
-        "6",
-        "A block in an empty patch",
-        Some(two),
-        error,
-        raw.file(),
-    ));
+    maker.add_on("empty-with-block", "6", "A block in an empty patch", Some(two), error, raw.file());
 }
 
 fn checksums_and_ends(maker: &mut Maker<'_>) {
@@ -340,7 +294,7 @@ fn trailer(maker: &mut Maker<'_>) {
         "trailer-schema-digest-same",
         "7.1",
         "The schema is said to be the base's, and the digest is another",
-        ("wrong_base", at + 64),
+        (WRONG_BASE, at + 64),
         file,
     );
     let file = change(&|raw| raw.digests[1][5] ^= 1);
@@ -348,17 +302,11 @@ fn trailer(maker: &mut Maker<'_>) {
         "trailer-target-digest",
         "10",
         "The state digest of the target is another",
-        ("target_mismatch", at + 32),
+        (TARGET_MISMATCH, at + 32),
         file,
     );
     let file = change(&|raw| raw.digests[0][5] ^= 1);
-    maker.add(
-        "trailer-base-digest",
-        "10",
-        "The state digest of the base is another",
-        ("wrong_base", at),
-        file,
-    );
+    maker.add("trailer-base-digest", "10", "The state digest of the base is another", (WRONG_BASE, at), file);
 
     let several = maker.states.get("several");
     let full = Patch::full(several, Blake3).raw();
@@ -367,22 +315,24 @@ fn trailer(maker: &mut Maker<'_>) {
         let mut raw = full.clone();
         raw.digests[digest][31] = 1;
         let comment = format!("A full patch with a digest of a base {name}");
-        maker.full(&format!("trailer-full-base-{name}"), "8", &comment, (INVALID, at + field), raw.file());
+        let id = format!("trailer-full-base-{name}");
+        maker.add_on(&id, "8", &comment, None, (INVALID, at + field), raw.file());
     }
     for (digest, name) in [(2, "schema"), (4, "layout")] {
         let mut raw = full.clone();
         raw.digests[digest][0] ^= 1;
         let comment = format!("The digest of the listed {name} is another");
         let error = (INVALID, at + 32 * digest as u64);
-        maker.full(&format!("trailer-listed-{name}-digest"), "7", &comment, error, raw.file());
+        maker.add_on(&format!("trailer-listed-{name}-digest"), "7", &comment, None, error, raw.file());
     }
     let mut raw = full;
     raw.digests[1][0] ^= 1;
-    maker.full(
+    maker.add_on(
         "trailer-full-target-digest",
         "10",
         "The state digest of a full patch is another",
-        ("target_mismatch", at + 32),
+        None,
+        (TARGET_MISMATCH, at + 32),
         raw.file(),
     );
     let mut raw = Patch::empty(several, Xxh3).raw();
@@ -415,8 +365,8 @@ fn bases(maker: &mut Maker<'_>) {
     let patch = delta(states);
     let at = patch.raw().trailer_at();
     let mut add = |id: &str, comment: &str, base: &str, offset: u64, file: Vec<u8>| {
-        let error = ("wrong_base", offset);
-        maker.all.push(Vector::refused(id, "10", comment, Some(states.get(base)), error, file));
+        let error = (WRONG_BASE, offset);
+        maker.add_on(id, "10", comment, Some(states.get(base)), error, file);
     };
     add("wrong-base-values", "A base with other values", "several-first-changed-only", at, patch.file());
     add("wrong-base-target", "The base is the target already", "several-changed", at, patch.file());

@@ -6,9 +6,8 @@ use crate::Vector;
 use crate::invalid::delta;
 use crate::patch::{CHUNK, Patch, RAW, SCATTER, SPARSE, XOR, frame};
 use crate::raw::varint;
+use crate::refused::{INVALID, TARGET_MISMATCH};
 use crate::vector::States;
-
-const INVALID: &str = "invalid";
 
 pub(crate) fn vectors(states: &States) -> Vec<Vector> {
     let mut all = blocks(states);
@@ -210,7 +209,7 @@ fn index(states: &States) -> Vec<Vector> {
     let leaf = payload.len() - 16;
     let mut raw = good.clone();
     raw.sections[index].payload[leaf + 3] ^= 1;
-    let error = ("target_mismatch", start + leaf as u64);
+    let error = (TARGET_MISMATCH, start + leaf as u64);
     add(
         "leaf",
         "A leaf digest that is not that of the chunk, while the state digest is right",

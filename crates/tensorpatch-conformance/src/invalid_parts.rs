@@ -7,10 +7,8 @@ use crate::Vector;
 use crate::invalid::delta;
 use crate::patch::{Kind, Listing, Patch, frame, layout, layout_of};
 use crate::raw::{Section, varint};
+use crate::refused::{INVALID, LIMIT};
 use crate::vector::States;
-
-const INVALID: &str = "invalid";
-const LIMIT: &str = "limit";
 
 pub(crate) fn vectors(states: &States) -> Vec<Vector> {
     let mut all = modes(states);

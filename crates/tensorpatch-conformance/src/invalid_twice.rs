@@ -7,17 +7,11 @@ use crate::invalid::delta;
 use crate::invalid_parts::{plain, schema, tensor, with_payload};
 use crate::patch::{Kind, Patch, RAW, SPARSE, layout, layout_of};
 use crate::raw::{Raw, varint};
-use crate::state::State;
+use crate::refused::{CHECKSUM, FEATURE, INVALID, LIMIT, Maker, NOT_A_PATCH, TRUNCATED, VERSION, WRONG_BASE};
 use crate::vector::States;
 
-const INVALID: &str = "invalid";
-const TRUNCATED: &str = "truncated";
-const LIMIT: &str = "limit";
-const CHECKSUM: &str = "checksum";
-const FEATURE: &str = "unsupported_feature";
-
 pub(crate) fn vectors(states: &States) -> Vec<Vector> {
-    let mut maker = Maker { states, all: Vec::new() };
+    let mut maker = Maker::new(states, "two-faults-");
     header(&mut maker);
     sections(&mut maker);
     listings(&mut maker);
@@ -28,25 +22,6 @@ pub(crate) fn vectors(states: &States) -> Vec<Vector> {
     trailer(&mut maker);
     bases(&mut maker);
     maker.all
-}
-
-struct Maker<'a> {
-    states: &'a States,
-    all: Vec<Vector>,
-}
-
-impl Maker<'_> {
-    fn add(
-        &mut self,
-        id: &str,
-        section: &'static str,
-        comment: &str,
-        base: Option<&State>,
-        error: (&'static str, u64),
-        file: Vec<u8>,
-    ) {
-        self.all.push(Vector::refused(format!("two-faults-{id}"), section, comment, base, error, file));
-    }
 }
 
 fn flipped(mut file: Vec<u8>, at: u64) -> Vec<u8> {
@@ -61,20 +36,13 @@ fn header(maker: &mut Maker<'_>) {
     let cases: [Case; 7] = [
         (
             "magic-major",
-            "not_a_patch",
+            NOT_A_PATCH,
             0,
             "Another magic, and another major version",
             &[(0, &[0x88]), (8, &[2])],
             false,
         ),
-        (
-            "major-crc",
-            "unsupported_version",
-            8,
-            "Another major version, and a wrong checksum",
-            &[(8, &[2])],
-            true,
-        ),
+        ("major-crc", VERSION, 8, "Another major version, and a wrong checksum", &[(8, &[2])], true),
         ("crc-features", CHECKSUM, 28, "A wrong checksum, and a required feature", &[(12, &[1])], true),
         (
             "features-kind",
@@ -108,7 +76,7 @@ fn header(maker: &mut Maker<'_>) {
             raw.header[*at..*at + bytes.len()].copy_from_slice(bytes);
         }
         let file = if wrong_crc { flipped(raw.file(), 28) } else { raw.file() };
-        maker.add(id, "6", comment, base, (code, offset), file);
+        maker.add_on(id, "6", comment, base, (code, offset), file);
     }
 }
 
@@ -126,13 +94,13 @@ fn sections(maker: &mut Maker<'_>) {
         raw.sections[2].reserved[0] = 1;
     });
     let comment = "An unknown type, and reserved bytes that are not zero";
-    maker.add("type-reserved", "7", comment, base, (FEATURE, at), file);
+    maker.add_on("type-reserved", "7", comment, base, (FEATURE, at), file);
     let file = change(&|raw| {
         raw.sections[2].reserved[2] = 1;
         raw.sections[2].false_len = 64 << 20;
     });
     let comment = "Reserved bytes that are not zero, and a length over the limit";
-    maker.add("reserved-length", "7", comment, base, (INVALID, at + 1), file);
+    maker.add_on("reserved-length", "7", comment, base, (INVALID, at + 1), file);
     for (id, len, error, comment) in [
         ("length-place", 256 << 20, (LIMIT, 40), "A length over the limit, of a section out of place"),
         ("place-bytes", 1 << 20, (INVALID, 32), "A section out of place that runs over the end of the file"),
@@ -141,10 +109,10 @@ fn sections(maker: &mut Maker<'_>) {
             raw.sections.swap(0, 1);
             raw.sections[0].false_len = len;
         });
-        maker.add(id, "7", comment, base, error, file);
+        maker.add_on(id, "7", comment, base, error, file);
     }
     let file = flipped(change(&|raw| raw.sections[0].payload = vec![2]), 36);
-    maker.add("crc-payload", "7", "A wrong checksum, and an unknown mode", base, (CHECKSUM, 36), file);
+    maker.add_on("crc-payload", "7", "A wrong checksum, and an unknown mode", base, (CHECKSUM, 36), file);
 }
 
 /// Section 7.3.
@@ -152,15 +120,15 @@ fn listings(maker: &mut Maker<'_>) {
     let two = maker.states.get("two");
     let (at, file) = with_payload(maker.states, 0, vec![0, 0]);
     let comment = "A byte after mode 0, which a full patch may not have";
-    maker.add("followed-mode", "7.3", comment, None, (INVALID, at + 1), file);
+    maker.add_on("followed-mode", "7.3", comment, None, (INVALID, at + 1), file);
     let good = tensorpatch_reference::canonical_schema(&two.tensors);
     let (at, file) =
         with_payload(maker.states, 0, [vec![1, 0], varint((256 << 20) + 1), good.clone()].concat());
     let comment = "A length that is over the limit, and not that of what follows";
-    maker.add("limit-length", "7.3", comment, None, (LIMIT, at + 2), file);
+    maker.add_on("limit-length", "7.3", comment, None, (LIMIT, at + 2), file);
     let (at, file) = with_payload(maker.states, 0, [vec![1, 2], varint(1 << 60), good.clone()].concat());
     let comment = "An unknown packing, and a length over the limit";
-    maker.add("packing-limit", "7.3", comment, None, (INVALID, at + 1), file);
+    maker.add_on("packing-limit", "7.3", comment, None, (INVALID, at + 1), file);
 
     let empty = |payload: Vec<u8>| {
         let mut patch = Patch { kind: Kind::Empty, ..Patch::delta(two, two, Xxh3) };
@@ -194,7 +162,7 @@ fn listings(maker: &mut Maker<'_>) {
             plain(&twice).1,
         ),
     ] {
-        maker.add(id, "7.3", comment, Some(two), (code, offset), empty(payload));
+        maker.add_on(id, "7.3", comment, Some(two), (code, offset), empty(payload));
     }
 }
 
@@ -230,7 +198,7 @@ fn schemas(maker: &mut Maker<'_>) {
     ] {
         let (bytes_at, payload) = plain(&bytes);
         let (at, file) = with_payload(maker.states, 0, payload);
-        maker.add(id, "2.1", comment, None, (INVALID, at + bytes_at + offset), file);
+        maker.add_on(id, "2.1", comment, None, (INVALID, at + bytes_at + offset), file);
     }
 }
 
@@ -267,7 +235,7 @@ fn layouts(maker: &mut Maker<'_>) {
     ] {
         let (bytes_at, payload) = plain(&bytes);
         let (at, file) = with_payload(maker.states, 1, payload);
-        maker.add(id, "2.2", comment, None, (INVALID, at + bytes_at + offset as u64), file);
+        maker.add_on(id, "2.2", comment, None, (INVALID, at + bytes_at + offset as u64), file);
     }
 }
 
@@ -286,7 +254,7 @@ fn blocks(maker: &mut Maker<'_>) {
         for (at, byte) in changes {
             raw.sections[2].payload[at] = byte;
         }
-        maker.add(id, "7.4", comment, Some(base), (INVALID, start + offset), raw.file());
+        maker.add_on(id, "7.4", comment, Some(base), (INVALID, start + offset), raw.file());
     }
     let mut add = |id: &str, offset, comment: &str, change: &dyn Fn(&mut Patch)| {
         let mut patch = good.clone();
@@ -294,7 +262,7 @@ fn blocks(maker: &mut Maker<'_>) {
         // The block after would be out of order, which can be told without the base, and so before anything else.
         patch.blocks.truncate(1);
         change(&mut patch);
-        maker.add(id, "7.4", comment, Some(base), (INVALID, start + offset), patch.file());
+        maker.add_on(id, "7.4", comment, Some(base), (INVALID, start + offset), patch.file());
     };
     let comment = "An encoding that the profile does not allow, before a record outside the grid";
     add("encoding-grid", 3, comment, &|patch| {
@@ -335,13 +303,13 @@ fn index(maker: &mut Maker<'_>) {
             // There is room for the record that is counted too much.
             raw.sections[index].payload.extend([0; 18]);
         }
-        maker.add(id, "7.5", comment, Some(base), (INVALID, start + offset), raw.file());
+        maker.add_on(id, "7.5", comment, Some(base), (INVALID, start + offset), raw.file());
     }
     let mut raw = good.clone();
     raw.sections[index].payload[9] = 0;
     raw.sections[index].payload.push(0);
     let comment = "The address of another chunk, and a byte after the leaf digests";
-    maker.add("address-followed", "7.5", comment, Some(base), (INVALID, start + 9), raw.file());
+    maker.add_on("address-followed", "7.5", comment, Some(base), (INVALID, start + 9), raw.file());
 }
 
 type Faults = fn(&mut Raw);
@@ -357,10 +325,10 @@ fn trailer(maker: &mut Maker<'_>) {
     };
     let file = flipped(change(&|raw| raw.end_magic[7] = 9), at + 180);
     let comment = "Another end magic, and a wrong checksum";
-    maker.add("magic-crc", "8", comment, Some(several), (TRUNCATED, at + 184), file);
+    maker.add_on("magic-crc", "8", comment, Some(several), (TRUNCATED, at + 184), file);
     let file = flipped(change(&|raw| raw.trailer_reserved = 1), at + 180);
     let comment = "A wrong checksum, and reserved bytes that are not zero";
-    maker.add("crc-reserved", "8", comment, Some(several), (CHECKSUM, at + 180), file);
+    maker.add_on("crc-reserved", "8", comment, Some(several), (CHECKSUM, at + 180), file);
     let cases: [(&str, u64, &str, Faults); 4] = [
         (
             "reserved-file-length",
@@ -385,7 +353,7 @@ fn trailer(maker: &mut Maker<'_>) {
         }),
     ];
     for (id, field, comment, faults) in cases {
-        maker.add(id, "8", comment, Some(several), (INVALID, at + field), change(&faults));
+        maker.add_on(id, "8", comment, Some(several), (INVALID, at + field), change(&faults));
     }
     let full = Patch::full(several, Blake3).raw();
     let at = full.trailer_at();
@@ -397,7 +365,7 @@ fn trailer(maker: &mut Maker<'_>) {
         for digest in digests {
             raw.digests[digest][0] ^= 1;
         }
-        maker.add(id, "8", comment, None, (INVALID, at + field), raw.file());
+        maker.add_on(id, "8", comment, None, (INVALID, at + field), raw.file());
     }
 }
 
@@ -408,16 +376,16 @@ fn bases(maker: &mut Maker<'_>) {
     patch.blocks[0][0].payload.pop();
     let at = patch.raw().trailer_at();
     let comment = "A payload that is too short, on a base with other values";
-    maker.add("base-payload", "10", comment, Some(other), ("wrong_base", at), patch.file());
+    maker.add_on("base-payload", "10", comment, Some(other), (WRONG_BASE, at), patch.file());
     let len = patch.file().len() as u64;
     let comment = "A payload that is too short, and a byte after the trailer";
     let file = [patch.file(), vec![0]].concat();
-    maker.add("followed-payload", "10", comment, Some(several), (INVALID, len), file);
+    maker.add_on("followed-payload", "10", comment, Some(several), (INVALID, len), file);
     let mut raw = delta(maker.states).raw();
     let index = raw.index();
     let leaf = raw.sections[index].payload.len() - 16;
     raw.sections[index].payload[leaf] ^= 1;
     let at = raw.trailer_at();
     let comment = "A leaf digest that is not that of the chunk, on a base with other values";
-    maker.add("base-leaf", "10", comment, Some(other), ("wrong_base", at), raw.file());
+    maker.add_on("base-leaf", "10", comment, Some(other), (WRONG_BASE, at), raw.file());
 }

@@ -32,6 +32,8 @@ pub mod read;
 mod records;
 mod records_refused;
 mod records_written;
+mod refused;
+mod registry;
 mod sparse;
 mod sparse_by_hand;
 mod sparse_parts;
@@ -42,4 +44,5 @@ mod vector;
 pub mod write;
 
 pub use invalid_parts::with_frame;
-pub use vector::{Outcome, States, Vector, vectors};
+pub use registry::vectors;
+pub use vector::{Outcome, States, Vector};

@@ -3,8 +3,6 @@
 use ed25519_dalek::{Signer, SigningKey};
 use serde_json::{Value, json};
 
-use crate::{records_refused, records_written};
-
 /// A record and what is to be said of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
@@ -167,7 +165,8 @@ pub(crate) fn key_of(len: usize) -> String {
     key
 }
 
-pub(crate) struct Maker(Vec<Record>);
+#[derive(Default)]
+pub(crate) struct Maker(pub(crate) Vec<Record>);
 
 impl Maker {
     pub(crate) fn add(
@@ -192,18 +191,7 @@ impl Maker {
     }
 }
 
-/// All vectors of records.
-pub(crate) fn records() -> Vec<Record> {
-    let mut maker = Maker(Vec::new());
-    taken(&mut maker);
-    records_refused::shapes(&mut maker);
-    records_refused::rules(&mut maker);
-    records_written::written(&mut maker);
-    signatures(&mut maker);
-    maker.0
-}
-
-fn taken(maker: &mut Maker) {
+pub(crate) fn taken(maker: &mut Maker) {
     let text = |record: Value| record.to_string().into_bytes();
     for (id, kind, section, comment, record) in [
         ("stream", "stream", "4.1", "A stream record", stream()),
@@ -301,7 +289,7 @@ fn taken(maker: &mut Maker) {
     );
 }
 
-fn signatures(maker: &mut Maker) {
+pub(crate) fn signatures(maker: &mut Maker) {
     let (ours, other) = (key(1), key(2));
     let text = first().to_string();
     let good = signed("commit", &text, &ours);

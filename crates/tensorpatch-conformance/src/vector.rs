@@ -1,11 +1,7 @@
-//! A vector, and all of them.
+//! A vector: a file, and what a decoder must say of it.
 
 use crate::state::State;
 use crate::states::states;
-use crate::{
-    encodings, example, invalid, invalid_blocks, invalid_parts, invalid_payloads, invalid_twice, layouts,
-    sparse, sparse_by_hand, valid,
-};
 
 /// What a decoder must say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,28 +97,4 @@ impl States {
     pub(crate) fn all(&self) -> &[State] {
         &self.0
     }
-}
-
-/// Makes all states and all vectors.
-pub fn vectors() -> (States, Vec<Vector>) {
-    let states = States::make();
-    let mut all = valid::vectors(&states);
-    all.extend(encodings::vectors(&states));
-    all.extend(sparse::vectors(&states));
-    all.extend(sparse_by_hand::vectors(&states));
-    all.push(example::vector(&states));
-    all.extend(invalid::vectors(&states));
-    all.extend(invalid_parts::vectors(&states));
-    all.extend(invalid_blocks::vectors(&states));
-    all.extend(invalid_payloads::vectors(&states));
-    all.extend(invalid_twice::vectors(&states));
-    all.extend(layouts::vectors(&states));
-    for vector in &mut all {
-        // What declares 2^60 of something, or unpacks to far more than it may.
-        let declares = ["-huge", "-bomb", "-all-ones"].iter().any(|end| vector.id.ends_with(end));
-        if declares && !vector.flags.contains(&"bomb") {
-            vector.flags.push("bomb");
-        }
-    }
-    (states, all)
 }

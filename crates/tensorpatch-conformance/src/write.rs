@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::manifest::{README, file_name, manifest, record_file_name, schema};
-use crate::records::records;
+use crate::registry::records;
 use crate::vectors;
 
 /// The directory, from the root of the repository.

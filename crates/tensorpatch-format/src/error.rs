@@ -108,6 +108,19 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
+    /// Every class, in the order of the specification.
+    pub const ALL: &[Self] = &[
+        Self::Truncated,
+        Self::NotAPatch,
+        Self::UnsupportedVersion,
+        Self::UnsupportedFeature,
+        Self::Limit,
+        Self::Checksum,
+        Self::Invalid,
+        Self::WrongBase,
+        Self::TargetMismatch,
+    ];
+
     /// The code of the class in the specification and in the conformance vectors.
     pub const fn code(self) -> &'static str {
         match self {

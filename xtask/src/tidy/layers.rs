@@ -14,6 +14,9 @@ struct Layer {
     never: &'static [&'static str],
 }
 
+/// What only the features for buckets bring in.
+const HTTP: &[&str] = &["reqwest", "hyper", "rustls"];
+
 const ASYNC: &[&str] =
     &["tokio", "futures", "futures-util", "async-trait", "object_store", "reqwest", "hyper"];
 
@@ -90,19 +93,35 @@ const LAYERS: &[Layer] = &[
     },
 ];
 
+/// Checks the layers, with every feature that there is.
 pub(crate) fn check(metadata: &Value) -> Result<Vec<String>> {
     violations(&Graph::new(metadata)?, LAYERS)
 }
 
+/// Checks that without features no crate brings an HTTP client or TLS.
+pub(crate) fn check_plain(metadata: &Value) -> Result<Vec<String>> {
+    let graph = Graph::new(metadata)?;
+    let mut violations = Vec::new();
+    for id in &graph.workspace {
+        for (needed, by) in graph.closure(id) {
+            if HTTP.contains(&graph.name(needed)) {
+                let (name, needed, by) = (graph.name(id), graph.name(needed), graph.name(by));
+                violations.push(format!("{name} without features contains {needed}, which {by} brings in"));
+            }
+        }
+    }
+    Ok(violations)
+}
+
 /// Who needs whom to build, tests apart.
-struct Graph {
-    workspace: BTreeSet<String>,
+pub(super) struct Graph {
+    pub(super) workspace: BTreeSet<String>,
     /// By package id: the name, and the ids of what it depends on.
     packages: BTreeMap<String, (String, Vec<String>)>,
 }
 
 impl Graph {
-    fn new(metadata: &Value) -> Result<Self> {
+    pub(super) fn new(metadata: &Value) -> Result<Self> {
         let list = |value: &Value| value.as_array().cloned().context("cargo metadata: a list is missing");
         let text =
             |value: &Value| value.as_str().map(str::to_owned).context("cargo metadata: a text is missing");
@@ -135,13 +154,13 @@ impl Graph {
         self.packages.get(id).map_or(&[], |(_, needs)| needs)
     }
 
-    /// Everything that `id` needs, by name, each with the name of one that needs it.
-    fn closure<'a>(&'a self, id: &'a str) -> BTreeMap<&'a str, &'a str> {
+    /// Everything that `id` needs, each with one that needs it.
+    pub(super) fn closure<'a>(&'a self, id: &'a str) -> BTreeMap<&'a str, &'a str> {
         let mut found = BTreeMap::new();
         let mut open = vec![id];
         while let Some(next) = open.pop() {
             for needed in self.needs(next) {
-                if found.insert(self.name(needed), self.name(next)).is_none() {
+                if found.insert(needed.as_str(), next).is_none() {
                     open.push(needed);
                 }
             }
@@ -167,6 +186,7 @@ fn violations(graph: &Graph, layers: &[Layer]) -> Result<Vec<String>> {
             }
         }
         for (needed, by) in graph.closure(id) {
+            let (needed, by) = (graph.name(needed), graph.name(by));
             if layer.never.contains(&needed) {
                 violations.push(format!("{name} must never contain {needed}, which {by} brings in"));
             }
@@ -228,6 +248,18 @@ mod tests {
         );
         let found = violations(&Graph::new(&graph).unwrap(), TWO).unwrap();
         assert_eq!(found, ["lower must never contain tokio, which helper brings in"]);
+    }
+
+    #[test]
+    fn an_http_client_in_a_build_without_features_is_found() {
+        let graph = metadata(
+            &[("lower", &[]), ("upper", &["client"]), ("client", &["hyper"]), ("hyper", &[])],
+            Value::Null,
+        );
+        assert_eq!(
+            check_plain(&graph).unwrap(),
+            ["upper without features contains hyper, which client brings in"]
+        );
     }
 
     #[test]
