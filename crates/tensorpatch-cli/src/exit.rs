@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 use tensorpatch::checkpoint::CheckpointError;
 use tensorpatch::delta::{ApplyError, DiffError};
-use tensorpatch::format::{self, ErrorClass};
+use tensorpatch::format::{self, ErrorClass, ErrorKind};
 use tensorpatch::store::{PlanError, StoreError};
 
 use crate::output::OutputClosed;
@@ -55,6 +55,21 @@ impl Code {
             Self::LocalDamage => 8,
             // What a shell shows for a process that SIGPIPE has ended.
             Self::OutputClosed => 141,
+        }
+    }
+}
+
+impl From<ErrorKind> for Code {
+    fn from(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::Refused => Self::Refused,
+            ErrorKind::BadInput => Self::BadInput,
+            ErrorKind::WrongBase => Self::WrongBase,
+            ErrorKind::Conflict => Self::StreamConflict,
+            ErrorKind::NotFound => Self::NotFound,
+            ErrorKind::Untrusted => Self::Untrusted,
+            ErrorKind::LocalDamage => Self::LocalDamage,
+            _ => Self::Failure,
         }
     }
 }
@@ -200,59 +215,51 @@ fn judge(error: &anyhow::Error) -> Verdict {
 }
 
 fn apply(error: &ApplyError) -> Verdict {
-    let about_patch = |code| Verdict { class: error.class(), offset: error.offset(), ..Verdict::new(code) };
+    let verdict =
+        Verdict { class: error.class(), offset: error.offset(), ..Verdict::new(error.kind().into()) };
     match error {
         ApplyError::Patch(error) => patch(error),
+        ApplyError::PatchFile { source, .. } => patch(source),
         ApplyError::Checkpoint(error) => checkpoint(error),
-        ApplyError::WrongBase { .. } => about_patch(Code::WrongBase)
-            .advise("find the checkpoint with the expected digest: tensorpatch digest CHECKPOINT"),
-        ApplyError::Chunk { .. } | ApplyError::Layout { .. } => about_patch(Code::BadInput)
-            .advise("the patch is damaged or was made by a faulty writer: fetch or make it again"),
+        ApplyError::WrongBase { .. } => {
+            verdict.advise("find the checkpoint with the expected digest: tensorpatch digest CHECKPOINT")
+        }
+        ApplyError::Chunk { .. } | ApplyError::Layout { .. } => {
+            verdict.advise("the patch is damaged or was made by a faulty writer: fetch or make it again")
+        }
         ApplyError::TargetMismatch { .. } => {
-            about_patch(Code::BadInput).advise("the patch was made by a faulty writer: make it again")
+            verdict.advise("the patch was made by a faulty writer: make it again")
         }
-        ApplyError::Kind { .. } => Verdict::new(Code::Refused),
-        ApplyError::NotInPlace(_) => Verdict::new(Code::Refused).advise("write a new checkpoint with -o"),
-        ApplyError::Pending { .. } => Verdict::new(Code::Refused)
-            .advise("apply it again with --in-place: that finishes what was interrupted first"),
-        // Their messages say what to do.
-        ApplyError::DamagedJournal { .. } | ApplyError::AlteredSince { .. } => {
-            Verdict::new(Code::LocalDamage)
-        }
-        _ => Verdict::new(Code::Failure),
+        ApplyError::NotInPlace(_) => verdict.advise("write a new checkpoint with -o"),
+        ApplyError::Replica { .. } => verdict.advise("bring it to another version with tensorpatch pull"),
+        // The messages of the others say what to do.
+        _ => verdict,
     }
 }
 
 fn diff(error: &DiffError) -> Verdict {
     match error {
-        DiffError::LeafHash { .. } => Verdict::new(Code::Refused),
-        _ => Verdict::new(Code::Failure),
+        DiffError::Checkpoint(error) => checkpoint(error),
+        error => Verdict::new(error.kind().into()),
     }
 }
 
 fn checkpoint(error: &CheckpointError) -> Verdict {
+    let verdict = Verdict::new(error.kind().into());
     match error {
-        CheckpointError::Io { .. } | CheckpointError::NoRoom { .. } | CheckpointError::Incomplete { .. } => {
-            Verdict::new(Code::Failure)
+        CheckpointError::Pending { .. } => {
+            verdict.advise("apply it again with --in-place: that finishes what was interrupted first")
         }
-        // Their messages say what to do.
-        CheckpointError::NeedsDirectory { .. }
-        | CheckpointError::Destination { .. }
-        | CheckpointError::NotInPlace { .. } => Verdict::new(Code::Refused),
-        CheckpointError::MissingShard { .. } => {
-            Verdict::new(Code::BadInput).advise("download the checkpoint again, all of it")
-        }
-        _ => Verdict::new(Code::BadInput),
+        CheckpointError::MissingShard { .. } => verdict.advise("download the checkpoint again, all of it"),
+        // The messages of the others say what to do.
+        _ => verdict,
     }
 }
 
 fn patch(error: &format::Error) -> Verdict {
     let class = error.class();
-    let verdict = Verdict {
-        class: Some(class),
-        offset: Some(error.offset),
-        ..Verdict::new(if class == ErrorClass::WrongBase { Code::WrongBase } else { Code::BadInput })
-    };
+    let verdict =
+        Verdict { class: Some(class), offset: Some(error.offset), ..Verdict::new(error.kind().into()) };
     match class {
         ErrorClass::Truncated => verdict.advise("the patch is not complete: fetch it again"),
         ErrorClass::NotAPatch => {
@@ -271,62 +278,54 @@ fn patch(error: &format::Error) -> Verdict {
 }
 
 fn store(error: &StoreError) -> Verdict {
+    let verdict = Verdict::new(error.kind().into());
     match error {
         StoreError::Checkpoint(error) => checkpoint(error),
         StoreError::Apply(error) => apply(error),
         StoreError::Diff(error) => diff(error),
         StoreError::NoStream { .. } | StoreError::Empty => {
-            Verdict::new(Code::NotFound).advise("check the URL; tensorpatch publish creates a stream")
+            verdict.advise("check the URL; tensorpatch publish creates a stream")
         }
-        StoreError::NoVersion { .. } => {
-            Verdict::new(Code::NotFound).advise("tensorpatch log URL lists the versions")
+        StoreError::NoVersion { .. } => verdict.advise("tensorpatch log URL lists the versions"),
+        StoreError::LostRace { .. } | StoreError::NotAtTip { .. } => {
+            verdict.advise("publish again: the patch is then made from the newest version")
         }
-        StoreError::LostRace { .. } | StoreError::NotAtTip { .. } => Verdict::new(Code::StreamConflict)
-            .advise("publish again: the patch is then made from the newest version"),
-        StoreError::AnotherStream { .. } => Verdict::new(Code::StreamConflict).advise(
+        StoreError::AnotherStream { .. } => verdict.advise(
             "use another directory, or remove its folder .tensorpatch to start again from the weights there",
         ),
-        StoreError::StreamExists { .. } | StoreError::HistoryRewritten(_) => {
-            Verdict::new(Code::StreamConflict)
+        StoreError::ForeignDirectory { .. } => {
+            verdict.advise("use another directory, or --replace if the weights there may go")
         }
-        StoreError::Plan(PlanError::Chain(_)) => Verdict::new(Code::StreamConflict),
-        StoreError::ForeignDirectory { .. } => Verdict::new(Code::Refused)
-            .advise("use another directory, or --replace if the weights there may go"),
-        // Their messages say what to do.
-        StoreError::NoConditionalCreate(_)
-        | StoreError::Url { .. }
-        | StoreError::FileName { .. }
-        | StoreError::FileSize { .. }
-        | StoreError::Text(_)
-        | StoreError::Key(_) => Verdict::new(Code::Refused),
-        StoreError::Plan(PlanError::TooLong { .. }) => Verdict::new(Code::Refused).advise(
-            "shorten the way first: tensorpatch fold URL --from A --to B, or publish an anchor with --anchor-every",
+        StoreError::Plan(PlanError::TooLong { .. }) => verdict.advise(
+            "shorten the path first: tensorpatch fold URL --from A --to B, or publish an anchor with --anchor-every",
         ),
         StoreError::Missing { .. }
         | StoreError::Damaged { .. }
         | StoreError::Record { .. }
         | StoreError::PatchDiffers { .. }
-        | StoreError::Plan(_) => Verdict::new(Code::BadInput)
-            .advise("the stream is damaged: restore what is missing or altered, or publish anew"),
-        StoreError::Untrusted { .. } => Verdict::new(Code::Untrusted).advise(
+        | StoreError::Plan(PlanError::NoPath { .. }) => {
+            verdict.advise("the stream is damaged: restore what is missing or altered, or publish again from the start")
+        }
+        StoreError::Untrusted { .. } => verdict.advise(
             "the record is forged, or signed with a key that is not named: see --trust-key and --sign-key",
         ),
-        StoreError::WrongState { .. } | StoreError::LocalDamage { .. } => Verdict::new(Code::LocalDamage)
-            .advise("run the same command again: what is damaged is made anew from the stream"),
-        // Its message says what to do.
-        StoreError::LocalState { .. } => Verdict::new(Code::LocalDamage),
-        StoreError::NoSuchRange { .. } => Verdict::new(Code::NotFound),
+        StoreError::WrongState { .. } | StoreError::LocalDamage { .. } => {
+            verdict.advise("run the same command again: what is damaged is restored from the stream")
+        }
         StoreError::Receipts(_) => {
-            Verdict::new(Code::Refused).advise("nothing is published: collect the receipts of all ranks")
+            verdict.advise("nothing is published: collect the receipts of all ranks")
         }
         StoreError::OutcomeUnknown { .. } => {
-            Verdict::new(Code::Failure).advise("run the same command again: it finds out and goes on")
+            verdict.advise("run the same command again: it finds out and goes on")
         }
-        error if error.is_denied() => Verdict::new(Code::Failure).advise(
-            "check the credentials: they may have expired, or may not list, read (and, to publish, write) below the URL",
-        ),
-        error if error.is_transient() => Verdict::new(Code::Failure).advise("try again"),
-        _ => Verdict::new(Code::Failure),
+        error => match error.kind() {
+            ErrorKind::Denied => verdict.advise(
+                "check the credentials: they may have expired, or may not list, read (and, to publish, write) below the URL",
+            ),
+            ErrorKind::Transient => verdict.advise("try again"),
+            // The messages of the others say what to do.
+            _ => verdict,
+        },
     }
 }
 

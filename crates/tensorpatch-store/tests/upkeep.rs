@@ -17,8 +17,8 @@ use std::time::Duration;
 use object_store::memory::InMemory;
 use support::{World, assert_same, v};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CreateOptions, Folder, LeaseOptions, Observer, PublishOptions, Publisher,
-    Replica, ReplicaOptions, SignKey, StoreError, Stream, Target, Version, open_store,
+    AnchorPolicy, ApplyMode, CreateOptions, Folder, LeaseOptions, PublishOptions, Publisher, Replica,
+    ReplicaOptions, SignKey, StoreError, Stream, Target, Version, open_store,
     upkeep::{self, CheckOptions, CollectOptions, MirrorOptions},
 };
 

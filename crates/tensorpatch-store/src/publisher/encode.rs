@@ -4,7 +4,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_delta::{self as delta, Progress, State};
+use tensorpatch_delta::{self as delta, Progress, Snapshot};
 use tensorpatch_format::{Kind, TaggedStateDigest};
 use tensorpatch_stream::{Delta, DeltaKind, ObjectRef, PatchObject, VersionContents, VersionId};
 
@@ -37,15 +37,15 @@ impl Encoded {
 
 /// Writes the patch from `base` to `target` to `out`, which ends up at `path`.
 pub(super) fn encode(
-    base: &delta::Version<'_>,
-    target: &delta::Version<'_>,
+    base: &Snapshot<'_>,
+    target: &Snapshot<'_>,
     out: impl Write,
     path: &Path,
     options: &delta::Options,
     progress: Progress<'_>,
 ) -> Result<Encoded, StoreError> {
     let mut out = BufWriter::with_capacity(1 << 20, out);
-    let report = delta::diff(base, target, options, progress, &mut out)?;
+    let report = delta::encode_diff(base, target, options, progress, &mut out)?;
     out.flush().map_err(|source| StoreError::local(path, source))?;
     let tagged = |digest| TaggedStateDigest { leaf_hash: options.leaf_hash, digest };
     Ok(Encoded {
@@ -55,11 +55,6 @@ pub(super) fn encode(
         changed_elements: report.changed_elements,
         total_elements: report.total_elements,
     })
-}
-
-/// A checkpoint as an end of a patch.
-pub(super) fn end(checkpoint: &Checkpoint) -> Result<delta::Version<'_>, StoreError> {
-    Ok(delta::Version { state: State::of(checkpoint)?, layout: checkpoint.layout(), leaves: None })
 }
 
 /// What a checkpoint with the state `state` is as a version.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_delta::Progress;
+use tensorpatch_delta::{Progress, Snapshot};
 use tensorpatch_stream::{Commit, EdgeRecord, Nonce, Version, names};
 
-use super::encode::{Encoded, encode, end};
+use super::encode::{Encoded, encode};
 use super::options::PublishOptions;
 use crate::error::StoreError;
 use crate::local::{self, Lock, blocking, unix_now};
@@ -140,7 +140,7 @@ impl Folder {
             let file = std::fs::File::create(&path).map_err(|source| StoreError::local(&path, source))?;
             observer.start(Phase::Encode, new.schema().state_bytes());
             let advance = |bytes| observer.advance(Phase::Encode, bytes);
-            encode(&end(&old)?, &end(&new)?, file, &path, &options, Progress::new(&advance))
+            encode(&Snapshot::of(&old)?, &Snapshot::of(&new)?, file, &path, &options, Progress::new(&advance))
         })
         .await
     }

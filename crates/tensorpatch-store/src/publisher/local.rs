@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_delta::{self as delta, LeafTable, Progress, State};
+use tensorpatch_delta::{self as delta, LeafTable, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, TaggedStateDigest};
 use tensorpatch_stream::names::is_plain_name;
 use tensorpatch_stream::{Commit, ObjectDigest, VersionContents};
 
-use super::encode::{Encoded, contents, encode, end};
+use super::encode::{Encoded, contents, encode};
 use crate::bucket::upload::Outgoing;
 use crate::error::StoreError;
 use crate::local;
@@ -55,7 +55,7 @@ pub(super) fn stage_checkpoint(
     options: &delta::Options,
     observer: &Observer,
 ) -> Result<Staged, StoreError> {
-    let source = Checkpoint::open(path, &options.limits)?;
+    let source = delta::open_settled(path, &options.limits)?;
     let staging = directory.staging();
     local::create_dir(&staging)?;
     for file in source.layout().files() {
@@ -71,7 +71,7 @@ pub(super) fn stage_checkpoint(
     let state = State::of(&copy)?;
     observer.start(Phase::Hash, copy.schema().state_bytes());
     let advance = |bytes| observer.advance(Phase::Hash, bytes);
-    let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::new(&advance));
+    let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::new(&advance))?;
     let digest = leaves.state_digest(copy.schema());
     let mut names: Vec<String> = copy.layout().files().iter().map(|file| file.name.clone()).collect();
     names.extend(copy.layout().index().map(|_| Layout::INDEX_FILE.to_owned()));
@@ -106,11 +106,18 @@ pub(super) fn encode_and_check(
         let what = "its files have other names or headers than the version".into();
         return Err(broken(StoreError::LocalDamage { path: directory.path().to_owned(), what }));
     }
-    let target = Checkpoint::open(path, &options.limits)?;
+    let target = delta::open_settled(path, &options.limits)?;
     let patch = directory.outgoing();
     observer.start(Phase::Encode, target.schema().state_bytes());
     let advance = |bytes| observer.advance(Phase::Encode, bytes);
-    let encoded = encode(&end(&base)?, &end(&target)?, outgoing, &patch, options, Progress::new(&advance))?;
+    let encoded = encode(
+        &Snapshot::of(&base)?,
+        &Snapshot::of(&target)?,
+        outgoing,
+        &patch,
+        options,
+        Progress::new(&advance),
+    )?;
     if encoded.base != held.id.state {
         let (path, expected) = (directory.path().to_owned(), held.id.state);
         return Err(broken(StoreError::WrongState { path, expected, found: encoded.base }));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::{Checkpoint, MappedFile, generate_layout};
-use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Patch, Progress, State};
+use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Patch, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, Schema};
 use tensorpatch_stream::{Commit, Nonce, Rank, Receipt, ReceiptContent, ReceiptError, TensorReceipt, names};
 
@@ -99,7 +99,7 @@ pub(super) struct Files {
 impl Files {
     pub(super) fn open(paths: &[PathBuf], options: &delta::Options) -> Result<Self, StoreError> {
         let checkpoints: Vec<Checkpoint> =
-            paths.iter().map(|path| Checkpoint::open(path, &options.limits)).collect::<Result<_, _>>()?;
+            paths.iter().map(|path| delta::open_settled(path, &options.limits)).collect::<Result<_, _>>()?;
         let tensors = checkpoints.iter().flat_map(|c| c.schema().tensors().iter().cloned()).collect();
         let schema = Schema::new(tensors).map_err(|e| ReceiptError::Tensor(e.to_string()))?;
         Ok(Self { checkpoints, schema })
@@ -131,8 +131,8 @@ fn encode_and_check(
     // The layout is the same in both: a rank says nothing about files.
     let layout = layout_of(&old.schema)?;
     let base = old.state()?;
-    let base_leaves = LeafTable::of(&base, options.leaf_hash, options.threads, Progress::none());
-    let end = |state| delta::Version { state, layout: &layout, leaves: None };
+    let base_leaves = LeafTable::of(&base, options.leaf_hash, options.threads, Progress::none())?;
+    let end = |state| Snapshot { state, layout: &layout, leaves: None };
     let ends = (end(base.clone()), end(new.state()?));
     let encoded = encode(&ends.0, &ends.1, outgoing, path, options, Progress::none())?;
     // As for a publisher: what is committed cannot be taken back, so it is decoded first.
