@@ -30,7 +30,7 @@ pub struct MirrorOptions {
 }
 
 impl MirrorOptions {
-    ///
+    /// Objects pass through files in `work`.
     pub fn new(work: impl Into<PathBuf>) -> Self {
         Self { work: work.into(), observer: Observer::default() }
     }
