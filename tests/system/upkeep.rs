@@ -62,7 +62,7 @@ fn a_follower_takes_each_version_and_runs_a_command_for_it() {
     let scene = Scene::new(1);
     let (replica, told) = (scene.path("replica"), scene.path("told"));
     let exec = format!(
-        "echo noise; cat; echo \"$TENSORPATCH_VERSION $TENSORPATCH_DIGEST $TENSORPATCH_DIR\" >> {}",
+        "echo noise; cat; echo \"$TENSORPATCH_VERSION $TENSORPATCH_STATE $TENSORPATCH_DIR\" >> {}",
         told.display()
     );
     let follow = arguments![
@@ -97,7 +97,7 @@ fn a_follower_takes_each_version_and_runs_a_command_for_it() {
         .map(|line| serde_json::from_slice(line).expect("a line that is no JSON"))
         .collect();
     assert_eq!(lines.len(), text.lines().count());
-    assert_eq!(lines.last().unwrap()["digest"], digest);
+    assert_eq!(lines.last().unwrap()["state"], digest);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_fold_is_taken_by_replicas_that_are_far_behind() {
     assert_eq!(run(&fold).ok().json()["added"], false, "once is enough");
 
     let pulled = run(&arguments!["pull", scene.stream(), scene.path("replica"), "--json"]).ok().json();
-    assert_eq!(pulled["steps"].as_array().unwrap().len(), 2);
+    assert_eq!(pulled["edges"].as_array().unwrap().len(), 2);
     same_checkpoint(&scene.path("replica"), &snapshot(7));
     run(&arguments!["fold", scene.stream(), "--from", "3", "--to", "3", "--work", work])
         .fails(REFUSED, &["nothing"]);

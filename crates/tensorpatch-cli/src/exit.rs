@@ -315,7 +315,7 @@ fn store(error: &StoreError) -> Verdict {
             .advise("run the same command again: what is damaged is made anew from the stream"),
         // Its message says what to do.
         StoreError::LocalState { .. } => Verdict::new(Code::LocalDamage),
-        StoreError::NoSuchPart { .. } => Verdict::new(Code::NotFound),
+        StoreError::NoSuchRange { .. } => Verdict::new(Code::NotFound),
         StoreError::Receipts(_) => {
             Verdict::new(Code::Refused).advise("nothing is published: collect the receipts of all ranks")
         }

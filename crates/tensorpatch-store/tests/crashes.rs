@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use support::{assert_same, v, write_sharded, write_single};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CollectPolicy, CreateOptions, Event, Folder, Observer, Phase, PublishOptions,
-    Publisher, Replica, ReplicaOptions, Stream, Target, open_store,
+    AnchorPolicy, ApplyMode, CreateOptions, Event, Folder, Observer, Phase, PublishOptions, Publisher,
+    Replica, ReplicaOptions, Stream, Target, open_store,
+    upkeep::{self, CollectPolicy},
 };
 
 /// What a worker is told in its environment.
@@ -87,7 +88,7 @@ fn worker() {
             }
             ["collect", url, keep] => {
                 let policy = CollectPolicy::default().keeping(keep.parse().unwrap()).deleting();
-                open(url).await.collect(&policy).await.unwrap();
+                upkeep::collect(&open(url).await, &policy).await.unwrap();
             }
             other => panic!("{other:?}"),
         }
@@ -180,9 +181,9 @@ impl Site {
     }
 
     fn assert_sound(&self) {
-        let checked = self
-            .runtime
-            .block_on(async { open(&self.url).await.check(true, &Observer::default()).await.unwrap() });
+        let checked = self.runtime.block_on(async {
+            upkeep::check(&open(&self.url).await, true, &Observer::default()).await.unwrap()
+        });
         assert!(checked.is_sound(), "{checked:?}");
     }
 

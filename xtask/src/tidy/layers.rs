@@ -38,9 +38,16 @@ const LAYERS: &[Layer] = &[
         may_use: &["tensorpatch-format", "tensorpatch-codec", "tensorpatch-checkpoint"],
         never: ASYNC,
     },
+    Layer { name: "tensorpatch-stream", may_use: &["tensorpatch-format"], never: ASYNC },
     Layer {
         name: "tensorpatch-store",
-        may_use: &["tensorpatch-format", "tensorpatch-codec", "tensorpatch-checkpoint", "tensorpatch-delta"],
+        may_use: &[
+            "tensorpatch-format",
+            "tensorpatch-codec",
+            "tensorpatch-checkpoint",
+            "tensorpatch-delta",
+            "tensorpatch-stream",
+        ],
         never: &["clap", "anyhow"],
     },
     Layer {
@@ -64,7 +71,7 @@ const LAYERS: &[Layer] = &[
             "tensorpatch-codec",
             "tensorpatch-checkpoint",
             "tensorpatch-delta",
-            "tensorpatch-store",
+            "tensorpatch-stream",
             "tensorpatch-synthetic",
             "tensorpatch-reference",
         ],

@@ -99,7 +99,7 @@ impl Report for PublishReport {
                 format!(
                     "{}, {} of the checkpoint",
                     bytes(published.bytes),
-                    percent(published.bytes, published.state_bytes)
+                    percent(published.bytes, published.contents.state_bytes)
                 ),
             ),
         ];
@@ -119,7 +119,7 @@ impl Report for PublishReport {
             self.anchor.as_ref().map(|anchor| ("anchor", format!("{} besides", bytes(anchor.bytes)))),
         );
         lines.extend([
-            ("state", published.digest.to_string()),
+            ("state", published.contents.state.to_string()),
             ("time", seconds(Duration::from_secs_f64(self.seconds))),
         ]);
         fields(&lines)

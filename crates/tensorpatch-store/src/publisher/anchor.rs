@@ -4,16 +4,15 @@ use serde::Serialize;
 use tensorpatch_checkpoint::Checkpoint;
 use tensorpatch_delta::{LeafTable, Progress, State};
 use tensorpatch_format::TaggedStateDigest;
+use tensorpatch_stream::{Anchor, Commit, EdgeRecord, NamedObject, Nonce, Version, names};
 
 use super::{Publisher, UPLOADS};
-use crate::bucket::all;
+use crate::bucket::buffered_all;
 use crate::error::StoreError;
-use crate::names::{self, Nonce, Version};
+use crate::local::{blocking, unix_now};
 use crate::observe::Phase;
-use crate::plan::Commit;
-use crate::record::{Anchor, EdgeRecord, NamedObject, now};
-use crate::replica::home::{Held, Home};
-use crate::replica::{blocking, install};
+use crate::replica::directory::{InstalledVersion, ReplicaDir};
+use crate::replica::install;
 
 /// When a version gets an anchor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,14 +71,14 @@ impl Publisher {
             // What promised one was the record of another history.
             history = self.stream.whole_history(tip.record.version).await?;
         }
-        let newest = history.anchors().max_by_key(|step| step.target.version);
+        let newest = history.anchors().max_by_key(|edge| edge.target.version);
         let Some(newest) = newest else { return Ok(None) };
         let after = |commit: &&Commit| commit.record.version > newest.target.version;
         let deltas = history.commits().filter(after).filter_map(|commit| commit.record.delta.as_ref());
         let objects = deltas.flat_map(|delta| delta.objects());
         let chain_bytes = objects.fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
         let since = tip.record.version.get().saturating_sub(newest.target.version.get());
-        if !policy.is_due(since, chain_bytes, newest.way.bytes()) {
+        if !policy.is_due(since, chain_bytes, newest.bytes()) {
             return Ok(None);
         }
         self.add_anchor().await.map(Some)
@@ -91,20 +90,20 @@ impl Publisher {
     /// As [`Publisher::anchor_if_due`]; also if the stream is empty.
     pub async fn add_anchor(&self) -> Result<AnchorAdded, StoreError> {
         let mut known = self.known.lock().await;
-        let home = Home::lock(&self.baseline).await?;
-        let tip = self.to_tip_if_own(&home, &mut known).await?.ok_or(StoreError::Empty)?;
+        let directory = ReplicaDir::lock(&self.baseline).await?;
+        let tip = self.to_tip_if_own(&directory, &mut known).await?.ok_or(StoreError::Empty)?;
         known.tip = Some(tip.id());
         let nonce = Nonce::random();
         let version = tip.record.version;
-        let anchor = match self.leaves(&home, &tip).await {
-            Ok(leaves) => self.upload_anchor(&home, &tip, nonce, leaves).await,
+        let anchor = match self.leaves(&directory, &tip).await {
+            Ok(leaves) => self.upload_anchor(&directory, &tip, nonce, leaves).await,
             Err(error) => Err(error),
         };
         if let Err(StoreError::WrongState { .. } | StoreError::LocalDamage { .. }) = &anchor {
             // The next call makes good what is wrong.
-            let was = Held { id: tip.id(), companions: tip.record.companions.clone() };
-            let (home, stream) = (home.clone(), self.stream.id());
-            blocking(move || install::damaged(&home, stream, &was)).await?;
+            let was = InstalledVersion { id: tip.id(), companions: tip.record.companions.clone() };
+            let (directory, stream) = (directory.clone(), self.stream.id());
+            blocking(move || install::damaged(&directory, stream, &was)).await?;
         }
         let anchor = anchor?;
         let bytes = anchor.objects().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
@@ -112,7 +111,7 @@ impl Publisher {
             stream: self.stream.id(),
             publisher: self.options.publisher.clone(),
             nonce,
-            created: now(),
+            created: unix_now(),
             target: tip.id(),
             delta: None,
             anchor: Some(anchor),
@@ -122,11 +121,12 @@ impl Publisher {
     }
 
     /// Hashes the baseline once more: what has rotted on disk must not become an anchor.
-    async fn leaves(&self, home: &Home, tip: &Commit) -> Result<LeafTable, StoreError> {
-        let (home, options, expected) = (home.clone(), self.options.diff.clone(), tip.record.state);
+    async fn leaves(&self, directory: &ReplicaDir, tip: &Commit) -> Result<LeafTable, StoreError> {
+        let (directory, options, expected) =
+            (directory.clone(), self.options.diff.clone(), tip.record.contents.state);
         let observer = self.options.observer.clone();
         blocking(move || {
-            let checkpoint = Checkpoint::open(home.dir(), &options.limits)?;
+            let checkpoint = Checkpoint::open(directory.path(), &options.limits)?;
             let state = State::of(&checkpoint)?;
             observer.start(Phase::Hash, checkpoint.schema().state_bytes());
             let advance = |bytes| observer.advance(Phase::Hash, bytes);
@@ -135,7 +135,7 @@ impl Publisher {
             let digest = leaves.state_digest(checkpoint.schema());
             let found = TaggedStateDigest { leaf_hash: hash, digest };
             if found != expected {
-                return Err(StoreError::WrongState { path: home.dir().to_owned(), expected, found });
+                return Err(StoreError::WrongState { path: directory.path().to_owned(), expected, found });
             }
             Ok(leaves)
         })
@@ -144,19 +144,19 @@ impl Publisher {
 
     async fn upload_anchor(
         &self,
-        home: &Home,
+        directory: &ReplicaDir,
         tip: &Commit,
         nonce: Nonce,
         leaves: LeafTable,
     ) -> Result<Anchor, StoreError> {
         let version = tip.record.version;
-        let (dir, options) = (home.dir().to_owned(), self.options.diff.clone());
+        let (dir, options) = (directory.path().to_owned(), self.options.diff.clone());
         let mut files = blocking(move || install::weight_files(&dir, &options)).await?;
         files.extend(tip.record.companions.iter().map(|companion| companion.name.clone()));
-        self.options.observer.start(Phase::Upload, tip.record.state_bytes);
-        let files = all(files, UPLOADS, |name| async move {
+        self.options.observer.start(Phase::Upload, tip.record.contents.state_bytes);
+        let files = buffered_all(files, UPLOADS, |name| async move {
             let key = names::anchor(version, nonce, &name)?;
-            let path = home.dir().join(&name);
+            let path = directory.path().join(&name);
             let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;
             Ok(NamedObject { name, object })
         })
@@ -166,7 +166,7 @@ impl Publisher {
             let copy = files.iter().find(|file| file.name == companion.name);
             if copy.is_none_or(|copy| copy.object.blake3 != companion.object.blake3) {
                 return Err(StoreError::LocalDamage {
-                    path: home.dir().to_owned(),
+                    path: directory.path().to_owned(),
                     what: format!("{} is not the file that was published with the version", companion.name),
                 });
             }
@@ -188,8 +188,8 @@ mod tests {
         assert!(AnchorPolicy::default().is_due(3, 1000, 1000));
         assert!(!AnchorPolicy::default().is_due(300, 999, 1000));
         assert!(!AnchorPolicy::default().is_due(0, 0, 0));
-        let steps = crate::ReplicaOptions::default().max_steps as u64;
-        assert!(AnchorPolicy::default().is_due(steps / 2, 0, 1 << 40));
+        let edges = crate::ReplicaOptions::default().max_edges as u64;
+        assert!(AnchorPolicy::default().is_due(edges / 2, 0, 1 << 40));
         assert!(!AnchorPolicy::NEVER.is_due(1_000_000, 1 << 40, 1));
     }
 }

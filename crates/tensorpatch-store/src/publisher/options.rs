@@ -1,8 +1,8 @@
 //! What a caller chooses about publishing.
 
 use tensorpatch_delta as delta;
+use tensorpatch_stream::Nonce;
 
-use crate::names::Nonce;
 use crate::observe::Observer;
 
 /// Choices for publishing.

@@ -3,10 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::{Pulled, Replica, Target};
-use crate::digest::ObjectDigest;
+use tensorpatch_stream::{ObjectDigest, Version};
+
+use super::options::Target;
+use super::{Pulled, Replica};
 use crate::error::StoreError;
-use crate::names::Version;
 
 /// The shortest and the longest pause after errors.
 const MIN_PAUSE: Duration = Duration::from_millis(100);

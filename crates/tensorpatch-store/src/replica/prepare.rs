@@ -5,16 +5,17 @@ use std::path::PathBuf;
 
 use tensorpatch_delta as delta;
 use tensorpatch_format::TaggedStateDigest;
+use tensorpatch_stream::{Commit, Edge, EdgeKind, History, NamedObject, ObjectRef, PatchObject, Plan};
 
-use super::home::{Held, Home, Install};
+use super::directory::{FileSwap, InstalledVersion, ReplicaDir};
 use super::install::{self, InPlace};
-use super::{ApplyMode, Patching, Replica, Work, blocking};
-use crate::bucket::all;
+use super::merge::{RankPatch, Whole, merge};
+use super::options::ApplyMode;
+use super::{Patching, Replica, Work};
+use crate::bucket::buffered_all;
 use crate::error::StoreError;
-use crate::merge::{LocalPart, Whole, merge};
+use crate::local::blocking;
 use crate::observe::Phase;
-use crate::plan::{Commit, History, Plan, Step, Way};
-use crate::record::{NamedObject, ObjectRef, Part};
 
 /// Objects downloaded at once.
 const DOWNLOADS: usize = 4;
@@ -23,20 +24,21 @@ impl Replica {
     /// Fetches what is not there yet, and sweeps what is of no use; returns the bytes fetched.
     pub(super) async fn download(
         &self,
-        home: &Home,
+        directory: &ReplicaDir,
         history: &History,
         plan: &Plan,
         target: &Commit,
         old_companions: &[NamedObject],
     ) -> Result<u64, StoreError> {
         let mut objects: Vec<ObjectRef> = plan.objects().into_iter().cloned().collect();
-        // In place each step brings its files with it; beside, only the last version is ever there.
-        let steps = if self.options.mode == ApplyMode::InPlace && !plan.starts_from_nothing() {
-            plan.steps.as_slice()
+        // In place each edge brings its files with it; beside, only the last version is ever there.
+        let on_the_way = if self.options.mode == ApplyMode::InPlace && !plan.starts_from_nothing() {
+            plan.edges.as_slice()
         } else {
             &[]
         };
-        let commits = steps.iter().filter_map(|step| history.commit(step.target.version)).chain([target]);
+        let commits =
+            on_the_way.iter().filter_map(|edge| history.commit(edge.target.version)).chain([target]);
         for commit in commits {
             let new = commit.record.companions.iter().filter(|companion| {
                 !old_companions.contains(companion) || !self.dir.join(&companion.name).exists()
@@ -45,10 +47,10 @@ impl Replica {
         }
         let mut seen = BTreeSet::new();
         objects.retain(|object| seen.insert(object.blake3));
-        let keep: Vec<PathBuf> = objects.iter().map(|object| home.download(&object.blake3)).collect();
-        let sweeping = home.clone();
+        let keep: Vec<PathBuf> = objects.iter().map(|object| directory.download(&object.blake3)).collect();
+        let sweeping = directory.clone();
         blocking(move || sweeping.sweep(&keep)).await?;
-        let kept = home.clone();
+        let kept = directory.clone();
         let objects = blocking(move || {
             // Under its final name there was only what is complete and verified; disks forget.
             let mut wanted = Vec::new();
@@ -63,8 +65,8 @@ impl Replica {
         let bytes = objects.iter().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
         let observer = &self.options.observer;
         observer.start(Phase::Download, bytes);
-        all(&objects, DOWNLOADS, |object| async move {
-            self.stream.bucket().download(object, &home.download(&object.blake3), observer).await
+        buffered_all(&objects, DOWNLOADS, |object| async move {
+            self.stream.bucket().download(object, &directory.download(&object.blake3), observer).await
         })
         .await?;
         Ok(bytes)
@@ -73,43 +75,44 @@ impl Replica {
     /// Decides what activation will do, and builds the staged files if that is how.
     pub(super) async fn stage(
         &self,
-        home: &Home,
-        held: Option<&Held>,
+        directory: &ReplicaDir,
+        held: Option<&InstalledVersion>,
         old_companions: &[NamedObject],
         history: &History,
         plan: &Plan,
         target: &Commit,
     ) -> Result<Work, StoreError> {
-        let to = Held { id: target.id(), companions: target.record.companions.clone() };
-        if plan.steps.is_empty() {
-            let install = self.companions(home, old_companions, &to.companions).await?;
+        let to = InstalledVersion { id: target.id(), companions: target.record.companions.clone() };
+        if plan.edges.is_empty() {
+            let install = self.companions(directory, old_companions, &to.companions).await?;
             let unchanged = install.files.is_empty() && install.remove.is_empty();
             return Ok(if unchanged { Work::Nothing } else { Work::Switch(install) });
         }
         let mut patches = Vec::new();
-        for step in &plan.steps {
-            let commit = history.commit(step.target.version).unwrap_or(target);
-            let to = Held { id: step.target, companions: commit.record.companions.clone() };
-            patches.push((step, to));
+        for edge in &plan.edges {
+            let commit = history.commit(edge.target.version).unwrap_or(target);
+            let to = InstalledVersion { id: edge.target, companions: commit.record.companions.clone() };
+            patches.push((edge, to));
         }
-        let keeps_places = |held: &Held| {
-            let schema = history.commit(held.id.version).map(|commit| commit.record.schema);
-            plan.steps.iter().all(|step| {
-                matches!(step.way, Way::Delta(_))
-                    && step.target.layout == held.id.layout
-                    && history.commit(step.target.version).map(|commit| commit.record.schema) == schema
+        let keeps_places = |held: &InstalledVersion| {
+            let schema = history.commit(held.id.version).map(|commit| commit.record.contents.schema);
+            plan.edges.iter().all(|edge| {
+                !edge.is_anchor()
+                    && edge.target.layout == held.id.layout
+                    && history.commit(edge.target.version).map(|commit| commit.record.contents.schema)
+                        == schema
             })
         };
         if self.options.mode == ApplyMode::InPlace
             && let Some(held) = held.filter(|held| keeps_places(held))
         {
             let mut work = Vec::new();
-            for (step, to) in &patches {
-                let patch = self.patch_of(home, history, step).await?;
+            for (edge, to) in &patches {
+                let patch = self.patch_of(directory, history, edge).await?;
                 work.push(Patching { patch, to: to.clone() });
             }
             if let Some(first) = work.first() {
-                match self.prepare_patch(home, held, first).await? {
+                match self.prepare_patch(directory, held, first).await? {
                     InPlace::Ready => return Ok(Work::InPlace(work)),
                     InPlace::WrongBase(found) => return Err(self.wrong_state(held, found)),
                     InPlace::Broken(what) => return Err(self.local_damage(what)),
@@ -119,79 +122,79 @@ impl Replica {
                 }
             }
         }
-        self.build_beside(home, held, history, &patches).await?;
-        let install = self.switch_all(home, old_companions, &to).await?;
+        self.build_beside(directory, held, history, &patches).await?;
+        let install = self.switch_all(directory, old_companions, &to).await?;
         Ok(Work::Switch(install))
     }
 
-    /// The patch of a step, on local disk; that of several parts is put together first.
+    /// The patch of an edge, on local disk; those of several ranks are merged first.
     pub(super) async fn patch_of(
         &self,
-        home: &Home,
+        directory: &ReplicaDir,
         history: &History,
-        step: &Step,
+        edge: &Edge,
     ) -> Result<PathBuf, StoreError> {
-        let version = step.target.version;
+        let version = edge.target.version;
         let differs = |what: &str| StoreError::PatchDiffers { version, what: what.into() };
-        let Way::Delta(delta) = &step.way else { return Err(differs("it is an anchor, not a patch")) };
-        if let [Part { object, .. }] = delta.parts.as_slice() {
-            return Ok(home.download(&object.blake3));
+        let EdgeKind::Delta(delta) = &edge.kind else { return Err(differs("it is an anchor, not a patch")) };
+        if let [PatchObject { object, .. }] = delta.patches.as_slice() {
+            return Ok(directory.download(&object.blake3));
         }
         let commit = history.commit(version).ok_or_else(|| differs("its commit is not at hand"))?;
-        if delta.base.layout != step.target.layout {
-            return Err(differs("it has several parts and alters the layout"));
+        if delta.base.layout != edge.target.layout {
+            return Err(differs("it has several patches and alters the layout"));
         }
-        let local = |part: &Part| {
-            Some(LocalPart {
-                patch: home.download(&part.object.blake3),
-                schema: home.download(&part.schema.as_ref()?.blake3),
+        let local = |patch: &PatchObject| {
+            Some(RankPatch {
+                patch: directory.download(&patch.object.blake3),
+                schema: directory.download(&patch.schema.as_ref()?.blake3),
             })
         };
-        let parts: Vec<LocalPart> = delta.parts.iter().filter_map(local).collect();
+        let ranks: Vec<RankPatch> = delta.patches.iter().filter_map(local).collect();
         let whole = Whole {
             version,
             base: delta.base.state,
-            target: step.target.state,
-            schema: commit.record.schema,
-            layout: step.target.layout,
+            target: edge.target.state,
+            schema: commit.record.contents.schema,
+            layout: edge.target.layout,
         };
-        let (to, limits) = (home.merged(&step.target.commit), self.options.apply.limits.clone());
+        let (to, limits) = (directory.merged(&edge.target.commit), self.options.apply.limits.clone());
         let merged = to.clone();
-        home.blocking(move || merge(&parts, whole, &to, &limits)).await?;
+        directory.blocking(move || merge(&ranks, whole, &to, &limits)).await?;
         Ok(merged)
     }
 
-    /// Makes all weight files of the last step's target in the staging directory, verified.
+    /// Makes all weight files of the last edge's target in the staging directory, verified.
     pub(super) async fn build_beside(
         &self,
-        home: &Home,
-        held: Option<&Held>,
+        directory: &ReplicaDir,
+        held: Option<&InstalledVersion>,
         history: &History,
-        steps: &[(&Step, Held)],
+        edges: &[(&Edge, InstalledVersion)],
     ) -> Result<(), StoreError> {
-        let mut at: Option<Held> = held.cloned();
+        let mut at: Option<InstalledVersion> = held.cloned();
         let mut staged = false;
-        for (step, to) in steps {
-            let (base, home) = (home.clone(), home.clone());
+        for (edge, to) in edges {
+            let (base, directory) = (directory.clone(), directory.clone());
             let (options, observer) = (self.options.apply.clone(), self.options.observer.clone());
             let target = to.clone();
-            match &step.way {
-                Way::Anchor(anchor) => {
+            match &edge.kind {
+                EdgeKind::Anchor(anchor) => {
                     let companions: BTreeSet<&str> = to.companions.iter().map(|c| c.name.as_str()).collect();
                     let files: Vec<(String, PathBuf)> = anchor
                         .files
                         .iter()
                         .filter(|file| !companions.contains(file.name.as_str()))
-                        .map(|file| (file.name.clone(), home.download(&file.object.blake3)))
+                        .map(|file| (file.name.clone(), directory.download(&file.object.blake3)))
                         .collect();
                     blocking(move || {
-                        install::stage(&home, &files, false)?;
-                        install::check_staged(&home, &target, &options)
+                        install::stage(&directory, &files, false)?;
+                        install::check_staged(&directory, &target, &options)
                     })
                     .await?;
                 }
-                Way::Delta(_) => {
-                    let patch = self.patch_of(&home, history, step).await?;
+                EdgeKind::Delta(_) => {
+                    let patch = self.patch_of(&directory, history, edge).await?;
                     let from = at.take().ok_or_else(|| StoreError::PatchDiffers {
                         version: to.id.version,
                         what: "there is nothing to apply it to".into(),
@@ -200,7 +203,7 @@ impl Replica {
                         let advance = |bytes| observer.advance(Phase::Apply, bytes);
                         let progress = delta::Progress::new(&advance);
                         let (from, to) = (from.id.state, (target.id.version, target.id.state));
-                        install::apply_beside(&home, &patch, from, to, staged, &options, progress)
+                        install::apply_beside(&directory, &patch, from, to, staged, &options, progress)
                     })
                     .await;
                     if let (Err(error), false, Some(held)) = (&applied, staged, held) {
@@ -223,13 +226,13 @@ impl Replica {
             staged = true;
             at = Some(to.clone());
         }
-        let Some((_, last)) = steps.last() else { return Ok(()) };
-        let (home, options, last) = (home.clone(), self.options.apply.clone(), last.clone());
-        blocking(move || install::check_layout(&home, &last, &options)).await
+        let Some((_, last)) = edges.last() else { return Ok(()) };
+        let (directory, options, last) = (directory.clone(), self.options.apply.clone(), last.clone());
+        blocking(move || install::check_layout(&directory, &last, &options)).await
     }
 
     /// Files that are not the version held are damaged, which is for the caller of `prepare` to repair by trying again.
-    pub(super) fn wrong_state(&self, held: &Held, found: TaggedStateDigest) -> StoreError {
+    pub(super) fn wrong_state(&self, held: &InstalledVersion, found: TaggedStateDigest) -> StoreError {
         StoreError::WrongState { path: self.dir.clone(), expected: held.id.state, found }
     }
 
@@ -239,18 +242,18 @@ impl Replica {
 
     pub(super) async fn prepare_patch(
         &self,
-        home: &Home,
-        from: &Held,
+        directory: &ReplicaDir,
+        from: &InstalledVersion,
         patching: &Patching,
     ) -> Result<InPlace, StoreError> {
-        let (home, stream, options) = (home.clone(), self.stream.id(), self.options.apply.clone());
+        let (directory, stream, options) = (directory.clone(), self.stream.id(), self.options.apply.clone());
         let observer = self.options.observer.clone();
         let (from, to) = (from.clone(), (patching.to.id.version, patching.to.id.state));
         let patch = patching.patch.clone();
         blocking(move || {
             let advance = |bytes| observer.advance(Phase::Apply, bytes);
             let progress = delta::Progress::new(&advance);
-            install::prepare_in_place(&home, stream, &patch, &from, to, &options, progress)
+            install::prepare_in_place(&directory, stream, &patch, &from, to, &options, progress)
         })
         .await
     }
@@ -258,14 +261,14 @@ impl Replica {
     /// Stages the companions of `new` that are not there, and says which old ones go.
     pub(super) async fn companions(
         &self,
-        home: &Home,
+        directory: &ReplicaDir,
         old: &[NamedObject],
         new: &[NamedObject],
-    ) -> Result<Install, StoreError> {
+    ) -> Result<FileSwap, StoreError> {
         let missing: Vec<(String, PathBuf)> = new
             .iter()
             .filter(|companion| !old.contains(companion) || !self.dir.join(&companion.name).exists())
-            .map(|companion| (companion.name.clone(), home.download(&companion.object.blake3)))
+            .map(|companion| (companion.name.clone(), directory.download(&companion.object.blake3)))
             .collect();
         let files = missing.iter().map(|(name, _)| name.clone()).collect();
         let remove = old
@@ -273,23 +276,23 @@ impl Replica {
             .map(|companion| companion.name.clone())
             .filter(|name| !new.iter().any(|companion| companion.name == *name))
             .collect();
-        let home = home.clone();
-        blocking(move || install::stage(&home, &missing, true)).await?;
-        Ok(Install { files, remove })
+        let directory = directory.clone();
+        blocking(move || install::stage(&directory, &missing, true)).await?;
+        Ok(FileSwap { files, remove })
     }
 
     /// All staged weights and companions, and all old ones that the new version does not have.
     pub(super) async fn switch_all(
         &self,
-        home: &Home,
+        directory: &ReplicaDir,
         old: &[NamedObject],
-        to: &Held,
-    ) -> Result<Install, StoreError> {
-        let mut install = self.companions(home, old, &to.companions).await?;
-        let (home, options) = (home.clone(), self.options.apply.clone());
+        to: &InstalledVersion,
+    ) -> Result<FileSwap, StoreError> {
+        let mut install = self.companions(directory, old, &to.companions).await?;
+        let (directory, options) = (directory.clone(), self.options.apply.clone());
         blocking(move || {
-            let weights = install::weight_files(&home.staging(), &options)?;
-            let gone = install::weight_files(home.dir(), &options)?;
+            let weights = install::weight_files(&directory.staging(), &options)?;
+            let gone = install::weight_files(directory.path(), &options)?;
             install.remove.extend(gone.into_iter().filter(|name| !weights.contains(name)));
             install.files.extend(weights);
             Ok(install)

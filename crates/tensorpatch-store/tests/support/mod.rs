@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
 
+pub(crate) mod faulty_store;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
