@@ -22,22 +22,22 @@ const KEPT_DIMS: usize = 65;
 /// What the header of a safetensors file says: its tensors, and where in the file their bytes lie.
 ///
 /// Checked: whoever holds one may rely on the ranges being in order, without hole or overlap, from the end of
-/// the header to [`Header::file_len`].
+/// the header to [`SafetensorsHeader::file_len`].
 ///
 /// ```
-/// use tensorpatch_checkpoint::Header;
+/// use tensorpatch_checkpoint::SafetensorsHeader;
 /// use tensorpatch_format::Limits;
 ///
 /// let json = br#"{"scale":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#;
 /// let mut file = (json.len() as u64).to_le_bytes().to_vec();
 /// file.extend_from_slice(json);
-/// let header = Header::parse(&file, &Limits::default())?;
+/// let header = SafetensorsHeader::parse(&file, &Limits::default())?;
 /// assert_eq!(header.tensors()[0].0.name, "scale");
 /// assert_eq!(header.file_len(), file.len() as u64 + 4);
 /// # Ok::<(), tensorpatch_checkpoint::HeaderError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub struct SafetensorsHeader {
     len: u64,
     file_len: u64,
     tensors: Vec<(TensorSpec, Range<u64>)>,
@@ -162,7 +162,7 @@ pub enum HeaderViolation {
     },
 }
 
-impl Header {
+impl SafetensorsHeader {
     /// Reads the header at the start of `bytes`; what follows the header is not looked at.
     ///
     /// # Errors

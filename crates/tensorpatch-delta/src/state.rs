@@ -1,7 +1,10 @@
-//! A state as slices: a schema and the bytes of each of its tensors.
+//! A state as slices: a schema and the bytes of each of its tensors; with its layout it is a snapshot of a checkpoint.
 
-use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_format::{ChunkAddress, Schema, TensorIndex};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError};
+use tensorpatch_format::{ChunkAddress, Layout, Schema, TensorIndex};
+
+use crate::LeafTable;
+use crate::pending::check_settled;
 
 /// The tensors of a state, borrowed from wherever they lie: a memory map, an engine's buffers, a test.
 ///
@@ -12,7 +15,7 @@ pub struct State<'a> {
     tensors: Vec<&'a [u8]>,
 }
 
-/// Slices that do not fit their schema.
+/// Why slices are not the state of a schema.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
@@ -57,9 +60,16 @@ impl<'a> State<'a> {
     /// The state of an opened checkpoint.
     ///
     /// # Errors
-    /// None that an opened checkpoint can give rise to; the lengths are checked all the same.
-    pub fn of(checkpoint: &'a Checkpoint) -> Result<Self, StateError> {
-        Self::new(checkpoint.schema(), checkpoint.tensors())
+    /// [`CheckpointError::Pending`] if an application in place to it was interrupted.
+    pub fn of(checkpoint: &'a Checkpoint) -> Result<Self, CheckpointError> {
+        check_settled(checkpoint)?;
+        Ok(Self::unsettled(checkpoint))
+    }
+
+    /// The state of a checkpoint whose journal is in the caller's hands.
+    pub(crate) fn unsettled(checkpoint: &'a Checkpoint) -> Self {
+        // An opened checkpoint has every tensor, with the bytes that its schema gives.
+        Self { schema: checkpoint.schema(), tensors: checkpoint.tensors() }
     }
 
     /// The schema.
@@ -76,5 +86,26 @@ impl<'a> State<'a> {
     pub fn chunk(&self, address: ChunkAddress) -> Option<&'a [u8]> {
         let range = self.schema.get(address.tensor)?.chunk_range(address.chunk)?;
         self.tensor(address.tensor)?.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+    }
+}
+
+/// One version of a checkpoint, as a diff sees it: its tensors, and what its files look like.
+#[derive(Debug, Clone)]
+pub struct Snapshot<'a> {
+    /// Its tensors.
+    pub state: State<'a>,
+    /// What its files look like.
+    pub layout: &'a Layout,
+    /// Its leaf table, if the caller knows it to be true. Unchanged chunks then cost one comparison and no hash.
+    pub leaves: Option<&'a LeafTable>,
+}
+
+impl<'a> Snapshot<'a> {
+    /// The snapshot of an opened checkpoint.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Pending`] if an application in place to it was interrupted.
+    pub fn of(checkpoint: &'a Checkpoint) -> Result<Self, CheckpointError> {
+        Ok(Self { state: State::of(checkpoint)?, layout: checkpoint.layout(), leaves: None })
     }
 }

@@ -207,6 +207,9 @@ pub enum StoreError {
     /// Tensors that do not fit their schema.
     #[error(transparent)]
     State(#[from] tensorpatch_delta::StateError),
+    /// The caller's progress said to stop.
+    #[error(transparent)]
+    Cancelled(#[from] tensorpatch_delta::Cancelled),
     /// A tensor, or rows or bytes of one, that the version does not have.
     #[error("version {version}: {what}")]
     NoSuchRange {

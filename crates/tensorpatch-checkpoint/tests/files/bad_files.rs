@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::support::{contents, file_of, one_tensor, open, put, put_index, sharded};
 use tensorpatch_checkpoint::{
-    Checkpoint, CheckpointError, Header, HeaderError, HeaderPlace, HeaderViolation, IndexError,
+    Checkpoint, CheckpointError, HeaderError, HeaderPlace, HeaderViolation, IndexError, SafetensorsHeader,
 };
 use tensorpatch_format::{LimitKind, Limits, SchemaError};
 
@@ -285,7 +285,7 @@ fn each_limit_is_checked() {
 fn a_header_alone_is_checked_against_the_limit_on_the_state() {
     let mut limits = Limits::default();
     limits.state_bytes = 99;
-    let error = Header::parse(&one_tensor("t", 100), &limits).unwrap_err();
+    let error = SafetensorsHeader::parse(&one_tensor("t", 100), &limits).unwrap_err();
     let expected = HeaderViolation::Limit { kind: LimitKind::StateBytes, value: 100, limit: 99 };
     assert_eq!(error.violation, expected);
 }
@@ -300,8 +300,8 @@ fn data_that_no_file_could_hold_are_refused_without_limits_too() {
         })
         .collect();
     let json = |count: usize| file_of(&format!("{{{}}}", entries[..count].join(",")), 0);
-    Header::parse(&json(4095), &Limits::unlimited()).unwrap();
-    let error = Header::parse(&json(4096), &Limits::unlimited()).unwrap_err();
+    SafetensorsHeader::parse(&json(4095), &Limits::unlimited()).unwrap();
+    let error = SafetensorsHeader::parse(&json(4096), &Limits::unlimited()).unwrap_err();
     assert_eq!(error.violation, HeaderViolation::TooLarge(1 << 63));
 }
 

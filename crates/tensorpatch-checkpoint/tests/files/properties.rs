@@ -3,7 +3,9 @@
 use crate::support::{contents, file_of, open, put};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
-use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, Header, Placement, generate_layout};
+use tensorpatch_checkpoint::{
+    Checkpoint, CheckpointWriter, Form, Placement, SafetensorsHeader, generate_layout,
+};
 use tensorpatch_format::{Dtype, FileLayout, Layout, Limits, Schema, TensorIndex, TensorSpec};
 
 fn tensor() -> impl Strategy<Value = (Dtype, Vec<u64>, u64)> {
@@ -145,12 +147,12 @@ proptest! {
 
     #[test]
     fn no_bytes_make_the_header_parser_panic(bytes in vec(any::<u8>(), 0..200)) {
-        let _ = Header::parse(&bytes, &Limits::default());
+        let _ = SafetensorsHeader::parse(&bytes, &Limits::default());
     }
 
     #[test]
     fn no_json_makes_the_header_parser_panic(json in nearly_json()) {
-        if let Ok(header) = Header::parse(&file_of(&json, 0), &Limits::default()) {
+        if let Ok(header) = SafetensorsHeader::parse(&file_of(&json, 0), &Limits::default()) {
             let mut at = header.header_len();
             for (spec, range) in header.tensors() {
                 prop_assert_eq!(range.start, at);

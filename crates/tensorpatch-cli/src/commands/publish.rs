@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::format::LeafHash;
+use tensorpatch::delta::open_settled;
+use tensorpatch::format::{LeafHash, Limits};
 use tensorpatch::store::{
     AnchorAdded, AnchorPolicy, CreateOptions, PublishOptions, Published, Publisher, Stream, open_store,
 };
 
 use crate::arguments::{LeafHashChoice, ProfileChoice};
 use crate::exit::Refusal;
-use crate::journal;
 use crate::output::{Report, bytes, count, fields, percent, ratio, seconds};
 use crate::session::Session;
 use crate::streams::{self, Sign, Trust};
@@ -132,7 +132,8 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
 
 async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
-    journal::check_none(&arguments.checkpoint)?;
+    // Before a stream is created for it.
+    open_settled(&arguments.checkpoint, &Limits::default())?;
     let stream = open_or_create(arguments).await?;
     let baseline = match &arguments.baseline {
         Some(baseline) => baseline.clone(),

@@ -131,7 +131,7 @@ impl Publisher {
             observer.start(Phase::Hash, checkpoint.schema().state_bytes());
             let advance = |bytes| observer.advance(Phase::Hash, bytes);
             let hash = expected.leaf_hash;
-            let leaves = LeafTable::of(&state, hash, options.threads, Progress::new(&advance));
+            let leaves = LeafTable::of(&state, hash, options.threads, Progress::new(&advance))?;
             let digest = leaves.state_digest(checkpoint.schema());
             let found = TaggedStateDigest { leaf_hash: hash, digest };
             if found != expected {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_delta::{self as delta, Progress, State};
+use tensorpatch_delta::{self as delta, Progress};
 use tensorpatch_format::{Kind, TaggedStateDigest};
 use tensorpatch_stream::{Commit, Delta, DeltaKind, EdgeRecord, Nonce, PatchObject, Version, names};
 
@@ -141,9 +141,8 @@ impl Folder {
             let mut file = BufWriter::with_capacity(1 << 20, std::fs::File::create(&path).map_err(failed)?);
             observer.start(Phase::Encode, new.schema().state_bytes());
             let advance = |bytes| observer.advance(Phase::Encode, bytes);
-            let base = delta::Version { state: State::of(&old)?, layout: old.layout(), leaves: None };
-            let target = delta::Version { state: State::of(&new)?, layout: new.layout(), leaves: None };
-            let report = delta::diff(&base, &target, &options, Progress::new(&advance), &mut file)?;
+            let (base, target) = (delta::Snapshot::of(&old)?, delta::Snapshot::of(&new)?);
+            let report = delta::encode_diff(&base, &target, &options, Progress::new(&advance), &mut file)?;
             file.flush().map_err(failed)?;
             // The replicas are private and were verified, but may have rotted since.
             for (dir, digest, expected) in [(&old, report.base, ends.0), (&new, report.target, ends.1)] {

@@ -96,7 +96,7 @@ pub(super) fn stage_checkpoint(
     options: &delta::Options,
     observer: &Observer,
 ) -> Result<Staged, StoreError> {
-    let source = Checkpoint::open(path, &options.limits)?;
+    let source = delta::open_settled(path, &options.limits)?;
     let staging = directory.staging();
     local::create_dir(&staging)?;
     for file in source.layout().files() {
@@ -112,7 +112,7 @@ pub(super) fn stage_checkpoint(
     let state = State::of(&copy)?;
     observer.start(Phase::Hash, copy.schema().state_bytes());
     let advance = |bytes| observer.advance(Phase::Hash, bytes);
-    let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::new(&advance));
+    let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::new(&advance))?;
     let digest = leaves.state_digest(copy.schema());
     let mut names: Vec<String> = copy.layout().files().iter().map(|file| file.name.clone()).collect();
     names.extend(copy.layout().index().map(|_| Layout::INDEX_FILE.to_owned()));
@@ -158,21 +158,14 @@ pub(super) fn encode(
             what: "its files have other names or headers than the version".into(),
         }));
     }
-    let target = Checkpoint::open(path, &options.limits)?;
-    let version = |checkpoint| {
-        Ok::<_, StoreError>(delta::Version {
-            state: State::of(checkpoint)?,
-            layout: Checkpoint::layout(checkpoint),
-            leaves: None,
-        })
-    };
+    let target = delta::open_settled(path, &options.limits)?;
+    let (from, to) = (delta::Snapshot::of(&base)?, delta::Snapshot::of(&target)?);
     let patch = directory.outgoing();
     observer.start(Phase::Encode, target.schema().state_bytes());
     let report = {
         let mut out = BufWriter::with_capacity(1 << 20, outgoing);
         let advance = |bytes| observer.advance(Phase::Encode, bytes);
-        let report =
-            delta::diff(&version(&base)?, &version(&target)?, options, Progress::new(&advance), &mut out)?;
+        let report = delta::encode_diff(&from, &to, options, Progress::new(&advance), &mut out)?;
         out.flush().map_err(|source| StoreError::local(&patch, source))?;
         report
     };

@@ -31,7 +31,7 @@ pub(crate) fn examine(
         Err(error) => return Err(error.into()),
     };
     let state = State::of(&checkpoint)?;
-    let leaves = LeafTable::of(&state, hash, options.threads, Progress::none());
+    let leaves = LeafTable::of(&state, hash, options.threads, Progress::none())?;
     let digest = leaves.state_digest(checkpoint.schema());
     Ok(Some(Found {
         state: TaggedStateDigest { leaf_hash: hash, digest },
@@ -51,8 +51,8 @@ pub(crate) fn recover(
     }
     if let Condition::Applying { from, to, then } = &state.condition {
         // Finishes the journal if there is one. If not, either nothing was altered or all of it: the digest tells.
-        let recovered =
-            delta::recover(directory.path(), &directory.journal(), options).map_err(StoreError::from);
+        let recovered = delta::recover(directory.path(), &directory.journal(), options, Progress::none())
+            .map_err(StoreError::from);
         let found = recovered.and_then(|_| examine(directory.path(), to.id.state.leaf_hash, options));
         let found = match found {
             Ok(found) => found.map(|found| found.state),

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use tensorpatch_checkpoint::MappedFile;
 use tensorpatch_delta::{ApplyError, Patch};
 use tensorpatch_format::{
-    BlockBuilder, ChunkAddress, Ends, Header, Kind, LayoutDigest, LeafDigest, Limits, Listing, PatchWriter,
-    Profile, Record, Schema, SchemaDigest, TaggedStateDigest, TensorIndex,
+    BlockBuilder, ChunkAddress, ChunkRecord, Ends, Kind, LayoutDigest, LeafDigest, Limits, Listing,
+    PatchHeader, PatchWriter, Profile, Schema, SchemaDigest, TaggedStateDigest, TensorIndex,
 };
 use tensorpatch_stream::Version;
 
@@ -69,7 +69,7 @@ pub(crate) fn merge(ranks: &[RankPatch], whole: Whole, to: &Path, limits: &Limit
         }
         bound.push(patch.bind(Some(own))?);
     }
-    let mut records: Vec<(ChunkAddress, Record<'_>, LeafDigest)> = Vec::new();
+    let mut records: Vec<(ChunkAddress, ChunkRecord<'_>, LeafDigest)> = Vec::new();
     for (patch, own) in bound.iter().zip(&schemas) {
         for (record, leaf) in patch.records() {
             // Every name is there: the whole schema is made of theirs.
@@ -83,7 +83,7 @@ pub(crate) fn merge(ranks: &[RankPatch], whole: Whole, to: &Path, limits: &Limit
     let is_direct = patches.iter().all(|patch| patch.profile() == Profile::Direct);
     let profile = if is_direct { Profile::Direct } else { Profile::Compact };
     let kind = if whole.base == whole.target { Kind::Empty } else { Kind::Delta };
-    let header = Header::new(kind, profile, whole.target.leaf_hash);
+    let header = PatchHeader::new(kind, profile, whole.target.leaf_hash);
     let ends = Ends {
         base_state: whole.base.digest,
         target_state: whole.target.digest,
@@ -106,8 +106,8 @@ enum Unwritable {
 }
 
 fn write(
-    records: &[(ChunkAddress, Record<'_>, LeafDigest)],
-    header: &Header,
+    records: &[(ChunkAddress, ChunkRecord<'_>, LeafDigest)],
+    header: &PatchHeader,
     ends: &Ends,
     to: &Path,
 ) -> Result<(), Unwritable> {

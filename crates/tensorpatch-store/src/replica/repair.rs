@@ -89,7 +89,7 @@ impl Replica {
                 return Ok(None);
             }
             let state = State::of(&checkpoint)?;
-            let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::none());
+            let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::none())?;
             let differs = |address: &ChunkAddress| leaves.get(*address) != ranges.leaf(*address);
             let damaged: Vec<ChunkAddress> = checkpoint.schema().grid().filter(differs).collect();
             let half = checkpoint.schema().chunk_count().div_euclid(2);

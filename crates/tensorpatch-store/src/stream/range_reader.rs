@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tensorpatch_checkpoint::Header;
+use tensorpatch_checkpoint::SafetensorsHeader;
 use tensorpatch_codec::{ChunkContext, ChunkDecoder, leaf_digest};
 use tensorpatch_delta::{ApplyError, LeafTable};
 use tensorpatch_format::{
@@ -54,7 +54,7 @@ pub struct RangeReader {
 #[derive(Debug)]
 struct AnchorFile {
     object: ObjectRef,
-    header: Header,
+    header: SafetensorsHeader,
 }
 
 #[derive(Debug)]
@@ -359,7 +359,7 @@ async fn open_anchor(
             )));
         }
         let bytes = get_range(bucket, object, 0..len, fetched).await?;
-        let header = Header::parse(&bytes, limits)
+        let header = SafetensorsHeader::parse(&bytes, limits)
             .and_then(|header| header.check_file_len(object.bytes).map(|()| header))
             .map_err(|e| broken(e.to_string()))?;
         Ok(AnchorFile { object: object.clone(), header })

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Header, Placement};
+use tensorpatch_checkpoint::{Placement, SafetensorsHeader};
 use tensorpatch_delta::{self as delta, LeafTable, Progress};
 use tensorpatch_format::{
     ChunkAddress, ChunkIndex, FileLayout, Layout, LeafHash, Limits, Schema, TaggedStateDigest, TensorIndex,
@@ -212,7 +212,7 @@ fn copy(
         layouts.extend(headers.map(|header| FileLayout { name: (*name).clone(), header }));
     }
     let layout = Layout::new(layouts, None).map_err(|e| wrong(e.to_string()))?;
-    let leaves = LeafTable::of(&opened.state()?, hash, options.threads, Progress::none());
+    let leaves = LeafTable::of(&opened.state()?, hash, options.threads, Progress::none())?;
     let digests = leaves.tensor_digests(&opened.schema);
     let tensors = opened.schema.tensors().iter().zip(digests).map(|(spec, target)| TensorReceipt {
         name: spec.name.clone(),
@@ -257,7 +257,7 @@ impl Whole {
         let mut homes: BTreeMap<String, String> = BTreeMap::new();
         let mut specs = Vec::new();
         for file in layout.files() {
-            let header = Header::parse(&file.header, limits).map_err(|e| wrong(e.to_string()))?;
+            let header = SafetensorsHeader::parse(&file.header, limits).map_err(|e| wrong(e.to_string()))?;
             for (spec, _) in header.tensors() {
                 homes.insert(spec.name.clone(), file.name.clone());
                 specs.push(spec.clone());

@@ -98,7 +98,7 @@ pub(super) struct Files {
 impl Files {
     pub(super) fn open(paths: &[PathBuf], options: &delta::Options) -> Result<Self, StoreError> {
         let checkpoints: Vec<Checkpoint> =
-            paths.iter().map(|path| Checkpoint::open(path, &options.limits)).collect::<Result<_, _>>()?;
+            paths.iter().map(|path| delta::open_settled(path, &options.limits)).collect::<Result<_, _>>()?;
         let tensors = checkpoints.iter().flat_map(|c| c.schema().tensors().iter().cloned()).collect();
         let schema = Schema::new(tensors).map_err(|e| ReceiptError::Tensor(e.to_string()))?;
         Ok(Self { checkpoints, schema })
@@ -130,13 +130,13 @@ fn encode(
     let failed = |source| StoreError::local(path, source);
     let layout = layout_of(&old.schema)?;
     let (base, target) = (old.state()?, new.state()?);
-    let base_leaves = delta::LeafTable::of(&base, options.leaf_hash, options.threads, Progress::none());
+    let base_leaves = delta::LeafTable::of(&base, options.leaf_hash, options.threads, Progress::none())?;
     let report = {
         let mut out = BufWriter::with_capacity(1 << 20, outgoing);
         // The layout is the same in both: a rank says nothing about files.
-        let from = delta::Version { state: base.clone(), layout: &layout, leaves: None };
-        let to = delta::Version { state: target, layout: &layout, leaves: None };
-        let report = delta::diff(&from, &to, options, Progress::none(), &mut out)?;
+        let from = delta::Snapshot { state: base.clone(), layout: &layout, leaves: None };
+        let to = delta::Snapshot { state: target, layout: &layout, leaves: None };
+        let report = delta::encode_diff(&from, &to, options, Progress::none(), &mut out)?;
         out.flush().map_err(failed)?;
         report
     };
