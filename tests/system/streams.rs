@@ -260,7 +260,7 @@ fn a_damaged_or_missing_object_stops_a_pull_at_the_version_held() {
         let scene = Scene::new(false);
         scene.pull("replica", 1);
         let weights = read(&scene.path("replica/model.safetensors"));
-        for key in scene.objects("parts") {
+        for key in scene.objects("patches") {
             let path = scene.stream().join(key);
             let mut bytes = read(&path);
             match damage {

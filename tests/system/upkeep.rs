@@ -145,19 +145,19 @@ fn a_sound_stream_is_said_to_be_and_a_damaged_one_is_not() {
         String::from_utf8_lossy(&run(&arguments!["fsck", scene.stream()]).ok().stdout).ends_with("\nsound\n")
     );
 
-    let part = tree(&scene.stream()).into_keys().rfind(|key| key.starts_with("parts")).unwrap();
-    let mut bytes = read(&scene.stream().join(&part));
+    let patch = tree(&scene.stream()).into_keys().rfind(|key| key.starts_with("patches")).unwrap();
+    let mut bytes = read(&scene.stream().join(&patch));
     bytes[200] ^= 1;
-    write(&scene.stream().join(&part), &bytes);
+    write(&scene.stream().join(&patch), &bytes);
     // The size is still the same.
     run(&arguments!["fsck", scene.stream(), "--shallow"]).ok();
-    let name = part.to_str().unwrap();
+    let name = patch.to_str().unwrap();
     let outcome = run(&arguments!["fsck", scene.stream(), "--json"]).fails(BAD_INPUT, &["not sound"]);
     let report = outcome.json();
     assert_eq!(report["sound"], false);
     assert!(report["problems"].to_string().contains(name), "{report}");
 
-    fs::remove_file(scene.stream().join(&part)).unwrap();
+    fs::remove_file(scene.stream().join(&patch)).unwrap();
     let outcome = run(&arguments!["fsck", scene.stream(), "--shallow"]).fails(BAD_INPUT, &["not sound"]);
     assert!(String::from_utf8_lossy(&outcome.stdout).contains(&format!("problem: {name}")));
 }

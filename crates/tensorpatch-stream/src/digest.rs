@@ -3,10 +3,19 @@
 use std::fmt;
 use std::str::FromStr;
 
+use tensorpatch_format::ErrorKind;
+
 /// A text that is no object digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not the digest of an object: expected 64 lower-case hexadecimal digits")]
 pub struct ObjectDigestError;
+
+impl ObjectDigestError {
+    /// Who must act on it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Refused
+    }
+}
 
 /// The BLAKE3 digest of the bytes of an object as stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use tensorpatch_format::ErrorKind;
 
 use crate::digest::ObjectDigest;
 use crate::names::{Nonce, StreamId, Version};
@@ -175,6 +176,13 @@ impl EdgeRecord {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the commit records are no chain: {0}")]
 pub struct ChainError(pub(crate) String);
+
+impl ChainError {
+    /// Who must act on it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Conflict
+    }
+}
 
 /// Consecutive commits, checked to be a chain, and the edges between them.
 #[derive(Debug, Clone, Default)]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use tensorpatch_format::ErrorKind;
 
 const MAX_KEY_BYTES: usize = 900;
 const MAX_SEGMENT_BYTES: usize = 255;
@@ -36,6 +37,13 @@ pub struct Version(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not a version number: they start at 1 and end at 2^53 - 1")]
 pub struct VersionError(pub u64);
+
+impl VersionError {
+    /// Who must act on it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Refused
+    }
+}
 
 impl Version {
     /// The first version of every stream.
@@ -161,6 +169,13 @@ random_id!(
 #[error("not an id: expected 32 lower-case hexadecimal digits")]
 pub struct IdError;
 
+impl IdError {
+    /// Who must act on it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Refused
+    }
+}
+
 /// The name of a data object, relative to the stream's prefix; checked, so that it can name nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -170,6 +185,13 @@ pub struct Key(String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not the name of a data object of a stream")]
 pub struct KeyError(String);
+
+impl KeyError {
+    /// Who must act on it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Refused
+    }
+}
 
 /// The folders in which a record may name objects.
 pub const DATA_FOLDERS: [&str; 4] = ["patches", "companions", "anchors", "folds"];

@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
+use tensorpatch_format::ErrorKind;
+
 use crate::history::{ChainError, Commit, Edge, EdgeKind, History};
 use crate::names::{Key, Version};
 use crate::record::{ObjectRef, VersionId};
@@ -91,6 +93,17 @@ pub enum PlanError {
         /// The limit.
         limit: usize,
     },
+}
+
+impl PlanError {
+    /// Who must act on it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Chain(error) => error.kind(),
+            Self::NoPath { .. } => ErrorKind::BadInput,
+            Self::TooLong { .. } => ErrorKind::Refused,
+        }
+    }
 }
 
 fn missing_text(missing: &[Key]) -> String {

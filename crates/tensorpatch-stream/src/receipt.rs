@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use tensorpatch_format::{Dtype, Schema, StateDigest, TaggedStateDigest, TensorDigest, TensorSpec};
+use tensorpatch_format::{
+    Dtype, ErrorKind, Schema, StateDigest, TaggedStateDigest, TensorDigest, TensorSpec,
+};
 
 use crate::digest::text;
 use crate::history::Commit;
@@ -88,6 +90,20 @@ pub struct TensorReceipt {
     pub target: TensorDigest,
 }
 
+impl TensorReceipt {
+    /// What is said of a tensor with these digests.
+    pub fn new(spec: &TensorSpec, base: Option<TensorDigest>, target: TensorDigest) -> Self {
+        Self {
+            name: spec.name.clone(),
+            dtype: spec.dtype.as_str().to_owned(),
+            shape: spec.shape.clone(),
+            byte_len: spec.byte_len,
+            base,
+            target,
+        }
+    }
+}
+
 /// Why receipts are not a version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -152,6 +168,13 @@ pub enum ReceiptError {
     /// An earlier attempt has used the same nonce.
     #[error("there is a {0} already: each attempt needs a nonce of its own")]
     Used(String),
+}
+
+impl ReceiptError {
+    /// Who must act on it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Refused
+    }
 }
 
 fn listed<T: ToString>(items: &[T]) -> String {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tensorpatch_format::{Layout, LayoutDigest, LeafHash, SchemaDigest, TaggedStateDigest};
+use tensorpatch_format::{ErrorKind, Layout, LayoutDigest, LeafHash, SchemaDigest, TaggedStateDigest};
 
 use crate::digest::{ObjectDigest, text};
 use crate::names::{Key, MAX_INTEGER, Nonce, StreamId, Version, is_plain_name};
@@ -43,6 +43,13 @@ pub enum RecordError {
     /// Larger than a record may be.
     #[error("it has {0} bytes: at most 16777216 are allowed")]
     Size(u64),
+}
+
+impl RecordError {
+    /// Who must act on it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::BadInput
+    }
 }
 
 fn rule(message: impl Into<String>) -> RecordError {

@@ -171,3 +171,138 @@ impl Kept {
         self.all(companions.iter().map(|companion| &companion.object));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::ObjectDigest;
+    use crate::history::Commit;
+    use crate::record::tests::sample;
+    use crate::record::{Anchor, EdgeRecord, JsonRecord};
+
+    fn v(number: u64) -> Version {
+        Version::new(number).unwrap()
+    }
+
+    fn object(key: String) -> ObjectRef {
+        ObjectRef { blake3: ObjectDigest::of(key.as_bytes()), key: Key::new(key).unwrap(), bytes: 5 }
+    }
+
+    /// Versions 1 to 6 with an anchor of 1 and, as an edge, of 4. Each has a patch and a companion of its own.
+    fn history() -> History {
+        let mut commits: Vec<Commit> = Vec::new();
+        for version in 1..=6 {
+            let before = commits.last().map_or(ObjectDigest::of(b""), |commit| commit.digest);
+            let mut record = sample(version, before);
+            record.companions[0].object = object(format!("companions/{version:020}-a/config.json"));
+            if let Some(anchor) = &mut record.anchor {
+                anchor.files[0].object = object(format!("anchors/{version:020}-a/m"));
+                anchor.leaves = object(format!("anchors/{version:020}-a.leaves"));
+            }
+            if let Some(delta) = &mut record.delta {
+                delta.patches[0].object = object(format!("patches/{version:020}-a/p"));
+            }
+            let digest = ObjectDigest::of(&record.to_bytes().unwrap());
+            commits.push(Commit { record, digest });
+        }
+        let mut files = commits[0].record.anchor.clone().unwrap().files;
+        files[0].object = object(format!("anchors/{:020}-b/m", 4));
+        let edge = EdgeRecord {
+            stream: commits[0].record.stream,
+            publisher: "p".into(),
+            nonce: commits[0].record.nonce,
+            created: 0,
+            target: commits[3].id(),
+            delta: None,
+            anchor: Some(Anchor { files, leaves: object(format!("anchors/{:020}-b.leaves", 4)) }),
+        };
+        History::new(commits, [edge]).unwrap()
+    }
+
+    /// Every object of the history, and one that nobody names of each folder and version.
+    fn listed(history: &History, modified: i64) -> BTreeMap<Key, Listed> {
+        let edges =
+            history.edges().iter().flat_map(|edge| edge.all_objects()).map(|object| object.key.clone());
+        let companions = history.commits().map(|commit| commit.record.companions[0].object.key.clone());
+        let folders = ["patches", "companions", "anchors", "folds"];
+        let lost = folders.iter().flat_map(|folder| {
+            [6, 7].map(|version| Key::new(format!("{folder}/{version:020}-lost/x")).unwrap())
+        });
+        let listed = |key: Key| (key.clone(), Listed { name: key.to_string(), bytes: 5, modified });
+        edges.chain(companions).chain(lost).map(listed).collect()
+    }
+
+    fn names(garbage: &[Garbage]) -> Vec<&str> {
+        garbage.iter().map(|garbage| garbage.name.as_str()).collect()
+    }
+
+    #[test]
+    fn the_lowest_version_needed_is_that_of_the_policy_or_of_a_lease() {
+        for (tip, keep, leases, lowest) in [
+            (9, 1, vec![], 9),
+            (9, 3, vec![], 7),
+            (9, 0, vec![], 9),
+            (9, 100, vec![], 1),
+            (9, 1, vec![5, 7], 5),
+            (9, 1, vec![10], 9),
+        ] {
+            let leases = leases.into_iter().map(v);
+            assert_eq!(lowest_needed(v(tip), keep, leases), v(lowest), "{tip} {keep}");
+        }
+    }
+
+    #[test]
+    fn the_floor_is_the_newest_anchor_that_is_not_above_what_is_needed() {
+        let history = history();
+        for (lowest, expected) in [(1, 1), (3, 1), (4, 4), (6, 4)] {
+            assert_eq!(floor(&history, v(lowest)), Some(v(expected)), "{lowest}");
+        }
+        assert_eq!(floor(&History::default(), v(3)), None);
+    }
+
+    #[test]
+    fn what_is_below_the_floor_goes_and_what_nobody_names_once_it_is_old_enough() {
+        let history = history();
+        let kept = Kept::from_floor(&history, v(4));
+        let lost = ["companions/00000000000000000006-lost/x", "patches/00000000000000000006-lost/x"];
+        let below: Vec<String> = (1..=3)
+            .map(|version| format!("companions/{version:020}-a/config.json"))
+            .chain((2..=4).map(|version| format!("patches/{version:020}-a/p")))
+            .chain(["-a/m", "-a.leaves"].map(|name| format!("anchors/{:020}{name}", 1)))
+            .collect();
+        let mut expected: Vec<&str> = below.iter().map(String::as_str).chain(lost).collect();
+        let grace = Duration::from_secs(60);
+        let young = kept.garbage(&history, v(6), &listed(&history, 1000), 1060, grace);
+        let mut found = names(&young);
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+        // Anchors and folds that nobody names go when no publisher can be at work on them any more.
+        let old = kept.garbage(&history, v(6), &listed(&history, 1000), 1061, grace);
+        let late: Vec<&str> = names(&old).into_iter().filter(|name| !expected.contains(name)).collect();
+        assert_eq!(late, ["anchors/00000000000000000006-lost/x", "folds/00000000000000000006-lost/x"]);
+    }
+
+    #[test]
+    fn the_path_to_a_pinned_version_stays_with_the_companions_on_it() {
+        let history = history();
+        let mut kept = Kept::from_floor(&history, v(4));
+        kept.add_path(&history, &history.plan(None, v(2), &BTreeSet::new(), 9).unwrap());
+        let garbage = kept.garbage(&history, v(6), &listed(&history, 0), 0, Duration::from_secs(60));
+        let found = names(&garbage);
+        for name in ["companions/00000000000000000003-a/config.json", "patches/00000000000000000003-a/p"] {
+            assert!(found.contains(&name), "{name} stays");
+        }
+        for version in [1, 2] {
+            assert!(!found.iter().any(|name| name.contains(&format!("{version:020}-a"))), "{found:?}");
+        }
+        let edge = |target: u64, base: u64| Listed {
+            name: format!("{target:020}-{base:020}-{}.json", "0".repeat(32)),
+            bytes: 5,
+            modified: 0,
+        };
+        let edges = [edge(2, 0), edge(3, 0), edge(5, 3), edge(5, 4), edge(4, 0), edge(7, 1)];
+        let garbage = kept.garbage_edges(v(6), &edges);
+        assert_eq!(names(&garbage), [format!("edges/{}", edges[1].name), format!("edges/{}", edges[2].name)]);
+    }
+}

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use tensorpatch_format::ErrorKind;
 
 /// The parts of the suffix of a signed record around key and signature.
 const BEFORE_KEY: &str = r#","signature":{"ed25519":""#;
@@ -24,6 +25,13 @@ pub struct TrustKey(VerifyingKey);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an ed25519 key: expected 64 hexadecimal digits")]
 pub struct KeyTextError;
+
+impl KeyTextError {
+    /// Who must act on it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Refused
+    }
+}
 
 impl SignKey {
     /// A new random key.
