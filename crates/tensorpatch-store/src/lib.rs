@@ -33,7 +33,7 @@ pub mod upkeep;
 pub use bucket::url::{open_existing_store, open_store};
 pub use error::StoreError;
 pub use observe::{Event, Observer, Phase};
-pub use publisher::anchor::{AnchorAdded, AnchorPolicy};
+pub use publisher::anchor_policy::{AnchorAdded, AnchorPolicy};
 pub use publisher::fold::{Folded, Folder};
 pub use publisher::options::PublishOptions;
 pub use publisher::{Published, Publisher, ranks};

@@ -1,6 +1,8 @@
 //! A publisher: appends versions to a stream, each as a patch from the one before (spec/stream.md section 5).
 
-pub(crate) mod anchor;
+mod anchor;
+pub(crate) mod anchor_policy;
+mod encode;
 pub(crate) mod fold;
 mod local;
 pub(crate) mod options;
@@ -12,8 +14,8 @@ use serde::Serialize;
 use tensorpatch_checkpoint::Checkpoint;
 use tensorpatch_stream::record::check_texts;
 use tensorpatch_stream::{
-    Anchor, Authorship, Commit, Delta, NamedObject, NewVersion, Nonce, ObjectDigest, PatchObject, StreamId,
-    Version, VersionContents, VersionId, VersionKind, names,
+    Anchor, Authorship, Commit, NamedObject, NewVersion, Nonce, ObjectDigest, StreamId, Version,
+    VersionContents, VersionId, VersionKind, names,
 };
 use tokio::sync::Mutex;
 
@@ -26,9 +28,11 @@ use crate::replica::Replica;
 use crate::replica::directory::{InstalledVersion, ReplicaDir, first_entry};
 use crate::replica::install;
 use crate::replica::options::{ReplicaOptions, Target};
+use crate::replica::update::{self, Ready};
 use crate::stream::{Stream, next_version};
 
-use local::{Companion, Encoded, Ready, copy_companion, encode, install_companions, stage_checkpoint};
+use anchor_policy::{AnchorAdded, Chain};
+use local::{Checked, Companion, copy_companion, encode_and_check, stage_checkpoint};
 use options::PublishOptions;
 
 /// Files uploaded at once.
@@ -51,6 +55,8 @@ pub struct Publisher {
 struct Known {
     tip: Option<VersionId>,
     attempt: Option<Nonce>,
+    /// The deltas to the tip since the newest anchor, once they have been looked at.
+    chain: Option<Chain>,
 }
 
 /// A version that was published.
@@ -78,6 +84,12 @@ pub struct Published {
     pub total_elements: Option<u64>,
     /// Whether it was published already, by an attempt whose end was not seen.
     pub resumed: bool,
+    /// The anchor of the version that was added, if one was due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<AnchorAdded>,
+    /// Why the anchor that was due could not be added. The next version tries again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchor_error: Option<String>,
 }
 
 impl Published {
@@ -95,6 +107,8 @@ impl Published {
             changed_elements: delta.map(|delta| delta.changed_elements),
             total_elements: delta.map(|delta| delta.total_elements),
             resumed,
+            anchor: None,
+            anchor_error: None,
         }
     }
 }
@@ -110,7 +124,7 @@ struct Prepared {
 /// A patch that is written and checked, and whose object appears once its upload is finished.
 struct Patch {
     nonce: Nonce,
-    encoded: Encoded,
+    checked: Checked,
     outgoing: Outgoing,
     uploading: Uploading,
 }
@@ -145,7 +159,7 @@ impl Publisher {
         let mut known = self.known.lock().await;
         let directory = ReplicaDir::lock(&self.baseline).await?;
         let tip = self.to_tip(&directory).await?;
-        *known = Known { tip: tip.as_ref().map(Commit::id), attempt: None };
+        *known = Known { tip: tip.as_ref().map(Commit::id), ..Known::default() };
         Ok(known.tip)
     }
 
@@ -188,6 +202,10 @@ impl Publisher {
     /// [`StoreError::LostRace`] and [`StoreError::NotAtTip`] if another publisher was there first: then
     /// [`Publisher::catch_up`] and publish again. [`StoreError::OutcomeUnknown`] if the store did not say: publishing the same again finds out.
     /// In every case the baseline holds a version of the stream.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time. The version is then published or not, as if the process had died: publishing the same
+    /// again finds out. Work on local disk that has begun runs to its end and keeps the baseline locked until then.
     pub async fn publish(&self, checkpoint: &Path) -> Result<Published, StoreError> {
         self.publish_labelled(checkpoint, None).await
     }
@@ -199,6 +217,9 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`Publisher::publish`].
+    ///
+    /// # Cancel safety
+    /// As [`Publisher::publish`].
     pub async fn publish_labelled(
         &self,
         checkpoint: &Path,
@@ -207,36 +228,45 @@ impl Publisher {
         check_texts(&self.options.publisher, label).map_err(StoreError::Text)?;
         let mut known = self.known.lock().await;
         let directory = ReplicaDir::lock(&self.baseline).await?;
-        let tip = self.to_tip_if_own(&directory, &mut known).await?;
-        let Some(tip) = tip else {
+        let mut published = self.publish_locked(&directory, checkpoint, label, &mut known).await?;
+        self.anchor_if_due(&directory, &mut known, &mut published).await;
+        Ok(published)
+    }
+
+    async fn publish_locked(
+        &self,
+        directory: &ReplicaDir,
+        checkpoint: &Path,
+        label: Option<&str>,
+        known: &mut Known,
+    ) -> Result<Published, StoreError> {
+        let Some(tip) = self.to_tip_if_own(directory, known).await? else {
             let nonce = Nonce::random();
-            let prepared = self.first(&directory, checkpoint, nonce).await?;
-            return self.commit(&directory, None, prepared, nonce, label, &mut known).await;
+            let prepared = self.first(directory, checkpoint, nonce).await?;
+            return self.commit(directory, None, prepared, nonce, label, known).await;
         };
-        let mut companions = self.copy_companions(&directory, checkpoint).await?;
-        let patch = match self.encode(&directory, checkpoint, &tip).await {
-            // The baseline was damaged on disk, and now says so: it is made anew from the stream.
+        let mut companions = self.copy_companions(directory, checkpoint).await?;
+        let patch = match self.encode(directory, checkpoint, &tip).await {
+            // The baseline was damaged on disk, and now says so: it is restored from the stream.
             Err(StoreError::WrongState { .. } | StoreError::LocalDamage { .. }) => {
-                self.to_tip(&directory).await?;
-                companions = self.copy_companions(&directory, checkpoint).await?;
-                self.encode(&directory, checkpoint, &tip).await?
+                self.to_tip(directory).await?;
+                companions = self.copy_companions(directory, checkpoint).await?;
+                self.encode(directory, checkpoint, &tip).await?
             }
             encoded => encoded?,
         };
-        let Patch { encoded, .. } = &patch;
+        let (new, old) = (&patch.checked.contents, &tip.record.contents);
         let same_attempt = known.attempt == Some(tip.record.nonce);
         let same_label = label.is_some() && tip.record.label.as_deref() == label;
-        let same = encoded.contents.state == tip.record.contents.state
-            && encoded.contents.layout == tip.record.contents.layout;
-        if same && (same_attempt || same_label) {
-            *known = Known { tip: Some(tip.id()), attempt: None };
+        if new.state == old.state && new.layout == old.layout && (same_attempt || same_label) {
+            *known = Known { tip: Some(tip.id()), ..Known::default() };
             drop(patch.outgoing);
             patch.uploading.give_up().await;
             return Ok(Published::of(&tip, 0, true));
         }
         let nonce = patch.nonce;
         let prepared = self.next(&companions, patch, &tip).await?;
-        self.commit(&directory, Some(&tip), prepared, nonce, label, &mut known).await
+        self.commit(directory, Some(&tip), prepared, nonce, label, known).await
     }
 
     /// The tip, if it is the one that is known, or this publisher's own attempt whose end it did not see.
@@ -315,11 +345,12 @@ impl Publisher {
             (directory.clone(), checkpoint.to_owned(), self.options.diff.clone());
         let (observer, tip) = (self.options.observer.clone(), tip.clone());
         let encoded = blocking(move || {
-            let encoded = encode(&directory, &checkpoint, &tip, &options, &observer, &mut outgoing)?;
-            Ok((encoded, outgoing))
+            let checked =
+                encode_and_check(&directory, &checkpoint, &tip, &options, &observer, &mut outgoing)?;
+            Ok((checked, outgoing))
         });
         match encoded.await {
-            Ok((encoded, outgoing)) => Ok(Patch { nonce, encoded, outgoing, uploading }),
+            Ok((checked, outgoing)) => Ok(Patch { nonce, checked, outgoing, uploading }),
             Err(error) => {
                 uploading.give_up().await;
                 Err(error)
@@ -335,21 +366,16 @@ impl Publisher {
         tip: &Commit,
     ) -> Result<Prepared, StoreError> {
         let version = next_version(Some(tip))?;
-        let Patch { nonce, encoded, outgoing, uploading } = patch;
+        let Patch { nonce, checked, outgoing, uploading } = patch;
         let object = uploading.finish(outgoing).await?;
         let known = &tip.record.companions;
         let companions = self.upload_companions(version, nonce, companions, known).await?;
         let new = companions.iter().filter(|companion| !known.contains(companion));
         let bytes = new.map(|companion| companion.object.bytes).sum::<u64>().saturating_add(object.bytes);
-        let delta = Delta {
-            base: tip.id(),
-            kind: encoded.kind,
-            changed_elements: encoded.changed_elements,
-            total_elements: encoded.total_elements,
-            patches: vec![PatchObject { object, schema: None }],
-        };
-        let version = NewVersion { contents: encoded.contents, delta: Some(delta), anchor: None, companions };
-        Ok(Prepared { version, bytes, ready: encoded.ready })
+        let Checked { encoded, contents, ready } = checked;
+        let delta = Some(encoded.into_delta(tip.id(), object));
+        let version = NewVersion { contents, delta, anchor: None, companions };
+        Ok(Prepared { version, bytes, ready })
     }
 
     /// Copies the files beside the weights, because they may change between being hashed and being uploaded.
@@ -411,7 +437,8 @@ impl Publisher {
             known.attempt = None;
         }
         let commit = created?;
-        *known = Known { tip: Some(commit.id()), attempt: None };
+        let chain = known.chain.map(|chain| chain.and(&commit.record));
+        *known = Known { tip: Some(commit.id()), attempt: None, chain };
         if let Err(error) = self.advance(directory, tip, &commit, ready).await {
             // The version is published, so saying anything else would be wrong. The next call catches up.
             tracing::warn!(%error, "the baseline could not be advanced");
@@ -428,22 +455,8 @@ impl Publisher {
         commit: &Commit,
         ready: Ready,
     ) -> Result<(), StoreError> {
-        let to = InstalledVersion { id: commit.id(), companions: commit.record.companions.clone() };
-        let from =
-            tip.map(|tip| InstalledVersion { id: tip.id(), companions: tip.record.companions.clone() });
+        let (to, from) = (InstalledVersion::of(commit), tip.map(InstalledVersion::of));
         let (directory, stream, options) = (directory.clone(), self.stream.id(), self.options.diff.clone());
-        blocking(move || {
-            let old = from.as_ref().map(|from| from.companions.as_slice()).unwrap_or_default();
-            let mut then = install_companions(&directory, old, &to.companions)?;
-            if let (Ready::Journal, Some(from)) = (ready, &from) {
-                return install::activate_in_place(&directory, stream, from, &to, &then, &options);
-            }
-            let weights = install::weight_files(&directory.staging(), &options)?;
-            let gone = install::weight_files(directory.path(), &options)?;
-            then.remove.extend(gone.into_iter().filter(|name| !weights.contains(name)));
-            then.files.extend(weights);
-            install::switch(&directory, stream, to, then)
-        })
-        .await
+        blocking(move || update::activate(&directory, stream, from.as_ref(), &to, ready, &options)).await
     }
 }

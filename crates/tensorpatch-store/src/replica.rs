@@ -1,6 +1,7 @@
 //! A replica: a checkpoint directory that follows a stream (spec/stream.md section 6).
 
 pub(crate) mod directory;
+mod download;
 mod follow;
 pub(crate) mod install;
 mod merge;
@@ -8,6 +9,7 @@ pub(crate) mod options;
 mod prepare;
 mod repair;
 mod retry_plan;
+pub(crate) mod update;
 
 use std::path::{Path, PathBuf};
 
@@ -19,11 +21,14 @@ use tensorpatch_stream::{Commit, Edge, ObjectDigest, StreamId, Version, VersionC
 
 use crate::error::StoreError;
 use crate::local::blocking;
+use crate::observe::Phase;
 use crate::stream::Stream;
-use directory::{Condition, FileSwap, InstalledVersion, LocalState, ReplicaDir, first_entry};
-use install::{Found, InPlace};
+use directory::{Condition, InstalledVersion, LocalState, ReplicaDir, first_entry};
+use install::Found;
 use options::{ReplicaOptions, Target};
+use prepare::{Patching, Staging, Work};
 use retry_plan::PlanAttempts;
+use update::{Ready, Update};
 
 /// A directory with an ordinary checkpoint that is brought from version to version, verified.
 ///
@@ -86,22 +91,6 @@ pub struct Prepared {
     report: Pulled,
 }
 
-/// What is left for the activation.
-#[derive(Debug)]
-enum Work {
-    Nothing,
-    /// Patches to the files as they lie. The journal of the first is written already.
-    InPlace(Vec<Patching>),
-    /// Complete files in the staging directory.
-    Switch(FileSwap),
-}
-
-#[derive(Debug)]
-struct Patching {
-    patch: PathBuf,
-    to: InstalledVersion,
-}
-
 impl Prepared {
     /// The version that activation will bring.
     pub fn version(&self) -> Version {
@@ -148,6 +137,11 @@ impl Replica {
     /// # Errors
     /// If there is no way to the version, the store fails, or the directory is in use by something else. The directory then holds what it
     /// held, or a version on the way.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time. The directory then holds what it held, a version on the way, or an interrupted step that
+    /// the next call of any method completes; downloads are resumed. Work on local disk that has begun runs to its end and keeps the
+    /// directory locked until then.
     pub async fn pull(&self, target: Target) -> Result<Pulled, StoreError> {
         let directory = self.lock().await?;
         self.pull_locked(&directory, target).await
@@ -179,6 +173,9 @@ impl Replica {
     ///
     /// # Errors
     /// As [`Replica::pull`]; nothing has changed then.
+    ///
+    /// # Cancel safety
+    /// The future, and what it returns, may be dropped at any time: the version held stays as it is, and downloads are resumed.
     pub async fn prepare(&self, target: Target) -> Result<Prepared, StoreError> {
         let directory = self.lock().await?;
         let mut attempts = PlanAttempts::default();
@@ -261,7 +258,19 @@ impl Replica {
             plan_bytes: plan.bytes(),
             downloaded_bytes: attempts.fetched_bytes(),
         };
-        let work = self.stage(directory, held.as_ref(), &old_companions, &history, &plan, &target).await?;
+        let staging = Staging {
+            directory: directory.clone(),
+            stream: self.stream.id(),
+            held: held.clone(),
+            old_companions,
+            history,
+            plan,
+            target: target.clone(),
+            mode: self.options.mode,
+            options: self.options.apply.clone(),
+            observer: self.options.observer.clone(),
+        };
+        let work = blocking(move || staging.run()).await?;
         Ok(Prepared { directory: directory.clone(), held, target, work, report })
     }
 
@@ -340,13 +349,17 @@ impl Replica {
     ///
     /// # Errors
     /// If the files cannot be altered. What was begun is finished or undone by the next call of any method.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time. The step that has begun runs to its end and keeps the directory locked until then; of
+    /// several patches in place the rest are not begun, and the directory holds a version on the way.
     pub async fn activate(&self, prepared: Prepared) -> Result<Pulled, StoreError> {
         let Prepared { directory, held, target, work, report } = prepared;
         let stream = self.stream.id();
         match work {
             Work::Nothing => {}
             Work::Switch(install) => {
-                let to = InstalledVersion { id: target.id(), companions: target.record.companions.clone() };
+                let to = InstalledVersion::of(&target);
                 let directory = directory.clone();
                 blocking(move || install::switch(&directory, stream, to, install)).await?;
             }
@@ -388,6 +401,7 @@ impl Replica {
         }
     }
 
+    /// Applies one of several patches to the files as they are. The journal of the first is written already.
     async fn patch_in_place(
         &self,
         directory: &ReplicaDir,
@@ -395,35 +409,28 @@ impl Replica {
         patching: Patching,
         prepared: bool,
     ) -> Result<InstalledVersion, StoreError> {
-        let ready =
-            if prepared { InPlace::Ready } else { self.prepare_patch(directory, &from, &patching).await? };
-        let Patching { patch, to } = patching;
-        let (directory, stream, options) = (directory.clone(), self.stream.id(), self.options.apply.clone());
-        let target = to.clone();
-        match ready {
-            InPlace::Ready => {
-                let then = self.companions(&directory, &from.companions, &to.companions).await?;
-                blocking(move || {
-                    install::activate_in_place(&directory, stream, &from, &target, &then, &options)
-                })
-                .await?;
-            }
-            InPlace::WrongBase(found) => return Err(self.wrong_state(&from, found)),
-            InPlace::Broken(what) => return Err(self.local_damage(what)),
-            InPlace::Refused(why) => {
-                tracing::info!(why, "the files cannot be patched in place, new ones are made");
-                let (beside, base) = (directory.clone(), from.id.state);
-                blocking(move || {
-                    let to = (target.id.version, target.id.state);
-                    let progress = delta::Progress::none();
-                    install::apply_beside(&beside, &patch, base, to, false, &options, progress)
-                })
-                .await?;
-                let install = self.switch_all(&directory, &from.companions, &to).await?;
-                let target = to.clone();
-                blocking(move || install::switch(&directory, stream, target, install)).await?;
-            }
-        }
-        Ok(to)
+        let (directory, stream) = (directory.clone(), self.stream.id());
+        let (options, observer) = (self.options.apply.clone(), self.options.observer.clone());
+        blocking(move || {
+            let Patching { patch, to } = patching;
+            let ready = if prepared {
+                Ready::Journal
+            } else {
+                let advance = |bytes| observer.advance(Phase::Apply, bytes);
+                let target = (to.id.version, to.id.state);
+                let update = Update {
+                    directory: &directory,
+                    stream,
+                    from: &from,
+                    to: target,
+                    patch: &patch,
+                    options: &options,
+                };
+                update.prepare(delta::Progress::new(&advance))?
+            };
+            update::activate(&directory, stream, Some(&from), &to, ready, &options)?;
+            Ok(to)
+        })
+        .await
     }
 }

@@ -15,10 +15,9 @@ use tensorpatch_store::{
 /// Eight versions with anchors of 1, 4 and 7, each with a configuration of its own.
 async fn configured_world() -> World {
     let world = World::new().await;
-    let publisher = world.publisher().await;
+    let publisher = world.anchoring(AnchorPolicy::every(3)).await;
     for step in 1..=8 {
         publisher.publish(&configured(&world, step)).await.unwrap();
-        publisher.anchor_if_due(AnchorPolicy::every(3)).await.unwrap();
     }
     world
 }

@@ -49,9 +49,11 @@ fn worker() {
         match words.as_slice() {
             ["publish", url, baseline, checkpoint, label] => {
                 let stream = open(url).await;
-                let publisher = Publisher::open(stream, *baseline, PublishOptions::default()).await.unwrap();
-                publisher.publish_labelled(FilePath::new(checkpoint), Some(label)).await.unwrap();
-                publisher.anchor_if_due(AnchorPolicy::every(5)).await.unwrap();
+                let options = PublishOptions::default().with_anchors(AnchorPolicy::every(5));
+                let publisher = Publisher::open(stream, *baseline, options).await.unwrap();
+                let published =
+                    publisher.publish_labelled(FilePath::new(checkpoint), Some(label)).await.unwrap();
+                assert_eq!(published.anchor_error, None);
             }
             ["pull", url, dir, mode] => {
                 let mode = if *mode == "beside" { ApplyMode::Beside } else { ApplyMode::InPlace };

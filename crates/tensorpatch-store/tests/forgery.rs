@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use support::{World, assert_same, copy_dir, files, v};
 use tensorpatch_store::{
-    ApplyMode, CommitRecord, EdgeRecord, Folder, JsonRecord, Link, ObjectDigest, Observer, PlanError,
-    PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream, StreamRecord, Target,
-    Version, open_store, upkeep,
+    AnchorPolicy, ApplyMode, CommitRecord, EdgeRecord, Folder, JsonRecord, Link, ObjectDigest, Observer,
+    PlanError, PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream, StreamRecord,
+    Target, Version, open_store, upkeep,
 };
 
 fn commit_path(world: &World, version: u64) -> PathBuf {
@@ -396,8 +396,8 @@ async fn an_edge_that_cannot_be_read_hides_no_anchor() {
     let tip = world.stream.tip().await.unwrap().unwrap();
     let ranges = world.stream.range_reader(&tip, &Default::default()).await.unwrap();
     assert_eq!(ranges.read_tensor("a").await.unwrap(), support::values(1, 3, 3000));
-    let policy = tensorpatch_store::AnchorPolicy::every(2);
-    assert!(world.publisher().await.anchor_if_due(policy).await.unwrap().is_some());
+    let publisher = world.anchoring(AnchorPolicy::every(3)).await;
+    assert!(publisher.publish(&world.step(4)).await.unwrap().anchor.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]

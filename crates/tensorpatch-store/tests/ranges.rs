@@ -7,7 +7,7 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use support::{World, safetensors, v, values};
-use tensorpatch_store::{AnchorPolicy, PublishOptions, Publisher, StoreError};
+use tensorpatch_store::{Publisher, StoreError};
 
 /// Three tensors: one of several chunks, one of one chunk, one that never changes.
 fn tensors(step: u64) -> Vec<(&'static str, Vec<u8>)> {
@@ -26,8 +26,7 @@ fn write(dir: &Path, step: u64) -> PathBuf {
 
 async fn published(steps: u64) -> (World, Publisher) {
     let world = World::new().await;
-    let publisher =
-        Publisher::open(world.stream.clone(), world.path("b"), PublishOptions::default()).await.unwrap();
+    let publisher = world.publisher().await;
     for step in 1..=steps {
         publisher.publish(&write(&world.path("checkpoint"), step)).await.unwrap();
     }
@@ -60,7 +59,7 @@ async fn tensors_rows_and_ranges_are_those_of_the_version_and_little_else_is_fet
         assert!(ranges.fetched_bytes() - before < 120_000, "one chunk, and a block for each delta");
     }
     // From an anchor of the version itself, too.
-    publisher.anchor_if_due(AnchorPolicy::every(1)).await.unwrap();
+    publisher.add_anchor().await.unwrap();
     let tip = world.stream.tip().await.unwrap().unwrap();
     let ranges = world.stream.range_reader(&tip, &Default::default()).await.unwrap();
     assert!(ranges.read_tensor("big").await.unwrap() == tensors(4)[0].1);

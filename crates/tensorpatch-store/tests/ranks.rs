@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use support::{World, assert_same, files, safetensors, v, values, write_sharded};
 use tensorpatch_store::{
-    ApplyMode, CommitRecord, Folder, JsonRecord, Nonce, ObjectDigest, Observer, PublishOptions, Rank,
-    Receipt, ReceiptContent, ReceiptError, StoreError, Target, ranks, upkeep,
+    AnchorPolicy, ApplyMode, CommitRecord, Folder, JsonRecord, Nonce, ObjectDigest, Observer, PublishOptions,
+    Published, Rank, Receipt, ReceiptContent, ReceiptError, Replica, ReplicaOptions, StoreError, Target,
+    ranks, upkeep,
 };
 
 const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
@@ -74,9 +75,16 @@ impl Ranks {
     }
 
     async fn commit(&self, receipts: &[Receipt]) -> Result<u64, StoreError> {
-        let options = PublishOptions::default();
-        let published = ranks::commit(&self.world.stream, receipts, None, &options).await?;
-        Ok(published.version.get())
+        Ok(self.commit_anchored(receipts, AnchorPolicy::NEVER).await?.version.get())
+    }
+
+    async fn commit_anchored(
+        &self,
+        receipts: &[Receipt],
+        anchors: AnchorPolicy,
+    ) -> Result<Published, StoreError> {
+        let options = PublishOptions::default().with_anchors(anchors);
+        ranks::commit(&self.world.stream, receipts, None, &self.world.path("committer"), &options).await
     }
 }
 
@@ -106,6 +114,22 @@ async fn patches_of_several_ranks_are_one_version_for_every_reader() {
     replica.pull(Target::Latest).await.unwrap();
     assert_same(replica.dir(), &ranks.step(7));
     assert!(upkeep::check(&world.stream, true, &Observer::default()).await.unwrap().is_sound());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_that_only_publish_make_a_stream_that_newcomers_can_join() {
+    let ranks = Ranks::new().await;
+    for step in 2..=5 {
+        let receipts = [ranks.prepare(0, step - 1, step).await, ranks.prepare(1, step - 1, step).await];
+        let published = ranks.commit_anchored(&receipts, AnchorPolicy::every(2)).await.unwrap();
+        assert_eq!(published.anchor_error, None);
+        let anchor = published.anchor.map(|anchor| anchor.version);
+        assert_eq!(anchor, [3, 5].contains(&step).then(|| v(step)));
+    }
+    let options = ReplicaOptions::default().with_max_edges(1);
+    let newcomer = Replica::open(ranks.world.stream.clone(), ranks.world.path("newcomer"), options);
+    newcomer.pull(Target::Latest).await.unwrap();
+    assert_same(newcomer.dir(), &ranks.step(5));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,11 +35,10 @@ async fn assert_sound(stream: &Stream) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_anchor_added_later_saves_newcomers_the_chain() {
     let world = World::new().await;
-    let publisher = world.publisher().await;
+    let publisher = world.anchoring(AnchorPolicy::every(4)).await;
     for step in 1..=6 {
-        publisher.publish(&world.step(step)).await.unwrap();
-        let added = publisher.anchor_if_due(AnchorPolicy::every(4)).await.unwrap();
-        assert_eq!(added.map(|added| added.version), (step == 5).then(|| v(5)));
+        let published = publisher.publish(&world.step(step)).await.unwrap();
+        assert_eq!(published.anchor.map(|added| added.version), (step == 5).then(|| v(5)));
     }
     let log = world.stream.log().await.unwrap();
     assert_eq!(
@@ -160,10 +159,9 @@ async fn a_fold_that_vanished_is_gone_around() {
 
 async fn anchored_world() -> World {
     let world = World::new().await;
-    let publisher = world.publisher().await;
+    let publisher = world.anchoring(AnchorPolicy::every(3)).await;
     for step in 1..=8 {
         publisher.publish(&world.step(step)).await.unwrap();
-        publisher.anchor_if_due(AnchorPolicy::every(3)).await.unwrap();
     }
     world
 }
@@ -441,7 +439,7 @@ async fn all_of_it_can_be_spawned_onto_other_threads() {
         let publisher = Publisher::open(stream.clone(), baseline, PublishOptions::default()).await?;
         publisher.publish(&step).await?;
         publisher.publish(&step).await?;
-        publisher.anchor_if_due(AnchorPolicy::every(1)).await?;
+        publisher.add_anchor().await?;
         let replica = Replica::open(stream.clone(), dir, ReplicaOptions::default());
         replica.follow(Duration::from_millis(1), |_| std::future::ready(ControlFlow::Break(()))).await?;
         Folder::new(stream.clone(), work.join("fold"), PublishOptions::default()).fold(v(1), v(2)).await?;

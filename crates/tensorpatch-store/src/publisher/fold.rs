@@ -1,16 +1,15 @@
 //! Folding: one patch across several versions, as another edge to the last of them (spec/stream.md section 4.3).
 
 use std::collections::BTreeSet;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
 use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_delta::{self as delta, Progress};
-use tensorpatch_format::{Kind, TaggedStateDigest};
-use tensorpatch_stream::{Commit, Delta, DeltaKind, EdgeRecord, Nonce, PatchObject, Version, names};
+use tensorpatch_delta::{Progress, Snapshot};
+use tensorpatch_stream::{Commit, EdgeRecord, Nonce, Version, names};
 
+use super::encode::{Encoded, encode};
 use super::options::PublishOptions;
 use crate::error::StoreError;
 use crate::local::{self, Lock, blocking, unix_now};
@@ -73,32 +72,35 @@ impl Folder {
         let lock = Arc::new(Lock::wait(self.work.clone()).await?);
         let old = self.pull("base", from).await?;
         let new = self.pull("target", to).await?;
-        let encoded = self.encode(&old, &new, &base, &target, &lock).await?;
-        let folded = Folded { from, to, bytes: encoded.bytes, replaced_bytes, added: false };
-        if encoded.bytes >= replaced_bytes {
+        let path = self.work.join("fold.tpatch");
+        let encoded = self.encode(&old, &new, &path, &lock).await?;
+        // The replicas are private and were verified, but may have rotted since.
+        for (dir, found, commit) in [(old, encoded.base, &base), (new, encoded.target, &target)] {
+            let expected = commit.record.contents.state;
+            if found != expected {
+                return Err(StoreError::WrongState { path: dir, expected, found });
+            }
+        }
+        let bytes = local::file_len(&path)?;
+        let folded = Folded { from, to, bytes, replaced_bytes, added: false };
+        if bytes >= replaced_bytes {
             return Ok(folded);
         }
         let nonce = Nonce::random();
-        self.options.observer.start(Phase::Upload, encoded.bytes);
+        self.options.observer.start(Phase::Upload, bytes);
         let key = names::fold(to, from, nonce)?;
-        let object = self.stream.bucket().upload(key, &encoded.path, &self.options.observer).await?;
+        let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;
         let record = EdgeRecord {
             stream: self.stream.id(),
             publisher: self.options.publisher.clone(),
             nonce,
             created: unix_now(),
             target: target.id(),
-            delta: Some(Delta {
-                base: base.id(),
-                kind: encoded.kind,
-                changed_elements: encoded.changed_elements,
-                total_elements: encoded.total_elements,
-                patches: vec![PatchObject { object, schema: None }],
-            }),
+            delta: Some(encoded.into_delta(base.id(), object)),
             anchor: None,
         };
         self.stream.add_edge(&record).await?;
-        local::remove(&encoded.path)?;
+        local::remove(&path)?;
         Ok(Folded { added: true, ..folded })
     }
 
@@ -125,48 +127,22 @@ impl Folder {
         &self,
         old: &Path,
         new: &Path,
-        base: &Commit,
-        target: &Commit,
+        path: &Path,
         lock: &Arc<Lock>,
     ) -> Result<Encoded, StoreError> {
-        let (old, new, path) = (old.to_owned(), new.to_owned(), self.work.join("fold.tpatch"));
+        let (old, new, path) = (old.to_owned(), new.to_owned(), path.to_owned());
         let (options, observer) = (self.options.diff.clone(), self.options.observer.clone());
-        let ends = (base.record.contents.state, target.record.contents.state);
         let lock = Arc::clone(lock);
         blocking(move || {
             let _until_the_end = lock;
             let old = Checkpoint::open(&old, &options.limits)?;
             let new = Checkpoint::open(&new, &options.limits)?;
-            let failed = |source| StoreError::local(&path, source);
-            let mut file = BufWriter::with_capacity(1 << 20, std::fs::File::create(&path).map_err(failed)?);
+            let file = std::fs::File::create(&path).map_err(|source| StoreError::local(&path, source))?;
             observer.start(Phase::Encode, new.schema().state_bytes());
             let advance = |bytes| observer.advance(Phase::Encode, bytes);
-            let (base, target) = (delta::Snapshot::of(&old)?, delta::Snapshot::of(&new)?);
-            let report = delta::encode_diff(&base, &target, &options, Progress::new(&advance), &mut file)?;
-            file.flush().map_err(failed)?;
-            // The replicas are private and were verified, but may have rotted since.
-            for (dir, digest, expected) in [(&old, report.base, ends.0), (&new, report.target, ends.1)] {
-                let found = TaggedStateDigest { leaf_hash: options.leaf_hash, digest };
-                if found != expected {
-                    return Err(StoreError::WrongState { path: dir.path().to_owned(), expected, found });
-                }
-            }
-            Ok(Encoded {
-                bytes: local::file_len(&path)?,
-                kind: if report.kind == Kind::Empty { DeltaKind::Empty } else { DeltaKind::Delta },
-                changed_elements: report.changed_elements,
-                total_elements: report.total_elements,
-                path,
-            })
+            let (base, target) = (Snapshot::of(&old)?, Snapshot::of(&new)?);
+            encode(&base, &target, file, &path, &options, Progress::new(&advance))
         })
         .await
     }
-}
-
-struct Encoded {
-    path: PathBuf,
-    bytes: u64,
-    kind: DeltaKind,
-    changed_elements: u64,
-    total_elements: u64,
 }

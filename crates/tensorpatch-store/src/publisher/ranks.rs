@@ -8,6 +8,7 @@ mod files;
 mod patch;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use tensorpatch_format::Limits;
 use tensorpatch_stream::receipt::{check_keys, check_origin, check_patches, check_ranks};
@@ -17,28 +18,25 @@ use tensorpatch_stream::{
     ReceiptError, TensorReceipt, VersionContents,
 };
 
-use super::Published;
+use super::anchor::read_chain;
+use super::anchor_policy::{AnchorAdded, AnchorPolicy};
 use super::options::PublishOptions;
+use super::{Published, Publisher};
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
 use crate::local::unix_now;
 use crate::stream::{Stream, next_version};
 
+use files::{AT_ONCE, Joined, version_of_files};
+
 pub use files::upload_files;
 pub use patch::upload_patch;
 
-const AT_ONCE: usize = 16;
-
-/// What the receipts of all ranks make together.
-struct Joined {
-    version: NewVersion,
-    /// Bytes uploaded.
-    bytes: u64,
-    /// Objects that no record names, and that nobody needs once there is one.
-    passing: Vec<ObjectRef>,
-}
-
 /// Commits what all ranks have uploaded as one version.
+///
+/// When [`PublishOptions::anchors`] says that an anchor is due, the committer adds it after the commit, from a baseline in `work`:
+/// this needs room for a checkpoint, and the time to pull the version. [`AnchorPolicy::NEVER`] leaves anchors to versions that are
+/// published with [`upload_files`], and to [`Publisher::add_anchor`] elsewhere.
 ///
 /// # Errors
 /// [`StoreError::Receipts`] if a receipt is missing, doubled or does not fit; [`StoreError::NotAtTip`] and [`StoreError::LostRace`] if another
@@ -47,6 +45,7 @@ pub async fn commit(
     stream: &Stream,
     receipts: &[Receipt],
     label: Option<&str>,
+    work: &Path,
     options: &PublishOptions,
 ) -> Result<Published, StoreError> {
     check_texts(&options.publisher, label).map_err(StoreError::Text)?;
@@ -72,7 +71,7 @@ pub async fn commit(
             );
         }
         (ReceiptContent::Files { .. }, _) => {
-            files::version_of_files(stream, receipts, tip.as_ref(), &options.diff.limits).await?
+            version_of_files(stream, receipts, tip.as_ref(), &options.diff.limits).await?
         }
     };
     let Joined { version, bytes, passing } = joined;
@@ -86,7 +85,34 @@ pub async fn commit(
             tracing::debug!(key = %object.key, %error, "could not delete what was sent to the committer");
         }
     }
-    Ok(Published::of(&commit, bytes, false))
+    let mut published = Published::of(&commit, bytes, false);
+    match anchor_if_due(stream, &commit, work, options).await {
+        Ok(added) => published.anchor = added,
+        // The version is published whatever becomes of its anchor.
+        Err(error) => {
+            tracing::warn!(%error, "an anchor is due and could not be added");
+            published.anchor_error = Some(error.to_string());
+        }
+    }
+    Ok(published)
+}
+
+/// Adds an anchor of `tip` from a baseline in `work` if one is due: no rank has the whole version.
+async fn anchor_if_due(
+    stream: &Stream,
+    tip: &Commit,
+    work: &Path,
+    options: &PublishOptions,
+) -> Result<Option<AnchorAdded>, StoreError> {
+    if options.anchors == AnchorPolicy::NEVER {
+        return Ok(None);
+    }
+    let chain = read_chain(stream, tip).await?;
+    if !chain.is_some_and(|chain| options.anchors.is_due(chain)) {
+        return Ok(None);
+    }
+    let publisher = Publisher::open(stream.clone(), work.join("baseline"), options.clone()).await?;
+    publisher.add_anchor().await.map(Some)
 }
 
 async fn version_of_patches(

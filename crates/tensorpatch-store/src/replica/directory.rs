@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tensorpatch_stream::names::is_plain_name;
-use tensorpatch_stream::{NamedObject, ObjectDigest, StreamId, VersionId};
+use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, StreamId, VersionId};
 
 use crate::error::StoreError;
 use crate::local::{self, Lock};
@@ -31,6 +31,12 @@ pub(crate) struct InstalledVersion {
     pub(crate) id: VersionId,
     /// The files beside the weights that came with it.
     pub(crate) companions: Vec<NamedObject>,
+}
+
+impl InstalledVersion {
+    pub(crate) fn of(commit: &Commit) -> Self {
+        Self { id: commit.id(), companions: commit.record.companions.clone() }
+    }
 }
 
 /// Files that go from the staging directory into the replica, and files that then go away; plain names all of them.

@@ -27,6 +27,9 @@ impl Replica {
     ///
     /// # Errors
     /// Those of [`Replica::pull`] that waiting does not mend.
+    ///
+    /// # Cancel safety
+    /// As [`Replica::pull`]. A version whose call of `on_version` was not seen to its end is the first one of the next call.
     pub async fn follow<F>(
         &self,
         poll: Duration,

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError, Form, MappedFile};
-use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Patch, Progress, State};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError};
+use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Progress, State};
 use tensorpatch_format::{Layout, LayoutDigest, LeafHash, StateDigest, TaggedStateDigest};
 use tensorpatch_stream::names::is_plain_name;
-use tensorpatch_stream::{ObjectDigest, ObjectRef, StreamId, Version};
+use tensorpatch_stream::{ObjectDigest, ObjectRef, StreamId};
 
 use super::directory::{Condition, FileSwap, InstalledVersion, LocalState, ReplicaDir};
 use crate::error::StoreError;
@@ -196,66 +196,6 @@ pub(crate) fn switch(
     }
 }
 
-/// Whether a patch can be applied in place. Nothing is altered yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum InPlace {
-    /// A journal is written that does it.
-    Ready,
-    /// The files have to be replaced, not written to.
-    Refused(String),
-    /// The files are not the version that the state file said; it now says so.
-    WrongBase(TaggedStateDigest),
-    /// The files are no checkpoint; the state file now says so.
-    Broken(String),
-}
-
-/// Verifies that a patch makes one state of the other, and writes the journal that does it (section 6, step R4a).
-///
-/// A journal alone means nothing: unless the state file says `applying`, [`recover`] removes it.
-pub(crate) fn prepare_in_place(
-    directory: &ReplicaDir,
-    stream: StreamId,
-    patch: &Path,
-    from: &InstalledVersion,
-    to: (Version, TaggedStateDigest),
-    options: &delta::Options,
-    progress: Progress<'_>,
-) -> Result<InPlace, StoreError> {
-    let bytes = MappedFile::open(patch)?;
-    let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
-    check_patch(&patch, from.id.state, to)?;
-    remove_journal(directory)?;
-    match delta::prepare_in_place(directory.path(), &patch, &directory.journal(), options, progress) {
-        Ok(_) => Ok(InPlace::Ready),
-        Err(ApplyError::NotInPlace(why)) => Ok(InPlace::Refused(why)),
-        Err(ApplyError::Checkpoint(error @ CheckpointError::NotInPlace { .. })) => {
-            Ok(InPlace::Refused(error.to_string()))
-        }
-        Err(ApplyError::WrongBase { found, .. }) => {
-            damaged(directory, stream, from)?;
-            Ok(InPlace::WrongBase(found))
-        }
-        Err(error) => {
-            let error = StoreError::from(error);
-            if !is_damage(&error) {
-                return Err(error);
-            }
-            damaged(directory, stream, from)?;
-            Ok(InPlace::Broken(error.to_string()))
-        }
-    }
-}
-
-/// Writes down that the files are no version.
-pub(crate) fn damaged(
-    directory: &ReplicaDir,
-    stream: StreamId,
-    was: &InstalledVersion,
-) -> Result<(), StoreError> {
-    let condition = Condition::Damaged { was: was.clone() };
-    directory.save(&LocalState { stream, condition })
-}
-
 /// Alters the files as the journal says, then does the renames; from the first line on a crash is finished by [`recover`].
 pub(crate) fn activate_in_place(
     directory: &ReplicaDir,
@@ -278,71 +218,12 @@ pub(crate) fn activate_in_place(
     switch(directory, stream, to.clone(), then.clone())
 }
 
-fn remove_journal(directory: &ReplicaDir) -> Result<(), StoreError> {
+pub(crate) fn remove_journal(directory: &ReplicaDir) -> Result<(), StoreError> {
     let journal = directory.journal();
     let mut partial = journal.as_os_str().to_owned();
     partial.push(".partial");
     local::remove(Path::new(&partial))?;
     local::remove(&journal)
-}
-
-/// Compares what a patch says of itself with what the commits say.
-fn check_patch(
-    patch: &Patch<'_>,
-    base: TaggedStateDigest,
-    (version, target): (Version, TaggedStateDigest),
-) -> Result<(), StoreError> {
-    let ends = [("base", patch.base_digest(), base.digest), ("target", patch.target_digest(), target.digest)];
-    for (which, found, expected) in ends {
-        if found != expected {
-            let what = format!("its {which} state is {found}, the commit says {expected}");
-            return Err(StoreError::PatchDiffers { version, what });
-        }
-    }
-    if patch.leaf_hash() != target.leaf_hash {
-        return Err(StoreError::PatchDiffers {
-            version,
-            what: format!("its leaf hash is {}", patch.leaf_hash()),
-        });
-    }
-    Ok(())
-}
-
-/// Makes the target of a patch in the staging directory, from the replica's files or from those that are staged already.
-pub(crate) fn apply_beside(
-    directory: &ReplicaDir,
-    patch: &Path,
-    from: TaggedStateDigest,
-    to: (Version, TaggedStateDigest),
-    staged: bool,
-    options: &delta::Options,
-    progress: Progress<'_>,
-) -> Result<(), StoreError> {
-    let bytes = MappedFile::open(patch)?;
-    let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
-    check_patch(&patch, from, to)?;
-    let staging = directory.staging();
-    if !staged {
-        local::remove(&staging)?;
-        let base = Checkpoint::open(directory.path(), &options.limits)?;
-        delta::apply_to(&base, &patch, &staging, Form::Directory, options, progress)?;
-        return Ok(());
-    }
-    let journal = directory.staging_journal();
-    local::remove(&journal)?;
-    match delta::apply_in_place(&staging, &patch, &journal, options, progress) {
-        Ok(_) => Ok(()),
-        Err(ApplyError::NotInPlace(_)) => {
-            let next = staging.with_file_name("staging-next");
-            local::remove(&next)?;
-            let base = Checkpoint::open(&staging, &options.limits)?;
-            delta::apply_to(&base, &patch, &next, Form::Directory, options, progress)?;
-            drop(base);
-            local::remove(&staging)?;
-            std::fs::rename(&next, &staging).map_err(|e| StoreError::local(&staging, e))
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Checks that the staged files are the version, as an anchor's are only known by the digests of its objects.

@@ -17,7 +17,6 @@ use tensorpatch_stream::{
 };
 
 use super::patch::Files;
-use super::{AT_ONCE, Joined};
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
 use crate::local::{self, blocking};
@@ -25,15 +24,26 @@ use crate::observe::Phase;
 use crate::publisher::options::PublishOptions;
 use crate::stream::{Stream, next_version};
 
+/// Requests at once.
+pub(super) const AT_ONCE: usize = 16;
 /// Files uploaded at once.
 const UPLOADS: usize = 2;
+
+/// What the receipts of all ranks make together.
+pub(super) struct Joined {
+    pub(super) version: NewVersion,
+    /// Bytes uploaded.
+    pub(super) bytes: u64,
+    /// Objects that no record names, and that nobody needs once there is one.
+    pub(super) passing: Vec<ObjectRef>,
+}
 
 /// Uploads a rank's files as they are, for the first version of the stream or for one that alters the tensors or the files.
 ///
 /// `follows` is the newest version, if there is one. `attempt` is made by one rank with [`Nonce::random`] and sent to all: under it
 /// the files of all ranks lie in one directory, an ordinary checkpoint. `files` are the rank's `.safetensors` files, under the
 /// names that they have in the checkpoint, and, of one of the ranks, the files beside them (`config.json`). They are copied
-/// to `work` first, because they may change while they are read. Nothing is visible until [`commit`](super::commit), which
+/// to `work` first, because they may change while they are read. Nothing is visible until [`commit`](crate::ranks::commit), which
 /// writes the index.
 ///
 /// # Errors
@@ -214,14 +224,8 @@ fn copy(
     let layout = Layout::new(layouts, None).map_err(|e| wrong(e.to_string()))?;
     let leaves = LeafTable::of(&opened.state()?, hash, options.threads, Progress::none())?;
     let digests = leaves.tensor_digests(&opened.schema);
-    let tensors = opened.schema.tensors().iter().zip(digests).map(|(spec, target)| TensorReceipt {
-        name: spec.name.clone(),
-        dtype: spec.dtype.as_str().to_owned(),
-        shape: spec.shape.clone(),
-        byte_len: spec.byte_len,
-        base: None,
-        target,
-    });
+    let tensors = opened.schema.tensors().iter().zip(digests);
+    let tensors = tensors.map(|(spec, target)| TensorReceipt::new(spec, None, target));
     Ok(Copied { tensors: tensors.collect(), names: names.into_iter().collect(), layout, leaves })
 }
 

@@ -1,16 +1,16 @@
 //! A rank's share of a version that keeps the tensors and files of the one before: a patch of the rank's tensors.
 
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::{Checkpoint, MappedFile, generate_layout};
-use tensorpatch_delta::{self as delta, ApplyError, Patch, Progress, State};
+use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Patch, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, Schema};
 use tensorpatch_stream::{Commit, Nonce, Rank, Receipt, ReceiptContent, ReceiptError, TensorReceipt, names};
 
 use crate::bucket::upload::Outgoing;
 use crate::error::StoreError;
 use crate::local::{self, blocking};
+use crate::publisher::encode::{Encoded, encode};
 use crate::publisher::options::PublishOptions;
 use crate::stream::{Stream, next_version};
 
@@ -18,7 +18,7 @@ use crate::stream::{Stream, next_version};
 ///
 /// `old` and `new` are the files (or directories) with the rank's tensors before and after; `work` is a directory for the patch on
 /// its way. The tensors must be the same, and the version keeps the files of the one before; a first version, and one
-/// that alters either, is made with [`upload_files`](super::upload_files). Nothing is visible until [`commit`](super::commit).
+/// that alters either, is made with [`upload_files`](crate::ranks::upload_files). Nothing is visible until [`commit`](crate::ranks::commit).
 ///
 /// # Errors
 /// If the files do not have the same tensors, cannot be read, or the store fails.
@@ -52,13 +52,14 @@ async fn upload(
     let key = names::patch(version, nonce, "rank.tpatch")?;
     let (mut outgoing, uploading) =
         stream.bucket().upload_while_written(key, path.to_owned(), &options.observer)?;
-    let (encoded, outgoing) = {
+    let (checked, outgoing) = {
         let (old, new, path) = (old.to_vec(), new.to_vec(), path.to_owned());
         let options = options.diff.clone().with_leaf_hash(stream.record().leaf_hash);
-        let encoded =
-            blocking(move || Ok((encode(&old, &new, &path, &mut outgoing, &options)?, outgoing))).await;
-        match encoded {
-            Ok(encoded) => encoded,
+        let checked =
+            blocking(move || Ok((encode_and_check(&old, &new, &path, &mut outgoing, &options)?, outgoing)))
+                .await;
+        match checked {
+            Ok(checked) => checked,
             Err(error) => {
                 uploading.give_up().await;
                 return Err(error);
@@ -67,7 +68,7 @@ async fn upload(
     };
     let patch = uploading.finish(outgoing).await?;
     let key = names::patch(version, nonce, "schema")?;
-    let schema = stream.bucket().put_bytes(key, encoded.schema.into()).await?;
+    let schema = stream.bucket().put_bytes(key, checked.schema.into()).await?;
     Ok(Receipt {
         stream: stream.id(),
         rank,
@@ -75,18 +76,18 @@ async fn upload(
         content: ReceiptContent::Patch {
             patch,
             schema,
-            changed_elements: encoded.changed_elements,
-            total_elements: encoded.total_elements,
+            changed_elements: checked.encoded.changed_elements,
+            total_elements: checked.encoded.total_elements,
         },
-        tensors: encoded.tensors,
+        tensors: checked.tensors,
     })
 }
 
-struct Encoded {
+/// The patch of a rank, decoded once to see that it is right.
+struct Checked {
+    encoded: Encoded,
     schema: Vec<u8>,
     tensors: Vec<TensorReceipt>,
-    changed_elements: u64,
-    total_elements: u64,
 }
 
 /// The tensors of several files as one state.
@@ -116,51 +117,32 @@ impl Files {
     }
 }
 
-fn encode(
+fn encode_and_check(
     old: &[PathBuf],
     new: &[PathBuf],
     path: &Path,
     outgoing: &mut Outgoing,
     options: &delta::Options,
-) -> Result<Encoded, StoreError> {
+) -> Result<Checked, StoreError> {
     let (old, new) = (Files::open(old, options)?, Files::open(new, options)?);
     if old.schema != new.schema {
         return Err(ReceiptError::Tensor("the tensors of the rank are others than before".into()).into());
     }
-    let failed = |source| StoreError::local(path, source);
+    // The layout is the same in both: a rank says nothing about files.
     let layout = layout_of(&old.schema)?;
-    let (base, target) = (old.state()?, new.state()?);
-    let base_leaves = delta::LeafTable::of(&base, options.leaf_hash, options.threads, Progress::none())?;
-    let report = {
-        let mut out = BufWriter::with_capacity(1 << 20, outgoing);
-        // The layout is the same in both: a rank says nothing about files.
-        let from = delta::Snapshot { state: base.clone(), layout: &layout, leaves: None };
-        let to = delta::Snapshot { state: target, layout: &layout, leaves: None };
-        let report = delta::encode_diff(&from, &to, options, Progress::none(), &mut out)?;
-        out.flush().map_err(failed)?;
-        report
-    };
+    let base = old.state()?;
+    let base_leaves = LeafTable::of(&base, options.leaf_hash, options.threads, Progress::none())?;
+    let end = |state| Snapshot { state, layout: &layout, leaves: None };
+    let ends = (end(base.clone()), end(new.state()?));
+    let encoded = encode(&ends.0, &ends.1, outgoing, path, options, Progress::none())?;
     // As for a publisher: what is committed cannot be taken back, so it is decoded first.
     let bytes = MappedFile::open(path)?;
     let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
     let target_leaves = delta::apply_chunks(Some(&base), &patch, options, Progress::none(), &|_, _| ())?;
-    let digests = |leaves: &delta::LeafTable| leaves.tensor_digests(&old.schema);
+    let digests = |leaves: &LeafTable| leaves.tensor_digests(&old.schema);
     let tensors = old.schema.tensors().iter().zip(digests(&base_leaves)).zip(digests(&target_leaves));
-    Ok(Encoded {
-        schema: old.schema.to_bytes(),
-        tensors: tensors
-            .map(|((spec, base), target)| TensorReceipt {
-                name: spec.name.clone(),
-                dtype: spec.dtype.as_str().to_owned(),
-                shape: spec.shape.clone(),
-                byte_len: spec.byte_len,
-                base: Some(base),
-                target,
-            })
-            .collect(),
-        changed_elements: report.changed_elements,
-        total_elements: report.total_elements,
-    })
+    let tensors = tensors.map(|((spec, base), target)| TensorReceipt::new(spec, Some(base), target));
+    Ok(Checked { encoded, schema: old.schema.to_bytes(), tensors: tensors.collect() })
 }
 
 fn layout_of(schema: &Schema) -> Result<Layout, StoreError> {
