@@ -54,6 +54,9 @@ mod tensors_error;
 mod walk;
 
 pub use apply::{AppliedInPlace, Apply};
+// Its types are in the interfaces of this crate.
+pub use safetensors;
+
 pub use changes::{ChangesError, TensorChanges};
 pub use diff::{Diff, DiffTensors, diff, diff_tensors, full, full_tensors};
 pub use digest::digest;
