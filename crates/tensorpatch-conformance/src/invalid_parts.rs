@@ -249,7 +249,6 @@ fn schemas(states: &States) -> Vec<Vector> {
         ("count-over-limit", LIMIT, 0, "2^20 + 1 tensors", counted((1 << 20) + 1)),
         ("count-huge", LIMIT, 0, "2^60 tensors", counted(1 << 60)),
         ("count-less", INVALID, 8, "A tensor after the last one", counted(0)),
-        ("name-empty", INVALID, 8, "A name without bytes", one(tensor(b"", b"BF16", &[2], 4))),
         ("name-65536", INVALID, 8, "A name of 65,536 bytes, of which few are there", long_name),
         ("name-over", INVALID, 12, "A name that runs over the end", name_over),
         ("name-not-utf8", INVALID, 8, "A name that is not UTF-8", one(tensor(b"\xff", b"BF16", &[2], 4))),

@@ -172,10 +172,10 @@ fn schemas(maker: &mut Maker<'_>) {
     let beyond = tensor(b"w", b"NEW", &[1], (64 << 40) + 1);
     for (id, offset, comment, bytes) in [
         (
-            "dtype-name",
-            12,
-            "A dtype in lower case, of a tensor with an empty name",
-            schema(&[tensor(b"", b"bf16", &[2], 4)]),
+            "dtype-size",
+            13,
+            "A dtype in lower case, of a tensor whose byte length is not that of the shape",
+            schema(&[tensor(b"w", b"bf16", &[2], 5)]),
         ),
         (
             "dtype-place",

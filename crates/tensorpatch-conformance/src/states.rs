@@ -201,6 +201,7 @@ fn schemas(add: Add<'_>) {
     let c = || rule("c", "U8", &[5], Bytes::random(3, 5));
     add("schema", vec![a(), b(), c()]);
     add("schema-added", vec![a(), rule("aa", "I16", &[2], hex(&[1, 2, 3, 4])), b(), c()]);
+    add("schema-added-nameless", vec![rule("", "I16", &[2], hex(&[1, 2, 3, 4])), a(), b(), c()]);
     add("schema-added-empty", vec![a(), b(), c(), rule("d", "I16", &[0], hex(&[]))]);
     add("schema-removed", vec![a(), c()]);
     add("schema-renamed", vec![a(), b(), rule("d", "U8", &[5], Bytes::random(3, 5))]);

@@ -142,6 +142,7 @@ fn schemas(states: &States) -> Vec<Vector> {
     let mut all = Vec::new();
     for (target, fresh, comment) in [
         ("schema-added", &[1][..], "A tensor is added between others"),
+        ("schema-added-nameless", &[0], "A tensor with an empty name is added, before all others"),
         ("schema-added-empty", &[], "A tensor without bytes is added, and has no chunk"),
         ("schema-removed", &[], "A tensor is removed; the patch has no block"),
         ("schema-renamed", &[2], "A tensor has another name: one is removed, one is fresh"),
