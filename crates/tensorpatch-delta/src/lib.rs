@@ -39,3 +39,7 @@ pub use options::Options;
 pub use patch::{BoundPatch, ChunkFault, Patch};
 pub use progress::Progress;
 pub use state::{State, StateError};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

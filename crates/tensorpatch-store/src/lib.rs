@@ -53,3 +53,7 @@ pub use replica::{ApplyMode, LeaseOptions, Prepared, Pulled, PulledStep, Replica
 pub use sign::{KeyTextError, SignKey, TrustKey};
 pub use stream::{CreateOptions, Stream};
 pub use url::{open_existing_store, open_store};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -66,3 +66,7 @@ impl Default for Config {
         }
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

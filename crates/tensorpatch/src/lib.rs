@@ -120,3 +120,7 @@ pub use tensorpatch_codec as codec;
 pub use tensorpatch_delta as delta;
 pub use tensorpatch_format as format;
 pub use tensorpatch_store as store;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;
