@@ -61,7 +61,8 @@ enum Command {
         /// Run only this one
         target: Option<String>,
     },
-    /// Measure tensorpatch beside the encodings of others; `cargo xtask bench --help` tells what can be chosen
+    /// Measure tensorpatch beside the encodings of others; `cargo xtask bench --help` tells what can be
+    /// chosen
     #[command(disable_help_flag = true)]
     Bench {
         /// Arguments of the benchmark

@@ -1,6 +1,7 @@
 //! The listings of the public API: what a program can use of the facade and of the crates that it re-exports.
 //!
-//! A change of a listing is a change of the API: a reviewer sees it, and the next version number must tell it.
+//! A change of a listing is a change of the API: a reviewer sees it, and the next version number must tell
+//! it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -71,7 +72,8 @@ fn document() -> Result<PathBuf> {
     Ok(Path::new(target).join("doc"))
 }
 
-/// The public items of a crate, a line each, without what types have by derives, auto traits and blanket implementations.
+/// The public items of a crate, a line each, without what types have by derives, auto traits and blanket
+/// implementations.
 fn listing(json: &Path) -> Result<String> {
     let api = public_api::Builder::from_rustdoc_json(json)
         .omit_blanket_impls(true)
