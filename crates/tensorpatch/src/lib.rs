@@ -165,3 +165,7 @@ pub use tensorpatch_delta::{
     full, full_tensors, safetensors,
 };
 pub use tensorpatch_format::{ErrorKind, LeafHash, Limits, Profile, StateDigest, TaggedStateDigest};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -122,7 +122,7 @@ pub(crate) fn check_plain(metadata: &Value) -> Result<Vec<String>> {
 
 /// Who needs whom to build, tests apart.
 pub(super) struct Graph {
-    pub(super) workspace: BTreeSet<String>,
+    workspace: BTreeSet<String>,
     /// By package id: the name, and the ids of what it depends on.
     packages: BTreeMap<String, (String, Vec<String>)>,
 }
