@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`checkpoint`] | open and write safetensors checkpoints: a file, or a directory of shards |
 //! | [`delta`] | make patches of checkpoints, and apply them |
+//! | [`formats`] | read and write the delta formats of other projects, and convert between them |
 //! | [`store`] | publish versions to a stream, and pull them |
 //! | [`mod@format`] | the types of the wire: schemas, layouts, digests, limits, errors |
 //! | [`codec`] | the kernels over chunks; only for whoever builds another container |
@@ -119,4 +120,5 @@ pub use tensorpatch_checkpoint as checkpoint;
 pub use tensorpatch_codec as codec;
 pub use tensorpatch_delta as delta;
 pub use tensorpatch_format as format;
+pub use tensorpatch_formats as formats;
 pub use tensorpatch_store as store;

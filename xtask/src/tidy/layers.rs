@@ -39,6 +39,11 @@ const LAYERS: &[Layer] = &[
         never: ASYNC,
     },
     Layer {
+        name: "tensorpatch-formats",
+        may_use: &["tensorpatch-format", "tensorpatch-codec", "tensorpatch-checkpoint", "tensorpatch-delta"],
+        never: ASYNC,
+    },
+    Layer {
         name: "tensorpatch-store",
         may_use: &["tensorpatch-format", "tensorpatch-codec", "tensorpatch-checkpoint", "tensorpatch-delta"],
         never: &["clap", "anyhow"],
@@ -50,6 +55,7 @@ const LAYERS: &[Layer] = &[
             "tensorpatch-codec",
             "tensorpatch-checkpoint",
             "tensorpatch-delta",
+            "tensorpatch-formats",
             "tensorpatch-store",
         ],
         never: &["clap", "anyhow"],
@@ -64,6 +70,7 @@ const LAYERS: &[Layer] = &[
             "tensorpatch-codec",
             "tensorpatch-checkpoint",
             "tensorpatch-delta",
+            "tensorpatch-formats",
             "tensorpatch-store",
             "tensorpatch-synthetic",
             "tensorpatch-reference",
