@@ -192,29 +192,33 @@ fn pretty(value: &Value) -> String {
 pub(crate) const README: &str = "\
 # Conformance vectors
 
-Files that a decoder of the tensorpatch patch format must take, with what they decode to, and files that it must refuse,
-with the class of the error and its offset. The format is specified in `spec/` of the tensorpatch repository (which an archive of these
-files has in it); nothing else is needed to use them.
+Files that a decoder of the tensorpatch patch format must accept, with what they decode to, and files that it must refuse,
+with the class and the offset of the error. The format is specified in `spec/` of the tensorpatch repository, which an
+archive of these files includes; nothing else is needed to use them.
 
-`manifest.json` lists the vectors and the states; `manifest.schema.json` is its JSON schema.
+`manifest.json` lists the vectors and the states, and `manifest.schema.json` is its JSON schema.
 
-* A *vector* is a file (`file`), the state to apply it to (`base`; null for a full patch), and a result.
-  `valid`: the decoder gives the state `target`. `invalid`: it stops with `error`, one of the codes of section 12, at
-  `offset`, a byte offset in the file. `section` is where the specification says so, `since` the version of the format.
-* `unwritable` stands with some valid vectors: they list a layout that no checkpoint can have (section 2.2). A decoder that writes the
-  files of a checkpoint refuses such a patch with `invalid` at this offset, before it writes any; one that gives states
-  alone need not look at headers and index, and gives `target`. All other valid vectors can be written.
-* A *state* is a list of tensors in the order of the schema, whose bytes are given by a rule. `rules` in the manifest says
-  in words what each rule means. `blake3` is the BLAKE3 hash of the bytes of the tensor, `digests` are the state digests with
-  either leaf hash: check your bytes with them before you blame your decoder.
-* A *record* is a JSON record of a stream, which `spec/stream.md` specifies. `kind` is what the reader asks for, `trusted` lists the
-  public keys that it trusts (none: it takes unsigned records), `result` says whether it must take or refuse the record.
-* `limits` are those that the reader is to have. Vectors with the flag `bomb` declare far more than they hold: a decoder must
-  refuse them without allocating for it. Those with `evolution` hold what a later minor version may bring.
+* A *vector* is a file (`file`), the state to apply it to (`base`; null for a full patch), and a result. `valid`: the
+  decoder returns the state `target`. `invalid`: it stops with `error`, one of the codes of section 12, at `offset`, a
+  byte offset in the file. `section` is the section of the specification that decides, and `since` the version of the
+  format.
+* `unwritable` marks some valid vectors: they list a layout that no checkpoint can have (section 2.2). A decoder that
+  writes the files of a checkpoint refuses such a patch with `invalid` at this offset, before it writes any file. A
+  decoder that returns states alone need not look at headers and index, and returns `target`. All other valid vectors can
+  be written.
+* A *state* is a list of tensors in the order of the schema, whose bytes follow from a rule. `rules` in the manifest says
+  in words what each rule means. `blake3` is the BLAKE3 hash of the bytes of the tensor, and `digests` are the state
+  digests with either leaf hash: compare your bytes with them before you suspect your decoder.
+* A *record* is a JSON record of a stream, which `spec/stream.md` specifies. `kind` is what the reader asks for, `trusted`
+  lists the public keys that it trusts (none: it accepts unsigned records), and `result` says whether it must accept or
+  refuse the record.
+* `limits` are the limits that the reader must have. Vectors with the flag `bomb` declare far more than they hold: a
+  decoder must refuse them without allocating for it. Vectors with the flag `evolution` hold what a later minor version may
+  bring.
 
-A decoder passes if it gives the due result for every vector. One that does not verify the whole state may not notice some
-of the false digests; one that reads by the index sees other parts first, and may report another class where the file
-ends too early.
+A decoder passes if it gives the expected result for every vector. There are two exceptions. A decoder that does not verify
+the whole state may miss some of the false digests. A decoder that reads by the index sees the parts in another order, and
+may report another class where the file ends too early.
 
 An id is never used again for another vector. Vectors are added, and not altered once the format is final.
 ";

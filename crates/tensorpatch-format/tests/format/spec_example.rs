@@ -137,7 +137,7 @@ fn block(bytes: &[u8], fields: &[(usize, &str)]) -> String {
 
 fn text(example: &Example) -> String {
     let mut out = format!(
-        "The canonical bytes of the schema of both states, one tensor `w` of two `BF16` elements, with the digest `{}`:\n\n",
+        "The canonical bytes of the schema of both states, which have one tensor `w` of two `BF16` elements; its digest is `{}`:\n\n",
         example.schema.digest()
     );
     let schema = [
@@ -161,11 +161,13 @@ fn text(example: &Example) -> String {
         (1, "has_index 0"),
     ];
     let digest = example.layout.digest();
-    write!(out, "\nThose of the layout, one file, with the digest `{digest}`:\n\n").unwrap();
+    write!(out, "\nThe canonical bytes of the layout, which has one file; its digest is `{digest}`:\n\n")
+        .unwrap();
     out.push_str(&block(&example.layout.to_bytes(), &layout));
     write!(
         out,
-        "\nThe base holds `80 3f 00 40` (1.0, 2.0), with the state digest\n`blake3:{}`;\nthe target `80 3f 40 40` (1.0, 3.0), with `blake3:{}`.\n\nThe patch:\n\n",
+        "\nThe base holds `80 3f 00 40` (1.0, 2.0) and has the state digest `blake3:{}`.\n\
+         The target holds `80 3f 40 40` (1.0, 3.0) and has the state digest `blake3:{}`.\n\nThe patch:\n\n",
         example.state(&example.base),
         example.state(&example.target)
     )
