@@ -21,6 +21,11 @@
     )
 )]
 
+/// The example of the readme, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod checksum;
 mod convert;
 mod error;

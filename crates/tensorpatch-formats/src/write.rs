@@ -342,7 +342,8 @@ pub(crate) fn trl(
         base_version,
         changed: changed.iter().map(|(spec, _)| spec.name.clone()).collect(),
         changed_elements: 0,
-        total_elements: target.schema().tensors().iter().map(elements).fold(0, u64::saturating_add),
+        // The other flavours count the tensors that change alone.
+        total_elements: needed.iter().map(|spec| elements(spec)).fold(0, u64::saturating_add),
         checksum,
     };
     let Some(base) = base else {

@@ -10,10 +10,16 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use common::{Scratch, Tensors, tensors, to};
-use tensorpatch_formats::{ConvertOptions, Format, FormatsError, Report, To, Verified, Violation, convert};
+use tensorpatch_checkpoint::Header;
+use tensorpatch_format::Limits;
+use tensorpatch_formats::index_delta::{Dialect, Encoding};
+use tensorpatch_formats::{
+    ChecksumKind, ConvertOptions, Flavour, Format, FormatsError, Report, To, Verified, Violation, convert,
+};
 
 /// The directory, or `None` if it is not there. A variable that names no directory fails the test.
 fn golden() -> Option<PathBuf> {
@@ -167,10 +173,101 @@ fn anchors_and_deltas_of_trl_are_read_and_its_own_lost_change_is_told_where_ther
 fn the_mark_of_an_empty_delta_of_trl_is_read() {
     let Some(golden) = golden() else { return };
     let delta = golden.join("trl-a-empty/deltas/step_000002.safetensors");
-    assert_eq!(Format::detect(&delta, &tensorpatch_format::Limits::default()).unwrap(), Format::TrlDelta);
+    assert_eq!(Format::detect(&delta, &Limits::default()).unwrap(), Format::TrlDelta);
     // What it is from is not among the files: any other base has another checksum.
     let scratch = Scratch::new();
     let options = ConvertOptions::new(To::Checkpoint);
     let error = convert(&delta, Some(&state(&golden, "bf16/", 0)), &scratch.path("x.safetensors"), &options);
     assert!(matches!(error, Err(FormatsError::Delta { .. })));
+}
+
+/// The index, and for each file the names and the metadata.
+fn outline(directory: &Path) -> (Vec<u8>, BTreeMap<String, (Vec<String>, Option<BTreeMap<String, String>>)>) {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            let header = Header::parse(&std::fs::read(&path).unwrap(), &Limits::default()).unwrap();
+            let mut names: Vec<_> = header.tensors().iter().map(|(spec, _)| spec.name.clone()).collect();
+            names.sort();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            files.insert(name, (names, header.metadata().cloned()));
+        }
+    }
+    (std::fs::read(directory.join("model.safetensors.index.json")).unwrap(), files)
+}
+
+#[test]
+fn index_delta_directories_that_are_written_have_the_index_and_the_checksums_of_the_projects_own() {
+    let Some(golden) = golden() else { return };
+    let style =
+        |dialect, encoding, checksum| To::IndexDelta { dialect, encoding, checksum, file_bytes: 1 << 20 };
+    let slime = |encoding, checksum| style(Dialect::Numbered, encoding, checksum);
+    let modelexpress = To::index_delta(Dialect::ModelExpress);
+    for (directory, names, to) in [
+        ("slime-xor-xxh3/weight_v00000", ["0", "1", "2", "3"], slime(Encoding::Xor, ChecksumKind::Xxh3)),
+        (
+            "slime-overwrite-xxh3/weight_v00000",
+            ["0", "1", "2", "3"],
+            slime(Encoding::Overwrite, ChecksumKind::Xxh3),
+        ),
+        (
+            "slime-xor-adler32/weight_v00000",
+            ["0", "1", "2", "3"],
+            slime(Encoding::Xor, ChecksumKind::Adler32),
+        ),
+        ("modelexpress/run/weights-", ["base-0", "1", "2", "3"], modelexpress),
+    ] {
+        let id = |name: &str| match to {
+            _ if to == modelexpress && name != "base-0" => format!("weights-{name}"),
+            _ => name.to_owned(),
+        };
+        for step in 1..4 {
+            let scratch = Scratch::new();
+            let options = ConvertOptions::new(to).with_versions(id(names[step]), id(names[step - 1]));
+            let (base, target) = (state(&golden, "", step as u32 - 1), state(&golden, "", step as u32));
+            convert(&target, Some(&base), &scratch.path("out"), &options).unwrap();
+            let theirs = golden.join(format!("{directory}{}", names[step]));
+            assert!(outline(&scratch.path("out")) == outline(&theirs), "{theirs:?}");
+        }
+    }
+}
+
+#[test]
+fn files_of_trl_that_are_written_have_the_tensors_and_metadata_of_trls_own() {
+    let Some(golden) = golden() else { return };
+    for (name, flavour) in
+        [("trl-a", Flavour::A), ("trl-c-raw", Flavour::CRaw), ("trl-c-gap-delta", Flavour::CGaps)]
+    {
+        let scratch = Scratch::new();
+        let (base, target) = (state(&golden, "bf16/", 0), state(&golden, "bf16/", 1));
+        let options = ConvertOptions::new(To::Trl(flavour)).with_versions("2", "1");
+        convert(&target, Some(&base), &scratch.path("delta"), &options).unwrap();
+        let options = ConvertOptions::new(To::Trl(flavour)).with_versions("1", "0");
+        convert(&base, None, &scratch.path("anchor"), &options).unwrap();
+        for (ours, theirs) in [("delta", "deltas/step_000002"), ("anchor", "anchors/step_000001")] {
+            let (ours, theirs) = (scratch.path(ours), golden.join(format!("{name}/{theirs}.safetensors")));
+            // TRL counts a NaN as changed whatever its bits.
+            let without_nan = |path: &Path| {
+                let mut tensors = tensors(path);
+                tensors.retain(|name, _| !name.starts_with(&format!("{}.", LOST.0)));
+                tensors
+            };
+            assert!(without_nan(&ours) == without_nan(&theirs), "{theirs:?}");
+            let metadata = |path: &Path| {
+                let header = Header::parse(&std::fs::read(path).unwrap(), &Limits::default()).unwrap();
+                let mut metadata = header.metadata().unwrap().clone();
+                // What the base is called is known to TRL alone; a list in JSON may have blanks.
+                metadata.remove("base_model_id");
+                if metadata.get("total_changed_elements").is_some_and(|count| count == "38" || count == "39")
+                {
+                    // One more is counted there, as said.
+                    metadata.retain(|key, _| key != "total_changed_elements" && key != "sparsity");
+                }
+                metadata.entry("changed_params".to_owned()).and_modify(|names| names.retain(|c| c != ' '));
+                metadata
+            };
+            assert_eq!(metadata(&ours), metadata(&theirs), "{theirs:?}");
+        }
+    }
 }
