@@ -69,6 +69,9 @@ fn what_cannot_be_converted_ends_with_the_code_for_who_must_act() {
     };
     // Refused: a request that makes no sense, and what the format has no way to say.
     convert(&target, &base, &["--to", "slime"]).fails(2, &["the version is not known", "give the versions"]);
+    convert(&target, &base, &["--to", "patch", "--checksum", "blake3"])
+        .fails(2, &["for index-delta directories"]);
+    convert(&target, &base, &["--to", "patch", "--target-version", "2"]).fails(2, &["has no version"]);
     let other = path("other.safetensors");
     let header = br#"{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
     write(&other, &[&(header.len() as u64).to_le_bytes()[..], header, &[0]].concat());

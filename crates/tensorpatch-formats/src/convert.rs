@@ -38,7 +38,7 @@ pub enum To {
 }
 
 impl To {
-    /// What `programs` of a dialect read, with their own choices.
+    /// An index-delta directory for the readers of `dialect`, with the choices of their own writers.
     pub fn index_delta(dialect: Dialect) -> Self {
         let checksum = match dialect {
             Dialect::Numbered => ChecksumKind::Xxh3,

@@ -105,7 +105,7 @@ impl Manifest {
         (self.version, self.base_version)
     }
 
-    /// The files besides the manifest.
+    /// The files that the manifest names.
     pub fn files(&self) -> &[String] {
         &self.payload_files
     }

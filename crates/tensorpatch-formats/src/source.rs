@@ -6,7 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::{Checkpoint, CheckpointError, Header, MappedFile};
-use tensorpatch_format::{self as format, ErrorClass, Layout, Limits, Schema, TensorIndex, TensorSpec};
+use tensorpatch_format::{
+    self as format, ErrorClass, Layout, LimitKind, Limits, Schema, TensorIndex, TensorSpec,
+};
 
 use crate::checksum::StateChecksum;
 use crate::index_delta::{Index, IndexDelta, IndexKind};
@@ -137,7 +139,10 @@ impl DeltaFiles {
                 let parts = names.into_iter().filter(|name| nemo_rl::value_group(name).is_some());
                 let parts =
                     [nemo_rl::LOCATIONS, nemo_rl::METADATA].map(str::to_owned).into_iter().chain(parts);
-                parts.collect::<Vec<_>>().iter().try_for_each(|name| opened.add(name))?;
+                let parts: Vec<_> = parts.collect();
+                let limited = Violation::limit(LimitKind::Files, parts.len() as u64, limits.files);
+                limited.map_err(|violation| opened.refuse(violation.into()))?;
+                parts.iter().try_for_each(|name| opened.add(name))?;
             }
             Format::TrlDelta | Format::Grail => {
                 opened.files.insert(String::new(), MappedFile::open(path)?);

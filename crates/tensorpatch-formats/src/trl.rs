@@ -66,7 +66,7 @@ pub enum Patch<'a> {
     Delta(Box<Delta<'a>>),
 }
 
-/// What an anchor says besides its tensors.
+/// What the metadata of an anchor say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Anchor {
     /// The version.

@@ -13,6 +13,7 @@ use tensorpatch_format::{Dtype, FileLayout, Layout, LayoutError, Limits, Schema,
 
 use crate::checksum::StateChecksum;
 use crate::convert::{changed, tensors};
+use crate::error::short;
 use crate::index_delta::{self, Dialect, Encoding, Index, OVERWRITE_BYTES, most_encoded};
 use crate::safetensors::{self, Entry};
 use crate::trl::{self, ELEMENTS, Flavour, Metadata};
@@ -125,7 +126,7 @@ fn check_same_tensors(
     target: &Checkpoint,
 ) -> Result<(), FormatsError> {
     let refuse = |tensor: &TensorSpec, what: &str| {
-        Err(FormatsError::CannotExpress { format, tensor: Some(tensor.name.clone()), what: what.to_owned() })
+        Err(FormatsError::CannotExpress { format, tensor: Some(short(&tensor.name)), what: what.to_owned() })
     };
     for spec in target.schema().tensors() {
         match base.schema().find(&spec.name).and_then(|index| base.schema().get(index)) {
@@ -196,7 +197,7 @@ pub(crate) fn index_delta(
             "it has {} bytes, and positions of overwrite end at {OVERWRITE_BYTES}; take xor",
             spec.byte_len
         );
-        return Err(FormatsError::CannotExpress { format: FORMAT, tensor: Some(spec.name.clone()), what });
+        return Err(FormatsError::CannotExpress { format: FORMAT, tensor: Some(short(&spec.name)), what });
     }
     let directory = staging.path().join("version");
     let io = |action| FormatsError::io(action, dest);
@@ -316,7 +317,7 @@ pub(crate) fn trl(
     }
     let changed = changed(base, target);
     let cannot = |spec: &TensorSpec, what: String| {
-        Err(FormatsError::CannotExpress { format: FORMAT, tensor: Some(spec.name.clone()), what })
+        Err(FormatsError::CannotExpress { format: FORMAT, tensor: Some(short(&spec.name)), what })
     };
     // The checksum of the first flavour is over all tensors as bf16.
     let all = flavour == Flavour::A;

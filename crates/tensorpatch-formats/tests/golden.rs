@@ -181,8 +181,16 @@ fn the_mark_of_an_empty_delta_of_trl_is_read() {
     assert!(matches!(error, Err(FormatsError::Delta { .. })));
 }
 
-/// The index, and for each file the names and the metadata.
-fn outline(directory: &Path) -> (Vec<u8>, BTreeMap<String, (Vec<String>, Option<BTreeMap<String, String>>)>) {
+/// A directory without what zstd makes of the tensors.
+#[derive(PartialEq)]
+struct Outline {
+    index: Vec<u8>,
+    files: BTreeMap<String, (Vec<String>, Metadata)>,
+}
+
+type Metadata = Option<BTreeMap<String, String>>;
+
+fn outline(directory: &Path) -> Outline {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -194,7 +202,7 @@ fn outline(directory: &Path) -> (Vec<u8>, BTreeMap<String, (Vec<String>, Option<
             files.insert(name, (names, header.metadata().cloned()));
         }
     }
-    (std::fs::read(directory.join("model.safetensors.index.json")).unwrap(), files)
+    Outline { index: std::fs::read(directory.join("model.safetensors.index.json")).unwrap(), files }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tensorpatch::format::TaggedStateDigest;
 use tensorpatch::formats::{self, ChecksumKind, ConvertOptions, Dialect, Encoding, Flavour, To};
 
+use crate::exit::Refusal;
 use crate::journal;
 use crate::output::{Report, bytes, count, counted, fields, seconds};
 use crate::patch_file::require_parent;
@@ -38,10 +39,10 @@ pub(crate) struct Arguments {
     /// The version of the base, if SOURCE does not say
     #[arg(long, value_name = "VERSION")]
     base_version: Option<String>,
-    /// How slime writes changes: XOR of whole tensors, or the bytes that changed with their positions
-    #[arg(long, value_enum, default_value_t)]
-    encoding: EncodingChoice,
-    /// The checksums for slime [default: xxh3-128]
+    /// How --to slime writes changes: the XOR of whole tensors, or the bytes that changed and their positions [default: xor]
+    #[arg(long, value_enum)]
+    encoding: Option<EncodingChoice>,
+    /// The checksums that --to slime writes [default: xxh3-128]
     #[arg(long, value_enum)]
     checksum: Option<ChecksumChoice>,
 }
@@ -68,9 +69,8 @@ enum Choice {
 }
 
 /// `--encoding`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EncodingChoice {
-    #[default]
     Xor,
     Overwrite,
 }
@@ -85,7 +85,8 @@ enum ChecksumChoice {
 }
 
 impl Arguments {
-    fn to(&self) -> To {
+    /// What to write, if no option is given that has nothing to do with it.
+    fn to(&self) -> Result<To> {
         let mut to = match self.to {
             Choice::Checkpoint => To::Checkpoint,
             Choice::Patch => To::Patch,
@@ -97,10 +98,12 @@ impl Arguments {
             Choice::TrlCGaps => To::Trl(Flavour::CGaps),
         };
         if let To::IndexDelta { encoding, checksum, .. } = &mut to {
-            *encoding = match self.encoding {
-                EncodingChoice::Xor => Encoding::Xor,
-                EncodingChoice::Overwrite => Encoding::Overwrite,
-            };
+            if let Some(choice) = self.encoding {
+                *encoding = match choice {
+                    EncodingChoice::Xor => Encoding::Xor,
+                    EncodingChoice::Overwrite => Encoding::Overwrite,
+                };
+            }
             if let Some(choice) = self.checksum {
                 *checksum = match choice {
                     ChecksumChoice::Xxh3 => ChecksumKind::Xxh3,
@@ -108,8 +111,17 @@ impl Arguments {
                     ChecksumChoice::Adler32 => ChecksumKind::Adler32,
                 };
             }
+        } else if self.encoding.is_some() || self.checksum.is_some() {
+            let what = "--encoding and --checksum are for index-delta directories";
+            return Err(Refusal::usage(what, "leave them out, or take --to slime").into());
         }
-        to
+        if matches!(to, To::Checkpoint | To::Patch)
+            && (self.target_version.is_some() || self.base_version.is_some())
+        {
+            let what = "a checkpoint or a patch has no version";
+            return Err(Refusal::usage(what, "leave out --target-version and --base-version").into());
+        }
+        Ok(to)
     }
 }
 
@@ -169,7 +181,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         .into_iter()
         .flatten()
         .try_for_each(|path| journal::check_none(path))?;
-    let mut options = ConvertOptions::new(arguments.to()).with_delta(session.options());
+    let mut options = ConvertOptions::new(arguments.to()?).with_delta(session.options());
     options.version.clone_from(&arguments.target_version);
     options.base_version.clone_from(&arguments.base_version);
     options.base_digest = arguments.base_digest;

@@ -116,6 +116,8 @@ fn two_files_for_one_group_of_values_are_refused() {
     place.put("nemo/metadata.json", b"[]");
     place.put("nemo/locations.bin", b"");
     place.put("nemo/values-0-int16.bin", b"");
+    let few = crate::limits(|limits| limits.files = 2);
+    refused(DeltaFiles::open(&place.path("nemo"), Format::NemoRl, &few), "the number of files is 3");
     place.put("nemo/values-00-int16.bin", b"");
     refused(
         place.apply(&place.path("nemo"), &place.path("base.safetensors")),
