@@ -40,6 +40,11 @@ const LAYERS: &[Layer] = &[
     },
     Layer { name: "tensorpatch-stream", may_use: &["tensorpatch-format"], never: ASYNC },
     Layer {
+        name: "tensorpatch-formats",
+        may_use: &["tensorpatch-format", "tensorpatch-codec", "tensorpatch-checkpoint", "tensorpatch-delta"],
+        never: ASYNC,
+    },
+    Layer {
         name: "tensorpatch-store",
         may_use: &[
             "tensorpatch-format",
@@ -57,6 +62,7 @@ const LAYERS: &[Layer] = &[
             "tensorpatch-codec",
             "tensorpatch-checkpoint",
             "tensorpatch-delta",
+            "tensorpatch-formats",
             "tensorpatch-store",
         ],
         never: &["clap", "anyhow"],
@@ -71,6 +77,7 @@ const LAYERS: &[Layer] = &[
             "tensorpatch-codec",
             "tensorpatch-checkpoint",
             "tensorpatch-delta",
+            "tensorpatch-formats",
             "tensorpatch-stream",
             "tensorpatch-synthetic",
             "tensorpatch-reference",
