@@ -1,13 +1,16 @@
-//! From the paths of two checkpoints to a patch file.
+//! From the paths of two checkpoints, or from a path and tensors in memory, to a patch file.
 
 use std::io::Write;
 use std::path::Path;
 
+use safetensors::View;
 use tensorpatch_checkpoint::Checkpoint;
 
-use crate::patch_file::{PatchFile, failed};
+use crate::patch_file::write_file;
 use crate::pending::open_settled;
-use crate::{DiffError, DiffReport, Options, Progress, Snapshot, encode_diff, encode_full};
+use crate::{
+    DiffError, DiffReport, Options, Others, Progress, Snapshot, TensorDiff, encode_diff, encode_full,
+};
 
 /// Opens two checkpoints, files or directories, to make the patch that turns `base` into `target`.
 ///
@@ -87,15 +90,8 @@ impl Diff<'_> {
     /// If `path` is no place for a file or is part of one of the checkpoints, there is no room, or the caller cancels. Then what was at
     /// `path` is as it was.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<DiffReport, DiffError> {
-        let path = path.as_ref();
         let inputs = self.base.iter().chain([&self.target]).flat_map(Checkpoint::files);
-        let mut file = PatchFile::create(path, inputs)?;
-        let report = self.write_to(&mut file).map_err(|error| match error {
-            DiffError::Write(source) => failed(path)(source).into(),
-            error => error,
-        })?;
-        file.commit()?;
-        Ok(report)
+        write_file(path.as_ref(), inputs, |out| self.write_to(out))
     }
 
     /// Writes the bytes of the patch to `out`.
@@ -108,5 +104,110 @@ impl Diff<'_> {
             Some(base) => encode_diff(&Snapshot::of(base)?, &target, &self.options, self.progress, &mut out),
             None => encode_full(&target, &self.options, self.progress, &mut out),
         }
+    }
+}
+
+/// Opens a checkpoint to make the patch that turns it into a state in memory, given as tensors with their names.
+///
+/// The tensors may come in any order, and each is compared with the checkpoint while it is alive: an iterator that makes them
+/// one at a time needs memory for one at a time. [`TensorDiff`] says what the files of the target look like; it is what to
+/// use where making a tensor can fail.
+///
+/// # Errors
+/// If the checkpoint cannot be read or is damaged, or an application in place to it was interrupted.
+///
+/// ```
+/// use safetensors::SafeTensors;
+/// use tensorpatch_delta::{Patch, diff_tensors};
+/// # let dir = tempfile::tempdir()?;
+/// # let path = |name: &str| dir.path().join(name);
+/// # let file = |weights: [u8; 4]| {
+/// #     let header = br#"{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}        "#;
+/// #     [&(header.len() as u64).to_le_bytes()[..], header, &weights].concat()
+/// # };
+/// # std::fs::write(path("step-5"), file([1, 2, 3, 4]))?;
+/// # let bytes = file([1, 2, 3, 5]);
+///
+/// let state = SafeTensors::deserialize(&bytes)?;
+/// diff_tensors(path("step-5"), state.iter())?.write(path("step-6.tpatch"))?;
+///
+/// Patch::open(path("step-6.tpatch"))?.apply(path("step-5"), path("rebuilt"))?;
+/// assert_eq!(std::fs::read(path("rebuilt"))?, bytes);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn diff_tensors<I: IntoIterator>(
+    base: impl AsRef<Path>,
+    tensors: I,
+) -> Result<DiffTensors<'static, I::IntoIter>, DiffError> {
+    let options = Options::default();
+    let base = Some(open_settled(base.as_ref(), &options.limits)?);
+    let (others, progress, tensors) = (Others::default(), Progress::none(), tensors.into_iter());
+    Ok(DiffTensors { base, tensors, others, options, progress })
+}
+
+/// Prepares a patch that holds a whole state in memory, given as tensors with their names, and needs no base.
+pub fn full_tensors<I: IntoIterator>(tensors: I) -> DiffTensors<'static, I::IntoIter> {
+    let (others, progress, tensors) = (Others::default(), Progress::none(), tensors.into_iter());
+    DiffTensors { base: None, tensors, others, options: Options::default(), progress }
+}
+
+/// A patch that is about to be made of tensors in memory.
+#[derive(Debug)]
+pub struct DiffTensors<'p, I> {
+    base: Option<Checkpoint>,
+    tensors: I,
+    others: Others,
+    options: Options,
+    progress: Progress<'p>,
+}
+
+impl<I> DiffTensors<'_, I> {
+    /// The same with other options.
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Self {
+        Self { options, ..self }
+    }
+
+    /// The same, with tensors of the base that are not given treated as `others` says; by default there must be none.
+    #[must_use]
+    pub fn with_others(self, others: Others) -> Self {
+        Self { others, ..self }
+    }
+
+    /// The same, telling `progress` how far it is.
+    #[must_use]
+    pub fn with_progress(self, progress: Progress<'_>) -> DiffTensors<'_, I> {
+        let Self { base, tensors, others, options, .. } = self;
+        DiffTensors { base, tensors, others, options, progress }
+    }
+}
+
+impl<N: AsRef<str>, V: View, I: Iterator<Item = (N, V)>> DiffTensors<'_, I> {
+    /// Writes the patch to a file at `path`, as [`Diff::write`] does.
+    ///
+    /// # Errors
+    /// As [`Diff::write`] and [`TensorDiff::finish`].
+    pub fn write(mut self, path: impl AsRef<Path>) -> Result<DiffReport, DiffError> {
+        let base = self.base.take();
+        let inputs = base.iter().flat_map(Checkpoint::files);
+        write_file(path.as_ref(), inputs, |out| self.encode(base.as_ref(), out))
+    }
+
+    /// Writes the bytes of the patch to `out`.
+    ///
+    /// # Errors
+    /// As [`Diff::write_to`] and [`TensorDiff::finish`].
+    pub fn write_to(mut self, mut out: impl Write) -> Result<DiffReport, DiffError> {
+        let base = self.base.take();
+        self.encode(base.as_ref(), &mut out)
+    }
+
+    fn encode(self, base: Option<&Checkpoint>, out: &mut dyn Write) -> Result<DiffReport, DiffError> {
+        let base = base.map(Snapshot::of).transpose()?;
+        let mut diff = TensorDiff::new(base.as_ref(), &self.options, self.progress)?;
+        for (name, tensor) in self.tensors {
+            diff.add(name.as_ref(), &tensor)?;
+        }
+        diff.finish(self.others, out)
     }
 }

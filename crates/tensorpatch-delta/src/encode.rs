@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use tensorpatch_checkpoint::CheckpointError;
-use tensorpatch_codec::{ChunkContext, ChunkEncoder, CodecError, Encoded, leaf_digest};
+use tensorpatch_codec::{ChunkContext, ChunkEncoder, CodecError, Encoded};
 use tensorpatch_format::{
     BlockBuilder, ChunkAddress, ElementFormat, Encoding, Ends, ErrorKind, FinishedBlock, Kind, Layout,
     LayoutDigest, LeafDigest, LeafHash, PatchHeader, Schema, StateDigest, TensorIndex, WriteError,
@@ -14,7 +14,7 @@ use crate::continuation::Continuation;
 use crate::emit::{Emitter, Head};
 use crate::parallel::ordered;
 use crate::spans::Spans;
-use crate::{Cancelled, LeafTable, Options, Progress, Snapshot, State};
+use crate::{Cancelled, LeafTable, Options, Progress, Snapshot, State, TensorsError};
 
 /// What a patch holds, and the leaf table of its target.
 #[derive(Debug, Clone)]
@@ -83,6 +83,12 @@ pub enum DiffError {
     /// A checkpoint could not be read, or the file of the patch not be written.
     #[error(transparent)]
     Checkpoint(Box<CheckpointError>),
+    /// Tensors that make no state, or not one that continues the base.
+    #[error(transparent)]
+    Tensors(#[from] TensorsError),
+    /// The changes of tensors that were given one at a time could not be kept in a temporary file.
+    #[error("cannot keep changes in a temporary file")]
+    Scratch(#[source] io::Error),
     /// The caller's progress said to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -98,11 +104,12 @@ impl DiffError {
     /// Who must act on the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Write(_) => ErrorKind::Io,
+            Self::Write(_) | Self::Scratch(_) => ErrorKind::Io,
             Self::LeafHash { .. } | Self::NoChanges(_) | Self::Changes { .. } | Self::Encode(_) => {
                 ErrorKind::Refused
             }
             Self::Checkpoint(error) => error.kind(),
+            Self::Tensors(error) => error.kind(),
             Self::Cancelled(_) => ErrorKind::Cancelled,
         }
     }
@@ -195,38 +202,20 @@ fn encode(
     progress: Progress<'_>,
     out: &mut dyn Write,
 ) -> Result<DiffReport, DiffError> {
-    let hash = options.leaf_hash;
-    let known = base.and_then(|base| base.leaves);
-    if let Some(found) = known.map(LeafTable::hash).filter(|found| *found != hash) {
-        return Err(DiffError::LeafHash { expected: hash, found });
+    if let Some(base) = base {
+        base.check_leaves(options.leaf_hash)?;
     }
     let schema = target.tensors.schema();
-    let same_schema = base.is_some_and(|base| base.state.schema() == schema);
-    let base_layout = base.map_or(LayoutDigest::NONE, |base| base.layout.digest());
-    let target_layout = target.layout.digest();
-    let head = Head {
-        full: base.is_none(),
-        profile: options.profile,
-        leaf_hash: hash,
-        schema: (!same_schema).then_some(schema),
-        layout: (!same_schema || base_layout != target_layout).then_some(target.layout),
-    };
-
+    let mut assembly = Assembly::new(base, schema, target.layout, options, out);
     let spans = Spans::new(schema);
     let continuation = Continuation::new(base.map(|base| base.state.schema()), schema);
     let encoder = SpanEncoder {
-        base: base.map(|base| &base.state),
-        base_leaves: known,
+        base,
         target: target.tensors,
         continuation: &continuation,
         spans: &spans,
-        header: head.header(true),
+        header: assembly.header(),
     };
-    let mut emitter = Emitter::new(head, out);
-    let mut leaves = LeafTable::empty(schema, hash);
-    let mut base_leaves =
-        base.map(|base| known.cloned().unwrap_or_else(|| LeafTable::empty(base.state.schema(), hash)));
-    let mut tally = Tally::default();
     ordered(
         options.threads,
         spans.all().len(),
@@ -236,57 +225,118 @@ fn encode(
             progress.advance(spans.bytes(span))?;
             Ok(encoded)
         },
-        |_, span| {
-            tally.add(&span.tally);
-            span.target_leaves.iter().for_each(|(address, leaf)| leaves.set(*address, *leaf));
-            if let Some(table) = &mut base_leaves {
-                span.base_leaves.iter().for_each(|(address, leaf)| table.set(*address, *leaf));
-            }
-            span.block.map_or(Ok(()), |block| emitter.block(block))
-        },
+        |_, span| assembly.add(span),
     )?;
-    if let (Some(base), None, Some(table)) = (base, known, &mut base_leaves) {
-        continuation.hash_left_behind(&base.state, table);
+    assembly.finish(&continuation)
+}
+
+/// A patch that is put together of its spans, in grid order.
+pub(crate) struct Assembly<'a> {
+    base: Option<&'a Snapshot<'a>>,
+    schema: &'a Schema,
+    layout: &'a Layout,
+    header: PatchHeader,
+    emitter: Emitter<'a>,
+    leaves: LeafTable,
+    base_leaves: Option<LeafTable>,
+    tally: Tally,
+}
+
+impl<'a> Assembly<'a> {
+    /// A patch that makes a state of `schema`, in files of `layout`, of `base` or of nothing.
+    pub(crate) fn new(
+        base: Option<&'a Snapshot<'a>>,
+        schema: &'a Schema,
+        layout: &'a Layout,
+        options: &Options,
+        out: &'a mut dyn Write,
+    ) -> Self {
+        let hash = options.leaf_hash;
+        let same_schema = base.is_some_and(|base| base.state.schema() == schema);
+        let same_layout = same_schema && base.is_some_and(|base| base.layout == layout);
+        let head = Head {
+            full: base.is_none(),
+            profile: options.profile,
+            leaf_hash: hash,
+            schema: (!same_schema).then_some(schema),
+            layout: (!same_layout).then_some(layout),
+        };
+        let base_leaves = base
+            .map(|base| base.leaves.cloned().unwrap_or_else(|| LeafTable::empty(base.state.schema(), hash)));
+        Self {
+            base,
+            schema,
+            layout,
+            header: head.header(true),
+            emitter: Emitter::new(head, out),
+            leaves: LeafTable::empty(schema, hash),
+            base_leaves,
+            tally: Tally::default(),
+        }
     }
 
-    let ends = Ends {
-        base_state: base
-            .zip(base_leaves)
-            .map_or(StateDigest::NONE, |(base, table)| table.state_digest(base.state.schema())),
-        target_state: leaves.state_digest(schema),
-        target_schema: schema.digest(),
-        base_layout,
-        target_layout,
-    };
-    let (kind, patch_bytes) = emitter.finish(&ends)?;
-    Ok(DiffReport {
-        kind,
-        base: ends.base_state,
-        target: ends.target_state,
-        patch_bytes,
-        total_elements: schema
-            .tensors()
-            .iter()
-            .map(|t| t.byte_len / t.dtype.element_format().width() as u64)
-            .sum(),
-        changed_elements: tally.changed_elements,
-        total_chunks: schema.chunk_count(),
-        encodings: tally.uses(),
-        leaves,
-    })
+    /// The header of a patch in which something changed: an empty patch has no blocks.
+    pub(crate) fn header(&self) -> PatchHeader {
+        self.header
+    }
+
+    /// Adds the next span of the grid.
+    pub(crate) fn add(&mut self, span: EncodedSpan) -> Result<(), DiffError> {
+        self.tally.add(&span.tally);
+        span.target_leaves.iter().for_each(|(address, leaf)| self.leaves.set(*address, *leaf));
+        if let Some(table) = &mut self.base_leaves {
+            span.base_leaves.iter().for_each(|(address, leaf)| table.set(*address, *leaf));
+        }
+        span.block.map_or(Ok(()), |block| self.emitter.block(block))
+    }
+
+    /// Writes the end of the patch, after the last span.
+    pub(crate) fn finish(mut self, continuation: &Continuation) -> Result<DiffReport, DiffError> {
+        if let (Some(base), Some(table)) = (self.base, &mut self.base_leaves)
+            && base.leaves.is_none()
+        {
+            continuation.hash_left_behind(&base.state, table);
+        }
+        let schema = self.schema;
+        let ends = Ends {
+            base_state: self
+                .base
+                .zip(self.base_leaves)
+                .map_or(StateDigest::NONE, |(base, table)| table.state_digest(base.state.schema())),
+            target_state: self.leaves.state_digest(schema),
+            target_schema: schema.digest(),
+            base_layout: self.base.map_or(LayoutDigest::NONE, |base| base.layout.digest()),
+            target_layout: self.layout.digest(),
+        };
+        let (kind, patch_bytes) = self.emitter.finish(&ends)?;
+        Ok(DiffReport {
+            kind,
+            base: ends.base_state,
+            target: ends.target_state,
+            patch_bytes,
+            total_elements: schema
+                .tensors()
+                .iter()
+                .map(|t| t.byte_len / t.dtype.element_format().width() as u64)
+                .sum(),
+            changed_elements: self.tally.changed_elements,
+            total_chunks: schema.chunk_count(),
+            encodings: self.tally.uses(),
+            leaves: self.leaves,
+        })
+    }
 }
 
-struct SpanEncoder<'a> {
-    base: Option<&'a State<'a>>,
-    base_leaves: Option<&'a LeafTable>,
-    target: Tensors<'a>,
-    continuation: &'a Continuation,
-    spans: &'a Spans<'a>,
-    /// Of a patch in which something changed: an empty patch has no blocks.
-    header: PatchHeader,
+/// The chunks of a span as they are encoded.
+pub(crate) struct SpanBuilder {
+    block: BlockBuilder,
+    base_leaves: Vec<(ChunkAddress, LeafDigest)>,
+    target_leaves: Vec<(ChunkAddress, LeafDigest)>,
+    tally: Tally,
 }
 
-struct EncodedSpan {
+/// A span whose chunks are all encoded.
+pub(crate) struct EncodedSpan {
     /// None if nothing changed.
     block: Option<FinishedBlock>,
     /// Of the base's chunks that were hashed on the way, by their address in the base.
@@ -295,69 +345,109 @@ struct EncodedSpan {
     tally: Tally,
 }
 
-impl SpanEncoder<'_> {
-    fn encode(&self, encoder: &mut ChunkEncoder, span: usize) -> Result<EncodedSpan, DiffError> {
-        let mut block = BlockBuilder::new(&self.header);
-        let mut out = EncodedSpan {
-            block: None,
+impl SpanBuilder {
+    pub(crate) fn new(header: &PatchHeader) -> Self {
+        Self {
+            block: BlockBuilder::new(header),
             base_leaves: Vec::new(),
             target_leaves: Vec::new(),
             tally: Tally::default(),
-        };
-        self.spans
-            .get(span)
-            .try_for_each(|address| self.encode_chunk(encoder, address, &mut block, &mut out))?;
-        if !block.is_empty() {
-            out.block = Some(block.finish()?);
         }
-        Ok(out)
+    }
+
+    /// Keeps the digest of a chunk of the base.
+    pub(crate) fn base_leaf(&mut self, address: ChunkAddress, leaf: LeafDigest) {
+        self.base_leaves.push((address, leaf));
+    }
+
+    /// Adds the next chunk, whose payload `encode` appends.
+    pub(crate) fn chunk(
+        &mut self,
+        address: ChunkAddress,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<Option<Encoded>, DiffError>,
+    ) -> Result<(), DiffError> {
+        let (tally, target_leaves) = (&mut self.tally, &mut self.target_leaves);
+        let mut failed = Ok(());
+        self.block.push_with(address, |payload| {
+            let before = payload.len();
+            let encoded = encode(payload).unwrap_or_else(|error| {
+                failed = Err(error);
+                None
+            })?;
+            target_leaves.push((address, encoded.leaf));
+            tally.count(&encoded, (payload.len() - before) as u64);
+            Some((encoded.encoding?, encoded.leaf))
+        })?;
+        failed
+    }
+
+    pub(crate) fn finish(self) -> Result<EncodedSpan, DiffError> {
+        let Self { block, base_leaves, target_leaves, tally } = self;
+        let block = if block.is_empty() { None } else { Some(block.finish()?) };
+        Ok(EncodedSpan { block, base_leaves, target_leaves, tally })
+    }
+}
+
+struct SpanEncoder<'a> {
+    base: Option<&'a Snapshot<'a>>,
+    target: Tensors<'a>,
+    continuation: &'a Continuation,
+    spans: &'a Spans<'a>,
+    header: PatchHeader,
+}
+
+impl SpanEncoder<'_> {
+    fn encode(&self, encoder: &mut ChunkEncoder, span: usize) -> Result<EncodedSpan, DiffError> {
+        let mut out = SpanBuilder::new(&self.header);
+        self.spans.get(span).try_for_each(|address| self.encode_chunk(encoder, address, &mut out))?;
+        out.finish()
     }
 
     fn encode_chunk(
         &self,
         encoder: &mut ChunkEncoder,
         address: ChunkAddress,
-        block: &mut BlockBuilder,
-        out: &mut EncodedSpan,
+        out: &mut SpanBuilder,
     ) -> Result<(), DiffError> {
         let context = self.context(address.tensor);
         let base = self.continuation.base_chunk(address);
-        let base = base.and_then(|address| Some((address, self.base?.chunk(address)?)));
-        let base = base.map(|(address, bytes)| {
-            let known = self.base_leaves.and_then(|table| table.get(address));
-            let leaf = known.unwrap_or_else(|| leaf_digest(context.leaf_hash, bytes));
-            if known.is_none() {
-                out.base_leaves.push((address, leaf));
+        let base = base.zip(self.base).and_then(|(address, base)| {
+            let chunk = base.chunk(address, context.leaf_hash)?;
+            if !chunk.known {
+                out.base_leaf(address, chunk.leaf);
             }
-            (bytes, leaf)
+            Some((chunk.bytes, chunk.leaf))
         });
-        let (tally, target_leaves) = (&mut out.tally, &mut out.target_leaves);
-        let mut failed = None;
-        block.push_with(address, |payload| {
-            let before = payload.len();
-            let encoded = match (self.target, base) {
-                (Tensors::State(target), None) => {
-                    encoder.encode_fresh(context, target.chunk(address)?, payload)
-                }
-                (Tensors::State(target), Some((base, leaf))) => {
-                    encoder.encode(context, base, target.chunk(address)?, Some(leaf), payload)
-                }
-                (Tensors::Changes(changes), base) => {
-                    let encoded = changes.encode(encoder, context, address, base?, payload);
-                    encoded.map_err(|error| failed = Some(error)).ok()?
-                }
-            };
-            target_leaves.push((address, encoded.leaf));
-            tally.count(&encoded, (payload.len() - before) as u64);
-            Some((encoded.encoding?, encoded.leaf))
-        })?;
-        failed.map_or(Ok(()), |error| Err(DiffError::Changes { address, source: error }))
+        out.chunk(address, |payload| match (self.target, base) {
+            (Tensors::State(target), base) => {
+                Ok(target.chunk(address).map(|target| encode_over(encoder, context, base, target, payload)))
+            }
+            (Tensors::Changes(_), None) => Ok(None),
+            (Tensors::Changes(changes), Some(base)) => {
+                let encoded = changes.encode(encoder, context, address, base, payload);
+                encoded.map(Some).map_err(|source| DiffError::Changes { address, source })
+            }
+        })
     }
 
     fn context(&self, tensor: TensorIndex) -> ChunkContext {
         let spec = self.spans.schema().get(tensor);
         let format = spec.map_or(ElementFormat::W8, |spec| spec.dtype.element_format());
         ChunkContext { format, profile: self.header.profile, leaf_hash: self.header.leaf_hash }
+    }
+}
+
+/// Encodes a chunk over that of the base, of which the digest is given, or over nothing.
+pub(crate) fn encode_over(
+    encoder: &mut ChunkEncoder,
+    context: ChunkContext,
+    base: Option<(&[u8], LeafDigest)>,
+    target: &[u8],
+    payload: &mut Vec<u8>,
+) -> Encoded {
+    match base {
+        Some((base, leaf)) => encoder.encode(context, base, target, Some(leaf), payload),
+        None => encoder.encode_fresh(context, target, payload),
     }
 }
 

@@ -112,6 +112,12 @@ pub enum ApplyError {
         /// The directory of the replica.
         path: PathBuf,
     },
+    /// A target that memory has no room for.
+    #[error("no memory for the {needed} bytes of the target")]
+    NoMemory {
+        /// Bytes of all tensors.
+        needed: u64,
+    },
     /// The caller's progress said to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -129,7 +135,7 @@ impl ApplyError {
             Self::Kind { .. } | Self::NotInPlace(_) | Self::State(_) | Self::Replica { .. } => {
                 ErrorKind::Refused
             }
-            Self::Journal { .. } => ErrorKind::Io,
+            Self::Journal { .. } | Self::NoMemory { .. } => ErrorKind::Io,
             Self::DamagedJournal { .. } | Self::AlteredSince { .. } => ErrorKind::LocalDamage,
             Self::Cancelled(_) => ErrorKind::Cancelled,
         }

@@ -7,6 +7,12 @@
 //!   [`Apply`] does the same with options.
 //! * [`digest()`] says which state a checkpoint holds.
 //!
+//! From tensors in memory, as the `safetensors` crate has them:
+//!
+//! * [`diff_tensors`] makes the patch from a checkpoint to them, one tensor at a time; [`full_tensors`] one that needs no base;
+//!   [`TensorDiff`] is what to use where making a tensor can fail, or where only positions and values are known.
+//! * [`MemoryState`] is a whole state in memory, given or decoded.
+//!
 //! With the parts in hand:
 //!
 //! * [`State`] and [`Snapshot`] are tensors as slices, wherever they lie.
@@ -33,6 +39,7 @@ mod files;
 mod in_place;
 mod journal;
 mod leaves;
+mod memory;
 mod options;
 mod packing;
 mod parallel;
@@ -42,20 +49,32 @@ mod pending;
 mod progress;
 mod spans;
 mod state;
+mod tensor_diff;
+mod tensors_error;
 mod walk;
 
 pub use apply::{AppliedInPlace, Apply};
+// Its types are in the interfaces of this crate.
+pub use safetensors;
+
 pub use changes::{ChangesError, TensorChanges};
-pub use diff::{Diff, diff, full};
+pub use diff::{Diff, DiffTensors, diff, diff_tensors, full, full_tensors};
 pub use digest::digest;
 pub use encode::{DiffError, DiffReport, EncodingUse, encode_changes, encode_diff, encode_full};
 pub use error::ApplyError;
 pub use files::{apply_full, apply_to};
 pub use in_place::{Recovery, activate_in_place, apply_in_place, prepare_in_place, recover};
 pub use leaves::LeafTable;
+pub use memory::MemoryState;
 pub use options::Options;
 pub use patch::{BoundPatch, ChunkFault, Patch};
 pub use pending::{journal_path, open_settled};
 pub use progress::{Cancelled, Progress};
 pub use state::{Snapshot, State, StateError};
+pub use tensor_diff::{Others, TensorDiff};
+pub use tensors_error::TensorsError;
 pub use walk::{ApplyReport, apply_chunks};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -7,8 +7,26 @@ use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::{AtomicFile, CheckpointError};
 
+use crate::{DiffError, DiffReport};
+
+/// Writes a patch with `encode` to a file at `path`, which appears, or replaces the one there, when it is whole and on disk. `inputs`
+/// are files that must not be replaced.
+pub(crate) fn write_file<'a>(
+    path: &Path,
+    inputs: impl Iterator<Item = &'a Path>,
+    encode: impl FnOnce(&mut dyn Write) -> Result<DiffReport, DiffError>,
+) -> Result<DiffReport, DiffError> {
+    let mut file = PatchFile::create(path, inputs)?;
+    let report = encode(file.writer()).map_err(|error| match error {
+        DiffError::Write(source) => failed(path)(source).into(),
+        error => error,
+    })?;
+    file.commit()?;
+    Ok(report)
+}
+
 /// A patch on its way to a path.
-pub(crate) enum PatchFile {
+enum PatchFile {
     /// A pipe or device, which is written directly.
     Special(PathBuf, BufWriter<File>),
     /// A file that gets its name when it is whole.
@@ -17,10 +35,7 @@ pub(crate) enum PatchFile {
 
 impl PatchFile {
     /// Begins a patch at `path`. `inputs` are files that must not be replaced by it.
-    pub(crate) fn create<'a>(
-        path: &Path,
-        mut inputs: impl Iterator<Item = &'a Path>,
-    ) -> Result<Self, CheckpointError> {
+    fn create<'a>(path: &Path, mut inputs: impl Iterator<Item = &'a Path>) -> Result<Self, CheckpointError> {
         if let Ok(found) = fs::metadata(path) {
             let kind = found.file_type();
             if kind.is_fifo() || kind.is_char_device() || kind.is_socket() {
@@ -43,7 +58,7 @@ impl PatchFile {
     }
 
     /// Gives a finished file its name.
-    pub(crate) fn commit(self) -> Result<(), CheckpointError> {
+    fn commit(self) -> Result<(), CheckpointError> {
         match self {
             Self::Special(path, mut out) => out.flush().map_err(failed(&path)),
             Self::Atomic(file) => file.commit(),
@@ -58,18 +73,8 @@ impl PatchFile {
     }
 }
 
-impl Write for PatchFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.writer().flush()
-    }
-}
-
 /// The error of a patch that could not be written to `path`.
-pub(crate) fn failed(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
     let path = path.to_owned();
     move |source| CheckpointError::Io { action: "write the patch", path, source }
 }

@@ -49,3 +49,7 @@ pub use tensorpatch_stream::{
     RecordError, SignKey, StreamId, StreamRecord, TensorReceipt, TrustKey, Version, VersionContents,
     VersionError, VersionId, VersionKind, Writers,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

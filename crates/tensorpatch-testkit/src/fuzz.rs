@@ -3,10 +3,12 @@
 mod checkpoint;
 mod chunk;
 mod differential;
+mod formats;
 mod header;
 mod patch;
 mod pieces;
 mod records;
+mod safetensors_crate;
 
 use std::path::Path;
 
@@ -15,10 +17,12 @@ use tensorpatch_format::Limits;
 pub use checkpoint::checkpoint_round_trip;
 pub use chunk::{decode_chunk, round_trip};
 pub use differential::{chunk_decoders_agree, decoders_agree};
+pub use formats::{grail_delta, index_delta, nemo_rl_delta, skyrl_delta, trl_delta};
 pub use header::safetensors_header;
 pub use patch::{apply_patch, parse_patch};
 pub use pieces::parse_pieces;
 pub use records::stream_records;
+pub use safetensors_crate::safetensors_crate;
 
 /// A fuzz target: its file is `fuzz/fuzz_targets/NAME.rs`.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +66,7 @@ const CRASHES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/crashes")
 /// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "safetensors_header", run: safetensors_header, seeds: header::seeds },
+    Target { name: "safetensors_crate", run: safetensors_crate, seeds: safetensors_crate::seeds },
     Target { name: "stream_records", run: stream_records, seeds: records::seeds },
     Target { name: "parse_patch", run: parse_patch, seeds: differential::vectors },
     Target { name: "apply_patch", run: apply_patch, seeds: patch::real_patches },
@@ -71,6 +76,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "checkpoint_round_trip", run: checkpoint_round_trip, seeds: checkpoint::seeds },
     Target { name: "decoders_agree", run: decoders_agree, seeds: differential::patches },
     Target { name: "chunk_decoders_agree", run: chunk_decoders_agree, seeds: differential::payloads },
+    Target { name: "index_delta", run: index_delta, seeds: formats::index_deltas },
+    Target { name: "trl_delta", run: trl_delta, seeds: formats::trl_deltas },
+    Target { name: "skyrl_delta", run: skyrl_delta, seeds: formats::skyrl_deltas },
+    Target { name: "nemo_rl_delta", run: nemo_rl_delta, seeds: formats::nemo_rl_deltas },
+    Target { name: "grail_delta", run: grail_delta, seeds: formats::grail_deltas },
 ];
 
 /// Limits that keep one run of a fuzz target small.

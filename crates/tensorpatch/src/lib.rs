@@ -48,6 +48,37 @@
 //! | write a patch to a socket or a pipe | [`Diff::write_to`] |
 //! | read one from memory | [`Patch::parse`], [`Patch::from_vec`] |
 //! | make a patch that needs no base, and unpack it | [`full`], [`Patch::unpack`] |
+//! | open a checkpoint, and write one | [`checkpoint::Checkpoint`], [`checkpoint::CheckpointWriter`] |
+//!
+//! # Tensors in memory
+//!
+//! A trainer need not write a checkpoint: what the [`safetensors`] crate can view can be compared with one on disk, one tensor
+//! at a time and in any order.
+//!
+//! ```
+//! use tensorpatch::safetensors::{Dtype, SafeTensors, tensor::TensorView};
+//! use tensorpatch::{Others, Patch, diff_tensors, full_tensors};
+//! # let dir = tempfile::tempdir()?;
+//! # std::env::set_current_dir(&dir)?;
+//!
+//! // The first version, from an iterator of names and tensors.
+//! let (a, b) = ([1; 8], [2; 4]);
+//! let a = ("a", TensorView::new(Dtype::F32, vec![2], &a)?);
+//! let b = ("b", TensorView::new(Dtype::BF16, vec![2], &b)?);
+//! full_tensors([b, a]).write("step-1.tpatch")?;
+//! Patch::open("step-1.tpatch")?.unpack("step-1")?;
+//!
+//! // The next one: "a" has other values, the others stay.
+//! let changed = ("a", TensorView::new(Dtype::F32, vec![2], &[1, 1, 1, 1, 9, 9, 9, 9])?);
+//! diff_tensors("step-1", [changed.clone()])?.with_others(Others::Kept).write("step-2.tpatch")?;
+//! Patch::open("step-2.tpatch")?.apply_in_place("step-1")?;
+//!
+//! let bytes = std::fs::read("step-1")?;
+//! assert_eq!(SafeTensors::deserialize(&bytes)?.tensor("a")?, changed.1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`MemoryState`] is a whole state in memory: to diff two of them, or to decode a patch without files.
 //!
 //! # A stream from a trainer to its replicas
 //!
@@ -126,10 +157,16 @@ pub use tensorpatch_checkpoint as checkpoint;
 pub use tensorpatch_codec as codec;
 pub use tensorpatch_delta as delta;
 pub use tensorpatch_format as format;
+pub use tensorpatch_formats as formats;
 pub use tensorpatch_store as store;
 
 pub use tensorpatch_delta::{
-    AppliedInPlace, Apply, ApplyError, ApplyReport, Cancelled, Diff, DiffError, DiffReport, Options, Patch,
-    Progress, diff, digest, full,
+    AppliedInPlace, Apply, ApplyError, ApplyReport, Cancelled, Diff, DiffError, DiffReport, DiffTensors,
+    MemoryState, Options, Others, Patch, Progress, TensorDiff, TensorsError, diff, diff_tensors, digest,
+    full, full_tensors, safetensors,
 };
 pub use tensorpatch_format::{ErrorKind, LeafHash, Limits, Profile, StateDigest, TaggedStateDigest};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

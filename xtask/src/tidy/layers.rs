@@ -40,6 +40,11 @@ const LAYERS: &[Layer] = &[
     },
     Layer { name: "tensorpatch-stream", may_use: &["tensorpatch-format"], never: ASYNC },
     Layer {
+        name: "tensorpatch-formats",
+        may_use: &["tensorpatch-format", "tensorpatch-codec", "tensorpatch-checkpoint", "tensorpatch-delta"],
+        never: ASYNC,
+    },
+    Layer {
         name: "tensorpatch-store",
         may_use: &[
             "tensorpatch-format",
@@ -57,6 +62,7 @@ const LAYERS: &[Layer] = &[
             "tensorpatch-codec",
             "tensorpatch-checkpoint",
             "tensorpatch-delta",
+            "tensorpatch-formats",
             "tensorpatch-store",
         ],
         never: &["clap", "anyhow"],
@@ -71,6 +77,7 @@ const LAYERS: &[Layer] = &[
             "tensorpatch-codec",
             "tensorpatch-checkpoint",
             "tensorpatch-delta",
+            "tensorpatch-formats",
             "tensorpatch-stream",
             "tensorpatch-synthetic",
             "tensorpatch-reference",
@@ -122,7 +129,7 @@ pub(crate) fn check_plain(metadata: &Value) -> Result<Vec<String>> {
 
 /// Who needs whom to build, tests apart.
 pub(super) struct Graph {
-    pub(super) workspace: BTreeSet<String>,
+    workspace: BTreeSet<String>,
     /// By package id: the name, and the ids of what it depends on.
     packages: BTreeMap<String, (String, Vec<String>)>,
 }

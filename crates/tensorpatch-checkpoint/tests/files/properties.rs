@@ -4,7 +4,8 @@ use crate::support::{contents, file_of, open, put};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use tensorpatch_checkpoint::{
-    Checkpoint, CheckpointWriter, Form, Placement, SafetensorsHeader, generate_layout,
+    Checkpoint, CheckpointWriter, Form, Placement, SafetensorsHeader, dtype_to_safetensors, generate_layout,
+    view_of,
 };
 use tensorpatch_format::{Dtype, FileLayout, Layout, Limits, Schema, TensorIndex, TensorSpec};
 
@@ -27,7 +28,7 @@ fn tensor() -> impl Strategy<Value = (Dtype, Vec<u64>, u64)> {
 }
 
 fn schema() -> impl Strategy<Value = Schema> {
-    btree_map("[ -~é☃\"\\\\\n]{1,12}", tensor(), 0..12).prop_map(|tensors| {
+    btree_map("[ -~é☃\"\\\\\n]{0,12}", tensor(), 0..12).prop_map(|tensors| {
         let specs = tensors
             .into_iter()
             .filter(|(name, _)| name != "__metadata__")
@@ -96,6 +97,21 @@ proptest! {
         prop_assert_eq!(checkpoint.layout(), &layout);
         prop_assert_eq!(checkpoint.placement(), &Placement::new(&schema, &layout, &Limits::default()).unwrap());
         prop_assert_eq!(contents(&checkpoint), written);
+    }
+
+    #[test]
+    fn a_generated_layout_has_the_header_that_the_safetensors_crate_writes(schema in schema()) {
+        let is_known = |spec: &&TensorSpec| dtype_to_safetensors(&spec.dtype).is_some();
+        let known = Schema::new(schema.tensors().iter().filter(is_known).cloned().collect()).unwrap();
+        let bytes: Vec<_> = known.tensors().iter().map(|spec| vec![0; spec.byte_len as usize]).collect();
+        let tensors = known.tensors().iter().zip(&bytes);
+        let views = tensors.map(|(spec, bytes)| (spec.name.as_str(), view_of(spec, bytes).unwrap()));
+        let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let file = safetensors::serialize(views, Some(metadata)).unwrap();
+        let layout = generate_layout(&known).unwrap();
+        let header = &layout.files()[0].header;
+        prop_assert_eq!(String::from_utf8_lossy(&file[8..header.len()]), String::from_utf8_lossy(&header[8..]));
+        prop_assert_eq!(file.len() as u64, header.len() as u64 + known.state_bytes());
     }
 
     #[test]

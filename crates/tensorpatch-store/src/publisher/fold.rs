@@ -140,7 +140,8 @@ impl Folder {
             let file = std::fs::File::create(&path).map_err(|source| StoreError::local(&path, source))?;
             observer.start(Phase::Encode, new.schema().state_bytes());
             let advance = |bytes| observer.advance(Phase::Encode, bytes);
-            encode(&Snapshot::of(&old)?, &Snapshot::of(&new)?, file, &path, &options, Progress::new(&advance))
+            let (base, target) = (Snapshot::of(&old)?, Snapshot::of(&new)?);
+            encode(&base, &target, file, &path, &options, Progress::new(&advance))
         })
         .await
     }

@@ -110,14 +110,8 @@ pub(super) fn encode_and_check(
     let patch = directory.outgoing();
     observer.start(Phase::Encode, target.schema().state_bytes());
     let advance = |bytes| observer.advance(Phase::Encode, bytes);
-    let encoded = encode(
-        &Snapshot::of(&base)?,
-        &Snapshot::of(&target)?,
-        outgoing,
-        &patch,
-        options,
-        Progress::new(&advance),
-    )?;
+    let (from, to) = (Snapshot::of(&base)?, Snapshot::of(&target)?);
+    let encoded = encode(&from, &to, outgoing, &patch, options, Progress::new(&advance))?;
     if encoded.base != held.id.state {
         let (path, expected) = (directory.path().to_owned(), held.id.state);
         return Err(broken(StoreError::WrongState { path, expected, found: encoded.base }));
