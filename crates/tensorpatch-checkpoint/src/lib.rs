@@ -26,6 +26,7 @@ mod layout;
 mod map;
 mod patcher;
 mod placement;
+mod raw_header;
 mod room;
 mod staging;
 mod writer;
