@@ -8,6 +8,7 @@
 )]
 
 mod bad_input;
+mod convert;
 mod crash;
 mod demo;
 mod memory;

@@ -42,3 +42,7 @@ pub use map::MappedFile;
 pub use patcher::CheckpointPatcher;
 pub use placement::Placement;
 pub use writer::{CheckpointWriter, Form};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -1,6 +1,7 @@
 //! The commands, one module each.
 
 mod apply;
+mod convert;
 mod demo;
 mod diff;
 mod digest;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Gc(gc::Arguments),
     /// Copy a stream to another place
     Mirror(mirror::Arguments),
+    /// Convert between patches, checkpoints and the delta formats of other projects
+    Convert(convert::Arguments),
     /// Make a key to sign with
     Keygen(keygen::Arguments),
     /// Show all of it on this machine, with no set-up
@@ -69,6 +72,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<()> {
         Command::Fold(arguments) => fold::run(&arguments, session),
         Command::Gc(arguments) => gc::run(&arguments, session),
         Command::Mirror(arguments) => mirror::run(&arguments, session),
+        Command::Convert(arguments) => convert::run(&arguments, session),
         Command::Keygen(arguments) => keygen::run(&arguments, session),
         Command::Demo(arguments) => demo::run(&arguments, session),
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tensorpatch::checkpoint::CheckpointError;
 use tensorpatch::delta::{ApplyError, DiffError};
 use tensorpatch::format::{self, ErrorClass, ErrorKind};
+use tensorpatch::formats::FormatsError;
 use tensorpatch::store::{PlanError, StoreError};
 
 use crate::output::OutputClosed;
@@ -198,6 +199,9 @@ fn judge(error: &anyhow::Error) -> Verdict {
         if let Some(error) = cause.downcast_ref::<StoreError>() {
             return store(error);
         }
+        if let Some(error) = cause.downcast_ref::<FormatsError>() {
+            return formats(error);
+        }
         if let Some(error) = cause.downcast_ref::<ApplyError>() {
             return apply(error);
         }
@@ -253,6 +257,20 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
         CheckpointError::MissingShard { .. } => verdict.advise("download the checkpoint again, all of it"),
         // The messages of the others say what to do.
         _ => verdict,
+    }
+}
+
+fn formats(error: &FormatsError) -> Verdict {
+    match (error, error.kind()) {
+        (FormatsError::Checkpoint(error), _) => checkpoint(error),
+        (FormatsError::Apply(error), _) => apply(error),
+        (FormatsError::Diff(error), _) => diff(error),
+        (_, ErrorKind::Refused) => Verdict::new(Code::Refused),
+        (_, ErrorKind::BadInput) => Verdict::new(Code::BadInput)
+            .advise("the source is damaged, unfinished or of a faulty writer: fetch or make it again"),
+        (_, ErrorKind::WrongBase) => Verdict::new(Code::WrongBase)
+            .advise("find the checkpoint that the delta was made from; if this is it, the delta is faulty"),
+        _ => Verdict::new(Code::Failure),
     }
 }
 
@@ -322,7 +340,7 @@ fn store(error: &StoreError) -> Verdict {
             .advise("run the same command again: what is damaged is made anew from the stream"),
         // Its message says what to do.
         StoreError::LocalState { .. } => Verdict::new(Code::LocalDamage),
-        StoreError::NoSuchPart { .. } => Verdict::new(Code::NotFound),
+        StoreError::NoSuchRange { .. } => Verdict::new(Code::NotFound),
         StoreError::Receipts(_) => {
             Verdict::new(Code::Refused).advise("nothing is published: collect the receipts of all ranks")
         }

@@ -1,4 +1,5 @@
-//! What every decoder must refuse for the first of two faults: the orders of checks in sections 2, 6, 7 and 8.
+//! What every decoder must refuse for the first of two faults: the orders of checks in sections 2, 6, 7 and
+//! 8.
 
 use tensorpatch_reference::LeafHash::{Blake3, Xxh3};
 
@@ -259,7 +260,8 @@ fn blocks(maker: &mut Maker<'_>) {
     let mut add = |id: &str, offset, comment: &str, change: &dyn Fn(&mut Patch)| {
         let mut patch = good.clone();
         patch.direct = true;
-        // The block after would be out of order, which can be told without the base, and so before anything else.
+        // The block after would be out of order, which can be told without the base, and so before anything
+        // else.
         patch.blocks.truncate(1);
         change(&mut patch);
         maker.add_on(id, "7.4", comment, Some(base), (INVALID, start + offset), patch.file());

@@ -216,7 +216,8 @@ fn schemas(add: Add<'_>) {
     add("schema-added-large", vec![a(), b(), c(), rule("large", "U8", &[2 * CHUNK as u64 + 1], zeros)]);
 }
 
-/// Zeros of both signs, infinities, NaNs with payloads, subnormals; and the same ones after each other's turn.
+/// Zeros of both signs, infinities, NaNs with payloads, subnormals; and the same ones after each other's
+/// turn.
 fn specials(add: Add<'_>, format: &str, dtype: &'static str) {
     let of_f32 = |bits: u32| match dtype {
         "BF16" => (bits >> 16).to_le_bytes()[..2].to_vec(),

@@ -96,7 +96,7 @@ impl LeafTable {
 
     /// Sets the digest of a chunk. A chunk that the state does not have, or a digest of another hash, is ignored:
     /// the state digest then tells.
-    pub(crate) fn set(&mut self, address: ChunkAddress, leaf: LeafDigest) {
+    pub fn set(&mut self, address: ChunkAddress, leaf: LeafDigest) {
         if let Some(slot) = self.range(address).and_then(|range| self.bytes.get_mut(range))
             && slot.len() == leaf.as_bytes().len()
         {

@@ -74,3 +74,7 @@ pub use state::{Snapshot, State, StateError};
 pub use tensor_diff::{Others, TensorDiff};
 pub use tensors_error::TensorsError;
 pub use walk::{ApplyReport, apply_chunks};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

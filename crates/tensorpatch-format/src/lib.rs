@@ -66,3 +66,7 @@ pub use write::{BlockBuilder, FinishedBlock, LayoutDue, PatchWriter, SchemaDue, 
 /// Bytes of a tensor that make one chunk (section 2). A constant of the format: changing it changes every
 /// digest.
 pub const CHUNK_BYTES: usize = 1 << 20;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod chunk;
 mod differential;
+mod formats;
 mod header;
 mod patch;
 mod pieces;
@@ -16,6 +17,7 @@ use tensorpatch_format::Limits;
 pub use checkpoint::checkpoint_round_trip;
 pub use chunk::{decode_chunk, round_trip};
 pub use differential::{chunk_decoders_agree, decoders_agree};
+pub use formats::{grail_delta, index_delta, nemo_rl_delta, skyrl_delta, trl_delta};
 pub use header::safetensors_header;
 pub use patch::{apply_patch, parse_patch};
 pub use pieces::parse_pieces;
@@ -74,6 +76,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "checkpoint_round_trip", run: checkpoint_round_trip, seeds: checkpoint::seeds },
     Target { name: "decoders_agree", run: decoders_agree, seeds: differential::patches },
     Target { name: "chunk_decoders_agree", run: chunk_decoders_agree, seeds: differential::payloads },
+    Target { name: "index_delta", run: index_delta, seeds: formats::index_deltas },
+    Target { name: "trl_delta", run: trl_delta, seeds: formats::trl_deltas },
+    Target { name: "skyrl_delta", run: skyrl_delta, seeds: formats::skyrl_deltas },
+    Target { name: "nemo_rl_delta", run: nemo_rl_delta, seeds: formats::nemo_rl_deltas },
+    Target { name: "grail_delta", run: grail_delta, seeds: formats::grail_deltas },
 ];
 
 /// Limits that keep one run of a fuzz target small.

@@ -157,6 +157,7 @@ pub use tensorpatch_checkpoint as checkpoint;
 pub use tensorpatch_codec as codec;
 pub use tensorpatch_delta as delta;
 pub use tensorpatch_format as format;
+pub use tensorpatch_formats as formats;
 pub use tensorpatch_store as store;
 
 pub use tensorpatch_delta::{
@@ -165,3 +166,7 @@ pub use tensorpatch_delta::{
     full, full_tensors, safetensors,
 };
 pub use tensorpatch_format::{ErrorKind, LeafHash, Limits, Profile, StateDigest, TaggedStateDigest};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -38,9 +38,21 @@ const LAYERS: &[Layer] = &[
         may_use: &["tensorpatch-format", "tensorpatch-codec", "tensorpatch-checkpoint"],
         never: ASYNC,
     },
+    Layer { name: "tensorpatch-stream", may_use: &["tensorpatch-format"], never: ASYNC },
+    Layer {
+        name: "tensorpatch-formats",
+        may_use: &["tensorpatch-format", "tensorpatch-codec", "tensorpatch-checkpoint", "tensorpatch-delta"],
+        never: ASYNC,
+    },
     Layer {
         name: "tensorpatch-store",
-        may_use: &["tensorpatch-format", "tensorpatch-codec", "tensorpatch-checkpoint", "tensorpatch-delta"],
+        may_use: &[
+            "tensorpatch-format",
+            "tensorpatch-codec",
+            "tensorpatch-checkpoint",
+            "tensorpatch-delta",
+            "tensorpatch-stream",
+        ],
         never: &["clap", "anyhow"],
     },
     Layer {
@@ -50,6 +62,7 @@ const LAYERS: &[Layer] = &[
             "tensorpatch-codec",
             "tensorpatch-checkpoint",
             "tensorpatch-delta",
+            "tensorpatch-formats",
             "tensorpatch-store",
         ],
         never: &["clap", "anyhow"],
@@ -64,7 +77,8 @@ const LAYERS: &[Layer] = &[
             "tensorpatch-codec",
             "tensorpatch-checkpoint",
             "tensorpatch-delta",
-            "tensorpatch-store",
+            "tensorpatch-formats",
+            "tensorpatch-stream",
             "tensorpatch-synthetic",
             "tensorpatch-reference",
         ],
@@ -115,7 +129,7 @@ pub(crate) fn check_plain(metadata: &Value) -> Result<Vec<String>> {
 
 /// Who needs whom to build, tests apart.
 pub(super) struct Graph {
-    pub(super) workspace: BTreeSet<String>,
+    workspace: BTreeSet<String>,
     /// By package id: the name, and the ids of what it depends on.
     packages: BTreeMap<String, (String, Vec<String>)>,
 }
