@@ -6,7 +6,7 @@
 //!   [`CheckpointPatcher`] writes into one that exists.
 //! * [`AtomicFile`] is a file of any kind, written beside its destination and renamed into place.
 //! * [`spec_of_view`] and [`view_of`] turn tensors of the `safetensors` crate into ours, and back.
-//! * [`SafetensorsHeader`] is the strict parser of safetensors headers, for whoever has the bytes from elsewhere.
+//! * [`SafetensorsHeader`] is the strict parser of safetensors headers, for callers that have the bytes from elsewhere.
 //!
 //! Unix only: positions, locks and renames are those of POSIX.
 

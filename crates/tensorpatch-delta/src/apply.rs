@@ -55,13 +55,13 @@ impl<'a> Apply<'a> {
         Self { patch, options: Options::default(), progress: Progress::none() }
     }
 
-    /// The same with other options.
+    /// Sets the options.
     #[must_use]
     pub fn with_options(self, options: Options) -> Self {
         Self { options, ..self }
     }
 
-    /// The same, telling `progress` how far it is.
+    /// Sets who is told of progress, and may cancel.
     #[must_use]
     pub fn with_progress(self, progress: Progress<'a>) -> Self {
         Self { progress, ..self }

@@ -65,13 +65,13 @@ impl Diff<'static> {
 }
 
 impl Diff<'_> {
-    /// The same with other options. Their limits say nothing any more: the checkpoints are open.
+    /// Sets the options. Their limits have no effect: the checkpoints are open already.
     #[must_use]
     pub fn with_options(self, options: Options) -> Self {
         Self { options, ..self }
     }
 
-    /// The same, telling `progress` how far it is.
+    /// Sets who is told of progress, and may cancel.
     #[must_use]
     pub fn with_progress(self, progress: Progress<'_>) -> Diff<'_> {
         let Self { base, target, options, .. } = self;
@@ -162,19 +162,19 @@ pub struct DiffTensors<'p, I> {
 }
 
 impl<I> DiffTensors<'_, I> {
-    /// The same with other options.
+    /// Sets the options. Their limits have no effect: the checkpoint is open already.
     #[must_use]
     pub fn with_options(self, options: Options) -> Self {
         Self { options, ..self }
     }
 
-    /// The same, with tensors of the base that are not given treated as `others` says; by default there must be none.
+    /// Sets what becomes of tensors of the base that are not given. By default there must be none.
     #[must_use]
     pub fn with_others(self, others: Others) -> Self {
         Self { others, ..self }
     }
 
-    /// The same, telling `progress` how far it is.
+    /// Sets who is told of progress, and may cancel.
     #[must_use]
     pub fn with_progress(self, progress: Progress<'_>) -> DiffTensors<'_, I> {
         let Self { base, tensors, others, options, .. } = self;
