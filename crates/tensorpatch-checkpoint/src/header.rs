@@ -1,10 +1,11 @@
 //! Strict reading of a safetensors header.
 //!
-//! It reads what the `safetensors` crate reads, and beyond that headers with dtypes of tomorrow, for it must carry any
-//! checkpoint without loss. What it refuses and the crate does not:
+//! It reads what the `safetensors` crate reads, and beyond that headers with dtypes of tomorrow, for it must
+//! carry any checkpoint without loss. What it refuses and the crate does not:
 //!
 //! * a tensor name or a key of `__metadata__` that occurs twice: the crate lets the last one win;
-//! * an entry that is a list of its fields instead of an object, or a dtype that is an object instead of a string;
+//! * an entry that is a list of its fields instead of an object, or a dtype that is an object instead of a
+//!   string;
 //! * more than 64 dims, and names over 65535 bytes.
 //!
 //! One thing it reads and the crate does not: a shape with a zero whose other dims overflow.
@@ -170,8 +171,8 @@ impl SafetensorsHeader {
     /// Reads the header at the start of `bytes`; what follows the header is not looked at.
     ///
     /// # Errors
-    /// If `bytes` do not start with a whole header, the header breaks a rule, or it asks for more than `limits` allow.
-    /// Never panics, whatever the bytes.
+    /// If `bytes` do not start with a whole header, the header breaks a rule, or it asks for more than
+    /// `limits` allow. Never panics, whatever the bytes.
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, HeaderError> {
         let found = bytes.len() as u64;
         let Some((length, rest)) = bytes.split_first_chunk::<8>() else {

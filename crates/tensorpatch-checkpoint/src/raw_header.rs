@@ -34,7 +34,8 @@ pub(crate) struct RawShape {
 }
 
 impl RawHeader {
-    /// Reads the JSON. Tensors beyond `max_tensors` are counted only. An error comes with the byte of `json` that it is about.
+    /// Reads the JSON. Tensors beyond `max_tensors` are counted only. An error comes with the byte of `json`
+    /// that it is about.
     pub(crate) fn parse(json: &[u8], max_tensors: u64) -> Result<Self, (u64, String)> {
         // What is skipped must be text too.
         let text = std::str::from_utf8(json)
@@ -142,7 +143,8 @@ impl<'de> Visitor<'de> for TensorVisitor {
     }
 }
 
-/// Any JSON, checked and dropped. `IgnoredAny` does not look into strings and numbers, nor limit how deep lists are nested.
+/// Any JSON, checked and dropped. `IgnoredAny` does not look into strings and numbers, nor limit how deep
+/// lists are nested.
 struct Skipped;
 
 impl<'de> Deserialize<'de> for Skipped {

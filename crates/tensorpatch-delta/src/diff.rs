@@ -52,8 +52,8 @@ pub struct Diff<'p> {
 }
 
 impl Diff<'static> {
-    /// Opens the checkpoints within the limits of `options`: what [`diff()`] does with default ones, and [`full()`] without a
-    /// base.
+    /// Opens the checkpoints within the limits of `options`: what [`diff()`] does with default ones, and
+    /// [`full()`] without a base.
     ///
     /// # Errors
     /// As [`diff`].
@@ -83,12 +83,12 @@ impl Diff<'_> {
         &self.target
     }
 
-    /// Writes the patch to a file at `path`, which appears, or replaces the one there, when it is whole and on disk. A pipe is
-    /// written directly.
+    /// Writes the patch to a file at `path`, which appears, or replaces the one there, when it is whole and
+    /// on disk. A pipe is written directly.
     ///
     /// # Errors
-    /// If `path` is no place for a file or is part of one of the checkpoints, there is no room, or the caller cancels. Then what was at
-    /// `path` is as it was.
+    /// If `path` is no place for a file or is part of one of the checkpoints, there is no room, or the caller
+    /// cancels. Then what was at `path` is as it was.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<DiffReport, DiffError> {
         let inputs = self.base.iter().chain([&self.target]).flat_map(Checkpoint::files);
         write_file(path.as_ref(), inputs, |out| self.write_to(out))
@@ -107,11 +107,12 @@ impl Diff<'_> {
     }
 }
 
-/// Opens a checkpoint to make the patch that turns it into a state in memory, given as tensors with their names.
+/// Opens a checkpoint to make the patch that turns it into a state in memory, given as tensors with their
+/// names.
 ///
-/// The tensors may come in any order, and each is compared with the checkpoint while it is alive: an iterator that makes them
-/// one at a time needs memory for one at a time. [`TensorDiff`] says what the files of the target look like; it is what to
-/// use where making a tensor can fail.
+/// The tensors may come in any order, and each is compared with the checkpoint while it is alive: an iterator
+/// that makes them one at a time needs memory for one at a time. [`TensorDiff`] says what the files of the
+/// target look like; it is what to use where making a tensor can fail.
 ///
 /// # Errors
 /// If the checkpoint cannot be read or is damaged, or an application in place to it was interrupted.
