@@ -11,7 +11,7 @@ use tensorpatch::formats::{self, ChecksumKind, ConvertOptions, Dialect, Encoding
 
 use crate::exit::Refusal;
 use crate::journal;
-use crate::output::{Report, bytes, count, counted, fields, seconds};
+use crate::output::{Report, bytes, counted, fields, seconds};
 use crate::patch_file::require_parent;
 use crate::session::Session;
 
@@ -162,7 +162,7 @@ impl Report for ConvertReport {
                 "output",
                 format!("{}: {}, {}", self.output.display(), counted(self.files, "file"), bytes(self.bytes)),
             ),
-            ("changed", format!("{} tensors", count(self.changed_tensors))),
+            ("changed", counted(self.changed_tensors, "tensor")),
         ];
         lines.extend(self.base.iter().map(|base| ("base", base.clone())));
         lines.extend([
