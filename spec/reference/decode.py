@@ -397,7 +397,7 @@ def read_schema(fields: Fields, limits: Limits) -> list[Tensor]:
     count = fields.u64()
     if count > limits.tensors:
         raise fields.limit(first, f"{count} tensors")
-    if count * 22 > fields.left():
+    if count * 21 > fields.left():
         raise fields.invalid(first, f"{count} tensors in {fields.left()} bytes")
     schema: list[Tensor] = []
     for _ in range(count):
@@ -413,9 +413,8 @@ def read_schema(fields: Fields, limits: Limits) -> list[Tensor]:
             raise fields.invalid(at, f"the rank {rank}")
         shape = [fields.u64() for _ in range(rank)]
         tensor = Tensor(name, dtype.decode(), shape, fields.u64())
-        before = schema[-1].name if schema else b""  # so that an empty name is out of order too
-        if name <= before:
-            raise fields.invalid(start, f"{name!r} is not after {before!r}")
+        if schema and name <= schema[-1].name:
+            raise fields.invalid(start, f"{name!r} is not after {schema[-1].name!r}")
         if tensor.dtype in DTYPES:
             elements = 1
             for dim in shape:

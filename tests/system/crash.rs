@@ -1,4 +1,5 @@
-//! The program killed at any instant: nothing is lost, and the same command run again ends as if nothing had happened.
+//! The program killed at any instant: nothing is lost, and the same command run again ends as if nothing had
+//! happened.
 
 use std::ffi::OsString;
 use std::fs;

@@ -9,10 +9,12 @@ use tensorpatch_synthetic::{Config, write_pair};
 
 use crate::support::{arguments, command, run, temporary};
 
-/// The most anonymous memory that a command may have. Mapped files are the system's to drop, and are not counted.
+/// The most anonymous memory that a command may have. Mapped files are the system's to drop, and are not
+/// counted.
 const LIMIT: u64 = 300 << 20;
 
-/// Runs a command that must succeed, and returns the most bytes of anonymous memory that it was seen to have, every 20 ms.
+/// Runs a command that must succeed, and returns the most bytes of anonymous memory that it was seen to have,
+/// every 20 ms.
 fn peak(arguments: &[OsString]) -> u64 {
     let mut child = command(arguments).stdout(Stdio::null()).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());
@@ -31,7 +33,8 @@ fn peak(arguments: &[OsString]) -> u64 {
     }
 }
 
-/// `TENSORPATCH_TEST_MEMORY` says how large the checkpoint is, in MiB: four times that must be free where temporary files are.
+/// `TENSORPATCH_TEST_MEMORY` says how large the checkpoint is, in MiB: four times that must be free where
+/// temporary files are.
 #[test]
 fn publishing_and_pulling_take_less_than_300_mib_whatever_the_size_of_the_checkpoint() {
     let Some(mib) = std::env::var("TENSORPATCH_TEST_MEMORY").ok().and_then(|mib| mib.parse::<u64>().ok())

@@ -46,7 +46,8 @@ impl Scene {
     }
 }
 
-/// Runs the binary where no file can have more than `kib` KiB: what is written beyond that fails as on a full disk.
+/// Runs the binary where no file can have more than `kib` KiB: what is written beyond that fails as on a full
+/// disk.
 fn run_with_room(arguments: &[OsString], kib: u64) -> Outcome {
     let mut command = Command::new("sh");
     // The units of `ulimit -f` are 512 bytes.
@@ -118,7 +119,8 @@ fn a_publisher_that_runs_out_of_room_publishes_nothing_or_all_of_it() {
     run(&arguments!["fsck", scene.stream()]).ok();
 }
 
-/// Runs the binary as somebody who owns nothing of the scene: permissions do not hold whoever runs everything as root.
+/// Runs the binary as somebody who owns nothing of the scene: permissions do not hold whoever runs everything
+/// as root.
 fn run_as_another(scene: &Scene, arguments: &[OsString]) -> Outcome {
     let program = scene.path("tensorpatch");
     if !program.exists() {

@@ -113,7 +113,7 @@ fn the_log_lists_each_version_and_the_bytes_of_the_chain() {
     assert_eq!(bytes(3, "chain_bytes"), bytes(2, "bytes") + bytes(3, "bytes"));
     for (version, checkpoint) in scene.checkpoints.iter().enumerate() {
         let digest = run(&arguments!["digest", checkpoint, "--json"]).ok().json();
-        assert_eq!(versions[version]["digest"], digest["state"]);
+        assert_eq!(versions[version]["state"], digest["state"]);
     }
     let text = String::from_utf8(run(&arguments!["log", scene.stream()]).ok().stdout).unwrap();
     assert!(text.contains("3 versions") && text.contains("anchor") && text.contains("chain bytes"), "{text}");
@@ -190,7 +190,7 @@ fn a_pull_of_the_version_held_does_nothing() {
     let before = modified();
     let report = scene.pull("replica", 3);
     assert_eq!(report["downloaded_bytes"], 0);
-    assert_eq!(report["steps"], serde_json::json!([]));
+    assert_eq!(report["edges"], serde_json::json!([]));
     assert_eq!(modified(), before);
     same_checkpoint(&scene.path("replica"), &scene.checkpoints[2]);
 }
@@ -260,7 +260,7 @@ fn a_damaged_or_missing_object_stops_a_pull_at_the_version_held() {
         let scene = Scene::new(false);
         scene.pull("replica", 1);
         let weights = read(&scene.path("replica/model.safetensors"));
-        for key in scene.objects("parts") {
+        for key in scene.objects("patches") {
             let path = scene.stream().join(key);
             let mut bytes = read(&path);
             match damage {
@@ -273,10 +273,10 @@ fn a_damaged_or_missing_object_stops_a_pull_at_the_version_held() {
                 _ => fs::remove_file(&path).unwrap(),
             }
         }
-        run(&arguments!["pull", scene.stream(), scene.path("replica")]).fails(BAD_INPUT, &["parts/"]);
+        run(&arguments!["pull", scene.stream(), scene.path("replica")]).fails(BAD_INPUT, &["patches/"]);
         assert!(read(&scene.path("replica/model.safetensors")) == weights, "{damage}");
         // Not even with nothing to lose.
-        run(&arguments!["pull", scene.stream(), scene.path("fresh")]).fails(BAD_INPUT, &["parts/"]);
+        run(&arguments!["pull", scene.stream(), scene.path("fresh")]).fails(BAD_INPUT, &["patches/"]);
         assert!(!scene.path("fresh/model.safetensors").exists(), "{damage}");
         scene.pull("fresh", 1);
         same_checkpoint(&scene.path("fresh"), &scene.checkpoints[0]);
@@ -356,7 +356,7 @@ fn the_leaf_hash_of_a_stream_is_set_once() {
             "--json"
         ])
     };
-    assert!(publish("blake3").ok().json()["digest"].as_str().unwrap().starts_with("blake3:"));
+    assert!(publish("blake3").ok().json()["state"].as_str().unwrap().starts_with("blake3:"));
     publish("xxh3").fails(REFUSED, &["blake3"]);
     scene.pull("replica", 1);
     same_checkpoint(&scene.path("replica"), &scene.checkpoints[0]);

@@ -62,7 +62,7 @@ fn a_follower_takes_each_version_and_runs_a_command_for_it() {
     let scene = Scene::new(1);
     let (replica, told) = (scene.path("replica"), scene.path("told"));
     let exec = format!(
-        "echo noise; cat; echo \"$TENSORPATCH_VERSION $TENSORPATCH_DIGEST $TENSORPATCH_DIR\" >> {}",
+        "echo noise; cat; echo \"$TENSORPATCH_VERSION $TENSORPATCH_STATE $TENSORPATCH_DIR\" >> {}",
         told.display()
     );
     let follow = arguments![
@@ -97,7 +97,7 @@ fn a_follower_takes_each_version_and_runs_a_command_for_it() {
         .map(|line| serde_json::from_slice(line).expect("a line that is no JSON"))
         .collect();
     assert_eq!(lines.len(), text.lines().count());
-    assert_eq!(lines.last().unwrap()["digest"], digest);
+    assert_eq!(lines.last().unwrap()["state"], digest);
 }
 
 #[test]
@@ -145,19 +145,19 @@ fn a_sound_stream_is_said_to_be_and_a_damaged_one_is_not() {
         String::from_utf8_lossy(&run(&arguments!["fsck", scene.stream()]).ok().stdout).ends_with("\nsound\n")
     );
 
-    let part = tree(&scene.stream()).into_keys().rfind(|key| key.starts_with("parts")).unwrap();
-    let mut bytes = read(&scene.stream().join(&part));
+    let patch = tree(&scene.stream()).into_keys().rfind(|key| key.starts_with("patches")).unwrap();
+    let mut bytes = read(&scene.stream().join(&patch));
     bytes[200] ^= 1;
-    write(&scene.stream().join(&part), &bytes);
+    write(&scene.stream().join(&patch), &bytes);
     // The size is still the same.
     run(&arguments!["fsck", scene.stream(), "--shallow"]).ok();
-    let name = part.to_str().unwrap();
+    let name = patch.to_str().unwrap();
     let outcome = run(&arguments!["fsck", scene.stream(), "--json"]).fails(BAD_INPUT, &["not sound"]);
     let report = outcome.json();
     assert_eq!(report["sound"], false);
     assert!(report["problems"].to_string().contains(name), "{report}");
 
-    fs::remove_file(scene.stream().join(&part)).unwrap();
+    fs::remove_file(scene.stream().join(&patch)).unwrap();
     let outcome = run(&arguments!["fsck", scene.stream(), "--shallow"]).fails(BAD_INPUT, &["not sound"]);
     assert!(String::from_utf8_lossy(&outcome.stdout).contains(&format!("problem: {name}")));
 }
@@ -174,7 +174,7 @@ fn a_fold_is_taken_by_replicas_that_are_far_behind() {
     assert_eq!(run(&fold).ok().json()["added"], false, "once is enough");
 
     let pulled = run(&arguments!["pull", scene.stream(), scene.path("replica"), "--json"]).ok().json();
-    assert_eq!(pulled["steps"].as_array().unwrap().len(), 2);
+    assert_eq!(pulled["edges"].as_array().unwrap().len(), 2);
     same_checkpoint(&scene.path("replica"), &snapshot(7));
     run(&arguments!["fold", scene.stream(), "--from", "3", "--to", "3", "--work", work])
         .fails(REFUSED, &["nothing"]);

@@ -1,9 +1,9 @@
 //! The steps of continuous integration, one by one or all together.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::{shell, tidy};
+use crate::{public_api, shell, tidy};
 
 /// A step of continuous integration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -16,6 +16,10 @@ pub(crate) enum Step {
     Docs,
     /// the house rules hold
     Tidy,
+    /// every published crate can be packaged: its manifest is complete, and what it needs is in it
+    Package,
+    /// the public API of the libraries is what their listings say
+    Api,
     /// every test passes
     Test,
 }
@@ -45,8 +49,19 @@ pub(crate) fn run(steps: &[Step]) -> Result<()> {
                     .env("RUSTDOCFLAGS", "-D warnings"),
             )?,
             Step::Tidy => tidy::run()?,
+            Step::Package => package()?,
+            Step::Api => public_api::run(true)?,
             Step::Test => shell::run(&mut shell::cargo(&["test", "--workspace", "--locked"])?)?,
         }
     }
     Ok(())
+}
+
+/// Packages the crates that are published, as their files are in the work tree. Nothing is built.
+fn package() -> Result<()> {
+    let mut command = shell::cargo(&["package", "--quiet", "--locked", "--no-verify", "--allow-dirty"])?;
+    for package in shell::published(&shell::metadata("--all-features")?) {
+        command.args(["--package", package["name"].as_str().context("a package without a name")?]);
+    }
+    shell::run(&mut command)
 }

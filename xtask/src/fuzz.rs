@@ -50,7 +50,8 @@ pub(crate) fn run(seconds: u64, sanitizer: &str, only: Option<&str>) -> Result<(
     Ok(())
 }
 
-/// The flags of the sanitizers are for nightly toolchains; the bootstrap variable lets a stable one pass them.
+/// The flags of the sanitizers are for nightly toolchains; the bootstrap variable lets a stable one pass
+/// them.
 fn cargo_fuzz(verb: &str, fuzz: &std::path::Path) -> Command {
     let mut command = Command::new("cargo");
     command.args(["fuzz", verb]).current_dir(fuzz).env("RUSTC_BOOTSTRAP", "1");

@@ -3,6 +3,7 @@
 mod ci;
 mod compat;
 mod fuzz;
+mod public_api;
 mod shell;
 mod tidy;
 mod vectors;
@@ -43,6 +44,12 @@ enum Command {
         #[command(subcommand)]
         what: compat::Compat,
     },
+    /// Write the listings of the public API to docs/api; its change is then in the diff
+    PublicApi {
+        /// Write nothing, but fail if the listings are not those that would be written
+        #[arg(long)]
+        check: bool,
+    },
     /// Run every fuzz target for a while; needs cargo-fuzz
     Fuzz {
         /// How long each runs
@@ -54,7 +61,8 @@ enum Command {
         /// Run only this one
         target: Option<String>,
     },
-    /// Measure tensorpatch beside the encodings of others; `cargo xtask bench --help` tells what can be chosen
+    /// Measure tensorpatch beside the encodings of others; `cargo xtask bench --help` tells what can be
+    /// chosen
     #[command(disable_help_flag = true)]
     Bench {
         /// Arguments of the benchmark
@@ -80,6 +88,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Some(Command::Ci { steps }) => ci::run(&steps),
         Some(Command::Tidy) => tidy::run(),
         Some(Command::Compat { what }) => compat::run(what),
+        Some(Command::PublicApi { check }) => public_api::run(check),
         Some(Command::Fuzz { seconds, sanitizer, target }) => {
             fuzz::run(seconds, &sanitizer, target.as_deref())
         }

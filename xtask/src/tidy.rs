@@ -9,7 +9,6 @@ mod toolchain;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
 use crate::shell;
 
@@ -17,9 +16,9 @@ use crate::shell;
 #[expect(clippy::print_stderr, reason = "the violations are what this prints")]
 pub(crate) fn run() -> Result<()> {
     let root = shell::root()?;
-    let all = metadata("--all-features")?;
+    let all = shell::metadata("--all-features")?;
     let mut violations = layers::check(&all)?;
-    violations.extend(layers::check_plain(&metadata("--no-default-features")?)?);
+    violations.extend(layers::check_plain(&shell::metadata("--no-default-features")?)?);
     violations.extend(toolchain::check(&all)?);
     violations.extend(dependencies::check(&root, &all)?);
     violations.extend(sources::check(&root)?);
@@ -32,16 +31,6 @@ pub(crate) fn run() -> Result<()> {
         bail!("{} violations of the house rules", violations.len());
     }
     Ok(())
-}
-
-/// What `cargo metadata` says about the workspace and its dependencies on this platform, with these features.
-fn metadata(features: &str) -> Result<Value> {
-    let version = String::from_utf8(shell::output(std::process::Command::new("rustc").arg("-vV"))?)?;
-    let host =
-        version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
-    let arguments = ["metadata", "--format-version", "1", "--locked", features, "--filter-platform", host];
-    serde_json::from_slice(&shell::output(&mut shell::cargo(&arguments)?)?)
-        .context("cargo metadata is not JSON")
 }
 
 /// All files of the repository whose name ends with `suffix`, sorted; nothing hidden, built or generated.

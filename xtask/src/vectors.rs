@@ -7,7 +7,8 @@ use tensorpatch_conformance::{check, example, vectors, write};
 
 use crate::shell;
 
-/// Writes the vectors, or checks them, or packs them into an archive; whatever it does, both decoders must pass them.
+/// Writes the vectors, or checks them, or packs them into an archive; whatever it does, both decoders must
+/// pass them.
 #[expect(clippy::print_stdout, reason = "what was done is what this prints")]
 pub(crate) fn run(only_check: bool, pack: Option<PathBuf>) -> Result<()> {
     let (states, vectors) = vectors();

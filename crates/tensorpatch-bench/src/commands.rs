@@ -38,7 +38,8 @@ pub struct Row {
     pub wall: f64,
     /// GB of model a second by that.
     pub gb_per_second: f64,
-    /// Seconds of processors in the program, the mean of the runs: the kernel of the system counts in hundredths.
+    /// Seconds of processors in the program, the mean of the runs: the kernel of the system counts in
+    /// hundredths.
     pub user: f64,
     /// Seconds of processors in the kernel of the system, the mean of the runs.
     pub system: f64,
@@ -84,8 +85,8 @@ struct Bench<'a> {
     runs: usize,
 }
 
-/// Measures commands of the program at `cli` on a pair, `runs` times each. What they write is written in a directory beside
-/// the pair if it was made up, else below `scratch`.
+/// Measures commands of the program at `cli` on a pair, `runs` times each. What they write is written in a
+/// directory beside the pair if it was made up, else below `scratch`.
 ///
 /// # Errors
 /// If a command fails, or this system does not tell what a process takes.
@@ -159,8 +160,8 @@ struct Taken {
 }
 
 impl Bench<'_> {
-    /// Runs a command once to see its memory and to warm up, and then as often as asked. What is at `written` is removed
-    /// before each run, and `undo` run after each.
+    /// Runs a command once to see its memory and to warm up, and then as often as asked. What is at `written`
+    /// is removed before each run, and `undo` run after each.
     fn taken(&self, command: &[OsString], undo: Option<&[OsString]>, written: &[PathBuf]) -> Result<Taken> {
         let (mut wall, mut user, mut system) = (Vec::new(), 0.0, 0.0);
         let mut peak_anonymous = 0;
@@ -239,7 +240,8 @@ fn anonymous(process: u32) -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// Seconds that processors spent for children that have ended: in them, and for them in the kernel of the system.
+/// Seconds that processors spent for children that have ended: in them, and for them in the kernel of the
+/// system.
 fn children_seconds() -> Result<[f64; 2]> {
     let stat =
         std::fs::read_to_string("/proc/self/stat").context("this system does not tell what children take")?;

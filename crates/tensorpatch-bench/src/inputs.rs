@@ -44,7 +44,8 @@ impl Input {
         Self { label, base: base.to_owned(), target: target.to_owned(), scratch: None }
     }
 
-    /// The steps of a recorded run, `snapshot_000000.safetensors` and so on, and behind them all steps as one.
+    /// The steps of a recorded run, `snapshot_000000.safetensors` and so on, and behind them all steps as
+    /// one.
     ///
     /// # Errors
     /// If there are no two snapshots.
@@ -94,7 +95,8 @@ impl Input {
         Ok(Self { label, base, target, scratch: Some(directory) })
     }
 
-    /// One bf16 tensor in files that are nothing but holes, apart from one part in 256, which is as the config says.
+    /// One bf16 tensor in files that are nothing but holes, apart from one part in 256, which is as the
+    /// config says.
     ///
     /// # Errors
     /// If it cannot be written below `scratch`.

@@ -78,7 +78,8 @@ pub struct Report {
     pub one_thread: Each,
     /// The same relative to memcpy.
     pub per_memcpy: Each,
-    /// How many times as fast as the XOR of whole tensors through zstd-1 with the same hash: encode, and apply in place.
+    /// How many times as fast as the XOR of whole tensors through zstd-1 with the same hash: encode, and
+    /// apply in place.
     pub per_xor: [f64; 2],
     /// The same on all threads, by the clock on the wall.
     pub all_threads: AllThreads,
@@ -178,8 +179,8 @@ impl Worker {
     }
 }
 
-/// Does one kind of work on as many threads as there are workers. The clock on the wall runs from when all are ready
-/// to when the last is done.
+/// Does one kind of work on as many threads as there are workers. The clock on the wall runs from when all
+/// are ready to when the last is done.
 fn timed(workers: &mut [Worker], kind: Kind, pair: &Pair, buffer: &mut [u8]) -> Result<Seconds> {
     let (mut buffers, mut rest, mut at) = (Vec::new(), buffer, 0);
     buffers.resize_with(workers.len(), Vec::new);
@@ -240,8 +241,8 @@ fn pass(workers: &mut [Worker], pair: &Pair, copy: &mut [u8], beside: &mut [u8])
     Ok([thread, Each::of(|_| wall.next().unwrap_or(f64::NAN))])
 }
 
-/// The XOR of whole tensors through zstd-1, with the hash of the new state on both sides: seconds to encode and to apply in
-/// place, on this thread.
+/// The XOR of whole tensors through zstd-1, with the hash of the new state on both sides: seconds to encode
+/// and to apply in place, on this thread.
 fn xor(pair: &Pair, copy: &mut [u8]) -> Result<[f64; 2]> {
     let mut seconds = [0.0; 2];
     copy.copy_from_slice(&pair.base);

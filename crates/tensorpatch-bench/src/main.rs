@@ -1,4 +1,5 @@
-//! Measures how small and how fast tensorpatch is on pairs of checkpoints, beside the encodings that others use.
+//! Measures how small and how fast tensorpatch is on pairs of checkpoints, beside the encodings that others
+//! use.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,8 @@ struct Arguments {
     /// The target
     #[arg(long, requires = "base", help_heading = "What to measure on")]
     target: Option<PathBuf>,
-    /// A recorded run: a directory with snapshot_000000.safetensors and so on. The sizes of all steps, the others of the last
+    /// A recorded run: a directory with snapshot_000000.safetensors and so on. The sizes of all steps, the
+    /// others of the last
     #[arg(long, conflicts_with = "base", help_heading = "What to measure on")]
     trace: Option<PathBuf>,
     /// Made-up pairs of about these sizes, such as 256MiB,1GiB

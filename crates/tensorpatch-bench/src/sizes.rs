@@ -4,9 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
-use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_delta::{DiffReport, Options, Progress, State, Version, diff};
-use tensorpatch_format::{Limits, Profile};
+use tensorpatch_delta::{Diff, DiffReport, Options};
+use tensorpatch_format::Profile;
 
 use crate::floor::Floor;
 use crate::inputs::Input;
@@ -78,13 +77,9 @@ impl Sizes {
 }
 
 fn patch(base: &Path, target: &Path, profile: Profile) -> Result<Patch> {
-    let limits = Limits::default();
-    let (base, target) = (Checkpoint::open(base, &limits)?, Checkpoint::open(target, &limits)?);
-    let old = Version { state: State::of(&base)?, layout: base.layout(), leaves: None };
-    let new = Version { state: State::of(&target)?, layout: target.layout(), leaves: None };
     let options = Options::default().with_profile(profile);
     let DiffReport { patch_bytes, total_chunks, encodings, .. } =
-        diff(&old, &new, &options, Progress::none(), &mut std::io::sink())?;
+        Diff::open(Some(base), target, options)?.write_to(std::io::sink())?;
     Ok(Patch {
         file_bytes: patch_bytes,
         payload_bytes: encodings.iter().map(|used| used.bytes).sum(),

@@ -57,7 +57,8 @@ fn on_threads(threads: usize, count: usize, work: impl Fn(usize) -> Result<()> +
     })
 }
 
-/// Seconds of that work: of the processor if there is one thread, which what others do counts less in, else on the wall.
+/// Seconds of that work: of the processor if there is one thread, which what others do counts less in, else
+/// on the wall.
 fn timed(threads: usize, count: usize, work: impl Fn(usize) -> Result<()> + Sync) -> Result<f64> {
     let mut result = Ok(());
     let seconds = Seconds::of(|| result = on_threads(threads, count, work));
@@ -194,7 +195,8 @@ pub fn memcpy(pair: &Pair, threads: NonZeroUsize, passes: usize) -> Result<[f64;
     Ok(speeds)
 }
 
-/// Measures every encoding that can hold the pair's elements. `file_bytes` are the sizes of whole patch files of the two profiles.
+/// Measures every encoding that can hold the pair's elements. `file_bytes` are the sizes of whole patch files
+/// of the two profiles.
 ///
 /// # Errors
 /// If an encoding does not give the target back.

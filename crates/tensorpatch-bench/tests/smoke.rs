@@ -126,7 +126,8 @@ fn a_sparse_tensor_has_changes_up_to_its_end() {
 
 #[test]
 fn every_command_is_measured_and_nothing_is_left_behind() {
-    // A test of the whole workspace builds the command line first; one of this crate alone takes what was built last.
+    // A test of the whole workspace builds the command line first; one of this crate alone takes what was
+    // built last.
     let cli = Path::new(env!("CARGO_BIN_EXE_tensorpatch-bench")).with_file_name("tensorpatch");
     if !cli.exists() {
         assert!(std::env::var_os("CI").is_none(), "{} is not built", cli.display());

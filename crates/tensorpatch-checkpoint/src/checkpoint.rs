@@ -10,7 +10,7 @@ use tensorpatch_format::{FileLayout, Layout, LimitKind, Limits, Schema, TensorIn
 use crate::error::short;
 use crate::index::Index;
 use crate::map::{FileIdentity, MappedFile};
-use crate::{CheckpointError, Header, Placement};
+use crate::{CheckpointError, Placement, SafetensorsHeader};
 
 /// What ends in one of these holds weights, in another format; it would only go stale beside patched ones.
 const WEIGHT_EXTENSIONS: [&str; 9] =
@@ -146,6 +146,11 @@ impl Checkpoint {
         &self.companions
     }
 
+    /// The paths of the files with tensors, in the order of the layout.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
     /// The path and identity of each file, in the order of the layout.
     pub(crate) fn file_identities(&self) -> impl Iterator<Item = (&Path, FileIdentity)> {
         self.files.iter().map(|(path, mapped)| (path.as_path(), mapped.identity))
@@ -157,13 +162,13 @@ struct Opened<'l> {
     limits: &'l Limits,
     metadata_bytes: u64,
     files: Vec<(PathBuf, MappedFile)>,
-    headers: Vec<(String, Header)>,
+    headers: Vec<(String, SafetensorsHeader)>,
 }
 
 impl Opened<'_> {
     fn add(&mut self, path: PathBuf, name: String) -> Result<(), CheckpointError> {
         let mapped = MappedFile::open(&path)?;
-        let header = Header::parse(mapped.bytes(), self.limits)
+        let header = SafetensorsHeader::parse(mapped.bytes(), self.limits)
             .and_then(|header| header.check_file_len(mapped.bytes().len() as u64).map(|()| header))
             .map_err(|source| CheckpointError::Header { path: path.clone(), source })?;
         self.add_metadata(&path, header.header_len())?;
@@ -179,7 +184,7 @@ impl Opened<'_> {
     }
 
     fn file_layouts(&self) -> Vec<FileLayout> {
-        let header_bytes = |mapped: &MappedFile, header: &Header| {
+        let header_bytes = |mapped: &MappedFile, header: &SafetensorsHeader| {
             let len = usize::try_from(header.header_len()).unwrap_or(usize::MAX);
             mapped.bytes().get(..len).unwrap_or_default().to_vec()
         };
@@ -238,7 +243,11 @@ fn find_files(directory: &Path, limits: &Limits) -> Result<Found, CheckpointErro
     Ok((Some((bytes, index)), shards))
 }
 
-fn schema_of(path: &Path, headers: &[(&str, &Header)], limits: &Limits) -> Result<Schema, CheckpointError> {
+fn schema_of(
+    path: &Path,
+    headers: &[(&str, &SafetensorsHeader)],
+    limits: &Limits,
+) -> Result<Schema, CheckpointError> {
     let mut tensors: Vec<(&TensorSpec, &str)> = headers
         .iter()
         .flat_map(|(name, header)| header.tensors().iter().map(move |(spec, _)| (spec, *name)))

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tensorpatch_format::{LayoutError, LimitKind, SchemaError, TensorIndex};
+use tensorpatch_format::{ErrorKind, LayoutError, LimitKind, SchemaError, TensorIndex};
 
 use crate::{HeaderError, IndexError};
 
@@ -213,6 +213,12 @@ pub enum CheckpointError {
         /// Why not.
         obstacle: Obstacle,
     },
+    /// An application in place was interrupted, and may have left the checkpoint between two versions.
+    #[error("an earlier application to this checkpoint was interrupted (journal {}): recover it first", journal.display())]
+    Pending {
+        /// Its journal.
+        journal: PathBuf,
+    },
 }
 
 /// Why a file must not be written in place.
@@ -247,6 +253,33 @@ fn available_text(available: Option<u64>) -> String {
 }
 
 impl CheckpointError {
+    /// Who must act on the error.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { .. } | Self::NoRoom { .. } | Self::Incomplete { .. } => ErrorKind::Io,
+            Self::NeedsDirectory { .. }
+            | Self::Destination { .. }
+            | Self::OtherPlacement { .. }
+            | Self::OutOfRange { .. }
+            | Self::HeaderReplaced { .. }
+            | Self::NotInPlace { .. }
+            | Self::Pending { .. } => ErrorKind::Refused,
+            Self::NotACheckpoint { .. }
+            | Self::NotAFile { .. }
+            | Self::Header { .. }
+            | Self::Index { .. }
+            | Self::MissingShard { .. }
+            | Self::TensorInTwoFiles { .. }
+            | Self::Layout { .. }
+            | Self::Schema { .. }
+            | Self::Limit { .. }
+            | Self::NoIndex { .. }
+            | Self::MissingTensor { .. }
+            | Self::UnexpectedTensor { .. }
+            | Self::TensorDiffers { .. } => ErrorKind::BadInput,
+        }
+    }
+
     /// For `map_err` on an I/O operation.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

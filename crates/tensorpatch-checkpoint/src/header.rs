@@ -1,7 +1,13 @@
 //! Strict reading of a safetensors header.
 //!
-//! The safetensors crate refuses every header with a dtype that it does not know, and lets the last of two
-//! tensors of one name win; both are wrong for a tool that must carry any checkpoint without loss.
+//! It reads what the `safetensors` crate reads, and beyond that headers with dtypes of tomorrow, for it must carry any
+//! checkpoint without loss. What it refuses and the crate does not:
+//!
+//! * a tensor name or a key of `__metadata__` that occurs twice: the crate lets the last one win;
+//! * an entry that is a list of its fields instead of an object, or a dtype that is an object instead of a string;
+//! * more than 64 dims, and names over 65535 bytes.
+//!
+//! One thing it reads and the crate does not: a shape with a zero whose other dims overflow.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,22 +28,22 @@ const KEPT_DIMS: usize = 65;
 /// What the header of a safetensors file says: its tensors, and where in the file their bytes lie.
 ///
 /// Checked: whoever holds one may rely on the ranges being in order, without hole or overlap, from the end of
-/// the header to [`Header::file_len`].
+/// the header to [`SafetensorsHeader::file_len`].
 ///
 /// ```
-/// use tensorpatch_checkpoint::Header;
+/// use tensorpatch_checkpoint::SafetensorsHeader;
 /// use tensorpatch_format::Limits;
 ///
 /// let json = br#"{"scale":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#;
 /// let mut file = (json.len() as u64).to_le_bytes().to_vec();
 /// file.extend_from_slice(json);
-/// let header = Header::parse(&file, &Limits::default())?;
+/// let header = SafetensorsHeader::parse(&file, &Limits::default())?;
 /// assert_eq!(header.tensors()[0].0.name, "scale");
 /// assert_eq!(header.file_len(), file.len() as u64 + 4);
 /// # Ok::<(), tensorpatch_checkpoint::HeaderError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub struct SafetensorsHeader {
     len: u64,
     file_len: u64,
     tensors: Vec<(TensorSpec, Range<u64>)>,
@@ -94,7 +100,7 @@ pub enum HeaderViolation {
         /// The limit in force.
         limit: u64,
     },
-    /// The header does not begin with `{`.
+    /// The header does not begin with `{`, after white space at most.
     #[error("the header does not begin with an opening brace; this may be no safetensors file")]
     NotAnObject,
     /// Broken JSON, or a field that is missing, doubled or of another type.
@@ -162,7 +168,7 @@ pub enum HeaderViolation {
     },
 }
 
-impl Header {
+impl SafetensorsHeader {
     /// Reads the header at the start of `bytes`; what follows the header is not looked at.
     ///
     /// # Errors
@@ -182,7 +188,7 @@ impl Header {
         let Some(json) = usize::try_from(json_len).ok().and_then(|json_len| rest.get(..json_len)) else {
             return Err(at(0, HeaderViolation::Truncated { expected: len, found }));
         };
-        if json.first() != Some(&b'{') {
+        if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(at(LENGTH_BYTES, HeaderViolation::NotAnObject));
         }
         let raw = parse_json(json, limits.tensors)?;
@@ -190,20 +196,17 @@ impl Header {
         Self::check(raw, len, limits)
     }
 
-    fn check(raw: RawHeader, len: u64, limits: &Limits) -> Result<Self, HeaderError> {
-        let mut tensors = raw
-            .tensors
-            .into_iter()
-            .map(|(name, raw)| check_tensor(name, raw))
-            .collect::<Result<Vec<_>, _>>()?;
-        tensors.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-        for pair in tensors.windows(2) {
+    fn check(mut raw: RawHeader, len: u64, limits: &Limits) -> Result<Self, HeaderError> {
+        raw.tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for pair in raw.tensors.windows(2) {
             if let [(a, _), (b, _)] = pair
-                && a.name == b.name
+                && a == b
             {
-                return Err(in_tensor(&a.name, HeaderViolation::Duplicate));
+                return Err(in_tensor(a, HeaderViolation::Duplicate));
             }
         }
+        let tensors = raw.tensors.into_iter().map(|(name, raw)| check_tensor(name, raw));
+        let mut tensors = tensors.collect::<Result<Vec<_>, _>>()?;
         // An empty tensor shares its offset with the next one: the end decides then.
         tensors.sort_by_key(|(_, range)| (range.start, range.end));
         let mut expected = 0;
@@ -339,7 +342,12 @@ struct RawShape {
 }
 
 fn parse_json(json: &[u8], max_tensors: u64) -> Result<RawHeader, HeaderError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    // What is skipped must be text too.
+    let json_text = std::str::from_utf8(json).map_err(|error| {
+        let offset = LENGTH_BYTES.saturating_add(error.valid_up_to() as u64);
+        at(offset, HeaderViolation::Json("it is not UTF-8".to_owned()))
+    })?;
+    let mut deserializer = serde_json::Deserializer::from_str(json_text);
     let raw = deserializer
         .deserialize_map(HeaderVisitor { max_tensors })
         .and_then(|raw| deserializer.end().map(|()| raw));
@@ -377,14 +385,16 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
         let mut raw = RawHeader { tensors: Vec::new(), tensor_count: 0, metadata: None };
+        let mut has_metadata = false;
         while let Some(key) = map.next_key::<String>()? {
             if key == "__metadata__" {
-                let metadata: StringMap = map
+                let metadata: Option<StringMap> = map
                     .next_value()
                     .map_err(|error| A::Error::custom(format_args!("__metadata__: {error}")))?;
-                if raw.metadata.replace(metadata.map).is_some() {
+                if std::mem::replace(&mut has_metadata, true) {
                     return Err(A::Error::custom("__metadata__ occurs twice"));
                 }
+                raw.metadata = metadata.map(|metadata| metadata.map);
                 continue;
             }
             raw.tensor_count = raw.tensor_count.saturating_add(1);
@@ -426,7 +436,7 @@ impl<'de> Visitor<'de> for TensorVisitor {
                 "data_offsets" => data_offsets.replace(map.next_value()?).is_some(),
                 // Others may say more of a tensor than this version knows; it travels in the header bytes.
                 _ => {
-                    map.next_value::<IgnoredAny>()?;
+                    map.next_value::<Skipped>()?;
                     false
                 }
             };
@@ -439,6 +449,59 @@ impl<'de> Visitor<'de> for TensorVisitor {
             shape: shape.ok_or_else(|| A::Error::missing_field("shape"))?,
             data_offsets: data_offsets.ok_or_else(|| A::Error::missing_field("data_offsets"))?,
         })
+    }
+}
+
+/// Any JSON, checked and dropped. `IgnoredAny` does not look into strings and numbers, nor limit how deep lists are nested.
+struct Skipped;
+
+impl<'de> Deserialize<'de> for Skipped {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SkippedVisitor)
+    }
+}
+
+struct SkippedVisitor;
+
+impl<'de> Visitor<'de> for SkippedVisitor {
+    type Value = Skipped;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Skipped, E> {
+        Ok(Skipped)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Skipped, E> {
+        Ok(Skipped)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Skipped, E> {
+        Ok(Skipped)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Skipped, E> {
+        Ok(Skipped)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Skipped, E> {
+        Ok(Skipped)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Skipped, E> {
+        Ok(Skipped)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Skipped, A::Error> {
+        while seq.next_element::<Skipped>()?.is_some() {}
+        Ok(Skipped)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Skipped, A::Error> {
+        while map.next_entry::<Skipped, Skipped>()?.is_some() {}
+        Ok(Skipped)
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use tensorpatch_format::{LimitKind, Limits};
 
-use crate::Header;
+use crate::SafetensorsHeader;
 use crate::error::short;
 use crate::header::{StringMap, json_error};
 
@@ -108,7 +108,7 @@ impl Index {
     /// Says that the files hold exactly what the index says.
     pub(crate) fn check<'a>(
         &self,
-        files: impl Iterator<Item = (&'a str, &'a Header)>,
+        files: impl Iterator<Item = (&'a str, &'a SafetensorsHeader)>,
     ) -> Result<(), IndexError> {
         let mut seen = BTreeSet::new();
         let mut unlisted = self.shards();

@@ -3,11 +3,13 @@
 use serde_json::Value;
 use tensorpatch_format::{FileLayout, Layout, LayoutError, Schema, TensorSpec};
 
+use crate::dtype_to_safetensors;
+
 /// The layout of a single file that holds the tensors of `schema`: `model.safetensors`.
 ///
-/// As safetensors' own writers do it, wide dtypes come first, so that every tensor is aligned to its elements,
-/// then names in ascending order; the header is padded with spaces to a multiple of 8. The result is the same for
-/// the same schema everywhere. `__metadata__` says `{"format":"pt"}`, without which older loaders refuse a file.
+/// It has the header that [`safetensors::serialize`] writes for these tensors with the metadata `{"format": "pt"}`, without
+/// which older loaders refuse a file: wide dtypes come first, so that every tensor is aligned to its elements, then names in
+/// ascending order, and spaces fill the header to a multiple of 8 bytes. Tensors of dtypes that the crate does not know come last.
 ///
 /// # Errors
 /// [`LayoutError::HeaderLength`] if the names and shapes take more than a safetensors header may have.
@@ -25,7 +27,7 @@ use tensorpatch_format::{FileLayout, Layout, LayoutError, Schema, TensorSpec};
 /// ```
 pub fn generate_layout(schema: &Schema) -> Result<Layout, LayoutError> {
     let mut tensors: Vec<&TensorSpec> = schema.tensors().iter().collect();
-    tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.bits().unwrap_or(8)));
+    tensors.sort_by_cached_key(|tensor| std::cmp::Reverse(dtype_to_safetensors(&tensor.dtype)));
     let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
     let mut begin = 0_u64;
     for tensor in tensors {

@@ -4,7 +4,9 @@
 //! * [`Placement`] says where the tensors of a schema lie in the files of a layout, on disk or still to be written.
 //! * [`CheckpointWriter`] writes a new one beside its destination and renames it into place;
 //!   [`CheckpointPatcher`] writes into one that exists.
-//! * [`Header`] is the strict parser of safetensors headers, for whoever has the bytes from elsewhere.
+//! * [`AtomicFile`] is a file of any kind, written beside its destination and renamed into place.
+//! * [`spec_of_view`] and [`view_of`] turn tensors of the `safetensors` crate into ours, and back.
+//! * [`SafetensorsHeader`] is the strict parser of safetensors headers, for whoever has the bytes from elsewhere.
 //!
 //! Unix only: positions, locks and renames are those of POSIX.
 
@@ -14,10 +16,12 @@
     allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tests may panic")
 )]
 
+mod atomic_file;
 mod checkpoint;
 mod error;
 mod header;
 mod index;
+mod interop;
 mod layout;
 mod map;
 mod patcher;
@@ -26,12 +30,18 @@ mod room;
 mod staging;
 mod writer;
 
+pub use atomic_file::AtomicFile;
 pub use checkpoint::Checkpoint;
 pub use error::{CheckpointError, Obstacle};
-pub use header::{Header, HeaderError, HeaderPlace, HeaderViolation};
+pub use header::{HeaderError, HeaderPlace, HeaderViolation, SafetensorsHeader};
 pub use index::IndexError;
+pub use interop::{ViewError, dtype_from_safetensors, dtype_to_safetensors, spec_of_view, view_of};
 pub use layout::generate_layout;
 pub use map::MappedFile;
 pub use patcher::CheckpointPatcher;
 pub use placement::Placement;
 pub use writer::{CheckpointWriter, Form};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

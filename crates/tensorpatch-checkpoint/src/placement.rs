@@ -8,7 +8,7 @@ use tensorpatch_format::{Layout, LimitKind, Limits, Schema, TensorIndex, TensorS
 use crate::error::short;
 use crate::header::{HeaderViolation, check_file_len};
 use crate::index::Index;
-use crate::{CheckpointError, Header, HeaderError, HeaderPlace};
+use crate::{CheckpointError, HeaderError, HeaderPlace, SafetensorsHeader};
 
 /// Where each tensor of a schema lies in the files of a layout.
 ///
@@ -63,7 +63,10 @@ impl Placement {
     }
 
     /// The placement in files with these names and headers.
-    pub(crate) fn of_headers(schema: &Schema, headers: &[(&str, &Header)]) -> Result<Self, CheckpointError> {
+    pub(crate) fn of_headers(
+        schema: &Schema,
+        headers: &[(&str, &SafetensorsHeader)],
+    ) -> Result<Self, CheckpointError> {
         let mut slots: Vec<Option<(usize, Range<u64>)>> = vec![None; schema.tensors().len()];
         let mut files = Vec::with_capacity(headers.len());
         for (file, (file_name, header)) in headers.iter().enumerate() {
@@ -177,8 +180,8 @@ impl Placement {
 }
 
 /// The header of a layout, which ends where the data would begin.
-fn parse_whole(bytes: &[u8], limits: &Limits) -> Result<Header, HeaderError> {
-    let header = Header::parse(bytes, limits)?;
+fn parse_whole(bytes: &[u8], limits: &Limits) -> Result<SafetensorsHeader, HeaderError> {
+    let header = SafetensorsHeader::parse(bytes, limits)?;
     let (expected, found) = (header.header_len(), bytes.len() as u64);
     if expected != found {
         let violation = HeaderViolation::TrailingBytes { expected, found };

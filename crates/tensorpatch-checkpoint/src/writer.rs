@@ -71,14 +71,14 @@ impl CheckpointWriter {
         placement.check_layout(layout)?;
         placement.check_schema(schema)?;
         let dest = check_destination(dest, form)?;
-        let (Some(parent), Some(name)) = (parent_of(&dest), dest.file_name()) else {
+        let Some(name) = dest.file_name() else {
             return Err(destination(&dest, "it has no name", "give the path of the checkpoint to create"));
         };
-        let opened = File::open(&parent).map_err(CheckpointError::io("open", &parent))?;
-        let staging = Staging::create(&parent, name, form)?;
+        let parent = open_parent(&dest)?;
+        let staging = Staging::create(&parent.0, name, form)?;
         let files = open_files(&staging, form, layout)?;
         let writer = Self {
-            parent: (parent, opened),
+            parent,
             placement: placement.clone(),
             expected: schema.state_bytes(),
             written: AtomicU64::new(0),
@@ -207,7 +207,7 @@ fn copy(from: &mut File, source: &Path, to: &mut File) -> Result<io::Result<()>,
 }
 
 /// The path to rename to, if what is there may be replaced.
-fn check_destination(dest: &Path, form: Form) -> Result<PathBuf, CheckpointError> {
+pub(crate) fn check_destination(dest: &Path, form: Form) -> Result<PathBuf, CheckpointError> {
     let metadata = match fs::metadata(dest) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -241,12 +241,20 @@ fn check_destination(dest: &Path, form: Form) -> Result<PathBuf, CheckpointError
     }
 }
 
-fn parent_of(dest: &Path) -> Option<PathBuf> {
-    let parent = dest.parent()?;
-    Some(if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_owned() })
+/// The directory that `dest` is to be in.
+pub(crate) fn open_parent(dest: &Path) -> Result<(PathBuf, File), CheckpointError> {
+    let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let opened = File::open(parent).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            let source = io::Error::new(error.kind(), format!("there is no directory {}", parent.display()));
+            CheckpointError::io("create", dest)(source)
+        }
+        _ => CheckpointError::io("open", parent)(error),
+    })?;
+    Ok((parent.to_owned(), opened))
 }
 
-fn destination(path: &Path, found: &'static str, advice: &'static str) -> CheckpointError {
+pub(crate) fn destination(path: &Path, found: &'static str, advice: &'static str) -> CheckpointError {
     CheckpointError::Destination { path: path.to_owned(), found, advice }
 }
 

@@ -60,6 +60,21 @@ impl Code {
     }
 }
 
+impl From<ErrorKind> for Code {
+    fn from(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::Refused => Self::Refused,
+            ErrorKind::BadInput => Self::BadInput,
+            ErrorKind::WrongBase => Self::WrongBase,
+            ErrorKind::Conflict => Self::StreamConflict,
+            ErrorKind::NotFound => Self::NotFound,
+            ErrorKind::Untrusted => Self::Untrusted,
+            ErrorKind::LocalDamage => Self::LocalDamage,
+            _ => Self::Failure,
+        }
+    }
+}
+
 impl From<Code> for ExitCode {
     fn from(code: Code) -> Self {
         Self::from(code.number())
@@ -204,73 +219,66 @@ fn judge(error: &anyhow::Error) -> Verdict {
 }
 
 fn apply(error: &ApplyError) -> Verdict {
-    let about_patch = |code| Verdict { class: error.class(), offset: error.offset(), ..Verdict::new(code) };
+    let verdict =
+        Verdict { class: error.class(), offset: error.offset(), ..Verdict::new(error.kind().into()) };
     match error {
         ApplyError::Patch(error) => patch(error),
+        ApplyError::PatchFile { source, .. } => patch(source),
         ApplyError::Checkpoint(error) => checkpoint(error),
-        ApplyError::WrongBase { .. } => about_patch(Code::WrongBase)
-            .advise("find the checkpoint with the expected digest: tensorpatch digest CHECKPOINT"),
-        ApplyError::Chunk { .. } | ApplyError::Layout { .. } => about_patch(Code::BadInput)
-            .advise("the patch is damaged or was made by a faulty writer: fetch or make it again"),
+        ApplyError::WrongBase { .. } => {
+            verdict.advise("find the checkpoint with the expected digest: tensorpatch digest CHECKPOINT")
+        }
+        ApplyError::Chunk { .. } | ApplyError::Layout { .. } => {
+            verdict.advise("the patch is damaged or was made by a faulty writer: fetch or make it again")
+        }
         ApplyError::TargetMismatch { .. } => {
-            about_patch(Code::BadInput).advise("the patch was made by a faulty writer: make it again")
+            verdict.advise("the patch was made by a faulty writer: make it again")
         }
-        ApplyError::Kind { .. } => Verdict::new(Code::Refused),
-        ApplyError::NotInPlace(_) => Verdict::new(Code::Refused).advise("write a new checkpoint with -o"),
-        ApplyError::Pending { .. } => Verdict::new(Code::Refused)
-            .advise("apply it again with --in-place: that finishes what was interrupted first"),
-        // Their messages say what to do.
-        ApplyError::DamagedJournal { .. } | ApplyError::AlteredSince { .. } => {
-            Verdict::new(Code::LocalDamage)
-        }
-        _ => Verdict::new(Code::Failure),
+        ApplyError::NotInPlace(_) => verdict.advise("write a new checkpoint with -o"),
+        ApplyError::Replica { .. } => verdict.advise("bring it to another version with tensorpatch pull"),
+        // The messages of the others say what to do.
+        _ => verdict,
     }
 }
 
 fn diff(error: &DiffError) -> Verdict {
     match error {
-        DiffError::LeafHash { .. } => Verdict::new(Code::Refused),
-        _ => Verdict::new(Code::Failure),
+        DiffError::Checkpoint(error) => checkpoint(error),
+        error => Verdict::new(error.kind().into()),
     }
 }
 
 fn checkpoint(error: &CheckpointError) -> Verdict {
+    let verdict = Verdict::new(error.kind().into());
     match error {
-        CheckpointError::Io { .. } | CheckpointError::NoRoom { .. } | CheckpointError::Incomplete { .. } => {
-            Verdict::new(Code::Failure)
+        CheckpointError::Pending { .. } => {
+            verdict.advise("apply it again with --in-place: that finishes what was interrupted first")
         }
-        // Their messages say what to do.
-        CheckpointError::NeedsDirectory { .. }
-        | CheckpointError::Destination { .. }
-        | CheckpointError::NotInPlace { .. } => Verdict::new(Code::Refused),
-        CheckpointError::MissingShard { .. } => {
-            Verdict::new(Code::BadInput).advise("download the checkpoint again, all of it")
-        }
-        _ => Verdict::new(Code::BadInput),
+        CheckpointError::MissingShard { .. } => verdict.advise("download the checkpoint again, all of it"),
+        // The messages of the others say what to do.
+        _ => verdict,
     }
 }
 
 fn formats(error: &FormatsError) -> Verdict {
+    let verdict = Verdict::new(error.kind().into());
     match (error, error.kind()) {
         (FormatsError::Checkpoint(error), _) => checkpoint(error),
         (FormatsError::Apply(error), _) => apply(error),
         (FormatsError::Diff(error), _) => diff(error),
-        (_, ErrorKind::Refused) => Verdict::new(Code::Refused),
-        (_, ErrorKind::BadInput) => Verdict::new(Code::BadInput)
-            .advise("the source is damaged, unfinished or of a faulty writer: fetch or make it again"),
-        (_, ErrorKind::WrongBase) => Verdict::new(Code::WrongBase)
+        (_, ErrorKind::BadInput) => {
+            verdict.advise("the source is damaged, unfinished or of a faulty writer: fetch or make it again")
+        }
+        (_, ErrorKind::WrongBase) => verdict
             .advise("find the checkpoint that the delta was made from; if this is it, the delta is faulty"),
-        _ => Verdict::new(Code::Failure),
+        _ => verdict,
     }
 }
 
 fn patch(error: &format::Error) -> Verdict {
     let class = error.class();
-    let verdict = Verdict {
-        class: Some(class),
-        offset: Some(error.offset),
-        ..Verdict::new(if class == ErrorClass::WrongBase { Code::WrongBase } else { Code::BadInput })
-    };
+    let verdict =
+        Verdict { class: Some(class), offset: Some(error.offset), ..Verdict::new(error.kind().into()) };
     match class {
         ErrorClass::Truncated => verdict.advise("the patch is not complete: fetch it again"),
         ErrorClass::NotAPatch => {
@@ -333,7 +341,7 @@ fn store(error: &StoreError) -> Verdict {
             .advise("run the same command again: what is damaged is made anew from the stream"),
         // Its message says what to do.
         StoreError::LocalState { .. } => Verdict::new(Code::LocalDamage),
-        StoreError::NoSuchPart { .. } => Verdict::new(Code::NotFound),
+        StoreError::NoSuchRange { .. } => Verdict::new(Code::NotFound),
         StoreError::Receipts(_) => {
             Verdict::new(Code::Refused).advise("nothing is published: collect the receipts of all ranks")
         }

@@ -3,7 +3,6 @@
 mod arguments;
 mod commands;
 mod exit;
-mod journal;
 mod output;
 mod patch_file;
 mod progress;

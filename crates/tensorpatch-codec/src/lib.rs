@@ -50,3 +50,7 @@ pub use error::CodecError;
 pub use leaf::leaf_digest;
 pub use level::Level;
 pub use scatter::Changes;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tensorpatch_format::{
-    CHUNK_BYTES, Dtype, Encoding, FileLayout, Header, Kind, Layout, LayoutDigest, LeafHash, Profile, Schema,
-    SchemaDigest, SectionKind, StateDigest, TensorDigest, Trailer,
+    CHUNK_BYTES, Dtype, Encoding, FileLayout, Kind, Layout, LayoutDigest, LeafHash, PatchHeader, Profile,
+    Schema, SchemaDigest, SectionKind, StateDigest, TensorDigest, Trailer,
 };
 
 use crate::write::contents;
@@ -196,13 +196,13 @@ pub fn write_constants(root: &Path) -> Result<()> {
 fn constants() -> String {
     let mut lines = vec![
         format!("chunk bytes: {CHUNK_BYTES}"),
-        format!("header bytes: {}", Header::LEN),
+        format!("header bytes: {}", PatchHeader::LEN),
         format!("trailer bytes: {}", Trailer::LEN),
     ];
     for kind in [Kind::Delta, Kind::Full, Kind::Empty] {
         for profile in [Profile::Compact, Profile::Direct] {
             for hash in [LeafHash::Xxh3, LeafHash::Blake3] {
-                let header: String = Header::new(kind, profile, hash)
+                let header: String = PatchHeader::new(kind, profile, hash)
                     .to_bytes()
                     .iter()
                     .map(|byte| format!("{byte:02x}"))

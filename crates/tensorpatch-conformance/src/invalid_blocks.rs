@@ -1,4 +1,5 @@
-//! What every decoder must refuse: blocks, records that the grid has no place for, and the index. Each file has one fault.
+//! What every decoder must refuse: blocks, records that the grid has no place for, and the index. Each file
+//! has one fault.
 
 use tensorpatch_reference::LeafHash::Xxh3;
 

@@ -32,8 +32,8 @@ pub(crate) fn with_payload(states: &States, section: usize, payload: Vec<u8>) ->
     (raw.payload_at(section), raw.file())
 }
 
-/// A full patch whose SCHEMA (0) or LAYOUT (1) is a frame of these bytes, and where the frame begins: for what is too large to be a
-/// vector.
+/// A full patch whose SCHEMA (0) or LAYOUT (1) is a frame of these bytes, and where the frame begins: for
+/// what is too large to be a vector.
 pub fn with_frame(section: usize, bytes: &[u8]) -> (Vec<u8>, u64) {
     let head = [vec![1, 1], varint(bytes.len() as u64)].concat();
     let framed = zstd::bulk::compress(bytes, 1).expect("compresses");
@@ -122,7 +122,8 @@ fn packed(states: &States) -> Vec<Vector> {
     let mut damaged = crate::encodings::streamed(&schema, true);
     *damaged.last_mut().expect("a frame") ^= 1;
     let mut dictionary = framed.clone();
-    // The descriptor says that a dictionary id of one byte follows; a single segment has no window descriptor.
+    // The descriptor says that a dictionary id of one byte follows; a single segment has no window
+    // descriptor.
     assert_eq!(dictionary[4] & 0x23, 0x20);
     dictionary[4] |= 1;
     dictionary.insert(5, 7);
@@ -242,14 +243,14 @@ fn schemas(states: &States) -> Vec<Vector> {
     dtype_over[13..17].copy_from_slice(&32_u32.to_le_bytes());
     let many_dims = tensor(b"w", b"U8", &[1; 65], 1);
     let chunks = u64::from(u32::MAX) << 20;
-    // The offsets count from the first byte of the schema: the tensor begins at 8, its dtype at 13, its rank at 21.
+    // The offsets count from the first byte of the schema: the tensor begins at 8, its dtype at 13, its rank
+    // at 21.
     let cases: Vec<(&str, &str, u64, &str, Vec<u8>)> = vec![
         ("count-cut", INVALID, 0, "The section ends within the count", vec![1, 0, 0]),
         ("count-more", INVALID, 0, "Two tensors where there is room for one", counted(2)),
         ("count-over-limit", LIMIT, 0, "2^20 + 1 tensors", counted((1 << 20) + 1)),
         ("count-huge", LIMIT, 0, "2^60 tensors", counted(1 << 60)),
         ("count-less", INVALID, 8, "A tensor after the last one", counted(0)),
-        ("name-empty", INVALID, 8, "A name without bytes", one(tensor(b"", b"BF16", &[2], 4))),
         ("name-65536", INVALID, 8, "A name of 65,536 bytes, of which few are there", long_name),
         ("name-over", INVALID, 12, "A name that runs over the end", name_over),
         ("name-not-utf8", INVALID, 8, "A name that is not UTF-8", one(tensor(b"\xff", b"BF16", &[2], 4))),

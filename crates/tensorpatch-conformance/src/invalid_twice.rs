@@ -1,4 +1,5 @@
-//! What every decoder must refuse for the first of two faults: the orders of checks in sections 2, 6, 7 and 8.
+//! What every decoder must refuse for the first of two faults: the orders of checks in sections 2, 6, 7 and
+//! 8.
 
 use tensorpatch_reference::LeafHash::{Blake3, Xxh3};
 
@@ -172,10 +173,10 @@ fn schemas(maker: &mut Maker<'_>) {
     let beyond = tensor(b"w", b"NEW", &[1], (64 << 40) + 1);
     for (id, offset, comment, bytes) in [
         (
-            "dtype-name",
-            12,
-            "A dtype in lower case, of a tensor with an empty name",
-            schema(&[tensor(b"", b"bf16", &[2], 4)]),
+            "dtype-size",
+            13,
+            "A dtype in lower case, of a tensor whose byte length is not that of the shape",
+            schema(&[tensor(b"w", b"bf16", &[2], 5)]),
         ),
         (
             "dtype-place",
@@ -259,7 +260,8 @@ fn blocks(maker: &mut Maker<'_>) {
     let mut add = |id: &str, offset, comment: &str, change: &dyn Fn(&mut Patch)| {
         let mut patch = good.clone();
         patch.direct = true;
-        // The block after would be out of order, which can be told without the base, and so before anything else.
+        // The block after would be out of order, which can be told without the base, and so before anything
+        // else.
         patch.blocks.truncate(1);
         change(&mut patch);
         maker.add_on(id, "7.4", comment, Some(base), (INVALID, start + offset), patch.file());

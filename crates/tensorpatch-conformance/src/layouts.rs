@@ -1,5 +1,6 @@
-//! Layouts as a reader that writes files sees them: those that a checkpoint can have, and those that break a rule about
-//! the contents of headers and index (section 2.2). All are in empty patches, which any other reader takes.
+//! Layouts as a reader that writes files sees them: those that a checkpoint can have, and those that break a
+//! rule about the contents of headers and index (section 2.2). All are in empty patches, which any other
+//! reader takes.
 
 use tensorpatch_reference::LeafHash::Xxh3;
 

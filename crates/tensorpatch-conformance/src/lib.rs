@@ -1,11 +1,13 @@
-//! The conformance vectors of the patch format: what they are, how they are made, and what both decoders say of them.
+//! The conformance vectors of the patch format: what they are, how they are made, and what both decoders say
+//! of them.
 //!
 //! [`vectors`] makes all of them, [`write()`](write::write) puts them under `tests/conformance/v1/`,
-//! [`check()`](write::check) holds the directory against what is made, [`faults()`](check::faults) runs both decoders over
-//! every vector, and [`pack()`](write::pack) makes an archive of them.
+//! [`check()`](write::check) holds the directory against what is made, [`faults()`](check::faults) runs both
+//! decoders over every vector, and [`pack()`](write::pack) makes an archive of them.
 //!
-//! Files are assembled here from the specification, byte by byte, so that a vector can break any rule. Digests come from the
-//! reference decoder, most `sparse` payloads from the codec, states from rules that `manifest.json` states.
+//! Files are assembled here from the specification, byte by byte, so that a vector can break any rule.
+//! Digests come from the reference decoder, most `sparse` payloads from the codec, states from rules that
+//! `manifest.json` states.
 
 #![allow(
     clippy::unwrap_used,

@@ -58,7 +58,8 @@ pub(crate) struct Patch {
 }
 
 impl Patch {
-    /// A delta without records, between states of the same schema and layout. States with other schemas are listed.
+    /// A delta without records, between states of the same schema and layout. States with other schemas are
+    /// listed.
     pub(crate) fn delta(base: &State, target: &State, hash: LeafHash) -> Self {
         let layout = layout_digest(&layout_of(&base.tensors, ""));
         let mut patch = Self {

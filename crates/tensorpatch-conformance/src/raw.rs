@@ -1,4 +1,5 @@
-//! A patch file as its parts, so that any of them can be false; the checksums and lengths are made when it is written.
+//! A patch file as its parts, so that any of them can be false; the checksums and lengths are made when it is
+//! written.
 
 /// A section without its checksum.
 #[derive(Debug, Clone)]

@@ -10,8 +10,8 @@ use tensorpatch_testkit::{Model, Verdict};
 
 use crate::state::{Bytes, Edit, Rule, State};
 
-/// Reads `manifest.json` in a directory, makes its states by their rules, and runs both decoders over its vectors. Returns
-/// how many there are, and what is wrong.
+/// Reads `manifest.json` in a directory, makes its states by their rules, and runs both decoders over its
+/// vectors. Returns how many there are, and what is wrong.
 ///
 /// # Errors
 /// If the manifest is not one.

@@ -102,13 +102,13 @@ pub(crate) fn base() -> Value {
 
 /// Version 2: a delta.
 pub(crate) fn second() -> Value {
-    let part = object("parts/00000000000000000002-0123456789abcdef0123456789abcdef/0.tpatch", 500);
+    let patch = object("patches/00000000000000000002-0123456789abcdef0123456789abcdef/0.tpatch", 500);
     let mut record = joined(
         first(),
         json!({
             "version": 2, "previous": {"version": 1, "commit": digest("commit 1")},
             "state": format!("xxh3:{}", digest("state 2")),
-            "delta": {"base": base(), "kind": "delta", "changed_elements": 3, "total_elements": 50, "parts": [part]},
+            "delta": {"base": base(), "kind": "delta", "changed_elements": 3, "total_elements": 50, "patches": [patch]},
         }),
     );
     record.as_object_mut().expect("an object").remove("anchor");
@@ -117,21 +117,21 @@ pub(crate) fn second() -> Value {
 
 /// Version 2, of two ranks (section 8).
 pub(crate) fn of_ranks() -> Value {
-    let part = |rank: u64| {
-        let folder = format!("parts/00000000000000000002-{rank:032x}");
+    let patch = |rank: u64| {
+        let folder = format!("patches/00000000000000000002-{rank:032x}");
         joined(
             object(&format!("{folder}/0.tpatch"), 500),
             json!({"schema": object(&format!("{folder}/schema"), 40)}),
         )
     };
-    with(second(), "/delta/parts", json!([part(0), part(1)]))
+    with(second(), "/delta/patches", json!([patch(0), patch(1)]))
 }
 
 pub(crate) fn edge() -> Value {
     let target = json!({
         "version": 3, "commit": digest("commit 3"), "state": format!("xxh3:{}", digest("state 3")), "layout": digest("layout"),
     });
-    let part = object(
+    let patch = object(
         "folds/00000000000000000003-00000000000000000001-0123456789abcdef0123456789abcdef/0.tpatch",
         900,
     );
@@ -139,7 +139,7 @@ pub(crate) fn edge() -> Value {
         head("edge"),
         json!({
             "publisher": "folder", "nonce": &NONCE[21..], "target": target,
-            "delta": {"base": base(), "kind": "delta", "changed_elements": 3, "total_elements": 50, "parts": [part]},
+            "delta": {"base": base(), "kind": "delta", "changed_elements": 3, "total_elements": 50, "patches": [patch]},
         }),
     )
 }
@@ -211,7 +211,7 @@ pub(crate) fn taken(maker: &mut Maker) {
             "An empty delta: the same state",
             with(with(second(), "/delta/kind", json!("empty")), "/state", base()["state"].clone()),
         ),
-        ("commit-of-ranks", "commit", "8", "Several parts, each with its schema", of_ranks()),
+        ("commit-of-ranks", "commit", "8", "Several patches, each with its schema", of_ranks()),
         (
             "key-longest",
             "commit",

@@ -44,7 +44,7 @@ pub(crate) fn shapes(maker: &mut Maker) {
         );
     };
     twice(maker, "delta", second(), r#""changed_elements":3"#);
-    twice(maker, "part", second(), r#""bytes":500"#);
+    twice(maker, "patch", second(), r#""bytes":500"#);
     twice(maker, "named", second(), r#""name":"config.json""#);
     twice(maker, "requires", first(), r#""requires":[]"#);
     maker.commit("major-2", "4", "Another major version", &with(first(), "/major", json!(2)));
@@ -88,9 +88,9 @@ pub(crate) fn shapes(maker: &mut Maker) {
     }
     let second = second();
     for (pointer, members) in [
-        ("/delta", &["base", "kind", "changed_elements", "total_elements", "parts"][..]),
+        ("/delta", &["base", "kind", "changed_elements", "total_elements", "patches"][..]),
         ("/delta/base", &["version", "commit", "state", "layout"]),
-        ("/delta/parts/0", &["key", "bytes", "blake3"]),
+        ("/delta/patches/0", &["key", "bytes", "blake3"]),
         ("/previous", &["version", "commit"]),
         ("/companions/0", &["name", "key", "bytes", "blake3"]),
     ] {
@@ -262,7 +262,12 @@ pub(crate) fn rules(maker: &mut Maker) {
         "The record before has another number",
         &with(second(), "/previous/version", json!(2)),
     );
-    maker.commit("no-parts", "4.2", "A delta without parts", &with(second(), "/delta/parts", json!([])));
+    maker.commit(
+        "no-patches",
+        "4.2",
+        "A delta without patches",
+        &with(second(), "/delta/patches", json!([])),
+    );
     maker.commit(
         "kind-unknown",
         "4.2",
@@ -289,28 +294,28 @@ pub(crate) fn rules(maker: &mut Maker) {
     );
     maker.commit("delta-null", "4.2", "A delta that is null", &with(second(), "/delta", json!(null)));
     maker.commit(
-        "part-twice",
+        "patch-twice",
         "4.2",
-        "Two parts with the same key",
-        &with(of_ranks(), "/delta/parts/1/key", of_ranks()["delta"]["parts"][0]["key"].clone()),
+        "Two patches with the same key",
+        &with(of_ranks(), "/delta/patches/1/key", of_ranks()["delta"]["patches"][0]["key"].clone()),
     );
     let mut lacking = of_ranks();
-    lacking["delta"]["parts"][1].as_object_mut().expect("a part").remove("schema").expect("a schema");
-    maker.commit("part-without-schema", "8", "One of several parts without its schema", &lacking);
+    lacking["delta"]["patches"][1].as_object_mut().expect("a patch").remove("schema").expect("a schema");
+    maker.commit("patch-without-schema", "8", "One of several patches without its schema", &lacking);
     maker.commit(
-        "part-schema-null",
+        "patch-schema-null",
         "8",
-        "One of several parts with a schema that is null",
-        &with(of_ranks(), "/delta/parts/1/schema", json!(null)),
+        "One of several patches with a schema that is null",
+        &with(of_ranks(), "/delta/patches/1/schema", json!(null)),
     );
     let mut single = second();
-    single["delta"]["parts"][0]["schema"] = object("parts/x/schema", 40);
-    maker.commit("part-alone-with-schema", "8", "A single part with a schema", &single);
+    single["delta"]["patches"][0]["schema"] = object("patches/x/schema", 40);
+    maker.commit("patch-alone-with-schema", "8", "A single patch with a schema", &single);
     maker.commit(
-        "sizes-of-parts-over",
+        "sizes-of-patches-over",
         "4",
-        "Sizes of parts that add up to 2^53",
-        &with(of_ranks(), "/delta/parts/1/bytes", json!((1_u64 << 53) - 580)),
+        "Sizes of patches that add up to 2^53",
+        &with(of_ranks(), "/delta/patches/1/bytes", json!((1_u64 << 53) - 580)),
     );
     let edge_text = |record: Value| record.to_string().into_bytes();
     maker.add(

@@ -97,7 +97,7 @@ fn digits(maker: &mut Maker) {
         ("state", "/state"),
         ("layout", "/layout"),
         ("commit", "/previous/commit"),
-        ("blake3", "/delta/parts/0/blake3"),
+        ("blake3", "/delta/patches/0/blake3"),
     ] {
         let record = second();
         let found = record.pointer(pointer).and_then(Value::as_str).expect("a text");
@@ -156,7 +156,7 @@ fn ways(maker: &mut Maker) {
             "/delta/base/state",
             json!(format!("blake3:{}", digest("state 1"))),
         ),
-        ("edge-no-parts", "A fold without parts", "/delta/parts", json!([])),
+        ("edge-no-patches", "A fold without patches", "/delta/patches", json!([])),
         ("edge-version-0", "An edge to version 0", "/target/version", json!(0)),
         (
             "edge-and-same-state",

@@ -1,4 +1,5 @@
-//! States by rule: what a tensor holds is said in a few words, so that a base of megabytes costs a line of the manifest.
+//! States by rule: what a tensor holds is said in a few words, so that a base of megabytes costs a line of
+//! the manifest.
 
 use serde_json::{Value, json};
 use tensorpatch_reference::{LeafHash, Tensor, state_digest, tagged};

@@ -201,6 +201,7 @@ fn schemas(add: Add<'_>) {
     let c = || rule("c", "U8", &[5], Bytes::random(3, 5));
     add("schema", vec![a(), b(), c()]);
     add("schema-added", vec![a(), rule("aa", "I16", &[2], hex(&[1, 2, 3, 4])), b(), c()]);
+    add("schema-added-nameless", vec![rule("", "I16", &[2], hex(&[1, 2, 3, 4])), a(), b(), c()]);
     add("schema-added-empty", vec![a(), b(), c(), rule("d", "I16", &[0], hex(&[]))]);
     add("schema-removed", vec![a(), c()]);
     add("schema-renamed", vec![a(), b(), rule("d", "U8", &[5], Bytes::random(3, 5))]);
@@ -215,7 +216,8 @@ fn schemas(add: Add<'_>) {
     add("schema-added-large", vec![a(), b(), c(), rule("large", "U8", &[2 * CHUNK as u64 + 1], zeros)]);
 }
 
-/// Zeros of both signs, infinities, NaNs with payloads, subnormals; and the same ones after each other's turn.
+/// Zeros of both signs, infinities, NaNs with payloads, subnormals; and the same ones after each other's
+/// turn.
 fn specials(add: Add<'_>, format: &str, dtype: &'static str) {
     let of_f32 = |bits: u32| match dtype {
         "BF16" => (bits >> 16).to_le_bytes()[..2].to_vec(),

@@ -142,6 +142,7 @@ fn schemas(states: &States) -> Vec<Vector> {
     let mut all = Vec::new();
     for (target, fresh, comment) in [
         ("schema-added", &[1][..], "A tensor is added between others"),
+        ("schema-added-nameless", &[0], "A tensor with an empty name is added, before all others"),
         ("schema-added-empty", &[], "A tensor without bytes is added, and has no chunk"),
         ("schema-removed", &[], "A tensor is removed; the patch has no block"),
         ("schema-renamed", &[2], "A tensor has another name: one is removed, one is fresh"),
@@ -260,7 +261,8 @@ fn layouts(states: &States) -> Vec<Vector> {
         [("model-00001-of-00002.safetensors", &header[..]), ("model-00002-of-00002.safetensors", none)];
     let index = br#"{"metadata":{},"weight_map":{"w":"model-00001-of-00002.safetensors"}}"#;
     let mut all = Vec::new();
-    // Section 2.2 has rules about headers and index that only who writes files has to know: all but the first break one.
+    // Section 2.2 has rules about headers and index that only who writes files has to know: all but the first
+    // break one.
     for (id, listed, comment) in [
         ("layout-listed", layout_of(&two.tensors, "new"), "The layout changes: another header"),
         ("layout-sharded", layout(&files, Some(index)), "The layout changes: two files and an index"),

@@ -32,7 +32,8 @@ pub struct Vector {
     pub base: Option<&'static str>,
     /// What must come out.
     pub outcome: Outcome,
-    /// Where the layout begins, if no checkpoint can have it (section 2.2): a reader that writes files refuses the patch there.
+    /// Where the layout begins, if no checkpoint can have it (section 2.2): a reader that writes files
+    /// refuses the patch there.
     pub unwritable: Option<u64>,
     /// The bytes of the patch.
     pub file: Vec<u8>,

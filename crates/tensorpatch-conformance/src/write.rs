@@ -47,7 +47,8 @@ pub fn contents() -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// Writes the directory under `root`, and removes what no longer belongs in it. Returns how many files it wrote.
+/// Writes the directory under `root`, and removes what no longer belongs in it. Returns how many files it
+/// wrote.
 ///
 /// # Errors
 /// If the file system refuses.

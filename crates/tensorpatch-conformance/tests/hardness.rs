@@ -15,7 +15,7 @@ use std::process::Command;
 use tensorpatch_checkpoint::Checkpoint;
 use tensorpatch_conformance::{Outcome, vectors, with_frame};
 use tensorpatch_format::Limits;
-use tensorpatch_store::{CommitRecord, Record};
+use tensorpatch_stream::{CommitRecord, JsonRecord};
 use tensorpatch_testkit::Verdict;
 
 /// Says to the process of a case which one it is.

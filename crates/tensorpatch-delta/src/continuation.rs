@@ -45,7 +45,8 @@ impl Continuation {
     }
 }
 
-fn base_of(base: &Schema, spec: &TensorSpec) -> Option<TensorIndex> {
+/// The tensor of the base that a tensor of a target continues, if there is one.
+pub(crate) fn base_of(base: &Schema, spec: &TensorSpec) -> Option<TensorIndex> {
     let index = base.find(&spec.name)?;
     base.get(index).is_some_and(|base| spec.continues(base)).then_some(index)
 }

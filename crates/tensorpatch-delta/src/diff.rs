@@ -1,384 +1,213 @@
-//! From two states to a patch.
+//! From the paths of two checkpoints, or from a path and tensors in memory, to a patch file.
 
-use std::io::{self, Write};
+use std::io::Write;
+use std::path::Path;
 
-use tensorpatch_codec::{ChunkContext, ChunkEncoder, CodecError, Encoded, leaf_digest};
-use tensorpatch_format::{
-    BlockBuilder, ChunkAddress, ElementFormat, Encoding, Ends, FinishedBlock, Header, Kind, Layout,
-    LayoutDigest, LeafDigest, LeafHash, Schema, StateDigest, TensorIndex, WriteError,
+use safetensors::View;
+use tensorpatch_checkpoint::Checkpoint;
+
+use crate::patch_file::write_file;
+use crate::pending::open_settled;
+use crate::{
+    DiffError, DiffReport, Options, Others, Progress, Snapshot, TensorDiff, encode_diff, encode_full,
 };
 
-use crate::changes::{ByTensor, ChangesError, TensorChanges};
-use crate::continuation::Continuation;
-use crate::emit::{Emitter, Head};
-use crate::parallel::ordered;
-use crate::spans::Spans;
-use crate::{LeafTable, Options, Progress, State};
-
-/// One version of a checkpoint, as diffing sees it.
-#[derive(Debug, Clone)]
-pub struct Version<'a> {
-    /// Its tensors.
-    pub state: State<'a>,
-    /// What its files look like.
-    pub layout: &'a Layout,
-    /// Its leaf table, if the caller knows it to be true. Unchanged chunks then cost one comparison and no hash.
-    pub leaves: Option<&'a LeafTable>,
-}
-
-/// What a patch holds, and the leaf table of its target.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct DiffReport {
-    /// Whether anything changed.
-    pub kind: Kind,
-    /// The digest of the base; [`StateDigest::NONE`] for a full patch.
-    pub base: StateDigest,
-    /// The digest of the target.
-    pub target: StateDigest,
-    /// Bytes of the patch file.
-    pub patch_bytes: u64,
-    /// Elements of the target.
-    pub total_elements: u64,
-    /// Elements whose bits differ from the base's; all elements of tensors that have no base.
-    pub changed_elements: u64,
-    /// Chunks of the target.
-    pub total_chunks: u64,
-    /// How many chunks took which encoding, and the bytes of their payloads, by [`Encoding::code`].
-    pub encodings: Vec<EncodingUse>,
-    /// The leaf table of the target.
-    pub leaves: LeafTable,
-}
-
-/// How much of a patch took one encoding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EncodingUse {
-    /// The encoding.
-    pub encoding: Encoding,
-    /// Chunks that took it.
-    pub chunks: u64,
-    /// Bytes of their payloads.
-    pub bytes: u64,
-}
-
-/// Why no patch was made.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DiffError {
-    /// The patch could not be written.
-    #[error("cannot write the patch")]
-    Write(#[from] io::Error),
-    /// A leaf table that was made with another hash than the patch is to have.
-    #[error("the leaf table of the base is made with {found}, the patch is to have {expected}")]
-    LeafHash {
-        /// The hash of the patch.
-        expected: LeafHash,
-        /// The hash of the table.
-        found: LeafHash,
-    },
-    /// Listed changes that are none of the base.
-    #[error("the changes do not fit the base")]
-    NoChanges(#[from] ChangesError),
-    /// Listed changes that cannot be encoded.
-    #[error("tensor {}, chunk {}: the changes cannot be encoded", address.tensor.0, address.chunk.0)]
-    Changes {
-        /// The chunk.
-        address: ChunkAddress,
-        /// Why not.
-        source: CodecError,
-    },
-    /// Content that the format has no room for.
-    #[error("the patch cannot be encoded")]
-    Encode(#[from] WriteError),
-}
-
-/// Writes the patch that turns `base` into `target`.
-///
-/// Both are read once. The bytes written depend on the states, the layouts, [`Options::profile`] and
-/// [`Options::leaf_hash`] alone. If nothing changed, the patch says so ([`Kind::Empty`]).
-///
-/// However much changes, the patch has at most 400 bytes more than the tensors of `target`, 64 for each of their chunks, and, where
-/// schema or layout are others than those of `base`, the canonical bytes of both. The same holds for [`full()`].
+/// Opens two checkpoints, files or directories, to make the patch that turns `base` into `target`.
 ///
 /// # Errors
-/// If writing to `out` fails, or the base's leaf table does not fit the options.
-pub fn diff(
-    base: &Version<'_>,
-    target: &Version<'_>,
-    options: &Options,
-    progress: Progress<'_>,
-    out: &mut dyn Write,
-) -> Result<DiffReport, DiffError> {
-    encode(Some(base), target.into(), options, progress, out)
+/// If one cannot be read or is damaged, or an application in place to it was interrupted.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let path = |name: &str| dir.path().join(name);
+/// # let write = |name: &str, weights: [u8; 4]| {
+/// #     let header = br#"{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}        "#;
+/// #     std::fs::write(path(name), [&(header.len() as u64).to_le_bytes()[..], header, &weights].concat())
+/// # };
+/// # write("step-5", [1, 2, 3, 4])?;
+/// # write("step-6", [1, 2, 3, 5])?;
+/// let report = tensorpatch_delta::diff(path("step-5"), path("step-6"))?.write(path("step-6.tpatch"))?;
+/// assert_eq!((report.changed_elements, report.total_elements), (1, 2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn diff(base: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<Diff<'static>, DiffError> {
+    Diff::open(Some(base.as_ref()), target.as_ref(), Options::default())
 }
 
-/// Writes the same patch as [`diff()`], with the target given by what changes in `base`; tensors and files stay the same.
-///
-/// Only chunks with changes are encoded; the others are not read at all if the leaf table of `base` is known.
-///
-/// # Errors
-/// If the changes are none of the base, writing to `out` fails, or the base's leaf table does not fit the options.
-pub fn diff_changes(
-    base: &Version<'_>,
-    changes: &[TensorChanges<'_>],
-    options: &Options,
-    progress: Progress<'_>,
-    out: &mut dyn Write,
-) -> Result<DiffReport, DiffError> {
-    let changes = ByTensor::new(base.state.schema(), changes)?;
-    let target = Target { layout: base.layout, tensors: Tensors::Changes(&changes) };
-    encode(Some(base), target, options, progress, out)
-}
-
-/// Writes a patch that holds the whole of `target` and needs no base.
+/// Opens a checkpoint to make a patch that holds the whole of it and needs no base.
 ///
 /// # Errors
-/// If writing to `out` fails.
-pub fn full(
-    target: &Version<'_>,
-    options: &Options,
-    progress: Progress<'_>,
-    out: &mut dyn Write,
-) -> Result<DiffReport, DiffError> {
-    encode(None, target.into(), options, progress, out)
+/// As [`diff`].
+pub fn full(target: impl AsRef<Path>) -> Result<Diff<'static>, DiffError> {
+    Diff::open(None, target.as_ref(), Options::default())
 }
 
-/// What is to become of the base.
-#[derive(Clone, Copy)]
-struct Target<'a> {
-    layout: &'a Layout,
-    tensors: Tensors<'a>,
+/// A patch that is about to be made of opened checkpoints.
+#[derive(Debug)]
+pub struct Diff<'p> {
+    base: Option<Checkpoint>,
+    target: Checkpoint,
+    options: Options,
+    progress: Progress<'p>,
 }
 
-/// Its tensors: all their bytes, or what changes in them.
-#[derive(Clone, Copy)]
-enum Tensors<'a> {
-    State(&'a State<'a>),
-    Changes(&'a ByTensor<'a>),
-}
-
-impl<'a> From<&'a Version<'a>> for Target<'a> {
-    fn from(version: &'a Version<'a>) -> Self {
-        Self { layout: version.layout, tensors: Tensors::State(&version.state) }
+impl Diff<'static> {
+    /// Opens the checkpoints within the limits of `options`: what [`diff()`] does with default ones, and [`full()`] without a
+    /// base.
+    ///
+    /// # Errors
+    /// As [`diff`].
+    pub fn open(base: Option<&Path>, target: &Path, options: Options) -> Result<Self, DiffError> {
+        let open = |path| open_settled(path, &options.limits);
+        let (base, target) = (base.map(open).transpose()?, open(target)?);
+        Ok(Self { base, target, options, progress: Progress::none() })
     }
 }
 
-impl<'a> Tensors<'a> {
-    fn schema(self) -> &'a Schema {
-        match self {
-            Self::State(state) => state.schema(),
-            Self::Changes(changes) => changes.schema(),
+impl Diff<'_> {
+    /// The same with other options. Their limits say nothing any more: the checkpoints are open.
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Self {
+        Self { options, ..self }
+    }
+
+    /// The same, telling `progress` how far it is.
+    #[must_use]
+    pub fn with_progress(self, progress: Progress<'_>) -> Diff<'_> {
+        let Self { base, target, options, .. } = self;
+        Diff { base, target, options, progress }
+    }
+
+    /// The checkpoint that the patch is to make.
+    pub fn target(&self) -> &Checkpoint {
+        &self.target
+    }
+
+    /// Writes the patch to a file at `path`, which appears, or replaces the one there, when it is whole and on disk. A pipe is
+    /// written directly.
+    ///
+    /// # Errors
+    /// If `path` is no place for a file or is part of one of the checkpoints, there is no room, or the caller cancels. Then what was at
+    /// `path` is as it was.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<DiffReport, DiffError> {
+        let inputs = self.base.iter().chain([&self.target]).flat_map(Checkpoint::files);
+        write_file(path.as_ref(), inputs, |out| self.write_to(out))
+    }
+
+    /// Writes the bytes of the patch to `out`.
+    ///
+    /// # Errors
+    /// If writing fails, or the caller cancels. `out` may then have got a part.
+    pub fn write_to(&self, mut out: impl Write) -> Result<DiffReport, DiffError> {
+        let target = Snapshot::of(&self.target)?;
+        match &self.base {
+            Some(base) => encode_diff(&Snapshot::of(base)?, &target, &self.options, self.progress, &mut out),
+            None => encode_full(&target, &self.options, self.progress, &mut out),
         }
     }
 }
 
-fn encode(
-    base: Option<&Version<'_>>,
-    target: Target<'_>,
-    options: &Options,
-    progress: Progress<'_>,
-    out: &mut dyn Write,
-) -> Result<DiffReport, DiffError> {
-    let hash = options.leaf_hash;
-    let known = base.and_then(|base| base.leaves);
-    if let Some(found) = known.map(LeafTable::hash).filter(|found| *found != hash) {
-        return Err(DiffError::LeafHash { expected: hash, found });
+/// Opens a checkpoint to make the patch that turns it into a state in memory, given as tensors with their names.
+///
+/// The tensors may come in any order, and each is compared with the checkpoint while it is alive: an iterator that makes them
+/// one at a time needs memory for one at a time. [`TensorDiff`] says what the files of the target look like; it is what to
+/// use where making a tensor can fail.
+///
+/// # Errors
+/// If the checkpoint cannot be read or is damaged, or an application in place to it was interrupted.
+///
+/// ```
+/// use safetensors::SafeTensors;
+/// use tensorpatch_delta::{Patch, diff_tensors};
+/// # let dir = tempfile::tempdir()?;
+/// # let path = |name: &str| dir.path().join(name);
+/// # let file = |weights: [u8; 4]| {
+/// #     let header = br#"{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}        "#;
+/// #     [&(header.len() as u64).to_le_bytes()[..], header, &weights].concat()
+/// # };
+/// # std::fs::write(path("step-5"), file([1, 2, 3, 4]))?;
+/// # let bytes = file([1, 2, 3, 5]);
+///
+/// let state = SafeTensors::deserialize(&bytes)?;
+/// diff_tensors(path("step-5"), state.iter())?.write(path("step-6.tpatch"))?;
+///
+/// Patch::open(path("step-6.tpatch"))?.apply(path("step-5"), path("rebuilt"))?;
+/// assert_eq!(std::fs::read(path("rebuilt"))?, bytes);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn diff_tensors<I: IntoIterator>(
+    base: impl AsRef<Path>,
+    tensors: I,
+) -> Result<DiffTensors<'static, I::IntoIter>, DiffError> {
+    let options = Options::default();
+    let base = Some(open_settled(base.as_ref(), &options.limits)?);
+    let (others, progress, tensors) = (Others::default(), Progress::none(), tensors.into_iter());
+    Ok(DiffTensors { base, tensors, others, options, progress })
+}
+
+/// Prepares a patch that holds a whole state in memory, given as tensors with their names, and needs no base.
+pub fn full_tensors<I: IntoIterator>(tensors: I) -> DiffTensors<'static, I::IntoIter> {
+    let (others, progress, tensors) = (Others::default(), Progress::none(), tensors.into_iter());
+    DiffTensors { base: None, tensors, others, options: Options::default(), progress }
+}
+
+/// A patch that is about to be made of tensors in memory.
+#[derive(Debug)]
+pub struct DiffTensors<'p, I> {
+    base: Option<Checkpoint>,
+    tensors: I,
+    others: Others,
+    options: Options,
+    progress: Progress<'p>,
+}
+
+impl<I> DiffTensors<'_, I> {
+    /// The same with other options.
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Self {
+        Self { options, ..self }
     }
-    let schema = target.tensors.schema();
-    let same_schema = base.is_some_and(|base| base.state.schema() == schema);
-    let base_layout = base.map_or(LayoutDigest::NONE, |base| base.layout.digest());
-    let target_layout = target.layout.digest();
-    let head = Head {
-        full: base.is_none(),
-        profile: options.profile,
-        leaf_hash: hash,
-        schema: (!same_schema).then_some(schema),
-        layout: (!same_schema || base_layout != target_layout).then_some(target.layout),
-    };
 
-    let spans = Spans::new(schema);
-    let continuation = Continuation::new(base.map(|base| base.state.schema()), schema);
-    let encoder = SpanEncoder {
-        base: base.map(|base| &base.state),
-        base_leaves: known,
-        target: target.tensors,
-        continuation: &continuation,
-        spans: &spans,
-        header: head.header(true),
-    };
-    let mut emitter = Emitter::new(head, out);
-    let mut leaves = LeafTable::empty(schema, hash);
-    let mut base_leaves =
-        base.map(|base| known.cloned().unwrap_or_else(|| LeafTable::empty(base.state.schema(), hash)));
-    let mut tally = Tally::default();
-    ordered(
-        options.threads,
-        spans.all().len(),
-        ChunkEncoder::new,
-        |chunks, span| {
-            let encoded = encoder.encode(chunks, span);
-            progress.advance(spans.bytes(span));
-            encoded
-        },
-        |_, span| {
-            tally.add(&span.tally);
-            span.target_leaves.iter().for_each(|(address, leaf)| leaves.set(*address, *leaf));
-            if let Some(table) = &mut base_leaves {
-                span.base_leaves.iter().for_each(|(address, leaf)| table.set(*address, *leaf));
-            }
-            span.block.map_or(Ok(()), |block| emitter.block(block))
-        },
-    )?;
-    if let (Some(base), None, Some(table)) = (base, known, &mut base_leaves) {
-        continuation.hash_left_behind(&base.state, table);
+    /// The same, with tensors of the base that are not given treated as `others` says; by default there must be none.
+    #[must_use]
+    pub fn with_others(self, others: Others) -> Self {
+        Self { others, ..self }
     }
 
-    let ends = Ends {
-        base_state: base
-            .zip(base_leaves)
-            .map_or(StateDigest::NONE, |(base, table)| table.state_digest(base.state.schema())),
-        target_state: leaves.state_digest(schema),
-        target_schema: schema.digest(),
-        base_layout,
-        target_layout,
-    };
-    let (kind, patch_bytes) = emitter.finish(&ends)?;
-    Ok(DiffReport {
-        kind,
-        base: ends.base_state,
-        target: ends.target_state,
-        patch_bytes,
-        total_elements: schema
-            .tensors()
-            .iter()
-            .map(|t| t.byte_len / t.dtype.element_format().width() as u64)
-            .sum(),
-        changed_elements: tally.changed_elements,
-        total_chunks: schema.chunk_count(),
-        encodings: tally.uses(),
-        leaves,
-    })
+    /// The same, telling `progress` how far it is.
+    #[must_use]
+    pub fn with_progress(self, progress: Progress<'_>) -> DiffTensors<'_, I> {
+        let Self { base, tensors, others, options, .. } = self;
+        DiffTensors { base, tensors, others, options, progress }
+    }
 }
 
-struct SpanEncoder<'a> {
-    base: Option<&'a State<'a>>,
-    base_leaves: Option<&'a LeafTable>,
-    target: Tensors<'a>,
-    continuation: &'a Continuation,
-    spans: &'a Spans<'a>,
-    /// Of a patch in which something changed: an empty patch has no blocks.
-    header: Header,
-}
+impl<N: AsRef<str>, V: View, I: Iterator<Item = (N, V)>> DiffTensors<'_, I> {
+    /// Writes the patch to a file at `path`, as [`Diff::write`] does.
+    ///
+    /// # Errors
+    /// As [`Diff::write`] and [`TensorDiff::finish`].
+    pub fn write(mut self, path: impl AsRef<Path>) -> Result<DiffReport, DiffError> {
+        let base = self.base.take();
+        let inputs = base.iter().flat_map(Checkpoint::files);
+        write_file(path.as_ref(), inputs, |out| self.encode(base.as_ref(), out))
+    }
 
-struct EncodedSpan {
-    /// None if nothing changed.
-    block: Option<FinishedBlock>,
-    /// Of the base's chunks that were hashed on the way, by their address in the base.
-    base_leaves: Vec<(ChunkAddress, LeafDigest)>,
-    target_leaves: Vec<(ChunkAddress, LeafDigest)>,
-    tally: Tally,
-}
+    /// Writes the bytes of the patch to `out`.
+    ///
+    /// # Errors
+    /// As [`Diff::write_to`] and [`TensorDiff::finish`].
+    pub fn write_to(mut self, mut out: impl Write) -> Result<DiffReport, DiffError> {
+        let base = self.base.take();
+        self.encode(base.as_ref(), &mut out)
+    }
 
-impl SpanEncoder<'_> {
-    fn encode(&self, encoder: &mut ChunkEncoder, span: usize) -> Result<EncodedSpan, DiffError> {
-        let mut block = BlockBuilder::new(&self.header);
-        let mut out = EncodedSpan {
-            block: None,
-            base_leaves: Vec::new(),
-            target_leaves: Vec::new(),
-            tally: Tally::default(),
-        };
-        self.spans
-            .get(span)
-            .try_for_each(|address| self.encode_chunk(encoder, address, &mut block, &mut out))?;
-        if !block.is_empty() {
-            out.block = Some(block.finish()?);
+    fn encode(self, base: Option<&Checkpoint>, out: &mut dyn Write) -> Result<DiffReport, DiffError> {
+        let base = base.map(Snapshot::of).transpose()?;
+        let mut diff = TensorDiff::new(base.as_ref(), &self.options, self.progress)?;
+        for (name, tensor) in self.tensors {
+            diff.add(name.as_ref(), &tensor)?;
         }
-        Ok(out)
-    }
-
-    fn encode_chunk(
-        &self,
-        encoder: &mut ChunkEncoder,
-        address: ChunkAddress,
-        block: &mut BlockBuilder,
-        out: &mut EncodedSpan,
-    ) -> Result<(), DiffError> {
-        let context = self.context(address.tensor);
-        let base = self.continuation.base_chunk(address);
-        let base = base.and_then(|address| Some((address, self.base?.chunk(address)?)));
-        let base = base.map(|(address, bytes)| {
-            let known = self.base_leaves.and_then(|table| table.get(address));
-            let leaf = known.unwrap_or_else(|| leaf_digest(context.leaf_hash, bytes));
-            if known.is_none() {
-                out.base_leaves.push((address, leaf));
-            }
-            (bytes, leaf)
-        });
-        let (tally, target_leaves) = (&mut out.tally, &mut out.target_leaves);
-        let mut failed = None;
-        block.push_with(address, |payload| {
-            let before = payload.len();
-            let encoded = match (self.target, base) {
-                (Tensors::State(target), None) => {
-                    encoder.encode_fresh(context, target.chunk(address)?, payload)
-                }
-                (Tensors::State(target), Some((base, leaf))) => {
-                    encoder.encode(context, base, target.chunk(address)?, Some(leaf), payload)
-                }
-                (Tensors::Changes(changes), base) => {
-                    let encoded = changes.encode(encoder, context, address, base?, payload);
-                    encoded.map_err(|error| failed = Some(error)).ok()?
-                }
-            };
-            target_leaves.push((address, encoded.leaf));
-            tally.count(&encoded, (payload.len() - before) as u64);
-            Some((encoded.encoding?, encoded.leaf))
-        })?;
-        failed.map_or(Ok(()), |error| Err(DiffError::Changes { address, source: error }))
-    }
-
-    fn context(&self, tensor: TensorIndex) -> ChunkContext {
-        let spec = self.spans.schema().get(tensor);
-        let format = spec.map_or(ElementFormat::W8, |spec| spec.dtype.element_format());
-        ChunkContext { format, profile: self.header.profile, leaf_hash: self.header.leaf_hash }
-    }
-}
-
-/// Counts of what chunks became.
-#[derive(Debug, Default)]
-struct Tally {
-    changed_elements: u64,
-    /// Chunks and payload bytes by the place of the encoding in [`Encoding::ALL`].
-    uses: [(u64, u64); Encoding::ALL.len()],
-}
-
-impl Tally {
-    fn count(&mut self, encoded: &Encoded, bytes: u64) {
-        self.changed_elements += encoded.changed_elements;
-        for (encoding, slot) in Encoding::ALL.iter().zip(&mut self.uses) {
-            if encoded.encoding == Some(*encoding) {
-                slot.0 += 1;
-                slot.1 += bytes;
-            }
-        }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.changed_elements += other.changed_elements;
-        for (sum, more) in self.uses.iter_mut().zip(&other.uses) {
-            sum.0 += more.0;
-            sum.1 += more.1;
-        }
-    }
-
-    fn uses(&self) -> Vec<EncodingUse> {
-        let used = Encoding::ALL.iter().zip(&self.uses).filter(|(_, (chunks, _))| *chunks > 0);
-        used.map(|(encoding, (chunks, bytes))| EncodingUse {
-            encoding: *encoding,
-            chunks: *chunks,
-            bytes: *bytes,
-        })
-        .collect()
+        diff.finish(self.others, out)
     }
 }

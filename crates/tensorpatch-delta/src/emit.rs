@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use tensorpatch_format::{
-    Ends, FinishedBlock, Header, Kind, Layout, LeafHash, Listing, PatchWriter, Profile, Schema,
+    Ends, FinishedBlock, Kind, Layout, LeafHash, Listing, PatchHeader, PatchWriter, Profile, Schema,
 };
 
 use crate::DiffError;
@@ -59,7 +59,7 @@ impl<'a> Emitter<'a> {
         Ok((header.kind, trailer.file_len))
     }
 
-    fn start(&mut self, header: Header) -> Result<PatchWriter, DiffError> {
+    fn start(&mut self, header: PatchHeader) -> Result<PatchWriter, DiffError> {
         let schema = self.head.schema.map(|schema| Packable::new(schema.to_bytes()));
         let layout = self.head.layout.map(|layout| Packable::new(layout.to_bytes()));
         let (writer, bytes) = PatchWriter::start(&header);
@@ -78,12 +78,12 @@ fn listing(packable: Option<&Packable>) -> Listing<'_> {
 
 impl Head<'_> {
     /// The header of the patch if its target differs from its base, or does not.
-    pub(crate) fn header(&self, changed: bool) -> Header {
+    pub(crate) fn header(&self, changed: bool) -> PatchHeader {
         let kind = match (self.full, changed) {
             (true, _) => Kind::Full,
             (false, true) => Kind::Delta,
             (false, false) => Kind::Empty,
         };
-        Header::new(kind, self.profile, self.leaf_hash)
+        PatchHeader::new(kind, self.profile, self.leaf_hash)
     }
 }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use tensorpatch_checkpoint::{CheckpointError, HeaderError, HeaderViolation, IndexError};
-use tensorpatch_format::{self as format, ChunkAddress, ErrorClass, TaggedStateDigest};
+use tensorpatch_format::{self as format, ChunkAddress, ErrorClass, ErrorKind, TaggedStateDigest};
 
-use crate::{ChunkFault, StateError};
+use crate::{Cancelled, ChunkFault, StateError};
 
 /// Why a patch was not applied. Unless a variant says otherwise, nothing that existed before was changed.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,14 @@ pub enum ApplyError {
     /// The bytes of the patch were refused.
     #[error(transparent)]
     Patch(#[from] format::Error),
+    /// The bytes of the patch in a file were refused.
+    #[error("{}: {source}", path.display())]
+    PatchFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<format::Error>,
+    },
     /// A chunk does not decode to what the index says, although the base is the right one.
     #[error("tensor {tensor:?}, chunk {} does not decode ({} at offset {offset} of the patch)", address.chunk.0, source.field())]
     Chunk {
@@ -98,19 +106,46 @@ pub enum ApplyError {
         /// What does not fit.
         source: Box<ApplyError>,
     },
-    /// An application was interrupted and must be finished first.
-    #[error("an earlier application to this checkpoint was interrupted (journal {}): recover it first", path.display())]
-    Pending {
-        /// Its journal.
+    /// A patch for one file or directory of a replica, which only its stream may alter.
+    #[error("{} is a replica of a stream, and patching it would make it none", path.display())]
+    Replica {
+        /// The directory of the replica.
         path: PathBuf,
     },
+    /// A target that memory has no room for.
+    #[error("no memory for the {needed} bytes of the target")]
+    NoMemory {
+        /// Bytes of all tensors.
+        needed: u64,
+    },
+    /// The caller's progress said to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
 }
 
 impl ApplyError {
+    /// Who must act on the error.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Patch(error) => error.kind(),
+            Self::PatchFile { source, .. } => source.kind(),
+            Self::Checkpoint(error) => error.kind(),
+            Self::Chunk { .. } | Self::Layout { .. } | Self::TargetMismatch { .. } => ErrorKind::BadInput,
+            Self::WrongBase { .. } => ErrorKind::WrongBase,
+            Self::Kind { .. } | Self::NotInPlace(_) | Self::State(_) | Self::Replica { .. } => {
+                ErrorKind::Refused
+            }
+            Self::Journal { .. } | Self::NoMemory { .. } => ErrorKind::Io,
+            Self::DamagedJournal { .. } | Self::AlteredSince { .. } => ErrorKind::LocalDamage,
+            Self::Cancelled(_) => ErrorKind::Cancelled,
+        }
+    }
+
     /// The stable class of the specification (section 12), for errors that are about a patch.
     pub fn class(&self) -> Option<ErrorClass> {
         match self {
             Self::Patch(error) => Some(error.class()),
+            Self::PatchFile { source, .. } => Some(source.class()),
             Self::Chunk { source: ChunkFault::Payload(_), .. } => Some(ErrorClass::Invalid),
             Self::Chunk { source: ChunkFault::Leaf { .. }, .. } => Some(ErrorClass::TargetMismatch),
             Self::Layout { source, .. } => Some(layout_class(source)),
@@ -124,6 +159,7 @@ impl ApplyError {
     pub fn offset(&self) -> Option<u64> {
         match self {
             Self::Patch(error) => Some(error.offset),
+            Self::PatchFile { source, .. } => Some(source.offset),
             Self::Chunk { offset, .. }
             | Self::Layout { offset, .. }
             | Self::WrongBase { offset, .. }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form};
 use tensorpatch_format::{CHUNK_BYTES, Layout};
 
-use crate::apply::{Unchanged, Walk, bind};
 use crate::patch::BoundPatch;
+use crate::walk::{Unchanged, Walk, bind};
 use crate::{ApplyError, ApplyReport, Options, Patch, Progress, State};
 
 /// Writes the checkpoint that `patch` makes of `base` to `dest`.

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use tensorpatch_checkpoint::{Checkpoint, CheckpointError, CheckpointPatcher, MappedFile, Obstacle};
 use tensorpatch_format::{Kind, Layout, StateDigest, TensorIndex};
 
-use crate::apply::{Unchanged, Walk, bind};
 use crate::journal::{Journal, journal_error, write_journal};
 use crate::patch::BoundPatch;
+use crate::pending::check_absent;
+use crate::walk::{Unchanged, Walk, bind};
 use crate::{ApplyError, ApplyReport, Options, Patch, Progress, State};
 
 /// What [`recover`] found and did.
@@ -35,7 +36,8 @@ pub enum Recovery {
 /// [`activate_in_place`] do, with nobody else let in between.
 ///
 /// # Errors
-/// As those two. If writing fails half way, the journal stays, and so does the duty to [`recover`].
+/// As those two. If writing fails half way, the journal stays, and so does the duty to [`recover`]. `progress` can stop the
+/// preparation, which leaves the checkpoint as it was; once the journal is on disk it is not asked any more.
 pub fn apply_in_place(
     checkpoint: &Path,
     patch: &Patch<'_>,
@@ -99,7 +101,7 @@ fn prepare(
         let file = begin(checkpoint, &partial)?;
         let written = write_journal(&base, &bound, layout, (&partial, &file), options, progress)
             // What another process has written meanwhile, where files have no locks, must not be replaced.
-            .and_then(|walked| check_absent(journal).map(|()| walked))
+            .and_then(|walked| Ok(check_absent(journal).map(|()| walked)?))
             .and_then(|walked| publish(&partial, journal).map(|()| walked));
         written.inspect_err(|_| {
             // Best effort: only a finished journal gets the journal's name, and recovery sweeps this one.
@@ -145,11 +147,17 @@ pub fn activate_in_place(
 ///
 /// # Errors
 /// [`ApplyError::DamagedJournal`] if the journal is not what was written, [`ApplyError::AlteredSince`] if the checkpoint cannot
-/// become the target. The journal then stays where it is.
-pub fn recover(checkpoint: &Path, journal: &Path, options: &Options) -> Result<Recovery, ApplyError> {
+/// become the target, [`ApplyError::Cancelled`] if `progress` says to stop, which is heeded until the first byte is altered.
+/// The journal then stays where it is.
+pub fn recover(
+    checkpoint: &Path,
+    journal: &Path,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<Recovery, ApplyError> {
     let begun = remove_beginnings(checkpoint, &partial_path(journal))?;
     let finished = finish(checkpoint, journal, options, |journal, patcher| {
-        journal.foresee(patcher, options)?;
+        journal.foresee(patcher, options, progress)?;
         journal.replay(patcher, options)?;
         journal.verify(options)
     })?;
@@ -232,10 +240,6 @@ fn exists(path: &Path) -> Result<bool, ApplyError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(journal_error(path, error)),
     }
-}
-
-fn check_absent(journal: &Path) -> Result<(), ApplyError> {
-    if exists(journal)? { Err(ApplyError::Pending { path: journal.to_owned() }) } else { Ok(()) }
 }
 
 /// Where the journal is while it is written. Only a finished journal has the journal's name.

@@ -16,11 +16,11 @@ use tensorpatch_format::{
     BlockBuilder, CHUNK_BYTES, ChunkAddress, Ends, Layout, Limits, Profile, Schema, StateDigest,
 };
 
-use crate::apply::{Unchanged, Walk, Walked};
 use crate::emit::{Emitter, Head};
 use crate::parallel::ordered;
 use crate::patch::BoundPatch;
 use crate::spans::{Spans, chunk_len};
+use crate::walk::{Unchanged, Walk, Walked};
 use crate::{ApplyError, DiffError, LeafTable, Options, Patch, Progress, State};
 
 /// Verifies base and target and writes the journal that makes the one the other, durably, to `file`, which is at `path`.
@@ -158,7 +158,12 @@ impl Journal<'_> {
     }
 
     /// Says that replaying makes the whole checkpoint the target, by computing what it would be. Alters nothing.
-    pub(crate) fn foresee(&self, patcher: &CheckpointPatcher, options: &Options) -> Result<(), ApplyError> {
+    pub(crate) fn foresee(
+        &self,
+        patcher: &CheckpointPatcher,
+        options: &Options,
+        progress: Progress<'_>,
+    ) -> Result<(), ApplyError> {
         let (bound, spans, hash) = (self.bind()?, Spans::new(self.schema), self.patch.leaf_hash());
         let mut leaves = LeafTable::empty(self.schema, hash);
         ordered(
@@ -181,7 +186,9 @@ impl Journal<'_> {
                     };
                     Ok((address, leaf))
                 };
-                spans.get(span).map(leaf).collect::<Result<Vec<_>, ApplyError>>()
+                let leaves = spans.get(span).map(leaf).collect::<Result<Vec<_>, ApplyError>>()?;
+                progress.advance(spans.bytes(span))?;
+                Ok::<_, ApplyError>(leaves)
             },
             |_, span| {
                 span.into_iter().for_each(|(address, leaf)| leaves.set(address, leaf));
@@ -225,8 +232,8 @@ impl Journal<'_> {
     /// Hashes the whole checkpoint, compares with what the journal promises, and returns the digest.
     pub(crate) fn verify(&self, options: &Options) -> Result<StateDigest, ApplyError> {
         let opened = Checkpoint::open(self.checkpoint, &options.limits)?;
-        let leaves =
-            LeafTable::of(&State::of(&opened)?, self.patch.leaf_hash(), options.threads, Progress::none());
+        let (state, hash) = (State::unsettled(&opened), self.patch.leaf_hash());
+        let leaves = LeafTable::of(&state, hash, options.threads, Progress::none())?;
         let found = leaves.state_digest(opened.schema());
         self.bind()?.check_target(found).map_err(|error| self.altered(error))?;
         Ok(found)

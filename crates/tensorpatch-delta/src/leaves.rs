@@ -1,6 +1,5 @@
 //! The leaf table of a state: the digest of each chunk (section 4 of the format).
 
-use std::convert::Infallible;
 use std::num::NonZeroUsize;
 
 use tensorpatch_codec::leaf_digest;
@@ -10,7 +9,7 @@ use tensorpatch_format::{
 
 use crate::parallel::ordered;
 use crate::spans::Spans;
-use crate::{Progress, State};
+use crate::{Cancelled, Progress, State};
 
 /// The leaf digests of a state in grid order: 16 or 32 bytes for each MiB of model.
 ///
@@ -26,26 +25,32 @@ pub struct LeafTable {
 
 impl LeafTable {
     /// Hashes every chunk of `state`.
-    pub fn of(state: &State<'_>, hash: LeafHash, threads: NonZeroUsize, progress: Progress<'_>) -> Self {
+    ///
+    /// # Errors
+    /// [`Cancelled`] if `progress` says to stop.
+    pub fn of(
+        state: &State<'_>,
+        hash: LeafHash,
+        threads: NonZeroUsize,
+        progress: Progress<'_>,
+    ) -> Result<Self, Cancelled> {
         let mut table = Self::empty(state.schema(), hash);
         let spans = Spans::new(state.schema());
-        let hashed: Result<(), Infallible> = ordered(
+        ordered(
             threads,
             spans.all().len(),
             || (),
             |(), span| {
                 let leaf = |address| Some((address, leaf_digest(hash, state.chunk(address)?)));
-                progress.advance(spans.bytes(span));
-                Ok(spans.get(span).filter_map(leaf).collect::<Vec<_>>())
+                let leaves = spans.get(span).filter_map(leaf).collect::<Vec<_>>();
+                progress.advance(spans.bytes(span)).map(|()| leaves)
             },
             |_, leaves| {
                 leaves.into_iter().for_each(|(address, leaf)| table.set(address, leaf));
                 Ok(())
             },
-        );
-        match hashed {
-            Ok(()) => table,
-        }
+        )?;
+        Ok(table)
     }
 
     /// A table for `schema` whose leaves are still to be set.
@@ -91,7 +96,7 @@ impl LeafTable {
 
     /// Sets the digest of a chunk. A chunk that the state does not have, or a digest of another hash, is ignored:
     /// the state digest then tells.
-    pub(crate) fn set(&mut self, address: ChunkAddress, leaf: LeafDigest) {
+    pub fn set(&mut self, address: ChunkAddress, leaf: LeafDigest) {
         if let Some(slot) = self.range(address).and_then(|range| self.bytes.get_mut(range))
             && slot.len() == leaf.as_bytes().len()
         {

@@ -1,8 +1,25 @@
 //! Diff and apply over whole checkpoints: parallel, deterministic, in bounded memory.
 //!
-//! * [`diff()`] and [`full`] turn two states, or one, into the bytes of a patch; [`diff_changes`] one state and a list of what changes.
-//! * [`Patch`] is a patch whose structure has been checked; [`apply_to`] makes a new checkpoint with it,
-//!   [`apply_in_place`] alters one, [`recover`] finishes what a crash interrupted. [`apply_chunks`] is for tensors that are no files.
+//! From paths to paths:
+//!
+//! * [`diff()`] makes the patch between two checkpoints, [`full()`] one that needs no base; [`Diff::write`] writes it.
+//! * [`Patch::open`] reads a patch file; [`Patch::apply`] makes a new checkpoint with it, [`Patch::apply_in_place`] alters one.
+//!   [`Apply`] does the same with options.
+//! * [`digest()`] says which state a checkpoint holds.
+//!
+//! From tensors in memory, as the `safetensors` crate has them:
+//!
+//! * [`diff_tensors`] makes the patch from a checkpoint to them, one tensor at a time; [`full_tensors`] one that needs no base;
+//!   [`TensorDiff`] is what to use where making a tensor can fail, or where only positions and values are known.
+//! * [`MemoryState`] is a whole state in memory, given or decoded.
+//!
+//! With the parts in hand:
+//!
+//! * [`State`] and [`Snapshot`] are tensors as slices, wherever they lie.
+//! * [`encode_diff`] and [`encode_full`] turn two of them, or one, into the bytes of a patch; [`encode_changes`] one and a list of
+//!   what changes.
+//! * [`apply_to`], [`apply_full`] and [`apply_chunks`] decode; [`apply_in_place`], [`prepare_in_place`] and [`activate_in_place`]
+//!   alter a checkpoint with a journal of the caller's choice, [`recover`] finishes what a crash interrupted.
 //! * [`LeafTable`] is what a state's digest is made of.
 //!
 //! Nothing here is async and nothing touches a network. Memory is bounded by the chunks in flight, whatever the
@@ -14,28 +31,50 @@ mod apply;
 mod changes;
 mod continuation;
 mod diff;
+mod digest;
 mod emit;
+mod encode;
 mod error;
 mod files;
 mod in_place;
 mod journal;
 mod leaves;
+mod memory;
 mod options;
 mod packing;
 mod parallel;
 mod patch;
+mod patch_file;
+mod pending;
 mod progress;
 mod spans;
 mod state;
+mod tensor_diff;
+mod tensors_error;
+mod walk;
 
-pub use apply::{ApplyReport, apply_chunks};
+pub use apply::{AppliedInPlace, Apply};
+// Its types are in the interfaces of this crate.
+pub use safetensors;
+
 pub use changes::{ChangesError, TensorChanges};
-pub use diff::{DiffError, DiffReport, EncodingUse, Version, diff, diff_changes, full};
+pub use diff::{Diff, DiffTensors, diff, diff_tensors, full, full_tensors};
+pub use digest::digest;
+pub use encode::{DiffError, DiffReport, EncodingUse, encode_changes, encode_diff, encode_full};
 pub use error::ApplyError;
 pub use files::{apply_full, apply_to};
 pub use in_place::{Recovery, activate_in_place, apply_in_place, prepare_in_place, recover};
 pub use leaves::LeafTable;
+pub use memory::MemoryState;
 pub use options::Options;
 pub use patch::{BoundPatch, ChunkFault, Patch};
-pub use progress::Progress;
-pub use state::{State, StateError};
+pub use pending::{journal_path, open_settled};
+pub use progress::{Cancelled, Progress};
+pub use state::{Snapshot, State, StateError};
+pub use tensor_diff::{Others, TensorDiff};
+pub use tensors_error::TensorsError;
+pub use walk::{ApplyReport, apply_chunks};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -1,23 +1,130 @@
 //! A patch that has been read and checked, and the same patch bound to a base.
 
-use tensorpatch_checkpoint::Placement;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use self_cell::self_cell;
+use tensorpatch_checkpoint::{CheckpointError, MappedFile, Placement};
 use tensorpatch_codec::{ChunkContext, ChunkDecoder};
 use tensorpatch_format::{
-    self as format, ChunkAddress, ElementFormat, Error, Grid, Kind, Layout, LeafDigest, LeafHash, Limits,
-    Listing, Profile, Record, Schema, StateDigest, TaggedStateDigest, TensorIndex, Trailer,
+    self as format, ChunkAddress, ChunkRecord, ElementFormat, Error, Grid, Kind, Layout, LeafDigest,
+    LeafHash, Limits, Listing, PatchView, Profile, Schema, StateDigest, TaggedStateDigest, TensorIndex,
+    Trailer,
 };
 
 use crate::ApplyError;
 use crate::packing::inflate;
 
-/// A whole patch file whose structure is sound: header, sections, checksums, index and trailer agree.
+/// A whole patch whose structure is sound: header, sections, checksums, index and trailer agree.
 ///
-/// Whether its chunks decode, and to what, shows when it is applied.
+/// Whether its chunks decode, and to what, shows when it is applied. One that is [opened](Patch::open) holds its file; one that
+/// is [parsed](Patch::parse) borrows the bytes.
+///
+/// ```
+/// # use tensorpatch_delta::{Patch, diff};
+/// # let dir = tempfile::tempdir()?;
+/// # let path = |name: &str| dir.path().join(name);
+/// # let write = |name: &str, weights: [u8; 4]| {
+/// #     let header = br#"{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}        "#;
+/// #     std::fs::write(path(name), [&(header.len() as u64).to_le_bytes()[..], header, &weights].concat())
+/// # };
+/// # write("step-5", [1, 2, 3, 4])?;
+/// # write("step-6", [1, 2, 3, 5])?;
+/// # diff(path("step-5"), path("step-6"))?.write(path("step-6.tpatch"))?;
+/// let patch = Patch::open(path("step-6.tpatch"))?;
+/// let report = patch.apply(path("step-5"), path("rebuilt"))?;
+/// assert_eq!((report.base, report.target), (patch.base_digest(), patch.target_digest()));
+/// assert_eq!(std::fs::read(path("rebuilt"))?, std::fs::read(path("step-6"))?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Patch<'a> {
-    wire: format::Patch<'a>,
+    wire: Wire<'a>,
     schema: Option<Schema>,
     layout: Option<Layout>,
+}
+
+/// The parts of a patch, in bytes that are borrowed or come along.
+#[derive(Debug, Clone)]
+enum Wire<'a> {
+    Borrowed(Box<PatchView<'a>>),
+    Owned(Arc<OwnedView>),
+}
+
+/// The bytes of a patch: mapped where they are a file, so that large ones take no memory.
+#[derive(Debug)]
+enum PatchBytes {
+    Mapped(MappedFile),
+    Read(Vec<u8>),
+}
+
+self_cell!(
+    struct OwnedView {
+        owner: PatchBytes,
+        #[covariant]
+        dependent: PatchView,
+    }
+
+    impl {Debug}
+);
+
+impl PatchBytes {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Mapped(file) => file.bytes(),
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+impl Wire<'_> {
+    fn view(&self) -> &PatchView<'_> {
+        match self {
+            Self::Borrowed(view) => view,
+            Self::Owned(owned) => owned.borrow_dependent(),
+        }
+    }
+}
+
+impl Patch<'static> {
+    /// Opens a patch file: maps a regular file into memory, and reads a pipe to its end. Allows what [`Limits::default`] does.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is not a patch, or not all of one.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ApplyError> {
+        Self::open_within(path, &Limits::default())
+    }
+
+    /// Opens a patch file as [`Patch::open`] does, within other limits.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is not a patch, not all of one, or asks for more than `limits` allow.
+    pub fn open_within(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, ApplyError> {
+        let path = path.as_ref();
+        let bytes = if fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
+            let failed = |source| CheckpointError::Io { action: "read", path: path.to_owned(), source };
+            PatchBytes::Read(fs::read(path).map_err(failed)?)
+        } else {
+            PatchBytes::Mapped(MappedFile::open(path)?)
+        };
+        Self::own(bytes, limits)
+            .map_err(|source| ApplyError::PatchFile { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// Reads the bytes of a patch and keeps them.
+    ///
+    /// # Errors
+    /// As [`Patch::parse`].
+    pub fn from_vec(bytes: Vec<u8>, limits: &Limits) -> Result<Self, Error> {
+        Self::own(PatchBytes::Read(bytes), limits)
+    }
+
+    fn own(bytes: PatchBytes, limits: &Limits) -> Result<Self, Error> {
+        let wire = OwnedView::try_new(bytes, |bytes| PatchView::parse(bytes.bytes(), limits))?;
+        Self::of_wire(Wire::Owned(Arc::new(wire)), limits)
+    }
 }
 
 impl<'a> Patch<'a> {
@@ -26,49 +133,53 @@ impl<'a> Patch<'a> {
     /// # Errors
     /// If they are not a patch, not all of one, or ask for more than `limits` allow.
     pub fn parse(file: &'a [u8], limits: &Limits) -> Result<Self, Error> {
-        let wire = format::Patch::parse(file, limits)?;
-        let schema = match wire.schema() {
+        Self::of_wire(Wire::Borrowed(Box::new(PatchView::parse(file, limits)?)), limits)
+    }
+
+    fn of_wire(wire: Wire<'a>, limits: &Limits) -> Result<Self, Error> {
+        let view = wire.view();
+        let schema = match view.schema() {
             Listing::Same => None,
             Listing::Listed(packed) => Some(packed.schema(limits, inflate)?),
         };
-        let layout = match wire.layout() {
+        let layout = match view.layout() {
             Listing::Same => None,
             Listing::Listed(packed) => Some(packed.layout(limits, inflate)?),
         };
         if let Some(layout) = &layout {
-            wire.check_layout(layout.digest())?;
+            view.check_layout(layout.digest())?;
         }
         Ok(Self { wire, schema, layout })
     }
 
     /// What the patch does to a state.
     pub fn kind(&self) -> Kind {
-        self.wire.header().kind
+        self.wire().header().kind
     }
 
     /// What a reader needs besides the patch.
     pub fn profile(&self) -> Profile {
-        self.wire.header().profile
+        self.wire().header().profile
     }
 
     /// The hash over chunks.
     pub fn leaf_hash(&self) -> LeafHash {
-        self.wire.header().leaf_hash
+        self.wire().header().leaf_hash
     }
 
     /// The digest of the base; [`StateDigest::NONE`] for a full patch.
     pub fn base_digest(&self) -> StateDigest {
-        self.wire.trailer().ends.base_state
+        self.wire().trailer().ends.base_state
     }
 
     /// The digest of the target.
     pub fn target_digest(&self) -> StateDigest {
-        self.wire.trailer().ends.target_state
+        self.wire().trailer().ends.target_state
     }
 
     /// The end of the file: what the patch is bound to.
     pub fn trailer(&self) -> &Trailer {
-        self.wire.trailer()
+        self.wire().trailer()
     }
 
     /// The target's schema, if it stands in the patch; else it is the base's.
@@ -87,7 +198,7 @@ impl<'a> Patch<'a> {
     pub fn layout_over<'l>(&'l self, base: &'l Layout) -> (&'l Layout, bool) {
         match &self.layout {
             Some(layout) => (layout, true),
-            None => (base, base.digest() == self.wire.trailer().ends.base_layout),
+            None => (base, base.digest() == self.wire().trailer().ends.base_layout),
         }
     }
 
@@ -98,7 +209,7 @@ impl<'a> Patch<'a> {
         layout: &Layout,
         limits: &Limits,
     ) -> Result<Placement, ApplyError> {
-        Placement::new(schema, layout, limits).map_err(|source| match self.wire.layout() {
+        Placement::new(schema, layout, limits).map_err(|source| match self.wire().layout() {
             Listing::Listed(packed) => {
                 ApplyError::Layout { offset: packed.bytes_offset(), source: Box::new(source) }
             }
@@ -107,8 +218,8 @@ impl<'a> Patch<'a> {
     }
 
     /// The parts of the patch as they stand in the file.
-    pub fn wire(&self) -> &format::Patch<'a> {
-        &self.wire
+    pub fn wire(&self) -> &PatchView<'_> {
+        self.wire.view()
     }
 
     /// The patch as it applies to a base of the schema `base`, or to none.
@@ -129,9 +240,9 @@ impl<'a> Patch<'a> {
             // A full patch lists its schema: the parser has seen to it.
             return Err(ApplyError::Kind { found: self.kind(), needed: "a patch with a schema" });
         };
-        self.wire.check_grid(&Grid::new(schema, base))?;
-        let index = self.wire.index();
-        let records = self.wire.blocks().iter().flat_map(format::Block::records).enumerate();
+        self.wire().check_grid(&Grid::new(schema, base))?;
+        let index = self.wire().index();
+        let records = self.wire().blocks().iter().flat_map(format::Block::records).enumerate();
         let records = records.filter_map(|(number, record)| Some((record, index.leaf(number)?))).collect();
         Ok(BoundPatch { patch: self, schema, records })
     }
@@ -157,7 +268,7 @@ pub struct BoundPatch<'p> {
     patch: &'p Patch<'p>,
     schema: &'p Schema,
     /// In grid order, each with the digest that the index gives for its chunk.
-    records: Vec<(Record<'p>, LeafDigest)>,
+    records: Vec<(ChunkRecord<'p>, LeafDigest)>,
 }
 
 impl<'p> BoundPatch<'p> {
@@ -167,7 +278,7 @@ impl<'p> BoundPatch<'p> {
     }
 
     /// The records in grid order, each with the digest of its chunk in the target.
-    pub fn records(&self) -> &[(Record<'p>, LeafDigest)] {
+    pub fn records(&self) -> &[(ChunkRecord<'p>, LeafDigest)] {
         &self.records
     }
 
@@ -176,7 +287,7 @@ impl<'p> BoundPatch<'p> {
     }
 
     /// The records from the chunk `first` on.
-    pub(crate) fn records_from(&self, first: Option<ChunkAddress>) -> &[(Record<'p>, LeafDigest)] {
+    pub(crate) fn records_from(&self, first: Option<ChunkAddress>) -> &[(ChunkRecord<'p>, LeafDigest)] {
         let start =
             first.map_or(0, |first| self.records.partition_point(|(record, _)| record.address < first));
         self.records.get(start..).unwrap_or_default()
@@ -192,7 +303,7 @@ impl<'p> BoundPatch<'p> {
     pub(crate) fn decode(
         &self,
         decoder: &mut ChunkDecoder,
-        (record, expected): &(Record<'p>, LeafDigest),
+        (record, expected): &(ChunkRecord<'p>, LeafDigest),
         base: Option<&[u8]>,
         target: &mut [u8],
     ) -> Result<LeafDigest, ApplyError> {

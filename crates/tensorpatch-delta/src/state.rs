@@ -1,7 +1,12 @@
-//! A state as slices: a schema and the bytes of each of its tensors.
+//! A state as slices: a schema and the bytes of each of its tensors; with its layout it is a snapshot of a checkpoint.
 
-use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_format::{ChunkAddress, Schema, TensorIndex};
+use safetensors::tensor::TensorView;
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError, ViewError, view_of};
+use tensorpatch_codec::leaf_digest;
+use tensorpatch_format::{ChunkAddress, Layout, LeafDigest, LeafHash, Schema, TensorIndex};
+
+use crate::pending::check_settled;
+use crate::{DiffError, LeafTable};
 
 /// The tensors of a state, borrowed from wherever they lie: a memory map, an engine's buffers, a test.
 ///
@@ -12,7 +17,7 @@ pub struct State<'a> {
     tensors: Vec<&'a [u8]>,
 }
 
-/// Slices that do not fit their schema.
+/// Why slices are not the state of a schema.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
@@ -57,9 +62,30 @@ impl<'a> State<'a> {
     /// The state of an opened checkpoint.
     ///
     /// # Errors
-    /// None that an opened checkpoint can give rise to; the lengths are checked all the same.
-    pub fn of(checkpoint: &'a Checkpoint) -> Result<Self, StateError> {
-        Self::new(checkpoint.schema(), checkpoint.tensors())
+    /// [`CheckpointError::Pending`] if an application in place to it was interrupted.
+    pub fn of(checkpoint: &'a Checkpoint) -> Result<Self, CheckpointError> {
+        check_settled(checkpoint)?;
+        Ok(Self::unsettled(checkpoint))
+    }
+
+    /// The state of a checkpoint whose journal is in the caller's hands.
+    pub(crate) fn unsettled(checkpoint: &'a Checkpoint) -> Self {
+        // An opened checkpoint has every tensor, with the bytes that its schema gives.
+        Self { schema: checkpoint.schema(), tensors: checkpoint.tensors() }
+    }
+
+    /// The state of tensors that are known to fit their schema.
+    pub(crate) fn of_memory(schema: &'a Schema, tensors: Vec<&'a [u8]>) -> Self {
+        Self { schema, tensors }
+    }
+
+    /// The tensors by name, to be handed to [`safetensors::serialize`].
+    ///
+    /// # Errors
+    /// If the crate does not know a dtype or cannot hold a shape.
+    pub fn views(&self) -> Result<Vec<(&'a str, TensorView<'a>)>, ViewError> {
+        let specs = self.schema.tensors().iter().zip(&self.tensors);
+        specs.map(|(spec, bytes)| Ok((spec.name.as_str(), view_of(spec, bytes)?))).collect()
     }
 
     /// The schema.
@@ -76,5 +102,51 @@ impl<'a> State<'a> {
     pub fn chunk(&self, address: ChunkAddress) -> Option<&'a [u8]> {
         let range = self.schema.get(address.tensor)?.chunk_range(address.chunk)?;
         self.tensor(address.tensor)?.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+    }
+}
+
+/// A chunk and its digest.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HashedChunk<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) leaf: LeafDigest,
+    /// Whether the leaf table had the digest.
+    pub(crate) known: bool,
+}
+
+/// One version of a checkpoint, as a diff sees it: its tensors, and what its files look like.
+#[derive(Debug, Clone)]
+pub struct Snapshot<'a> {
+    /// Its tensors.
+    pub state: State<'a>,
+    /// What its files look like.
+    pub layout: &'a Layout,
+    /// Its leaf table, if the caller knows it to be true. Unchanged chunks then cost one comparison and no hash.
+    pub leaves: Option<&'a LeafTable>,
+}
+
+impl<'a> Snapshot<'a> {
+    /// The snapshot of an opened checkpoint.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Pending`] if an application in place to it was interrupted.
+    pub fn of(checkpoint: &'a Checkpoint) -> Result<Self, CheckpointError> {
+        Ok(Self { state: State::of(checkpoint)?, layout: checkpoint.layout(), leaves: None })
+    }
+
+    /// Says that the leaf table, if there is one, is of the hash that a patch is to have.
+    pub(crate) fn check_leaves(&self, expected: LeafHash) -> Result<(), DiffError> {
+        match self.leaves.map(LeafTable::hash) {
+            Some(found) if found != expected => Err(DiffError::LeafHash { expected, found }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A chunk with its digest, which is computed if the leaf table does not have it.
+    pub(crate) fn chunk(&self, address: ChunkAddress, hash: LeafHash) -> Option<HashedChunk<'a>> {
+        let bytes = self.state.chunk(address)?;
+        let known = self.leaves.and_then(|table| table.get(address));
+        let leaf = known.unwrap_or_else(|| leaf_digest(hash, bytes));
+        Some(HashedChunk { bytes, leaf, known: known.is_some() })
     }
 }

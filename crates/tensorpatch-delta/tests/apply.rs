@@ -14,12 +14,12 @@ use common::{
 };
 use tensorpatch_checkpoint::Form;
 use tensorpatch_delta::{
-    ApplyError, ApplyReport, DiffError, LeafTable, Options, Patch, Progress, State, StateError, Version,
-    apply_full, apply_in_place, apply_to, diff,
+    ApplyError, ApplyReport, DiffError, LeafTable, Options, Patch, Progress, Snapshot, State, StateError,
+    apply_full, apply_in_place, apply_to, encode_diff,
 };
 use tensorpatch_format::{
-    Encoding, Ends, ErrorClass, FileLayout, Header, Kind, Layout, LayoutDigest, LeafHash, Limits, Listing,
-    Packed, PatchWriter, Profile, StateDigest,
+    Encoding, Ends, ErrorClass, FileLayout, Kind, Layout, LayoutDigest, LeafHash, Limits, Listing, Packed,
+    PatchHeader, PatchWriter, Profile, StateDigest,
 };
 
 const MIB: u64 = 1 << 20;
@@ -193,7 +193,8 @@ fn a_base_sharded_anew_keeps_its_own_layout_and_still_verifies() {
     assert!(!applied.same_layout);
     assert_eq!(applied.target, report.target);
     let out = open(&out);
-    let found = LeafTable::of(&State::of(&out).unwrap(), LeafHash::Xxh3, NonZeroUsize::MIN, Progress::none());
+    let found = LeafTable::of(&State::of(&out).unwrap(), LeafHash::Xxh3, NonZeroUsize::MIN, Progress::none())
+        .unwrap();
     assert_eq!(found.state_digest(out.schema()), report.target);
     assert_eq!(out.layout().files().len(), 2);
 }
@@ -228,7 +229,8 @@ fn the_digest_of_the_base_covers_tensors_that_the_target_does_not_have() {
     let (patch, report) = patch_between(&base, &target, &Options::default());
     let opened = open(&base);
     let leaves =
-        LeafTable::of(&State::of(&opened).unwrap(), LeafHash::Xxh3, NonZeroUsize::MIN, Progress::none());
+        LeafTable::of(&State::of(&opened).unwrap(), LeafHash::Xxh3, NonZeroUsize::MIN, Progress::none())
+            .unwrap();
     assert_eq!(report.base, leaves.state_digest(opened.schema()));
 
     let other = write(&dir.path().join("other"), &[tensors[0].clone(), nudged(&tensors[1], 1000)]);
@@ -361,7 +363,8 @@ fn a_full_patch_that_leaves_a_chunk_out_is_refused_before_anything_is_written() 
         target_layout: layout.digest(),
     };
     let (schema, layout) = (schema.to_bytes(), layout.to_bytes());
-    let (writer, mut bytes) = PatchWriter::start(&Header::new(Kind::Full, Profile::Compact, LeafHash::Xxh3));
+    let (writer, mut bytes) =
+        PatchWriter::start(&PatchHeader::new(Kind::Full, Profile::Compact, LeafHash::Xxh3));
     let (writer, part) = writer.schema(&Listing::Listed(Packed::plain(&schema))).unwrap();
     bytes.extend(part);
     let (writer, part) = writer.layout(&Listing::Listed(Packed::plain(&layout))).unwrap();
@@ -412,9 +415,10 @@ fn a_listed_layout_that_is_no_checkpoint_s_is_refused_where_it_stands() {
             with(index(&format!(r#"{{"weight_map":{{"a":"{one}","b":"{two}","b":"{two}"}}}}"#))),
         ),
     ] {
-        let version = Version { layout: &layout, ..common::version(&target) };
+        let version = Snapshot { layout: &layout, ..common::version(&target) };
         let mut patch = Vec::new();
-        diff(&common::version(&base), &version, &Options::default(), Progress::none(), &mut patch).unwrap();
+        encode_diff(&common::version(&base), &version, &Options::default(), Progress::none(), &mut patch)
+            .unwrap();
         let out = dir.path().join("out");
         let patch = Patch::parse(&patch, &Limits::default()).unwrap();
         let Listing::Listed(packed) = patch.wire().layout() else { panic!("{what}: no layout") };
@@ -445,10 +449,12 @@ fn a_known_leaf_table_of_another_leaf_hash_is_refused() {
     let (base, target) = pair(dir.path());
     let (base, target) = (open(&base), open(&target));
     let known =
-        LeafTable::of(&State::of(&base).unwrap(), LeafHash::Blake3, NonZeroUsize::MIN, Progress::none());
-    let base = Version { leaves: Some(&known), ..common::version(&base) };
+        LeafTable::of(&State::of(&base).unwrap(), LeafHash::Blake3, NonZeroUsize::MIN, Progress::none())
+            .unwrap();
+    let base = Snapshot { leaves: Some(&known), ..common::version(&base) };
     let mut patch = Vec::new();
-    let refused = diff(&base, &common::version(&target), &Options::default(), Progress::none(), &mut patch);
+    let refused =
+        encode_diff(&base, &common::version(&target), &Options::default(), Progress::none(), &mut patch);
     let Err(DiffError::LeafHash { expected, found }) = refused else { panic!("{refused:?}") };
     assert_eq!((expected, found), (LeafHash::Xxh3, LeafHash::Blake3));
     assert!(patch.is_empty());
@@ -474,11 +480,13 @@ fn a_known_leaf_table_gives_the_same_patch() {
     let options = Options::default();
     let (expected, report) = patch_between(&base, &target, &options);
     let (base, target) = (open(&base), open(&target));
-    let known = LeafTable::of(&State::of(&base).unwrap(), LeafHash::Xxh3, options.threads, Progress::none());
+    let known =
+        LeafTable::of(&State::of(&base).unwrap(), LeafHash::Xxh3, options.threads, Progress::none()).unwrap();
     let mut base = common::version(&base);
     base.leaves = Some(&known);
     let mut patch = Vec::new();
-    let again = diff(&base, &common::version(&target), &options, Progress::none(), &mut patch).unwrap();
+    let again =
+        encode_diff(&base, &common::version(&target), &options, Progress::none(), &mut patch).unwrap();
     assert!(patch == expected);
     assert_eq!(again.base, report.base);
     assert_ne!(again.base, StateDigest::NONE);

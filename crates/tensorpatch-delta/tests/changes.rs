@@ -6,7 +6,7 @@ mod common;
 
 use common::{Tensor, bf16, nudged, open, patch_between, raw, write};
 use tensorpatch_delta::{
-    ChangesError, DiffError, LeafTable, Options, Progress, State, TensorChanges, Version, diff_changes,
+    ChangesError, DiffError, LeafTable, Options, Progress, Snapshot, State, TensorChanges, encode_changes,
 };
 use tensorpatch_format::{Profile, TensorIndex};
 
@@ -57,11 +57,11 @@ fn listed_changes_give_the_patch_of_the_two_states_byte_for_byte() {
         let options = Options::default().with_profile(profile);
         let (expected, report) = patch_between(&base_path, &target_path, &options);
         let state = State::of(&checkpoint).unwrap();
-        let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::none());
+        let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::none()).unwrap();
         for leaves in [None, Some(&leaves)] {
-            let base = Version { state: state.clone(), layout: checkpoint.layout(), leaves };
+            let base = Snapshot { state: state.clone(), layout: checkpoint.layout(), leaves };
             let mut patch = Vec::new();
-            let found = diff_changes(&base, &changes, &options, Progress::none(), &mut patch).unwrap();
+            let found = encode_changes(&base, &changes, &options, Progress::none(), &mut patch).unwrap();
             assert!(patch == expected);
             assert_eq!((found.base, found.target), (report.base, report.target));
             assert_eq!(found.changed_elements, report.changed_elements);
@@ -74,10 +74,10 @@ fn changes_that_are_none_of_the_base_are_refused_with_the_tensor_and_the_place()
     let dir = tempfile::tempdir().unwrap();
     let path = write(&dir.path().join("base.safetensors"), &[bf16("a", &[10], 1)]);
     let checkpoint = open(&path);
-    let base = Version { state: State::of(&checkpoint).unwrap(), layout: checkpoint.layout(), leaves: None };
+    let base = Snapshot { state: State::of(&checkpoint).unwrap(), layout: checkpoint.layout(), leaves: None };
     let refused = |changes: &[TensorChanges<'_>]| {
         let mut out = Vec::new();
-        let found = diff_changes(&base, changes, &Options::default(), Progress::none(), &mut out);
+        let found = encode_changes(&base, changes, &Options::default(), Progress::none(), &mut out);
         assert!(out.is_empty());
         match found.unwrap_err() {
             DiffError::NoChanges(error) => error,

@@ -128,7 +128,10 @@ fn nothing_is_applied_while_an_interrupted_application_waits() {
     let journal = scene.keep_journal();
     fs::write(&scene.checkpoint, &scene.old).unwrap();
     fs::write(&scene.journal, &journal).unwrap();
-    assert!(matches!(scene.apply(&scene.patch), Err(ApplyError::Pending { .. })));
+    assert!(matches!(
+        scene.apply(&scene.patch),
+        Err(ApplyError::Checkpoint(CheckpointError::Pending { .. }))
+    ));
     assert!(scene.bytes() == scene.old);
 }
 

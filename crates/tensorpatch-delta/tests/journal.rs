@@ -112,12 +112,15 @@ fn a_journal_that_cannot_be_looked_at_does_not_pass_for_none() {
     let journal = scene.checkpoint.join("journal");
     let options = Options::default();
     assert!(activate_in_place(&scene.checkpoint, &journal, &options).is_err());
-    assert!(recover(&scene.checkpoint, &journal, &options).is_err());
+    assert!(recover(&scene.checkpoint, &journal, &options, Progress::none()).is_err());
     // A link to itself.
     std::os::unix::fs::symlink(&scene.journal, &scene.journal).unwrap();
     assert!(activate_in_place(&scene.checkpoint, &scene.journal, &options).is_err());
     assert!(scene.recover().is_err());
-    assert!(matches!(scene.prepare(&options, Progress::none()), Err(ApplyError::Pending { .. })));
+    assert!(matches!(
+        scene.prepare(&options, Progress::none()),
+        Err(ApplyError::Checkpoint(CheckpointError::Pending { .. }))
+    ));
     assert!(scene.bytes() == scene.old);
 }
 
@@ -165,7 +168,7 @@ fn recovery_leaves_alone_what_a_live_process_is_writing() {
 fn a_journal_that_has_appeared_while_another_was_written_is_not_replaced() {
     let scene = scene();
     let refused = prepare_while(&scene, || fs::write(&scene.journal, b"another").unwrap());
-    assert!(matches!(refused, Err(ApplyError::Pending { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ApplyError::Checkpoint(CheckpointError::Pending { .. }))), "{refused:?}");
     assert_eq!(fs::read(&scene.journal).unwrap(), b"another");
     assert!(!scene.journal.with_file_name("journal.partial").exists());
 }
@@ -186,7 +189,7 @@ fn a_checkpoint_with_a_torn_header_is_told_to_wait_for_its_journal() {
     scene.interrupt();
     fs::write(&scene.checkpoint, [&[0xff; 9], &scene.old[9..]].concat()).unwrap();
     let refused = scene.prepare(&Options::default(), Progress::none());
-    assert!(matches!(refused, Err(ApplyError::Pending { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ApplyError::Checkpoint(CheckpointError::Pending { .. }))), "{refused:?}");
     assert!(matches!(scene.recover().unwrap(), Recovery::Finished { .. }));
     assert!(scene.bytes() == scene.new);
 }
@@ -228,7 +231,10 @@ fn of_two_applications_at_once_the_one_that_succeeds_has_made_its_target() {
         let winners: Vec<_> = (0..2).filter(|way| outcomes[*way].is_ok()).collect();
         for outcome in &outcomes {
             match outcome {
-                Ok(_) | Err(ApplyError::WrongBase { .. } | ApplyError::Pending { .. }) => {}
+                Ok(_)
+                | Err(
+                    ApplyError::WrongBase { .. } | ApplyError::Checkpoint(CheckpointError::Pending { .. }),
+                ) => {}
                 Err(error) if is_busy(error) => {}
                 Err(error) => panic!("{round}: {error:?}"),
             }
@@ -253,7 +259,7 @@ fn recovery_at_any_moment_of_an_application_harms_nothing() {
             scope.spawn(|| {
                 start.wait();
                 for _ in 0..50 {
-                    match recover(&checkpoint, &journal, &options) {
+                    match recover(&checkpoint, &journal, &options, Progress::none()) {
                         Ok(_) => {}
                         Err(error) if is_busy(&error) => {}
                         Err(error) => panic!("{round}: {error:?}"),

@@ -11,7 +11,8 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 use tensorpatch_checkpoint::{Checkpoint, Form, generate_layout};
 use tensorpatch_delta::{
-    ApplyError, Options, Patch, Progress, State, Version, apply_chunks, apply_in_place, apply_to, diff, full,
+    ApplyError, Options, Patch, Progress, Snapshot, State, apply_chunks, apply_in_place, apply_to,
+    encode_diff, encode_full,
 };
 use tensorpatch_format::{CHUNK_BYTES, ChunkAddress, ErrorClass, Kind, LeafHash, Limits, Profile};
 use tensorpatch_testkit::{
@@ -34,14 +35,14 @@ fn state(model: &Model) -> State<'_> {
 
 fn encode(base: Option<&Model>, target: &Model, options: &Options) -> (Kind, Vec<u8>) {
     let layout = generate_layout(target.schema()).unwrap();
-    let target = Version { state: state(target), layout: &layout, leaves: None };
+    let target = Snapshot { state: state(target), layout: &layout, leaves: None };
     let mut patch = Vec::new();
     let report = match base {
-        None => full(&target, options, Progress::none(), &mut patch).unwrap(),
+        None => encode_full(&target, options, Progress::none(), &mut patch).unwrap(),
         Some(base) => {
             let layout = generate_layout(base.schema()).unwrap();
-            let base = Version { state: state(base), layout: &layout, leaves: None };
-            diff(&base, &target, options, Progress::none(), &mut patch).unwrap()
+            let base = Snapshot { state: state(base), layout: &layout, leaves: None };
+            encode_diff(&base, &target, options, Progress::none(), &mut patch).unwrap()
         }
     };
     assert_eq!(report.patch_bytes, patch.len() as u64);
@@ -258,9 +259,9 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let base = write(&dir.path().join("base"), &pair.base, shards.0, &styles.0);
         let target = write(&dir.path().join("target"), &pair.target, shards.1, &styles.1);
-        let version = |checkpoint| Version { state: State::of(checkpoint).unwrap(), layout: checkpoint.layout(), leaves: None };
+        let version = |checkpoint| Snapshot { state: State::of(checkpoint).unwrap(), layout: checkpoint.layout(), leaves: None };
         let mut bytes = Vec::new();
-        diff(&version(&base), &version(&target), &options, Progress::none(), &mut bytes).unwrap();
+        encode_diff(&version(&base), &version(&target), &options, Progress::none(), &mut bytes).unwrap();
         let patch = Patch::parse(&bytes, &Limits::default()).unwrap();
 
         let out = dir.path().join("out");

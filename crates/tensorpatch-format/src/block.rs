@@ -24,7 +24,7 @@ pub struct Block<'a> {
 /// How one chunk of the target is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Record<'a> {
+pub struct ChunkRecord<'a> {
     /// Which chunk.
     pub address: ChunkAddress,
     /// How the payload encodes it.
@@ -41,7 +41,7 @@ pub struct Record<'a> {
 
 /// The records of a [`Block`], in order.
 #[derive(Debug, Clone)]
-pub struct Records<'a> {
+pub struct ChunkRecords<'a> {
     left: u64,
     steps: AddressSteps,
     heads: Reader<'a>,
@@ -93,8 +93,8 @@ impl<'a> Block<'a> {
     }
 
     /// The records, in order.
-    pub fn records(&self) -> Records<'a> {
-        Records {
+    pub fn records(&self) -> ChunkRecords<'a> {
+        ChunkRecords {
             left: self.record_count,
             steps: AddressSteps::default(),
             heads: self.heads.clone(),
@@ -104,24 +104,24 @@ impl<'a> Block<'a> {
 }
 
 impl<'a> IntoIterator for &Block<'a> {
-    type Item = Record<'a>;
-    type IntoIter = Records<'a>;
+    type Item = ChunkRecord<'a>;
+    type IntoIter = ChunkRecords<'a>;
 
-    fn into_iter(self) -> Records<'a> {
+    fn into_iter(self) -> ChunkRecords<'a> {
         self.records()
     }
 }
 
-impl<'a> Iterator for Records<'a> {
-    type Item = Record<'a>;
+impl<'a> Iterator for ChunkRecords<'a> {
+    type Item = ChunkRecord<'a>;
 
-    fn next(&mut self) -> Option<Record<'a>> {
+    fn next(&mut self) -> Option<ChunkRecord<'a>> {
         self.left = self.left.checked_sub(1)?;
         // Block::parse has read these bytes in the same way without an error.
         let head = RecordHead::read(&mut self.steps, &mut self.heads).ok()?;
         let payload_offset = self.payloads.offset();
         let payload = self.payloads.take(head.payload_len, "payload").ok()?;
-        Some(Record {
+        Some(ChunkRecord {
             address: head.address,
             encoding: head.encoding,
             payload,

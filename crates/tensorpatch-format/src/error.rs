@@ -1,6 +1,6 @@
 //! Why bytes were refused, and where.
 
-use crate::{LimitKind, SchemaDigest};
+use crate::{ErrorKind, LimitKind, SchemaDigest};
 
 /// A refusal of untrusted bytes: what was wrong, in which field, at which offset of the file.
 ///
@@ -146,6 +146,14 @@ impl Error {
     /// A broken rule of the specification, in words.
     pub fn invalid(message: impl Into<String>, field: &'static str, offset: u64) -> Self {
         Self::new(Violation::Invalid(message.into()), field, offset)
+    }
+
+    /// Who must act on this error.
+    pub fn kind(&self) -> ErrorKind {
+        match self.class() {
+            ErrorClass::WrongBase => ErrorKind::WrongBase,
+            _ => ErrorKind::BadInput,
+        }
     }
 
     /// The stable class of this error.

@@ -9,15 +9,15 @@ const MAJOR: u16 = 1;
 /// What a reader must know before anything else.
 ///
 /// ```
-/// use tensorpatch_format::{Header, Kind, LeafHash, Profile};
+/// use tensorpatch_format::{PatchHeader, Kind, LeafHash, Profile};
 ///
-/// let header = Header::new(Kind::Delta, Profile::Compact, LeafHash::Xxh3);
-/// assert_eq!(Header::from_bytes(&header.to_bytes())?, header);
+/// let header = PatchHeader::new(Kind::Delta, Profile::Compact, LeafHash::Xxh3);
+/// assert_eq!(PatchHeader::from_bytes(&header.to_bytes())?, header);
 /// # Ok::<(), tensorpatch_format::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Header {
+pub struct PatchHeader {
     /// The minor version of the format that the file was written with.
     pub minor: u16,
     /// Feature bits that a reader may ignore.
@@ -30,7 +30,7 @@ pub struct Header {
     pub leaf_hash: LeafHash,
 }
 
-impl Header {
+impl PatchHeader {
     /// Bytes of a header.
     pub const LEN: usize = 32;
 
@@ -117,8 +117,8 @@ mod tests {
     use super::*;
     use crate::ErrorClass;
 
-    fn header() -> Header {
-        Header::new(Kind::Full, Profile::Direct, LeafHash::Blake3)
+    fn header() -> PatchHeader {
+        PatchHeader::new(Kind::Full, Profile::Direct, LeafHash::Blake3)
     }
 
     /// The header with one byte replaced and the CRC32 made right again.
@@ -147,7 +147,7 @@ mod tests {
             (23, 1, Invalid, "reserved", 23),
             (27, 1, Invalid, "reserved", 23),
         ] {
-            let error = Header::from_bytes(&with(at, byte)).unwrap_err();
+            let error = PatchHeader::from_bytes(&with(at, byte)).unwrap_err();
             assert_eq!((error.class(), error.field, error.offset), (class, field, offset));
         }
     }
@@ -157,7 +157,7 @@ mod tests {
         let mut newer = header();
         newer.minor = 7;
         newer.optional_features = 0x8000_0001;
-        assert_eq!(Header::from_bytes(&newer.to_bytes()).unwrap(), newer);
+        assert_eq!(PatchHeader::from_bytes(&newer.to_bytes()).unwrap(), newer);
     }
 
     #[test]
@@ -166,7 +166,7 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Header::from_bytes(&flipped).is_err(), "bit {bit}");
+            assert!(PatchHeader::from_bytes(&flipped).is_err(), "bit {bit}");
         }
     }
 
@@ -174,10 +174,10 @@ mod tests {
     fn a_short_file_is_truncated_only_if_it_could_still_be_a_patch() {
         let bytes = header().to_bytes();
         for len in 0..bytes.len() {
-            let error = Header::from_bytes(&bytes[..len]).unwrap_err();
+            let error = PatchHeader::from_bytes(&bytes[..len]).unwrap_err();
             let needed = 32 - len as u64;
             assert_eq!(error, Error::new(Violation::Truncated { needed }, "header", 0));
         }
-        assert_eq!(Header::from_bytes(b"{}").unwrap_err().class(), ErrorClass::NotAPatch);
+        assert_eq!(PatchHeader::from_bytes(b"{}").unwrap_err().class(), ErrorClass::NotAPatch);
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::address::{AddressSteps, MIN_ADDRESS_BYTES};
 use crate::bytes::{Reader, put_varint};
-use crate::{Block, ChunkAddress, Error, Header, LeafDigest, LeafHash, LimitKind, Limits, SectionHead};
+use crate::{Block, ChunkAddress, Error, LeafDigest, LeafHash, LimitKind, Limits, PatchHeader, SectionHead};
 
 /// The least bytes of a block's entry: gap, length, record count.
 const MIN_ENTRY_BYTES: u64 = 3;
@@ -88,7 +88,7 @@ impl Index {
     pub(crate) fn to_payload(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put_varint(&mut out, self.blocks().len() as u64);
-        let mut end = Header::LEN as u64;
+        let mut end = PatchHeader::LEN as u64;
         for block in self.blocks() {
             put_varint(&mut out, block.offset.saturating_sub(end));
             put_varint(&mut out, block.len);
@@ -159,7 +159,7 @@ fn read_blocks(
         return Err(Error::invalid(message, "block_count", at));
     }
     let mut blocks: Vec<BlockEntry> = Vec::new();
-    let mut end = Header::LEN as u64;
+    let mut end = PatchHeader::LEN as u64;
     for _ in 0..count {
         let entry_at = reader.offset();
         let gap = reader.varint("gap")?;

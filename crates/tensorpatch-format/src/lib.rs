@@ -1,7 +1,7 @@
 //! The wire layer of tensorpatch: what a patch file consists of, and nothing about how its contents are made.
 //!
 //! * [`Schema`], [`Layout`] and the digests: the values that a patch is bound to.
-//! * [`Patch`]: a whole patch file in one slice, as borrowed views of its parts.
+//! * [`PatchView`]: a whole patch file in one slice, as borrowed views of its parts.
 //! * [`ForwardReader`] and [`RandomReader`]: the same without the whole file at hand; they say which bytes
 //!   they need next.
 //! * [`PatchWriter`] and [`BlockBuilder`]: the bytes of a patch, part by part.
@@ -40,7 +40,7 @@ mod trailer;
 mod wire;
 mod write;
 
-pub use block::{Block, Record, Records};
+pub use block::{Block, ChunkRecord, ChunkRecords};
 pub use digest::{
     LayoutDigest, LeafDigest, LeafHash, ParseDigestError, SchemaDigest, StateDigest, TaggedStateDigest,
     TensorDigest,
@@ -48,15 +48,15 @@ pub use digest::{
 pub use dtype::{Dtype, ElementFormat};
 pub use error::{Error, ErrorClass, Violation};
 pub use grid::Grid;
-pub use header::Header;
+pub use header::PatchHeader;
 pub use index::{BlockEntry, Index};
 pub use kind::ErrorKind;
 pub use layout::{FileLayout, Layout, LayoutError};
 pub use limits::{LimitKind, Limits};
 pub use packed::{Listing, Packed, Packing};
-pub use patch::Patch;
+pub use patch::PatchView;
 pub use reader::{Arrivals, ForwardReader, Need, RandomAccess, RandomReader};
-pub use scan::{Part, Want};
+pub use scan::{PatchPart, Want};
 pub use schema::{ChunkAddress, ChunkIndex, Schema, SchemaError, TensorIndex, TensorSpec};
 pub use section::{SectionHead, SectionKind};
 pub use trailer::{Ends, Trailer};
@@ -66,3 +66,7 @@ pub use write::{BlockBuilder, FinishedBlock, LayoutDue, PatchWriter, SchemaDue, 
 /// Bytes of a tensor that make one chunk (section 2). A constant of the format: changing it changes every
 /// digest.
 pub const CHUNK_BYTES: usize = 1 << 20;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -2,7 +2,7 @@
 
 use crate::grid::GridWalk;
 use crate::scan::Scanner;
-use crate::{Block, Error, Grid, Header, Index, Limits, Listing, Part, Trailer, Violation};
+use crate::{Block, Error, Grid, Index, Limits, Listing, PatchHeader, PatchPart, Trailer, Violation};
 
 /// A patch file in one slice, read and checked as far as its bytes alone allow.
 ///
@@ -12,8 +12,8 @@ use crate::{Block, Error, Grid, Header, Index, Limits, Listing, Part, Trailer, V
 ///
 /// ```
 /// use tensorpatch_format::{
-///     BlockBuilder, ChunkAddress, ChunkIndex, Dtype, Encoding, Ends, FileLayout, Grid, Header, Kind, Layout, LayoutDigest,
-///     LeafDigest, LeafHash, Limits, Listing, Packed, Patch, PatchWriter, Profile, Schema, StateDigest, TensorIndex, TensorSpec,
+///     BlockBuilder, ChunkAddress, ChunkIndex, Dtype, Encoding, Ends, FileLayout, Grid, PatchHeader, Kind, Layout, LayoutDigest,
+///     LeafDigest, LeafHash, Limits, Listing, Packed, PatchView, PatchWriter, Profile, Schema, StateDigest, TensorIndex, TensorSpec,
 /// };
 ///
 /// // A full patch of one tensor with two elements.
@@ -26,7 +26,7 @@ use crate::{Block, Error, Grid, Header, Index, Limits, Listing, Part, Trailer, V
 ///     base_layout: LayoutDigest::NONE,
 ///     target_layout: layout.digest(),
 /// };
-/// let header = Header::new(Kind::Full, Profile::Compact, LeafHash::Xxh3);
+/// let header = PatchHeader::new(Kind::Full, Profile::Compact, LeafHash::Xxh3);
 /// let mut block = BlockBuilder::new(&header);
 /// let address = ChunkAddress { tensor: TensorIndex(0), chunk: ChunkIndex(0) };
 /// block.push(address, Encoding::Raw, &[0x80, 0x3f, 0, 0], LeafDigest::Xxh3([9; 16]))?;
@@ -42,7 +42,7 @@ use crate::{Block, Error, Grid, Header, Index, Limits, Listing, Part, Trailer, V
 /// file.extend(bytes);
 ///
 /// let limits = Limits::default();
-/// let patch = Patch::parse(&file, &limits)?;
+/// let patch = PatchView::parse(&file, &limits)?;
 /// let Listing::Listed(packed) = patch.schema() else { panic!("a full patch lists its schema") };
 /// let target = packed.schema(&limits, |_frame, _len| Err("not compressed"))?;
 /// patch.check_grid(&Grid::new(&target, None))?;
@@ -51,8 +51,8 @@ use crate::{Block, Error, Grid, Header, Index, Limits, Listing, Part, Trailer, V
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct Patch<'a> {
-    header: Header,
+pub struct PatchView<'a> {
+    header: PatchHeader,
     schema: Listing<'a>,
     layout: Listing<'a>,
     blocks: Vec<Block<'a>>,
@@ -60,7 +60,7 @@ pub struct Patch<'a> {
     trailer: Trailer,
 }
 
-impl<'a> Patch<'a> {
+impl<'a> PatchView<'a> {
     /// Reads a whole patch file.
     ///
     /// # Errors
@@ -72,12 +72,12 @@ impl<'a> Patch<'a> {
         while let Some(want) = scanner.want() {
             let rest = usize::try_from(want.offset).ok().and_then(|offset| file.get(offset..));
             match scanner.feed(rest.unwrap_or_default())? {
-                Some(Part::Header(part)) => header = Some(part),
-                Some(Part::Schema(part)) => schema = Some(part),
-                Some(Part::Layout(part)) => layout = Some(part),
-                Some(Part::Block(part)) => blocks.push(part),
-                Some(Part::Index(part)) => index = Some(part),
-                Some(Part::Trailer(part)) => trailer = Some(part),
+                Some(PatchPart::Header(part)) => header = Some(part),
+                Some(PatchPart::Schema(part)) => schema = Some(part),
+                Some(PatchPart::Layout(part)) => layout = Some(part),
+                Some(PatchPart::Block(part)) => blocks.push(part),
+                Some(PatchPart::Index(part)) => index = Some(part),
+                Some(PatchPart::Trailer(part)) => trailer = Some(part),
                 None => {}
             }
         }
@@ -93,7 +93,7 @@ impl<'a> Patch<'a> {
     }
 
     /// The header.
-    pub fn header(&self) -> &Header {
+    pub fn header(&self) -> &PatchHeader {
         &self.header
     }
 

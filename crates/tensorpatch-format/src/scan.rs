@@ -2,7 +2,7 @@
 
 use crate::index::Contents;
 use crate::{
-    Block, Error, Header, Index, Kind, Limits, Listing, SectionHead, SectionKind, Trailer, Violation,
+    Block, Error, Index, Kind, Limits, Listing, PatchHeader, SectionHead, SectionKind, Trailer, Violation,
 };
 
 /// The bytes of a patch that a reader needs next.
@@ -45,9 +45,9 @@ impl Want {
 /// A part of a patch, as it comes by.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub enum Part<'a> {
+pub enum PatchPart<'a> {
     /// The header.
-    Header(Header),
+    Header(PatchHeader),
     /// The SCHEMA section.
     Schema(Listing<'a>),
     /// The LAYOUT section. If it lists one, its digest is for [`Trailer::check_layout`] to check.
@@ -72,7 +72,7 @@ pub(crate) struct Scanner {
 /// What is known once the header has been read.
 #[derive(Debug, Clone)]
 struct Body {
-    header: Header,
+    header: PatchHeader,
     next: Next,
     /// What the blocks so far hold, for the index to agree with.
     seen: Contents,
@@ -102,7 +102,7 @@ impl Scanner {
         Self { limits: limits.clone(), offset: 0, body: None }
     }
 
-    pub(crate) fn header(&self) -> Option<&Header> {
+    pub(crate) fn header(&self) -> Option<&PatchHeader> {
         self.body.as_ref().map(|body| &body.header)
     }
 
@@ -119,7 +119,7 @@ impl Scanner {
     /// What must be fed next, or `None` after the trailer.
     pub(crate) fn want(&self) -> Option<Want> {
         let len = match self.body.as_ref().map(|body| body.next) {
-            None => Header::LEN as u64,
+            None => PatchHeader::LEN as u64,
             Some(Next::Head(_)) => SectionHead::LEN as u64,
             Some(Next::Payload(head, _)) => head.payload_len,
             Some(Next::Trailer) => Trailer::LEN as u64,
@@ -129,15 +129,15 @@ impl Scanner {
     }
 
     /// Takes what [`want`](Self::want) asks for, off the start of `bytes`.
-    pub(crate) fn feed<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<Part<'a>>, Error> {
+    pub(crate) fn feed<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<PatchPart<'a>>, Error> {
         let Some(want) = self.want() else {
             return self.nothing_follows(bytes).map(|()| None);
         };
         let part = match &mut self.body {
             None => {
-                let header = Header::from_bytes(bytes)?;
+                let header = PatchHeader::from_bytes(bytes)?;
                 self.body = Some(Body::new(header));
-                Some(Part::Header(header))
+                Some(PatchPart::Header(header))
             }
             Some(body) => body.feed(want, bytes, &self.limits)?,
         };
@@ -155,7 +155,7 @@ impl Scanner {
 }
 
 impl Body {
-    fn new(header: Header) -> Self {
+    fn new(header: PatchHeader) -> Self {
         Self {
             header,
             next: Next::Head(Due::Schema),
@@ -166,7 +166,12 @@ impl Body {
         }
     }
 
-    fn feed<'a>(&mut self, want: Want, bytes: &'a [u8], limits: &Limits) -> Result<Option<Part<'a>>, Error> {
+    fn feed<'a>(
+        &mut self,
+        want: Want,
+        bytes: &'a [u8],
+        limits: &Limits,
+    ) -> Result<Option<PatchPart<'a>>, Error> {
         match self.next {
             Next::Head(due) => {
                 let head = self.head(&want, bytes, due, limits)?;
@@ -177,7 +182,7 @@ impl Body {
             Next::Trailer => {
                 let trailer = self.trailer(&want, bytes)?;
                 self.next = Next::Nothing;
-                Ok(Some(Part::Trailer(trailer)))
+                Ok(Some(PatchPart::Trailer(trailer)))
             }
             Next::Nothing => Ok(None),
         }
@@ -201,7 +206,7 @@ impl Body {
         due: Due,
         payload: &'a [u8],
         limits: &Limits,
-    ) -> Result<Option<Part<'a>>, Error> {
+    ) -> Result<Option<PatchPart<'a>>, Error> {
         head.check_crc(payload)?;
         let at = head.payload_offset();
         let (next, part) = match head.kind {
@@ -209,22 +214,22 @@ impl Body {
             SectionKind::Schema => {
                 let schema = Listing::schema(payload, at, limits, self.header.kind)?;
                 self.listed_schema = schema.is_listed();
-                (Next::Head(Due::Layout), Some(Part::Schema(schema)))
+                (Next::Head(Due::Layout), Some(PatchPart::Schema(schema)))
             }
             SectionKind::Layout => {
                 let layout = Listing::layout(payload, at, limits, self.header.kind, self.listed_schema)?;
                 self.listed_layout = layout.is_listed();
-                (Next::Head(Due::BlockOrIndex), Some(Part::Layout(layout)))
+                (Next::Head(Due::BlockOrIndex), Some(PatchPart::Layout(layout)))
             }
             SectionKind::Block => {
                 let block = Block::parse(head, payload)?;
                 self.seen.push(&block);
-                (Next::Head(due), Some(Part::Block(block)))
+                (Next::Head(due), Some(PatchPart::Block(block)))
             }
             SectionKind::Index => {
                 let index = Index::parse(head, payload, self.header.leaf_hash, limits, Some(&self.seen))?;
                 self.index_offset = head.offset;
-                (Next::Trailer, Some(Part::Index(index)))
+                (Next::Trailer, Some(PatchPart::Index(index)))
             }
         };
         self.next = next;

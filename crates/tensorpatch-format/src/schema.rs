@@ -8,8 +8,8 @@ use crate::{CHUNK_BYTES, Dtype, Error, LimitKind, Limits, SchemaDigest};
 
 const MAX_NAME_BYTES: usize = 65_535;
 const MAX_RANK: usize = 64;
-/// A tensor with a one-byte name and dtype and no dims: 4+1 + 4+1 + 4 + 8.
-const MIN_TENSOR_BYTES: u64 = 22;
+/// A tensor with an empty name, a one-byte dtype and no dims: 4 + 4+1 + 4 + 8.
+const MIN_TENSOR_BYTES: u64 = 21;
 
 /// A tensor's place in the order of its schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,8 +114,8 @@ pub enum SchemaError {
     /// Two tensors have the same name.
     #[error("tensor {0:?} occurs twice")]
     Duplicate(String),
-    /// A name is empty or too long.
-    #[error("tensor name of {0} bytes: 1 to 65535 are allowed")]
+    /// A name is too long.
+    #[error("tensor name of {0} bytes: at most 65535 are allowed")]
     NameLength(usize),
     /// More dims than the format allows.
     #[error("tensor {name:?} has {rank} dims: at most 64 are allowed")]
@@ -277,7 +277,7 @@ impl Schema {
 
 fn check_tensor(tensor: &TensorSpec) -> Result<(), SchemaError> {
     let name = || tensor.name.clone();
-    if tensor.name.is_empty() || tensor.name.len() > MAX_NAME_BYTES {
+    if tensor.name.len() > MAX_NAME_BYTES {
         return Err(SchemaError::NameLength(tensor.name.len()));
     }
     if tensor.shape.len() > MAX_RANK {

@@ -2,7 +2,7 @@
 
 use crate::bytes::Reader;
 use crate::header::check_crc;
-use crate::{Error, Header, Kind, LayoutDigest, SchemaDigest, StateDigest, Violation};
+use crate::{Error, Kind, LayoutDigest, PatchHeader, SchemaDigest, StateDigest, Violation};
 
 const END_MAGIC: [u8; 8] = *b"\nhctapt\x89";
 
@@ -76,7 +76,7 @@ impl Trailer {
     }
 
     /// The bytes of the trailer of a patch with this header.
-    pub fn to_bytes(&self, header: &Header) -> [u8; Self::LEN] {
+    pub fn to_bytes(&self, header: &PatchHeader) -> [u8; Self::LEN] {
         let mut out = Vec::with_capacity(Self::LEN);
         out.extend_from_slice(self.ends.base_state.as_bytes());
         out.extend_from_slice(self.ends.target_state.as_bytes());
@@ -99,7 +99,7 @@ impl Trailer {
     ///
     /// # Errors
     /// As section 8 says.
-    pub fn from_bytes(bytes: &[u8; Self::LEN], offset: u64, header: &Header) -> Result<Self, Error> {
+    pub fn from_bytes(bytes: &[u8; Self::LEN], offset: u64, header: &PatchHeader) -> Result<Self, Error> {
         let at = |field: u64| offset.saturating_add(field);
         let mut end = Reader::new(bytes.split_at(180).1, at(180));
         let crc = end.u32("crc")?;
@@ -145,7 +145,7 @@ impl Trailer {
     }
 
     /// Checks the digests against the kind of the patch and its layout mode.
-    pub(crate) fn check_ends(&self, header: &Header, same_layout: bool) -> Result<(), Error> {
+    pub(crate) fn check_ends(&self, header: &PatchHeader, same_layout: bool) -> Result<(), Error> {
         let ends = self.ends.check(header.kind, same_layout);
         ends.map_err(|fault| {
             Error::invalid(fault.message, fault.field, self.offset().saturating_add(fault.at))
@@ -183,11 +183,11 @@ impl Trailer {
     }
 }
 
-fn trailer_crc(header: &Header, fields: &[u8]) -> u32 {
+fn trailer_crc(header: &PatchHeader, fields: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     // Without its own checksum: over bytes that end with their CRC32, the CRC32 is the same whatever they are.
     let bytes = header.to_bytes();
-    hasher.update(bytes.split_at(Header::LEN - 4).0);
+    hasher.update(bytes.split_at(PatchHeader::LEN - 4).0);
     hasher.update(fields);
     hasher.finalize()
 }

@@ -5,7 +5,9 @@ use crate::bytes::put_varint;
 use crate::index::Contents;
 use crate::packed::{check_layout_mode, check_schema_mode};
 use crate::section::seal;
-use crate::{ChunkAddress, Encoding, Ends, Header, Index, Kind, LeafDigest, Listing, SectionKind, Trailer};
+use crate::{
+    ChunkAddress, Encoding, Ends, Index, Kind, LeafDigest, Listing, PatchHeader, SectionKind, Trailer,
+};
 
 /// What a patch cannot hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +41,7 @@ pub enum WriteError {
 /// Collects the records of one block. Blocks do not depend on each other, so that many may be built at once.
 #[derive(Debug, Clone)]
 pub struct BlockBuilder {
-    header: Header,
+    header: PatchHeader,
     steps: AddressSteps,
     heads: Vec<u8>,
     payloads: Vec<u8>,
@@ -50,7 +52,7 @@ pub struct BlockBuilder {
 /// A finished BLOCK section, not yet given a place in a file.
 #[derive(Debug, Clone)]
 pub struct FinishedBlock {
-    header: Header,
+    header: PatchHeader,
     section: Vec<u8>,
     addresses: Vec<ChunkAddress>,
     leaves: Vec<u8>,
@@ -59,10 +61,10 @@ pub struct FinishedBlock {
 /// Makes the bytes of a patch. Each call returns what comes next in the file; the type says what may come
 /// next.
 ///
-/// [`Patch`](crate::Patch) has an example.
+/// [`PatchView`](crate::PatchView) has an example.
 #[derive(Debug, Clone)]
 pub struct PatchWriter {
-    header: Header,
+    header: PatchHeader,
     offset: u64,
     same_layout: bool,
     contents: Contents,
@@ -72,21 +74,21 @@ pub struct PatchWriter {
 /// A [`PatchWriter`] whose SCHEMA section is due.
 #[derive(Debug, Clone)]
 pub struct SchemaDue {
-    header: Header,
+    header: PatchHeader,
     offset: u64,
 }
 
 /// A [`PatchWriter`] whose LAYOUT section is due.
 #[derive(Debug, Clone)]
 pub struct LayoutDue {
-    header: Header,
+    header: PatchHeader,
     offset: u64,
     listed_schema: bool,
 }
 
 impl BlockBuilder {
     /// An empty block of a patch with this header.
-    pub fn new(header: &Header) -> Self {
+    pub fn new(header: &PatchHeader) -> Self {
         Self {
             header: *header,
             steps: AddressSteps::default(),
@@ -200,7 +202,7 @@ impl FinishedBlock {
 
 impl PatchWriter {
     /// Starts a patch: returns the bytes of its header, and what writes the rest.
-    pub fn start(header: &Header) -> (SchemaDue, Vec<u8>) {
+    pub fn start(header: &PatchHeader) -> (SchemaDue, Vec<u8>) {
         let bytes = header.to_bytes().to_vec();
         (SchemaDue { header: *header, offset: bytes.len() as u64 }, bytes)
     }
@@ -208,7 +210,7 @@ impl PatchWriter {
     /// The bytes of the next BLOCK section.
     ///
     /// Whether the chunks are in the target's grid is not checked here:
-    /// [`Patch::check_grid`](crate::Patch::check_grid) does.
+    /// [`PatchView::check_grid`](crate::PatchView::check_grid) does.
     ///
     /// # Errors
     /// If the block does not come after the one before, or the patch can have none. The writer is as before

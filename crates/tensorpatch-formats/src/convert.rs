@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, MappedFile, Placement, generate_layout};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, Placement, generate_layout};
 use tensorpatch_delta::{ApplyError, LeafTable, Options, Patch, Progress, State, apply_full, apply_to};
 use tensorpatch_format::{Kind, Layout, LeafHash, Schema, TaggedStateDigest, TensorIndex, TensorSpec};
 
@@ -209,7 +209,7 @@ pub fn convert(
     let from = base.as_ref().map(|base| &base.checkpoint);
     let written = match options.to {
         To::Checkpoint => write::checkpoint(&target, from, dest, limits)?,
-        To::Patch => write::patch(&target, from, dest, &staging, &options.delta)?,
+        To::Patch => write::patch(&target, from, dest, &options.delta)?,
         To::IndexDelta { dialect, encoding, checksum, file_bytes } => {
             let style = write::IndexDeltaStyle { dialect, encoding, checksum, file_bytes };
             write::index_delta(&target, from, dest, &staging, &style, &versions)?
@@ -272,8 +272,7 @@ fn make_target(
             Ok(Made { target: checkpoint, version, base_version: None, verified })
         }
         Format::Patch => {
-            let file = MappedFile::open(source)?;
-            let patch = Patch::parse(file.bytes(), limits).map_err(ApplyError::from)?;
+            let patch = Patch::open_within(source, limits)?;
             apply(&patch, base.map(|base| &base.checkpoint), staged, options)?;
             let target = Checkpoint::open(staged, limits)?;
             Ok(Made { target, version: None, base_version: None, verified: Verified::State })
@@ -314,6 +313,7 @@ fn digest(
     options: &ConvertOptions,
 ) -> Result<TaggedStateDigest, FormatsError> {
     let leaves = LeafTable::of(&State::of(checkpoint)?, leaf_hash, options.delta.threads, Progress::none());
+    let leaves = leaves.map_err(ApplyError::from)?;
     Ok(TaggedStateDigest { leaf_hash, digest: leaves.state_digest(checkpoint.schema()) })
 }
 

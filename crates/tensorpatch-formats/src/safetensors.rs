@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use tensorpatch_checkpoint::Header;
+use tensorpatch_checkpoint::SafetensorsHeader;
 use tensorpatch_format::{Limits, TensorSpec};
 
 use crate::{Fault, Violation};
 
 /// A safetensors file in one slice, its header checked.
 pub(crate) struct File<'a> {
-    header: Header,
+    header: SafetensorsHeader,
     bytes: &'a [u8],
 }
 
 impl<'a> File<'a> {
     pub(crate) fn parse(bytes: &'a [u8], limits: &Limits) -> Result<Self, Fault> {
-        let header = Header::parse(bytes, limits)?;
+        let header = SafetensorsHeader::parse(bytes, limits)?;
         header.check_file_len(bytes.len() as u64)?;
         Ok(Self { header, bytes })
     }

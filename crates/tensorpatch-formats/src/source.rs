@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError, Header, MappedFile};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError, MappedFile, SafetensorsHeader};
 use tensorpatch_format::{
     self as format, ErrorClass, Layout, LimitKind, Limits, Schema, TensorIndex, TensorSpec,
 };
@@ -93,13 +93,13 @@ fn detect_directory(path: &Path, limits: &Limits) -> Result<Format, FormatsError
 fn detect_file(path: &Path, limits: &Limits) -> Result<Format, FormatsError> {
     let file = MappedFile::open(path)?;
     let not_a_patch = |error: format::Error| error.class() == ErrorClass::NotAPatch;
-    if !file.bytes().is_empty() && !format::Header::from_bytes(file.bytes()).is_err_and(not_a_patch) {
+    if !file.bytes().is_empty() && !format::PatchHeader::from_bytes(file.bytes()).is_err_and(not_a_patch) {
         return Ok(Format::Patch);
     }
     if frame::is_frame(file.bytes()) {
         return Ok(Format::Grail);
     }
-    let header = Header::parse(file.bytes(), limits)
+    let header = SafetensorsHeader::parse(file.bytes(), limits)
         .map_err(|source| CheckpointError::Header { path: path.to_owned(), source })?;
     if !header.metadata().is_some_and(trl::is_patch) {
         return Ok(Format::Checkpoint);
@@ -370,7 +370,7 @@ pub(crate) struct Full {
 
 impl Full {
     pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Self, FormatsError> {
-        let checkpoint = Checkpoint::open(path, limits)?;
+        let checkpoint = tensorpatch_delta::open_settled(path, limits)?;
         let mut full = Self { checkpoint, version: None, verified: Verified::Nothing, of_version: false };
         full.verify(limits).map_err(FormatsError::delta(path))?;
         Ok(full)
@@ -386,7 +386,7 @@ impl Full {
             None => None,
         };
         for file in layout.files() {
-            let header = Header::parse(&file.header, limits)
+            let header = SafetensorsHeader::parse(&file.header, limits)
                 .map_err(|error| Fault::from(error).in_file(&file.name))?;
             let Some(metadata) = header.metadata() else { continue };
             if trl::is_patch(metadata) {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use tempfile::{NamedTempFile, TempDir};
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError, CheckpointWriter, Form, Placement};
-use tensorpatch_delta::{Options, Progress, State, Version, diff, full};
+use tempfile::TempDir;
+use tensorpatch_checkpoint::{AtomicFile, Checkpoint, CheckpointError, CheckpointWriter, Form, Placement};
+use tensorpatch_delta::{Options, Progress, Snapshot, encode_diff, encode_full};
 use tensorpatch_format::{Dtype, FileLayout, Layout, LayoutError, Limits, Schema, SchemaError, TensorSpec};
 
 use crate::checksum::StateChecksum;
@@ -91,31 +91,16 @@ pub(crate) fn patch(
     target: &Checkpoint,
     base: Option<&Checkpoint>,
     dest: &Path,
-    staging: &TempDir,
     options: &Options,
 ) -> Result<Written, FormatsError> {
-    fn version(checkpoint: &Checkpoint) -> Result<Version<'_>, FormatsError> {
-        Ok(Version { state: State::of(checkpoint)?, layout: checkpoint.layout(), leaves: None })
-    }
-    if dest.is_dir() {
-        let what = format!("{} is a directory", dest.display());
-        return Err(FormatsError::Request { what, advice: "give the name of a file, such as step.tpatch" });
-    }
-    let io = || FormatsError::io("write", dest);
-    let mut builder = tempfile::Builder::new();
-    // The umask takes away what it takes from any new file.
-    builder.permissions(fs::Permissions::from_mode(0o666));
-    let file: NamedTempFile = builder.tempfile_in(staging.path()).map_err(io())?;
-    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let mut out = AtomicFile::create(dest)?;
     let report = match base {
-        Some(base) => diff(&version(base)?, &version(target)?, options, Progress::none(), &mut out)?,
-        None => full(&version(target)?, options, Progress::none(), &mut out)?,
+        Some(base) => {
+            encode_diff(&Snapshot::of(base)?, &Snapshot::of(target)?, options, Progress::none(), &mut out)?
+        }
+        None => encode_full(&Snapshot::of(target)?, options, Progress::none(), &mut out)?,
     };
-    let file = out.into_inner().map_err(|error| io()(error.into_error()))?;
-    file.as_file().sync_all().map_err(io())?;
-    let parent = File::open(parent(dest)).map_err(io())?;
-    file.persist(dest).map_err(|error| io()(error.error))?;
-    parent.sync_all().map_err(io())?;
+    out.commit()?;
     Ok(Written { files: 1, bytes: report.patch_bytes })
 }
 

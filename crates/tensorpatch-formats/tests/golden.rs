@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use common::{Scratch, Tensors, tensors, to};
-use tensorpatch_checkpoint::Header;
+use tensorpatch_checkpoint::SafetensorsHeader;
 use tensorpatch_format::Limits;
 use tensorpatch_formats::index_delta::{Dialect, Encoding};
 use tensorpatch_formats::{
@@ -195,7 +195,8 @@ fn outline(directory: &Path) -> Outline {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "safetensors") {
-            let header = Header::parse(&std::fs::read(&path).unwrap(), &Limits::default()).unwrap();
+            let header =
+                SafetensorsHeader::parse(&std::fs::read(&path).unwrap(), &Limits::default()).unwrap();
             let mut names: Vec<_> = header.tensors().iter().map(|(spec, _)| spec.name.clone()).collect();
             names.sort();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -263,7 +264,8 @@ fn files_of_trl_that_are_written_have_the_tensors_and_metadata_of_trls_own() {
             };
             assert!(without_nan(&ours) == without_nan(&theirs), "{theirs:?}");
             let metadata = |path: &Path| {
-                let header = Header::parse(&std::fs::read(path).unwrap(), &Limits::default()).unwrap();
+                let header =
+                    SafetensorsHeader::parse(&std::fs::read(path).unwrap(), &Limits::default()).unwrap();
                 let mut metadata = header.metadata().unwrap().clone();
                 // What the base is called is known to TRL alone; a list in JSON may have blanks.
                 metadata.remove("base_model_id");

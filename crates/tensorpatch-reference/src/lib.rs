@@ -230,7 +230,7 @@ fn parse_schema(mut input: Input<'_>) -> Result<Vec<Spec>> {
     if count > MOST_TENSORS {
         return refuse(Code::Limit, start, "more tensors than this reader takes");
     }
-    if count > input.left() / 22 {
+    if count > input.left() / 21 {
         return refuse(Code::Invalid, start, "more tensors than there is room for");
     }
     let mut specs: Vec<Spec> = Vec::new();
@@ -262,9 +262,6 @@ fn parse_schema(mut input: Input<'_>) -> Result<Vec<Spec>> {
         }
         let byte_len = input.u64()?;
         let spec = Spec { name, dtype, shape, byte_len };
-        if spec.name.is_empty() {
-            return refuse(Code::Invalid, tensor_at, "a name has at least one byte");
-        }
         if !size_is_right(&spec) {
             return refuse(Code::Invalid, tensor_at, "the byte length is not that of the shape");
         }

@@ -1,7 +1,10 @@
-//! The objects of one stream in a store, and nothing about what they mean: names below a prefix, bounded reads, requests made again.
+//! The objects of one stream in a store, and nothing about what they mean: names below a prefix, bounded reads, bounded concurrency, retries.
 
+pub(crate) mod create;
 mod download;
-mod upload;
+pub(crate) mod probe;
+pub(crate) mod upload;
+pub(crate) mod url;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +14,10 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tensorpatch_stream::retention::Listed;
+use tensorpatch_stream::{Key, ObjectDigest, ObjectRef};
 
-use crate::digest::ObjectDigest;
 use crate::error::{StoreError, is_transient};
-use crate::names::Key;
-use crate::record::ObjectRef;
-
-pub(crate) use upload::{Outgoing, Uploading};
 
 /// How often a request that failed for no lasting reason is made, on top of what the store's client does itself.
 const ATTEMPTS: u32 = 5;
@@ -31,16 +31,6 @@ const IN_FLIGHT: usize = 4;
 pub(crate) struct Bucket {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
-}
-
-/// An object that a list has shown.
-#[derive(Debug, Clone)]
-pub(crate) struct Listed {
-    /// The name below the folder that was listed.
-    pub(crate) name: String,
-    pub(crate) bytes: u64,
-    /// Seconds since 1970 by the store's clock.
-    pub(crate) modified: i64,
 }
 
 impl Bucket {
@@ -248,7 +238,7 @@ pub(crate) async fn pause(attempt: u32) {
 ///
 /// The futures are boxed before any is awaited: a closure that is kept across an await makes the future of every caller one that
 /// cannot be sent between threads.
-pub(crate) fn all<'a, I, T, F>(
+pub(crate) fn buffered_all<'a, I, T, F>(
     items: I,
     at_once: usize,
     work: impl FnMut(I::Item) -> F,

@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 
 use tensorpatch_format::TaggedStateDigest;
-
-use crate::names::{StreamId, Version};
-use crate::plan::PlanError;
-use crate::record::RecordError;
+use tensorpatch_stream::{ChainError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version};
 
 /// A refusal or failure of the store layer. Whatever existed before is as it was, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +94,7 @@ pub enum StoreError {
         /// The newest version of the stream.
         tip: Version,
     },
-    /// The stream is not the one that the directory belongs to (B3, B39).
+    /// The stream is not the one that the directory belongs to.
     #[error("{} belongs to the stream {expected}, but this is the stream {found}", path.display())]
     AnotherStream {
         /// The replica or baseline.
@@ -121,7 +118,7 @@ pub enum StoreError {
     /// The stream has no version at all.
     #[error("the stream has no version yet")]
     Empty,
-    /// There is no usable way to the version.
+    /// There is no usable path to the version.
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// The directory has a checkpoint or other files that are no version of the stream.
@@ -185,18 +182,16 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// A label, or a publisher's name, that no record may have.
-    #[error("{0}")]
-    Text(String),
+    #[error(transparent)]
+    Text(RecordError),
     /// A key that would break the rules for names.
     #[error(transparent)]
-    Key(#[from] crate::names::KeyError),
-    /// A companion file that is too large to be one.
-    #[error("{} has {bytes} bytes: files beside the weights may have {limit}", path.display())]
+    Key(#[from] KeyError),
+    /// A local file that is larger than it may be.
+    #[error("{} has more than the {limit} bytes that it may have", path.display())]
     FileSize {
         /// The file.
         path: PathBuf,
-        /// Its size.
-        bytes: u64,
         /// The limit.
         limit: u64,
     },
@@ -212,9 +207,12 @@ pub enum StoreError {
     /// Tensors that do not fit their schema.
     #[error(transparent)]
     State(#[from] tensorpatch_delta::StateError),
-    /// A part of a version that it does not have.
+    /// The caller's progress said to stop.
+    #[error(transparent)]
+    Cancelled(#[from] tensorpatch_delta::Cancelled),
+    /// A tensor, or rows or bytes of one, that the version does not have.
     #[error("version {version}: {what}")]
-    NoSuchPart {
+    NoSuchRange {
         /// The version.
         version: Version,
         /// What it does not have.
@@ -222,7 +220,7 @@ pub enum StoreError {
     },
     /// The receipts of the ranks are not a version.
     #[error(transparent)]
-    Receipts(#[from] crate::ranks::ReceiptError),
+    Receipts(#[from] ReceiptError),
     /// A URL that names no store.
     #[error("{url:?}: {what}")]
     Url {
@@ -234,6 +232,12 @@ pub enum StoreError {
     /// A task of the runtime was cancelled or panicked.
     #[error("a background task ended early: {0}")]
     Task(String),
+}
+
+impl From<ChainError> for StoreError {
+    fn from(error: ChainError) -> Self {
+        Self::Plan(error.into())
+    }
 }
 
 impl StoreError {

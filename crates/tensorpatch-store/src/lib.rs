@@ -1,4 +1,14 @@
-//! Streams of checkpoint versions in an object store: commits, anchors, planning, replicas.
+//! Streams of checkpoint versions in an object store: publishers, replicas, and the upkeep of both.
+//!
+//! What the records of a stream say and what follows from them is `tensorpatch-stream`, without I/O; this crate brings them to a
+//! store and to local disk. From the ground up:
+//!
+//! * `bucket`: the objects of one stream over `object_store`, and how a URL names it.
+//! * [`Stream`]: creating and opening a stream, reading its history, leases, and ranges of tensors ([`RangeReader`]).
+//! * [`Replica`]: a directory that follows a stream.
+//! * [`Publisher`]: appends versions, and keeps a replica to make patches from; [`ranks`] when several processes publish together;
+//!   [`Folder`].
+//! * [`upkeep`]: checking, collecting and mirroring.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
@@ -8,48 +18,38 @@
 )]
 
 mod bucket;
-mod check;
-mod collect;
-mod commit;
-mod digest;
 mod error;
-mod fold;
-mod lease;
+#[cfg(test)]
+#[allow(dead_code, reason = "the tests beside the code use some of it")]
+#[path = "../tests/support/faulty_store.rs"]
+mod faulty_store;
 mod local;
-mod log;
-mod merge;
-mod mirror;
-mod names;
 mod observe;
-mod parts;
-mod plan;
-mod probe;
 mod publisher;
-mod ranks;
-mod record;
 mod replica;
-mod sign;
 mod stream;
-mod url;
+pub mod upkeep;
 
-pub use check::{Checked, Problem};
-pub use collect::{CollectPolicy, Collected, Garbage};
-pub use digest::ObjectDigest;
+pub use bucket::url::{open_existing_store, open_store};
 pub use error::StoreError;
-pub use fold::{Folded, Folder};
-pub use log::{LogEntry, LogKind};
-pub use mirror::Mirrored;
-pub use names::{IdError, Key, KeyError, Nonce, StreamId, Version, VersionError};
 pub use observe::{Event, Observer, Phase};
-pub use parts::PartReader;
-pub use plan::{Commit, History, Plan, PlanError, Step, Way};
-pub use publisher::{AnchorAdded, AnchorPolicy, PublishOptions, Published, Publisher};
-pub use ranks::{Rank, Receipt, ReceiptContent, ReceiptError, TensorReceipt};
-pub use record::{
-    Anchor, CommitRecord, Delta, DeltaKind, EdgeRecord, Link, NamedObject, ObjectRef, Part, Record,
-    RecordError, StreamRecord, VersionId, Writers,
-};
-pub use replica::{ApplyMode, LeaseOptions, Prepared, Pulled, PulledStep, Replica, ReplicaOptions, Target};
-pub use sign::{KeyTextError, SignKey, TrustKey};
+pub use publisher::anchor_policy::{AnchorAdded, AnchorPolicy};
+pub use publisher::fold::{Folded, Folder};
+pub use publisher::options::PublishOptions;
+pub use publisher::{Published, Publisher, ranks};
+pub use replica::options::{ApplyMode, LeaseOptions, ReplicaOptions, Target};
+pub use replica::{Prepared, Pulled, PulledEdge, Replica};
+pub use stream::log::LogEntry;
+pub use stream::range_reader::RangeReader;
 pub use stream::{CreateOptions, Stream};
-pub use url::{open_existing_store, open_store};
+pub use tensorpatch_stream::{
+    Anchor, ChainError, Commit, CommitRecord, Delta, DeltaKind, Edge, EdgeKind, EdgeRecord, Exclusions,
+    History, IdError, JsonRecord, Key, KeyError, KeyTextError, Link, NamedObject, Nonce, ObjectDigest,
+    ObjectDigestError, ObjectRef, PatchObject, Plan, PlanError, Rank, Receipt, ReceiptContent, ReceiptError,
+    RecordError, SignKey, StreamId, StreamRecord, TensorReceipt, TrustKey, Version, VersionContents,
+    VersionError, VersionId, VersionKind, Writers,
+};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

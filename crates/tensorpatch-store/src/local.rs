@@ -126,10 +126,7 @@ pub(crate) fn read_file(path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreE
     let mut bytes = Vec::new();
     file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| StoreError::local(path, e))?;
     if bytes.len() as u64 > max {
-        return Err(StoreError::LocalState {
-            path: path.into(),
-            what: format!("it has more than {max} bytes"),
-        });
+        return Err(StoreError::FileSize { path: path.into(), limit: max });
     }
     Ok(Some(bytes))
 }
@@ -163,6 +160,18 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
 fn sync_parent(path: &Path) -> Result<(), StoreError> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     sync_dir(parent)
+}
+
+/// Runs `work` on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| StoreError::Task(e.to_string()))?
+}
+
+/// Seconds since 1970 by this machine's clock; only ever shown to people.
+pub(crate) fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// An exclusive lock on a directory, held until dropped, also by the death of the process.

@@ -1,34 +1,39 @@
 //! A publisher: appends versions to a stream, each as a patch from the one before (spec/stream.md section 5).
 
 mod anchor;
+pub(crate) mod anchor_policy;
+mod encode;
+pub(crate) mod fold;
 mod local;
-mod options;
+pub(crate) mod options;
+pub mod ranks;
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_format::TaggedStateDigest;
+use tensorpatch_stream::record::check_texts;
+use tensorpatch_stream::{
+    Anchor, Authorship, Commit, NamedObject, NewVersion, Nonce, ObjectDigest, StreamId, Version,
+    VersionContents, VersionId, VersionKind, names,
+};
 use tokio::sync::Mutex;
 
-use crate::bucket::{Outgoing, Uploading, all};
-use crate::commit::Content;
-use crate::digest::{ObjectDigest, text};
+use crate::bucket::buffered_all;
+use crate::bucket::upload::{Outgoing, Uploading};
 use crate::error::StoreError;
-use crate::local::file_len;
-use crate::log::LogKind;
-use crate::names::{self, Nonce, StreamId, Version};
+use crate::local::{blocking, file_len, unix_now};
 use crate::observe::{Observer, Phase};
-use crate::plan::Commit;
-use crate::record::{self, Anchor, Delta, DeltaKind, NamedObject, Part, VersionId};
-use crate::replica::home::{Held, Home};
+use crate::replica::Replica;
+use crate::replica::directory::{InstalledVersion, ReplicaDir, first_entry};
 use crate::replica::install;
-use crate::replica::{Replica, ReplicaOptions, Target, blocking, first_entry};
-use crate::stream::Stream;
+use crate::replica::options::{ReplicaOptions, Target};
+use crate::replica::update::{self, Ready};
+use crate::stream::{Stream, next_version};
 
-pub use anchor::{AnchorAdded, AnchorPolicy};
-use local::{Companion, Encoded, Ready, copy_companion, encode, install_companions, stage_checkpoint};
-pub use options::PublishOptions;
+use anchor_policy::{AnchorAdded, Chain};
+use local::{Checked, Companion, copy_companion, encode_and_check, stage_checkpoint};
+use options::PublishOptions;
 
 /// Files uploaded at once.
 const UPLOADS: usize = 2;
@@ -50,6 +55,8 @@ pub struct Publisher {
 struct Known {
     tip: Option<VersionId>,
     attempt: Option<Nonce>,
+    /// The deltas to the tip since the newest anchor, once they have been looked at.
+    chain: Option<Chain>,
 }
 
 /// A version that was published.
@@ -65,20 +72,24 @@ pub struct Published {
     /// The version that it is a patch to.
     pub base: Option<Version>,
     /// What it was published as.
-    pub kind: LogKind,
-    /// The state.
-    #[serde(with = "text")]
-    pub digest: TaggedStateDigest,
+    pub kind: VersionKind,
+    /// What it is.
+    #[serde(flatten)]
+    pub contents: VersionContents,
     /// Bytes of its own objects that were uploaded.
     pub bytes: u64,
-    /// Bytes of all tensors.
-    pub state_bytes: u64,
     /// Elements that changed; none for an anchor.
     pub changed_elements: Option<u64>,
     /// Elements of all tensors; none for an anchor.
     pub total_elements: Option<u64>,
     /// Whether it was published already, by an attempt whose end was not seen.
     pub resumed: bool,
+    /// The anchor of the version that was added, if one was due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<AnchorAdded>,
+    /// Why the anchor that was due could not be added. The next version tries again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchor_error: Option<String>,
 }
 
 impl Published {
@@ -90,24 +101,21 @@ impl Published {
             version: record.version,
             commit: commit.digest,
             base: delta.map(|delta| delta.base.version),
-            kind: match delta.map(|delta| delta.kind) {
-                None => LogKind::Anchor,
-                Some(DeltaKind::Delta) => LogKind::Delta,
-                Some(DeltaKind::Empty) => LogKind::Empty,
-            },
-            digest: record.state,
+            kind: record.kind(),
+            contents: record.contents,
             bytes,
-            state_bytes: record.state_bytes,
             changed_elements: delta.map(|delta| delta.changed_elements),
             total_elements: delta.map(|delta| delta.total_elements),
             resumed,
+            anchor: None,
+            anchor_error: None,
         }
     }
 }
 
 /// A version ready to be committed.
 struct Prepared {
-    content: Content,
+    version: NewVersion,
     /// Bytes uploaded.
     bytes: u64,
     ready: Ready,
@@ -116,7 +124,7 @@ struct Prepared {
 /// A patch that is written and checked, and whose object appears once its upload is finished.
 struct Patch {
     nonce: Nonce,
-    encoded: Encoded,
+    checked: Checked,
     outgoing: Outgoing,
     uploading: Uploading,
 }
@@ -131,7 +139,7 @@ impl Publisher {
         baseline: impl Into<PathBuf>,
         mut options: PublishOptions,
     ) -> Result<Self, StoreError> {
-        record::check_texts(&options.publisher, None)?;
+        check_texts(&options.publisher, None).map_err(StoreError::Text)?;
         options.diff = options.diff.with_leaf_hash(stream.record().leaf_hash);
         let publisher = Self { stream, baseline: baseline.into(), options, known: Mutex::default() };
         publisher.catch_up().await?;
@@ -149,9 +157,9 @@ impl Publisher {
     /// As [`Publisher::open`].
     pub async fn catch_up(&self) -> Result<Option<VersionId>, StoreError> {
         let mut known = self.known.lock().await;
-        let home = Home::lock(&self.baseline).await?;
-        let tip = self.to_tip(&home).await?;
-        *known = Known { tip: tip.as_ref().map(Commit::id), attempt: None };
+        let directory = ReplicaDir::lock(&self.baseline).await?;
+        let tip = self.to_tip(&directory).await?;
+        *known = Known { tip: tip.as_ref().map(Commit::id), ..Known::default() };
         Ok(known.tip)
     }
 
@@ -163,10 +171,10 @@ impl Publisher {
     }
 
     /// Steps P1 and P2 of section 5.
-    async fn to_tip(&self, home: &Home) -> Result<Option<Commit>, StoreError> {
+    async fn to_tip(&self, directory: &ReplicaDir) -> Result<Option<Commit>, StoreError> {
         let Some(tip) = self.stream.tip().await? else {
-            let (home, options) = (home.clone(), self.options.diff.clone());
-            return match blocking(move || install::recover(&home, &options)).await? {
+            let (directory, options) = (directory.clone(), self.options.diff.clone());
+            return match blocking(move || install::recover(&directory, &options)).await? {
                 None => match first_entry(&self.baseline)? {
                     None => Ok(None),
                     Some(name) => Err(StoreError::ForeignDirectory {
@@ -184,7 +192,7 @@ impl Publisher {
                 }
             };
         };
-        self.replica().pull_locked(home, Target::Version(tip.record.version)).await?;
+        self.replica().pull_locked(directory, Target::Version(tip.record.version)).await?;
         Ok(Some(tip))
     }
 
@@ -194,6 +202,10 @@ impl Publisher {
     /// [`StoreError::LostRace`] and [`StoreError::NotAtTip`] if another publisher was there first: then
     /// [`Publisher::catch_up`] and publish again. [`StoreError::OutcomeUnknown`] if the store did not say: publishing the same again finds out.
     /// In every case the baseline holds a version of the stream.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time. The version is then published or not, as if the process had died: publishing the same
+    /// again finds out. Work on local disk that has begun runs to its end and keeps the baseline locked until then.
     pub async fn publish(&self, checkpoint: &Path) -> Result<Published, StoreError> {
         self.publish_labelled(checkpoint, None).await
     }
@@ -205,47 +217,64 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`Publisher::publish`].
+    ///
+    /// # Cancel safety
+    /// As [`Publisher::publish`].
     pub async fn publish_labelled(
         &self,
         checkpoint: &Path,
         label: Option<&str>,
     ) -> Result<Published, StoreError> {
-        record::check_texts(&self.options.publisher, label)?;
+        check_texts(&self.options.publisher, label).map_err(StoreError::Text)?;
         let mut known = self.known.lock().await;
-        let home = Home::lock(&self.baseline).await?;
-        let tip = self.to_tip_if_own(&home, &mut known).await?;
-        let Some(tip) = tip else {
+        let directory = ReplicaDir::lock(&self.baseline).await?;
+        let mut published = self.publish_locked(&directory, checkpoint, label, &mut known).await?;
+        self.anchor_if_due(&directory, &mut known, &mut published).await;
+        Ok(published)
+    }
+
+    async fn publish_locked(
+        &self,
+        directory: &ReplicaDir,
+        checkpoint: &Path,
+        label: Option<&str>,
+        known: &mut Known,
+    ) -> Result<Published, StoreError> {
+        let Some(tip) = self.to_tip_if_own(directory, known).await? else {
             let nonce = Nonce::random();
-            let prepared = self.first(&home, checkpoint, nonce).await?;
-            return self.commit(&home, None, prepared, nonce, label, &mut known).await;
+            let prepared = self.first(directory, checkpoint, nonce).await?;
+            return self.commit(directory, None, prepared, nonce, label, known).await;
         };
-        let mut companions = self.copy_companions(&home, checkpoint).await?;
-        let patch = match self.encode(&home, checkpoint, &tip).await {
-            // The baseline was damaged on disk, and now says so: it is made anew from the stream.
+        let mut companions = self.copy_companions(directory, checkpoint).await?;
+        let patch = match self.encode(directory, checkpoint, &tip).await {
+            // The baseline was damaged on disk, and now says so: it is restored from the stream.
             Err(StoreError::WrongState { .. } | StoreError::LocalDamage { .. }) => {
-                self.to_tip(&home).await?;
-                companions = self.copy_companions(&home, checkpoint).await?;
-                self.encode(&home, checkpoint, &tip).await?
+                self.to_tip(directory).await?;
+                companions = self.copy_companions(directory, checkpoint).await?;
+                self.encode(directory, checkpoint, &tip).await?
             }
             encoded => encoded?,
         };
-        let Patch { encoded, .. } = &patch;
+        let (new, old) = (&patch.checked.contents, &tip.record.contents);
         let same_attempt = known.attempt == Some(tip.record.nonce);
         let same_label = label.is_some() && tip.record.label.as_deref() == label;
-        let same = encoded.state == tip.record.state && encoded.layout == tip.record.layout;
-        if same && (same_attempt || same_label) {
-            *known = Known { tip: Some(tip.id()), attempt: None };
+        if new.state == old.state && new.layout == old.layout && (same_attempt || same_label) {
+            *known = Known { tip: Some(tip.id()), ..Known::default() };
             drop(patch.outgoing);
             patch.uploading.give_up().await;
             return Ok(Published::of(&tip, 0, true));
         }
         let nonce = patch.nonce;
         let prepared = self.next(&companions, patch, &tip).await?;
-        self.commit(&home, Some(&tip), prepared, nonce, label, &mut known).await
+        self.commit(directory, Some(&tip), prepared, nonce, label, known).await
     }
 
     /// The tip, if it is the one that is known, or this publisher's own attempt whose end it did not see.
-    async fn to_tip_if_own(&self, home: &Home, known: &mut Known) -> Result<Option<Commit>, StoreError> {
+    async fn to_tip_if_own(
+        &self,
+        directory: &ReplicaDir,
+        known: &mut Known,
+    ) -> Result<Option<Commit>, StoreError> {
         let tip = self.stream.tip_after(known.tip.map(|tip| tip.version)).await?;
         let unchanged = tip.as_ref().map(Commit::id) == known.tip;
         let own = tip.as_ref().is_some_and(|tip| known.attempt == Some(tip.record.nonce));
@@ -260,22 +289,27 @@ impl Publisher {
                 )),
             });
         }
-        self.to_tip(home).await
+        self.to_tip(directory).await
     }
 
     /// The content of a first version: private copies of the files, their digest, and the objects (steps P3 and P4).
-    async fn first(&self, home: &Home, checkpoint: &Path, nonce: Nonce) -> Result<Prepared, StoreError> {
+    async fn first(
+        &self,
+        directory: &ReplicaDir,
+        checkpoint: &Path,
+        nonce: Nonce,
+    ) -> Result<Prepared, StoreError> {
         let version = Version::FIRST;
-        let companions = self.copy_companions(home, checkpoint).await?;
+        let companions = self.copy_companions(directory, checkpoint).await?;
         let staged = {
-            let (home, checkpoint, options) =
-                (home.clone(), checkpoint.to_owned(), self.options.diff.clone());
+            let (directory, checkpoint, options) =
+                (directory.clone(), checkpoint.to_owned(), self.options.diff.clone());
             let observer = self.options.observer.clone();
-            blocking(move || stage_checkpoint(&home, &checkpoint, &options, &observer)).await?
+            blocking(move || stage_checkpoint(&directory, &checkpoint, &options, &observer)).await?
         };
         let bytes = staged.files.iter().map(|(_, path)| file_len(path)).sum::<Result<u64, _>>()?;
         self.options.observer.start(Phase::Upload, bytes);
-        let mut files = all(staged.files.clone(), UPLOADS, |(name, path)| async move {
+        let mut files = buffered_all(staged.files.clone(), UPLOADS, |(name, path)| async move {
             let key = names::anchor(version, nonce, &name)?;
             let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;
             Ok(NamedObject { name, object })
@@ -291,34 +325,32 @@ impl Publisher {
         let companions = self.upload_companions(version, nonce, &companions, &[]).await?;
         let anchor = Anchor { files, leaves };
         let bytes = anchor.objects().chain(companions.iter().map(|c| &c.object)).map(|o| o.bytes).sum();
-        let content = Content {
-            state: staged.state,
-            schema: staged.schema,
-            layout: staged.layout,
-            state_bytes: staged.state_bytes,
-            tensors: staged.tensors,
-            delta: None,
-            anchor: Some(anchor),
-            companions,
-        };
-        Ok(Prepared { content, bytes, ready: Ready::Staged })
+        let version = NewVersion { contents: staged.contents, delta: None, anchor: Some(anchor), companions };
+        Ok(Prepared { version, bytes, ready: Ready::Staged })
     }
 
     /// The patch of a later version from the baseline, checked by decoding it, and its upload, which has begun (step P3).
-    async fn encode(&self, home: &Home, checkpoint: &Path, tip: &Commit) -> Result<Patch, StoreError> {
+    async fn encode(
+        &self,
+        directory: &ReplicaDir,
+        checkpoint: &Path,
+        tip: &Commit,
+    ) -> Result<Patch, StoreError> {
         let nonce = Nonce::random();
-        let key = names::part(after(tip)?, nonce, "delta.tpatch")?;
+        let key = names::patch(next_version(Some(tip))?, nonce, "delta.tpatch")?;
         let bucket = self.stream.bucket();
         let (mut outgoing, uploading) =
-            bucket.upload_while_written(key, home.outgoing(), &self.options.observer)?;
-        let (home, checkpoint, options) = (home.clone(), checkpoint.to_owned(), self.options.diff.clone());
+            bucket.upload_while_written(key, directory.outgoing(), &self.options.observer)?;
+        let (directory, checkpoint, options) =
+            (directory.clone(), checkpoint.to_owned(), self.options.diff.clone());
         let (observer, tip) = (self.options.observer.clone(), tip.clone());
         let encoded = blocking(move || {
-            let encoded = encode(&home, &checkpoint, &tip, &options, &observer, &mut outgoing)?;
-            Ok((encoded, outgoing))
+            let checked =
+                encode_and_check(&directory, &checkpoint, &tip, &options, &observer, &mut outgoing)?;
+            Ok((checked, outgoing))
         });
         match encoded.await {
-            Ok((encoded, outgoing)) => Ok(Patch { nonce, encoded, outgoing, uploading }),
+            Ok((checked, outgoing)) => Ok(Patch { nonce, checked, outgoing, uploading }),
             Err(error) => {
                 uploading.give_up().await;
                 Err(error)
@@ -333,40 +365,31 @@ impl Publisher {
         patch: Patch,
         tip: &Commit,
     ) -> Result<Prepared, StoreError> {
-        let version = after(tip)?;
-        let Patch { nonce, encoded, outgoing, uploading } = patch;
+        let version = next_version(Some(tip))?;
+        let Patch { nonce, checked, outgoing, uploading } = patch;
         let object = uploading.finish(outgoing).await?;
         let known = &tip.record.companions;
         let companions = self.upload_companions(version, nonce, companions, known).await?;
         let new = companions.iter().filter(|companion| !known.contains(companion));
         let bytes = new.map(|companion| companion.object.bytes).sum::<u64>().saturating_add(object.bytes);
-        let content = Content {
-            state: encoded.state,
-            schema: encoded.schema,
-            layout: encoded.layout,
-            state_bytes: encoded.state_bytes,
-            tensors: encoded.tensors,
-            delta: Some(Delta {
-                base: tip.id(),
-                kind: encoded.kind,
-                changed_elements: encoded.changed_elements,
-                total_elements: encoded.total_elements,
-                parts: vec![Part { object, schema: None }],
-            }),
-            anchor: None,
-            companions,
-        };
-        Ok(Prepared { content, bytes, ready: encoded.ready })
+        let Checked { encoded, contents, ready } = checked;
+        let delta = Some(encoded.into_delta(tip.id(), object));
+        let version = NewVersion { contents, delta, anchor: None, companions };
+        Ok(Prepared { version, bytes, ready })
     }
 
     /// Copies the files beside the weights, because they may change between being hashed and being uploaded.
-    async fn copy_companions(&self, home: &Home, checkpoint: &Path) -> Result<Vec<Companion>, StoreError> {
-        let (home, checkpoint, limits) =
-            (home.clone(), checkpoint.to_owned(), self.options.diff.limits.clone());
+    async fn copy_companions(
+        &self,
+        directory: &ReplicaDir,
+        checkpoint: &Path,
+    ) -> Result<Vec<Companion>, StoreError> {
+        let (directory, checkpoint, limits) =
+            (directory.clone(), checkpoint.to_owned(), self.options.diff.limits.clone());
         blocking(move || {
-            home.sweep(&[])?;
+            directory.sweep(&[])?;
             let checkpoint = Checkpoint::open(&checkpoint, &limits)?;
-            checkpoint.companions().iter().map(|path| copy_companion(&home, path)).collect()
+            checkpoint.companions().iter().map(|path| copy_companion(&directory, path)).collect()
         })
         .await
     }
@@ -379,7 +402,7 @@ impl Publisher {
         companions: &[Companion],
         known: &[NamedObject],
     ) -> Result<Vec<NamedObject>, StoreError> {
-        all(companions, UPLOADS, |companion| async move {
+        buffered_all(companions, UPLOADS, |companion| async move {
             let same = known.iter().find(|known| {
                 known.object.blake3 == companion.digest && known.object.bytes == companion.bytes
             });
@@ -398,61 +421,42 @@ impl Publisher {
     /// Steps P5 to P7 of section 5.
     async fn commit(
         &self,
-        home: &Home,
+        directory: &ReplicaDir,
         tip: Option<&Commit>,
         prepared: Prepared,
         nonce: Nonce,
         label: Option<&str>,
         known: &mut Known,
     ) -> Result<Published, StoreError> {
-        let Prepared { content, bytes, ready } = prepared;
-        let record = content.into_record(self.stream.id(), tip, &self.options.publisher, nonce, label)?;
-        let version = record.version;
-        let encoded = self.stream.record_bytes(&names::commit(version), &record)?;
+        let Prepared { version, bytes, ready } = prepared;
+        let publisher = self.options.publisher.as_str();
+        let author = Authorship { publisher, nonce, label, created: unix_now() };
         known.attempt = Some(nonce);
-        let created = self.stream.create_commit(record, encoded).await;
+        let created = self.stream.commit_version(tip, version, author).await;
         if let Err(StoreError::LostRace { .. }) = &created {
             known.attempt = None;
         }
         let commit = created?;
-        *known = Known { tip: Some(commit.id()), attempt: None };
-        if let Err(error) = self.advance(home, tip, &commit, ready).await {
+        let chain = known.chain.map(|chain| chain.and(&commit.record));
+        *known = Known { tip: Some(commit.id()), attempt: None, chain };
+        if let Err(error) = self.advance(directory, tip, &commit, ready).await {
             // The version is published, so saying anything else would be wrong. The next call catches up.
             tracing::warn!(%error, "the baseline could not be advanced");
         }
-        self.stream.hint(version).await;
+        self.stream.hint(commit.record.version).await;
         Ok(Published::of(&commit, bytes, false))
     }
 
     /// Brings the baseline to what was just committed, with what was made ready before (step P6).
     async fn advance(
         &self,
-        home: &Home,
+        directory: &ReplicaDir,
         tip: Option<&Commit>,
         commit: &Commit,
         ready: Ready,
     ) -> Result<(), StoreError> {
-        let to = Held { id: commit.id(), companions: commit.record.companions.clone() };
-        let from = tip.map(|tip| Held { id: tip.id(), companions: tip.record.companions.clone() });
-        let (home, stream, options) = (home.clone(), self.stream.id(), self.options.diff.clone());
-        blocking(move || {
-            let old = from.as_ref().map(|from| from.companions.as_slice()).unwrap_or_default();
-            let mut then = install_companions(&home, old, &to.companions)?;
-            if let (Ready::Journal, Some(from)) = (ready, &from) {
-                return install::activate_in_place(&home, stream, from, &to, &then, &options);
-            }
-            let weights = install::weight_files(&home.staging(), &options)?;
-            let gone = install::weight_files(home.dir(), &options)?;
-            then.remove.extend(gone.into_iter().filter(|name| !weights.contains(name)));
-            then.files.extend(weights);
-            install::switch(&home, stream, to, then)
-        })
-        .await
+        let (to, from) = (InstalledVersion::of(commit), tip.map(InstalledVersion::of));
+        let (directory, stream, options) = (directory.clone(), self.stream.id(), self.options.diff.clone());
+        blocking(move || update::activate(&directory, stream, from.as_ref(), &to, ready, &options)).await
     }
-}
-
-/// The number after a commit's.
-pub(crate) fn after(tip: &Commit) -> Result<Version, StoreError> {
-    let tip = tip.record.version;
-    tip.next().ok_or(StoreError::NoVersion { wanted: tip, tip: Some(tip) })
 }

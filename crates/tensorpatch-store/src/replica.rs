@@ -1,30 +1,34 @@
 //! A replica: a checkpoint directory that follows a stream (spec/stream.md section 6).
 
+pub(crate) mod directory;
+mod download;
 mod follow;
-pub(crate) mod home;
 pub(crate) mod install;
-mod options;
+mod merge;
+pub(crate) mod options;
 mod prepare;
 mod repair;
-mod rounds;
+mod retry_plan;
+pub(crate) mod update;
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tensorpatch_delta as delta;
 use tensorpatch_format::TaggedStateDigest;
+use tensorpatch_stream::lease::Lease;
+use tensorpatch_stream::{Commit, Edge, ObjectDigest, StreamId, Version, VersionContents, VersionId};
 
-use crate::digest::{ObjectDigest, text};
 use crate::error::StoreError;
-use crate::lease::{self, Lease};
-use crate::names::{StreamId, Version};
-use crate::plan::Commit;
-use crate::record::VersionId;
+use crate::local::blocking;
+use crate::observe::Phase;
 use crate::stream::Stream;
-use home::{Condition, HIDDEN, Held, Home, Install, LocalState};
-use install::{Found, InPlace};
-pub use options::{ApplyMode, LeaseOptions, ReplicaOptions, Target};
-use rounds::Rounds;
+use directory::{Condition, InstalledVersion, LocalState, ReplicaDir, first_entry};
+use install::Found;
+use options::{ReplicaOptions, Target};
+use prepare::{Patching, Staging, Work};
+use retry_plan::PlanAttempts;
+use update::{Ready, Update};
 
 /// A directory with an ordinary checkpoint that is brought from version to version, verified.
 ///
@@ -48,21 +52,21 @@ pub struct Pulled {
     pub to: Version,
     /// The digest of its commit record.
     pub commit: ObjectDigest,
-    /// Its state digest, verified.
-    #[serde(with = "text")]
-    pub digest: TaggedStateDigest,
-    /// The steps taken.
-    pub steps: Vec<PulledStep>,
+    /// What it is, verified.
+    #[serde(flatten)]
+    pub contents: VersionContents,
+    /// The edges taken.
+    pub edges: Vec<PulledEdge>,
     /// Bytes of the objects of the plan.
     pub plan_bytes: u64,
     /// Bytes fetched, companions and repairs included, without what was there already.
     pub downloaded_bytes: u64,
 }
 
-/// One step of a pull.
+/// One edge that a pull took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct PulledStep {
+pub struct PulledEdge {
     /// The version that it led to.
     pub version: Version,
     /// Whether it was an anchor, and not a patch.
@@ -71,30 +75,20 @@ pub struct PulledStep {
     pub bytes: u64,
 }
 
+impl PulledEdge {
+    fn of(edge: &Edge) -> Self {
+        Self { version: edge.target.version, anchor: edge.is_anchor(), bytes: edge.bytes() }
+    }
+}
+
 /// A version that is downloaded and verified as far as that goes without touching what is held; holds the replica's lock.
 #[derive(Debug)]
 pub struct Prepared {
-    home: Home,
-    held: Option<Held>,
+    directory: ReplicaDir,
+    held: Option<InstalledVersion>,
     target: Commit,
     work: Work,
     report: Pulled,
-}
-
-/// What is left for the activation.
-#[derive(Debug)]
-enum Work {
-    Nothing,
-    /// Patches to the files as they lie. The journal of the first is written already.
-    InPlace(Vec<Patching>),
-    /// Complete files in the staging directory.
-    Switch(Install),
-}
-
-#[derive(Debug)]
-struct Patching {
-    patch: PathBuf,
-    to: Held,
 }
 
 impl Prepared {
@@ -104,8 +98,8 @@ impl Prepared {
     }
 
     /// The state that activation will bring.
-    pub fn digest(&self) -> TaggedStateDigest {
-        self.target.record.state
+    pub fn state(&self) -> TaggedStateDigest {
+        self.target.record.contents.state
     }
 
     /// Whether there is anything to activate.
@@ -131,8 +125,8 @@ impl Replica {
     /// # Errors
     /// If the directory belongs to another stream, or an interrupted step cannot be ended.
     pub async fn held(&self) -> Result<Option<VersionId>, StoreError> {
-        let home = self.lock().await?;
-        Ok(self.local(&home).await?.and_then(|state| match state.condition {
+        let directory = self.lock().await?;
+        Ok(self.local(&directory).await?.and_then(|state| match state.condition {
             Condition::Held(held) => Some(held.id),
             _ => None,
         }))
@@ -143,21 +137,30 @@ impl Replica {
     /// # Errors
     /// If there is no way to the version, the store fails, or the directory is in use by something else. The directory then holds what it
     /// held, or a version on the way.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time. The directory then holds what it held, a version on the way, or an interrupted step that
+    /// the next call of any method completes; downloads are resumed. Work on local disk that has begun runs to its end and keeps the
+    /// directory locked until then.
     pub async fn pull(&self, target: Target) -> Result<Pulled, StoreError> {
-        let home = self.lock().await?;
-        self.pull_locked(&home, target).await
+        let directory = self.lock().await?;
+        self.pull_locked(&directory, target).await
     }
 
-    pub(crate) async fn pull_locked(&self, home: &Home, target: Target) -> Result<Pulled, StoreError> {
-        let mut rounds = Rounds::default();
+    pub(crate) async fn pull_locked(
+        &self,
+        directory: &ReplicaDir,
+        target: Target,
+    ) -> Result<Pulled, StoreError> {
+        let mut attempts = PlanAttempts::default();
         loop {
-            let result = match self.prepare_locked(home, target, &mut rounds).await {
+            let result = match self.prepare_locked(directory, target, &mut attempts).await {
                 Ok(prepared) => self.activate(prepared).await,
                 Err(error) => Err(error),
             };
             match result {
                 Ok(pulled) => return Ok(pulled),
-                Err(error) => rounds.go_on(error)?,
+                Err(error) => attempts.go_on(error)?,
             }
         }
     }
@@ -170,25 +173,28 @@ impl Replica {
     ///
     /// # Errors
     /// As [`Replica::pull`]; nothing has changed then.
+    ///
+    /// # Cancel safety
+    /// The future, and what it returns, may be dropped at any time: the version held stays as it is, and downloads are resumed.
     pub async fn prepare(&self, target: Target) -> Result<Prepared, StoreError> {
-        let home = self.lock().await?;
-        let mut rounds = Rounds::default();
+        let directory = self.lock().await?;
+        let mut attempts = PlanAttempts::default();
         loop {
-            match self.prepare_locked(&home, target, &mut rounds).await {
+            match self.prepare_locked(&directory, target, &mut attempts).await {
                 Ok(prepared) => return Ok(prepared),
-                Err(error) => rounds.go_on(error)?,
+                Err(error) => attempts.go_on(error)?,
             }
         }
     }
 
-    async fn lock(&self) -> Result<Home, StoreError> {
-        Home::lock(&self.dir).await
+    async fn lock(&self) -> Result<ReplicaDir, StoreError> {
+        ReplicaDir::lock(&self.dir).await
     }
 
     /// The state file after recovery, if it is one of this stream.
-    async fn local(&self, home: &Home) -> Result<Option<LocalState>, StoreError> {
-        let (home, options) = (home.clone(), self.options.apply.clone());
-        let state = blocking(move || install::recover(&home, &options)).await?;
+    async fn local(&self, directory: &ReplicaDir) -> Result<Option<LocalState>, StoreError> {
+        let (directory, options) = (directory.clone(), self.options.apply.clone());
+        let state = blocking(move || install::recover(&directory, &options)).await?;
         match &state {
             Some(state) if state.stream != self.stream.id() => Err(StoreError::AnotherStream {
                 path: self.dir.clone(),
@@ -201,15 +207,15 @@ impl Replica {
 
     async fn prepare_locked(
         &self,
-        home: &Home,
+        directory: &ReplicaDir,
         target: Target,
-        rounds: &mut Rounds,
+        attempts: &mut PlanAttempts,
     ) -> Result<Prepared, StoreError> {
-        let local = self.local(home).await?;
+        let local = self.local(directory).await?;
         // The last is the version that was held by the state file: the stream must still have it.
         let (held, old_companions, known) = match local {
             None => {
-                let held = self.adopt(home).await?;
+                let held = self.adopt(directory).await?;
                 let known = held.as_ref().map(|held| held.id);
                 (held, Vec::new(), known)
             }
@@ -218,10 +224,10 @@ impl Replica {
                 (Some(held), companions, Some(known))
             }
             Some(LocalState { condition: Condition::Damaged { was }, .. }) => {
-                let (checked, known) = (home.clone(), was.id);
+                let (checked, known) = (directory.clone(), was.id);
                 let was = blocking(move || install::with_whole_companions(&checked, was)).await?;
-                let (held, fetched) = self.repair(home, &was).await?;
-                rounds.fetched(fetched);
+                let (held, fetched) = self.repair(directory, &was).await?;
+                attempts.fetched(fetched);
                 (held, was.companions, Some(known))
             }
             // Recovery leaves neither.
@@ -238,37 +244,41 @@ impl Replica {
         let number = target.record.version;
         let held_id = held.as_ref().map(|held| held.id);
         self.lease(held_id.map(|id| id.version), number).await;
-        let max_steps = self.options.max_steps;
-        let (history, plan) = self.stream.way(held_id, &target, max_steps, rounds.avoided().clone()).await?;
-        rounds.take(&history, &plan);
-        rounds.fetched(self.download(home, &history, &plan, &target, &old_companions).await?);
+        let max_edges = self.options.max_edges;
+        let (history, plan) = self.stream.plan_to(held_id, &target, max_edges, attempts.excluded()).await?;
+        attempts.take(&history, &plan);
+        attempts.fetched(self.download(directory, &history, &plan, &target, &old_companions).await?);
         let report = Pulled {
             stream: self.stream.id(),
             from: held_id.map(|id| id.version),
             to: number,
             commit: target.digest,
-            digest: target.record.state,
-            steps: plan
-                .steps
-                .iter()
-                .map(|step| PulledStep {
-                    version: step.target.version,
-                    anchor: step.way.is_anchor(),
-                    bytes: step.way.bytes(),
-                })
-                .collect(),
+            contents: target.record.contents,
+            edges: plan.edges.iter().map(PulledEdge::of).collect(),
             plan_bytes: plan.bytes(),
-            downloaded_bytes: rounds.fetched_bytes(),
+            downloaded_bytes: attempts.fetched_bytes(),
         };
-        let work = self.stage(home, held.as_ref(), &old_companions, &history, &plan, &target).await?;
-        Ok(Prepared { home: home.clone(), held, target, work, report })
+        let staging = Staging {
+            directory: directory.clone(),
+            stream: self.stream.id(),
+            held: held.clone(),
+            old_companions,
+            history,
+            plan,
+            target: target.clone(),
+            mode: self.options.mode,
+            options: self.options.apply.clone(),
+            observer: self.options.observer.clone(),
+        };
+        let work = blocking(move || staging.run()).await?;
+        Ok(Prepared { directory: directory.clone(), held, target, work, report })
     }
 
     /// Finds out which version the weights in a directory without a state file are.
-    async fn adopt(&self, home: &Home) -> Result<Option<Held>, StoreError> {
+    async fn adopt(&self, directory: &ReplicaDir) -> Result<Option<InstalledVersion>, StoreError> {
         let foreign = |what: String| StoreError::ForeignDirectory { path: self.dir.clone(), what };
         let replace = self.options.replace;
-        let Some(found) = self.examine(home).await.or_else(|error| match error {
+        let Some(found) = self.examine(directory).await.or_else(|error| match error {
             error if replace && install::is_damage(&error) => Ok(None),
             error => Err(error),
         })?
@@ -281,30 +291,30 @@ impl Replica {
         let Some(tip) = self.stream.tip().await? else { return Err(StoreError::Empty) };
         let commits = self.stream.commits(Version::FIRST, tip.record.version).await?;
         let same: Vec<&Commit> =
-            commits.iter().rev().filter(|commit| commit.record.state == found.state).collect();
+            commits.iter().rev().filter(|commit| commit.record.contents.state == found.state).collect();
         if same.is_empty() {
             if replace {
                 return Ok(None);
             }
             return Err(foreign(format!("its weights have the state {}, which no version has", found.state)));
         }
-        let Some(commit) = same.iter().find(|commit| commit.record.layout == found.layout) else {
+        let Some(commit) = same.iter().find(|commit| commit.record.contents.layout == found.layout) else {
             tracing::info!(
                 "the weights are those of a version, in other files: they are replaced by the version's own"
             );
             return Ok(None);
         };
-        let held = Held { id: commit.id(), companions: Vec::new() };
+        let held = InstalledVersion { id: commit.id(), companions: Vec::new() };
         let state = LocalState { stream: self.stream.id(), condition: Condition::Held(held.clone()) };
-        let home = home.clone();
-        blocking(move || home.save(&state)).await?;
+        let directory = directory.clone();
+        blocking(move || directory.save(&state)).await?;
         Ok(Some(held))
     }
 
-    async fn examine(&self, home: &Home) -> Result<Option<Found>, StoreError> {
-        let (home, options) = (home.clone(), self.options.apply.clone());
+    async fn examine(&self, directory: &ReplicaDir) -> Result<Option<Found>, StoreError> {
+        let (directory, options) = (directory.clone(), self.options.apply.clone());
         let hash = self.stream.record().leaf_hash;
-        blocking(move || install::examine(home.dir(), hash, &options)).await
+        blocking(move || install::examine(directory.path(), hash, &options)).await
     }
 
     /// The commit of the target, and a check that the stream still has what is held.
@@ -339,24 +349,28 @@ impl Replica {
     ///
     /// # Errors
     /// If the files cannot be altered. What was begun is finished or undone by the next call of any method.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time. The step that has begun runs to its end and keeps the directory locked until then; of
+    /// several patches in place the rest are not begun, and the directory holds a version on the way.
     pub async fn activate(&self, prepared: Prepared) -> Result<Pulled, StoreError> {
-        let Prepared { home, held, target, work, report } = prepared;
+        let Prepared { directory, held, target, work, report } = prepared;
         let stream = self.stream.id();
         match work {
             Work::Nothing => {}
             Work::Switch(install) => {
-                let to = Held { id: target.id(), companions: target.record.companions.clone() };
-                let home = home.clone();
-                blocking(move || install::switch(&home, stream, to, install)).await?;
+                let to = InstalledVersion::of(&target);
+                let directory = directory.clone();
+                blocking(move || install::switch(&directory, stream, to, install)).await?;
             }
             Work::InPlace(patches) => {
                 let mut at = held.ok_or(StoreError::Empty)?;
                 for (index, patching) in patches.into_iter().enumerate() {
-                    at = self.patch_in_place(&home, at, patching, index == 0).await?;
+                    at = self.patch_in_place(&directory, at, patching, index == 0).await?;
                 }
             }
         }
-        drop(home);
+        drop(directory);
         self.lease(Some(report.to), report.to).await;
         Ok(report)
     }
@@ -365,9 +379,7 @@ impl Replica {
     async fn lease(&self, version: Option<Version>, target: Version) {
         let Some(options) = &self.options.lease else { return };
         // The whole of a long name is in the name of the object.
-        let holder: String = options.holder.chars().take(lease::MAX_HOLDER).collect();
-        let seconds = lease::seconds(options.length);
-        let lease = Lease { holder, version, target, seconds };
+        let lease = Lease::new(&options.holder, version, target, options.length);
         if let Err(error) = self.stream.lease(&options.id(), &lease).await {
             tracing::warn!(%error, "the lease could not be written");
         }
@@ -389,58 +401,36 @@ impl Replica {
         }
     }
 
+    /// Applies one of several patches to the files as they are. The journal of the first is written already.
     async fn patch_in_place(
         &self,
-        home: &Home,
-        from: Held,
+        directory: &ReplicaDir,
+        from: InstalledVersion,
         patching: Patching,
         prepared: bool,
-    ) -> Result<Held, StoreError> {
-        let ready =
-            if prepared { InPlace::Ready } else { self.prepare_patch(home, &from, &patching).await? };
-        let Patching { patch, to } = patching;
-        let (home, stream, options) = (home.clone(), self.stream.id(), self.options.apply.clone());
-        let target = to.clone();
-        match ready {
-            InPlace::Ready => {
-                let then = self.companions(&home, &from.companions, &to.companions).await?;
-                blocking(move || install::activate_in_place(&home, stream, &from, &target, &then, &options))
-                    .await?;
-            }
-            InPlace::WrongBase(found) => return Err(self.wrong_state(&from, found)),
-            InPlace::Broken(what) => return Err(self.local_damage(what)),
-            InPlace::Refused(why) => {
-                tracing::info!(why, "the files cannot be patched in place, new ones are made");
-                let (beside, base) = (home.clone(), from.id.state);
-                blocking(move || {
-                    let to = (target.id.version, target.id.state);
-                    let progress = delta::Progress::none();
-                    install::apply_beside(&beside, &patch, base, to, false, &options, progress)
-                })
-                .await?;
-                let install = self.switch_all(&home, &from.companions, &to).await?;
-                let target = to.clone();
-                blocking(move || install::switch(&home, stream, target, install)).await?;
-            }
-        }
-        Ok(to)
+    ) -> Result<InstalledVersion, StoreError> {
+        let (directory, stream) = (directory.clone(), self.stream.id());
+        let (options, observer) = (self.options.apply.clone(), self.options.observer.clone());
+        blocking(move || {
+            let Patching { patch, to } = patching;
+            let ready = if prepared {
+                Ready::Journal
+            } else {
+                let advance = |bytes| observer.advance(Phase::Apply, bytes);
+                let target = (to.id.version, to.id.state);
+                let update = Update {
+                    directory: &directory,
+                    stream,
+                    from: &from,
+                    to: target,
+                    patch: &patch,
+                    options: &options,
+                };
+                update.prepare(delta::Progress::new(&advance))?
+            };
+            update::activate(&directory, stream, Some(&from), &to, ready, &options)?;
+            Ok(to)
+        })
+        .await
     }
-}
-
-/// The first thing in a directory, apart from what is the replica's own.
-pub(crate) fn first_entry(dir: &Path) -> Result<Option<String>, StoreError> {
-    for entry in std::fs::read_dir(dir).map_err(|e| StoreError::local(dir, e))? {
-        let name = entry.map_err(|e| StoreError::local(dir, e))?.file_name();
-        if name != HIDDEN {
-            return Ok(Some(name.to_string_lossy().into_owned()));
-        }
-    }
-    Ok(None)
-}
-
-/// Runs `work` on a thread that may block.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| StoreError::Task(e.to_string()))?
 }

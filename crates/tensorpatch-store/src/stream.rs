@@ -1,32 +1,31 @@
-//! A stream as a whole: creating and opening it, its tip, its history.
+//! A stream as a whole: creating and opening it, and writing its records.
 
-use std::collections::{BTreeMap, BTreeSet};
+pub(crate) mod history;
+pub(crate) mod lease;
+pub(crate) mod log;
+pub(crate) mod range_reader;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::path::Path;
-use serde::{Deserialize, Serialize};
 use tensorpatch_format::LeafHash;
-
-use crate::bucket::{Bucket, all};
-use crate::commit::{self, Created};
-use crate::digest::ObjectDigest;
-use crate::error::StoreError;
-use crate::names::{self, StreamId, Version};
-use crate::plan::{Avoided, Commit, History, Plan, PlanError};
-use crate::probe::probe;
-use crate::record::{
-    CommitRecord, EdgeRecord, MAX_RECORD_BYTES, ObjectRef, Record, StreamRecord, VersionId, Writers, now,
+use tensorpatch_stream::record::MAX_RECORD_BYTES;
+use tensorpatch_stream::sign::distrust;
+use tensorpatch_stream::{
+    Authorship, Commit, CommitRecord, EdgeRecord, JsonRecord, NewVersion, ObjectDigest, SignKey, StreamId,
+    StreamRecord, TrustKey, Version, Writers, names,
 };
-use crate::sign::{SignKey, TrustKey, distrust};
 
-/// Requests for records at once.
+use crate::bucket::create::{Created, create};
+use crate::bucket::probe::probe;
+use crate::bucket::{Bucket, buffered_all};
+use crate::error::StoreError;
+use crate::local;
+
+/// Requests for objects at once.
 const AT_ONCE: usize = 16;
-/// Records for which requests are made ready.
-const BATCH: u64 = 1024;
-/// Records that are read at once when the history is walked back to an anchor.
-const STRIDE: u64 = 64;
 
 /// How a stream is created.
 #[derive(Debug, Clone, Default)]
@@ -93,12 +92,6 @@ struct Keys {
     trust: Vec<TrustKey>,
 }
 
-/// The hint of section 3.
-#[derive(Debug, Serialize, Deserialize)]
-struct Latest {
-    version: Version,
-}
-
 impl Stream {
     /// Creates a stream below `prefix`, after probing the store.
     ///
@@ -121,13 +114,13 @@ impl Stream {
         };
         let record = StreamRecord {
             stream: StreamId::random(),
-            created: now(),
+            created: local::unix_now(),
             leaf_hash: options.leaf_hash,
             writers,
         };
         let keys = Keys { sign: options.sign_key, trust: Vec::new() };
         let bytes = record_bytes(names::STREAM, &record, keys.sign.as_ref())?;
-        match commit::create(&bucket, names::STREAM, bytes, writers).await {
+        match create(&bucket, names::STREAM, bytes, writers).await {
             Ok(Created::Mine) => Ok(Self { bucket, record, keys }),
             Ok(Created::Theirs(bytes)) => {
                 let theirs: StreamRecord = parse(names::STREAM, &bytes, &[])?;
@@ -191,7 +184,7 @@ impl Stream {
     }
 
     /// The bytes of a record to store, signed if this handle signs.
-    pub(crate) fn record_bytes<T: Record>(&self, name: &str, record: &T) -> Result<Bytes, StoreError> {
+    pub(crate) fn record_bytes<T: JsonRecord>(&self, name: &str, record: &T) -> Result<Bytes, StoreError> {
         record_bytes(name, record, self.keys.sign.as_ref())
     }
 
@@ -242,108 +235,21 @@ impl Stream {
             format!("it belongs to the stream {}", record.stream)
         } else if record.version != version {
             format!("it is the record of version {}", record.version)
-        } else if record.state.leaf_hash != self.record.leaf_hash {
-            format!("its state digest is of {}, not of {}", record.state.leaf_hash, self.record.leaf_hash)
+        } else if record.contents.state.leaf_hash != self.record.leaf_hash {
+            format!(
+                "its state digest is of {}, not of {}",
+                record.contents.state.leaf_hash, self.record.leaf_hash
+            )
         } else {
             return Ok(());
         };
         Err(StoreError::Damaged { name: name.into(), what })
     }
 
-    /// The newest version, or `None` if there is none yet (section 9).
-    ///
-    /// # Errors
-    /// If the store fails, or the record is damaged.
-    pub async fn tip(&self) -> Result<Option<Commit>, StoreError> {
-        self.tip_after(None).await
-    }
-
-    /// The newest version, given one that is known to exist.
-    pub(crate) async fn tip_after(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
-        let hint = self.bucket.get_small(names::LATEST, 1024).await?;
-        // A hint that cannot be read is as good as none.
-        let hint =
-            hint.and_then(|bytes| serde_json::from_slice::<Latest>(&bytes).ok()).map(|hint| hint.version);
-        let mut tip = None;
-        for version in [hint, known].into_iter().flatten() {
-            if tip.as_ref().is_some_and(|tip: &Commit| tip.record.version >= version) {
-                continue;
-            }
-            if let Some(commit) = self.commit(version).await? {
-                tip = Some(commit);
-            }
-        }
-        let after = tip.as_ref().map(|tip: &Commit| names::commit_file(tip.record.version));
-        let listed = self.bucket.list(names::COMMITS, after.as_deref()).await?;
-        if let Some(newest) = listed.iter().filter_map(|object| names::commit_version(&object.name)).max()
-            && tip.as_ref().is_none_or(|tip| newest > tip.record.version)
-        {
-            tip = self.commit(newest).await?;
-        }
-        // A stale list ends early; a get does not lie.
-        loop {
-            let next = match &tip {
-                None => Some(Version::FIRST),
-                Some(tip) => tip.record.version.next(),
-            };
-            let Some(next) = next else { return Ok(tip) };
-            match self.commit(next).await? {
-                None => return Ok(tip),
-                Some(commit) => tip = Some(commit),
-            }
-        }
-    }
-
-    /// Overwrites the hint. It being wrong costs requests and nothing else, so a failure is none of the caller's.
-    pub(crate) async fn hint(&self, version: Version) {
-        let Ok(bytes) = serde_json::to_vec(&Latest { version }) else { return };
-        if let Err(error) = self.bucket.put(names::LATEST, bytes.into()).await {
-            tracing::debug!(%error, "could not write the hint");
-        }
-    }
-
     /// The stream record as it is in the store now.
     pub(crate) async fn record_now(&self) -> Result<StreamRecord, StoreError> {
         let found = read_record(&self.bucket, names::STREAM, &self.keys.trust).await?;
         found.map(|(record, _)| record).ok_or_else(|| StoreError::NoStream { place: self.bucket.place() })
-    }
-
-    /// All commits from `from` to `to`, both included.
-    pub(crate) async fn commits(&self, from: Version, to: Version) -> Result<Vec<Commit>, StoreError> {
-        let mut commits = Vec::new();
-        for numbers in batches(from, to) {
-            let batch = all(numbers, AT_ONCE, |version| async move {
-                let commit = self.commit(version).await?;
-                commit.ok_or_else(|| StoreError::Missing { name: names::commit(version) })
-            });
-            commits.extend(batch.await?);
-        }
-        Ok(commits)
-    }
-
-    /// The edges whose ends are between `from` and `to`; those that cannot be read are left out with a warning, as the
-    /// stream is whole without them.
-    pub(crate) async fn edges(&self, from: Version, to: Version) -> Result<Vec<EdgeRecord>, StoreError> {
-        let listed = self.bucket.list(names::EDGES, None).await?;
-        let wanted = listed.into_iter().filter(|object| {
-            names::edge_ends(&object.name).is_some_and(|(target, base, _)| {
-                target <= to && target >= from && base.is_none_or(|base| base >= from)
-            })
-        });
-        let read = all(wanted, AT_ONCE, |object| async move { self.readable_edge(&object.name).await });
-        Ok(read.await?.into_iter().flatten().collect())
-    }
-
-    /// An edge that was listed, unless it is gone by now, or cannot be read and is ignored.
-    async fn readable_edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
-        match self.edge(file).await {
-            Err(error @ StoreError::Object { .. }) => Err(error),
-            Err(error) => {
-                tracing::warn!(name = file, %error, "an edge record is ignored");
-                Ok(None)
-            }
-            edge => edge,
-        }
     }
 
     pub(crate) async fn edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
@@ -365,13 +271,37 @@ impl Stream {
         Err(StoreError::Damaged { name, what: what.into() })
     }
 
+    /// Commits the version after `tip`, of which everything is uploaded.
+    ///
+    /// # Errors
+    /// [`StoreError::LostRace`] if another publisher has the number, [`StoreError::OutcomeUnknown`] if the store did not say.
+    pub(crate) async fn commit_version(
+        &self,
+        tip: Option<&Commit>,
+        version: NewVersion,
+        author: Authorship<'_>,
+    ) -> Result<Commit, StoreError> {
+        let number = next_version(tip)?;
+        let record = version.into_record(self.id(), tip, author).ok_or_else(|| no_next(tip))?;
+        let name = names::commit(number);
+        let bytes = self.record_bytes(&name, &record)?;
+        let created = create(&self.bucket, &name, bytes.clone(), self.record.writers).await;
+        match created.map_err(|error| error.for_version(number))? {
+            Created::Mine => Ok(Commit { record, digest: ObjectDigest::of(&bytes) }),
+            Created::Theirs(theirs) => {
+                let winner = self.parse_commit(number, &theirs)?.record.publisher;
+                Err(StoreError::LostRace { version: number, winner })
+            }
+        }
+    }
+
     /// Writes an edge whose objects are uploaded, and takes it back if one of them has vanished meanwhile.
     pub(crate) async fn add_edge(&self, record: &EdgeRecord) -> Result<(), StoreError> {
         let base = record.delta.as_ref().map(|delta| delta.base.version);
         let name = names::edge(record.target.version, base, record.nonce);
         let bytes = self.record_bytes(&name, record)?;
         let writers = self.record.writers;
-        match commit::create(&self.bucket, &name, bytes, writers).await.map_err(|e| e.for_name(&name))? {
+        match create(&self.bucket, &name, bytes, writers).await.map_err(|e| e.for_name(&name))? {
             Created::Mine => {}
             Created::Theirs(_) => {
                 return Err(StoreError::Damaged {
@@ -382,148 +312,26 @@ impl Stream {
         }
         let anchor = record.anchor.iter().flat_map(|anchor| anchor.objects());
         let objects = anchor.chain(record.delta.iter().flat_map(|delta| delta.objects()));
-        let there = all(objects, AT_ONCE, |object| self.bucket.check_there(object)).await;
+        let there = buffered_all(objects, AT_ONCE, |object| self.bucket.check_there(object)).await;
         if let Err(error) = there {
             self.bucket.delete(&name).await?;
             return Err(error);
         }
         Ok(())
     }
-
-    /// What a plan from `held` to `target` may need: back to the newest anchor, and to `held` if it is near enough.
-    pub(crate) async fn history(
-        &self,
-        held: Option<Version>,
-        target: &Commit,
-        max_steps: usize,
-    ) -> Result<History, StoreError> {
-        let to = target.record.version;
-        let reach = u64::try_from(max_steps).unwrap_or(u64::MAX);
-        let near = |held: &Version| *held < to && to.get().saturating_sub(held.get()) <= reach;
-        let held = held.filter(near);
-        let mut anchor = self.newest_anchor_edge(to).await?;
-        let mut commits: BTreeMap<Version, Commit> = BTreeMap::new();
-        let mut low = to.next().unwrap_or(to);
-        loop {
-            let enough = |anchor: Option<Version>| {
-                anchor.is_some_and(|anchor| low <= anchor) && held.is_none_or(|held| low <= held)
-            };
-            if enough(anchor) || low == Version::FIRST {
-                break;
-            }
-            let end = Version::new(low.get().saturating_sub(1)).unwrap_or(Version::FIRST);
-            // Not further than is known to be needed: an anchor that the records hold is found on the way.
-            let stride = Version::new(low.get().saturating_sub(STRIDE)).unwrap_or(Version::FIRST);
-            let needed = anchor.into_iter().chain(held).min().map_or(stride, |needed| needed.max(stride));
-            for commit in self.commits(needed.min(end), end).await? {
-                if commit.record.anchor.is_some() {
-                    anchor = anchor.max(Some(commit.record.version));
-                }
-                commits.insert(commit.record.version, commit);
-            }
-            low = needed.min(end);
-        }
-        let edges = self.edges(low, to).await?;
-        Ok(History::new(commits.into_values(), edges)?)
-    }
-
-    /// The newest version up to `to` that an edge which can be read gives an anchor.
-    async fn newest_anchor_edge(&self, to: Version) -> Result<Option<Version>, StoreError> {
-        let listed = self.bucket.list(names::EDGES, None).await?;
-        let ends = listed.iter().filter_map(|object| Some((object, names::edge_ends(&object.name)?)));
-        let mut anchors: Vec<(Version, &str)> = ends
-            .filter(|(_, (target, base, _))| base.is_none() && *target <= to)
-            .map(|(object, (target, ..))| (target, object.name.as_str()))
-            .collect();
-        anchors.sort_unstable();
-        for (target, name) in anchors.into_iter().rev() {
-            if self.readable_edge(name).await?.is_some() {
-                return Ok(Some(target));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The cheapest plan from `held`, or from nothing, to `target` without the objects of `avoided`, and the records that it is of.
-    pub(crate) async fn way(
-        &self,
-        held: Option<VersionId>,
-        target: &Commit,
-        max_steps: usize,
-        avoided: Avoided,
-    ) -> Result<(History, Plan), StoreError> {
-        let number = target.record.version;
-        let mut history = self.history(held.map(|held| held.version), target, max_steps).await?;
-        history.leave_out(&avoided.ways);
-        let plan = match self.plan(&history, held.as_ref(), number, max_steps, avoided.objects.clone()).await
-        {
-            // Objects of the nearest ways are missing: perhaps an older anchor is whole.
-            Err(StoreError::Plan(PlanError::NoWay { .. })) => {
-                history = self.whole_history(number).await?;
-                history.leave_out(&avoided.ways);
-                self.plan(&history, held.as_ref(), number, max_steps, avoided.objects).await?
-            }
-            plan => plan?,
-        };
-        if history.commit(number).map(Commit::id) != Some(target.id()) {
-            let what = format!("the record of version {number} was replaced while it was read");
-            return Err(StoreError::HistoryRewritten(what));
-        }
-        Ok((history, plan))
-    }
-
-    /// The cheapest plan all of whose objects exist (section 10), and are not among those to avoid.
-    pub(crate) async fn plan(
-        &self,
-        history: &History,
-        held: Option<&VersionId>,
-        target: Version,
-        max_steps: usize,
-        avoided: BTreeSet<ObjectRef>,
-    ) -> Result<Plan, StoreError> {
-        let mut missing = avoided;
-        loop {
-            let plan = history.plan(held, target, &missing, max_steps)?;
-            let absent = all(plan.objects(), AT_ONCE, |object| async move {
-                match self.bucket.check_there(object).await {
-                    Ok(()) => Ok(None),
-                    Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => Ok(Some(object.clone())),
-                    Err(error) => Err(error),
-                }
-            })
-            .await?;
-            let before = missing.len();
-            missing.extend(absent.into_iter().flatten());
-            if missing.len() == before {
-                return Ok(plan);
-            }
-            tracing::warn!(?missing, "objects of the plan are missing, looking for another way");
-        }
-    }
 }
 
-/// The numbers from `from` to `to`, some at a time: nothing is made ready for those that may not exist.
-pub(crate) fn batches(from: Version, to: Version) -> impl Iterator<Item = Vec<Version>> {
-    Batches { next: Some(from), to }
+/// The number after that of `tip`, or the first.
+pub(crate) fn next_version(tip: Option<&Commit>) -> Result<Version, StoreError> {
+    tip.map_or(Some(Version::FIRST), Commit::next_version).ok_or_else(|| no_next(tip))
 }
 
-struct Batches {
-    next: Option<Version>,
-    to: Version,
+fn no_next(tip: Option<&Commit>) -> StoreError {
+    let tip = tip.map(|tip| tip.record.version);
+    StoreError::NoVersion { wanted: tip.unwrap_or(Version::FIRST), tip }
 }
 
-impl Iterator for Batches {
-    type Item = Vec<Version>;
-
-    fn next(&mut self) -> Option<Vec<Version>> {
-        let start = self.next.filter(|start| *start <= self.to)?;
-        let end = start.get().saturating_add(BATCH).min(self.to.get().saturating_add(1));
-        self.next = Version::new(end);
-        Some((start.get()..end).filter_map(Version::new).collect())
-    }
-}
-
-fn record_bytes<T: Record>(name: &str, record: &T, sign: Option<&SignKey>) -> Result<Bytes, StoreError> {
+fn record_bytes<T: JsonRecord>(name: &str, record: &T, sign: Option<&SignKey>) -> Result<Bytes, StoreError> {
     let bytes = record.to_bytes().map_err(|source| StoreError::Record { name: name.into(), source })?;
     Ok(match sign {
         None => bytes.into(),
@@ -531,7 +339,7 @@ fn record_bytes<T: Record>(name: &str, record: &T, sign: Option<&SignKey>) -> Re
     })
 }
 
-fn parse<T: Record>(name: &str, bytes: &[u8], trust: &[TrustKey]) -> Result<T, StoreError> {
+fn parse<T: JsonRecord>(name: &str, bytes: &[u8], trust: &[TrustKey]) -> Result<T, StoreError> {
     if !trust.is_empty()
         && let Some(what) = distrust(T::FORMAT, bytes, trust)
     {
@@ -540,7 +348,7 @@ fn parse<T: Record>(name: &str, bytes: &[u8], trust: &[TrustKey]) -> Result<T, S
     T::parse(bytes).map_err(|source| StoreError::Record { name: name.into(), source })
 }
 
-async fn read_record<T: Record>(
+async fn read_record<T: JsonRecord>(
     bucket: &Bucket,
     name: &str,
     trust: &[TrustKey],

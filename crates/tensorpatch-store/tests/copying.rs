@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use object_store::memory::InMemory;
+use support::faulty_store::{Call, Fault, FaultyStore};
 use support::{World, assert_same, v};
 use tensorpatch_store::{
-    ApplyMode, Event, Folder, Observer, Phase, PublishOptions, StoreError, Stream, Target,
+    ApplyMode, Event, Folder, Observer, Phase, PublishOptions, StoreError, Stream, Target, upkeep,
 };
-use tensorpatch_testkit::{Call, Fault, FaultyStore};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_folds_in_one_working_directory_are_made_one_after_the_other() {
@@ -38,7 +38,7 @@ async fn two_folds_in_one_working_directory_are_made_one_after_the_other() {
     assert!(first.await.unwrap().unwrap().added);
     let replica = world.replica("r", ApplyMode::InPlace);
     replica.pull(Target::Version(v(1))).await.unwrap();
-    assert_eq!(replica.pull(Target::Latest).await.unwrap().steps.len(), 2);
+    assert_eq!(replica.pull(Target::Latest).await.unwrap().edges.len(), 2);
     assert_same(replica.dir(), &world.step(12));
 }
 
@@ -63,10 +63,11 @@ async fn a_copy_that_was_altered_on_its_way_is_not_left_where_it_would_be_taken_
         Fault::None
     });
     let observer = Observer::default();
-    let error = world.stream.mirror(Arc::new(store), "m".into(), &work, &observer).await.unwrap_err();
+    let error =
+        upkeep::mirror(&world.stream, Arc::new(store), "m".into(), &work, &observer).await.unwrap_err();
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-    world.stream.mirror(inner.clone(), "m".into(), &work, &observer).await.unwrap();
+    upkeep::mirror(&world.stream, inner.clone(), "m".into(), &work, &observer).await.unwrap();
     let copy = Stream::open(inner.clone(), "m".into()).await.unwrap();
-    let checked = copy.check(true, &observer).await.unwrap();
+    let checked = upkeep::check(&copy, true, &observer).await.unwrap();
     assert!(checked.is_sound(), "{checked:?}");
 }

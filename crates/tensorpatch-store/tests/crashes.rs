@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use support::{assert_same, v, write_sharded, write_single};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CollectPolicy, CreateOptions, Event, Folder, Observer, Phase, PublishOptions,
-    Publisher, Replica, ReplicaOptions, Stream, Target, open_store,
+    AnchorPolicy, ApplyMode, CreateOptions, Event, Folder, Observer, Phase, PublishOptions, Publisher,
+    Replica, ReplicaOptions, Stream, Target, open_store,
+    upkeep::{self, CollectPolicy},
 };
 
 /// What a worker is told in its environment.
@@ -48,9 +49,11 @@ fn worker() {
         match words.as_slice() {
             ["publish", url, baseline, checkpoint, label] => {
                 let stream = open(url).await;
-                let publisher = Publisher::open(stream, *baseline, PublishOptions::default()).await.unwrap();
-                publisher.publish_labelled(FilePath::new(checkpoint), Some(label)).await.unwrap();
-                publisher.anchor_if_due(AnchorPolicy::every(5)).await.unwrap();
+                let options = PublishOptions::default().with_anchors(AnchorPolicy::every(5));
+                let publisher = Publisher::open(stream, *baseline, options).await.unwrap();
+                let published =
+                    publisher.publish_labelled(FilePath::new(checkpoint), Some(label)).await.unwrap();
+                assert_eq!(published.anchor_error, None);
             }
             ["pull", url, dir, mode] => {
                 let mode = if *mode == "beside" { ApplyMode::Beside } else { ApplyMode::InPlace };
@@ -87,7 +90,7 @@ fn worker() {
             }
             ["collect", url, keep] => {
                 let policy = CollectPolicy::default().keeping(keep.parse().unwrap()).deleting();
-                open(url).await.collect(&policy).await.unwrap();
+                upkeep::collect(&open(url).await, &policy).await.unwrap();
             }
             other => panic!("{other:?}"),
         }
@@ -180,9 +183,9 @@ impl Site {
     }
 
     fn assert_sound(&self) {
-        let checked = self
-            .runtime
-            .block_on(async { open(&self.url).await.check(true, &Observer::default()).await.unwrap() });
+        let checked = self.runtime.block_on(async {
+            upkeep::check(&open(&self.url).await, true, &Observer::default()).await.unwrap()
+        });
         assert!(checked.is_sound(), "{checked:?}");
     }
 

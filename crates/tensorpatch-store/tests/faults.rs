@@ -18,13 +18,14 @@ use std::time::Duration;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use proptest::prelude::*;
+use support::faulty_store::{Call, Fault, FaultyStore};
 use support::{assert_same, v, write_sharded, write_single};
 use tempfile::TempDir;
 use tensorpatch_store::{
-    ApplyMode, CollectPolicy, CreateOptions, Folder, Observer, PublishOptions, Publisher, Replica,
-    ReplicaOptions, StoreError, Stream, Target, Version,
+    ApplyMode, CreateOptions, Folder, Observer, PublishOptions, Publisher, Replica, ReplicaOptions,
+    StoreError, Stream, Target, Version,
+    upkeep::{self, CollectPolicy},
 };
-use tensorpatch_testkit::{Call, Fault, FaultyStore};
 
 const STEPS: u64 = 8;
 
@@ -197,7 +198,7 @@ impl Case {
             }
             Action::Collect { keep } => {
                 let policy = CollectPolicy::default().keeping(keep).with_grace(Duration::ZERO).deleting();
-                if let Err(error) = self.stream.collect(&policy).await {
+                if let Err(error) = upkeep::collect(&self.stream, &policy).await {
                     assert_expected(&error);
                 }
             }
@@ -222,7 +223,10 @@ impl Case {
         let mut expected = None;
         for number in 0..STEPS {
             if digests().get(&number)
-                == Some(&(commit.record.state.to_string(), commit.record.layout.to_string()))
+                == Some(&(
+                    commit.record.contents.state.to_string(),
+                    commit.record.contents.layout.to_string(),
+                ))
             {
                 expected = Some(step(number));
             }
@@ -233,7 +237,7 @@ impl Case {
     /// The end, without faults: everything that must be reachable is, and everybody gets to the tip.
     async fn settle(&self) {
         let Some(tip) = self.truth.tip().await.unwrap() else { return };
-        let checked = self.truth.check(true, &Observer::default()).await.unwrap();
+        let checked = upkeep::check(&self.truth, true, &Observer::default()).await.unwrap();
         assert!(checked.is_sound(), "{checked:?}");
         for replica in &self.replicas {
             let replica = Replica::open(self.truth.clone(), replica.dir(), ReplicaOptions::default());
@@ -262,7 +266,8 @@ fn digests() -> &'static BTreeMap<u64, (String, String)> {
             for number in 0..STEPS {
                 let version = publisher.publish(&step(number)).await.unwrap().version;
                 let record = stream.commit(version).await.unwrap().unwrap().record;
-                digests.insert(number, (record.state.to_string(), record.layout.to_string()));
+                digests
+                    .insert(number, (record.contents.state.to_string(), record.contents.layout.to_string()));
             }
             digests
         };

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use support::{World, assert_same, copy_dir, files, v};
 use tensorpatch_store::{
-    ApplyMode, CommitRecord, EdgeRecord, Folder, Link, ObjectDigest, Observer, PlanError, PublishOptions,
-    Publisher, Record, Replica, ReplicaOptions, SignKey, StoreError, Stream, StreamRecord, Target, Version,
-    open_store,
+    AnchorPolicy, ApplyMode, CommitRecord, EdgeRecord, Folder, JsonRecord, Link, ObjectDigest, Observer,
+    PlanError, PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream, StreamRecord,
+    Target, Version, open_store, upkeep,
 };
 
 fn commit_path(world: &World, version: u64) -> PathBuf {
@@ -18,7 +18,7 @@ fn commit_path(world: &World, version: u64) -> PathBuf {
 }
 
 /// Lets `alter` change a record where it lies.
-fn forge<T: Record>(path: &Path, alter: impl FnOnce(&mut T)) {
+fn forge<T: JsonRecord>(path: &Path, alter: impl FnOnce(&mut T)) {
     let mut record = T::parse(&std::fs::read(path).unwrap()).unwrap();
     alter(&mut record);
     std::fs::write(path, record.to_bytes().unwrap()).unwrap();
@@ -126,7 +126,7 @@ async fn a_record_of_another_history_of_the_same_stream_is_no_link_of_the_chain(
     for step in [20, 3] {
         publisher.publish(&world.step(step)).await.unwrap();
     }
-    copy_dir(&fork.join("parts"), &world.path("bucket/parts"));
+    copy_dir(&fork.join("patches"), &world.path("bucket/patches"));
     std::fs::copy(fork.join(format!("commits/{:020}.json", 3)), commit_path(&world, 3)).unwrap();
     for dir in ["replica", "newcomer"] {
         let replica = Replica::open(trusting.clone(), world.path(dir), ReplicaOptions::default());
@@ -165,20 +165,20 @@ async fn a_fold_that_is_forged_or_of_another_stream_is_not_used_and_a_check_name
     let steps = async |dir: &str| {
         let replica = world.replica(dir, ApplyMode::InPlace);
         replica.pull(Target::Version(v(1))).await.unwrap();
-        let steps = replica.pull(Target::Latest).await.unwrap().steps.len();
+        let steps = replica.pull(Target::Latest).await.unwrap().edges.len();
         assert_same(replica.dir(), &world.step(3));
         steps
     };
     assert_eq!(steps("good").await, 1);
     forge::<EdgeRecord>(&edge, |edge| edge.stream = "00".repeat(16).parse().unwrap());
     assert_eq!(steps("another-stream").await, 2);
-    let problems = world.stream.check(false, &Observer::default()).await.unwrap().problems;
+    let problems = upkeep::check(&world.stream, false, &Observer::default()).await.unwrap().problems;
     assert!(problems.len() == 1 && problems[0].what.contains("another stream"), "{problems:?}");
     std::fs::write(&edge, &good).unwrap();
     let renamed = edge.with_file_name(format!("{:020}-{:020}-{}.json", 3, 1, "ab".repeat(16)));
     std::fs::rename(&edge, &renamed).unwrap();
     assert_eq!(steps("renamed").await, 2);
-    let problems = world.stream.check(false, &Observer::default()).await.unwrap().problems;
+    let problems = upkeep::check(&world.stream, false, &Observer::default()).await.unwrap().problems;
     assert!(problems.len() == 1 && problems[0].what.contains("does not agree"), "{problems:?}");
     std::fs::rename(&renamed, &edge).unwrap();
     // One that claims to end at another state.
@@ -193,11 +193,11 @@ async fn a_fold_that_nobody_trusted_has_signed_is_not_used() {
     let (world, trusting) = signed(&SignKey::generate()).await;
     folded(&world, &open(&world.path("bucket")).await).await;
     let replica = at_first(&world, &trusting).await;
-    assert_eq!(replica.pull(Target::Latest).await.unwrap().steps.len(), 2);
+    assert_eq!(replica.pull(Target::Latest).await.unwrap().edges.len(), 2);
     assert_same(replica.dir(), &world.step(3));
     let trustful = Replica::open(world.stream.clone(), world.path("trustful"), ReplicaOptions::default());
     trustful.pull(Target::Version(v(1))).await.unwrap();
-    assert_eq!(trustful.pull(Target::Latest).await.unwrap().steps.len(), 1);
+    assert_eq!(trustful.pull(Target::Latest).await.unwrap().edges.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,7 +207,7 @@ async fn a_patch_of_other_versions_in_a_record_is_refused_and_the_replica_is_not
     let replica = at_first(&world, &world.stream).await;
     let third = CommitRecord::parse(&std::fs::read(commit_path(&world, 3)).unwrap()).unwrap();
     forge::<CommitRecord>(&commit_path(&world, 2), |record| {
-        record.delta.as_mut().unwrap().parts = third.delta.unwrap().parts;
+        record.delta.as_mut().unwrap().patches = third.delta.unwrap().patches;
     });
     for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
         let options = ReplicaOptions::default().with_mode(mode);
@@ -224,7 +224,7 @@ async fn an_anchor_whose_files_are_not_the_state_or_layout_of_its_record_is_not_
     world.publish_steps(1).await;
     let good = std::fs::read(commit_path(&world, 1)).unwrap();
     forge::<CommitRecord>(&commit_path(&world, 1), |record| {
-        record.state = format!("xxh3:{}", "ab".repeat(32)).parse().unwrap();
+        record.contents.state = format!("xxh3:{}", "ab".repeat(32)).parse().unwrap();
     });
     let replica = world.replica("r", ApplyMode::InPlace);
     let error = replica.pull(Target::Latest).await.unwrap_err();
@@ -232,7 +232,7 @@ async fn an_anchor_whose_files_are_not_the_state_or_layout_of_its_record_is_not_
     assert!(files(replica.dir()).is_empty() && replica.held().await.unwrap().is_none());
     std::fs::write(commit_path(&world, 1), &good).unwrap();
     forge::<CommitRecord>(&commit_path(&world, 1), |record| {
-        record.layout = "cd".repeat(32).parse().unwrap();
+        record.contents.layout = "cd".repeat(32).parse().unwrap();
     });
     let error = replica.pull(Target::Latest).await.unwrap_err();
     assert!(matches!(error, StoreError::PatchDiffers { .. }), "{error}");
@@ -254,14 +254,14 @@ async fn parts_are_not_read_with_a_leaf_table_that_is_not_the_versions() {
     table[0] ^= 1;
     std::fs::write(&path, &table).unwrap();
     let limits = Default::default();
-    let error = world.stream.parts(&tip, &limits).await.unwrap_err();
+    let error = world.stream.range_reader(&tip, &limits).await.unwrap_err();
     assert!(matches!(&error, StoreError::Damaged { name, .. } if *name == leaves.key.as_str()), "{error}");
     // A record that agrees with the table: what the version's own digest says still decides.
     forge::<CommitRecord>(&commit_path(&world, 1), |record| {
         record.anchor.as_mut().unwrap().leaves.blake3 = ObjectDigest::of(&table);
     });
     let first = world.stream.commit(v(1)).await.unwrap().unwrap();
-    let error = world.stream.parts(&first, &limits).await.unwrap_err();
+    let error = world.stream.range_reader(&first, &limits).await.unwrap_err();
     assert!(matches!(error, StoreError::WrongState { .. }), "{error}");
 }
 
@@ -291,7 +291,7 @@ async fn a_patch_whose_files_are_not_the_layout_of_its_record_is_refused() {
     world.publish_steps(2).await;
     let replica = at_first(&world, &world.stream).await;
     forge::<CommitRecord>(&commit_path(&world, 2), |record| {
-        record.layout = "cd".repeat(32).parse().unwrap();
+        record.contents.layout = "cd".repeat(32).parse().unwrap();
     });
     let error = replica.pull(Target::Version(v(2))).await.unwrap_err();
     assert!(matches!(error, StoreError::PatchDiffers { .. }), "{error}");
@@ -330,7 +330,7 @@ async fn an_optional_way_that_is_damaged_or_leads_elsewhere_is_gone_around() {
     assert!(folder.fold(v(1), v(9)).await.unwrap().added);
     let edge = edge_path(&world, 9);
     let record = EdgeRecord::parse(&std::fs::read(&edge).unwrap()).unwrap();
-    let object = record.delta.as_ref().unwrap().parts[0].object.clone();
+    let object = record.delta.as_ref().unwrap().patches[0].object.clone();
     let patch = world.path("bucket").join(object.key.as_str());
     let mut bytes = std::fs::read(&patch).unwrap();
     let middle = bytes.len() / 2;
@@ -340,7 +340,7 @@ async fn an_optional_way_that_is_damaged_or_leads_elsewhere_is_gone_around() {
         let replica = world.replica(&name, mode);
         replica.pull(Target::Version(v(1))).await.unwrap();
         let pulled = replica.pull(Target::Latest).await.unwrap();
-        assert_eq!(pulled.steps.len(), 8);
+        assert_eq!(pulled.edges.len(), 8);
         assert_same(replica.dir(), &world.step(9));
     };
     for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
@@ -348,22 +348,22 @@ async fn an_optional_way_that_is_damaged_or_leads_elsewhere_is_gone_around() {
     }
     // An edge that agrees with its object, which is no patch of these versions; and one that is no patch at all.
     forge::<EdgeRecord>(&edge, |record| {
-        record.delta.as_mut().unwrap().parts[0].object.blake3 = ObjectDigest::of(&bytes);
+        record.delta.as_mut().unwrap().patches[0].object.blake3 = ObjectDigest::of(&bytes);
     });
     for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
         pull(format!("broken-{mode:?}"), mode).await;
     }
     let third = world.stream.commit(v(3)).await.unwrap().unwrap().record.delta.unwrap();
-    forge::<EdgeRecord>(&edge, |record| record.delta.as_mut().unwrap().parts = third.parts.clone());
+    forge::<EdgeRecord>(&edge, |record| record.delta.as_mut().unwrap().patches = third.patches.clone());
     for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
         pull(format!("elsewhere-{mode:?}"), mode).await;
     }
     // Lies about an object that others need do not keep them from it.
     forge::<EdgeRecord>(&edge, |record| {
-        record.delta.as_mut().unwrap().parts[0].object.blake3 = ObjectDigest::of(b"another");
+        record.delta.as_mut().unwrap().patches[0].object.blake3 = ObjectDigest::of(b"another");
     });
     pull("lied-digest".into(), ApplyMode::InPlace).await;
-    forge::<EdgeRecord>(&edge, |record| record.delta.as_mut().unwrap().parts[0].object.bytes = 1);
+    forge::<EdgeRecord>(&edge, |record| record.delta.as_mut().unwrap().patches[0].object.bytes = 1);
     pull("lied-size".into(), ApplyMode::InPlace).await;
 }
 
@@ -381,7 +381,7 @@ async fn an_anchor_that_is_not_its_version_is_gone_around() {
     forge::<EdgeRecord>(&edge_path(&world, 5), |record| record.anchor = other.anchor.clone());
     let replica = world.replica("newcomer", ApplyMode::InPlace);
     let pulled = replica.pull(Target::Latest).await.unwrap();
-    assert_eq!(pulled.steps[0].version, v(3));
+    assert_eq!(pulled.edges[0].version, v(3));
     assert_same(replica.dir(), &world.step(6));
 }
 
@@ -394,10 +394,10 @@ async fn an_edge_that_cannot_be_read_hides_no_anchor() {
     let name = format!("{:020}-{:020}-{}.json", 3, 0, "ab".repeat(16));
     std::fs::write(edges.join(name), "of a later version").unwrap();
     let tip = world.stream.tip().await.unwrap().unwrap();
-    let parts = world.stream.parts(&tip, &Default::default()).await.unwrap();
-    assert_eq!(parts.read_tensor("a").await.unwrap(), support::values(1, 3, 3000));
-    let policy = tensorpatch_store::AnchorPolicy::every(2);
-    assert!(world.publisher().await.anchor_if_due(policy).await.unwrap().is_some());
+    let ranges = world.stream.range_reader(&tip, &Default::default()).await.unwrap();
+    assert_eq!(ranges.read_tensor("a").await.unwrap(), support::values(1, 3, 3000));
+    let publisher = world.anchoring(AnchorPolicy::every(3)).await;
+    assert!(publisher.publish(&world.step(4)).await.unwrap().anchor.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -411,8 +411,8 @@ async fn a_record_with_a_number_beyond_all_others_takes_no_memory_for_those_betw
     record.previous = Some(Link { version: last.previous().unwrap(), commit: first.digest });
     std::fs::write(commit_path(&world, last.get()), record.to_bytes().unwrap()).unwrap();
     assert!(matches!(world.stream.log().await, Err(StoreError::Missing { .. })));
-    let policy = tensorpatch_store::CollectPolicy::default();
-    assert!(matches!(world.stream.collect(&policy).await, Err(StoreError::Missing { .. })));
-    let checked = world.stream.check(false, &Observer::default()).await.unwrap();
+    let policy = upkeep::CollectPolicy::default();
+    assert!(matches!(upkeep::collect(&world.stream, &policy).await, Err(StoreError::Missing { .. })));
+    let checked = upkeep::check(&world.stream, false, &Observer::default()).await.unwrap();
     assert!(!checked.is_sound() && checked.problems.len() < 10_000);
 }

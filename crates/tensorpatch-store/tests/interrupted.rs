@@ -176,7 +176,7 @@ async fn a_download_that_was_altered_on_disk_is_fetched_again() {
         let replica = world.replica(&format!("{mode:?}"), mode);
         replica.pull(Target::Version(v(1))).await.unwrap();
         let delta = world.stream.tip().await.unwrap().unwrap().record.delta.unwrap();
-        let digest: ObjectDigest = delta.parts[0].object.blake3;
+        let digest: ObjectDigest = delta.patches[0].object.blake3;
         let kept = replica.dir().join(format!(".tensorpatch/downloads/{digest}"));
         std::fs::write(&kept, "not a patch").unwrap();
         assert_eq!(replica.pull(Target::Latest).await.unwrap().to, v(2));

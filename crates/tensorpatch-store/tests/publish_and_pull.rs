@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use support::{World, assert_same, v, write_sharded, write_single};
 use tensorpatch_store::{
-    ApplyMode, LogKind, PublishOptions, Publisher, Replica, ReplicaOptions, StoreError, Target, Version,
+    ApplyMode, PublishOptions, Publisher, Replica, ReplicaOptions, StoreError, Target, Version, VersionKind,
 };
 
 fn files_under(dir: &Path) -> Vec<PathBuf> {
@@ -25,8 +25,11 @@ async fn every_version_is_pulled_bit_for_bit_into_fresh_and_older_directories() 
     let world = World::new().await;
     world.publish_steps(5).await;
     let log = world.stream.log().await.unwrap();
-    let kinds: Vec<LogKind> = log.iter().map(|entry| entry.kind).collect();
-    assert_eq!(kinds, [LogKind::Anchor, LogKind::Delta, LogKind::Delta, LogKind::Delta, LogKind::Delta]);
+    let kinds: Vec<VersionKind> = log.iter().map(|entry| entry.kind).collect();
+    assert_eq!(
+        kinds,
+        [VersionKind::Anchor, VersionKind::Delta, VersionKind::Delta, VersionKind::Delta, VersionKind::Delta]
+    );
     assert!(log[1].bytes < log[0].bytes / 10, "{log:?}");
     for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
         for from in 0..=5 {
@@ -117,7 +120,7 @@ async fn an_unchanged_checkpoint_is_published_as_empty() {
     let publisher = world.publisher().await;
     publisher.publish(&world.step(1)).await.unwrap();
     let published = publisher.publish(&world.step(1)).await.unwrap();
-    assert_eq!((published.version, published.kind), (v(2), LogKind::Empty));
+    assert_eq!((published.version, published.kind), (v(2), VersionKind::Empty));
     let replica = world.replica("r", ApplyMode::InPlace);
     replica.pull(Target::Latest).await.unwrap();
     assert_same(replica.dir(), &world.step(1));
@@ -196,7 +199,7 @@ async fn an_existing_checkpoint_is_taken_for_the_version_that_it_is() {
     write_single(replica.dir(), 2);
     let pulled = replica.pull(Target::Latest).await.unwrap();
     assert_eq!(pulled.from, Some(v(2)));
-    assert!(pulled.steps.iter().all(|step| !step.anchor), "{pulled:?}");
+    assert!(pulled.edges.iter().all(|step| !step.anchor), "{pulled:?}");
     assert_same(replica.dir(), &world.step(3));
 }
 
@@ -257,7 +260,7 @@ async fn damaged_and_missing_objects_are_reported_and_nothing_is_altered() {
     world.publish_steps(2).await;
     let replica = world.replica("r", ApplyMode::InPlace);
     replica.pull(Target::Version(v(1))).await.unwrap();
-    let part = files_under(&world.path("bucket/parts"))
+    let part = files_under(&world.path("bucket/patches"))
         .into_iter()
         .find(|path| path.ends_with("delta.tpatch"))
         .unwrap();
@@ -298,7 +301,7 @@ async fn only_the_damaged_chunks_of_a_replica_are_fetched_anew() {
         replica.pull(Target::Version(v(2))).await.unwrap();
         damage(&replica.dir().join("model.safetensors"), 100);
         let pulled = replica.pull(Target::Latest).await.unwrap();
-        assert_eq!((pulled.from, pulled.steps.len()), (Some(v(2)), 1), "{pulled:?}");
+        assert_eq!((pulled.from, pulled.edges.len()), (Some(v(2)), 1), "{pulled:?}");
         // The patch, which was fetched before the damage was found, and what the chunk was made of.
         assert!(pulled.downloaded_bytes > pulled.plan_bytes, "{pulled:?}");
         assert_same(replica.dir(), &world.step(3));
@@ -317,7 +320,7 @@ async fn a_replica_with_much_damage_or_a_broken_header_is_made_anew_from_an_anch
             damage(&replica.dir().join("model.safetensors"), place);
         }
         let pulled = replica.pull(Target::Latest).await.unwrap();
-        assert!(pulled.steps[0].anchor, "{pulled:?}");
+        assert!(pulled.edges[0].anchor, "{pulled:?}");
         assert_same(replica.dir(), &world.step(3));
     }
 }

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use support::{World, assert_same, files, safetensors, v, values, write_sharded};
 use tensorpatch_store::{
-    ApplyMode, CommitRecord, Folder, Nonce, ObjectDigest, Observer, PublishOptions, Rank, Receipt,
-    ReceiptContent, ReceiptError, Record, StoreError, Target,
+    AnchorPolicy, ApplyMode, CommitRecord, Folder, JsonRecord, Nonce, ObjectDigest, Observer, PublishOptions,
+    Published, Rank, Receipt, ReceiptContent, ReceiptError, Replica, ReplicaOptions, StoreError, Target,
+    ranks, upkeep,
 };
 
 const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
@@ -50,8 +51,9 @@ impl Ranks {
         let stream = &self.world.stream;
         let (index, rank) = (u32::try_from(rank).unwrap(), Rank { index: 0, count: 2 });
         let rank = Rank { index, ..rank };
-        let receipt =
-            stream.prepare_part(&base, rank, &shard(old), &shard(new), &work, &options).await.unwrap();
+        let receipt = ranks::upload_patch(stream, &base, rank, &shard(old), &shard(new), &work, &options)
+            .await
+            .unwrap();
         travelled(&receipt)
     }
 
@@ -66,20 +68,28 @@ impl Ranks {
         let (index, options) = (u32::try_from(rank).unwrap(), PublishOptions::default());
         let rank = Rank { index, count: 2 };
         let stream = &self.world.stream;
-        let receipt = stream.prepare_files(follows.as_ref(), rank, attempt, &files, &work, &options).await?;
+        let receipt =
+            ranks::upload_files(stream, follows.as_ref(), rank, attempt, &files, &work, &options).await?;
         assert_eq!(std::fs::read_dir(&work).unwrap().count(), 0, "the copies are removed");
         Ok(travelled(&receipt))
     }
 
     async fn commit(&self, receipts: &[Receipt]) -> Result<u64, StoreError> {
-        let options = PublishOptions::default();
-        let published = self.world.stream.commit_parts(receipts, None, &options).await?;
-        Ok(published.version.get())
+        Ok(self.commit_anchored(receipts, AnchorPolicy::NEVER).await?.version.get())
+    }
+
+    async fn commit_anchored(
+        &self,
+        receipts: &[Receipt],
+        anchors: AnchorPolicy,
+    ) -> Result<Published, StoreError> {
+        let options = PublishOptions::default().with_anchors(anchors);
+        ranks::commit(&self.world.stream, receipts, None, &self.world.path("committer"), &options).await
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parts_of_several_ranks_are_one_version_for_every_reader() {
+async fn patches_of_several_ranks_are_one_version_for_every_reader() {
     let ranks = Ranks::new().await;
     for step in 2..=5 {
         let receipts = [ranks.prepare(1, step - 1, step).await, ranks.prepare(0, step - 1, step).await];
@@ -103,11 +113,27 @@ async fn parts_of_several_ranks_are_one_version_for_every_reader() {
     let replica = world.replica("late", ApplyMode::InPlace);
     replica.pull(Target::Latest).await.unwrap();
     assert_same(replica.dir(), &ranks.step(7));
-    assert!(world.stream.check(true, &Observer::default()).await.unwrap().is_sound());
+    assert!(upkeep::check(&world.stream, true, &Observer::default()).await.unwrap().is_sound());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_doubled_and_inconsistent_parts_are_refused() {
+async fn ranks_that_only_publish_make_a_stream_that_newcomers_can_join() {
+    let ranks = Ranks::new().await;
+    for step in 2..=5 {
+        let receipts = [ranks.prepare(0, step - 1, step).await, ranks.prepare(1, step - 1, step).await];
+        let published = ranks.commit_anchored(&receipts, AnchorPolicy::every(2)).await.unwrap();
+        assert_eq!(published.anchor_error, None);
+        let anchor = published.anchor.map(|anchor| anchor.version);
+        assert_eq!(anchor, [3, 5].contains(&step).then(|| v(step)));
+    }
+    let options = ReplicaOptions::default().with_max_edges(1);
+    let newcomer = Replica::open(ranks.world.stream.clone(), ranks.world.path("newcomer"), options);
+    newcomer.pull(Target::Latest).await.unwrap();
+    assert_same(newcomer.dir(), &ranks.step(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_doubled_and_inconsistent_patches_are_refused() {
     let ranks = Ranks::new().await;
     let (one, two) = (ranks.prepare(0, 1, 2).await, ranks.prepare(1, 1, 2).await);
     let refused = async |receipts: &[Receipt]| match ranks.commit(receipts).await.unwrap_err() {
@@ -157,15 +183,15 @@ async fn missing_doubled_and_inconsistent_parts_are_refused() {
     let mut baseless = two.clone();
     baseless.tensors[0].base = None;
     assert!(matches!(refused(&[one.clone(), baseless]).await, ReceiptError::Tensor(_)));
-    // A part that did not arrive.
-    let ReceiptContent::Patch { part, .. } = &two.content else { panic!("{two:?}") };
-    let part = ranks.world.path("bucket").join(part.key.as_str());
-    let bytes = std::fs::read(&part).unwrap();
-    std::fs::remove_file(&part).unwrap();
+    // A patch that did not arrive.
+    let ReceiptContent::Patch { patch, .. } = &two.content else { panic!("{two:?}") };
+    let patch = ranks.world.path("bucket").join(patch.key.as_str());
+    let bytes = std::fs::read(&patch).unwrap();
+    std::fs::remove_file(&patch).unwrap();
     let receipts = [one.clone(), two.clone()];
     assert!(matches!(ranks.commit(&receipts).await, Err(StoreError::Missing { .. })));
     assert_eq!(ranks.world.stream.log().await.unwrap().len(), 1);
-    std::fs::write(&part, bytes).unwrap();
+    std::fs::write(&patch, bytes).unwrap();
     assert_eq!(ranks.commit(&receipts).await.unwrap(), 2);
     // The same again is behind the tip now.
     assert!(matches!(ranks.commit(&receipts).await, Err(StoreError::NotAtTip { .. })));
@@ -219,9 +245,9 @@ async fn ranks_publish_a_first_version_of_their_files_and_go_on_with_patches() {
         }
     }
     let tip = ranks.world.stream.tip().await.unwrap().unwrap();
-    let parts = ranks.world.stream.parts(&tip, &Default::default()).await.unwrap();
-    assert!(parts.read_tensor("b.weight").await.unwrap() == values(2, 2, 5000));
-    let checked = ranks.world.stream.check(true, &Observer::default()).await.unwrap();
+    let ranges = ranks.world.stream.range_reader(&tip, &Default::default()).await.unwrap();
+    assert!(ranges.read_tensor("b.weight").await.unwrap() == values(2, 2, 5000));
+    let checked = upkeep::check(&ranks.world.stream, true, &Observer::default()).await.unwrap();
     assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
 }
 
@@ -253,7 +279,7 @@ async fn ranks_publish_other_tensors_and_files_than_before() {
     assert_eq!(published.base, Some(v(2)));
     replica.pull(Target::Latest).await.unwrap();
     assert_same(replica.dir(), &ranks.step(3));
-    let checked = ranks.world.stream.check(true, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&ranks.world.stream, true, &Observer::default()).await.unwrap();
     assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
 }
 
@@ -345,11 +371,11 @@ async fn parts_that_are_not_all_tensors_of_the_version_are_not_put_together() {
     ranks.commit(&receipts).await.unwrap();
     let path = ranks.world.path(&format!("bucket/commits/{:020}.json", 2));
     let mut record = CommitRecord::parse(&std::fs::read(&path).unwrap()).unwrap();
-    record.schema = "ab".repeat(32).parse().unwrap();
+    record.contents.schema = "ab".repeat(32).parse().unwrap();
     std::fs::write(&path, record.to_bytes().unwrap()).unwrap();
     let replica = ranks.world.replica("r", ApplyMode::InPlace);
     replica.pull(Target::Version(v(1))).await.unwrap();
     let error = replica.pull(Target::Latest).await.unwrap_err();
-    assert!(error.to_string().contains("the tensors of its parts"), "{error}");
+    assert!(error.to_string().contains("the tensors of its patches"), "{error}");
     assert_same(replica.dir(), &ranks.step(1));
 }

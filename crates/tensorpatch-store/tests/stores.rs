@@ -24,8 +24,9 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use support::{assert_same, safetensors, v, values, write_noise, write_single};
 use tensorpatch_store::{
-    CollectPolicy, CreateOptions, Folder, Observer, PublishOptions, Publisher, Replica, ReplicaOptions,
-    StoreError, Stream, Target, Version,
+    CreateOptions, Folder, Observer, PublishOptions, Publisher, Replica, ReplicaOptions, StoreError, Stream,
+    Target, Version,
+    upkeep::{self, CollectPolicy},
 };
 
 /// The key of every Azure emulator; it is public.
@@ -102,24 +103,24 @@ async fn everything(store: Arc<dyn ObjectStore>) {
         replica.pull(Target::Version(v(version))).await.unwrap();
         assert_same(replica.dir(), &path(&format!("step-{version}")));
     }
-    let checked = stream.check(true, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&stream, true, &Observer::default()).await.unwrap();
     assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
     // To a local directory, and back to another place in the same store.
     let local: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(dir.path()).unwrap());
     let observer = Observer::default();
-    stream.mirror(local.clone(), "mirror".into(), &path("work"), &observer).await.unwrap();
+    upkeep::mirror(&stream, local.clone(), "mirror".into(), &path("work"), &observer).await.unwrap();
     let copy = Stream::open(local, "mirror".into()).await.unwrap();
     let again = prefix();
-    let report = copy.mirror(store.clone(), again.clone(), &path("work"), &observer).await.unwrap();
+    let report = upkeep::mirror(&copy, store.clone(), again.clone(), &path("work"), &observer).await.unwrap();
     assert_eq!(report.to, Some(v(4)));
     let copy = Stream::open(store, again).await.unwrap();
-    assert!(copy.check(true, &observer).await.unwrap().is_sound());
-    let collected = stream.collect(&CollectPolicy::default().keeping(1).deleting()).await.unwrap();
+    assert!(upkeep::check(&copy, true, &observer).await.unwrap().is_sound());
+    let collected = upkeep::collect(&stream, &CollectPolicy::default().keeping(1).deleting()).await.unwrap();
     assert_eq!(collected.floor, v(4));
     let late = Replica::open(stream.clone(), path("late"), ReplicaOptions::default());
     late.pull(Target::Latest).await.unwrap();
     assert_same(late.dir(), &path("step-4"));
-    assert!(stream.check(true, &observer).await.unwrap().is_sound());
+    assert!(upkeep::check(&stream, true, &observer).await.unwrap().is_sound());
 }
 
 /// A patch that is uploaded in several parts while it is encoded.
@@ -139,7 +140,7 @@ async fn patch_in_parts(store: Arc<dyn ObjectStore>) {
         replica.pull(Target::Version(v(version))).await.unwrap();
         assert_same(replica.dir(), &path(name));
     }
-    let checked = stream.check(true, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&stream, true, &Observer::default()).await.unwrap();
     assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
 }
 
@@ -162,7 +163,7 @@ async fn race(store: Arc<dyn ObjectStore>, versions: u64) {
                 write_single(&root.join("checkpoint"), step);
                 match publisher.publish(&root.join("checkpoint")).await {
                     Ok(published) => {
-                        won.insert(published.version, published.digest.to_string());
+                        won.insert(published.version, published.contents.state.to_string());
                     }
                     Err(StoreError::LostRace { .. } | StoreError::NotAtTip { .. }) => {
                         lost += 1;
@@ -186,12 +187,12 @@ async fn race(store: Arc<dyn ObjectStore>, versions: u64) {
     assert!(log.len() as u64 >= versions);
     for (entry, number) in log.iter().zip(1..) {
         assert_eq!(entry.version.get(), number);
-        assert_eq!(claims[&entry.version], (entry.publisher.as_str(), entry.digest.to_string()));
+        assert_eq!(claims[&entry.version], (entry.publisher.as_str(), entry.contents.state.to_string()));
     }
     assert_eq!(claims.len(), log.len());
     let replica = Replica::open(stream.clone(), dir.path().join("replica"), ReplicaOptions::default());
     let pulled = replica.pull(Target::Latest).await.unwrap();
-    assert_eq!(Some(pulled.digest), log.last().map(|entry| entry.digest));
+    assert_eq!(Some(pulled.contents.state), log.last().map(|entry| entry.contents.state));
 }
 
 #[tokio::test(flavor = "multi_thread")]

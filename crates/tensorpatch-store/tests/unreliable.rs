@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use support::faulty_store::{Call, Fault, FaultyStore};
 use support::{assert_same, v, write_noise, write_single};
 use tensorpatch_store::{
     CreateOptions, Event, Folder, Observer, Phase, PublishOptions, Publisher, Replica, ReplicaOptions,
-    StoreError, Stream, Target,
+    StoreError, Stream, Target, upkeep,
 };
-use tensorpatch_testkit::{Call, Fault, FaultyStore};
 
 /// A stream over a faulty store, and the same without faults.
 struct Scene {
@@ -177,7 +177,7 @@ async fn a_commit_whose_reply_and_record_could_not_be_read_is_found_by_the_next_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_the_store_says_it_has_and_does_not_is_not_committed() {
     let scene = Scene::new(|call| match call {
-        Call::Put(path) if path.as_ref().contains("parts/") => Fault::Swallowed,
+        Call::Put(path) if path.as_ref().contains("patches/") => Fault::Swallowed,
         _ => Fault::None,
     })
     .await;
@@ -212,7 +212,7 @@ async fn a_fold_whose_patch_is_collected_before_its_record_is_written_is_taken_b
     scene.publish(1..=4).await;
     let folder = Folder::new(scene.stream.clone(), scene.path("work"), PublishOptions::default());
     assert!(matches!(folder.fold(v(1), v(4)).await, Err(StoreError::Missing { .. })));
-    let checked = scene.truth.check(true, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&scene.truth, true, &Observer::default()).await.unwrap();
     assert!(checked.is_sound(), "{checked:?}");
 }
 
@@ -233,7 +233,7 @@ async fn a_record_that_is_larger_than_any_may_be_is_not_read() {
 }
 
 fn is_part_of_patch(path: &Path) -> bool {
-    path.as_ref().contains("/parts/")
+    path.as_ref().contains("/patches/")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,7 +296,7 @@ async fn an_upload_that_breaks_under_way_is_made_again_from_the_file() {
         let publisher = scene.publisher(&scene.stream, "b").await;
         publisher.publish(&scene.path("one")).await.unwrap();
         assert_eq!(publisher.publish(&scene.path("two")).await.unwrap().version, v(2), "{breaks}");
-        let checked = scene.truth.check(true, &Observer::default()).await.unwrap();
+        let checked = upkeep::check(&scene.truth, true, &Observer::default()).await.unwrap();
         assert!(checked.is_sound() && checked.abandoned.is_empty(), "{breaks}: {checked:?}");
     }
 }
@@ -317,6 +317,6 @@ async fn a_patch_that_is_not_published_leaves_no_object() {
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&weights, bytes).unwrap();
     publisher.publish_labelled(&scene.path("two"), Some("2")).await.unwrap();
-    let checked = scene.truth.check(true, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&scene.truth, true, &Observer::default()).await.unwrap();
     assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
 }

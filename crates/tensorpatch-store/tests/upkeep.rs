@@ -17,8 +17,9 @@ use std::time::Duration;
 use object_store::memory::InMemory;
 use support::{World, assert_same, v};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CollectPolicy, CreateOptions, Folder, LeaseOptions, Observer, PublishOptions,
-    Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream, Target, Version, open_store,
+    AnchorPolicy, ApplyMode, CreateOptions, Folder, LeaseOptions, Observer, PublishOptions, Publisher,
+    Replica, ReplicaOptions, SignKey, StoreError, Stream, Target, Version, open_store, upkeep,
+    upkeep::CollectPolicy,
 };
 
 fn count(dir: PathBuf) -> usize {
@@ -27,18 +28,17 @@ fn count(dir: PathBuf) -> usize {
 }
 
 async fn assert_sound(stream: &Stream) {
-    let checked = stream.check(true, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(stream, true, &Observer::default()).await.unwrap();
     assert!(checked.is_sound(), "{checked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_anchor_added_later_saves_newcomers_the_chain() {
     let world = World::new().await;
-    let publisher = world.publisher().await;
+    let publisher = world.anchoring(AnchorPolicy::every(4)).await;
     for step in 1..=6 {
-        publisher.publish(&world.step(step)).await.unwrap();
-        let added = publisher.anchor_if_due(AnchorPolicy::every(4)).await.unwrap();
-        assert_eq!(added.map(|added| added.version), (step == 5).then(|| v(5)));
+        let published = publisher.publish(&world.step(step)).await.unwrap();
+        assert_eq!(published.anchor.map(|added| added.version), (step == 5).then(|| v(5)));
     }
     let log = world.stream.log().await.unwrap();
     assert_eq!(
@@ -47,7 +47,7 @@ async fn an_anchor_added_later_saves_newcomers_the_chain() {
     );
     let replica = world.replica("r", ApplyMode::InPlace);
     let pulled = replica.pull(Target::Latest).await.unwrap();
-    assert_eq!(pulled.steps.iter().map(|step| step.version).collect::<Vec<_>>(), [v(5), v(6)]);
+    assert_eq!(pulled.edges.iter().map(|step| step.version).collect::<Vec<_>>(), [v(5), v(6)]);
     assert_same(replica.dir(), &world.step(6));
     assert_sound(&world.stream).await;
 }
@@ -104,7 +104,7 @@ async fn a_fold_is_used_when_it_is_cheaper_and_not_made_when_it_is_not() {
     let replica = world.replica("r", ApplyMode::InPlace);
     replica.pull(Target::Version(v(1))).await.unwrap();
     let pulled = replica.pull(Target::Latest).await.unwrap();
-    assert_eq!(pulled.steps.len(), 1);
+    assert_eq!(pulled.edges.len(), 1);
     assert_eq!(pulled.plan_bytes, folded.bytes);
     assert_same(replica.dir(), &world.step(9));
     assert_sound(&world.stream).await;
@@ -123,7 +123,7 @@ async fn a_replica_that_is_50_versions_behind_fetches_less_than_half_of_a_replay
         pulled
     };
     let replay = pulled("replayed").await;
-    assert_eq!(replay.steps.len(), 50);
+    assert_eq!(replay.edges.len(), 50);
     let folder = Folder::new(world.stream.clone(), world.path("work"), PublishOptions::default());
     for from in [1, 11, 21, 31, 41] {
         folder.fold(v(from), v(from + 10)).await.unwrap();
@@ -135,7 +135,7 @@ async fn a_replica_that_is_50_versions_behind_fetches_less_than_half_of_a_replay
         "50 versions: {} bytes by replay, {} by folds of ten, {} by one fold",
         replay.downloaded_bytes, tens.downloaded_bytes, folded.downloaded_bytes
     );
-    assert_eq!((tens.steps.len(), folded.steps.len()), (5, 1));
+    assert_eq!((tens.edges.len(), folded.edges.len()), (5, 1));
     for pulled in [&tens, &folded] {
         assert_eq!(pulled.downloaded_bytes, pulled.plan_bytes);
         assert!(pulled.downloaded_bytes < replay.downloaded_bytes / 2);
@@ -151,18 +151,17 @@ async fn a_fold_that_vanished_is_gone_around() {
     std::fs::remove_dir_all(world.path("bucket/folds")).unwrap();
     let replica = world.replica("r", ApplyMode::InPlace);
     replica.pull(Target::Version(v(1))).await.unwrap();
-    assert_eq!(replica.pull(Target::Latest).await.unwrap().steps.len(), 3);
+    assert_eq!(replica.pull(Target::Latest).await.unwrap().edges.len(), 3);
     assert_same(replica.dir(), &world.step(4));
-    let checked = world.stream.check(false, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&world.stream, false, &Observer::default()).await.unwrap();
     assert_eq!((checked.problems.len(), checked.unreachable.len()), (1, 0), "{checked:?}");
 }
 
 async fn anchored_world() -> World {
     let world = World::new().await;
-    let publisher = world.publisher().await;
+    let publisher = world.anchoring(AnchorPolicy::every(3)).await;
     for step in 1..=8 {
         publisher.publish(&world.step(step)).await.unwrap();
-        publisher.anchor_if_due(AnchorPolicy::every(3)).await.unwrap();
     }
     world
 }
@@ -172,10 +171,10 @@ async fn collecting_keeps_every_version_that_the_policy_asks_for_and_says_first_
     let world = anchored_world().await;
     let before = count(world.path("bucket"));
     let policy = CollectPolicy::default().keeping(3);
-    let dry = world.stream.collect(&policy).await.unwrap();
+    let dry = upkeep::collect(&world.stream, &policy).await.unwrap();
     assert_eq!((dry.floor, dry.deleted), (v(4), false));
     assert_eq!(count(world.path("bucket")), before);
-    let wet = world.stream.collect(&policy.deleting()).await.unwrap();
+    let wet = upkeep::collect(&world.stream, &policy.deleting()).await.unwrap();
     assert_eq!((wet.garbage.len(), wet.deleted), (dry.garbage.len(), true));
     assert!(!wet.garbage.is_empty());
     for version in 4..=8 {
@@ -187,7 +186,8 @@ async fn collecting_keeps_every_version_that_the_policy_asks_for_and_says_first_
     let error = gone.pull(Target::Version(v(3))).await.unwrap_err();
     assert!(error.to_string().contains("missing are"), "{error}");
     assert_sound(&world.stream).await;
-    let again = world.stream.collect(&CollectPolicy::default().keeping(3).deleting()).await.unwrap();
+    let again =
+        upkeep::collect(&world.stream, &CollectPolicy::default().keeping(3).deleting()).await.unwrap();
     assert_eq!(again.garbage, []);
 }
 
@@ -199,10 +199,10 @@ async fn leases_and_pins_hold_collectors_back() {
     let replica = Replica::open(world.stream.clone(), world.path("leased"), options);
     replica.pull(Target::Version(v(2))).await.unwrap();
     let policy = CollectPolicy::default().keeping(1);
-    let report = world.stream.collect(&policy).await.unwrap();
+    let report = upkeep::collect(&world.stream, &policy).await.unwrap();
     assert_eq!((report.floor, report.leases), (v(1), vec!["engine".to_owned()]));
     replica.release().await.unwrap();
-    let report = world.stream.collect(&policy.clone().pinning(v(2)).deleting()).await.unwrap();
+    let report = upkeep::collect(&world.stream, &policy.clone().pinning(v(2)).deleting()).await.unwrap();
     assert_eq!((report.floor, report.leases.len()), (v(7), 0));
     for (name, version) in [("pinned", 2), ("kept", 7), ("tip", 8)] {
         let replica = world.replica(name, ApplyMode::InPlace);
@@ -210,7 +210,7 @@ async fn leases_and_pins_hold_collectors_back() {
         assert_same(replica.dir(), &world.step(version));
     }
     // A replica below the floor goes on from an anchor.
-    assert!(replica.pull(Target::Latest).await.unwrap().steps[0].anchor);
+    assert!(replica.pull(Target::Latest).await.unwrap().edges[0].anchor);
     assert_same(replica.dir(), &world.step(8));
 }
 
@@ -223,26 +223,27 @@ async fn what_somebody_is_still_uploading_is_left_alone_and_what_was_abandoned_g
         std::fs::write(dir.join("x"), b"x").unwrap();
         dir.join("x")
     };
-    let (next, lost) = (file("parts", 9), file("parts", 8));
+    let (next, lost) = (file("patches", 9), file("patches", 8));
     let (young_fold, next_anchor) = (file("folds", 8), file("anchors", 9));
     let policy = CollectPolicy::default().keeping(8).deleting();
-    world.stream.collect(&policy).await.unwrap();
+    upkeep::collect(&world.stream, &policy).await.unwrap();
     assert!(next.exists() && young_fold.exists() && next_anchor.exists() && !lost.exists());
     let hour_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
     std::fs::File::open(&young_fold).unwrap().set_modified(hour_ago).unwrap();
-    world.stream.collect(&policy.with_grace(Duration::from_secs(3600))).await.unwrap();
+    upkeep::collect(&world.stream, &policy.with_grace(Duration::from_secs(3600))).await.unwrap();
     assert!(next.exists() && !young_fold.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_collected_from_a_stream_that_is_damaged_already() {
     let world = anchored_world().await;
-    let parts: Vec<_> =
-        std::fs::read_dir(world.path("bucket/parts")).unwrap().map(|e| e.unwrap().path()).collect();
-    let newest = parts.iter().max().unwrap();
+    let patches: Vec<_> =
+        std::fs::read_dir(world.path("bucket/patches")).unwrap().map(|e| e.unwrap().path()).collect();
+    let newest = patches.iter().max().unwrap();
     std::fs::remove_dir_all(newest).unwrap();
     let before = count(world.path("bucket"));
-    let error = world.stream.collect(&CollectPolicy::default().keeping(1).deleting()).await.unwrap_err();
+    let error =
+        upkeep::collect(&world.stream, &CollectPolicy::default().keeping(1).deleting()).await.unwrap_err();
     assert!(matches!(error, StoreError::Missing { .. }), "{error}");
     assert_eq!(count(world.path("bucket")), before);
 }
@@ -255,7 +256,8 @@ async fn nothing_is_collected_if_the_anchor_that_would_be_the_floor_is_not_whole
     std::fs::remove_file(newest.join("model.safetensors")).unwrap();
     let before = count(world.path("bucket"));
     // The anchor of version 7 leads nowhere, so what leads from that of version 4 to the tip must stay.
-    let error = world.stream.collect(&CollectPolicy::default().keeping(1).deleting()).await.unwrap_err();
+    let error =
+        upkeep::collect(&world.stream, &CollectPolicy::default().keeping(1).deleting()).await.unwrap_err();
     assert!(matches!(error, StoreError::Missing { .. }), "{error}");
     assert_eq!(count(world.path("bucket")), before);
     let replica = world.replica("r", ApplyMode::InPlace);
@@ -292,13 +294,13 @@ async fn clocks_that_jump_cost_no_version_that_is_kept() {
     // The store's clock was a year ahead: nothing is old, and no lease ends.
     age(world.path("bucket"), -YEAR);
     let policy = CollectPolicy::default().keeping(1).deleting();
-    let report = world.stream.collect(&policy).await.unwrap();
+    let report = upkeep::collect(&world.stream, &policy).await.unwrap();
     assert_eq!((report.floor, report.leases), (v(1), vec!["engine".to_owned()]));
     assert!(abandoned.exists());
-    assert_eq!(replica.pull(Target::Version(v(3))).await.unwrap().steps.len(), 1);
+    assert_eq!(replica.pull(Target::Version(v(3))).await.unwrap().edges.len(), 1);
     // It jumps a year on: the lease has ended, what nobody names is old, and what the policy keeps is there.
     age(world.path("bucket"), 2 * YEAR);
-    let report = world.stream.collect(&policy).await.unwrap();
+    let report = upkeep::collect(&world.stream, &policy).await.unwrap();
     assert_eq!((report.floor, report.leases.len()), (v(7), 0));
     assert!(!abandoned.exists());
     for version in [7, 8] {
@@ -307,7 +309,7 @@ async fn clocks_that_jump_cost_no_version_that_is_kept() {
         assert_same(fresh.dir(), &world.step(version));
     }
     // The replica that slept through all of it starts from an anchor, and publishing goes on.
-    assert!(replica.pull(Target::Latest).await.unwrap().steps[0].anchor);
+    assert!(replica.pull(Target::Latest).await.unwrap().edges[0].anchor);
     assert_same(replica.dir(), &world.step(8));
     assert_eq!(world.publisher().await.publish(&world.step(9)).await.unwrap().version, v(9));
     assert_sound(&world.stream).await;
@@ -351,12 +353,12 @@ async fn a_check_finds_every_flipped_bit_and_missing_object() {
             std::fs::write(&path, &good).unwrap();
             continue;
         }
-        let checked = world.stream.check(true, &Observer::default()).await.unwrap();
+        let checked = upkeep::check(&world.stream, true, &Observer::default()).await.unwrap();
         assert!(!checked.is_sound(), "a bit of {} was flipped", path.display());
         std::fs::remove_file(&path).unwrap();
         let is_edge = path.parent().unwrap().ends_with("edges");
         let is_tip = path.ends_with("00000000000000000008.json");
-        let checked = world.stream.check(false, &Observer::default()).await.unwrap();
+        let checked = upkeep::check(&world.stream, false, &Observer::default()).await.unwrap();
         // An edge or the last version that is gone leaves a stream that is sound, and smaller.
         assert_eq!(checked.is_sound(), is_edge || is_tip, "{} was removed", path.display());
         std::fs::write(&path, good).unwrap();
@@ -371,7 +373,8 @@ async fn a_mirror_is_the_same_stream_and_can_be_continued_and_published_to() {
     let (store, prefix) = open_store(url.to_str().unwrap()).unwrap();
     let mirror = async || {
         let observer = Observer::default();
-        world.stream.mirror(store.clone(), prefix.clone(), &world.path("mirror-work"), &observer).await
+        upkeep::mirror(&world.stream, store.clone(), prefix.clone(), &world.path("mirror-work"), &observer)
+            .await
     };
     let first = mirror().await.unwrap();
     assert_eq!((first.from, first.to, first.edges), (None, Some(v(8)), 2));
@@ -436,14 +439,14 @@ async fn all_of_it_can_be_spawned_onto_other_threads() {
         let publisher = Publisher::open(stream.clone(), baseline, PublishOptions::default()).await?;
         publisher.publish(&step).await?;
         publisher.publish(&step).await?;
-        publisher.anchor_if_due(AnchorPolicy::every(1)).await?;
+        publisher.add_anchor().await?;
         let replica = Replica::open(stream.clone(), dir, ReplicaOptions::default());
         replica.follow(Duration::from_millis(1), |_| std::future::ready(ControlFlow::Break(()))).await?;
         Folder::new(stream.clone(), work.join("fold"), PublishOptions::default()).fold(v(1), v(2)).await?;
         let observer = Observer::default();
-        stream.mirror(Arc::new(InMemory::new()), "copy".into(), &work, &observer).await?;
-        stream.collect(&CollectPolicy::default()).await?;
-        stream.check(true, &observer).await?;
+        upkeep::mirror(&stream, Arc::new(InMemory::new()), "copy".into(), &work, &observer).await?;
+        upkeep::collect(&stream, &CollectPolicy::default()).await?;
+        upkeep::check(&stream, true, &observer).await?;
         stream.log().await
     });
     assert_eq!(task.await.unwrap().unwrap().len(), 2);

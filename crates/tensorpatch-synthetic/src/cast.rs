@@ -2,9 +2,9 @@
 
 /// The dtype of a synthetic checkpoint.
 ///
-/// Dtypes of eight bits and less hold quantised weights: each row, or group of 128 elements of a row, is divided by the scale
-/// that brings its largest weight of this step to the largest number of the dtype. The scales themselves are not in the
-/// checkpoint.
+/// Dtypes of eight bits and less hold quantised weights: each row, or group of 128 elements of a row, is
+/// divided by the scale that brings its largest weight of this step to the largest number of the dtype. The
+/// scales themselves are not in the checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
     /// The upper half of an f32.
@@ -19,7 +19,8 @@ pub enum Dtype {
     F8E5m2,
     /// Integers from -127 to 127, scaled by rows.
     I8,
-    /// Integers from -7 to 7, scaled by groups, two to a byte, the first in the lower half; the dtype of the file is U8.
+    /// Integers from -7 to 7, scaled by groups, two to a byte, the first in the lower half; the dtype of the
+    /// file is U8.
     PackedInt4,
 }
 
@@ -75,7 +76,8 @@ impl Dtype {
         }
     }
 
-    /// Appends whole rows of weights to `out` as a safetensors file holds them: little endian, without padding.
+    /// Appends whole rows of weights to `out` as a safetensors file holds them: little endian, without
+    /// padding.
     #[expect(clippy::cast_possible_truncation, reason = "codes of eight bits, and integers from -127 to 127")]
     pub(crate) fn cast(self, weights: &[f32], row: usize, out: &mut Vec<u8>) {
         out.reserve(weights.len() * self.bits() / 8);
@@ -117,7 +119,8 @@ impl SmallFloat {
         if value.is_nan() {
             return sign | ((1 << magnitude_bits) - 1);
         }
-        // Exponents as they are stored here: 1 is that of the smallest normal number, and of what is below it.
+        // Exponents as they are stored here: 1 is that of the smallest normal number, and of what is below
+        // it.
         let exponent = (bits >> 23 & 255).cast_signed() - 127 + ((1 << (self.exponent_bits - 1)) - 1);
         let significand = u64::from(bits & 0x007f_ffff | 0x0080_0000);
         let shift = (23 - self.mantissa_bits) + (1 - exponent).max(0).cast_unsigned();

@@ -19,8 +19,8 @@ pub fn write_run(run: &Run, path: &Path) -> io::Result<()> {
     write_file(run, &tensors, path)
 }
 
-/// Writes the current step of a run as a Hugging Face directory: shards of about `shard_bytes` bytes of tensor data, each
-/// tensor whole, and `model.safetensors.index.json`. The directory is created if need be.
+/// Writes the current step of a run as a Hugging Face directory: shards of about `shard_bytes` bytes of
+/// tensor data, each tensor whole, and `model.safetensors.index.json`. The directory is created if need be.
 ///
 /// # Errors
 /// Whatever the file system reports.
@@ -56,8 +56,9 @@ pub fn write_run_sharded(run: &Run, directory: &Path, shard_bytes: u64) -> io::R
     std::fs::write(directory.join("model.safetensors.index.json"), index)
 }
 
-/// Writes two checkpoints that lie `steps` steps apart, without ever holding more than a few pieces of 256 Ki elements, so
-/// that pairs of any size can be made. The bytes are those of [`Run`] with the same configuration.
+/// Writes two checkpoints that lie `steps` steps apart, without ever holding more than a few pieces of 256 Ki
+/// elements, so that pairs of any size can be made. The bytes are those of [`Run`] with the same
+/// configuration.
 ///
 /// # Errors
 /// Whatever the file system reports.
@@ -120,8 +121,8 @@ fn write_file(run: &Run, tensors: &[usize], path: &Path) -> io::Result<()> {
     file.flush()
 }
 
-/// The header of a safetensors file: the length, then JSON padded with spaces to a multiple of eight bytes. The names need no
-/// escaping: this crate made them.
+/// The header of a safetensors file: the length, then JSON padded with spaces to a multiple of eight bytes.
+/// The names need no escaping: this crate made them.
 fn header(tensors: &[&Tensor], dtype: Dtype) -> Vec<u8> {
     let mut json = String::from("{\"__metadata__\":{\"format\":\"pt\"}");
     let mut offset = 0;

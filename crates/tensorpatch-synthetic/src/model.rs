@@ -42,8 +42,8 @@ impl Tensor {
     }
 }
 
-/// Elements of a layer with hidden size `h`: q and o of h², k and v of h²/4, three feed-forward matrices of 3.5 h²,
-/// and vectors of q, k, v biases and two norms.
+/// Elements of a layer with hidden size `h`: q and o of h², k and v of h²/4, three feed-forward matrices of
+/// 3.5 h², and vectors of q, k, v biases and two norms.
 fn layer_elements(h: usize) -> usize {
     h * h * 5 / 2 + 3 * h * (h * 7 / 2) + h * 3 / 2 + 2 * h
 }
@@ -51,8 +51,9 @@ fn layer_elements(h: usize) -> usize {
 /// Hidden sizes to choose from; multiples of 8, so that h/4 and 7h/2 are whole.
 const HIDDEN: [usize; 13] = [8, 16, 32, 64, 128, 256, 384, 512, 768, 1024, 2048, 4096, 8192];
 
-/// Per cent of the elements that go to the layers; the embedding gets the others. As in the recorded run, whose density of
-/// change the model must reproduce: embedding rows of tokens that never occurred do not move.
+/// Per cent of the elements that go to the layers; the embedding gets the others. As in the recorded run,
+/// whose density of change the model must reproduce: embedding rows of tokens that never occurred do not
+/// move.
 const LAYER_PERCENT: usize = 45;
 
 /// A model should have at least this many layers before its hidden size grows.
@@ -72,8 +73,8 @@ impl Model {
         let layers = (for_layers / layer_elements(h)).max(1);
         let rows = (elements.saturating_sub(layers * layer_elements(h) + h) / h).max(1);
 
-        // Deviations are those of all-MiniLM-L6-v2, the model of the recorded run: 0.056 for the embedding, 0.07 to
-        // 0.1 for queries and keys, 0.04 to 0.065 for the others.
+        // Deviations are those of all-MiniLM-L6-v2, the model of the recorded run: 0.056 for the embedding,
+        // 0.07 to 0.1 for queries and keys, 0.04 to 0.065 for the others.
         let mut tensors = vec![
             Tensor {
                 name: "model.embed_tokens.weight".into(),

@@ -13,8 +13,9 @@ const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
 /// The deviation of the first moment when gradients are white noise of deviation 1: √((1 - β1) / (1 + β1)).
 const MOMENT_DEVIATION: f32 = 0.229_415_73;
-/// The part of every element's gradient that stays the same from step to step, as a share of its noise. Without it the mean
-/// step would be 0.18 of the learning rate; in the recorded run it is 0.23, and flips persist in their direction.
+/// The part of every element's gradient that stays the same from step to step, as a share of its noise.
+/// Without it the mean step would be 0.18 of the learning rate; in the recorded run it is 0.23, and flips
+/// persist in their direction.
 const SIGNAL: f32 = 0.18;
 /// Gradients are about this large. Only Adam's epsilon sees it.
 const GRADIENT: f32 = 1e-4;
@@ -84,7 +85,8 @@ impl Piece {
                 let expected = occurrence * SIGNAL * normal(&mut signal);
                 let noise = occurrence.sqrt() * MOMENT_DEVIATION * normal(&mut rng);
                 piece.first.push(GRADIENT * (expected + noise));
-                // About 1/(1 - β2) squared gradients are averaged, so the second moment scatters by about 3 %.
+                // About 1/(1 - β2) squared gradients are averaged, so the second moment scatters by about 3
+                // %.
                 let scatter = 1.0 + 0.03 * normal(&mut rng);
                 piece.second.push(GRADIENT * GRADIENT * occurrence * scatter);
             }
@@ -148,8 +150,8 @@ fn uniform(rng: &mut Pcg64Mcg) -> f32 {
     (rng.next_u32() >> 8) as f32 / 16_777_216.0
 }
 
-/// Mean 0, deviation 1: the sum of four 16-bit integers, exact, so the same everywhere. Its tails end at 3.5 deviations, which
-/// the spread of the rows' scales makes up for.
+/// Mean 0, deviation 1: the sum of four 16-bit integers, exact, so the same everywhere. Its tails end at 3.5
+/// deviations, which the spread of the rows' scales makes up for.
 fn normal(rng: &mut Pcg64Mcg) -> f32 {
     let bits = rng.next_u64();
     let lane = |shift: u32| ((bits >> shift) & 0xffff) as i32;

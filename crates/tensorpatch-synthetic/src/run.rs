@@ -67,7 +67,8 @@ impl Run {
         self.steps += 1;
     }
 
-    /// The bytes of tensor number `tensor` as a checkpoint of this step holds them; empty if there is no such tensor.
+    /// The bytes of tensor number `tensor` as a checkpoint of this step holds them; empty if there is no such
+    /// tensor.
     pub fn tensor_bytes(&self, tensor: usize) -> Vec<u8> {
         let mut out = Vec::new();
         for piece in self.tensor_pieces(tensor) {

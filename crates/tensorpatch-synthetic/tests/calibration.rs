@@ -1,14 +1,16 @@
 //! The synthetic run against a recorded one.
 //!
-//! The constants are counts over the sixth step of a recorded RL run (all-MiniLM-L6-v2, 22.7 M bf16 weights, AdamW at
-//! 3e-6 on a group-normalised policy-gradient loss): snapshots 5 and 6, every tensor. `recorded_counts_are_those_of_the_trace`
-//! recounts them when `TENSORPATCH_TRACE` names the directory with the snapshots.
+//! The constants are counts over the sixth step of a recorded RL run (all-MiniLM-L6-v2, 22.7 M bf16 weights,
+//! AdamW at 3e-6 on a group-normalised policy-gradient loss): snapshots 5 and 6, every tensor.
+//! `recorded_counts_are_those_of_the_trace` recounts them when `TENSORPATCH_TRACE` names the directory with
+//! the snapshots.
 
 use std::collections::BTreeMap;
 
 use tensorpatch_synthetic::{Config, Run};
 
-/// Old exponent, elements with it, elements of these that changed. Exponents with fewer than 1,000 elements are left out.
+/// Old exponent, elements with it, elements of these that changed. Exponents with fewer than 1,000 elements
+/// are left out.
 const RECORDED: [(i32, u64, u64); 18] = [
     (-18, 1467, 737),
     (-17, 2901, 1395),

@@ -8,6 +8,7 @@ mod header;
 mod patch;
 mod pieces;
 mod records;
+mod safetensors_crate;
 
 use std::path::Path;
 
@@ -21,6 +22,7 @@ pub use header::safetensors_header;
 pub use patch::{apply_patch, parse_patch};
 pub use pieces::parse_pieces;
 pub use records::stream_records;
+pub use safetensors_crate::safetensors_crate;
 
 /// A fuzz target: its file is `fuzz/fuzz_targets/NAME.rs`.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +66,7 @@ const CRASHES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/crashes")
 /// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "safetensors_header", run: safetensors_header, seeds: header::seeds },
+    Target { name: "safetensors_crate", run: safetensors_crate, seeds: safetensors_crate::seeds },
     Target { name: "stream_records", run: stream_records, seeds: records::seeds },
     Target { name: "parse_patch", run: parse_patch, seeds: differential::vectors },
     Target { name: "apply_patch", run: apply_patch, seeds: patch::real_patches },

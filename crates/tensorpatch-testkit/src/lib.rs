@@ -4,7 +4,6 @@
 //!   make files of them without any help of the code under test.
 //! * [`fixture`]: a slice of a recorded training run, and the whole run where there is one.
 //! * [`Mutation`]: named damage to bytes.
-//! * `FaultyStore`: an object store that fails as real ones do.
 //! * [`Verdict`]: what the fast decoder and the reference decoder make of a patch.
 //! * [`fuzz`]: the bodies of the fuzz targets, which tests run over committed inputs too.
 //!
@@ -18,7 +17,6 @@
     reason = "only tests use this crate, and a panic is how a test fails"
 )]
 
-mod faulty_store;
 mod files;
 pub mod fixture;
 pub mod fuzz;
@@ -30,7 +28,6 @@ mod rng;
 mod values;
 mod verdict;
 
-pub use faulty_store::{Call, Fault, FaultyStore};
 pub use files::{FileStyle, file_bytes, header_bytes, styles, write_sharded, write_single};
 pub use generate::{Pair, Size, models, pairs};
 pub use model::{Model, Tensor};

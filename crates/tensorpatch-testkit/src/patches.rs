@@ -3,8 +3,8 @@
 //! Their payloads mean nothing: they are for whatever reads a patch without decoding it.
 
 use tensorpatch_format::{
-    BlockBuilder, ChunkAddress, ChunkIndex, Encoding, Ends, FileLayout, Header, Kind, Layout, LayoutDigest,
-    LeafDigest, LeafHash, Listing, Packed, PatchWriter, Profile, StateDigest, TensorIndex,
+    BlockBuilder, ChunkAddress, ChunkIndex, Encoding, Ends, FileLayout, Kind, Layout, LayoutDigest,
+    LeafDigest, LeafHash, Listing, Packed, PatchHeader, PatchWriter, Profile, StateDigest, TensorIndex,
 };
 
 use crate::{FileStyle, Model, Tensor, header_bytes};
@@ -40,7 +40,7 @@ fn patch(kind: Kind, profile: Profile, hash: LeafHash) -> Vec<u8> {
     let (schema_bytes, layout_bytes) = (model.schema().to_bytes(), layout.to_bytes());
     let listing = |bytes| if is_full { Listing::Listed(Packed::plain(bytes)) } else { Listing::Same };
 
-    let header = Header::new(kind, profile, hash);
+    let header = PatchHeader::new(kind, profile, hash);
     let (writer, mut file) = PatchWriter::start(&header);
     let (writer, bytes) = writer.schema(&listing(&schema_bytes)).unwrap();
     file.extend(bytes);

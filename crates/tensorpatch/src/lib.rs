@@ -1,32 +1,17 @@
 //! Delta weight sync for safetensors checkpoints: publish every training step, follow it anywhere.
 //!
-//! A reinforcement-learning step changes about one bf16 weight in a hundred. tensorpatch finds those that changed, by
-//! bits, encodes them in less than a byte each, and rebuilds the new checkpoint from the old one bit for bit,
-//! verified by a digest of the whole state. Patches travel as files, or through an object store as a *stream* of
-//! versions that replicas follow.
-//!
-//! # Where things are
-//!
-//! | module | what for |
-//! |---|---|
-//! | [`checkpoint`] | open and write safetensors checkpoints: a file, or a directory of shards |
-//! | [`delta`] | make patches of checkpoints, and apply them |
-//! | [`formats`] | read and write the delta formats of other projects, and convert between them |
-//! | [`store`] | publish versions to a stream, and pull them |
-//! | [`mod@format`] | the types of the wire: schemas, layouts, digests, limits, errors |
-//! | [`codec`] | the kernels over chunks; only for whoever builds another container |
-//!
-//! Each is a crate of its own (`tensorpatch-delta` for [`delta`], and so on), for who needs only that one. This crate adds no
-//! logic.
+//! An RL step changes about 1 % of a model's bf16 weights. tensorpatch compares two checkpoints bitwise, writes the changes to a
+//! patch at less than a byte each, and rebuilds the new checkpoint from the old one and the patch, byte for byte, verified by a
+//! digest of the whole state. Patches travel as files, or through an object store as a *stream* of versions that
+//! replicas follow.
 //!
 //! # A patch between two checkpoints
 //!
+//! A checkpoint is a `.safetensors` file, or a Hugging Face directory with its shards and index.
+//!
 //! ```
-//! use tensorpatch::checkpoint::{Checkpoint, Form};
-//! use tensorpatch::delta::{Options, Patch, Progress, State, Version, apply_to, diff};
-//! use tensorpatch::format::Limits;
-//! # use std::path::Path;
-//! # fn checkpoint(path: &Path, weights: [u8; 4]) -> std::io::Result<()> {
+//! use tensorpatch::{Patch, diff};
+//! # fn checkpoint(path: &std::path::Path, weights: [u8; 4]) -> std::io::Result<()> {
 //! #     let header = br#"{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}        "#;
 //! #     let mut file = (header.len() as u64).to_le_bytes().to_vec();
 //! #     file.extend(header);
@@ -34,27 +19,66 @@
 //! #     std::fs::write(path, file)
 //! # }
 //! # let dir = tempfile::tempdir()?;
-//! # let (old, new, rebuilt) = (dir.path().join("old"), dir.path().join("new"), dir.path().join("rebuilt"));
-//! # checkpoint(&old, [1, 2, 3, 4])?;
-//! # checkpoint(&new, [1, 2, 3, 5])?;
+//! # std::env::set_current_dir(&dir)?;
+//! # checkpoint("step-5".as_ref(), [1, 2, 3, 4])?;
+//! # checkpoint("step-6".as_ref(), [1, 2, 3, 5])?;
 //!
-//! let limits = Limits::default();
-//! let base = Checkpoint::open(&old, &limits)?;
-//! let target = Checkpoint::open(&new, &limits)?;
-//! let version = |checkpoint| {
-//!     State::of(checkpoint).map(|state| Version { state, layout: checkpoint.layout(), leaves: None })
-//! };
+//! // Where the model is trained.
+//! let report = diff("step-5", "step-6")?.write("step-6.tpatch")?;
+//! println!("{} of {} elements changed", report.changed_elements, report.total_elements);
 //!
-//! let options = Options::default();
-//! let mut bytes = Vec::new();
-//! let report = diff(&version(&base)?, &version(&target)?, &options, Progress::none(), &mut bytes)?;
-//! assert_eq!(report.changed_elements, 1);
+//! // Where it is served.
+//! let patch = Patch::open("step-6.tpatch")?;
+//! patch.apply("step-5", "rebuilt")?;
+//! assert_eq!(std::fs::read("rebuilt")?, std::fs::read("step-6")?);
 //!
-//! let patch = Patch::parse(&bytes, &limits)?;
-//! apply_to(&base, &patch, &rebuilt, Form::File, &options, Progress::none())?;
-//! assert_eq!(std::fs::read(&rebuilt)?, std::fs::read(&new)?);
+//! // Or without a second copy on disk.
+//! patch.apply_in_place("step-5")?;
+//! assert_eq!(tensorpatch::digest("step-5")?, tensorpatch::digest("step-6")?);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Files appear when they are whole and verified, or not at all. Applying in place keeps a journal: after a crash the
+//! same call finishes the work, and until then everything here refuses to read the checkpoint.
+//!
+//! | to | call |
+//! |---|---|
+//! | choose a profile, hash, threads or limits | [`Diff::with_options`], [`Apply::with_options`] |
+//! | show progress, or cancel | [`Diff::with_progress`], [`Apply::with_progress`], [`Progress::stoppable`] |
+//! | write a patch to a socket or a pipe | [`Diff::write_to`] |
+//! | read one from memory | [`Patch::parse`], [`Patch::from_vec`] |
+//! | make a patch that needs no base, and unpack it | [`full`], [`Patch::unpack`] |
+//! | open a checkpoint, and write one | [`checkpoint::Checkpoint`], [`checkpoint::CheckpointWriter`] |
+//!
+//! # Tensors in memory
+//!
+//! A trainer need not write a checkpoint: what the [`safetensors`] crate can view can be compared with one on disk, one tensor
+//! at a time and in any order.
+//!
+//! ```
+//! use tensorpatch::safetensors::{Dtype, SafeTensors, tensor::TensorView};
+//! use tensorpatch::{Others, Patch, diff_tensors, full_tensors};
+//! # let dir = tempfile::tempdir()?;
+//! # std::env::set_current_dir(&dir)?;
+//!
+//! // The first version, from an iterator of names and tensors.
+//! let (a, b) = ([1; 8], [2; 4]);
+//! let a = ("a", TensorView::new(Dtype::F32, vec![2], &a)?);
+//! let b = ("b", TensorView::new(Dtype::BF16, vec![2], &b)?);
+//! full_tensors([b, a]).write("step-1.tpatch")?;
+//! Patch::open("step-1.tpatch")?.unpack("step-1")?;
+//!
+//! // The next one: "a" has other values, the others stay.
+//! let changed = ("a", TensorView::new(Dtype::F32, vec![2], &[1, 1, 1, 1, 9, 9, 9, 9])?);
+//! diff_tensors("step-1", [changed.clone()])?.with_others(Others::Kept).write("step-2.tpatch")?;
+//! Patch::open("step-2.tpatch")?.apply_in_place("step-1")?;
+//!
+//! let bytes = std::fs::read("step-1")?;
+//! assert_eq!(SafeTensors::deserialize(&bytes)?.tensor("a")?, changed.1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`MemoryState`] is a whole state in memory: to diff two of them, or to decode a patch without files.
 //!
 //! # A stream from a trainer to its replicas
 //!
@@ -106,15 +130,28 @@
 //!
 //! # What can go wrong
 //!
-//! Each module has errors of its own, as types, that name the file, the tensor or the byte offset, and what was expected and
-//! found. Those about a patch have a [stable class](format::ErrorClass). No function here panics, whatever the bytes;
-//! none leaves half a result under the name of a whole one.
+//! Errors are types that name the file, the tensor or the byte offset, and what was expected and found. Their `kind()`
+//! says who must act: see [`ErrorKind`]. Those about a patch also have a [stable class](format::ErrorClass). No function here
+//! panics, whatever the bytes; none leaves half a result under the name of a whole one.
 //!
 //! # Untrusted input
 //!
 //! Patches, records and checkpoints may come from anyone: every size that they declare is checked against
-//! [`Limits`](format::Limits) before memory is allocated for it. A digest tells accidents, not forgery, from the real thing
-//! unless it is made with [`LeafHash::Blake3`](format::LeafHash::Blake3).
+//! [`Limits`] before memory is allocated for it. A digest tells accidents, not forgery, from the real thing
+//! unless it is made with [`LeafHash::Blake3`].
+//!
+//! # Modules
+//!
+//! Each is a crate of its own (`tensorpatch-delta` for [`delta`], and so on), for those who need only that one. This crate adds no
+//! logic.
+//!
+//! | module | what for |
+//! |---|---|
+//! | [`delta`] | make patches of checkpoints and of tensors in memory, and apply them |
+//! | [`store`] | publish versions to a stream, and pull them |
+//! | [`checkpoint`] | open and write safetensors checkpoints: a file, or a directory of shards |
+//! | [`mod@format`] | the types of the wire: schemas, layouts, digests, limits, errors |
+//! | [`codec`] | the kernels over chunks, to build another container |
 
 pub use tensorpatch_checkpoint as checkpoint;
 pub use tensorpatch_codec as codec;
@@ -122,3 +159,14 @@ pub use tensorpatch_delta as delta;
 pub use tensorpatch_format as format;
 pub use tensorpatch_formats as formats;
 pub use tensorpatch_store as store;
+
+pub use tensorpatch_delta::{
+    AppliedInPlace, Apply, ApplyError, ApplyReport, Cancelled, Diff, DiffError, DiffReport, DiffTensors,
+    MemoryState, Options, Others, Patch, Progress, TensorDiff, TensorsError, diff, diff_tensors, digest,
+    full, full_tensors, safetensors,
+};
+pub use tensorpatch_format::{ErrorKind, LeafHash, Limits, Profile, StateDigest, TaggedStateDigest};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

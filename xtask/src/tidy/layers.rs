@@ -38,6 +38,7 @@ const LAYERS: &[Layer] = &[
         may_use: &["tensorpatch-format", "tensorpatch-codec", "tensorpatch-checkpoint"],
         never: ASYNC,
     },
+    Layer { name: "tensorpatch-stream", may_use: &["tensorpatch-format"], never: ASYNC },
     Layer {
         name: "tensorpatch-formats",
         may_use: &["tensorpatch-format", "tensorpatch-codec", "tensorpatch-checkpoint", "tensorpatch-delta"],
@@ -45,7 +46,13 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "tensorpatch-store",
-        may_use: &["tensorpatch-format", "tensorpatch-codec", "tensorpatch-checkpoint", "tensorpatch-delta"],
+        may_use: &[
+            "tensorpatch-format",
+            "tensorpatch-codec",
+            "tensorpatch-checkpoint",
+            "tensorpatch-delta",
+            "tensorpatch-stream",
+        ],
         never: &["clap", "anyhow"],
     },
     Layer {
@@ -71,7 +78,7 @@ const LAYERS: &[Layer] = &[
             "tensorpatch-checkpoint",
             "tensorpatch-delta",
             "tensorpatch-formats",
-            "tensorpatch-store",
+            "tensorpatch-stream",
             "tensorpatch-synthetic",
             "tensorpatch-reference",
         ],
@@ -122,7 +129,7 @@ pub(crate) fn check_plain(metadata: &Value) -> Result<Vec<String>> {
 
 /// Who needs whom to build, tests apart.
 pub(super) struct Graph {
-    pub(super) workspace: BTreeSet<String>,
+    workspace: BTreeSet<String>,
     /// By package id: the name, and the ids of what it depends on.
     packages: BTreeMap<String, (String, Vec<String>)>,
 }

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::layers::Graph;
+use crate::shell;
 
 pub(crate) fn check(metadata: &Value) -> Result<Vec<String>> {
     let graph = Graph::new(metadata)?;
@@ -11,12 +12,8 @@ pub(crate) fn check(metadata: &Value) -> Result<Vec<String>> {
     let package =
         |id: &str| packages.iter().find(|package| package["id"] == id).context("a package is missing");
     let mut violations = Vec::new();
-    for id in &graph.workspace {
-        let ours = package(id)?;
-        // A list says where to publish; that of `publish = false` is empty.
-        if ours["publish"].as_array().is_some_and(Vec::is_empty) {
-            continue;
-        }
+    for ours in shell::published(metadata) {
+        let id = ours["id"].as_str().context("a package without an id")?;
         for needed in graph.closure(id).into_keys() {
             let needed = package(needed)?;
             if version(needed)? > version(ours)? {
@@ -52,8 +49,8 @@ mod tests {
             json!({
                 "packages": [
                     {"id": "ours", "name": "ours", "rust_version": ours, "publish": publish},
-                    {"id": "between", "name": "between", "rust_version": null},
-                    {"id": "theirs", "name": "theirs", "rust_version": "1.89.0"},
+                    {"id": "between", "name": "between", "rust_version": null, "source": "registry"},
+                    {"id": "theirs", "name": "theirs", "rust_version": "1.89.0", "source": "registry"},
                 ],
                 "workspace_members": ["ours"],
                 "resolve": {"nodes": [

@@ -1,4 +1,5 @@
-//! Ranks within classes of the old exponent, Rice-coded, and zigzag differences, all through zstd: in the style of PULSEPT1 v3.
+//! Ranks within classes of the old exponent, Rice-coded, and zigzag differences, all through zstd: in the
+//! style of PULSEPT1 v3.
 
 use anyhow::{Context, Result};
 

@@ -1,4 +1,5 @@
-//! Gaps and values through zstd: one byte a gap and new values, as PULSE does it; two bytes a gap and XORed values, as NeMo RL does.
+//! Gaps and values through zstd: one byte a gap and new values, as PULSE does it; two bytes a gap and XORed
+//! values, as NeMo RL does.
 
 use anyhow::Result;
 

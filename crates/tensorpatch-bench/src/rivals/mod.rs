@@ -1,7 +1,9 @@
-//! The encodings of other projects, written anew from their descriptions: what tensorpatch is measured against.
+//! The encodings of other projects, written anew from their descriptions: what tensorpatch is measured
+//! against.
 //!
-//! Each encodes one tensor and applies that to the base. What they all leave out, names and lengths, is left out of their
-//! sizes too. Where a project does not hash the new state, it is done for them, so that every row of a table verifies.
+//! Each encodes one tensor and applies that to the base. What they all leave out, names and lengths, is left
+//! out of their sizes too. Where a project does not hash the new state, it is done for them, so that every
+//! row of a table verifies.
 
 mod class_rice;
 mod gaps;
@@ -12,7 +14,8 @@ use anyhow::Result;
 use tensorpatch_codec::leaf_digest;
 use tensorpatch_format::LeafHash;
 
-/// One encoding of a whole tensor, with the hash that the receiver compares: a state without one does not verify.
+/// One encoding of a whole tensor, with the hash that the receiver compares: a state without one does not
+/// verify.
 #[derive(Debug, Clone, Copy)]
 pub struct Rival {
     /// The name in tables.

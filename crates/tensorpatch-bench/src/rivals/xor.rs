@@ -7,7 +7,8 @@ use anyhow::Result;
 use super::LEVEL;
 
 thread_local! {
-    /// The XOR, and the contexts of zstd: made once, so that neither pages nor tables are new for each tensor.
+    /// The XOR, and the contexts of zstd: made once, so that neither pages nor tables are new for each
+    /// tensor.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::support::{contents, file_of, one_tensor, open, put, put_index, sharded};
 use tensorpatch_checkpoint::{
-    Checkpoint, CheckpointError, Header, HeaderError, HeaderPlace, HeaderViolation, IndexError,
+    Checkpoint, CheckpointError, HeaderError, HeaderPlace, HeaderViolation, IndexError, SafetensorsHeader,
 };
 use tensorpatch_format::{LimitKind, Limits, SchemaError};
 
@@ -75,7 +75,7 @@ fn a_false_header_length_is_refused_before_anything_is_allocated() {
 
 #[test]
 fn a_header_that_is_no_object_is_refused() {
-    for json in ["", "[]", " {}", "null", "\u{feff}{}"] {
+    for json in ["", " ", "[]", " []", "null", "\u{feff}{}"] {
         assert_eq!(refusal(json, 0).violation, HeaderViolation::NotAnObject, "{json:?}");
     }
 }
@@ -120,7 +120,8 @@ fn a_field_that_is_missing_doubled_or_of_another_type_names_the_tensor() {
 fn metadata_is_a_map_of_strings_that_occurs_once() {
     for json in [
         r#"{"__metadata__":{"step":1}}"#,
-        r#"{"__metadata__":null}"#,
+        r#"{"__metadata__":[]}"#,
+        r#"{"__metadata__":null,"__metadata__":null}"#,
         r#"{"__metadata__":{"a":"1","a":"2"}}"#,
         r#"{"__metadata__":{},"__metadata__":{}}"#,
     ] {
@@ -215,8 +216,9 @@ fn a_rank_over_64_is_refused_and_counted() {
 
 #[test]
 fn names_and_dtypes_that_no_schema_admits_are_refused() {
-    let error = refusal(r#"{"":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#, 0);
-    assert!(matches!(error.violation, HeaderViolation::Tensor(SchemaError::NameLength(0))), "{error}");
+    let long = "x".repeat(65_536);
+    let error = refusal(&format!(r#"{{"{long}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}}}"#), 0);
+    assert!(matches!(error.violation, HeaderViolation::Tensor(SchemaError::NameLength(65_536))), "{error}");
     for dtype in ["", "bf16", "BF16 ", "\\u0000"] {
         let error = refusal(&format!(r#"{{"t":{{"dtype":"{dtype}","shape":[0],"data_offsets":[0,0]}}}}"#), 0);
         assert!(matches!(error.violation, HeaderViolation::Dtype(_)), "{error}");
@@ -232,9 +234,27 @@ fn deep_nesting_is_refused_or_skipped_without_overflowing_the_stack() {
     for json in [format!(r#"{{"t":{closed}}}"#), format!(r#"{{"__metadata__":{closed}}}"#)] {
         assert!(matches!(refusal(&json, 0).violation, HeaderViolation::Json(_)));
     }
+    // In a member that is skipped too, but not within the depth that the format asks of every reader.
+    let extra = |depth: usize| {
+        let value = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        format!(r#"{{"t":{{"dtype":"U8","shape":[],"data_offsets":[0,1],"extra":{value}}}}}"#)
+    };
+    assert!(matches!(refusal(&extra(1_000_000), 1).violation, HeaderViolation::Json(_)));
     let directory = tempfile::tempdir().unwrap();
-    let json = format!(r#"{{"t":{{"dtype":"U8","shape":[],"data_offsets":[0,1],"extra":{closed}}}}}"#);
-    assert!(open(&put(directory.path(), "t.safetensors", &file_of(&json, 1))).is_ok());
+    assert!(open(&put(directory.path(), "t.safetensors", &file_of(&extra(100), 1))).is_ok());
+}
+
+#[test]
+fn what_is_skipped_must_be_sound_json_too() {
+    for extra in [r#""\ud800""#, "1e400", "\"\u{1}\""] {
+        let json = format!(r#"{{"t":{{"dtype":"U8","shape":[],"data_offsets":[0,1],"extra":{extra}}}}}"#);
+        assert!(matches!(refusal(&json, 1).violation, HeaderViolation::Json(_)), "{extra}");
+    }
+    let mut bytes = file_of(r#"{"t":{"dtype":"U8","shape":[],"data_offsets":[0,1],"extra":"?"}}"#, 1);
+    let at = bytes.iter().position(|&byte| byte == b'?').unwrap();
+    bytes[at] = 0xff;
+    let error = SafetensorsHeader::parse(&bytes, &Limits::default()).unwrap_err();
+    assert_eq!(error.place, HeaderPlace::Offset(at as u64));
 }
 
 #[test]
@@ -285,7 +305,7 @@ fn each_limit_is_checked() {
 fn a_header_alone_is_checked_against_the_limit_on_the_state() {
     let mut limits = Limits::default();
     limits.state_bytes = 99;
-    let error = Header::parse(&one_tensor("t", 100), &limits).unwrap_err();
+    let error = SafetensorsHeader::parse(&one_tensor("t", 100), &limits).unwrap_err();
     let expected = HeaderViolation::Limit { kind: LimitKind::StateBytes, value: 100, limit: 99 };
     assert_eq!(error.violation, expected);
 }
@@ -300,8 +320,8 @@ fn data_that_no_file_could_hold_are_refused_without_limits_too() {
         })
         .collect();
     let json = |count: usize| file_of(&format!("{{{}}}", entries[..count].join(",")), 0);
-    Header::parse(&json(4095), &Limits::unlimited()).unwrap();
-    let error = Header::parse(&json(4096), &Limits::unlimited()).unwrap_err();
+    SafetensorsHeader::parse(&json(4095), &Limits::unlimited()).unwrap();
+    let error = SafetensorsHeader::parse(&json(4096), &Limits::unlimited()).unwrap_err();
     assert_eq!(error.violation, HeaderViolation::TooLarge(1 << 63));
 }
 

@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 
 use crate::support::{contents, file_of, one_tensor, open, put, put_index, sharded};
-use tensorpatch_checkpoint::{CheckpointError, Placement};
+use tensorpatch_checkpoint::{CheckpointError, Placement, SafetensorsHeader};
 use tensorpatch_format::{FileLayout, Layout, Limits, TensorIndex};
 
 #[test]
@@ -170,4 +170,20 @@ fn an_index_may_name_model_safetensors_itself() {
     put_index(directory.path(), r#"{"weight_map":{"x":"model.safetensors"}}"#);
     let checkpoint = open(directory.path()).unwrap();
     assert!(checkpoint.layout().index().is_some());
+}
+
+#[test]
+fn what_other_writers_may_write_is_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    for (json, name, metadata) in [
+        (r#"{"__metadata__":null,"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, "t", None),
+        (r#"{"":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"__metadata__":{}}"#, "", Some(0)),
+        (" \t\r\n{\"t\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}} \n", "t", None),
+    ] {
+        let bytes = file_of(json, 4);
+        let header = SafetensorsHeader::parse(&bytes, &Limits::default()).unwrap();
+        assert_eq!(header.metadata().map(|map| map.len()), metadata, "{json}");
+        let checkpoint = open(&put(directory.path(), "t.safetensors", &bytes)).unwrap();
+        assert_eq!(contents(&checkpoint), [(name.to_owned(), vec![0, 1, 2, 3])], "{json}");
+    }
 }

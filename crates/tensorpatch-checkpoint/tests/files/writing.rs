@@ -1,14 +1,14 @@
 //! Writing new checkpoints: durable, all or nothing, and nothing left behind.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::support::{contents, one_tensor, open, put, sharded};
 use tensorpatch_checkpoint::{
-    Checkpoint, CheckpointError, CheckpointWriter, Form, Placement, generate_layout,
+    AtomicFile, Checkpoint, CheckpointError, CheckpointWriter, Form, Placement, generate_layout,
 };
 use tensorpatch_format::{Dtype, Limits, Schema, TensorIndex, TensorSpec};
 
@@ -207,7 +207,9 @@ fn destinations_that_must_not_be_replaced_are_refused() {
     assert!(matches!(error, CheckpointError::NeedsDirectory { files: 2, index: true, .. }), "{error}");
     let absent = out.path().join("absent");
     let error = create(&single, &absent.join("dest"), Form::File).unwrap_err();
-    assert!(matches!(&error, CheckpointError::Io { action: "open", path, .. } if *path == absent), "{error}");
+    assert!(error.to_string().contains(absent.to_str().unwrap()), "{error}");
+    let CheckpointError::Io { source, .. } = error else { panic!("{error}") };
+    assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
     assert_eq!(names(out.path()), ["dangling", "file", "full"]);
     assert_eq!((fs::read(&file).unwrap(), names(&full)), (b"x".to_vec(), vec!["x".to_owned()]));
 }
@@ -435,4 +437,29 @@ fn a_placement_of_another_layout_or_schema_writes_nothing() {
         assert!(matches!(refused, Err(CheckpointError::OtherPlacement { .. })), "{what}: {refused:?}");
     }
     assert_eq!(names(out.path()), ["source"]);
+}
+
+#[test]
+fn an_atomic_file_appears_whole_or_leaves_nothing() {
+    let out = tempfile::tempdir().unwrap();
+    let dest = out.path().join("step.tpatch");
+    fs::write(&dest, "old").unwrap();
+    let mut file = AtomicFile::create(&dest).unwrap();
+    file.write_all(b"new").unwrap();
+    assert_eq!(fs::read(&dest).unwrap(), b"old");
+    drop(file);
+    assert_eq!((fs::read(&dest).unwrap(), names(out.path())), (b"old".to_vec(), vec!["step.tpatch".into()]));
+    let mut file = AtomicFile::create(&dest).unwrap();
+    file.write_all(b"new").unwrap();
+    file.commit().unwrap();
+    assert_eq!((fs::read(&dest).unwrap(), names(out.path())), (b"new".to_vec(), vec!["step.tpatch".into()]));
+}
+
+#[test]
+fn what_a_dead_writer_of_an_atomic_file_left_is_removed_by_the_next() {
+    let out = tempfile::tempdir().unwrap();
+    let dest = out.path().join("step.tpatch");
+    fs::write(out.path().join(".step.tpatch.tensorpatch-1234-0123456789abcdef"), "half").unwrap();
+    drop(AtomicFile::create(&dest).unwrap());
+    assert!(names(out.path()).is_empty());
 }

@@ -1,19 +1,16 @@
 //! `tensorpatch apply`: a base and a patch to the target.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Args};
 use serde::Serialize;
-use tensorpatch::checkpoint::{Checkpoint, Form};
-use tensorpatch::delta::{self, ApplyError, ApplyReport, Patch, Progress, Recovery};
+use tensorpatch::delta::{AppliedInPlace, Apply, ApplyError, ApplyReport, Patch, Progress, open_settled};
 use tensorpatch::format::{Limits, TaggedStateDigest};
 
-use crate::exit::Refusal;
-use crate::journal;
 use crate::output::{Report, bytes, counted, fields, rate, seconds};
-use crate::patch_file::{PatchBytes, require_parent};
+use crate::patch_file;
 use crate::session::Session;
 
 /// Makes the checkpoint that the patch's author had, bit for bit. Base and result are verified by digest.
@@ -78,13 +75,8 @@ impl Report for AppliedReport {
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
-    let file = PatchBytes::open(&arguments.patch)?;
-    let patch = Patch::parse(file.bytes(), &Limits::default())
-        .with_context(|| arguments.patch.display().to_string())?;
-    let applied = match &arguments.output {
-        Some(output) => beside(arguments, &patch, output, session),
-        None => in_place(arguments, &patch, session),
-    };
+    let patch = patch_file::open(&arguments.patch)?;
+    let applied = apply(arguments, &patch, session).map_err(|error| explain(error, &patch));
     let applied = applied.with_context(|| {
         format!("{}: {} was not applied", arguments.base.display(), arguments.patch.display())
     })?;
@@ -119,47 +111,28 @@ impl From<ApplyReport> for Applied {
     }
 }
 
-fn beside(arguments: &Arguments, patch: &Patch<'_>, output: &Path, session: &Session) -> Result<Applied> {
-    require_parent(output)?;
-    journal::check_none(&arguments.base)?;
-    let base = Checkpoint::open(&arguments.base, &Limits::default())?;
-    let bar = session.bar("applying", base.schema().state_bytes());
-    let advance = |bytes| bar.advance(bytes);
-    let form = form(&base, patch, output);
-    let report = delta::apply_to(&base, patch, output, form, &session.options(), Progress::new(&advance));
-    report.map(Into::into).map_err(|error| explain(error, patch))
+impl From<AppliedInPlace> for Applied {
+    fn from(applied: AppliedInPlace) -> Self {
+        match applied {
+            AppliedInPlace::Applied(report) => report.into(),
+            AppliedInPlace::Finished { state_bytes, same_layout, .. } => {
+                Self { changed_chunks: None, state_bytes, same_layout }
+            }
+        }
+    }
 }
 
-/// A file if the name says so; else a directory if the target needs one, or the base is one.
-fn form(base: &Checkpoint, patch: &Patch<'_>, output: &Path) -> Form {
-    let layout = patch.listed_layout().unwrap_or(base.layout());
-    let named_file = output.extension().is_some_and(|extension| extension == "safetensors");
-    let needs_directory = layout.files().len() > 1 || layout.index().is_some();
-    if !named_file && (needs_directory || base.is_directory()) { Form::Directory } else { Form::File }
-}
-
-fn in_place(arguments: &Arguments, patch: &Patch<'_>, session: &Session) -> Result<Applied> {
-    let checkpoint = &arguments.base;
-    let options = session.options();
-    if checkpoint.join(".tensorpatch").join("state.json").exists() {
-        let what = format!("{}: is a replica of a stream", checkpoint.display());
-        return Err(Refusal::usage(what, "bring it to another version with tensorpatch pull").into());
-    }
-    let journal = journal::path(checkpoint)?;
-    let recovery = delta::recover(checkpoint, &journal, &options)?;
-    let opened = Checkpoint::open(checkpoint, &options.limits)?;
-    let state_bytes = opened.schema().state_bytes();
-    if let Recovery::Finished { target } = recovery
-        && target == patch.target_digest()
-    {
-        let same_layout = opened.layout().digest() == patch.trailer().ends.target_layout;
-        return Ok(Applied { changed_chunks: None, state_bytes, same_layout });
-    }
-    drop(opened);
-    let bar = session.bar("applying", state_bytes);
+fn apply(arguments: &Arguments, patch: &Patch<'_>, session: &Session) -> Result<Applied, ApplyError> {
+    let base = &arguments.base;
+    // Why it cannot be opened is for the application to say.
+    let bytes = open_settled(base, &Limits::default()).map_or(0, |base| base.schema().state_bytes());
+    let bar = session.bar("applying", bytes);
     let advance = |bytes| bar.advance(bytes);
-    let report = delta::apply_in_place(checkpoint, patch, &journal, &options, Progress::new(&advance));
-    report.map(Into::into).map_err(|error| explain(error, patch))
+    let apply = Apply::new(patch).with_options(session.options()).with_progress(Progress::new(&advance));
+    match &arguments.output {
+        Some(output) => apply.to(base, output).map(Into::into),
+        None => apply.in_place(base).map(Into::into),
+    }
 }
 
 /// Tells a patch that was applied already from one that never fitted.

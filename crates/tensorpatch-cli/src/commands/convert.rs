@@ -10,9 +10,7 @@ use tensorpatch::format::TaggedStateDigest;
 use tensorpatch::formats::{self, ChecksumKind, ConvertOptions, Dialect, Encoding, Flavour, To};
 
 use crate::exit::Refusal;
-use crate::journal;
 use crate::output::{Report, bytes, counted, fields, seconds};
-use crate::patch_file::require_parent;
 use crate::session::Session;
 
 /// Converts a version between a patch, a checkpoint, and the delta formats of slime, miles, SGLang, ModelExpress and TRL; reads those
@@ -176,11 +174,6 @@ impl Report for ConvertReport {
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
-    require_parent(&arguments.output)?;
-    [Some(&arguments.source), arguments.base.as_ref()]
-        .into_iter()
-        .flatten()
-        .try_for_each(|path| journal::check_none(path))?;
     let mut options = ConvertOptions::new(arguments.to()?).with_delta(session.options());
     options.version.clone_from(&arguments.target_version);
     options.base_version.clone_from(&arguments.base_version);

@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::checkpoint::Checkpoint;
-use tensorpatch::delta::{self, Progress, State, Version};
-use tensorpatch::format::{Limits, TaggedStateDigest};
+use tensorpatch::delta::{Diff, Progress};
+use tensorpatch::format::TaggedStateDigest;
 
 use crate::arguments::{LeafHashChoice, ProfileChoice};
-use crate::journal;
 use crate::output::{Report, bytes, count, fields, percent, rate, ratio, seconds};
-use crate::patch_file::{DASH, PatchOutput};
+use crate::patch_file::{self, DASH};
 use crate::session::Session;
 
 /// Makes the patch that turns BASE into TARGET. The same two states and options always give the same bytes.
@@ -97,24 +95,19 @@ impl Report for DiffReport {
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
-    let limits = Limits::default();
-    [&arguments.base, &arguments.target].into_iter().try_for_each(|path| journal::check_none(path))?;
-    let base = Checkpoint::open(&arguments.base, &limits)?;
-    let target = Checkpoint::open(&arguments.target, &limits)?;
-    let mut output = PatchOutput::create(&arguments.output, &[files(&base), files(&target)].concat())?;
-
-    let bytes = target.schema().state_bytes();
-    let bar = session.bar("encoding", bytes);
-    let advance = |bytes| bar.advance(bytes);
     let options =
         session.options().with_profile(arguments.profile.into()).with_leaf_hash(arguments.leaf_hash.into());
-    let report =
-        delta::diff(&version(&base)?, &version(&target)?, &options, Progress::new(&advance), output.writer())
-            .with_context(|| format!("{}: not written", arguments.output.display()))?;
-    output.finish()?;
+    let leaf_hash = options.leaf_hash;
+    let diff = Diff::open(Some(&arguments.base), &arguments.target, options)?;
+    let bytes = diff.target().schema().state_bytes();
+    let bar = session.bar("encoding", bytes);
+    let advance = |bytes| bar.advance(bytes);
+    let diff = diff.with_progress(Progress::new(&advance));
+    let report = patch_file::write(&diff, &arguments.output)
+        .with_context(|| format!("{}: not written", arguments.output.display()))?;
     drop(bar);
 
-    let digest = |digest| TaggedStateDigest { leaf_hash: options.leaf_hash, digest }.to_string();
+    let digest = |digest| TaggedStateDigest { leaf_hash, digest }.to_string();
     let report = DiffReport {
         patch: arguments.output.clone(),
         kind: report.kind.name(),
@@ -142,16 +135,4 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         return session.output.report_aside(&report);
     }
     session.output.report(&report)
-}
-
-fn version(checkpoint: &Checkpoint) -> Result<Version<'_>> {
-    Ok(Version { state: State::of(checkpoint)?, layout: checkpoint.layout(), leaves: None })
-}
-
-/// The files with the tensors of a checkpoint.
-fn files(checkpoint: &Checkpoint) -> Vec<PathBuf> {
-    if !checkpoint.is_directory() {
-        return vec![checkpoint.path().to_owned()];
-    }
-    checkpoint.layout().files().iter().map(|file| checkpoint.path().join(&file.name)).collect()
 }

@@ -6,12 +6,10 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::checkpoint::Checkpoint;
-use tensorpatch::delta::{LeafTable, Progress, State};
+use tensorpatch::delta::{LeafTable, Progress, State, open_settled};
 use tensorpatch::format::{Limits, TaggedStateDigest};
 
 use crate::arguments::LeafHashChoice;
-use crate::journal;
 use crate::output::{Report, bytes, count, counted, fields, rate, seconds};
 use crate::session::Session;
 
@@ -62,13 +60,12 @@ impl Report for DigestReport {
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
-    journal::check_none(&arguments.checkpoint)?;
-    let checkpoint = Checkpoint::open(&arguments.checkpoint, &Limits::default())?;
+    let checkpoint = open_settled(&arguments.checkpoint, &Limits::default())?;
     let schema = checkpoint.schema();
     let hash = arguments.leaf_hash.into();
     let bar = session.bar("hashing", schema.state_bytes());
     let advance = |bytes| bar.advance(bytes);
-    let leaves = LeafTable::of(&State::of(&checkpoint)?, hash, session.threads(), Progress::new(&advance));
+    let leaves = LeafTable::of(&State::of(&checkpoint)?, hash, session.threads(), Progress::new(&advance))?;
     drop(bar);
     let state = TaggedStateDigest { leaf_hash: hash, digest: leaves.state_digest(schema) };
     session.output.report(&DigestReport {

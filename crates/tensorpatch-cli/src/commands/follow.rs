@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// How often to ask for a newer version
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
     poll: Duration,
-    /// Run this with sh after each version, at the start too, with TENSORPATCH_VERSION, TENSORPATCH_DIGEST, TENSORPATCH_STREAM
+    /// Run this with sh after each version, at the start too, with TENSORPATCH_VERSION, TENSORPATCH_STATE, TENSORPATCH_STREAM
     /// and TENSORPATCH_DIR in its environment. With --json what it prints goes to standard error. If it fails, following ends
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
@@ -92,7 +92,10 @@ async fn tell(arguments: &Arguments, output: Output, pulled: &Pulled) -> Result<
     } else {
         let from = pulled.from.filter(|from| *from != pulled.to).map(|from| format!(" from {from}"));
         let (from, downloaded) = (from.unwrap_or_default(), bytes(pulled.downloaded_bytes));
-        output.note(&format!("version {}{from}: {downloaded} downloaded, {}", pulled.to, pulled.digest))?;
+        output.note(&format!(
+            "version {}{from}: {downloaded} downloaded, {}",
+            pulled.to, pulled.contents.state
+        ))?;
     }
     let Some(exec) = &arguments.exec else { return Ok(()) };
     // Lines of JSON are not mixed with what the command prints.
@@ -102,7 +105,7 @@ async fn tell(arguments: &Arguments, output: Output, pulled: &Pulled) -> Result<
         .stdin(Stdio::null())
         .stdout(printed)
         .env("TENSORPATCH_VERSION", pulled.to.to_string())
-        .env("TENSORPATCH_DIGEST", pulled.digest.to_string())
+        .env("TENSORPATCH_STATE", pulled.contents.state.to_string())
         .env("TENSORPATCH_STREAM", pulled.stream.to_string())
         .env("TENSORPATCH_DIR", &arguments.dir)
         .status()

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::Checked;
+use tensorpatch::store::upkeep::{self, Checked};
 
 use crate::exit::Unsound;
 use crate::output::{Report, bytes, count, counted, fields};
@@ -62,7 +62,7 @@ impl Report for FsckReport {
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let (stream, checked) = streams::wait(async {
         let stream = arguments.source.open().await?;
-        let checked = stream.check(!arguments.shallow, &streams::observer(session)).await?;
+        let checked = upkeep::check(&stream, !arguments.shallow, &streams::observer(session)).await?;
         Ok((stream, checked))
     })?;
     let report = FsckReport {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{CollectPolicy, Collected, Version};
+use tensorpatch::store::Version;
+use tensorpatch::store::upkeep::{self, CollectPolicy, Collected};
 
 use crate::arguments::parse_duration;
 use crate::exit::Refusal;
@@ -87,7 +88,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     }
     let collected = streams::wait(async {
         let stream = arguments.sign.apply(arguments.source.open().await?, &arguments.source.trust).await?;
-        Ok(stream.collect(&policy).await?)
+        Ok(upkeep::collect(&stream, &policy).await?)
     })?;
     session.output.report(&GcReport { url: arguments.source.url.clone(), collected })
 }

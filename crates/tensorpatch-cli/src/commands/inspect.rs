@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::delta::Patch;
-use tensorpatch::format::{Encoding, Kind, Limits, StateDigest, TaggedStateDigest, TensorIndex};
+use tensorpatch::format::{Encoding, Kind, StateDigest, TaggedStateDigest, TensorIndex};
 
 use crate::output::{Report, bytes, count, counted, fields, table};
-use crate::patch_file::PatchBytes;
+use crate::patch_file;
 use crate::session::Session;
 
 /// Reads a patch, checks its structure and checksums, and shows what it holds. It needs no checkpoint.
@@ -120,9 +119,7 @@ impl Report for InspectReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let file = PatchBytes::open(&arguments.patch)?;
-    let patch = Patch::parse(file.bytes(), &Limits::default())
-        .with_context(|| arguments.patch.display().to_string())?;
+    let patch = patch_file::open(&arguments.patch)?;
 
     let mut encodings: BTreeMap<u8, EncodingReport> = BTreeMap::new();
     let mut tensors: BTreeMap<TensorIndex, (u64, u64)> = BTreeMap::new();
@@ -153,7 +150,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         kind: header.kind.name(),
         profile: header.profile.name(),
         leaf_hash: header.leaf_hash.name(),
-        file_bytes: file.bytes().len() as u64,
+        file_bytes: patch.trailer().file_len,
         base: has_base.then(|| digest(ends.base_state)),
         target: digest(ends.target_state),
         target_schema: ends.target_schema.to_string(),

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{LogEntry, LogKind};
+use tensorpatch::store::{LogEntry, VersionKind};
 
 use crate::output::{Report, count, counted, fields, percent, ratio, table};
 use crate::session::Session;
@@ -40,17 +40,17 @@ impl Report for LogReport {
         rows.extend(self.versions.iter().map(|entry| {
             let changed = entry.changed_elements.zip(entry.total_elements);
             // Enough of the digest to tell versions apart; --json has all of it.
-            let state: String = entry.digest.to_string().chars().take(17).collect();
+            let state: String = entry.contents.state.to_string().chars().take(17).collect();
             vec![
                 entry.version.to_string(),
                 match entry.kind {
-                    LogKind::Anchor => "anchor",
-                    LogKind::Delta => "delta",
-                    LogKind::Empty => "empty",
+                    VersionKind::Anchor => "anchor",
+                    VersionKind::Delta => "delta",
+                    VersionKind::Empty => "empty",
                 }
                 .to_owned(),
                 count(entry.bytes),
-                percent(entry.bytes, entry.state_bytes),
+                percent(entry.bytes, entry.contents.state_bytes),
                 changed.map_or_else(|| "-".to_owned(), |(changed, total)| percent(changed, total)),
                 entry.changed_elements.map_or_else(|| "-".to_owned(), |changed| ratio(entry.bytes, changed)),
                 count(entry.chain_bytes),

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{Mirrored, open_store};
+use tensorpatch::store::open_store;
+use tensorpatch::store::upkeep::{self, Mirrored};
 
 use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
@@ -55,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
             None => streams::cache_for("mirrors", stream.id(), "--work")?,
         };
         let (store, prefix) = open_store(&arguments.to)?;
-        Ok(stream.mirror(store, prefix, &work, &streams::observer(session)).await?)
+        Ok(upkeep::mirror(&stream, store, prefix, &work, &streams::observer(session)).await?)
     })?;
     session.output.report(&MirrorReport {
         url: arguments.source.url.clone(),

@@ -3,17 +3,17 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::format::LeafHash;
+use tensorpatch::delta::open_settled;
+use tensorpatch::format::{LeafHash, Limits};
 use tensorpatch::store::{
-    AnchorAdded, AnchorPolicy, CreateOptions, PublishOptions, Published, Publisher, Stream, open_store,
+    AnchorPolicy, CreateOptions, PublishOptions, Published, Publisher, Stream, open_store,
 };
 
 use crate::arguments::{LeafHashChoice, ProfileChoice};
 use crate::exit::Refusal;
-use crate::journal;
 use crate::output::{Report, bytes, count, fields, percent, ratio, seconds};
 use crate::session::Session;
 use crate::streams::{self, Sign, Trust};
@@ -77,9 +77,6 @@ struct PublishReport {
     baseline: PathBuf,
     #[serde(flatten)]
     published: Published,
-    /// The whole checkpoint besides, if it was time for one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    anchor: Option<AnchorAdded>,
     seconds: f64,
 }
 
@@ -99,7 +96,7 @@ impl Report for PublishReport {
                 format!(
                     "{}, {} of the checkpoint",
                     bytes(published.bytes),
-                    percent(published.bytes, published.state_bytes)
+                    percent(published.bytes, published.contents.state_bytes)
                 ),
             ),
         ];
@@ -116,10 +113,16 @@ impl Report for PublishReport {
             ));
         }
         lines.extend(
-            self.anchor.as_ref().map(|anchor| ("anchor", format!("{} besides", bytes(anchor.bytes)))),
+            published.anchor.as_ref().map(|anchor| ("anchor", format!("{} besides", bytes(anchor.bytes)))),
+        );
+        lines.extend(
+            published
+                .anchor_error
+                .as_ref()
+                .map(|error| ("anchor", format!("not added, the next version tries again: {error}"))),
         );
         lines.extend([
-            ("state", published.digest.to_string()),
+            ("state", published.contents.state.to_string()),
             ("time", seconds(Duration::from_secs_f64(self.seconds))),
         ]);
         fields(&lines)
@@ -132,7 +135,8 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
 
 async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
-    journal::check_none(&arguments.checkpoint)?;
+    // Before a stream is created for it.
+    open_settled(&arguments.checkpoint, &Limits::default())?;
     let stream = open_or_create(arguments).await?;
     let baseline = match &arguments.baseline {
         Some(baseline) => baseline.clone(),
@@ -140,21 +144,17 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     };
     let mut options = PublishOptions::default()
         .with_diff(session.options().with_profile(arguments.profile.into()))
+        .with_anchors(arguments.anchor_policy())
         .with_observer(streams::observer(session));
     if let Some(name) = &arguments.publisher {
         options = options.with_publisher(name);
     }
     let publisher = Publisher::open(stream, &baseline, options).await?;
     let published = publisher.publish_labelled(&arguments.checkpoint, arguments.label.as_deref()).await?;
-    let anchor = publisher
-        .anchor_if_due(arguments.anchor_policy())
-        .await
-        .with_context(|| format!("version {} is published, but its anchor is not", published.version))?;
     session.output.report(&PublishReport {
         url: arguments.to.clone(),
         baseline,
         published,
-        anchor,
         seconds: start.elapsed().as_secs_f64(),
     })
 }

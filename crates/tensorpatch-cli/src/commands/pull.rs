@@ -82,8 +82,8 @@ impl Report for PullReport {
             Some(from) => format!(", from version {from}"),
             None => String::new(),
         };
-        let anchors = pulled.steps.iter().filter(|step| step.anchor).count() as u64;
-        let patches = pulled.steps.len() as u64 - anchors;
+        let anchors = pulled.edges.iter().filter(|edge| edge.anchor).count() as u64;
+        let patches = pulled.edges.len() as u64 - anchors;
         let some_patches = patches > 0;
         let patches = format!("{} patch{}", patches, if patches == 1 { "" } else { "es" });
         let steps = match (anchors > 0, some_patches) {
@@ -97,7 +97,7 @@ impl Report for PullReport {
             ("directory", self.dir.display().to_string()),
             ("steps", steps),
             ("downloaded", bytes(pulled.downloaded_bytes)),
-            ("state", pulled.digest.to_string()),
+            ("state", pulled.contents.state.to_string()),
             ("time", seconds(Duration::from_secs_f64(self.seconds))),
         ])
     }

@@ -11,7 +11,7 @@ pub(crate) mod scene;
 use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, Placement, generate_layout};
-use tensorpatch_delta::{DiffReport, Options, Progress, State, Version, diff, full};
+use tensorpatch_delta::{DiffReport, Options, Progress, Snapshot, State, encode_diff, encode_full};
 use tensorpatch_format::{Dtype, FileLayout, Layout, Limits, Schema, TensorIndex, TensorSpec};
 
 /// A tensor by name, dtype, shape and bytes.
@@ -98,20 +98,21 @@ pub(crate) fn open(path: &Path) -> Checkpoint {
     Checkpoint::open(path, &Limits::default()).unwrap()
 }
 
-pub(crate) fn version(checkpoint: &Checkpoint) -> Version<'_> {
-    Version { state: State::of(checkpoint).unwrap(), layout: checkpoint.layout(), leaves: None }
+pub(crate) fn version(checkpoint: &Checkpoint) -> Snapshot<'_> {
+    Snapshot { state: State::of(checkpoint).unwrap(), layout: checkpoint.layout(), leaves: None }
 }
 
 pub(crate) fn patch_between(base: &Path, target: &Path, options: &Options) -> (Vec<u8>, DiffReport) {
     let (base, target) = (open(base), open(target));
     let mut patch = Vec::new();
-    let report = diff(&version(&base), &version(&target), options, Progress::none(), &mut patch).unwrap();
+    let report =
+        encode_diff(&version(&base), &version(&target), options, Progress::none(), &mut patch).unwrap();
     (patch, report)
 }
 
 pub(crate) fn full_patch(target: &Path, options: &Options) -> Vec<u8> {
     let mut patch = Vec::new();
-    full(&version(&open(target)), options, Progress::none(), &mut patch).unwrap();
+    encode_full(&version(&open(target)), options, Progress::none(), &mut patch).unwrap();
     patch
 }
 

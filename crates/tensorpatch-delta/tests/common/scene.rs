@@ -47,7 +47,7 @@ impl Scene {
     }
 
     pub(crate) fn recover(&self) -> Result<Recovery, ApplyError> {
-        recover(&self.checkpoint, &self.journal, &Options::default())
+        recover(&self.checkpoint, &self.journal, &Options::default(), Progress::none())
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {

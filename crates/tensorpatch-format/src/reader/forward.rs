@@ -2,7 +2,7 @@
 
 use crate::grid::GridWalk;
 use crate::scan::Scanner;
-use crate::{Error, Grid, Limits, Need, Part, Violation};
+use crate::{Error, Grid, Limits, Need, PatchPart, Violation};
 
 /// Reads a patch from its first byte to its last and checks all of it but the contents of the payloads.
 ///
@@ -12,7 +12,7 @@ use crate::{Error, Grid, Limits, Need, Part, Violation};
 /// results apart until then, and call [`finish`](Self::finish) where the file ends.
 ///
 /// ```
-/// use tensorpatch_format::{Arrivals, Error, ForwardReader, Grid, Limits, Need, Part, Schema, Trailer};
+/// use tensorpatch_format::{Arrivals, Error, ForwardReader, Grid, Limits, Need, PatchPart, Schema, Trailer};
 ///
 /// /// Reads a delta whose schema is that of its base.
 /// fn read(pieces: &[&[u8]], base: &Schema) -> Result<Option<Trailer>, Error> {
@@ -34,8 +34,8 @@ use crate::{Error, Grid, Limits, Need, Part, Violation};
 ///                 Need::Nothing => break,
 ///             };
 ///             match part {
-///                 Some(Part::Block(block)) => println!("{} chunks", block.record_count()),
-///                 Some(Part::Trailer(part)) => trailer = Some(part),
+///                 Some(PatchPart::Block(block)) => println!("{} chunks", block.record_count()),
+///                 Some(PatchPart::Trailer(part)) => trailer = Some(part),
 ///                 _ => {}
 ///             }
 ///         }
@@ -89,7 +89,7 @@ impl ForwardReader {
     /// # Errors
     /// If the bytes break a rule of the format. After an error of the classes `truncated` and `checksum`
     /// nothing has changed, and the same bytes of the file, fetched again, may be fed.
-    pub fn feed<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<Part<'a>>, Error> {
+    pub fn feed<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<PatchPart<'a>>, Error> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
@@ -106,14 +106,16 @@ impl ForwardReader {
         }
     }
 
-    fn check<'a>(&mut self, part: Part<'a>) -> Result<Part<'a>, Error> {
+    fn check<'a>(&mut self, part: PatchPart<'a>) -> Result<PatchPart<'a>, Error> {
         match (&part, &mut self.stage) {
-            (Part::Schema(schema), stage) => *stage = Stage::SchemaRead { is_listed: schema.is_listed() },
-            (Part::Block(block), Stage::Checked { grid, walk, .. }) => walk.block(grid, block)?,
-            (Part::Index(_), Stage::Checked { grid, walk, .. }) => {
+            (PatchPart::Schema(schema), stage) => {
+                *stage = Stage::SchemaRead { is_listed: schema.is_listed() }
+            }
+            (PatchPart::Block(block), Stage::Checked { grid, walk, .. }) => walk.block(grid, block)?,
+            (PatchPart::Index(_), Stage::Checked { grid, walk, .. }) => {
                 walk.finish(grid).map_err(|fault| fault.at(self.scanner.index_offset()))?;
             }
-            (Part::Trailer(trailer), Stage::Checked { grid, is_listed, .. }) => {
+            (PatchPart::Trailer(trailer), Stage::Checked { grid, is_listed, .. }) => {
                 trailer.check_schema(grid.digest(), *is_listed)?;
             }
             _ => {}

@@ -2,8 +2,8 @@
 
 use crate::grid::GridWalk;
 use crate::{
-    Block, Error, Grid, Header, Index, LimitKind, Limits, Listing, Need, SectionHead, SectionKind, Trailer,
-    Violation, Want,
+    Block, Error, Grid, Index, LimitKind, Limits, Listing, Need, PatchHeader, SectionHead, SectionKind,
+    Trailer, Violation, Want,
 };
 
 /// A header, two sections of one byte, an index of one byte, and a trailer.
@@ -32,7 +32,7 @@ const MIN_FILE_LEN: u64 = 32 + 3 * 17 + 192;
 pub struct RandomReader {
     limits: Limits,
     file_len: u64,
-    header: Option<Header>,
+    header: Option<PatchHeader>,
     trailer: Option<Trailer>,
     index: Option<Index>,
     /// Where the next section head is, on the way to the schema and the layout.
@@ -46,7 +46,7 @@ pub struct RandomReader {
 #[derive(Debug, Clone)]
 pub struct RandomAccess {
     limits: Limits,
-    header: Header,
+    header: PatchHeader,
     trailer: Trailer,
     index: Index,
     grid: Grid,
@@ -58,10 +58,10 @@ pub struct RandomAccess {
 #[derive(Debug, Clone, Copy)]
 enum Missing {
     Header,
-    Trailer(Header),
-    Index(Header, Trailer),
+    Trailer(PatchHeader),
+    Index(PatchHeader, Trailer),
     Head(Trailer),
-    Schema(Header, SectionHead),
+    Schema(PatchHeader, SectionHead),
     Nothing,
 }
 
@@ -74,7 +74,7 @@ impl RandomReader {
             header: None,
             trailer: None,
             index: None,
-            walk: Header::LEN as u64,
+            walk: PatchHeader::LEN as u64,
             schema_head: None,
             listed_schema: None,
             layout_head: None,
@@ -82,7 +82,7 @@ impl RandomReader {
     }
 
     /// The header, once it has been read.
-    pub fn header(&self) -> Option<&Header> {
+    pub fn header(&self) -> Option<&PatchHeader> {
         self.header.as_ref()
     }
 
@@ -111,7 +111,7 @@ impl RandomReader {
 
     fn want(&self) -> Option<Want> {
         Some(match self.missing() {
-            Missing::Header => Want { offset: 0, len: self.file_len.min(Header::LEN as u64) },
+            Missing::Header => Want { offset: 0, len: self.file_len.min(PatchHeader::LEN as u64) },
             Missing::Trailer(_) => {
                 let len = Trailer::LEN as u64;
                 Want { offset: self.file_len.saturating_sub(len), len }
@@ -137,7 +137,7 @@ impl RandomReader {
         let Some(want) = self.want() else { return Ok(None) };
         match self.missing() {
             Missing::Header => {
-                let header = Header::from_bytes(want.cut(bytes, "header")?)?;
+                let header = PatchHeader::from_bytes(want.cut(bytes, "header")?)?;
                 if self.file_len < MIN_FILE_LEN {
                     let needed = MIN_FILE_LEN.saturating_sub(self.file_len);
                     return Err(Error::new(Violation::Truncated { needed }, "file", self.file_len));
@@ -179,7 +179,8 @@ impl RandomReader {
         let head_len = SectionHead::LEN as u64;
         let len = trailer.offset().checked_sub(trailer.index_offset);
         let payload_len = len.and_then(|len| len.checked_sub(head_len));
-        let Some(payload_len) = payload_len.filter(|_| trailer.index_offset >= Header::LEN as u64) else {
+        let Some(payload_len) = payload_len.filter(|_| trailer.index_offset >= PatchHeader::LEN as u64)
+        else {
             let message = format!("{}: no index can be there", trailer.index_offset);
             let at = trailer.offset().saturating_add(160);
             return Err(Error::invalid(message, "index offset", at));
@@ -189,7 +190,7 @@ impl RandomReader {
         self.limits.check(LimitKind::MetadataBytes, payload_len, "length", at)
     }
 
-    fn read_index(&self, header: &Header, trailer: &Trailer, section: &[u8]) -> Result<Index, Error> {
+    fn read_index(&self, header: &PatchHeader, trailer: &Trailer, section: &[u8]) -> Result<Index, Error> {
         let offset = trailer.index_offset;
         let (head, payload) = split_section(section, offset, SectionKind::Index, &self.limits)?;
         Index::parse(&head, payload, header.leaf_hash, &self.limits, None)
@@ -242,7 +243,7 @@ impl RandomReader {
 
 impl RandomAccess {
     /// The header.
-    pub fn header(&self) -> &Header {
+    pub fn header(&self) -> &PatchHeader {
         &self.header
     }
 

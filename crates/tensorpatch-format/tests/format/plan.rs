@@ -28,7 +28,7 @@ pub(crate) type Chunk = (ChunkAddress, Encoding, Vec<u8>);
 /// A patch in terms of its parts.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    pub(crate) header: Header,
+    pub(crate) header: PatchHeader,
     pub(crate) base: Option<Schema>,
     pub(crate) target: Schema,
     pub(crate) list_schema: bool,
@@ -41,7 +41,7 @@ impl Plan {
     pub(crate) fn delta() -> Self {
         let base = schema(&[("a", "BF16", &[3]), ("b", "U8", &[3, 1 << 20]), ("c", "F32", &[0])]);
         Self {
-            header: Header::new(Kind::Delta, Profile::Compact, LeafHash::Xxh3),
+            header: PatchHeader::new(Kind::Delta, Profile::Compact, LeafHash::Xxh3),
             base: Some(base.clone()),
             target: base,
             list_schema: false,
@@ -60,7 +60,7 @@ impl Plan {
     pub(crate) fn full() -> Self {
         let target = schema(&[("a", "BF16", &[3]), ("b", "U8", &[2, 1 << 20])]);
         Self {
-            header: Header::new(Kind::Full, Profile::Direct, LeafHash::Blake3),
+            header: PatchHeader::new(Kind::Full, Profile::Direct, LeafHash::Blake3),
             base: None,
             target,
             list_schema: true,
@@ -74,7 +74,7 @@ impl Plan {
 
     /// A patch that says that nothing changed.
     pub(crate) fn empty() -> Self {
-        let header = Header::new(Kind::Empty, Profile::Compact, LeafHash::Xxh3);
+        let header = PatchHeader::new(Kind::Empty, Profile::Compact, LeafHash::Xxh3);
         Self { header, list_layout: true, blocks: Vec::new(), ..Self::delta() }
     }
 
@@ -134,8 +134,8 @@ impl Plan {
 }
 
 /// Reads and checks a whole file as far as this crate can.
-pub(crate) fn read<'a>(file: &'a [u8], grid: &Grid) -> Result<Patch<'a>, Error> {
-    let patch = Patch::parse(file, &Limits::default())?;
+pub(crate) fn read<'a>(file: &'a [u8], grid: &Grid) -> Result<PatchView<'a>, Error> {
+    let patch = PatchView::parse(file, &Limits::default())?;
     patch.check_grid(grid)?;
     Ok(patch)
 }

@@ -35,7 +35,7 @@ fn any_plan() -> impl Strategy<Value = Plan> {
     let header = (any::<bool>(), any::<bool>(), any::<bool>());
     (any_schema(), any_schema(), header, any::<u64>()).prop_map(|(base, target, header, seed)| {
         let (full, direct, blake3) = header;
-        let header = Header::new(
+        let header = PatchHeader::new(
             if full { Kind::Full } else { Kind::Delta },
             if direct { Profile::Direct } else { Profile::Compact },
             if blake3 { LeafHash::Blake3 } else { LeafHash::Xxh3 },
@@ -77,7 +77,7 @@ proptest! {
     fn a_patch_round_trips(plan in any_plan()) {
         let (file, grid) = (plan.file(), plan.grid());
         let limits = Limits::default();
-        let patch = Patch::parse(&file, &limits).unwrap();
+        let patch = PatchView::parse(&file, &limits).unwrap();
         patch.check_grid(&grid).unwrap();
         let (Listing::Listed(schema), Listing::Listed(layout_read)) = (patch.schema(), patch.layout()) else {
             panic!("not listed")

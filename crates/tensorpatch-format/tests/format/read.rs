@@ -7,7 +7,7 @@ pub(crate) type Story = Vec<String>;
 
 /// Reads a whole file in one slice.
 pub(crate) fn whole(file: &[u8], grid: &Grid) -> Result<Story, Error> {
-    let patch = Patch::parse(file, &Limits::default())?;
+    let patch = PatchView::parse(file, &Limits::default())?;
     patch.check_grid(grid)?;
     let mut story = vec![
         format!("{:?}", patch.header()),
@@ -44,11 +44,11 @@ pub(crate) fn forward<'f>(pieces: impl IntoIterator<Item = &'f [u8]>, grid: &Gri
                 Need::Nothing => break,
             };
             story.extend(part.map(|part| match part {
-                Part::Header(part) => format!("{part:?}"),
-                Part::Schema(part) | Part::Layout(part) => format!("{part:?}"),
-                Part::Block(part) => block_story(&part),
-                Part::Index(part) => format!("{part:?}"),
-                Part::Trailer(part) => format!("{part:?}"),
+                PatchPart::Header(part) => format!("{part:?}"),
+                PatchPart::Schema(part) | PatchPart::Layout(part) => format!("{part:?}"),
+                PatchPart::Block(part) => block_story(&part),
+                PatchPart::Index(part) => format!("{part:?}"),
+                PatchPart::Trailer(part) => format!("{part:?}"),
                 other => panic!("{other:?}"),
             }));
         }

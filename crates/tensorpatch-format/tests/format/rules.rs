@@ -296,7 +296,7 @@ fn what_the_limits_do_not_allow_is_refused_before_it_is_wanted() {
     let file = plan.file();
     let mut limits = Limits::default();
     limits.section_bytes = 23;
-    let error = Patch::parse(&file, &limits).map(|_| ()).unwrap_err();
+    let error = PatchView::parse(&file, &limits).map(|_| ()).unwrap_err();
     assert_eq!((error.class(), error.offset), (ErrorClass::Limit, Raw::of(&plan).at(2) + 8));
     let mut reader = RandomReader::new(file.len() as u64, &limits);
     let mut refused = None;

@@ -44,7 +44,7 @@ impl Example {
     }
 
     fn file(&self) -> Vec<u8> {
-        let header = Header::new(Kind::Delta, Profile::Direct, LeafHash::Blake3);
+        let header = PatchHeader::new(Kind::Delta, Profile::Direct, LeafHash::Blake3);
         let mut block = BlockBuilder::new(&header);
         block.push(at(0, 0), Encoding::Raw, &self.target, Self::leaf(&self.target)).unwrap();
         let ends = Ends {
@@ -201,7 +201,7 @@ fn the_worked_example_is_a_sound_patch() {
     let told = forward(file.chunks(5), &grid).unwrap();
     assert_eq!(told.len(), 6);
     random(&file, &grid).unwrap();
-    let patch = Patch::parse(&file, &Limits::default()).unwrap();
+    let patch = PatchView::parse(&file, &Limits::default()).unwrap();
     let record = patch.blocks()[0].records().next().unwrap();
     assert_eq!(record.payload, example.target);
     assert_eq!(patch.index().leaf(0), Some(Example::leaf(record.payload)));

@@ -51,7 +51,7 @@ fn every_strict_prefix_is_truncated() {
     for plan in Plan::all() {
         let file = plan.file();
         for len in 0..file.len() {
-            let error = Patch::parse(&file[..len], &Limits::default()).unwrap_err();
+            let error = PatchView::parse(&file[..len], &Limits::default()).unwrap_err();
             assert_eq!(error.class(), ErrorClass::Truncated, "{len}: {error}");
             assert!(error.offset <= len as u64, "{len}: {error}");
         }
@@ -64,7 +64,7 @@ fn every_bit_flip_is_refused() {
         let mut file = plan.file();
         for bit in 0..file.len() * 8 {
             file[bit / 8] ^= 1 << (bit % 8);
-            assert!(Patch::parse(&file, &Limits::default()).is_err(), "bit {bit}");
+            assert!(PatchView::parse(&file, &Limits::default()).is_err(), "bit {bit}");
             file[bit / 8] ^= 1 << (bit % 8);
         }
         read(&file, &plan.grid()).unwrap();
@@ -76,7 +76,7 @@ fn bytes_after_the_trailer_are_refused_where_they_start() {
     let mut file = Plan::delta().file();
     let len = file.len() as u64;
     file.push(0);
-    let error = Patch::parse(&file, &Limits::default()).unwrap_err();
+    let error = PatchView::parse(&file, &Limits::default()).unwrap_err();
     assert_eq!((error.class(), error.offset), (ErrorClass::Invalid, len));
 }
 
@@ -122,7 +122,7 @@ fn the_writer_refuses_what_the_format_does_not_have() {
     assert_eq!(block.section_len(), alone.finish().unwrap().section_len());
     assert!(matches!(BlockBuilder::new(&plan.header).finish(), Err(WriteError::NoRecord)));
 
-    let direct = Header::new(Kind::Delta, Profile::Direct, LeafHash::Xxh3);
+    let direct = PatchHeader::new(Kind::Delta, Profile::Direct, LeafHash::Xxh3);
     let refused = BlockBuilder::new(&direct).push(at(0, 0), Encoding::Xor, b"", leaf(LeafHash::Xxh3, 0));
     assert_eq!(refused, Err(WriteError::Encoding(Encoding::Xor)));
 

@@ -1,6 +1,7 @@
 //! Objects on their way to local disk: taken up again where they broke off, and verified before they have their name.
 
 use std::path::Path as FilePath;
+use tensorpatch_stream::{ObjectDigest, ObjectRef};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -9,11 +10,9 @@ use object_store::path::Path;
 use tokio::sync::mpsc;
 
 use super::{ATTEMPTS, Bucket, IN_FLIGHT, missing_or, pause};
-use crate::digest::ObjectDigest;
 use crate::error::{StoreError, is_transient};
 use crate::local;
 use crate::observe::{Observer, Phase};
-use crate::record::ObjectRef;
 
 impl Bucket {
     /// Reads an object and compares it with what it must be, without keeping it.
@@ -193,16 +192,16 @@ impl Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::Key;
+    use crate::faulty_store::{Call, Fault, FaultyStore};
     use crate::observe::Event;
     use object_store::ObjectStoreExt;
     use object_store::memory::InMemory;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
-    use tensorpatch_testkit::{Call, Fault, FaultyStore};
+    use tensorpatch_stream::Key;
 
     fn object(bytes: &[u8]) -> ObjectRef {
-        let key = Key::new("parts/1/x").unwrap();
+        let key = Key::new("patches/1/x").unwrap();
         ObjectRef { key, bytes: bytes.len() as u64, blake3: ObjectDigest::of(bytes) }
     }
 
@@ -220,7 +219,7 @@ mod tests {
     /// A store with one object whose gets break after 1000 bytes, and then fail, until `healthy` is set.
     async fn ailing(bytes: &[u8], healthy: Arc<std::sync::atomic::AtomicBool>) -> Bucket {
         let inner = Arc::new(InMemory::new());
-        inner.put(&Path::from("parts/1/x"), bytes.to_vec().into()).await.unwrap();
+        inner.put(&Path::from("patches/1/x"), bytes.to_vec().into()).await.unwrap();
         let mut gets = 0;
         let store = FaultyStore::new(inner, move |call| match call {
             Call::Get(_) if !healthy.load(Ordering::SeqCst) => {
@@ -275,7 +274,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (file, bytes) = (dir.path().join("x"), vec![7_u8; 20_000]);
         let inner = Arc::new(InMemory::new());
-        inner.put(&Path::from("parts/1/x"), bytes.clone().into()).await.unwrap();
+        inner.put(&Path::from("patches/1/x"), bytes.clone().into()).await.unwrap();
         let store = FaultyStore::new(inner, |call| match call {
             Call::Get(_) => Fault::Broken(1000),
             _ => Fault::None,
@@ -290,7 +289,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (file, bytes) = (dir.path().join("x"), vec![7_u8; 5000]);
         let inner = Arc::new(InMemory::new());
-        inner.put(&Path::from("parts/1/x"), bytes.clone().into()).await.unwrap();
+        inner.put(&Path::from("patches/1/x"), bytes.clone().into()).await.unwrap();
         let gets = Arc::new(AtomicU64::new(0));
         let made = Arc::clone(&gets);
         let store = FaultyStore::new(inner, move |call| match call {

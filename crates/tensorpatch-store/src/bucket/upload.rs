@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path as FilePath, PathBuf};
+use tensorpatch_stream::{Key, ObjectDigest, ObjectRef};
 
 use bytes::Bytes;
 use object_store::{ObjectStoreExt, WriteMultipart};
@@ -10,12 +11,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{ATTEMPTS, Bucket, IN_FLIGHT, object_error, pause};
-use crate::digest::ObjectDigest;
 use crate::error::{StoreError, is_transient};
 use crate::local;
-use crate::names::Key;
 use crate::observe::{Observer, Phase};
-use crate::record::ObjectRef;
 
 /// Bytes of one part of a multipart upload, if the object is not so large that more are needed.
 const PART_BYTES: u64 = 8 << 20;
@@ -274,12 +272,12 @@ fn read_blocks(file: PathBuf, block_bytes: u64) -> mpsc::Receiver<std::io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::faulty_store::{Call, Fault, FaultyStore};
     use object_store::memory::InMemory;
     use object_store::path::Path;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::time::Duration;
-    use tensorpatch_testkit::{Call, Fault, FaultyStore};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_store_that_takes_nothing_holds_the_writer_back_and_then_gets_everything() {
@@ -293,7 +291,7 @@ mod tests {
         });
         let bucket = Bucket::new(Arc::new(store), Path::default());
         let dir = tempfile::tempdir().unwrap();
-        let (key, file) = (Key::new("parts/1/x").unwrap(), dir.path().join("x"));
+        let (key, file) = (Key::new("patches/1/x").unwrap(), dir.path().join("x"));
         let (mut outgoing, uploading) =
             bucket.upload_while_written(key.clone(), file.clone(), &Observer::default()).unwrap();
         let count = Arc::clone(&reached);

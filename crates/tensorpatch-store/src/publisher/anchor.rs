@@ -1,141 +1,139 @@
-//! Anchors of versions that exist already: when one is due, and how it is added (spec/stream.md sections 4.3 and 5).
+//! Anchors of versions that exist already, added as edges (spec/stream.md sections 4.3 and 5).
 
-use serde::Serialize;
 use tensorpatch_checkpoint::Checkpoint;
 use tensorpatch_delta::{LeafTable, Progress, State};
 use tensorpatch_format::TaggedStateDigest;
+use tensorpatch_stream::{Anchor, Commit, EdgeRecord, NamedObject, Nonce, names};
 
-use super::{Publisher, UPLOADS};
-use crate::bucket::all;
+use super::anchor_policy::{AnchorAdded, AnchorPolicy, Chain};
+use super::{Known, Published, Publisher, UPLOADS};
+use crate::bucket::buffered_all;
 use crate::error::StoreError;
-use crate::names::{self, Nonce, Version};
+use crate::local::{blocking, unix_now};
 use crate::observe::Phase;
-use crate::plan::Commit;
-use crate::record::{Anchor, EdgeRecord, NamedObject, now};
-use crate::replica::home::{Held, Home};
-use crate::replica::{blocking, install};
+use crate::replica::directory::{InstalledVersion, ReplicaDir};
+use crate::replica::install;
+use crate::replica::update::damage_noted;
+use crate::stream::Stream;
 
-/// When a version gets an anchor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct AnchorPolicy {
-    /// After so many versions without one.
-    pub every: Option<u64>,
-    /// When the deltas since the last one have as many bytes as it: then a newcomer would pay for two.
-    pub by_cost: bool,
-}
-
-impl Default for AnchorPolicy {
-    /// By cost, and long before the chain is longer than replicas take.
-    fn default() -> Self {
-        Self { every: Some(512), by_cost: true }
+/// Whether an anchor of `tip`, the newest version, is due, as far as `chain` is not known already.
+pub(super) async fn read_chain(stream: &Stream, tip: &Commit) -> Result<Option<Chain>, StoreError> {
+    let history = stream.history(None, tip, usize::MAX).await?;
+    if let Some(chain) = Chain::of(&history) {
+        return Ok(Some(chain));
     }
-}
-
-impl AnchorPolicy {
-    /// No anchor but the first version's.
-    pub const NEVER: Self = Self { every: None, by_cost: false };
-
-    /// One at the latest after so many versions, whatever the cost of the chain.
-    pub const fn every(versions: u64) -> Self {
-        Self { every: Some(versions), by_cost: false }
-    }
-
-    fn is_due(&self, since: u64, chain_bytes: u64, anchor_bytes: u64) -> bool {
-        since > 0
-            && (self.every.is_some_and(|every| since >= every)
-                || (self.by_cost && chain_bytes >= anchor_bytes))
-    }
-}
-
-/// An anchor that was added.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct AnchorAdded {
-    /// The version.
-    pub version: Version,
-    /// Bytes uploaded.
-    pub bytes: u64,
+    // The edge record that promised an anchor was one of another history.
+    Ok(Chain::of(&stream.whole_history(tip.record.version).await?))
 }
 
 impl Publisher {
-    /// Adds an anchor of the newest version, from the baseline, if `policy` says that one is due.
+    /// Adds an anchor of the version that was just published if the policy says that one is due, and reports it.
     ///
-    /// The version is visible and usable meanwhile: the anchor only saves newcomers the chain.
-    ///
-    /// # Errors
-    /// If the baseline cannot be brought to the tip, is damaged, or the store fails. The stream is then as it was.
-    pub async fn anchor_if_due(&self, policy: AnchorPolicy) -> Result<Option<AnchorAdded>, StoreError> {
-        let Some(tip) = self.stream.tip().await? else { return Ok(None) };
-        let mut history = self.stream.history(None, &tip, usize::MAX).await?;
-        if history.anchors().next().is_none() {
-            // What promised one was the record of another history.
-            history = self.stream.whole_history(tip.record.version).await?;
+    /// The version is published whatever becomes of its anchor, which only saves newcomers the chain. One that could not be added
+    /// is due again with the next version.
+    pub(super) async fn anchor_if_due(
+        &self,
+        directory: &ReplicaDir,
+        known: &mut Known,
+        published: &mut Published,
+    ) {
+        match self.due_anchor(directory, known).await {
+            Ok(added) => published.anchor = added,
+            // Another publisher was faster, and looks after anchors too.
+            Err(StoreError::NotAtTip { .. }) => {}
+            Err(error) => {
+                tracing::warn!(%error, "an anchor is due and could not be added");
+                published.anchor_error = Some(error.to_string());
+            }
         }
-        let newest = history.anchors().max_by_key(|step| step.target.version);
-        let Some(newest) = newest else { return Ok(None) };
-        let after = |commit: &&Commit| commit.record.version > newest.target.version;
-        let deltas = history.commits().filter(after).filter_map(|commit| commit.record.delta.as_ref());
-        let objects = deltas.flat_map(|delta| delta.objects());
-        let chain_bytes = objects.fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
-        let since = tip.record.version.get().saturating_sub(newest.target.version.get());
-        if !policy.is_due(since, chain_bytes, newest.way.bytes()) {
+    }
+
+    async fn due_anchor(
+        &self,
+        directory: &ReplicaDir,
+        known: &mut Known,
+    ) -> Result<Option<AnchorAdded>, StoreError> {
+        let Some(tip) = known.tip.filter(|_| self.options.anchors != AnchorPolicy::NEVER) else {
+            return Ok(None);
+        };
+        if known.chain.is_none()
+            && let Some(commit) = self.stream.commit(tip.version).await?
+        {
+            known.chain = read_chain(&self.stream, &commit).await?;
+        }
+        if !known.chain.is_some_and(|chain| self.options.anchors.is_due(chain)) {
             return Ok(None);
         }
-        self.add_anchor().await.map(Some)
+        let tip = self.to_tip_if_own(directory, known).await?.ok_or(StoreError::Empty)?;
+        self.anchor(directory, known, &tip).await.map(Some)
     }
 
     /// Adds an anchor of the newest version, from the baseline.
     ///
+    /// The version is visible and usable meanwhile: the anchor only saves newcomers the chain.
+    ///
     /// # Errors
-    /// As [`Publisher::anchor_if_due`]; also if the stream is empty.
+    /// If the stream is empty, the baseline cannot be brought to the tip or is damaged, or the store fails. The stream is then as
+    /// it was.
     pub async fn add_anchor(&self) -> Result<AnchorAdded, StoreError> {
         let mut known = self.known.lock().await;
-        let home = Home::lock(&self.baseline).await?;
-        let tip = self.to_tip_if_own(&home, &mut known).await?.ok_or(StoreError::Empty)?;
+        let directory = ReplicaDir::lock(&self.baseline).await?;
+        let tip = self.to_tip_if_own(&directory, &mut known).await?.ok_or(StoreError::Empty)?;
         known.tip = Some(tip.id());
+        self.anchor(&directory, &mut known, &tip).await
+    }
+
+    async fn anchor(
+        &self,
+        directory: &ReplicaDir,
+        known: &mut Known,
+        tip: &Commit,
+    ) -> Result<AnchorAdded, StoreError> {
         let nonce = Nonce::random();
-        let version = tip.record.version;
-        let anchor = match self.leaves(&home, &tip).await {
-            Ok(leaves) => self.upload_anchor(&home, &tip, nonce, leaves).await,
+        let anchor = match self.leaves(directory, tip).await {
+            Ok(leaves) => self.upload_anchor(directory, tip, nonce, leaves).await,
             Err(error) => Err(error),
         };
-        if let Err(StoreError::WrongState { .. } | StoreError::LocalDamage { .. }) = &anchor {
+        let anchor = match anchor {
+            Ok(anchor) => anchor,
             // The next call makes good what is wrong.
-            let was = Held { id: tip.id(), companions: tip.record.companions.clone() };
-            let (home, stream) = (home.clone(), self.stream.id());
-            blocking(move || install::damaged(&home, stream, &was)).await?;
-        }
-        let anchor = anchor?;
+            Err(error) => {
+                let (directory, stream, was) =
+                    (directory.clone(), self.stream.id(), InstalledVersion::of(tip));
+                return Err(blocking(move || Ok(damage_noted(&directory, stream, &was, error))).await?);
+            }
+        };
         let bytes = anchor.objects().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
         let record = EdgeRecord {
             stream: self.stream.id(),
             publisher: self.options.publisher.clone(),
             nonce,
-            created: now(),
+            created: unix_now(),
             target: tip.id(),
             delta: None,
             anchor: Some(anchor),
         };
         self.stream.add_edge(&record).await?;
-        Ok(AnchorAdded { version, bytes })
+        known.chain = Some(Chain::after_anchor(bytes));
+        Ok(AnchorAdded::new(tip.record.version, bytes))
     }
 
     /// Hashes the baseline once more: what has rotted on disk must not become an anchor.
-    async fn leaves(&self, home: &Home, tip: &Commit) -> Result<LeafTable, StoreError> {
-        let (home, options, expected) = (home.clone(), self.options.diff.clone(), tip.record.state);
+    async fn leaves(&self, directory: &ReplicaDir, tip: &Commit) -> Result<LeafTable, StoreError> {
+        let (directory, options, expected) =
+            (directory.clone(), self.options.diff.clone(), tip.record.contents.state);
         let observer = self.options.observer.clone();
         blocking(move || {
-            let checkpoint = Checkpoint::open(home.dir(), &options.limits)?;
+            let checkpoint = Checkpoint::open(directory.path(), &options.limits)?;
             let state = State::of(&checkpoint)?;
             observer.start(Phase::Hash, checkpoint.schema().state_bytes());
             let advance = |bytes| observer.advance(Phase::Hash, bytes);
             let hash = expected.leaf_hash;
-            let leaves = LeafTable::of(&state, hash, options.threads, Progress::new(&advance));
+            let leaves = LeafTable::of(&state, hash, options.threads, Progress::new(&advance))?;
             let digest = leaves.state_digest(checkpoint.schema());
             let found = TaggedStateDigest { leaf_hash: hash, digest };
             if found != expected {
-                return Err(StoreError::WrongState { path: home.dir().to_owned(), expected, found });
+                return Err(StoreError::WrongState { path: directory.path().to_owned(), expected, found });
             }
             Ok(leaves)
         })
@@ -144,19 +142,19 @@ impl Publisher {
 
     async fn upload_anchor(
         &self,
-        home: &Home,
+        directory: &ReplicaDir,
         tip: &Commit,
         nonce: Nonce,
         leaves: LeafTable,
     ) -> Result<Anchor, StoreError> {
         let version = tip.record.version;
-        let (dir, options) = (home.dir().to_owned(), self.options.diff.clone());
+        let (dir, options) = (directory.path().to_owned(), self.options.diff.clone());
         let mut files = blocking(move || install::weight_files(&dir, &options)).await?;
         files.extend(tip.record.companions.iter().map(|companion| companion.name.clone()));
-        self.options.observer.start(Phase::Upload, tip.record.state_bytes);
-        let files = all(files, UPLOADS, |name| async move {
+        self.options.observer.start(Phase::Upload, tip.record.contents.state_bytes);
+        let files = buffered_all(files, UPLOADS, |name| async move {
             let key = names::anchor(version, nonce, &name)?;
-            let path = home.dir().join(&name);
+            let path = directory.path().join(&name);
             let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;
             Ok(NamedObject { name, object })
         })
@@ -166,7 +164,7 @@ impl Publisher {
             let copy = files.iter().find(|file| file.name == companion.name);
             if copy.is_none_or(|copy| copy.object.blake3 != companion.object.blake3) {
                 return Err(StoreError::LocalDamage {
-                    path: home.dir().to_owned(),
+                    path: directory.path().to_owned(),
                     what: format!("{} is not the file that was published with the version", companion.name),
                 });
             }
@@ -174,22 +172,5 @@ impl Publisher {
         let key = names::leaves(version, nonce)?;
         let leaves = self.stream.bucket().put_bytes(key, leaves.as_bytes().to_vec().into()).await?;
         Ok(Anchor { files, leaves })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_anchor_is_due_by_number_or_by_cost_and_never_twice_for_one_version() {
-        assert!(AnchorPolicy::every(10).is_due(10, 0, 1000));
-        assert!(!AnchorPolicy::every(10).is_due(9, 5000, 1000));
-        assert!(AnchorPolicy::default().is_due(3, 1000, 1000));
-        assert!(!AnchorPolicy::default().is_due(300, 999, 1000));
-        assert!(!AnchorPolicy::default().is_due(0, 0, 0));
-        let steps = crate::ReplicaOptions::default().max_steps as u64;
-        assert!(AnchorPolicy::default().is_due(steps / 2, 0, 1 << 40));
-        assert!(!AnchorPolicy::NEVER.is_due(1_000_000, 1 << 40, 1));
     }
 }

@@ -1,36 +1,24 @@
 //! What a publisher does on local disk before a version is committed. Blocking.
 
-use std::collections::BTreeSet;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_delta::{self as delta, LeafTable, Progress, State};
-use tensorpatch_format::{Kind, Layout, LayoutDigest, SchemaDigest, TaggedStateDigest};
+use tensorpatch_delta::{self as delta, LeafTable, Progress, Snapshot, State};
+use tensorpatch_format::{Layout, TaggedStateDigest};
+use tensorpatch_stream::names::is_plain_name;
+use tensorpatch_stream::{Commit, ObjectDigest, VersionContents};
 
-use super::after;
-use crate::bucket::Outgoing;
-use crate::digest::ObjectDigest;
+use super::encode::{Encoded, contents, encode};
+use crate::bucket::upload::Outgoing;
 use crate::error::StoreError;
 use crate::local;
-use crate::names::is_plain_name;
 use crate::observe::{Observer, Phase};
-use crate::plan::Commit;
-use crate::record::{DeltaKind, NamedObject};
-use crate::replica::home::{Held, Home, Install};
-use crate::replica::install::{self, InPlace};
+use crate::replica::directory::{InstalledVersion, ReplicaDir};
+use crate::replica::update::{Ready, Update, damage_noted};
+use crate::stream::next_version;
 
 /// The most bytes of one file beside the weights.
 const MAX_COMPANION_BYTES: u64 = 256 << 20;
-
-/// How the baseline is to advance once the version is committed. Both were verified to give the version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ready {
-    /// The journal is written.
-    Journal,
-    /// The files lie in the staging directory.
-    Staged,
-}
 
 /// A file beside the weights, as it was read once.
 pub(super) struct Companion {
@@ -41,63 +29,34 @@ pub(super) struct Companion {
     pub(super) bytes: u64,
 }
 
-/// Stages those companions that are new, from the private copies.
-pub(super) fn install_companions(
-    home: &Home,
-    old: &[NamedObject],
-    new: &[NamedObject],
-) -> Result<Install, StoreError> {
-    let missing: Vec<(String, PathBuf)> = new
-        .iter()
-        .filter(|companion| !old.contains(companion))
-        .map(|companion| (companion.name.clone(), home.download(&companion.object.blake3)))
-        .collect();
-    install::stage(home, &missing, true)?;
-    let names: BTreeSet<&str> = new.iter().map(|companion| companion.name.as_str()).collect();
-    let gone = old.iter().map(|companion| companion.name.clone());
-    Ok(Install {
-        files: missing.into_iter().map(|(name, _)| name).collect(),
-        remove: gone.filter(|name| !names.contains(name.as_str())).collect(),
-    })
-}
-
-pub(super) fn copy_companion(home: &Home, path: &Path) -> Result<Companion, StoreError> {
+pub(super) fn copy_companion(directory: &ReplicaDir, path: &Path) -> Result<Companion, StoreError> {
     let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_plain_name(name));
     let name = name.ok_or_else(|| StoreError::FileName { path: path.into() })?.to_owned();
-    let bytes = local::file_len(path)?;
-    let too_large = |bytes| StoreError::FileSize { path: path.into(), bytes, limit: MAX_COMPANION_BYTES };
-    if bytes > MAX_COMPANION_BYTES {
-        return Err(too_large(bytes));
-    }
-    let contents = local::read_file(path, MAX_COMPANION_BYTES)?.ok_or_else(|| StoreError::Local {
+    let bytes = local::read_file(path, MAX_COMPANION_BYTES)?.ok_or_else(|| StoreError::Local {
         path: path.into(),
         source: std::io::ErrorKind::NotFound.into(),
     })?;
-    let digest = ObjectDigest::of(&contents);
-    let copy = home.download(&digest);
-    local::write_file(&copy, &contents)?;
-    Ok(Companion { name, copy, digest, bytes: contents.len() as u64 })
+    let digest = ObjectDigest::of(&bytes);
+    let copy = directory.download(&digest);
+    local::write_file(&copy, &bytes)?;
+    Ok(Companion { name, copy, digest, bytes: bytes.len() as u64 })
 }
 
 /// A private copy of a checkpoint, in the staging directory.
 pub(super) struct Staged {
     pub(super) files: Vec<(String, PathBuf)>,
     pub(super) leaves: LeafTable,
-    pub(super) state: TaggedStateDigest,
-    pub(super) schema: SchemaDigest,
-    pub(super) layout: LayoutDigest,
-    pub(super) state_bytes: u64,
-    pub(super) tensors: u64,
+    pub(super) contents: VersionContents,
 }
 
 pub(super) fn stage_checkpoint(
-    home: &Home,
+    directory: &ReplicaDir,
     path: &Path,
     options: &delta::Options,
     observer: &Observer,
 ) -> Result<Staged, StoreError> {
-    let source = Checkpoint::open(path, &options.limits)?;
-    let staging = home.staging();
+    let source = delta::open_settled(path, &options.limits)?;
+    let staging = directory.staging();
     local::create_dir(&staging)?;
     for file in source.layout().files() {
         let from = if source.is_directory() { path.join(&file.name) } else { path.to_owned() };
@@ -112,120 +71,59 @@ pub(super) fn stage_checkpoint(
     let state = State::of(&copy)?;
     observer.start(Phase::Hash, copy.schema().state_bytes());
     let advance = |bytes| observer.advance(Phase::Hash, bytes);
-    let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::new(&advance));
+    let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::new(&advance))?;
     let digest = leaves.state_digest(copy.schema());
     let mut names: Vec<String> = copy.layout().files().iter().map(|file| file.name.clone()).collect();
     names.extend(copy.layout().index().map(|_| Layout::INDEX_FILE.to_owned()));
     Ok(Staged {
         files: names.into_iter().map(|name| (name.clone(), staging.join(name))).collect(),
-        state: TaggedStateDigest { leaf_hash: options.leaf_hash, digest },
-        schema: copy.schema().digest(),
-        layout: copy.layout().digest(),
-        state_bytes: copy.schema().state_bytes(),
-        tensors: copy.schema().tensors().len() as u64,
+        contents: contents(&copy, TaggedStateDigest { leaf_hash: options.leaf_hash, digest }),
         leaves,
     })
 }
 
 /// A patch on local disk, decoded once to see that it is right.
-pub(super) struct Encoded {
+pub(super) struct Checked {
+    pub(super) encoded: Encoded,
+    pub(super) contents: VersionContents,
+    /// How the baseline becomes the version.
     pub(super) ready: Ready,
-    pub(super) kind: DeltaKind,
-    pub(super) state: TaggedStateDigest,
-    pub(super) schema: SchemaDigest,
-    pub(super) layout: LayoutDigest,
-    pub(super) state_bytes: u64,
-    pub(super) tensors: u64,
-    pub(super) changed_elements: u64,
-    pub(super) total_elements: u64,
 }
 
-pub(super) fn encode(
-    home: &Home,
+/// Writes the patch from the baseline to the checkpoint at `path`, and makes ready what it does to the baseline.
+pub(super) fn encode_and_check(
+    directory: &ReplicaDir,
     path: &Path,
     tip: &Commit,
     options: &delta::Options,
     observer: &Observer,
     outgoing: &mut Outgoing,
-) -> Result<Encoded, StoreError> {
-    let was = Held { id: tip.id(), companions: tip.record.companions.clone() };
-    let broken = |error: StoreError| {
-        if !install::is_damage(&error) {
-            return error;
-        }
-        let (path, what) = (home.dir().to_owned(), error.to_string());
-        match install::damaged(home, tip.record.stream, &was) {
-            Ok(()) => StoreError::LocalDamage { path, what },
-            Err(error) => error,
-        }
-    };
-    let base = Checkpoint::open(home.dir(), &options.limits).map_err(|error| broken(error.into()))?;
-    if base.layout().digest() != tip.record.layout {
-        return Err(broken(StoreError::LocalDamage {
-            path: home.dir().to_owned(),
-            what: "its files have other names or headers than the version".into(),
-        }));
+) -> Result<Checked, StoreError> {
+    let (stream, held) = (tip.record.stream, InstalledVersion::of(tip));
+    let broken = |error| damage_noted(directory, stream, &held, error);
+    let base = Checkpoint::open(directory.path(), &options.limits).map_err(|error| broken(error.into()))?;
+    if base.layout().digest() != tip.record.contents.layout {
+        let what = "its files have other names or headers than the version".into();
+        return Err(broken(StoreError::LocalDamage { path: directory.path().to_owned(), what }));
     }
-    let target = Checkpoint::open(path, &options.limits)?;
-    let version = |checkpoint| {
-        Ok::<_, StoreError>(delta::Version {
-            state: State::of(checkpoint)?,
-            layout: Checkpoint::layout(checkpoint),
-            leaves: None,
-        })
-    };
-    let patch = home.outgoing();
+    let target = delta::open_settled(path, &options.limits)?;
+    let patch = directory.outgoing();
     observer.start(Phase::Encode, target.schema().state_bytes());
-    let report = {
-        let mut out = BufWriter::with_capacity(1 << 20, outgoing);
-        let advance = |bytes| observer.advance(Phase::Encode, bytes);
-        let report =
-            delta::diff(&version(&base)?, &version(&target)?, options, Progress::new(&advance), &mut out)?;
-        out.flush().map_err(|source| StoreError::local(&patch, source))?;
-        report
-    };
-    let tagged = |digest| TaggedStateDigest { leaf_hash: options.leaf_hash, digest };
-    if tagged(report.base) != tip.record.state {
-        install::damaged(
-            home,
-            tip.record.stream,
-            &Held { id: tip.id(), companions: tip.record.companions.clone() },
-        )?;
-        let (path, expected) = (home.dir().to_owned(), tip.record.state);
-        return Err(StoreError::WrongState { path, expected, found: tagged(report.base) });
+    let advance = |bytes| observer.advance(Phase::Encode, bytes);
+    let (from, to) = (Snapshot::of(&base)?, Snapshot::of(&target)?);
+    let encoded = encode(&from, &to, outgoing, &patch, options, Progress::new(&advance))?;
+    if encoded.base != held.id.state {
+        let (path, expected) = (directory.path().to_owned(), held.id.state);
+        return Err(broken(StoreError::WrongState { path, expected, found: encoded.base }));
     }
-    let mut encoded = Encoded {
-        ready: Ready::Journal,
-        kind: if report.kind == Kind::Empty { DeltaKind::Empty } else { DeltaKind::Delta },
-        state: tagged(report.target),
-        schema: target.schema().digest(),
-        layout: target.layout().digest(),
-        state_bytes: target.schema().state_bytes(),
-        tensors: target.schema().tensors().len() as u64,
-        changed_elements: report.changed_elements,
-        total_elements: report.total_elements,
-    };
+    let contents = contents(&target, encoded.target);
     drop((base, target));
     // A checkpoint that is altered while it is read would give a patch that nobody can apply, and a published patch cannot
     // be taken back. So what it does to the baseline is worked out and verified before its upload is brought to an end.
-    observer.start(Phase::Check, encoded.state_bytes);
+    observer.start(Phase::Check, contents.state_bytes);
     let advance = |bytes| observer.advance(Phase::Check, bytes);
-    let progress = Progress::new(&advance);
-    let to = (after(tip)?, encoded.state);
-    let from = Held { id: tip.id(), companions: tip.record.companions.clone() };
-    match install::prepare_in_place(home, tip.record.stream, &patch, &from, to, options, progress)? {
-        InPlace::Ready => {}
-        InPlace::WrongBase(found) => {
-            let (path, expected) = (home.dir().to_owned(), tip.record.state);
-            return Err(StoreError::WrongState { path, expected, found });
-        }
-        InPlace::Broken(what) => {
-            return Err(StoreError::LocalDamage { path: home.dir().to_owned(), what });
-        }
-        InPlace::Refused(_) => {
-            install::apply_beside(home, &patch, from.id.state, to, false, options, progress)?;
-            encoded.ready = Ready::Staged;
-        }
-    }
-    Ok(encoded)
+    let to = (next_version(Some(tip))?, contents.state);
+    let update = Update { directory, stream, from: &held, to, patch: &patch, options };
+    let ready = update.prepare(Progress::new(&advance))?;
+    Ok(Checked { encoded, contents, ready })
 }

@@ -1,8 +1,9 @@
 //! What a caller chooses about publishing.
 
 use tensorpatch_delta as delta;
+use tensorpatch_stream::Nonce;
 
-use crate::names::Nonce;
+use super::anchor_policy::AnchorPolicy;
 use crate::observe::Observer;
 
 /// Choices for publishing.
@@ -13,6 +14,9 @@ pub struct PublishOptions {
     pub publisher: String,
     /// Profile, threads and limits of the patches. The leaf hash is the stream's.
     pub diff: delta::Options,
+    /// When [`Publisher::publish`](crate::Publisher::publish) and [`ranks::commit`](crate::ranks::commit) add an anchor to the
+    /// version, so that newcomers need no long chain of patches.
+    pub anchors: AnchorPolicy,
     /// Who is told of progress.
     pub observer: Observer,
 }
@@ -22,6 +26,7 @@ impl Default for PublishOptions {
         Self {
             publisher: format!("publisher-{}", Nonce::random()),
             diff: delta::Options::default(),
+            anchors: AnchorPolicy::default(),
             observer: Observer::default(),
         }
     }
@@ -39,6 +44,13 @@ impl PublishOptions {
     #[must_use]
     pub fn with_diff(mut self, diff: delta::Options) -> Self {
         self.diff = diff;
+        self
+    }
+
+    /// Sets when a version gets an anchor.
+    #[must_use]
+    pub fn with_anchors(mut self, anchors: AnchorPolicy) -> Self {
+        self.anchors = anchors;
         self
     }
 

@@ -3,10 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::{Pulled, Replica, Target};
-use crate::digest::ObjectDigest;
+use tensorpatch_stream::{ObjectDigest, Version};
+
+use super::options::Target;
+use super::{Pulled, Replica};
 use crate::error::StoreError;
-use crate::names::Version;
 
 /// The shortest and the longest pause after errors.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
@@ -26,6 +27,9 @@ impl Replica {
     ///
     /// # Errors
     /// Those of [`Replica::pull`] that waiting does not mend.
+    ///
+    /// # Cancel safety
+    /// As [`Replica::pull`]. A version whose call of `on_version` was not seen to its end is the first one of the next call.
     pub async fn follow<F>(
         &self,
         poll: Duration,

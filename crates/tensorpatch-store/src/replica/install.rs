@@ -2,16 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError, Form, MappedFile};
-use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Patch, Progress, State};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError};
+use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Progress, State};
 use tensorpatch_format::{Layout, LayoutDigest, LeafHash, StateDigest, TaggedStateDigest};
+use tensorpatch_stream::names::is_plain_name;
+use tensorpatch_stream::{ObjectDigest, ObjectRef, StreamId};
 
-use super::home::{Condition, Held, Home, Install, LocalState};
-use crate::digest::ObjectDigest;
+use super::directory::{Condition, FileSwap, InstalledVersion, LocalState, ReplicaDir};
 use crate::error::StoreError;
 use crate::local;
-use crate::names::{StreamId, Version, is_plain_name};
-use crate::record::ObjectRef;
 
 /// What a directory was found to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +31,7 @@ pub(crate) fn examine(
         Err(error) => return Err(error.into()),
     };
     let state = State::of(&checkpoint)?;
-    let leaves = LeafTable::of(&state, hash, options.threads, Progress::none());
+    let leaves = LeafTable::of(&state, hash, options.threads, Progress::none())?;
     let digest = leaves.state_digest(checkpoint.schema());
     Ok(Some(Found {
         state: TaggedStateDigest { leaf_hash: hash, digest },
@@ -41,21 +40,25 @@ pub(crate) fn examine(
 }
 
 /// Brings what was interrupted to its end, and says what the replica is then (section 6, step R1).
-pub(crate) fn recover(home: &Home, options: &delta::Options) -> Result<Option<LocalState>, StoreError> {
-    let Some(mut state) = home.load()? else { return Ok(None) };
+pub(crate) fn recover(
+    directory: &ReplicaDir,
+    options: &delta::Options,
+) -> Result<Option<LocalState>, StoreError> {
+    let Some(mut state) = directory.load()? else { return Ok(None) };
     if !matches!(state.condition, Condition::Applying { .. }) {
         // One that was prepared and never activated.
-        remove_journal(home)?;
+        remove_journal(directory)?;
     }
     if let Condition::Applying { from, to, then } = &state.condition {
         // Finishes the journal if there is one. If not, either nothing was altered or all of it: the digest tells.
-        let recovered = delta::recover(home.dir(), &home.journal(), options).map_err(StoreError::from);
-        let found = recovered.and_then(|_| examine(home.dir(), to.id.state.leaf_hash, options));
+        let recovered = delta::recover(directory.path(), &directory.journal(), options, Progress::none())
+            .map_err(StoreError::from);
+        let found = recovered.and_then(|_| examine(directory.path(), to.id.state.leaf_hash, options));
         let found = match found {
             Ok(found) => found.map(|found| found.state),
             Err(error) if is_damage(&error) => {
                 tracing::warn!(%error, "an interrupted update cannot be finished");
-                remove_journal(home)?;
+                remove_journal(directory)?;
                 None
             }
             Err(error) => return Err(error),
@@ -67,38 +70,38 @@ pub(crate) fn recover(home: &Home, options: &delta::Options) -> Result<Option<Lo
         } else {
             Condition::Damaged { was: from.clone() }
         };
-        home.save(&state)?;
+        directory.save(&state)?;
     }
     if let Condition::Switching { to, install } = &state.condition {
-        let vanished = finish_switch(home, install)?;
-        state.condition = if are_whole(home, to, &vanished, options)? {
+        let vanished = finish_switch(directory, install)?;
+        state.condition = if are_whole(directory, to, &vanished, options)? {
             Condition::Held(to.clone())
         } else {
             tracing::warn!("the files of an interrupted update are gone");
             Condition::Damaged { was: to.clone() }
         };
-        home.save(&state)?;
+        directory.save(&state)?;
     }
     Ok(Some(state))
 }
 
 /// Whether the files that no longer were in the staging directory were renamed before the crash, and not removed by somebody.
 fn are_whole(
-    home: &Home,
-    to: &Held,
+    directory: &ReplicaDir,
+    to: &InstalledVersion,
     vanished: &[String],
     options: &delta::Options,
 ) -> Result<bool, StoreError> {
     let is_companion = |name: &&String| to.companions.iter().any(|companion| companion.name == **name);
     for companion in to.companions.iter().filter(|companion| vanished.contains(&companion.name)) {
-        if !has_contents(&home.dir().join(&companion.name), &companion.object)? {
+        if !has_contents(&directory.path().join(&companion.name), &companion.object)? {
             return Ok(false);
         }
     }
     if vanished.iter().all(|name| is_companion(&name)) {
         return Ok(true);
     }
-    match examine(home.dir(), to.id.state.leaf_hash, options) {
+    match examine(directory.path(), to.id.state.leaf_hash, options) {
         Ok(found) => Ok(found == Some(Found { state: to.id.state, layout: to.id.layout })),
         Err(error) if is_damage(&error) => Ok(false),
         Err(error) => Err(error),
@@ -122,10 +125,13 @@ pub(crate) fn has_contents(path: &Path, object: &ObjectRef) -> Result<bool, Stor
 }
 
 /// The same version with those of its companions alone that are there as they were published.
-pub(crate) fn with_whole_companions(home: &Home, mut held: Held) -> Result<Held, StoreError> {
+pub(crate) fn with_whole_companions(
+    directory: &ReplicaDir,
+    mut held: InstalledVersion,
+) -> Result<InstalledVersion, StoreError> {
     let mut whole = Vec::new();
     for companion in held.companions {
-        if has_contents(&home.dir().join(&companion.name), &companion.object)? {
+        if has_contents(&directory.path().join(&companion.name), &companion.object)? {
             whole.push(companion);
         }
     }
@@ -149,10 +155,10 @@ pub(crate) fn is_damage(error: &StoreError) -> bool {
 }
 
 /// Renames what is left to rename, and returns what was not there any more. May be repeated.
-fn finish_switch(home: &Home, install: &Install) -> Result<Vec<String>, StoreError> {
+fn finish_switch(directory: &ReplicaDir, install: &FileSwap) -> Result<Vec<String>, StoreError> {
     let mut vanished = Vec::new();
     for name in &install.files {
-        let (staged, file) = (home.staging().join(name), home.dir().join(name));
+        let (staged, file) = (directory.staging().join(name), directory.path().join(name));
         match std::fs::rename(&staged, &file) {
             Ok(()) => {}
             // Done before the crash, or so it seems.
@@ -161,177 +167,72 @@ fn finish_switch(home: &Home, install: &Install) -> Result<Vec<String>, StoreErr
         }
     }
     for name in &install.remove {
-        local::remove(&home.dir().join(name))?;
+        local::remove(&directory.path().join(name))?;
     }
-    local::sync_dir(home.dir())?;
+    local::sync_dir(directory.path())?;
     Ok(vanished)
 }
 
 /// Renames complete files from the staging directory into place; from the first line on a crash is finished by [`recover`].
-pub(crate) fn switch(home: &Home, stream: StreamId, to: Held, install: Install) -> Result<(), StoreError> {
-    local::sync_dir(&home.staging())?;
+pub(crate) fn switch(
+    directory: &ReplicaDir,
+    stream: StreamId,
+    to: InstalledVersion,
+    install: FileSwap,
+) -> Result<(), StoreError> {
+    local::sync_dir(&directory.staging())?;
     let condition = Condition::Switching { to: to.clone(), install: install.clone() };
-    home.save(&LocalState { stream, condition })?;
-    let vanished = finish_switch(home, &install)?;
+    directory.save(&LocalState { stream, condition })?;
+    let vanished = finish_switch(directory, &install)?;
     let condition = if vanished.is_empty() { Condition::Held(to) } else { Condition::Damaged { was: to } };
-    home.save(&LocalState { stream, condition })?;
+    directory.save(&LocalState { stream, condition })?;
     match vanished.first() {
         None => Ok(()),
         Some(name) => {
-            let (path, what) = (home.dir().to_owned(), format!("{name} vanished from the staging directory"));
+            let (path, what) =
+                (directory.path().to_owned(), format!("{name} vanished from the staging directory"));
             Err(StoreError::LocalDamage { path, what })
         }
     }
 }
 
-/// Whether a patch can be applied in place. Nothing is altered yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum InPlace {
-    /// A journal is written that does it.
-    Ready,
-    /// The files have to be replaced, not written to.
-    Refused(String),
-    /// The files are not the version that the state file said; it now says so.
-    WrongBase(TaggedStateDigest),
-    /// The files are no checkpoint; the state file now says so.
-    Broken(String),
-}
-
-/// Verifies that a patch makes one state of the other, and writes the journal that does it (section 6, step R4a).
-///
-/// A journal alone means nothing: unless the state file says `applying`, [`recover`] removes it.
-pub(crate) fn prepare_in_place(
-    home: &Home,
-    stream: StreamId,
-    patch: &Path,
-    from: &Held,
-    to: (Version, TaggedStateDigest),
-    options: &delta::Options,
-    progress: Progress<'_>,
-) -> Result<InPlace, StoreError> {
-    let bytes = MappedFile::open(patch)?;
-    let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
-    check_patch(&patch, from.id.state, to)?;
-    remove_journal(home)?;
-    match delta::prepare_in_place(home.dir(), &patch, &home.journal(), options, progress) {
-        Ok(_) => Ok(InPlace::Ready),
-        Err(ApplyError::NotInPlace(why)) => Ok(InPlace::Refused(why)),
-        Err(ApplyError::Checkpoint(error @ CheckpointError::NotInPlace { .. })) => {
-            Ok(InPlace::Refused(error.to_string()))
-        }
-        Err(ApplyError::WrongBase { found, .. }) => {
-            damaged(home, stream, from)?;
-            Ok(InPlace::WrongBase(found))
-        }
-        Err(error) => {
-            let error = StoreError::from(error);
-            if !is_damage(&error) {
-                return Err(error);
-            }
-            damaged(home, stream, from)?;
-            Ok(InPlace::Broken(error.to_string()))
-        }
-    }
-}
-
-/// Writes down that the files are no version.
-pub(crate) fn damaged(home: &Home, stream: StreamId, was: &Held) -> Result<(), StoreError> {
-    let condition = Condition::Damaged { was: was.clone() };
-    home.save(&LocalState { stream, condition })
-}
-
 /// Alters the files as the journal says, then does the renames; from the first line on a crash is finished by [`recover`].
 pub(crate) fn activate_in_place(
-    home: &Home,
+    directory: &ReplicaDir,
     stream: StreamId,
-    from: &Held,
-    to: &Held,
-    then: &Install,
+    from: &InstalledVersion,
+    to: &InstalledVersion,
+    then: &FileSwap,
     options: &delta::Options,
 ) -> Result<(), StoreError> {
     let condition = Condition::Applying { from: from.clone(), to: to.clone(), then: then.clone() };
-    home.save(&LocalState { stream, condition })?;
-    let activated = delta::activate_in_place(home.dir(), &home.journal(), options)?;
+    directory.save(&LocalState { stream, condition })?;
+    let activated = delta::activate_in_place(directory.path(), &directory.journal(), options)?;
     // Without a journal nothing was altered, which is right where there was nothing to alter.
     let digest = activated.unwrap_or(from.id.state.digest);
     if digest != to.id.state.digest {
         let expected = to.id.state;
         let found = TaggedStateDigest { leaf_hash: expected.leaf_hash, digest };
-        return Err(StoreError::WrongState { path: home.dir().to_owned(), expected, found });
+        return Err(StoreError::WrongState { path: directory.path().to_owned(), expected, found });
     }
-    switch(home, stream, to.clone(), then.clone())
+    switch(directory, stream, to.clone(), then.clone())
 }
 
-fn remove_journal(home: &Home) -> Result<(), StoreError> {
-    let journal = home.journal();
+pub(crate) fn remove_journal(directory: &ReplicaDir) -> Result<(), StoreError> {
+    let journal = directory.journal();
     let mut partial = journal.as_os_str().to_owned();
     partial.push(".partial");
     local::remove(Path::new(&partial))?;
     local::remove(&journal)
 }
 
-/// Compares what a patch says of itself with what the commits say.
-fn check_patch(
-    patch: &Patch<'_>,
-    base: TaggedStateDigest,
-    (version, target): (Version, TaggedStateDigest),
-) -> Result<(), StoreError> {
-    let ends = [("base", patch.base_digest(), base.digest), ("target", patch.target_digest(), target.digest)];
-    for (which, found, expected) in ends {
-        if found != expected {
-            let what = format!("its {which} state is {found}, the commit says {expected}");
-            return Err(StoreError::PatchDiffers { version, what });
-        }
-    }
-    if patch.leaf_hash() != target.leaf_hash {
-        return Err(StoreError::PatchDiffers {
-            version,
-            what: format!("its leaf hash is {}", patch.leaf_hash()),
-        });
-    }
-    Ok(())
-}
-
-/// Makes the target of a patch in the staging directory, from the replica's files or from those that are staged already.
-pub(crate) fn apply_beside(
-    home: &Home,
-    patch: &Path,
-    from: TaggedStateDigest,
-    to: (Version, TaggedStateDigest),
-    staged: bool,
-    options: &delta::Options,
-    progress: Progress<'_>,
-) -> Result<(), StoreError> {
-    let bytes = MappedFile::open(patch)?;
-    let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
-    check_patch(&patch, from, to)?;
-    let staging = home.staging();
-    if !staged {
-        local::remove(&staging)?;
-        let base = Checkpoint::open(home.dir(), &options.limits)?;
-        delta::apply_to(&base, &patch, &staging, Form::Directory, options, progress)?;
-        return Ok(());
-    }
-    let journal = home.staging_journal();
-    local::remove(&journal)?;
-    match delta::apply_in_place(&staging, &patch, &journal, options, progress) {
-        Ok(_) => Ok(()),
-        Err(ApplyError::NotInPlace(_)) => {
-            let next = staging.with_file_name("staging-next");
-            local::remove(&next)?;
-            let base = Checkpoint::open(&staging, &options.limits)?;
-            delta::apply_to(&base, &patch, &next, Form::Directory, options, progress)?;
-            drop(base);
-            local::remove(&staging)?;
-            std::fs::rename(&next, &staging).map_err(|e| StoreError::local(&staging, e))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Checks that the staged files are the version, as an anchor's are only known by the digests of its objects.
-pub(crate) fn check_staged(home: &Home, to: &Held, options: &delta::Options) -> Result<(), StoreError> {
-    let staging = home.staging();
+pub(crate) fn check_staged(
+    directory: &ReplicaDir,
+    to: &InstalledVersion,
+    options: &delta::Options,
+) -> Result<(), StoreError> {
+    let staging = directory.staging();
     let expected = to.id.state;
     let none = TaggedStateDigest { leaf_hash: expected.leaf_hash, digest: StateDigest::NONE };
     let found = examine(&staging, expected.leaf_hash, options)?.map_or(none, |found| found.state);
@@ -340,12 +241,16 @@ pub(crate) fn check_staged(home: &Home, to: &Held, options: &delta::Options) -> 
         let what = format!("the state of its anchor is {found}, the commit says {expected}");
         return Err(StoreError::PatchDiffers { version: to.id.version, what });
     }
-    check_layout(home, to, options)
+    check_layout(directory, to, options)
 }
 
 /// Checks that the staged files have the names and headers that the commit speaks of.
-pub(crate) fn check_layout(home: &Home, to: &Held, options: &delta::Options) -> Result<(), StoreError> {
-    let found = Checkpoint::open(&home.staging(), &options.limits)?.layout().digest();
+pub(crate) fn check_layout(
+    directory: &ReplicaDir,
+    to: &InstalledVersion,
+    options: &delta::Options,
+) -> Result<(), StoreError> {
+    let found = Checkpoint::open(&directory.staging(), &options.limits)?.layout().digest();
     if found == to.id.layout {
         return Ok(());
     }
@@ -377,10 +282,14 @@ pub(crate) fn weight_files(dir: &Path, options: &delta::Options) -> Result<Vec<S
 }
 
 /// Moves or copies downloaded files into the staging directory under their names.
-pub(crate) fn stage(home: &Home, files: &[(String, PathBuf)], copy: bool) -> Result<(), StoreError> {
-    local::create_dir(&home.staging())?;
+pub(crate) fn stage(
+    directory: &ReplicaDir,
+    files: &[(String, PathBuf)],
+    copy: bool,
+) -> Result<(), StoreError> {
+    local::create_dir(&directory.staging())?;
     for (name, source) in files {
-        let target = home.staging().join(name);
+        let target = directory.staging().join(name);
         if copy {
             local::copy_file(source, &target)?;
         } else {

@@ -1,11 +1,10 @@
 //! What a caller chooses about a replica.
 
 use std::time::Duration;
+use tensorpatch_stream::{ObjectDigest, Version};
 
 use tensorpatch_delta as delta;
 
-use crate::digest::ObjectDigest;
-use crate::names::Version;
 use crate::observe::Observer;
 
 /// The version that a replica is to be brought to.
@@ -28,7 +27,7 @@ pub enum ApplyMode {
     Beside,
 }
 
-/// A lease: while it lives, collectors keep what leads from the replica's version to the tip.
+/// A lease: while it lives, collectors keep the path from the replica's version to the tip.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseOptions {
     /// A name that no other replica of the stream has, for people too. It is written to the store.
@@ -52,9 +51,9 @@ pub struct ReplicaOptions {
     pub mode: ApplyMode,
     /// Whether weights in the directory that are no version of the stream may be replaced.
     pub replace: bool,
-    /// The most patches that a plan may have.
-    pub max_steps: usize,
-    /// The lease that keeps the replica's way from being collected.
+    /// The most edges that a plan may have.
+    pub max_edges: usize,
+    /// The lease that keeps the replica's path from being collected.
     pub lease: Option<LeaseOptions>,
     /// Threads and limits for decoding.
     pub apply: delta::Options,
@@ -67,7 +66,7 @@ impl Default for ReplicaOptions {
         Self {
             mode: ApplyMode::default(),
             replace: false,
-            max_steps: 1024,
+            max_edges: 1024,
             lease: None,
             apply: delta::Options::default(),
             observer: Observer::default(),
@@ -90,10 +89,10 @@ impl ReplicaOptions {
         self
     }
 
-    /// The same with plans of at most `steps` patches.
+    /// The same with plans of at most `edges` edges.
     #[must_use]
-    pub fn with_max_steps(mut self, steps: usize) -> Self {
-        self.max_steps = steps;
+    pub fn with_max_edges(mut self, edges: usize) -> Self {
+        self.max_edges = edges;
         self
     }
 

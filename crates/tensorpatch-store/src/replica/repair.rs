@@ -6,10 +6,11 @@ use tensorpatch_checkpoint::{Checkpoint, CheckpointPatcher};
 use tensorpatch_delta::{LeafTable, Progress, State};
 use tensorpatch_format::{CHUNK_BYTES, ChunkAddress};
 
-use super::home::{Condition, Held, Home, LocalState};
-use super::{Replica, blocking, install};
+use super::directory::{Condition, InstalledVersion, LocalState, ReplicaDir};
+use super::{Replica, install};
 use crate::error::StoreError;
-use crate::parts::PartReader;
+use crate::local::blocking;
+use crate::stream::range_reader::RangeReader;
 
 /// Chunks that are fetched before any is written.
 const BATCH: usize = 16;
@@ -19,13 +20,17 @@ impl Replica {
     /// it the bytes that were fetched.
     ///
     /// The state file says `damaged` until the files have been hashed again, so that a crash on the way costs only time.
-    pub(super) async fn repair(&self, home: &Home, was: &Held) -> Result<(Option<Held>, u64), StoreError> {
+    pub(super) async fn repair(
+        &self,
+        directory: &ReplicaDir,
+        was: &InstalledVersion,
+    ) -> Result<(Option<InstalledVersion>, u64), StoreError> {
         let mut fetched = 0;
-        match self.try_repair(home, was, &mut fetched).await {
+        match self.try_repair(directory, was, &mut fetched).await {
             Ok(true) => {
-                let (home, held) = (home.clone(), was.clone());
+                let (directory, held) = (directory.clone(), was.clone());
                 let state = LocalState { stream: self.stream.id(), condition: Condition::Held(held) };
-                blocking(move || home.save(&state)).await?;
+                blocking(move || directory.save(&state)).await?;
                 Ok((Some(was.clone()), fetched))
             }
             Ok(false) => Ok((None, fetched)),
@@ -37,29 +42,34 @@ impl Replica {
         }
     }
 
-    async fn try_repair(&self, home: &Home, was: &Held, fetched: &mut u64) -> Result<bool, StoreError> {
+    async fn try_repair(
+        &self,
+        directory: &ReplicaDir,
+        was: &InstalledVersion,
+        fetched: &mut u64,
+    ) -> Result<bool, StoreError> {
         let Some(commit) = self.stream.commit(was.id.version).await? else { return Ok(false) };
         if commit.id() != was.id {
             return Ok(false);
         }
-        let parts = Arc::new(self.stream.parts(&commit, &self.options.apply.limits).await?);
-        let Some((patcher, damaged)) = self.find_damage(home, &parts).await? else { return Ok(false) };
+        let ranges = Arc::new(self.stream.range_reader(&commit, &self.options.apply.limits).await?);
+        let Some((patcher, damaged)) = self.find_damage(directory, &ranges).await? else { return Ok(false) };
         tracing::info!(chunks = damaged.len(), "damaged chunks are fetched anew");
         let patcher = Arc::new(patcher);
         for batch in damaged.chunks(BATCH) {
             for address in batch {
-                let bytes = parts.read_chunk(*address).await?;
+                let bytes = ranges.read_chunk(*address).await?;
                 let (patcher, address) = (Arc::clone(&patcher), *address);
                 let offset = u64::from(address.chunk.0).saturating_mul(CHUNK_BYTES as u64);
-                home.blocking(move || Ok(patcher.write(address.tensor, offset, &bytes)?)).await?;
-                *fetched = parts.fetched_bytes();
+                directory.blocking(move || Ok(patcher.write(address.tensor, offset, &bytes)?)).await?;
+                *fetched = ranges.fetched_bytes();
             }
         }
-        let (home, options, id) = (home.clone(), self.options.apply.clone(), was.id);
+        let (directory, options, id) = (directory.clone(), self.options.apply.clone(), was.id);
         blocking(move || {
             patcher.sync()?;
             drop(patcher);
-            let found = install::examine(home.dir(), id.state.leaf_hash, &options)?;
+            let found = install::examine(directory.path(), id.state.leaf_hash, &options)?;
             Ok(found.is_some_and(|found| found.state == id.state && found.layout == id.layout))
         })
         .await
@@ -68,18 +78,19 @@ impl Replica {
     /// The chunks that differ, and what writes them; `None` if so much is wrong that a new copy is cheaper, or nothing can be written.
     async fn find_damage(
         &self,
-        home: &Home,
-        parts: &Arc<PartReader>,
+        directory: &ReplicaDir,
+        ranges: &Arc<RangeReader>,
     ) -> Result<Option<(CheckpointPatcher, Vec<ChunkAddress>)>, StoreError> {
-        let (home, options, parts) = (home.clone(), self.options.apply.clone(), Arc::clone(parts));
+        let (directory, options, ranges) =
+            (directory.clone(), self.options.apply.clone(), Arc::clone(ranges));
         blocking(move || {
-            let checkpoint = Checkpoint::open(home.dir(), &options.limits)?;
-            if checkpoint.schema() != parts.schema() {
+            let checkpoint = Checkpoint::open(directory.path(), &options.limits)?;
+            if checkpoint.schema() != ranges.schema() {
                 return Ok(None);
             }
             let state = State::of(&checkpoint)?;
-            let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::none());
-            let differs = |address: &ChunkAddress| leaves.get(*address) != parts.leaf(*address);
+            let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::none())?;
+            let differs = |address: &ChunkAddress| leaves.get(*address) != ranges.leaf(*address);
             let damaged: Vec<ChunkAddress> = checkpoint.schema().grid().filter(differs).collect();
             let half = checkpoint.schema().chunk_count().div_euclid(2);
             if damaged.len() as u64 > half.max(1) {

@@ -67,7 +67,7 @@ async fn fold(versions: &[Made], from: u64, to: u64) -> bool {
     for replica in &replicas {
         let pulled = replica.pull(Target::Version(v(to))).await.unwrap();
         if folded.added {
-            assert_eq!((pulled.steps.len(), pulled.plan_bytes), (1, folded.bytes));
+            assert_eq!((pulled.edges.len(), pulled.plan_bytes), (1, folded.bytes));
         }
         assert_same(replica.dir(), &place(to));
     }

@@ -3,12 +3,15 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
 
+pub(crate) mod faulty_store;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use tensorpatch_store::{
-    ApplyMode, CreateOptions, PublishOptions, Publisher, Replica, ReplicaOptions, Stream, Version, open_store,
+    AnchorPolicy, ApplyMode, CreateOptions, PublishOptions, Publisher, Replica, ReplicaOptions, Stream,
+    Version, open_store,
 };
 
 /// A checkpoint file with these tensors of one-byte elements.
@@ -116,8 +119,13 @@ impl World {
         path
     }
 
+    /// A publisher that adds no anchors by itself.
     pub(crate) async fn publisher(&self) -> Publisher {
-        let options = PublishOptions::default().with_publisher("trainer");
+        self.anchoring(AnchorPolicy::NEVER).await
+    }
+
+    pub(crate) async fn anchoring(&self, anchors: AnchorPolicy) -> Publisher {
+        let options = PublishOptions::default().with_publisher("trainer").with_anchors(anchors);
         Publisher::open(self.stream.clone(), self.path("baseline"), options).await.unwrap()
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use arbitrary::{Result, Unstructured};
 use tensorpatch_checkpoint::generate_layout;
-use tensorpatch_delta::{Options, Progress, Version, diff, full};
+use tensorpatch_delta::{Options, Progress, Snapshot, encode_diff, encode_full};
 use tensorpatch_format::{Dtype, LeafHash, Profile, TensorSpec};
 
 use super::patch::state;
@@ -19,11 +19,11 @@ pub fn checkpoint_round_trip(bytes: &[u8]) {
     // Too few bytes for a pair are no pair.
     let Ok((base, target, options)) = pair(&mut Unstructured::new(bytes)) else { return };
     let layouts = [&base, &target].map(|model| generate_layout(model.schema()).unwrap());
-    let version = |model, layout| Version { state: state(model), layout, leaves: None };
+    let version = |model, layout| Snapshot { state: state(model), layout, leaves: None };
     let new = version(&target, &layouts[1]);
     let (mut delta, mut whole) = (Vec::new(), Vec::new());
-    diff(&version(&base, &layouts[0]), &new, &options, Progress::none(), &mut delta).unwrap();
-    full(&new, &options, Progress::none(), &mut whole).unwrap();
+    encode_diff(&version(&base, &layouts[0]), &new, &options, Progress::none(), &mut delta).unwrap();
+    encode_full(&new, &options, Progress::none(), &mut whole).unwrap();
     for (patch, base) in [(delta, Some(&base)), (whole, None)] {
         for verdict in [Verdict::of_fast(&patch, base), Verdict::of_reference(&patch, base)] {
             let Verdict::Target { state, .. } = verdict else { panic!("{verdict:?}") };

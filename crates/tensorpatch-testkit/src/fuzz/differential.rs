@@ -77,7 +77,7 @@ pub(super) fn patches() -> Vec<(&'static str, Vec<u8>)> {
 pub(super) fn payloads() -> Vec<(&'static str, Vec<u8>)> {
     let mut seeds = super::chunk::payloads();
     for (name, file) in vectors() {
-        let Ok(patch) = tensorpatch_format::Patch::parse(&file, &super::limits()) else { continue };
+        let Ok(patch) = tensorpatch_format::PatchView::parse(&file, &super::limits()) else { continue };
         for record in patch.blocks().iter().flatten().take(1) {
             let code = Encoding::ALL.iter().position(|known| *known == record.encoding).unwrap();
             let [low, high] = 2000_u16.to_le_bytes();

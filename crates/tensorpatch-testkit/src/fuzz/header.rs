@@ -1,6 +1,6 @@
 //! Safetensors headers.
 
-use tensorpatch_checkpoint::{Header, HeaderViolation};
+use tensorpatch_checkpoint::{HeaderViolation, SafetensorsHeader};
 use tensorpatch_format::Schema;
 
 use super::limits;
@@ -13,7 +13,7 @@ pub fn safetensors_header(bytes: &[u8]) {
 }
 
 fn check_header(bytes: &[u8]) {
-    let header = match Header::parse(bytes, &limits()) {
+    let header = match SafetensorsHeader::parse(bytes, &limits()) {
         Ok(header) => header,
         Err(error) => {
             // Every refusal can be told to a person, in bounded space.
@@ -31,8 +31,8 @@ fn check_header(bytes: &[u8]) {
     assert_eq!(schema.state_bytes(), header.file_len() - header.header_len());
     // The header stands alone: nothing after it was looked at, and a byte less is too few.
     let len = usize::try_from(header.header_len()).unwrap();
-    assert_eq!(Header::parse(&bytes[..len], &limits()).as_ref(), Ok(&header));
-    let cut = Header::parse(&bytes[..len - 1], &limits()).unwrap_err();
+    assert_eq!(SafetensorsHeader::parse(&bytes[..len], &limits()).as_ref(), Ok(&header));
+    let cut = SafetensorsHeader::parse(&bytes[..len - 1], &limits()).unwrap_err();
     assert!(matches!(cut.violation, HeaderViolation::Truncated { .. }), "{cut}");
 }
 

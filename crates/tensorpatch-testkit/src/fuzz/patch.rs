@@ -1,7 +1,9 @@
 //! Patch files.
 
 use tensorpatch_checkpoint::generate_layout;
-use tensorpatch_delta::{LeafTable, Options, Patch, Progress, State, Version, apply_chunks, diff, full};
+use tensorpatch_delta::{
+    LeafTable, Options, Patch, Progress, Snapshot, State, apply_chunks, encode_diff, encode_full,
+};
 use tensorpatch_format::{self as format, ChunkAddress, ErrorClass, Kind, Profile, Violation};
 
 use super::limits;
@@ -17,7 +19,7 @@ pub fn parse_patch(bytes: &[u8]) {
 }
 
 fn check_patch(bytes: &[u8]) {
-    let patch = match format::Patch::parse(bytes, &limits()) {
+    let patch = match format::PatchView::parse(bytes, &limits()) {
         Ok(patch) => patch,
         Err(error) => {
             assert!(error.offset <= bytes.len() as u64, "{error}");
@@ -35,7 +37,7 @@ fn check_patch(bytes: &[u8]) {
     }
     assert_eq!(addresses, patch.index().addresses());
     for len in [0, bytes.len() / 2, bytes.len() - 1] {
-        let error = format::Patch::parse(&bytes[..len], &limits()).unwrap_err();
+        let error = format::PatchView::parse(&bytes[..len], &limits()).unwrap_err();
         assert!(matches!(error.violation, Violation::Truncated { .. }), "{len}: {error}");
     }
 }
@@ -79,7 +81,7 @@ fn check_application(bytes: &[u8]) {
         tensors[address.tensor.0 as usize].extend_from_slice(bytes);
     }
     let target = State::new(schema, tensors.iter().map(Vec::as_slice).collect()).unwrap();
-    let recomputed = LeafTable::of(&target, patch.leaf_hash(), options.threads, Progress::none());
+    let recomputed = LeafTable::of(&target, patch.leaf_hash(), options.threads, Progress::none()).unwrap();
     assert_eq!(recomputed, leaves);
     assert_eq!(recomputed.state_digest(schema), patch.target_digest());
 }
@@ -130,12 +132,14 @@ pub(super) fn real_patches() -> Vec<(&'static str, Vec<u8>)> {
     let patch = |base: Option<&Model>, target: &Model, profile| {
         let layouts = [base.unwrap_or(target), target].map(|model| generate_layout(model.schema()).unwrap());
         let [base_layout, target_layout] = &layouts;
-        let version = |model, layout| Version { state: state(model), layout, leaves: None };
+        let version = |model, layout| Snapshot { state: state(model), layout, leaves: None };
         let mut out = Vec::new();
         let (target, options) = (version(target, target_layout), options(profile));
         match base {
-            Some(base) => diff(&version(base, base_layout), &target, &options, Progress::none(), &mut out),
-            None => full(&target, &options, Progress::none(), &mut out),
+            Some(base) => {
+                encode_diff(&version(base, base_layout), &target, &options, Progress::none(), &mut out)
+            }
+            None => encode_full(&target, &options, Progress::none(), &mut out),
         }
         .unwrap();
         out

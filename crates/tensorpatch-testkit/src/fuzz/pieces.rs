@@ -1,6 +1,6 @@
 //! Patches that arrive in pieces.
 
-use tensorpatch_format::{Arrivals, Error, ForwardReader, Grid, Listing, Need, Part, Patch};
+use tensorpatch_format::{Arrivals, Error, ForwardReader, Grid, Listing, Need, PatchPart, PatchView};
 
 use super::{limits, patch};
 use crate::repair_checksums;
@@ -18,7 +18,7 @@ pub fn parse_pieces(bytes: &[u8]) {
         let whole = read(file, &[0]);
         assert_eq!(read(file, sizes), whole);
         if let (_, Ok(())) = whole {
-            Patch::parse(file, &limits()).unwrap();
+            PatchView::parse(file, &limits()).unwrap();
         }
     }
 }
@@ -54,12 +54,12 @@ fn read_into(mut file: &[u8], sizes: &[u8], parts: &mut Vec<String>) -> Result<(
                 },
                 Need::Nothing => break,
             };
-            if let Some(Part::Schema(Listing::Listed(packed))) = &part {
+            if let Some(PatchPart::Schema(Listing::Listed(packed))) = &part {
                 let schema = packed.schema(&limits, reference_unpack)?;
                 grid = Grid::new(&schema, Some(base.schema()));
             }
             parts.extend(part.map(|part| match part {
-                Part::Block(block) => {
+                PatchPart::Block(block) => {
                     let records: Vec<_> = block.records().collect();
                     format!("{} {} {records:?}", block.offset(), block.section_len())
                 }

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path};
 
-use tensorpatch_store::{CommitRecord, Delta, EdgeRecord, NamedObject, ObjectRef, Record, StreamRecord};
+use tensorpatch_stream::{CommitRecord, Delta, EdgeRecord, JsonRecord, NamedObject, ObjectRef, StreamRecord};
 
 /// Bytes are refused as a record of each kind, or what is written of the record is read as the same one, and nothing that it names
 /// lies outside the folders that it may name.
@@ -25,7 +25,7 @@ pub fn stream_records(bytes: &[u8]) {
     }
 }
 
-fn check<T: Record + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> Option<T> {
+fn check<T: JsonRecord + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> Option<T> {
     let record = match T::parse(bytes) {
         Ok(record) => record,
         Err(error) => {
@@ -46,7 +46,7 @@ fn check_objects<'a>(objects: impl Iterator<Item = &'a ObjectRef>) {
     for object in objects {
         let key = object.key.as_str();
         assert!(
-            ["parts/", "anchors/", "companions/", "folds/"].iter().any(|folder| key.starts_with(folder)),
+            ["patches/", "anchors/", "companions/", "folds/"].iter().any(|folder| key.starts_with(folder)),
             "{key}"
         );
         assert!(Path::new(key).components().all(|part| matches!(part, Component::Normal(_))), "{key}");

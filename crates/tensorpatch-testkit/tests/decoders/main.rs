@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 
 use proptest::prelude::*;
 use tensorpatch_checkpoint::generate_layout;
-use tensorpatch_delta::{Options, Progress, State, Version, diff, full};
+use tensorpatch_delta::{Options, Progress, Snapshot, State, encode_diff, encode_full};
 use tensorpatch_format::{LeafHash, Profile};
 use tensorpatch_testkit::{Model, Pair, Size, Verdict, fuzz, models, mutations, pairs, repair_checksums};
 
@@ -21,14 +21,14 @@ fn options() -> impl Strategy<Value = Options> {
 fn patch(base: Option<&Model>, target: &Model, options: &Options) -> Vec<u8> {
     let layout = |model: &Model| generate_layout(model.schema()).unwrap();
     let (base_layout, target_layout) = (base.map(layout), layout(target));
-    let version = |model, layout| Version { state: state(model), layout, leaves: None };
+    let version = |model, layout| Snapshot { state: state(model), layout, leaves: None };
     let target = version(target, &target_layout);
     let mut patch = Vec::new();
     match base.zip(base_layout.as_ref()) {
         Some((base, layout)) => {
-            diff(&version(base, layout), &target, options, Progress::none(), &mut patch).unwrap()
+            encode_diff(&version(base, layout), &target, options, Progress::none(), &mut patch).unwrap()
         }
-        None => full(&target, options, Progress::none(), &mut patch).unwrap(),
+        None => encode_full(&target, options, Progress::none(), &mut patch).unwrap(),
     };
     patch
 }

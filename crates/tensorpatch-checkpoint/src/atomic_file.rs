@@ -1,0 +1,66 @@
+//! One file that gets its name when it is whole.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::staging::Staging;
+use crate::writer::{check_destination, destination, open_parent};
+use crate::{CheckpointError, Form};
+
+/// Bytes that wait for their turn to be written.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// A file that is written beside its destination and renamed into place, so that its name never shows half of it.
+///
+/// Dropped without [`AtomicFile::commit`], it leaves nothing. What a killed process leaves is called
+/// `.NAME.tensorpatch-PID-RANDOM`, and the next file for the same destination removes it.
+#[derive(Debug)]
+pub struct AtomicFile {
+    dest: PathBuf,
+    /// Open from the beginning: what could not be synced must not be renamed.
+    parent: (PathBuf, File),
+    staging: Staging,
+    out: BufWriter<File>,
+}
+
+impl AtomicFile {
+    /// Begins a file that is to replace what is at `dest`, if anything: a regular file, or a symbolic link to one, which is
+    /// replaced itself.
+    ///
+    /// # Errors
+    /// If something else is at `dest`, the directory that it is in does not exist, or the operating system refuses.
+    pub fn create(dest: &Path) -> Result<Self, CheckpointError> {
+        let dest = check_destination(dest, Form::File)?;
+        let Some(name) = dest.file_name() else {
+            return Err(destination(&dest, "it has no name", "give the path of a file to write"));
+        };
+        let parent = open_parent(&dest)?;
+        let staging = Staging::create(&parent.0, name, Form::File)?;
+        let file = staging.handle().try_clone().map_err(CheckpointError::io("open", staging.path()))?;
+        let out = BufWriter::with_capacity(BUFFER_BYTES, file);
+        Ok(Self { dest, parent, staging, out })
+    }
+
+    /// Makes the file durable and gives it its name.
+    ///
+    /// # Errors
+    /// If the operating system refuses. Before the rename the destination is as it was.
+    pub fn commit(mut self) -> Result<(), CheckpointError> {
+        let (dest, (parent, opened)) = (self.dest, self.parent);
+        let written = self.out.flush().and_then(|()| self.staging.handle().sync_all());
+        written.map_err(CheckpointError::io("write", &dest))?;
+        self.staging.rename(&dest).map_err(CheckpointError::io("rename the new file to", &dest))?;
+        opened.sync_all().map_err(CheckpointError::io("sync", &parent))
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

@@ -1,0 +1,80 @@
+//! Where a patch is written: a file that gets its name when it is whole, or a pipe.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use tensorpatch_checkpoint::{AtomicFile, CheckpointError};
+
+use crate::{DiffError, DiffReport};
+
+/// Writes a patch with `encode` to a file at `path`, which appears, or replaces the one there, when it is whole and on disk. `inputs`
+/// are files that must not be replaced.
+pub(crate) fn write_file<'a>(
+    path: &Path,
+    inputs: impl Iterator<Item = &'a Path>,
+    encode: impl FnOnce(&mut dyn Write) -> Result<DiffReport, DiffError>,
+) -> Result<DiffReport, DiffError> {
+    let mut file = PatchFile::create(path, inputs)?;
+    let report = encode(file.writer()).map_err(|error| match error {
+        DiffError::Write(source) => failed(path)(source).into(),
+        error => error,
+    })?;
+    file.commit()?;
+    Ok(report)
+}
+
+/// A patch on its way to a path.
+enum PatchFile {
+    /// A pipe or device, which is written directly.
+    Special(PathBuf, BufWriter<File>),
+    /// A file that gets its name when it is whole.
+    Atomic(AtomicFile),
+}
+
+impl PatchFile {
+    /// Begins a patch at `path`. `inputs` are files that must not be replaced by it.
+    fn create<'a>(path: &Path, mut inputs: impl Iterator<Item = &'a Path>) -> Result<Self, CheckpointError> {
+        if let Ok(found) = fs::metadata(path) {
+            let kind = found.file_type();
+            if kind.is_fifo() || kind.is_char_device() || kind.is_socket() {
+                let file = OpenOptions::new().write(true).open(path).map_err(failed(path))?;
+                return Ok(Self::Special(path.to_owned(), BufWriter::new(file)));
+            }
+            let same = |input: &Path| {
+                fs::metadata(input)
+                    .is_ok_and(|input| (input.dev(), input.ino()) == (found.dev(), found.ino()))
+            };
+            if inputs.any(same) {
+                return Err(CheckpointError::Destination {
+                    path: path.to_owned(),
+                    found: "it is part of a checkpoint that is being read",
+                    advice: "write the patch elsewhere",
+                });
+            }
+        }
+        AtomicFile::create(path).map(Self::Atomic)
+    }
+
+    /// Gives a finished file its name.
+    fn commit(self) -> Result<(), CheckpointError> {
+        match self {
+            Self::Special(path, mut out) => out.flush().map_err(failed(&path)),
+            Self::Atomic(file) => file.commit(),
+        }
+    }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Special(_, out) => out,
+            Self::Atomic(file) => file,
+        }
+    }
+}
+
+/// The error of a patch that could not be written to `path`.
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
+    let path = path.to_owned();
+    move |source| CheckpointError::Io { action: "write the patch", path, source }
+}

@@ -1,0 +1,112 @@
+//! When a version gets an anchor.
+
+use serde::Serialize;
+use tensorpatch_stream::{CommitRecord, History, ObjectRef, Version};
+
+/// When a version gets an anchor of its own, after it is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AnchorPolicy {
+    /// After this many versions without one.
+    pub every: Option<u64>,
+    /// When the deltas since the last anchor have as many bytes as it: then a newcomer would pay for two.
+    pub by_cost: bool,
+}
+
+impl Default for AnchorPolicy {
+    /// By cost, and after 512 versions: long before the chain is longer than replicas take.
+    fn default() -> Self {
+        Self { every: Some(512), by_cost: true }
+    }
+}
+
+impl AnchorPolicy {
+    /// No anchor but the first version's.
+    pub const NEVER: Self = Self { every: None, by_cost: false };
+
+    /// One at the latest after this many versions, whatever the cost of the chain.
+    pub const fn every(versions: u64) -> Self {
+        Self { every: Some(versions), by_cost: false }
+    }
+
+    pub(super) fn is_due(&self, chain: Chain) -> bool {
+        chain.versions > 0
+            && (self.every.is_some_and(|every| chain.versions >= every)
+                || (self.by_cost && chain.bytes >= chain.anchor_bytes))
+    }
+}
+
+/// The deltas since the newest anchor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Chain {
+    versions: u64,
+    bytes: u64,
+    /// Bytes of the anchor.
+    anchor_bytes: u64,
+}
+
+impl Chain {
+    /// The chain to the newest version of a history; `None` if the history has no anchor.
+    pub(super) fn of(history: &History) -> Option<Self> {
+        let newest = history.anchors().max_by_key(|edge| edge.target.version)?;
+        let start = Self::after_anchor(newest.bytes());
+        let after = history.commits().filter(|commit| commit.record.version > newest.target.version);
+        Some(after.fold(start, |chain, commit| chain.and(&commit.record)))
+    }
+
+    /// The chain behind an anchor of this many bytes, which is the newest version.
+    pub(super) fn after_anchor(anchor_bytes: u64) -> Self {
+        Self { versions: 0, bytes: 0, anchor_bytes }
+    }
+
+    /// The chain with one more version.
+    pub(super) fn and(self, record: &CommitRecord) -> Self {
+        let sum = |objects: &mut dyn Iterator<Item = &ObjectRef>| {
+            objects.fold(0_u64, |sum, object| sum.saturating_add(object.bytes))
+        };
+        if let Some(anchor) = &record.anchor {
+            return Self::after_anchor(sum(&mut anchor.files.iter().map(|file| &file.object)));
+        }
+        let bytes = record.delta.as_ref().map_or(0, |delta| sum(&mut delta.objects()));
+        let versions = self.versions.saturating_add(1);
+        Self { versions, bytes: self.bytes.saturating_add(bytes), ..self }
+    }
+}
+
+/// An anchor that was added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct AnchorAdded {
+    /// The version.
+    pub version: Version,
+    /// Bytes uploaded.
+    pub bytes: u64,
+}
+
+impl AnchorAdded {
+    pub(super) fn new(version: Version, bytes: u64) -> Self {
+        Self { version, bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_due(policy: AnchorPolicy, versions: u64, bytes: u64, anchor_bytes: u64) -> bool {
+        policy.is_due(Chain { versions, bytes, anchor_bytes })
+    }
+
+    #[test]
+    fn an_anchor_is_due_by_number_or_by_cost_and_never_twice_for_one_version() {
+        assert!(is_due(AnchorPolicy::every(10), 10, 0, 1000));
+        assert!(!is_due(AnchorPolicy::every(10), 9, 5000, 1000));
+        let usual = AnchorPolicy::default();
+        assert!(is_due(usual, 3, 1000, 1000));
+        assert!(!is_due(usual, 300, 999, 1000));
+        assert!(!is_due(usual, 0, 0, 0));
+        let edges = crate::ReplicaOptions::default().max_edges as u64;
+        assert!(is_due(usual, edges / 2, 0, 1 << 40));
+        assert!(!is_due(AnchorPolicy::NEVER, 1_000_000, 1 << 40, 1));
+    }
+}

@@ -1,0 +1,281 @@
+//! The hidden directory of a replica, and the state file that says what the directory holds (spec/stream.md section 6).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tensorpatch_stream::names::is_plain_name;
+use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, StreamId, VersionId};
+
+use crate::error::StoreError;
+use crate::local::{self, Lock};
+
+/// The name of the hidden directory.
+pub(crate) const HIDDEN: &str = ".tensorpatch";
+/// Room for the lists of files of a version, those of another, and their names once more: each is part of a record.
+const MAX_STATE_BYTES: u64 = 64 << 20;
+const FORMAT: &str = "tensorpatch-replica";
+
+/// The paths of a replica, and the lock on it, which is held until the last clone is dropped.
+///
+/// Work on a blocking thread goes on when the future that waits for it is dropped, so whatever alters files owns a clone.
+#[derive(Debug, Clone)]
+pub(crate) struct ReplicaDir {
+    dir: PathBuf,
+    _lock: Arc<Lock>,
+}
+
+/// A version whose files lie in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InstalledVersion {
+    pub(crate) id: VersionId,
+    /// The files beside the weights that came with it.
+    pub(crate) companions: Vec<NamedObject>,
+}
+
+impl InstalledVersion {
+    pub(crate) fn of(commit: &Commit) -> Self {
+        Self { id: commit.id(), companions: commit.record.companions.clone() }
+    }
+}
+
+/// Files that go from the staging directory into the replica, and files that then go away; plain names all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct FileSwap {
+    pub(crate) files: Vec<String>,
+    pub(crate) remove: Vec<String>,
+}
+
+/// What the files of a replica are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Condition {
+    /// A version.
+    Held(InstalledVersion),
+    /// One version, the other, or between; the journal makes it the other.
+    Applying { from: InstalledVersion, to: InstalledVersion, then: FileSwap },
+    /// A version once the renames are done.
+    Switching { to: InstalledVersion, install: FileSwap },
+    /// Found to be no version any more, or not yet again.
+    Damaged { was: InstalledVersion },
+}
+
+/// The contents of the state file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LocalState {
+    pub(crate) stream: StreamId,
+    pub(crate) condition: Condition,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StateFile {
+    format: String,
+    major: u32,
+    #[serde(flatten)]
+    state: LocalState,
+}
+
+impl ReplicaDir {
+    /// The replica in `dir`, which is made if it is missing. Waits for another process to let go of it.
+    pub(crate) async fn lock(dir: &Path) -> Result<Self, StoreError> {
+        let lock = Lock::wait(dir.join(HIDDEN)).await?;
+        let directory = Self { dir: dir.to_owned(), _lock: Arc::new(lock) };
+        local::create_dir(&directory.downloads())?;
+        Ok(directory)
+    }
+
+    /// Runs `work`, which alters files of the replica, on a thread that may block. The lock is held until it ends.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let directory = self.clone();
+        local::blocking(move || {
+            let result = work();
+            drop(directory);
+            result
+        })
+        .await
+    }
+
+    /// The directory of the replica.
+    pub(crate) fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    fn hidden(&self) -> PathBuf {
+        self.dir.join(HIDDEN)
+    }
+
+    fn state_path(&self) -> PathBuf {
+        self.hidden().join("state.json")
+    }
+
+    /// Where complete files wait to be renamed into place.
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.hidden().join("staging")
+    }
+
+    /// The journal of an application in place.
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.hidden().join("journal")
+    }
+
+    /// The journal of an application to the files in the staging directory.
+    pub(crate) fn staging_journal(&self) -> PathBuf {
+        self.hidden().join("staging-journal")
+    }
+
+    pub(crate) fn downloads(&self) -> PathBuf {
+        self.hidden().join("downloads")
+    }
+
+    /// Where the object with this digest is kept once it is downloaded and verified.
+    pub(crate) fn download(&self, digest: &ObjectDigest) -> PathBuf {
+        self.downloads().join(digest.to_string())
+    }
+
+    /// Where the patches of several ranks are merged.
+    pub(crate) fn merged(&self, commit: &ObjectDigest) -> PathBuf {
+        self.downloads().join(format!("merged-{commit}"))
+    }
+
+    /// Where a publisher writes the patch of the attempt in progress.
+    pub(crate) fn outgoing(&self) -> PathBuf {
+        self.hidden().join("outgoing")
+    }
+
+    /// The state file, or `None` if there is none.
+    pub(crate) fn load(&self) -> Result<Option<LocalState>, StoreError> {
+        let path = self.state_path();
+        let Some(bytes) = local::read_file(&path, MAX_STATE_BYTES)? else { return Ok(None) };
+        let bad = |what: String| StoreError::LocalState { path: path.clone(), what };
+        let file: StateFile = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        if file.format != FORMAT || file.major != 1 {
+            return Err(bad(format!("it is {:?}, version {}", file.format, file.major)));
+        }
+        let install = match &file.state.condition {
+            Condition::Applying { then, .. } => Some(then),
+            Condition::Switching { install, .. } => Some(install),
+            Condition::Held(_) | Condition::Damaged { .. } => None,
+        };
+        let helds = match &file.state.condition {
+            Condition::Applying { from, to, .. } => vec![from, to],
+            Condition::Switching { to: held, .. }
+            | Condition::Held(held)
+            | Condition::Damaged { was: held } => {
+                vec![held]
+            }
+        };
+        let companions = helds.into_iter().flat_map(|held| held.companions.iter().map(|named| &named.name));
+        let installed = install.into_iter().flat_map(|install| install.files.iter().chain(&install.remove));
+        if let Some(name) = installed.chain(companions).find(|name| !is_plain_name(name)) {
+            return Err(bad(format!("{name:?} is not a plain file name")));
+        }
+        Ok(Some(file.state))
+    }
+
+    /// Replaces the state file, durably.
+    pub(crate) fn save(&self, state: &LocalState) -> Result<(), StoreError> {
+        let path = self.state_path();
+        let file = StateFile { format: FORMAT.into(), major: 1, state: state.clone() };
+        let bytes = serde_json::to_vec(&file)
+            .map_err(|e| StoreError::LocalState { path: path.clone(), what: e.to_string() })?;
+        local::write_file(&path, &bytes)
+    }
+
+    /// Removes what earlier runs have left behind and no step still needs.
+    pub(crate) fn sweep(&self, keep: &[PathBuf]) -> Result<(), StoreError> {
+        for path in [self.staging(), self.outgoing(), self.staging_journal()] {
+            if !keep.contains(&path) {
+                local::remove(&path)?;
+            }
+        }
+        let downloads = self.downloads();
+        let entries = std::fs::read_dir(&downloads).map_err(|e| StoreError::local(&downloads, e))?;
+        for entry in entries {
+            let path = entry.map_err(|e| StoreError::local(&downloads, e))?.path();
+            let is_kept = |kept: &PathBuf| *kept == path || local::partial(kept) == path;
+            if !keep.iter().any(is_kept) {
+                local::remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first thing in a directory, apart from what is the replica's own.
+pub(crate) fn first_entry(dir: &Path) -> Result<Option<String>, StoreError> {
+    for entry in std::fs::read_dir(dir).map_err(|e| StoreError::local(dir, e))? {
+        let name = entry.map_err(|e| StoreError::local(dir, e))?.file_name();
+        if name != HIDDEN {
+            return Ok(Some(name.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tensorpatch_stream::{Key, ObjectRef, Version};
+
+    fn state() -> LocalState {
+        let digest = ObjectDigest::of(b"");
+        let config = ObjectRef { key: Key::new("companions/1/c").unwrap(), bytes: 5, blake3: digest };
+        let id = VersionId {
+            version: Version::FIRST,
+            commit: digest,
+            state: format!("xxh3:{digest}").parse().unwrap(),
+            layout: digest.to_string().parse().unwrap(),
+        };
+        let companions = vec![NamedObject { name: "config.json".into(), object: config }];
+        let held = InstalledVersion { id, companions };
+        let install = FileSwap { files: vec!["config.json".into()], remove: vec!["old.json".into()] };
+        let condition = Condition::Applying { from: held.clone(), to: held, then: install };
+        LocalState { stream: "00112233445566778899aabbccddeeff".parse().unwrap(), condition }
+    }
+
+    #[tokio::test]
+    async fn the_state_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = ReplicaDir::lock(dir.path()).await.unwrap();
+        assert_eq!(directory.load().unwrap(), None);
+        let state = state();
+        directory.save(&state).unwrap();
+        assert_eq!(directory.load().unwrap(), Some(state));
+    }
+
+    #[tokio::test]
+    async fn a_state_file_that_names_files_elsewhere_or_is_damaged_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = ReplicaDir::lock(dir.path()).await.unwrap();
+        directory.save(&state()).unwrap();
+        let text = std::fs::read_to_string(directory.state_path()).unwrap();
+        for (from, to) in [
+            ("\"config.json\"]", "\"../config.json\"]"),
+            ("\"old.json\"", "\"/etc/passwd\""),
+            ("\"name\":\"config.json\"", "\"name\":\"../config.json\""),
+            ("tensorpatch-replica", "something-else"),
+            ("\"major\":1", "\"major\":2"),
+            ("}", ""),
+        ] {
+            assert!(text.contains(from), "{text}");
+            std::fs::write(directory.state_path(), text.replace(from, to)).unwrap();
+            assert!(matches!(directory.load(), Err(StoreError::LocalState { .. })), "{from} -> {to}");
+        }
+    }
+
+    #[tokio::test]
+    async fn sweeping_keeps_what_is_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = ReplicaDir::lock(dir.path()).await.unwrap();
+        let (kept, other) =
+            (directory.download(&ObjectDigest::of(b"1")), directory.download(&ObjectDigest::of(b"2")));
+        std::fs::write(&kept, b"1").unwrap();
+        std::fs::write(&other, b"2").unwrap();
+        local::create_dir(&directory.staging()).unwrap();
+        directory.sweep(std::slice::from_ref(&kept)).unwrap();
+        assert!(kept.exists() && !other.exists() && !directory.staging().exists());
+    }
+}

@@ -1,0 +1,70 @@
+//! Downloading what a plan needs, while the version held still serves (section 6, step R3).
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use tensorpatch_stream::{Commit, History, NamedObject, ObjectRef, Plan};
+
+use super::directory::ReplicaDir;
+use super::options::ApplyMode;
+use super::{Replica, install};
+use crate::bucket::buffered_all;
+use crate::error::StoreError;
+use crate::local::blocking;
+use crate::observe::Phase;
+
+/// Objects downloaded at once.
+const DOWNLOADS: usize = 4;
+
+impl Replica {
+    /// Fetches what is not there yet, and sweeps what is of no use; returns the bytes fetched.
+    pub(super) async fn download(
+        &self,
+        directory: &ReplicaDir,
+        history: &History,
+        plan: &Plan,
+        target: &Commit,
+        old_companions: &[NamedObject],
+    ) -> Result<u64, StoreError> {
+        let mut objects: Vec<ObjectRef> = plan.objects().into_iter().cloned().collect();
+        // In place each edge brings its files with it; beside, only the last version is ever there.
+        let on_the_way = if self.options.mode == ApplyMode::InPlace && !plan.starts_from_nothing() {
+            plan.edges.as_slice()
+        } else {
+            &[]
+        };
+        let commits =
+            on_the_way.iter().filter_map(|edge| history.commit(edge.target.version)).chain([target]);
+        for commit in commits {
+            let new = commit.record.companions.iter().filter(|companion| {
+                !old_companions.contains(companion) || !self.dir.join(&companion.name).exists()
+            });
+            objects.extend(new.map(|companion| companion.object.clone()));
+        }
+        let mut seen = BTreeSet::new();
+        objects.retain(|object| seen.insert(object.blake3));
+        let keep: Vec<PathBuf> = objects.iter().map(|object| directory.download(&object.blake3)).collect();
+        let sweeping = directory.clone();
+        blocking(move || sweeping.sweep(&keep)).await?;
+        let kept = directory.clone();
+        let objects = blocking(move || {
+            // Under its final name there was only what is complete and verified; disks forget.
+            let mut wanted = Vec::new();
+            for object in objects {
+                if !install::has_contents(&kept.download(&object.blake3), &object)? {
+                    wanted.push(object);
+                }
+            }
+            Ok(wanted)
+        })
+        .await?;
+        let bytes = objects.iter().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
+        let observer = &self.options.observer;
+        observer.start(Phase::Download, bytes);
+        buffered_all(&objects, DOWNLOADS, |object| async move {
+            self.stream.bucket().download(object, &directory.download(&object.blake3), observer).await
+        })
+        .await?;
+        Ok(bytes)
+    }
+}

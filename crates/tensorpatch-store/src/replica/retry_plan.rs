@@ -1,0 +1,99 @@
+//! When a plan fails: what is tried instead, and when to give up.
+
+use tensorpatch_delta::ApplyError;
+use tensorpatch_stream::{Edge, EdgeKind, Exclusions, History, Plan};
+
+use crate::error::StoreError;
+
+/// How often a plan is made anew when objects vanish or local files turn out to be damaged.
+const ROUNDS: usize = 4;
+
+/// The attempts to reach a version.
+#[derive(Debug, Default)]
+pub(super) struct PlanAttempts {
+    made: usize,
+    excluded: Exclusions,
+    /// The plan in hand.
+    edges: Vec<Edge>,
+    /// Those of its edges that edge records have added: there are others.
+    optional: Vec<Edge>,
+    /// What was wrong first with the stream.
+    first: Option<StoreError>,
+    fetched_bytes: u64,
+}
+
+impl PlanAttempts {
+    /// What no plan may use.
+    pub(super) fn excluded(&self) -> &Exclusions {
+        &self.excluded
+    }
+
+    /// Counts bytes that were fetched.
+    pub(super) fn fetched(&mut self, bytes: u64) {
+        self.fetched_bytes = self.fetched_bytes.saturating_add(bytes);
+    }
+
+    /// Bytes that were fetched, whatever became of them.
+    pub(super) fn fetched_bytes(&self) -> u64 {
+        self.fetched_bytes
+    }
+
+    /// Remembers the plan that is being tried.
+    pub(super) fn take(&mut self, history: &History, plan: &Plan) {
+        let is_optional = |edge: &&Edge| {
+            let record = history.commit(edge.target.version).map(|commit| &commit.record);
+            record.is_none_or(|record| match &edge.kind {
+                EdgeKind::Delta(delta) => record.delta.as_ref() != Some(delta),
+                EdgeKind::Anchor(anchor) => record.anchor.as_ref() != Some(anchor),
+            })
+        };
+        self.edges.clone_from(&plan.edges);
+        self.optional = plan.edges.iter().filter(is_optional).cloned().collect();
+    }
+
+    /// Lets the next round begin, if there may be another plan.
+    ///
+    /// # Errors
+    /// The error that is to be told, if there is none.
+    pub(super) fn go_on(&mut self, error: StoreError) -> Result<(), StoreError> {
+        let size = |excluded: &Exclusions| excluded.objects.len().saturating_add(excluded.edges.len());
+        let before = size(&self.excluded);
+        match &error {
+            // Objects may be collected between the plan and the download, and files damaged on disk.
+            StoreError::Missing { .. } | StoreError::WrongState { .. } | StoreError::LocalDamage { .. } => {
+                self.made = self.made.saturating_add(1);
+                if self.made >= ROUNDS {
+                    return Err(error);
+                }
+                tracing::warn!(%error, "planning again");
+                return Ok(());
+            }
+            StoreError::Damaged { name, .. } => {
+                let objects = self.edges.iter().flat_map(Edge::objects);
+                self.excluded.objects.extend(objects.filter(|object| object.key.as_str() == name).cloned());
+            }
+            // It is not known which edge is at fault. What commits name is checked by whoever publishes it.
+            StoreError::PatchDiffers { .. } => self.excluded.edges.append(&mut self.optional),
+            StoreError::Apply(error) if is_of_patch(error) => self.excluded.edges.append(&mut self.optional),
+            _ => return Err(self.first.take().unwrap_or(error)),
+        }
+        // Each round avoids more, so they come to an end.
+        if size(&self.excluded) == before {
+            return Err(self.first.take().unwrap_or(error));
+        }
+        tracing::warn!(%error, "something in the stream is of no use, planning again");
+        self.first.get_or_insert(error);
+        Ok(())
+    }
+}
+
+fn is_of_patch(error: &ApplyError) -> bool {
+    matches!(
+        error,
+        ApplyError::Patch(_)
+            | ApplyError::Chunk { .. }
+            | ApplyError::Layout { .. }
+            | ApplyError::TargetMismatch { .. }
+            | ApplyError::Kind { .. }
+    )
+}

@@ -1,0 +1,324 @@
+//! Reading the history of a stream: its tip, its commits and edges, and the plans that they allow (spec/stream.md sections 9
+//! and 10).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use tensorpatch_stream::retention::Listed;
+use tensorpatch_stream::{
+    Commit, EdgeRecord, Exclusions, History, Key, ObjectRef, Plan, PlanError, Version, VersionId, names,
+};
+
+use super::Stream;
+use crate::bucket::buffered_all;
+use crate::error::StoreError;
+
+/// Requests for records at once.
+const AT_ONCE: usize = 16;
+/// Records for which requests are made ready.
+const BATCH: u64 = 1024;
+/// Records that are read at once when the history is walked back to an anchor.
+const STRIDE: u64 = 64;
+
+/// The hint of section 3.
+#[derive(Debug, Serialize, Deserialize)]
+struct Latest {
+    version: Version,
+}
+
+impl Stream {
+    /// The newest version, or `None` if there is none yet (section 9).
+    ///
+    /// # Errors
+    /// If the store fails, or the record is damaged.
+    pub async fn tip(&self) -> Result<Option<Commit>, StoreError> {
+        self.tip_after(None).await
+    }
+
+    /// The newest version, given one that is known to exist.
+    pub(crate) async fn tip_after(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
+        let hint = self.bucket().get_small(names::LATEST, 1024).await?;
+        // A hint that cannot be read counts as none.
+        let hint =
+            hint.and_then(|bytes| serde_json::from_slice::<Latest>(&bytes).ok()).map(|hint| hint.version);
+        let mut tip = None;
+        for version in [hint, known].into_iter().flatten() {
+            if tip.as_ref().is_some_and(|tip: &Commit| tip.record.version >= version) {
+                continue;
+            }
+            if let Some(commit) = self.commit(version).await? {
+                tip = Some(commit);
+            }
+        }
+        let after = tip.as_ref().map(|tip: &Commit| names::commit_file(tip.record.version));
+        let listed = self.bucket().list(names::COMMITS, after.as_deref()).await?;
+        if let Some(newest) = listed.iter().filter_map(|object| names::commit_version(&object.name)).max()
+            && tip.as_ref().is_none_or(|tip| newest > tip.record.version)
+        {
+            tip = self.commit(newest).await?;
+        }
+        // A stale list ends early; a get does not lie.
+        loop {
+            let next = match &tip {
+                None => Some(Version::FIRST),
+                Some(tip) => tip.record.version.next(),
+            };
+            let Some(next) = next else { return Ok(tip) };
+            match self.commit(next).await? {
+                None => return Ok(tip),
+                Some(commit) => tip = Some(commit),
+            }
+        }
+    }
+
+    /// Overwrites the hint. It being wrong costs requests and nothing else, so a failure is none of the caller's.
+    pub(crate) async fn hint(&self, version: Version) {
+        let Ok(bytes) = serde_json::to_vec(&Latest { version }) else { return };
+        if let Err(error) = self.bucket().put(names::LATEST, bytes.into()).await {
+            tracing::debug!(%error, "could not write the hint");
+        }
+    }
+
+    /// All commits from `from` to `to`, both included.
+    pub(crate) async fn commits(&self, from: Version, to: Version) -> Result<Vec<Commit>, StoreError> {
+        let mut commits = Vec::new();
+        for numbers in batches(from, to) {
+            let batch = buffered_all(numbers, AT_ONCE, |version| async move {
+                let commit = self.commit(version).await?;
+                commit.ok_or_else(|| StoreError::Missing { name: names::commit(version) })
+            });
+            commits.extend(batch.await?);
+        }
+        Ok(commits)
+    }
+
+    /// The edge records that the store lists.
+    async fn listed_edges(&self) -> Result<Vec<ListedEdge>, StoreError> {
+        let listed = self.bucket().list(names::EDGES, None).await?;
+        let edge = |object: Listed| {
+            let (target, base, _) = names::edge_ends(&object.name)?;
+            Some(ListedEdge { target, base, file: object.name })
+        };
+        Ok(listed.into_iter().filter_map(edge).collect())
+    }
+
+    /// The edges whose ends are between `from` and `to`; those that cannot be read are left out with a warning, as the
+    /// stream is whole without them.
+    pub(crate) async fn edges(&self, from: Version, to: Version) -> Result<Vec<EdgeRecord>, StoreError> {
+        let listed = self.listed_edges().await?;
+        self.read_edges(&listed, from, to).await
+    }
+
+    async fn read_edges(
+        &self,
+        listed: &[ListedEdge],
+        from: Version,
+        to: Version,
+    ) -> Result<Vec<EdgeRecord>, StoreError> {
+        let is_between = |edge: &&ListedEdge| {
+            (from..=to).contains(&edge.target) && edge.base.is_none_or(|base| base >= from)
+        };
+        let wanted = listed.iter().filter(is_between);
+        let read = buffered_all(wanted, AT_ONCE, |edge| self.readable_edge(&edge.file));
+        Ok(read.await?.into_iter().flatten().collect())
+    }
+
+    /// An edge that was listed, unless it is gone by now, or cannot be read and is ignored.
+    async fn readable_edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
+        match self.edge(file).await {
+            Err(error @ StoreError::Object { .. }) => Err(error),
+            Err(error) => {
+                tracing::warn!(name = file, %error, "an edge record is ignored");
+                Ok(None)
+            }
+            edge => edge,
+        }
+    }
+
+    /// What a plan from `held` to `target` may need: the commits back to `held` if it is near enough, else back to the newest
+    /// anchor, and the edges between them.
+    ///
+    /// Behind a version that is near nothing is cheaper: an anchor is as large as all tensors.
+    pub(crate) async fn history(
+        &self,
+        held: Option<Version>,
+        target: &Commit,
+        max_edges: usize,
+    ) -> Result<History, StoreError> {
+        let to = target.record.version;
+        let reach = u64::try_from(max_edges).unwrap_or(u64::MAX);
+        let near = |held: &Version| *held < to && to.get().saturating_sub(held.get()) <= reach;
+        let listed = self.listed_edges().await?;
+        let mut end = held.filter(near);
+        if end.is_none() {
+            end = self.newest_anchor_edge(&listed, to).await?;
+        }
+        let is_fixed = held.is_some_and(|held| near(&held));
+        let mut commits: BTreeMap<Version, Commit> = BTreeMap::new();
+        let mut low = to.next().unwrap_or(to);
+        while low > Version::FIRST && end.is_none_or(|end| low > end) {
+            let high = low.previous().unwrap_or(Version::FIRST);
+            // Not further than is known to be needed: an anchor that the records hold is found on the way.
+            let stride = Version::new(low.get().saturating_sub(STRIDE)).unwrap_or(Version::FIRST);
+            low = end.map_or(stride, |end| end.max(stride)).min(high);
+            for commit in self.commits(low, high).await? {
+                if !is_fixed && commit.record.anchor.is_some() {
+                    end = end.max(Some(commit.record.version));
+                }
+                commits.insert(commit.record.version, commit);
+            }
+        }
+        let edges = self.read_edges(&listed, low, to).await?;
+        Ok(History::new(commits.into_values(), edges)?)
+    }
+
+    /// The newest version up to `to` that an edge which can be read gives an anchor.
+    async fn newest_anchor_edge(
+        &self,
+        listed: &[ListedEdge],
+        to: Version,
+    ) -> Result<Option<Version>, StoreError> {
+        let mut anchors: Vec<&ListedEdge> =
+            listed.iter().filter(|edge| edge.base.is_none() && edge.target <= to).collect();
+        anchors.sort_unstable_by_key(|edge| edge.target);
+        for edge in anchors.into_iter().rev() {
+            if self.readable_edge(&edge.file).await?.is_some() {
+                return Ok(Some(edge.target));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The cheapest plan from `held`, or from nothing, to `target` without what is excluded, and the records that it is of.
+    pub(crate) async fn plan_to(
+        &self,
+        held: Option<VersionId>,
+        target: &Commit,
+        max_edges: usize,
+        excluded: &Exclusions,
+    ) -> Result<(History, Plan), StoreError> {
+        let number = target.record.version;
+        if held == Some(target.id()) {
+            return Ok(Default::default());
+        }
+        let near = self.history(held.map(|held| held.version), target, max_edges).await?;
+        let mut found = self.plan_in(near, held, number, max_edges, excluded).await;
+        // Objects of the nearest edges are missing: perhaps the newest anchor is whole, or an older one.
+        if held.is_some() && is_no_path(&found) {
+            let anchored = self.history(None, target, max_edges).await?;
+            found = self.plan_in(anchored, held, number, max_edges, excluded).await;
+        }
+        if is_no_path(&found) {
+            found = self.plan_in(self.whole_history(number).await?, held, number, max_edges, excluded).await;
+        }
+        let (history, plan) = found?;
+        if history.commit(number).map(Commit::id) != Some(target.id()) {
+            let what = format!("the record of version {number} was replaced while it was read");
+            return Err(StoreError::HistoryRewritten(what));
+        }
+        Ok((history, plan))
+    }
+
+    async fn plan_in(
+        &self,
+        mut history: History,
+        held: Option<VersionId>,
+        target: Version,
+        max_edges: usize,
+        excluded: &Exclusions,
+    ) -> Result<(History, Plan), StoreError> {
+        history.leave_out(&excluded.edges);
+        let objects = excluded.objects.clone();
+        let plan = self.complete_plan(&history, held.as_ref(), target, max_edges, objects).await?;
+        Ok((history, plan))
+    }
+
+    /// The cheapest plan all of whose objects exist (section 10), and are not among those to avoid.
+    pub(crate) async fn complete_plan(
+        &self,
+        history: &History,
+        held: Option<&VersionId>,
+        target: Version,
+        max_edges: usize,
+        avoided: BTreeSet<ObjectRef>,
+    ) -> Result<Plan, StoreError> {
+        let mut missing = avoided;
+        loop {
+            let plan = history.plan(held, target, &missing, max_edges)?;
+            let absent = buffered_all(plan.objects(), AT_ONCE, |object| async move {
+                match self.bucket().check_there(object).await {
+                    Ok(()) => Ok(None),
+                    Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => Ok(Some(object.clone())),
+                    Err(error) => Err(error),
+                }
+            })
+            .await?;
+            let before = missing.len();
+            missing.extend(absent.into_iter().flatten());
+            if missing.len() == before {
+                return Ok(plan);
+            }
+            tracing::warn!(?missing, "objects of the plan are missing, planning again");
+        }
+    }
+
+    /// All commits and edges up to `top`.
+    pub(crate) async fn whole_history(&self, top: Version) -> Result<History, StoreError> {
+        let commits = self.commits(Version::FIRST, top).await?;
+        let edges = self.edges(Version::FIRST, top).await?;
+        Ok(History::new(commits, edges)?)
+    }
+
+    /// The sizes of all data objects, by key.
+    pub(crate) async fn data_objects(&self) -> Result<BTreeMap<Key, Listed>, StoreError> {
+        let mut objects = BTreeMap::new();
+        for folder in names::DATA_FOLDERS {
+            for object in self.bucket().list(folder, None).await? {
+                // What has another name was not put there by this protocol, and is none of its business.
+                if let Ok(key) = Key::new(format!("{folder}/{}", object.name)) {
+                    objects.insert(key, object);
+                }
+            }
+        }
+        Ok(objects)
+    }
+
+    /// The highest floor that a collector has written down; the records below it may name objects that are gone.
+    pub(crate) async fn pruned(&self) -> Result<Option<Version>, StoreError> {
+        let listed = self.bucket().list(names::PRUNED, None).await?;
+        Ok(listed.iter().filter_map(|object| Version::from_digits(object.name.get(..20)?)).max())
+    }
+}
+
+/// An edge record, by its name.
+#[derive(Debug)]
+struct ListedEdge {
+    target: Version,
+    base: Option<Version>,
+    file: String,
+}
+
+fn is_no_path<T>(found: &Result<T, StoreError>) -> bool {
+    matches!(found, Err(StoreError::Plan(PlanError::NoPath { .. })))
+}
+
+/// The numbers from `from` to `to`, some at a time: nothing is made ready for those that may not exist.
+pub(crate) fn batches(from: Version, to: Version) -> impl Iterator<Item = Vec<Version>> {
+    Batches { next: Some(from), to }
+}
+
+struct Batches {
+    next: Option<Version>,
+    to: Version,
+}
+
+impl Iterator for Batches {
+    type Item = Vec<Version>;
+
+    fn next(&mut self) -> Option<Vec<Version>> {
+        let start = self.next.filter(|start| *start <= self.to)?;
+        let end = start.get().saturating_add(BATCH).min(self.to.get().saturating_add(1));
+        self.next = Version::new(end);
+        Some((start.get()..end).filter_map(Version::new).collect())
+    }
+}

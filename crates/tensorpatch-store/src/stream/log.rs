@@ -1,0 +1,80 @@
+//! All versions of a stream as a list, for people and scripts.
+
+use serde::Serialize;
+use tensorpatch_stream::{Edge, History, ObjectDigest, Version, VersionContents, VersionKind};
+
+use super::Stream;
+use crate::error::StoreError;
+
+impl Stream {
+    /// All versions from the first to the tip, as a list for people and scripts.
+    ///
+    /// # Errors
+    /// If the store fails, a record is damaged, or the records are no chain.
+    pub async fn log(&self) -> Result<Vec<LogEntry>, StoreError> {
+        let Some(tip) = self.tip().await? else { return Ok(Vec::new()) };
+        let commits = self.commits(Version::FIRST, tip.record.version).await?;
+        let edges = self.edges(Version::FIRST, tip.record.version).await?;
+        let history = History::new(commits, edges)?;
+        let mut entries: Vec<LogEntry> = Vec::new();
+        for commit in history.commits() {
+            let record = &commit.record;
+            let anchors: Vec<u64> = history
+                .anchors()
+                .filter(|edge| edge.target.version == record.version)
+                .map(Edge::bytes)
+                .collect();
+            let delta_bytes =
+                record.delta.as_ref().map(|delta| delta.patches.iter().map(|p| p.object.bytes).sum());
+            let chain = entries.last().map_or(0, |entry| entry.chain_bytes);
+            entries.push(LogEntry {
+                version: record.version,
+                commit: commit.digest,
+                contents: record.contents,
+                kind: record.kind(),
+                bytes: delta_bytes.or(anchors.first().copied()).unwrap_or(0),
+                anchored: !anchors.is_empty(),
+                chain_bytes: match delta_bytes {
+                    Some(bytes) if anchors.is_empty() => chain.saturating_add(bytes),
+                    _ => 0,
+                },
+                changed_elements: record.delta.as_ref().map(|delta| delta.changed_elements),
+                total_elements: record.delta.as_ref().map(|delta| delta.total_elements),
+                created: record.created,
+                publisher: record.publisher.clone(),
+                label: record.label.clone(),
+            });
+        }
+        Ok(entries)
+    }
+}
+
+/// One version in a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogEntry {
+    /// The number.
+    pub version: Version,
+    /// The digest of the commit record.
+    pub commit: ObjectDigest,
+    /// What the version is.
+    #[serde(flatten)]
+    pub contents: VersionContents,
+    /// What the version was published as.
+    pub kind: VersionKind,
+    /// Bytes that the version was published as.
+    pub bytes: u64,
+    /// Whether there is an anchor of the version.
+    pub anchored: bool,
+    /// Bytes of the deltas since the last anchor.
+    pub chain_bytes: u64,
+    /// Elements that changed; none for an anchor.
+    pub changed_elements: Option<u64>,
+    /// Elements of all tensors, where it is known.
+    pub total_elements: Option<u64>,
+    /// Seconds since 1970 by the publisher's clock.
+    pub created: u64,
+    /// Who published it.
+    pub publisher: String,
+    /// The publisher's own mark.
+    pub label: Option<String>,
+}

@@ -1,0 +1,228 @@
+//! Checking a stream: every record, link, object and digest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use tensorpatch_stream::retention::Listed;
+use tensorpatch_stream::{Commit, History, Key, ObjectRef, Version, names};
+
+use crate::bucket::buffered_all;
+use crate::error::StoreError;
+use crate::observe::{Observer, Phase};
+use crate::stream::Stream;
+use crate::stream::history::batches;
+
+const AT_ONCE: usize = 16;
+/// Objects read whole at once.
+const READS: usize = 4;
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+#[non_exhaustive]
+pub struct Checked {
+    /// The newest version.
+    pub tip: Option<Version>,
+    /// The version below which a collector may have deleted objects.
+    pub pruned_below: Option<Version>,
+    /// Objects that records name and that were looked at.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Whether the objects were read and hashed, and not only asked for their size.
+    pub deep: bool,
+    /// Versions that cannot be reached from nothing, without those that a collector took.
+    pub unreachable: Vec<Version>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// Objects that no record names; a collector removes them when it is safe.
+    pub abandoned: Vec<String>,
+}
+
+impl Checked {
+    /// Whether every version that should be reachable is, and nothing is damaged.
+    pub fn is_sound(&self) -> bool {
+        self.problems.is_empty() && self.unreachable.is_empty()
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Problem {
+    /// The object.
+    pub name: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// Checks the whole stream; `deep` reads and hashes every object.
+///
+/// # Errors
+/// Only if the store fails. What is wrong with the stream is in the report.
+pub async fn check(stream: &Stream, deep: bool, observer: &Observer) -> Result<Checked, StoreError> {
+    let mut report = Checked { deep, ..Checked::default() };
+    let tip = match stream.tip().await {
+        Ok(tip) => tip,
+        Err(error) => {
+            // What records name cannot be told without the newest of them.
+            report.problem(error)?;
+            return Ok(report);
+        }
+    };
+    report.pruned_below = stream.pruned().await?;
+    report.tip = tip.as_ref().map(|tip| tip.record.version);
+    let listed = stream.data_objects().await?;
+    let Some(tip) = tip else {
+        report.abandoned = listed.keys().map(Key::to_string).collect();
+        return Ok(report);
+    };
+    let commits = readable_commits(stream, tip.record.version, &mut report).await?;
+    check_edges(stream, &mut report).await?;
+    let edges = stream.edges(Version::FIRST, tip.record.version).await?;
+    let history = match History::new(commits.clone(), edges) {
+        Ok(history) => history,
+        Err(error) => {
+            report.problems.push(Problem { name: names::COMMITS.into(), what: error.to_string() });
+            return Ok(report);
+        }
+    };
+    let wanted = wanted(&history);
+    let bad = check_objects(stream, &wanted, &listed, deep, observer, &mut report).await?;
+    let floor = report.pruned_below.unwrap_or(Version::FIRST);
+    for commit in history.commits() {
+        let version = commit.record.version;
+        // Below the floor a missing object is no damage, so neither is a version that cannot be reached.
+        if version >= floor && history.plan(None, version, &bad, usize::MAX).is_err() {
+            report.unreachable.push(version);
+        }
+    }
+    let names: BTreeSet<&Key> = wanted.iter().map(|(object, _)| &object.key).collect();
+    report.abandoned = listed.keys().filter(|key| !names.contains(key)).map(Key::to_string).collect();
+    Ok(report)
+}
+
+async fn readable_commits(
+    stream: &Stream,
+    tip: Version,
+    report: &mut Checked,
+) -> Result<Vec<Commit>, StoreError> {
+    let mut commits = Vec::new();
+    for numbers in batches(Version::FIRST, tip) {
+        let read = buffered_all(numbers, AT_ONCE, |version| async move {
+            match stream.commit(version).await {
+                Err(error @ StoreError::Object { .. }) => Err(error),
+                result => Ok((version, result)),
+            }
+        })
+        .await?;
+        let is_gap = read.iter().all(|(_, result)| matches!(result, Ok(None)));
+        for (version, result) in read {
+            match result {
+                Ok(Some(commit)) => commits.push(commit),
+                Ok(None) => report.problem(StoreError::Missing { name: names::commit(version) })?,
+                Err(error) => report.problem(error)?,
+            }
+        }
+        if is_gap {
+            // The records behind so wide a gap are of no stream.
+            break;
+        }
+    }
+    Ok(commits)
+}
+
+async fn check_edges(stream: &Stream, report: &mut Checked) -> Result<(), StoreError> {
+    for object in stream.bucket().list(names::EDGES, None).await? {
+        if names::edge_ends(&object.name).is_none() {
+            let name = format!("{}/{}", names::EDGES, object.name);
+            report.problems.push(Problem { name, what: "this is no name of an edge".into() });
+            continue;
+        }
+        match stream.edge(&object.name).await {
+            Ok(_) => {}
+            Err(error) => report.problem(error)?,
+        }
+    }
+    Ok(())
+}
+
+/// Looks at every object that a record names, and returns those that cannot be used.
+async fn check_objects(
+    stream: &Stream,
+    wanted: &[(ObjectRef, Version)],
+    listed: &BTreeMap<Key, Listed>,
+    deep: bool,
+    observer: &Observer,
+    report: &mut Checked,
+) -> Result<BTreeSet<ObjectRef>, StoreError> {
+    let bytes = wanted.iter().fold(0_u64, |sum, (object, _)| sum.saturating_add(object.bytes));
+    if deep {
+        observer.start(Phase::Download, bytes);
+    }
+    let results = buffered_all(wanted, if deep { READS } else { AT_ONCE }, |(object, version)| async move {
+        let result = if deep {
+            stream.bucket().check_contents(object, observer).await
+        } else if listed.get(&object.key).is_some_and(|listed| listed.bytes == object.bytes) {
+            Ok(())
+        } else {
+            stream.bucket().check_there(object).await
+        };
+        match result {
+            Err(error @ StoreError::Object { .. }) => Err(error),
+            result => Ok((object, *version, result)),
+        }
+    })
+    .await?;
+    let floor = report.pruned_below.unwrap_or(Version::FIRST);
+    let mut bad = BTreeSet::new();
+    for (object, version, result) in results {
+        match result {
+            Ok(()) => {
+                report.objects = report.objects.saturating_add(1);
+                report.bytes = report.bytes.saturating_add(object.bytes);
+            }
+            Err(error) => {
+                bad.insert(object.clone());
+                let is_pruned = matches!(error, StoreError::Missing { .. }) && version < floor;
+                if !is_pruned {
+                    report.problem(error)?;
+                }
+            }
+        }
+    }
+    Ok(bad)
+}
+
+impl Checked {
+    /// Writes down an error that is about the stream; one that is about reaching the store goes on up.
+    fn problem(&mut self, error: StoreError) -> Result<(), StoreError> {
+        let (name, what) = match error {
+            StoreError::Missing { name } => (name, "it is not in the store".into()),
+            StoreError::Damaged { name, what } | StoreError::Untrusted { name, what } => (name, what),
+            StoreError::Record { name, source } => (name, source.to_string()),
+            error => return Err(error),
+        };
+        self.problems.push(Problem { name, what });
+        Ok(())
+    }
+}
+
+/// All objects that records name, each once, with the lowest version that its edge starts from.
+fn wanted(history: &History) -> Vec<(ObjectRef, Version)> {
+    let mut wanted: BTreeMap<Key, (ObjectRef, Version)> = BTreeMap::new();
+    let mut want = |object: &ObjectRef, version: Version| {
+        // The one that is needed longest decides whether it may be gone.
+        let entry = wanted.entry(object.key.clone()).or_insert_with(|| (object.clone(), version));
+        entry.1 = entry.1.max(version);
+    };
+    for edge in history.edges() {
+        let from = edge.base().map_or(edge.target.version, |base| base.version);
+        edge.all_objects().into_iter().for_each(|object| want(object, from));
+    }
+    for commit in history.commits() {
+        for companion in &commit.record.companions {
+            want(&companion.object, commit.record.version);
+        }
+    }
+    wanted.into_values().collect()
+}

@@ -1,0 +1,188 @@
+//! Collecting what nobody can need any more (spec/stream.md section 11).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tensorpatch_stream::retention::{Garbage, Kept, Listed, floor, garbage_probes, lowest_needed};
+use tensorpatch_stream::{History, Key, Nonce, ObjectRef, Version, names};
+
+use crate::bucket::buffered_all;
+use crate::error::StoreError;
+use crate::stream::Stream;
+
+/// Requests at once.
+const AT_ONCE: usize = 16;
+
+/// What to keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CollectPolicy {
+    /// How many of the newest versions must stay reachable; at least the tip does.
+    pub keep: u64,
+    /// Other versions that must stay reachable.
+    pub pins: BTreeSet<Version>,
+    /// How old abandoned objects must be whose making cannot be seen to be over.
+    pub grace: Duration,
+    /// Whether to delete, and not only to say what would be.
+    pub delete: bool,
+}
+
+impl Default for CollectPolicy {
+    /// A hundred versions, a day of grace, and nothing is deleted.
+    fn default() -> Self {
+        Self { keep: 100, pins: BTreeSet::new(), grace: Duration::from_secs(86_400), delete: false }
+    }
+}
+
+impl CollectPolicy {
+    /// The same with the newest `versions` kept.
+    #[must_use]
+    pub fn keeping(mut self, versions: u64) -> Self {
+        self.keep = versions;
+        self
+    }
+
+    /// The same with `version` kept.
+    #[must_use]
+    pub fn pinning(mut self, version: Version) -> Self {
+        self.pins.insert(version);
+        self
+    }
+
+    /// The same with this grace time.
+    #[must_use]
+    pub fn with_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Deletes what is found.
+    #[must_use]
+    pub fn deleting(mut self) -> Self {
+        self.delete = true;
+        self
+    }
+}
+
+/// What was, or would be, collected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Collected {
+    /// The newest version.
+    pub tip: Version,
+    /// The version from which on everything is kept.
+    pub floor: Version,
+    /// Who keeps it there: the holders of leases.
+    pub leases: Vec<String>,
+    /// Objects that are kept.
+    pub kept_objects: u64,
+    /// Their bytes.
+    pub kept_bytes: u64,
+    /// The objects that go.
+    pub garbage: Vec<Garbage>,
+    /// Their bytes.
+    pub garbage_bytes: u64,
+    /// Whether they were deleted.
+    pub deleted: bool,
+}
+
+/// A pruning record: what is below the floor may be gone.
+#[derive(Debug, Serialize, Deserialize)]
+struct Pruned {
+    floor: Version,
+}
+
+/// Finds, and if the policy says so deletes, what neither the policy nor a lease can need.
+///
+/// # Errors
+/// If the stream is empty, the store fails, or something that is to be kept is missing: then nothing is deleted.
+pub async fn collect(stream: &Stream, policy: &CollectPolicy) -> Result<Collected, StoreError> {
+    let tip = stream.tip().await?.ok_or(StoreError::Empty)?.record.version;
+    let history = stream.whole_history(tip).await?;
+    let now = stream.store_now().await?;
+    let (leases, expired) = stream.leases(now).await?;
+    let listed = stream.data_objects().await?;
+
+    let lowest = lowest_needed(tip, policy.keep, leases.iter().map(|lease| lease.needs));
+    let no_anchor = || StoreError::Missing { name: format!("an anchor at or below version {lowest}") };
+    let mut floor = floor(&history, lowest).ok_or_else(no_anchor)?;
+    let mut kept = kept(stream, &history, floor, &policy.pins).await?;
+    match (check_complete(stream, &kept, &listed).await, stream.pruned().await?) {
+        // What an earlier collector took is not missing. The record of it counts only where something is gone.
+        (Err(StoreError::Missing { .. }), Some(pruned))
+            if pruned > floor && history.anchors().any(|edge| edge.target.version == pruned) =>
+        {
+            floor = pruned;
+            kept = self::kept(stream, &history, floor, &policy.pins).await?;
+            check_complete(stream, &kept, &listed).await?;
+        }
+        (complete, _) => complete?,
+    }
+
+    let edges = kept.garbage_edges(tip, &stream.bucket().list(names::EDGES, None).await?);
+    let mut objects = kept.garbage(&history, tip, &listed, now, policy.grace);
+    objects.extend(garbage_probes(&stream.bucket().list(names::PROBE, None).await?, now, policy.grace));
+    if policy.delete {
+        prune(stream, floor).await?;
+        // Edges first: a plan must not find one whose objects go.
+        let delete = |garbage: &Garbage| {
+            let name = garbage.name.clone();
+            async move { stream.bucket().delete(&name).await }
+        };
+        buffered_all(&edges, AT_ONCE, delete).await?;
+        buffered_all(&objects, AT_ONCE, delete).await?;
+        buffered_all(&expired, AT_ONCE, |name| stream.bucket().delete(name)).await?;
+    }
+    let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0_u64, u64::saturating_add);
+    objects.extend(edges);
+    Ok(Collected {
+        tip,
+        floor,
+        leases: leases.into_iter().map(|lease| lease.holder).collect(),
+        kept_objects: kept.objects().count() as u64,
+        kept_bytes: sum(&mut kept.objects().map(|object| object.bytes)),
+        garbage_bytes: sum(&mut objects.iter().map(|garbage| garbage.bytes)),
+        garbage: objects,
+        deleted: policy.delete,
+    })
+}
+
+/// Everything from `floor` on, and the paths to pinned versions below it.
+async fn kept(
+    stream: &Stream,
+    history: &History,
+    floor: Version,
+    pins: &BTreeSet<Version>,
+) -> Result<Kept, StoreError> {
+    let mut kept = Kept::from_floor(history, floor);
+    for pin in pins.range(..floor) {
+        let plan = stream.complete_plan(history, None, *pin, usize::MAX, BTreeSet::new()).await?;
+        kept.add_path(history, &plan);
+    }
+    Ok(kept)
+}
+
+/// Checks that what is to stay is there: a stream that is damaged already is not for a collector to touch.
+async fn check_complete(
+    stream: &Stream,
+    kept: &Kept,
+    listed: &BTreeMap<Key, Listed>,
+) -> Result<(), StoreError> {
+    let is_doubtful =
+        |object: &&ObjectRef| listed.get(&object.key).is_none_or(|listed| listed.bytes != object.bytes);
+    buffered_all(kept.objects().filter(is_doubtful), AT_ONCE, |object| stream.bucket().check_there(object))
+        .await?;
+    Ok(())
+}
+
+/// Says that what is below the floor may be gone, before it goes.
+async fn prune(stream: &Stream, floor: Version) -> Result<(), StoreError> {
+    if stream.pruned().await?.is_some_and(|known| known >= floor) || floor == Version::FIRST {
+        return Ok(());
+    }
+    let name = format!("{}/{}-{}.json", names::PRUNED, floor.digits(), Nonce::random());
+    let bytes = serde_json::to_vec(&Pruned { floor })
+        .map_err(|e| StoreError::Damaged { name: name.clone(), what: e.to_string() })?;
+    stream.bucket().put(&name, bytes.into()).await
+}

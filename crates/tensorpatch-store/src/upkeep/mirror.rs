@@ -1,0 +1,187 @@
+//! Copying a stream to another store, so that the copy is at every moment a shorter stream (spec/stream.md section 11).
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::path::Path;
+use serde::Serialize;
+use tensorpatch_stream::record::MAX_RECORD_BYTES;
+use tensorpatch_stream::{ObjectDigest, ObjectRef, Version, Writers, names};
+
+use crate::bucket::create::{Created, create};
+use crate::bucket::{Bucket, buffered_all};
+use crate::error::StoreError;
+use crate::local::{self, Lock};
+use crate::observe::{Observer, Phase};
+use crate::stream::Stream;
+
+/// Objects copied at once.
+const AT_ONCE: usize = 4;
+
+/// What mirroring did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+#[non_exhaustive]
+pub struct Mirrored {
+    /// The newest version of the copy before.
+    pub from: Option<Version>,
+    /// The newest version of the copy now.
+    pub to: Option<Version>,
+    /// Edges copied.
+    pub edges: u64,
+    /// Objects copied.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Copies what `store` does not have yet: for each version its objects, verified, and then its commit record, byte for byte.
+///
+/// The copy is the same stream, and can be mirrored to again. Objects pass through files in `work`.
+///
+/// # Errors
+/// [`StoreError::AnotherStream`] or [`StoreError::HistoryRewritten`] if something else is at the place; if an object is damaged or missing
+/// here; or if a store fails. The copy is then a whole stream up to some version.
+pub async fn mirror(
+    stream: &Stream,
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    work: &FilePath,
+    observer: &Observer,
+) -> Result<Mirrored, StoreError> {
+    let to = Bucket::new(store, prefix);
+    let mut report = Mirrored::default();
+    let Some(tip) = stream.tip().await? else { return Ok(report) };
+    let top = tip.record.version;
+    let floor = stream.pruned().await?.unwrap_or(Version::FIRST);
+    let history = stream.whole_history(top).await?;
+
+    let _lock = Lock::wait(work.to_owned()).await?;
+    copy_record(stream, &to, names::STREAM, None).await?;
+    let copy = Stream::of(to.clone(), stream);
+    report.from = copy.tip().await?.map(|tip| tip.record.version);
+    for commit in history.commits() {
+        let version = commit.record.version;
+        report.to = Some(version);
+        if report.from.is_some_and(|from| version <= from) {
+            // What is there was checked to be the same by `copy_record` when it was written; the newest one again.
+            if report.from == Some(version) {
+                copy_record(stream, &to, &names::commit(version), Some(commit.digest)).await?;
+            }
+            continue;
+        }
+        let delta = commit.record.delta.iter().flat_map(|delta| delta.objects());
+        let anchor = commit.record.anchor.iter().flat_map(|anchor| anchor.objects());
+        let companions = commit.record.companions.iter().map(|companion| &companion.object);
+        let objects: Vec<&ObjectRef> = delta.chain(anchor).chain(companions).collect();
+        // What a collector has taken here is not missing there.
+        copy_objects(stream, &to, objects, version < floor, work, observer, &mut report).await?;
+        copy_record(stream, &to, &names::commit(version), Some(commit.digest)).await?;
+    }
+    if let Some(version) = report.to {
+        copy.hint(version).await;
+    }
+    copy_edges(stream, &to, top, work, observer, &mut report).await?;
+    for pruned in stream.bucket().list(names::PRUNED, None).await? {
+        copy_record(stream, &to, &format!("{}/{}", names::PRUNED, pruned.name), None).await?;
+    }
+    Ok(report)
+}
+
+async fn copy_edges(
+    stream: &Stream,
+    to: &Bucket,
+    top: Version,
+    work: &FilePath,
+    observer: &Observer,
+    report: &mut Mirrored,
+) -> Result<(), StoreError> {
+    for listed in stream.bucket().list(names::EDGES, None).await? {
+        let name = format!("{}/{}", names::EDGES, listed.name);
+        let is_known = names::edge_ends(&listed.name).is_some_and(|(target, ..)| target <= top);
+        if !is_known || to.size(&name).await?.is_some() {
+            continue;
+        }
+        let edge = match stream.edge(&listed.name).await {
+            Ok(Some(edge)) => edge,
+            Ok(None) => continue,
+            Err(error @ StoreError::Object { .. }) => return Err(error),
+            Err(error) => {
+                tracing::warn!(name, %error, "an edge is not copied");
+                continue;
+            }
+        };
+        let Some(edge) = edge.edge() else { continue };
+        let objects = edge.all_objects();
+        match copy_objects(stream, to, objects, false, work, observer, report).await {
+            Ok(()) => {}
+            // Collected since it was listed.
+            Err(StoreError::Missing { .. }) => continue,
+            Err(error) => return Err(error),
+        }
+        copy_record(stream, to, &name, None).await?;
+        report.edges = report.edges.saturating_add(1);
+    }
+    Ok(())
+}
+
+async fn copy_objects(
+    stream: &Stream,
+    to: &Bucket,
+    objects: Vec<&ObjectRef>,
+    may_be_missing: bool,
+    work: &FilePath,
+    observer: &Observer,
+    report: &mut Mirrored,
+) -> Result<(), StoreError> {
+    let total = objects.iter().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
+    observer.start(Phase::Download, total);
+    let copied = buffered_all(objects, AT_ONCE, |object| async move {
+        if to.size(object.key.as_str()).await? == Some(object.bytes) {
+            return Ok(0);
+        }
+        // By name: a companion has the same contents twice, under `companions/` and in the anchor.
+        let file = work.join(ObjectDigest::of(object.key.as_str().as_bytes()).to_string());
+        match stream.bucket().download(object, &file, observer).await {
+            Err(StoreError::Missing { .. }) if may_be_missing => return Ok(0),
+            result => result?,
+        }
+        let uploaded = to.upload(object.key.clone(), &file, &Observer::default()).await?;
+        local::remove(&file)?;
+        if uploaded != *object {
+            // Left there it would be taken for the object the next time, as it has its name and size.
+            to.delete(object.key.as_str()).await?;
+            let what = "its copy on local disk was altered".into();
+            return Err(StoreError::Damaged { name: object.key.to_string(), what });
+        }
+        Ok(object.bytes)
+    })
+    .await?;
+    for bytes in copied.into_iter().filter(|bytes| *bytes > 0) {
+        report.objects = report.objects.saturating_add(1);
+        report.bytes = report.bytes.saturating_add(bytes);
+    }
+    Ok(())
+}
+
+/// Copies a record, byte for byte, or checks that the one that is there is the same.
+async fn copy_record(
+    stream: &Stream,
+    to: &Bucket,
+    name: &str,
+    expected: Option<ObjectDigest>,
+) -> Result<(), StoreError> {
+    let bytes = stream.bucket().get_small(name, MAX_RECORD_BYTES).await?;
+    let bytes = bytes.ok_or_else(|| StoreError::Missing { name: name.into() })?;
+    if expected.is_some_and(|expected| expected != ObjectDigest::of(&bytes)) {
+        let what = "it was replaced while it was copied".into();
+        return Err(StoreError::Damaged { name: name.into(), what });
+    }
+    match create(to, name, bytes, Writers::Single).await.map_err(|e| e.for_name(name))? {
+        Created::Mine => Ok(()),
+        Created::Theirs(_) => Err(StoreError::HistoryRewritten(format!(
+            "{} has another {name}: it is no copy of this stream",
+            to.place()
+        ))),
+    }
+}
