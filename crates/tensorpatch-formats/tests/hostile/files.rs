@@ -237,3 +237,27 @@ fn a_delta_opened_as_another_format_is_refused() {
     assert!(matches!(opened, Delta::IndexDelta(_)));
     assert_eq!(opened.tensors(), ["t"]);
 }
+
+#[test]
+fn a_state_that_does_not_have_the_checksum_of_a_delta_is_refused() {
+    let place = Place::new();
+    let base = place.put("state.safetensors", &file(&[t([0; 4])], &[]));
+    let delta = |sum: &str| {
+        let metadata = [
+            ("format", "sparse_weight_patch"),
+            ("version", "1"),
+            ("model_version", "2"),
+            ("num_changed_params", "1"),
+            ("total_changed_elements", "1"),
+            ("checksum_sha256", sum),
+        ];
+        let indices = Tensor::new("t.indices", "I32", &[1], vec![0; 4]);
+        let values = Tensor::new("t.values", "BF16", &[1], vec![1, 0]);
+        place.put("delta.safetensors", &file(&[indices, values], &metadata))
+    };
+    let sum = ChecksumKind::Sha256.of(&[1, 0, 0, 0]);
+    let error = place.apply(&delta(&sum.replace('a', "b")), &base).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongBase);
+    refused::<(), _>(Err(error), "the sha256 checksum of the result differs");
+    place.apply(&delta(&sum), &base).unwrap();
+}
