@@ -8,6 +8,7 @@ use crate::observe::Observer;
 
 /// The version that a replica is to be brought to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Target {
     /// The newest. Never one below the version held.
     Latest,
@@ -27,7 +28,7 @@ pub enum ApplyMode {
 }
 
 /// Choices for a replica.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ReplicaOptions {
     /// How the files change.
@@ -41,18 +42,6 @@ pub struct ReplicaOptions {
     pub apply: delta::Options,
     /// Who is told of progress.
     pub observer: Observer,
-}
-
-impl Default for ReplicaOptions {
-    fn default() -> Self {
-        Self {
-            mode: ApplyMode::default(),
-            replace: false,
-            lease: None,
-            apply: delta::Options::default(),
-            observer: Observer::default(),
-        }
-    }
 }
 
 impl ReplicaOptions {

@@ -54,6 +54,7 @@ impl Stream {
 
 /// One version in a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct LogEntry {
     /// The number.
     pub version: Version,

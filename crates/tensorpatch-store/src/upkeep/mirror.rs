@@ -27,7 +27,7 @@ pub struct MirrorOptions {
 }
 
 impl MirrorOptions {
-    ///
+    /// Mirroring through files in `work`, where an interrupted download goes on the next time.
     pub fn new(work: impl Into<PathBuf>) -> Self {
         Self { work: work.into(), observer: Observer::default() }
     }
