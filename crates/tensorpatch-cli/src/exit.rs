@@ -325,6 +325,10 @@ fn store(error: &StoreError) -> Verdict {
         | StoreError::Plan(PlanError::NoPath { .. }) => {
             verdict.advise("the stream is damaged: restore what is missing or altered, or publish again from the start")
         }
+        StoreError::LeafHash { .. } => {
+            verdict.advise("leave --leaf-hash out, or publish to a new stream")
+        }
+        StoreError::NoCache(_) => verdict.advise("name a directory with --baseline or --work"),
         StoreError::Untrusted { .. } => verdict.advise(
             "the record is forged, or signed with a key that is not named: see --trust-key and --sign-key",
         ),

@@ -8,6 +8,7 @@ mod patch_file;
 mod progress;
 mod session;
 mod streams;
+mod transfer;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;

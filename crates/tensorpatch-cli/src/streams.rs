@@ -6,11 +6,12 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use tensorpatch::store::{Event, Observer, Phase, SignKey, Stream, StreamId, TrustKey, open_existing_store};
+use tensorpatch::store::{Event, Observer, Phase, Policy, SignKey, Stream, StreamBuilder, TrustKey};
 
 use crate::exit::Refusal;
 use crate::progress::Bar;
 use crate::session::Session;
+use crate::transfer::Transfer;
 
 /// Runs asynchronous work to its end.
 pub(crate) fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -24,16 +25,18 @@ pub(crate) struct Source {
     /// The stream: a path or file:///..., s3://, gs://, az:// or hf://buckets/...
     pub(crate) url: String,
     #[command(flatten)]
-    pub(crate) trust: Trust,
+    pub(crate) access: Access,
 }
 
-/// `--trust-key`.
+/// `--trust-key`, and how the stream is read and written.
 #[derive(Debug, Args)]
-pub(crate) struct Trust {
+pub(crate) struct Access {
     /// Refuse every record that is not signed with this public key: 64 hexadecimal digits, as tensorpatch keygen prints
     /// them. May be given several times
     #[arg(long, value_name = "KEY")]
-    trust_key: Vec<TrustKey>,
+    pub(crate) trust_key: Vec<TrustKey>,
+    #[command(flatten)]
+    transfer: Transfer,
 }
 
 /// `--sign-key`.
@@ -48,18 +51,28 @@ pub(crate) struct Sign {
 impl Source {
     /// Opens the stream, which must be there.
     pub(crate) async fn open(&self) -> Result<Stream> {
-        let (store, prefix) = open_existing_store(&self.url)?;
-        self.trust.apply(Stream::open(store, prefix).await?).await
+        Ok(self.builder()?.open().await?)
+    }
+
+    /// Opens the stream, which must be there, and signs what is written to it if a key is named.
+    pub(crate) async fn open_signing(&self, sign: &Sign) -> Result<Stream> {
+        let mut builder = self.builder()?;
+        if let Some(key) = sign.key()? {
+            builder = builder.sign_key(key);
+        }
+        Ok(builder.open().await?)
+    }
+
+    fn builder(&self) -> Result<StreamBuilder> {
+        let keys = self.access.trust_key.iter().copied();
+        Ok(Stream::builder(&self.url).policy(self.access.policy()?).trust_keys(keys))
     }
 }
 
-impl Trust {
-    /// The same stream, trusted only as far as the keys go, if there are any.
-    pub(crate) async fn apply(&self, stream: Stream) -> Result<Stream> {
-        if self.trust_key.is_empty() {
-            return Ok(stream);
-        }
-        Ok(stream.trusting(self.trust_key.clone()).await?)
+impl Access {
+    /// The policy: flags, then the environment, then the defaults.
+    pub(crate) fn policy(&self) -> Result<Policy> {
+        self.transfer.policy()
     }
 }
 
@@ -74,32 +87,6 @@ impl Sign {
         })?;
         Ok(Some(key))
     }
-
-    /// The same stream, with what is written to it signed, if a key is named.
-    ///
-    /// A signed version on top of one that nobody trusted has signed could not be followed by anybody, and could not be taken back.
-    pub(crate) async fn apply(&self, stream: Stream, trust: &Trust) -> Result<Stream> {
-        let Some(key) = self.key()? else { return trust.apply(stream).await };
-        let keys = [&[key.public()], trust.trust_key.as_slice()].concat();
-        Ok(stream.signing(key).trusting(keys).await?)
-    }
-}
-
-/// A directory in the user's cache for what a stream needs: `baselines`, `folds`, `mirrors`.
-pub(crate) fn cache_for(purpose: &str, stream: StreamId, option: &str) -> Result<PathBuf> {
-    let Some(cache) = cache_directory() else {
-        let what = "there is no home directory to work in";
-        return Err(Refusal::usage(what, format!("name a directory with {option}")).into());
-    };
-    Ok(cache.join("tensorpatch").join(purpose).join(stream.to_string()))
-}
-
-fn cache_directory() -> Option<PathBuf> {
-    // By the XDG rules a relative path does not count.
-    let configured = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || std::env::home_dir().filter(|home| home.is_absolute());
-    let below_home = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
-    configured.or_else(|| Some(home()?.join(below_home)))
 }
 
 /// An observer that draws a bar for each phase.

@@ -6,6 +6,7 @@ pub(crate) mod probe;
 pub(crate) mod upload;
 pub(crate) mod url;
 
+use std::io::{Error as IoError, ErrorKind as IoErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,42 +19,61 @@ use tensorpatch_stream::retention::Listed;
 use tensorpatch_stream::{Key, ObjectDigest, ObjectRef};
 
 use crate::error::{StoreError, is_transient};
-
-/// How often a request that failed for no lasting reason is made, on top of what the store's client does itself.
-const ATTEMPTS: u32 = 5;
-/// Half the pause before the second attempt; it doubles with each. The clients of real stores have longer ones of their own.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// Parts of an upload, or blocks of a download, in flight at once.
-const IN_FLIGHT: usize = 4;
+use crate::policy::Policy;
 
 /// The part of a store below a prefix.
 #[derive(Debug, Clone)]
 pub(crate) struct Bucket {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    policy: Arc<Policy>,
 }
 
 impl Bucket {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
-        Self { store, prefix }
+        Self { store, prefix, policy: Arc::default() }
+    }
+
+    pub(crate) fn with_policy(mut self, policy: impl Into<Arc<Policy>>) -> Self {
+        self.policy = policy.into();
+        self
+    }
+
+    pub(crate) fn policy(&self) -> &Arc<Policy> {
+        &self.policy
     }
 
     /// Where this is, for people.
     pub(crate) fn place(&self) -> String {
         let store = self.store.to_string();
-        // A local directory is known by its path, not by what the program calls it.
-        let local = store.strip_prefix("LocalFileSystem(").and_then(|rest| rest.strip_suffix(')'));
-        let store = local.unwrap_or(&store);
-        if self.prefix.as_ref().is_empty() { store.to_owned() } else { format!("{store}/{}", self.prefix) }
+        // A local directory is known by its path, and a bucket by its name, not by what the program calls them.
+        let bare = |text: &str, open: &str| text.strip_prefix(open)?.strip_suffix(')').map(str::to_owned);
+        let store = bare(&store, "LocalFileSystem(")
+            .or_else(|| bare(&store, "LimitStore(")?.split_once(", ").map(|(_, store)| store.to_owned()))
+            .unwrap_or(store);
+        if self.prefix.as_ref().is_empty() { store } else { format!("{store}/{}", self.prefix) }
     }
 
     fn path(&self, name: &str) -> Path {
         below(&self.prefix, name)
     }
 
-    /// Runs `request` until it succeeds, fails for good, or has failed [`ATTEMPTS`] times.
-    async fn retry<T, F>(
+    /// Waits before the attempt after this one.
+    pub(crate) async fn pause(&self, attempt: u32) {
+        tokio::time::sleep(self.policy.backoff(attempt)).await;
+    }
+
+    /// Runs a small request until it succeeds, fails for good, or has failed as often as the policy allows.
+    async fn retry<T, F>(&self, name: &str, request: impl FnMut(Path) -> F) -> Result<T, object_store::Error>
+    where
+        F: Future<Output = Result<T, object_store::Error>>,
+    {
+        self.retry_within(self.policy.request_timeout, name, request).await
+    }
+
+    async fn retry_within<T, F>(
         &self,
+        limit: Duration,
         name: &str,
         mut request: impl FnMut(Path) -> F,
     ) -> Result<T, object_store::Error>
@@ -63,10 +83,10 @@ impl Bucket {
         let path = self.path(name);
         let mut attempt = 1;
         loop {
-            match request(path.clone()).await {
-                Err(error) if attempt < ATTEMPTS && is_transient(&error) => {
+            match within(limit, request(path.clone())).await {
+                Err(error) if attempt < self.policy.attempts && is_transient(&error) => {
                     tracing::debug!(name, attempt, %error, "request failed, trying again");
-                    pause(attempt).await;
+                    self.pause(attempt).await;
                     attempt = attempt.saturating_add(1);
                 }
                 result => return result,
@@ -115,12 +135,16 @@ impl Bucket {
     /// Puts an object if the name is free. One attempt: what to make of a failure is the caller's to find out.
     pub(crate) async fn create(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };
-        self.store.put_opts(&self.path(name), bytes.into(), options).await.map(|_| ())
+        let path = self.path(name);
+        within(self.policy.request_timeout, self.store.put_opts(&path, bytes.into(), options))
+            .await
+            .map(|_| ())
     }
 
     /// Puts an object, whether there is one or not. One attempt, as for [`Bucket::create`].
     pub(crate) async fn put_once(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
-        self.store.put(&self.path(name), bytes.into()).await.map(|_| ())
+        let path = self.path(name);
+        within(self.policy.request_timeout, self.store.put(&path, bytes.into())).await.map(|_| ())
     }
 
     /// Puts a small object, whether there is one or not.
@@ -179,7 +203,8 @@ impl Bucket {
     pub(crate) async fn list(&self, folder: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError> {
         let folder_path = self.path(folder);
         let objects: Vec<ObjectMeta> = self
-            .retry(folder, async |path| match after {
+            // However long the list is, each of its pages is a request that the client watches.
+            .retry_within(Duration::MAX, folder, async |path| match after {
                 None => self.store.list(Some(&path)).try_collect().await,
                 Some(after) => {
                     let offset = below(&path, after);
@@ -230,8 +255,15 @@ fn missing_or(name: &str, source: object_store::Error) -> StoreError {
     }
 }
 
-pub(crate) async fn pause(attempt: u32) {
-    tokio::time::sleep(FIRST_PAUSE.saturating_mul(1 << attempt.min(6))).await;
+/// A request that takes longer than `limit` has failed in a way that may pass.
+async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = Result<T, object_store::Error>>,
+) -> Result<T, object_store::Error> {
+    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| {
+        let source = IoError::new(IoErrorKind::TimedOut, format!("no answer within {limit:?}"));
+        Err(object_store::Error::Generic { store: "timeout", source: source.into() })
+    })
 }
 
 /// Runs `work` for every item, a bounded number at a time, and returns the results in the order of the items.

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use tensorpatch_format::{ErrorKind, TaggedStateDigest};
+use crate::policy::PolicyError;
+use tensorpatch_format::{ErrorKind, LeafHash, TaggedStateDigest};
 use tensorpatch_stream::{ChainError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version};
 
 /// A refusal or failure of the store layer. Whatever existed before is as it was, unless the variant says otherwise.
@@ -221,6 +222,34 @@ pub enum StoreError {
     /// The receipts of the ranks are not a version.
     #[error(transparent)]
     Receipts(#[from] ReceiptError),
+    /// A plan with more bytes than the policy allows.
+    #[error(
+        "the cheapest path to version {version} has {bytes} bytes: at most {limit} are allowed (max_plan_bytes)"
+    )]
+    PlanBytes {
+        /// The version.
+        version: Version,
+        /// Bytes of the plan.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A setting of the [`Policy`](crate::Policy) that is none.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The stream hashes its states otherwise than was asked for.
+    #[error("{place}: the stream's leaf hash is {found}, not {wanted}")]
+    LeafHash {
+        /// The store and prefix.
+        place: String,
+        /// The leaf hash asked for.
+        wanted: LeafHash,
+        /// That of the stream.
+        found: LeafHash,
+    },
+    /// There is no directory for caches, and none was named.
+    #[error("there is no home directory to keep {0} in: name a directory")]
+    NoCache(&'static str),
     /// A URL that names no store.
     #[error("{url:?}: {what}")]
     Url {
@@ -268,6 +297,10 @@ impl StoreError {
             | Self::Url { .. }
             | Self::FileName { .. }
             | Self::FileSize { .. }
+            | Self::PlanBytes { .. }
+            | Self::Policy(_)
+            | Self::LeafHash { .. }
+            | Self::NoCache(_)
             | Self::Text(_) => ErrorKind::Refused,
             Self::Missing { .. } | Self::Damaged { .. } | Self::PatchDiffers { .. } => ErrorKind::BadInput,
             Self::Untrusted { .. } => ErrorKind::Untrusted,

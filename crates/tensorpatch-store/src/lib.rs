@@ -9,6 +9,33 @@
 //! * [`Publisher`]: appends versions, and keeps a replica to make patches from; [`ranks`] when several processes publish together;
 //!   [`Folder`].
 //! * [`upkeep`]: checking, collecting and mirroring.
+//! * [`blocking`]: the same for programs without a runtime.
+//!
+//! Retries, timeouts and limits are a [`Policy`]. Every asynchronous call says what dropping its future does.
+//!
+//! ```
+//! use tensorpatch_store::{Publisher, Replica};
+//! # fn save_checkpoint(path: &str) -> std::io::Result<()> {
+//! #     let header = br#"{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}        "#;
+//! #     let mut file = (header.len() as u64).to_le_bytes().to_vec();
+//! #     file.extend(header);
+//! #     file.extend([1, 2, 3, 4]);
+//! #     std::fs::write(path, file)
+//! # }
+//! # let dir = tempfile::tempdir()?;
+//! # std::env::set_current_dir(&dir)?;
+//! # save_checkpoint("step-7")?;
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//!
+//! let publisher = Publisher::builder("run-7").baseline("baseline").open().await?;
+//! publisher.publish("step-7").await?;
+//!
+//! let replica = Replica::open("run-7", "replica").await?;
+//! assert_eq!(replica.pull().await?.to.get(), 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
@@ -17,6 +44,7 @@
     allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tests may panic")
 )]
 
+pub mod blocking;
 mod bucket;
 mod error;
 #[cfg(test)]
@@ -25,6 +53,7 @@ mod error;
 mod faulty_store;
 mod local;
 mod observe;
+pub mod policy;
 mod publisher;
 mod replica;
 mod stream;
@@ -32,13 +61,20 @@ pub mod upkeep;
 
 pub use bucket::url::{open_existing_store, open_store};
 pub use error::StoreError;
+pub use local::cache_dir;
+pub use object_store;
 pub use observe::{Event, Observer, Phase};
+pub use policy::{Policy, PolicyError, Setting};
 pub use publisher::anchor_policy::{AnchorAdded, AnchorPolicy};
+pub use publisher::builder::PublisherBuilder;
 pub use publisher::fold::{Folded, Folder};
 pub use publisher::options::PublishOptions;
 pub use publisher::{Published, Publisher, ranks};
-pub use replica::options::{ApplyMode, LeaseOptions, ReplicaOptions, Target};
+pub use replica::builder::ReplicaBuilder;
+pub use replica::follow::Follow;
+pub use replica::options::{ApplyMode, ReplicaOptions, Target};
 pub use replica::{Prepared, Pulled, PulledEdge, Replica};
+pub use stream::builder::StreamBuilder;
 pub use stream::log::LogEntry;
 pub use stream::range_reader::RangeReader;
 pub use stream::{CreateOptions, Stream};

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use tensorpatch_stream::StreamId;
+
 use crate::error::StoreError;
 
 /// How long a lock is waited for without a word.
@@ -167,6 +169,22 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.map_err(|e| StoreError::Task(e.to_string()))?
+}
+
+/// A directory in the user's cache for what this machine keeps of a stream: `baselines`, `folds`, `mirrors`.
+///
+/// `$XDG_CACHE_HOME/tensorpatch/PURPOSE/STREAM`, by default below `~/.cache`, on macOS below `~/Library/Caches`. What lies there can be
+/// deleted at any time: it is restored from the stream.
+///
+/// # Errors
+/// [`StoreError::NoCache`] if there is no home directory.
+pub fn cache_dir(purpose: &'static str, stream: StreamId) -> Result<PathBuf, StoreError> {
+    // By the XDG rules a relative path does not count.
+    let configured = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || std::env::home_dir().filter(|home| home.is_absolute());
+    let below_home = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
+    let cache = configured.or_else(|| Some(home()?.join(below_home))).ok_or(StoreError::NoCache(purpose))?;
+    Ok(cache.join("tensorpatch").join(purpose).join(stream.to_string()))
 }
 
 /// Seconds since 1970 by this machine's clock; only ever shown to people.

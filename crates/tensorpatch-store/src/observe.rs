@@ -1,7 +1,10 @@
-//! Telling a caller how far a long operation has come.
+//! Telling a caller how far a long operation has come, and asking whether to go on.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+
+use tensorpatch_delta::Cancelled;
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,17 +36,28 @@ pub enum Event {
     Advanced(Phase, u64),
 }
 
-type Listener = dyn Fn(Event) + Send + Sync;
+type Listener = dyn Fn(Event) -> ControlFlow<()> + Send + Sync;
 
-/// Receives [`Event`]s, from many threads; the default receives none.
+/// Receives [`Event`]s, from many threads, and may stop the work; the default receives none and stops nothing.
 ///
 /// ```
+/// use std::ops::ControlFlow;
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicBool, Ordering};
 /// use tensorpatch_store::{Event, Observer};
 ///
 /// let observer = Observer::new(|event| if let Event::Started(phase, bytes) = event {
 ///     eprintln!("{phase:?}: {bytes} bytes");
 /// });
-/// # let _ = observer;
+///
+/// // Set it from another thread: what is under way ends with `StoreError::Cancelled`.
+/// let stop = Arc::new(AtomicBool::new(false));
+/// let flag = Arc::clone(&stop);
+/// let stoppable = Observer::stoppable(move |_| match flag.load(Ordering::Relaxed) {
+///     true => ControlFlow::Break(()),
+///     false => ControlFlow::Continue(()),
+/// });
+/// # let _ = (observer, stoppable);
 /// ```
 #[derive(Clone, Default)]
 pub struct Observer(Option<Arc<Listener>>);
@@ -51,20 +65,43 @@ pub struct Observer(Option<Arc<Listener>>);
 impl Observer {
     /// An observer that calls `listener`.
     pub fn new(listener: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self::stoppable(move |event| {
+            listener(event);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// An observer that calls `listener`, and stops the work when that returns [`ControlFlow::Break`] to an [`Event::Advanced`].
+    ///
+    /// What is under way then ends with an error of the kind [`Cancelled`](tensorpatch_format::ErrorKind::Cancelled), unless it is past
+    /// the point from which it cannot be taken back: a version that is committed stays so, and a replica's files are brought to a
+    /// version. Nothing is left half done; downloads are resumed by the next call.
+    pub fn stoppable(listener: impl Fn(Event) -> ControlFlow<()> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(listener)))
     }
 
     pub(crate) fn start(&self, phase: Phase, bytes: u64) {
-        self.tell(Event::Started(phase, bytes));
+        // The first step forward asks again.
+        let _ = self.tell(Event::Started(phase, bytes));
     }
 
-    pub(crate) fn advance(&self, phase: Phase, bytes: u64) {
-        self.tell(Event::Advanced(phase, bytes));
+    /// Says that `bytes` more are done.
+    pub(crate) fn advance(&self, phase: Phase, bytes: u64) -> Result<(), Cancelled> {
+        match self.tell(Event::Advanced(phase, bytes)) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Cancelled),
+        }
     }
 
-    fn tell(&self, event: Event) {
-        if let Some(listener) = &self.0 {
-            listener(event);
+    /// What a [`Progress`](tensorpatch_delta::Progress) of this phase calls.
+    pub(crate) fn steer(&self, phase: Phase) -> impl Fn(u64) -> ControlFlow<()> + Sync + '_ {
+        move |bytes| self.tell(Event::Advanced(phase, bytes))
+    }
+
+    fn tell(&self, event: Event) -> ControlFlow<()> {
+        match &self.0 {
+            Some(listener) => listener(event),
+            None => ControlFlow::Continue(()),
         }
     }
 }

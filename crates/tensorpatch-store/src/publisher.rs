@@ -2,6 +2,7 @@
 
 mod anchor;
 pub(crate) mod anchor_policy;
+pub(crate) mod builder;
 mod encode;
 pub(crate) mod fold;
 mod local;
@@ -32,11 +33,9 @@ use crate::replica::update::{self, Ready};
 use crate::stream::{Stream, next_version};
 
 use anchor_policy::{AnchorAdded, Chain};
+use builder::PublisherBuilder;
 use local::{Checked, Companion, copy_companion, encode_and_check, stage_checkpoint};
 use options::PublishOptions;
-
-/// Files uploaded at once.
-const UPLOADS: usize = 2;
 
 /// Publishes checkpoints as versions of a stream.
 ///
@@ -130,11 +129,33 @@ struct Patch {
 }
 
 impl Publisher {
-    /// A publisher of `stream` with its baseline in `baseline`, brought to the tip of the stream.
+    /// A publisher of the stream at `url`, which is created if there is none, with its baseline in the user's cache.
+    ///
+    /// [`Publisher::builder`] has everything that can be chosen.
+    ///
+    /// # Errors
+    /// If the store fails or does not keep publishers apart ([`StoreError::NoConditionalCreate`]), or the baseline cannot be brought to
+    /// the tip.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; an empty stream may then have been created.
+    pub async fn open(url: impl Into<String>) -> Result<Self, StoreError> {
+        Self::builder(url).open().await
+    }
+
+    /// Chooses how a publisher of the stream at `url` is opened.
+    pub fn builder(url: impl Into<String>) -> PublisherBuilder {
+        PublisherBuilder::new(url.into())
+    }
+
+    /// A publisher of a stream that is open already, with its baseline in `baseline`, brought to the tip of the stream.
     ///
     /// # Errors
     /// If the baseline belongs to another stream or holds something else, or cannot be brought to the tip.
-    pub async fn open(
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time. Work on the baseline that has begun runs to its end and keeps it locked until then.
+    pub async fn on(
         stream: Stream,
         baseline: impl Into<PathBuf>,
         mut options: PublishOptions,
@@ -151,10 +172,18 @@ impl Publisher {
         &self.stream
     }
 
+    /// The directory of the baseline.
+    pub fn baseline(&self) -> &Path {
+        &self.baseline
+    }
+
     /// Brings the baseline to the tip, whoever published it, so that the next version builds on that.
     ///
     /// # Errors
-    /// As [`Publisher::open`].
+    /// As [`Publisher::on`].
+    ///
+    /// # Cancel safety
+    /// As [`Publisher::on`].
     pub async fn catch_up(&self) -> Result<Option<VersionId>, StoreError> {
         let mut known = self.known.lock().await;
         let directory = ReplicaDir::lock(&self.baseline).await?;
@@ -167,7 +196,7 @@ impl Publisher {
         let options = ReplicaOptions::default()
             .with_apply(self.options.diff.clone())
             .with_observer(self.options.observer.clone());
-        Replica::open(self.stream.clone(), &self.baseline, options)
+        Replica::of(self.stream.clone(), &self.baseline, options)
     }
 
     /// Steps P1 and P2 of section 5.
@@ -206,7 +235,7 @@ impl Publisher {
     /// # Cancel safety
     /// The future may be dropped at any time. The version is then published or not, as if the process had died: publishing the same
     /// again finds out. Work on local disk that has begun runs to its end and keeps the baseline locked until then.
-    pub async fn publish(&self, checkpoint: &Path) -> Result<Published, StoreError> {
+    pub async fn publish(&self, checkpoint: impl AsRef<Path>) -> Result<Published, StoreError> {
         self.publish_labelled(checkpoint, None).await
     }
 
@@ -222,9 +251,10 @@ impl Publisher {
     /// As [`Publisher::publish`].
     pub async fn publish_labelled(
         &self,
-        checkpoint: &Path,
+        checkpoint: impl AsRef<Path>,
         label: Option<&str>,
     ) -> Result<Published, StoreError> {
+        let checkpoint = checkpoint.as_ref();
         check_texts(&self.options.publisher, label).map_err(StoreError::Text)?;
         let mut known = self.known.lock().await;
         let directory = ReplicaDir::lock(&self.baseline).await?;
@@ -309,11 +339,15 @@ impl Publisher {
         };
         let bytes = staged.files.iter().map(|(_, path)| file_len(path)).sum::<Result<u64, _>>()?;
         self.options.observer.start(Phase::Upload, bytes);
-        let mut files = buffered_all(staged.files.clone(), UPLOADS, |(name, path)| async move {
-            let key = names::anchor(version, nonce, &name)?;
-            let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;
-            Ok(NamedObject { name, object })
-        })
+        let mut files = buffered_all(
+            staged.files.clone(),
+            self.stream.policy().parallel_uploads,
+            |(name, path)| async move {
+                let key = names::anchor(version, nonce, &name)?;
+                let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;
+                Ok(NamedObject { name, object })
+            },
+        )
         .await?;
         for companion in &companions {
             let key = names::anchor(version, nonce, &companion.name)?;
@@ -402,7 +436,7 @@ impl Publisher {
         companions: &[Companion],
         known: &[NamedObject],
     ) -> Result<Vec<NamedObject>, StoreError> {
-        buffered_all(companions, UPLOADS, |companion| async move {
+        buffered_all(companions, self.stream.policy().parallel_uploads, |companion| async move {
             let same = known.iter().find(|known| {
                 known.object.blake3 == companion.digest && known.object.bytes == companion.bytes
             });

@@ -1,8 +1,9 @@
 //! A replica: a checkpoint directory that follows a stream (spec/stream.md section 6).
 
+pub(crate) mod builder;
 pub(crate) mod directory;
 mod download;
-mod follow;
+pub(crate) mod follow;
 pub(crate) mod install;
 mod merge;
 pub(crate) mod options;
@@ -23,6 +24,7 @@ use crate::error::StoreError;
 use crate::local::blocking;
 use crate::observe::Phase;
 use crate::stream::Stream;
+use builder::ReplicaBuilder;
 use directory::{Condition, InstalledVersion, LocalState, ReplicaDir, first_entry};
 use install::Found;
 use options::{ReplicaOptions, Target};
@@ -109,10 +111,33 @@ impl Prepared {
 }
 
 impl Replica {
-    /// A replica of `stream` in `dir`, which is made when it is first needed.
-    pub fn open(stream: Stream, dir: impl Into<PathBuf>, mut options: ReplicaOptions) -> Self {
+    /// A replica in `dir` of the stream at `url`, which must exist; the directory is made when it is first needed.
+    ///
+    /// [`Replica::builder`] has everything that can be chosen.
+    ///
+    /// # Errors
+    /// [`StoreError::NoStream`] if there is none, or if the store fails.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; nothing was altered.
+    pub async fn open(url: impl Into<String>, dir: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        Self::builder(url, dir).open().await
+    }
+
+    /// Chooses how the replica in `dir` of the stream at `url` is opened.
+    pub fn builder(url: impl Into<String>, dir: impl Into<PathBuf>) -> ReplicaBuilder {
+        ReplicaBuilder::new(url.into(), dir.into())
+    }
+
+    /// A replica in `dir` of a stream that is open already; the directory is made when it is first needed.
+    pub fn of(stream: Stream, dir: impl Into<PathBuf>, mut options: ReplicaOptions) -> Self {
         options.apply = options.apply.with_leaf_hash(stream.record().leaf_hash);
         Self { stream, dir: dir.into(), options }
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
     }
 
     /// The directory.
@@ -124,6 +149,9 @@ impl Replica {
     ///
     /// # Errors
     /// If the directory belongs to another stream, or an interrupted step cannot be ended.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time. A step that is being completed runs to its end and keeps the directory locked until then.
     pub async fn held(&self) -> Result<Option<VersionId>, StoreError> {
         let directory = self.lock().await?;
         Ok(self.local(&directory).await?.and_then(|state| match state.condition {
@@ -132,7 +160,7 @@ impl Replica {
         }))
     }
 
-    /// Brings the directory to `target`: [`Replica::prepare`] and [`Replica::activate`] in one.
+    /// Brings the directory to the newest version: [`Replica::prepare`] and [`Replica::activate`] in one.
     ///
     /// # Errors
     /// If there is no way to the version, the store fails, or the directory is in use by something else. The directory then holds what it
@@ -142,9 +170,21 @@ impl Replica {
     /// The future may be dropped at any time. The directory then holds what it held, a version on the way, or an interrupted step that
     /// the next call of any method completes; downloads are resumed. Work on local disk that has begun runs to its end and keeps the
     /// directory locked until then.
-    pub async fn pull(&self, target: Target) -> Result<Pulled, StoreError> {
+    pub async fn pull(&self) -> Result<Pulled, StoreError> {
         let directory = self.lock().await?;
-        self.pull_locked(&directory, target).await
+        self.pull_locked(&directory, Target::Latest).await
+    }
+
+    /// Brings the directory to `version`, be it ahead or back.
+    ///
+    /// # Errors
+    /// As [`Replica::pull`]; [`StoreError::NoVersion`] if there is no such version.
+    ///
+    /// # Cancel safety
+    /// As [`Replica::pull`].
+    pub async fn pull_version(&self, version: Version) -> Result<Pulled, StoreError> {
+        let directory = self.lock().await?;
+        self.pull_locked(&directory, Target::Version(version)).await
     }
 
     pub(crate) async fn pull_locked(
@@ -152,7 +192,7 @@ impl Replica {
         directory: &ReplicaDir,
         target: Target,
     ) -> Result<Pulled, StoreError> {
-        let mut attempts = PlanAttempts::default();
+        let mut attempts = PlanAttempts::at_most(self.stream.policy().plan_attempts);
         loop {
             let result = match self.prepare_locked(directory, target, &mut attempts).await {
                 Ok(prepared) => self.activate(prepared).await,
@@ -178,7 +218,7 @@ impl Replica {
     /// The future, and what it returns, may be dropped at any time: the version held stays as it is, and downloads are resumed.
     pub async fn prepare(&self, target: Target) -> Result<Prepared, StoreError> {
         let directory = self.lock().await?;
-        let mut attempts = PlanAttempts::default();
+        let mut attempts = PlanAttempts::at_most(self.stream.policy().plan_attempts);
         loop {
             match self.prepare_locked(&directory, target, &mut attempts).await {
                 Ok(prepared) => return Ok(prepared),
@@ -244,8 +284,11 @@ impl Replica {
         let number = target.record.version;
         let held_id = held.as_ref().map(|held| held.id);
         self.lease(held_id.map(|id| id.version), number).await;
-        let max_edges = self.options.max_edges;
-        let (history, plan) = self.stream.plan_to(held_id, &target, max_edges, attempts.excluded()).await?;
+        let (history, plan) = self.stream.plan_to(held_id, &target, attempts.excluded()).await?;
+        let (bytes, limit) = (plan.bytes(), self.stream.policy().max_plan_bytes);
+        if bytes > limit {
+            return Err(StoreError::PlanBytes { version: number, bytes, limit });
+        }
         attempts.take(&history, &plan);
         attempts.fetched(self.download(directory, &history, &plan, &target, &old_companions).await?);
         let report = Pulled {
@@ -377,26 +420,23 @@ impl Replica {
 
     /// Says what is held and wanted, if that was asked for. A replica that cannot write to the store still works.
     async fn lease(&self, version: Option<Version>, target: Version) {
-        let Some(options) = &self.options.lease else { return };
-        // The whole of a long name is in the name of the object.
-        let lease = Lease::new(&options.holder, version, target, options.length);
-        if let Err(error) = self.stream.lease(&options.id(), &lease).await {
+        let Some(holder) = &self.options.lease else { return };
+        let lease = Lease::new(holder, version, target, self.stream.policy().lease_lifetime);
+        if let Err(error) = self.stream.lease(&lease_id(holder), &lease).await {
             tracing::warn!(%error, "the lease could not be written");
         }
-    }
-
-    /// Renews the lease of a replica that has nothing else to do.
-    async fn renew(&self, held: Version) {
-        self.lease(Some(held), held).await;
     }
 
     /// Gives up the lease, so that collectors no longer wait for this replica.
     ///
     /// # Errors
     /// If the store fails.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; the lease is then given up or expires.
     pub async fn release(&self) -> Result<(), StoreError> {
         match &self.options.lease {
-            Some(options) => self.stream.release(&options.id()).await,
+            Some(holder) => self.stream.release(&lease_id(holder)).await,
             None => Ok(()),
         }
     }
@@ -416,7 +456,7 @@ impl Replica {
             let ready = if prepared {
                 Ready::Journal
             } else {
-                let advance = |bytes| observer.advance(Phase::Apply, bytes);
+                let advance = observer.steer(Phase::Apply);
                 let target = (to.id.version, to.id.state);
                 let update = Update {
                     directory: &directory,
@@ -426,11 +466,16 @@ impl Replica {
                     patch: &patch,
                     options: &options,
                 };
-                update.prepare(delta::Progress::new(&advance))?
+                update.prepare(delta::Progress::stoppable(&advance))?
             };
             update::activate(&directory, stream, Some(&from), &to, ready, &options)?;
             Ok(to)
         })
         .await
     }
+}
+
+/// The name of the object of a holder's lease: any text gives one, and the whole of a long one counts.
+fn lease_id(holder: &str) -> String {
+    ObjectDigest::of(holder.as_bytes()).to_string()
 }

@@ -1,5 +1,6 @@
 //! A stream as a whole: creating and opening it, and writing its records.
 
+pub(crate) mod builder;
 pub(crate) mod history;
 pub(crate) mod lease;
 pub(crate) mod log;
@@ -23,9 +24,7 @@ use crate::bucket::probe::probe;
 use crate::bucket::{Bucket, buffered_all};
 use crate::error::StoreError;
 use crate::local;
-
-/// Requests for objects at once.
-const AT_ONCE: usize = 16;
+use crate::policy::Policy;
 
 /// How a stream is created.
 #[derive(Debug, Clone, Default)]
@@ -98,12 +97,18 @@ impl Stream {
     /// # Errors
     /// [`StoreError::NoConditionalCreate`] if the store lets two creators win and
     /// [`CreateOptions::single_writer`] is not set; [`StoreError::StreamExists`]; or if the store fails.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; the stream is then created or not.
     pub async fn create(
         store: Arc<dyn ObjectStore>,
         prefix: Path,
         options: CreateOptions,
     ) -> Result<Self, StoreError> {
-        let bucket = Bucket::new(store, prefix);
+        Self::create_in(Bucket::new(store, prefix), options).await
+    }
+
+    async fn create_in(bucket: Bucket, options: CreateOptions) -> Result<Self, StoreError> {
         if let Some(existing) = read_record::<StreamRecord>(&bucket, names::STREAM, &[]).await? {
             return Err(StoreError::StreamExists { place: bucket.place(), stream: existing.0.stream });
         }
@@ -134,8 +139,14 @@ impl Stream {
     ///
     /// # Errors
     /// [`StoreError::NoStream`] if there is none, or if the store fails.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
     pub async fn open(store: Arc<dyn ObjectStore>, prefix: Path) -> Result<Self, StoreError> {
-        let bucket = Bucket::new(store, prefix);
+        Self::open_in(Bucket::new(store, prefix)).await
+    }
+
+    async fn open_in(bucket: Bucket) -> Result<Self, StoreError> {
         match read_record(&bucket, names::STREAM, &[]).await? {
             Some((record, _)) => Ok(Self { bucket, record, keys: Keys::default() }),
             None => Err(StoreError::NoStream { place: bucket.place() }),
@@ -146,19 +157,38 @@ impl Stream {
     ///
     /// # Errors
     /// As [`Stream::create`] and [`Stream::open`].
+    ///
+    /// # Cancel safety
+    /// As [`Stream::create`].
     pub async fn open_or_create(
         store: Arc<dyn ObjectStore>,
         prefix: Path,
         options: CreateOptions,
     ) -> Result<Self, StoreError> {
-        match Self::open(Arc::clone(&store), prefix.clone()).await {
+        Self::open_or_create_in(Bucket::new(store, prefix), options).await
+    }
+
+    async fn open_or_create_in(bucket: Bucket, options: CreateOptions) -> Result<Self, StoreError> {
+        match Self::open_in(bucket.clone()).await {
             Err(StoreError::NoStream { .. }) => {}
             opened => return opened,
         }
-        match Self::create(Arc::clone(&store), prefix.clone(), options).await {
-            Err(StoreError::StreamExists { .. }) => Self::open(store, prefix).await,
+        match Self::create_in(bucket.clone(), options).await {
+            Err(StoreError::StreamExists { .. }) => Self::open_in(bucket).await,
             created => created,
         }
+    }
+
+    /// The same stream, read and written as `policy` says.
+    #[must_use]
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        self.bucket = self.bucket.with_policy(policy);
+        self
+    }
+
+    /// How the stream is read and written.
+    pub fn policy(&self) -> &Policy {
+        self.bucket.policy()
     }
 
     /// The same stream, with every record that is written through this handle signed.
@@ -172,6 +202,9 @@ impl Stream {
     ///
     /// # Errors
     /// [`StoreError::Untrusted`] if the stream record is not, or if the store fails.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
     pub async fn trusting(mut self, keys: Vec<TrustKey>) -> Result<Self, StoreError> {
         self.keys.trust = keys;
         self.record = self.record_now().await?;
@@ -211,6 +244,9 @@ impl Stream {
     ///
     /// # Errors
     /// If the record is not one of this stream and version, or the store fails.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
     pub async fn commit(&self, version: Version) -> Result<Option<Commit>, StoreError> {
         let name = names::commit(version);
         let Some((record, digest)) =
@@ -312,7 +348,9 @@ impl Stream {
         }
         let anchor = record.anchor.iter().flat_map(|anchor| anchor.objects());
         let objects = anchor.chain(record.delta.iter().flat_map(|delta| delta.objects()));
-        let there = buffered_all(objects, AT_ONCE, |object| self.bucket.check_there(object)).await;
+        let there =
+            buffered_all(objects, self.policy().parallel_requests, |object| self.bucket.check_there(object))
+                .await;
         if let Err(error) = there {
             self.bucket.delete(&name).await?;
             return Err(error);

@@ -11,7 +11,7 @@ use object_store::memory::InMemory;
 use support::faulty_store::{Call, Fault, FaultyStore};
 use support::{World, assert_same, v, write_noise, write_single};
 use tensorpatch_store::{
-    AnchorPolicy, CreateOptions, PublishOptions, Publisher, Replica, ReplicaOptions, Stream, Target, Version,
+    AnchorPolicy, CreateOptions, Policy, PublishOptions, Publisher, Replica, ReplicaOptions, Stream, Version,
 };
 
 async fn anchored(stream: &Stream) -> Vec<Version> {
@@ -22,18 +22,18 @@ async fn anchored(stream: &Stream) -> Vec<Version> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_only_publishes_makes_a_stream_that_newcomers_can_join() {
     let world = World::new().await;
-    let publisher = Publisher::open(world.stream.clone(), world.path("baseline"), PublishOptions::default())
-        .await
-        .unwrap();
+    let publisher =
+        Publisher::on(world.stream.clone(), world.path("baseline"), PublishOptions::default()).await.unwrap();
     // Nothing is small about these patches, so a chain of two costs more than an anchor.
     for seed in 1..=5 {
         write_noise(&world.path("model"), seed, 20_000);
         let published = publisher.publish(&world.path("model")).await.unwrap();
         assert_eq!(published.anchor_error, None);
         assert_eq!(published.anchor.is_some(), seed > 1 && anchored(&world.stream).await.contains(&v(seed)));
-        let options = ReplicaOptions::default().with_max_edges(2);
-        let newcomer = Replica::open(world.stream.clone(), world.path(&format!("replica-{seed}")), options);
-        newcomer.pull(Target::Latest).await.unwrap();
+        let stream = world.stream.clone().with_policy(Policy::default().with_max_edges(2));
+        let path = world.path(&format!("replica-{seed}"));
+        let newcomer = Replica::of(stream, path, ReplicaOptions::default());
+        newcomer.pull().await.unwrap();
         assert_same(newcomer.dir(), &world.path("model"));
     }
 }
@@ -42,7 +42,7 @@ async fn a_program_that_only_publishes_makes_a_stream_that_newcomers_can_join() 
 async fn an_anchor_comes_after_as_many_versions_as_were_asked_for_whichever_process_publishes_them() {
     let world = World::new().await;
     let options = PublishOptions::default().with_anchors(AnchorPolicy::every(3));
-    let open = || Publisher::open(world.stream.clone(), world.path("baseline"), options.clone());
+    let open = || Publisher::on(world.stream.clone(), world.path("baseline"), options.clone());
     let mut publisher = open().await.unwrap();
     for step in 1..=8 {
         if step % 2 == 0 {
@@ -52,7 +52,7 @@ async fn an_anchor_comes_after_as_many_versions_as_were_asked_for_whichever_proc
     }
     assert_eq!(anchored(&world.stream).await, [v(1), v(4), v(7)]);
     let options = options.with_anchors(AnchorPolicy::NEVER);
-    let publisher = Publisher::open(world.stream.clone(), world.path("baseline"), options).await.unwrap();
+    let publisher = Publisher::on(world.stream.clone(), world.path("baseline"), options).await.unwrap();
     for step in 9..=12 {
         publisher.publish(&world.step(step)).await.unwrap();
     }
@@ -74,7 +74,7 @@ async fn a_version_whose_anchor_cannot_be_added_is_published_and_the_next_one_ge
     let stream = Stream::open(Arc::new(store), "s".into()).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let options = PublishOptions::default().with_anchors(AnchorPolicy::every(1));
-    let publisher = Publisher::open(stream.clone(), dir.path().join("baseline"), options).await.unwrap();
+    let publisher = Publisher::on(stream.clone(), dir.path().join("baseline"), options).await.unwrap();
     let model = dir.path().join("model");
     for (step, full) in [(1, false), (2, true), (3, false)] {
         is_full.store(full, Ordering::SeqCst);
@@ -100,22 +100,22 @@ async fn a_follower_one_version_behind_reads_no_more_than_that_version() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let options = PublishOptions::default().with_anchors(AnchorPolicy::NEVER);
-    let publisher = Publisher::open(truth, path("baseline"), options).await.unwrap();
-    let replica = Replica::open(stream, path("replica"), ReplicaOptions::default());
+    let publisher = Publisher::on(truth, path("baseline"), options).await.unwrap();
+    let replica = Replica::of(stream, path("replica"), ReplicaOptions::default());
     let mut pulled = Vec::new();
     for step in 1..=40 {
         write_single(&path("model"), step);
         publisher.publish(&path("model")).await.unwrap();
         if step >= 30 {
             requests.store(0, Ordering::SeqCst);
-            replica.pull(Target::Latest).await.unwrap();
+            replica.pull().await.unwrap();
             pulled.push(requests.swap(0, Ordering::SeqCst));
         }
     }
     // As many behind forty versions as behind thirty, and few: the hint, commits, lists of commits and edges, the patch.
     let (first, one_behind) = pulled.split_first().unwrap();
     assert!(*first > 30 && one_behind.iter().all(|requests| *requests <= 14), "{pulled:?}");
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     let nothing_new = requests.load(Ordering::SeqCst);
     assert!(nothing_new <= 8, "{nothing_new}");
 }

@@ -4,11 +4,9 @@
 
 mod support;
 
-use std::time::Duration;
-
 use support::{World, assert_same, v};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, LeaseOptions, Replica, ReplicaOptions, Target,
+    AnchorPolicy, ApplyMode, Replica, ReplicaOptions,
     upkeep::{self, CollectOptions},
 };
 
@@ -30,7 +28,7 @@ fn configured(world: &World, step: u64) -> std::path::PathBuf {
 
 async fn assert_pulled(world: &World, version: u64) {
     let replica = world.replica(&format!("fresh-{version}"), ApplyMode::InPlace);
-    replica.pull(Target::Version(v(version))).await.unwrap();
+    replica.pull_version(v(version)).await.unwrap();
     assert_same(replica.dir(), &configured(world, version));
 }
 
@@ -57,17 +55,16 @@ async fn keeping_more_than_before_is_not_refused_for_what_was_collected_already(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_comes_back_after_its_version_was_collected_stops_no_collector() {
     let world = configured_world().await;
-    let lease = LeaseOptions { holder: "engine".into(), length: Duration::from_secs(600) };
-    let options = ReplicaOptions::default().with_lease(lease);
-    let replica = Replica::open(world.stream.clone(), world.path("leased"), options);
-    replica.pull(Target::Version(v(2))).await.unwrap();
+    let options = ReplicaOptions::default().with_lease("engine");
+    let replica = Replica::of(world.stream.clone(), world.path("leased"), options);
+    replica.pull_version(v(2)).await.unwrap();
     replica.release().await.unwrap();
     let policy = CollectOptions::default().keeping(1).deleting();
     upkeep::collect(&world.stream, &policy).await.unwrap();
-    replica.pull(Target::Version(v(2))).await.unwrap();
+    replica.pull_version(v(2)).await.unwrap();
     let report = upkeep::collect(&world.stream, &policy).await.unwrap();
     assert_eq!((report.floor, report.leases), (v(7), vec!["engine".to_owned()]));
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &configured(&world, 8));
 }
 
@@ -90,7 +87,7 @@ async fn a_pinned_version_can_be_pulled_though_the_files_beside_the_weights_chan
         .unwrap();
     assert_pulled(&world, 3).await;
     let old = world.replica("fresh-3", ApplyMode::Beside);
-    old.pull(Target::Latest).await.unwrap();
+    old.pull().await.unwrap();
     assert_same(old.dir(), &configured(&world, 8));
 }
 
@@ -124,7 +121,7 @@ async fn an_object_whose_name_is_not_ascii_is_found_in_lists_and_collected() {
         assert!(names(folder).contains(&"größe 1.json".to_owned()), "{:?}", names(folder));
     }
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &checkpoint);
     publisher.publish(&world.step(2)).await.unwrap();
     std::fs::remove_file(world.step(3).join("größe 1.json")).unwrap_or_default();

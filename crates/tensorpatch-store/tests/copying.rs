@@ -11,7 +11,7 @@ use object_store::memory::InMemory;
 use support::faulty_store::{Call, Fault, FaultyStore};
 use support::{World, assert_same, v};
 use tensorpatch_store::{
-    ApplyMode, Event, Folder, Observer, Phase, PublishOptions, StoreError, Stream, Target,
+    ApplyMode, Event, Folder, Observer, Phase, PublishOptions, StoreError, Stream,
     upkeep::{self, CheckOptions, MirrorOptions},
 };
 
@@ -38,8 +38,8 @@ async fn two_folds_in_one_working_directory_are_made_one_after_the_other() {
     let _ = second_done.send(());
     assert!(first.await.unwrap().unwrap().added);
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Version(v(1))).await.unwrap();
-    assert_eq!(replica.pull(Target::Latest).await.unwrap().edges.len(), 2);
+    replica.pull_version(v(1)).await.unwrap();
+    assert_eq!(replica.pull().await.unwrap().edges.len(), 2);
     assert_same(replica.dir(), &world.step(12));
 }
 

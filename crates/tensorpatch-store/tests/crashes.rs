@@ -14,15 +14,14 @@
 
 mod support;
 
-use std::ops::ControlFlow;
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::{assert_same, v, write_sharded, write_single};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CreateOptions, Event, Folder, Observer, Phase, PublishOptions, Publisher,
-    Replica, ReplicaOptions, Stream, Target, open_store,
+    AnchorPolicy, ApplyMode, CreateOptions, Event, Folder, Observer, Phase, Policy, PublishOptions,
+    Publisher, Replica, ReplicaOptions, Stream, open_store,
     upkeep::{self, CheckOptions, CollectOptions},
 };
 
@@ -35,7 +34,7 @@ fn kills() -> u64 {
 
 /// `url` and a prefix in it, so that a store with one bucket has room for many streams.
 async fn open(url: &str) -> Stream {
-    let (store, prefix) = open_store(url).unwrap();
+    let (store, prefix) = open_store(url, &Policy::default()).unwrap();
     Stream::open(store, prefix).await.unwrap()
 }
 
@@ -50,7 +49,7 @@ fn worker() {
             ["publish", url, baseline, checkpoint, label] => {
                 let stream = open(url).await;
                 let options = PublishOptions::default().with_anchors(AnchorPolicy::every(5));
-                let publisher = Publisher::open(stream, *baseline, options).await.unwrap();
+                let publisher = Publisher::on(stream, *baseline, options).await.unwrap();
                 let published =
                     publisher.publish_labelled(FilePath::new(checkpoint), Some(label)).await.unwrap();
                 assert_eq!(published.anchor_error, None);
@@ -58,8 +57,8 @@ fn worker() {
             ["pull", url, dir, mode] => {
                 let mode = if *mode == "beside" { ApplyMode::Beside } else { ApplyMode::InPlace };
                 let options = ReplicaOptions::default().with_mode(mode);
-                let replica = Replica::open(open(url).await, *dir, options);
-                let pulled = replica.pull(Target::Latest).await.unwrap();
+                let replica = Replica::of(open(url).await, *dir, options);
+                let pulled = replica.pull().await.unwrap();
                 println!("worker: {}", serde_json::to_string(&pulled).unwrap());
             }
             ["follow", url, dir, until, count] => {
@@ -73,16 +72,10 @@ fn worker() {
                     }
                 });
                 let replica =
-                    Replica::open(open(url).await, *dir, ReplicaOptions::default().with_observer(observer));
+                    Replica::of(open(url).await, *dir, ReplicaOptions::default().with_observer(observer));
                 let until: u64 = until.parse().unwrap();
-                let follow = replica.follow(Duration::from_millis(100), |pulled| {
-                    std::future::ready(if pulled.to.get() >= until {
-                        ControlFlow::Break(())
-                    } else {
-                        ControlFlow::Continue(())
-                    })
-                });
-                follow.await.unwrap();
+                let mut versions = replica.follow();
+                while versions.next().await.unwrap().unwrap().to.get() < until {}
             }
             ["fold", url, work, from, to] => {
                 let folder = Folder::new(open(url).await, *work, PublishOptions::default());
@@ -147,7 +140,7 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let url = dir.path().join("bucket").to_str().unwrap().to_owned();
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let (store, prefix) = open_store(&url).unwrap();
+        let (store, prefix) = open_store(&url, &Policy::default()).unwrap();
         runtime.block_on(Stream::create(store, prefix, CreateOptions::default())).unwrap();
         Self { dir, url, runtime }
     }
@@ -391,7 +384,7 @@ fn a_fleet_that_is_killed_now_and_then_ends_at_the_tip_with_the_bytes_that_were_
             .collect();
         let options = PublishOptions::default();
         let publisher =
-            runtime.block_on(Publisher::open(stream.clone(), path("baseline".into()), options)).unwrap();
+            runtime.block_on(Publisher::on(stream.clone(), path("baseline".into()), options)).unwrap();
         for version in 1..=versions {
             write_marked(&current, snapshot(version - 1), version);
             runtime.block_on(publisher.publish(&current)).unwrap();

@@ -23,7 +23,7 @@ use support::{assert_same, v, write_sharded, write_single};
 use tempfile::TempDir;
 use tensorpatch_store::{
     ApplyMode, CreateOptions, Folder, PublishOptions, Publisher, Replica, ReplicaOptions, StoreError, Stream,
-    Target, Version,
+    Version,
     upkeep::{self, CheckOptions, CollectOptions},
 };
 
@@ -133,7 +133,7 @@ impl Case {
         };
         let replica = |name: &str, mode| {
             let options = ReplicaOptions::default().with_mode(mode);
-            Replica::open(stream.clone(), dir.path().join(name), options)
+            Replica::of(stream.clone(), dir.path().join(name), options)
         };
         let replicas = [replica("r0", ApplyMode::InPlace), replica("r1", ApplyMode::Beside)];
         Self { publishers: Default::default(), replicas, truth, stream, dir }
@@ -178,8 +178,11 @@ impl Case {
             }
             Action::Pull { replica, version } => {
                 let replica = &self.replicas[replica];
-                let target = version.map_or(Target::Latest, |number| Target::Version(v(number)));
-                match replica.pull(target).await {
+                let pulled = match version {
+                    None => replica.pull().await,
+                    Some(number) => replica.pull_version(v(number)).await,
+                };
+                match pulled {
                     Ok(pulled) => self.assert_holds(replica, pulled.to).await,
                     Err(error) => {
                         assert_expected(&error);
@@ -208,7 +211,7 @@ impl Case {
     async fn open(&self, publisher: usize) -> Option<Publisher> {
         let options = PublishOptions::default().with_publisher(format!("p{publisher}"));
         let baseline = self.dir.path().join(format!("b{publisher}"));
-        match Publisher::open(self.stream.clone(), baseline, options).await {
+        match Publisher::on(self.stream.clone(), baseline, options).await {
             Ok(open) => Some(open),
             Err(error) => {
                 assert_expected(&error);
@@ -240,13 +243,13 @@ impl Case {
         let checked = upkeep::check(&self.truth, &CheckOptions::default()).await.unwrap();
         assert!(checked.is_sound(), "{checked:?}");
         for replica in &self.replicas {
-            let replica = Replica::open(self.truth.clone(), replica.dir(), ReplicaOptions::default());
-            let pulled = replica.pull(Target::Latest).await.unwrap();
+            let replica = Replica::of(self.truth.clone(), replica.dir(), ReplicaOptions::default());
+            let pulled = replica.pull().await.unwrap();
             assert_eq!(pulled.to, tip.record.version);
             self.assert_holds(&replica, pulled.to).await;
         }
         let options = PublishOptions::default().with_publisher("last");
-        let last = Publisher::open(self.truth.clone(), self.dir.path().join("b0"), options).await.unwrap();
+        let last = Publisher::on(self.truth.clone(), self.dir.path().join("b0"), options).await.unwrap();
         let published = last.publish(&step(1)).await.unwrap();
         assert_eq!(Some(published.version), tip.record.version.next());
     }
@@ -261,7 +264,7 @@ fn digests() -> &'static BTreeMap<u64, (String, String)> {
             let store = Arc::new(InMemory::new());
             let stream = Stream::create(store, "s".into(), CreateOptions::default()).await.unwrap();
             let publisher =
-                Publisher::open(stream.clone(), dir.path(), PublishOptions::default()).await.unwrap();
+                Publisher::on(stream.clone(), dir.path(), PublishOptions::default()).await.unwrap();
             let mut digests = BTreeMap::new();
             for number in 0..STEPS {
                 let version = publisher.publish(&step(number)).await.unwrap().version;

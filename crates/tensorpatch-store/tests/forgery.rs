@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use support::{World, assert_same, copy_dir, files, v};
 use tensorpatch_store::{
     AnchorPolicy, ApplyMode, CommitRecord, EdgeRecord, Folder, JsonRecord, Link, ObjectDigest, PlanError,
-    PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream, StreamRecord, Target,
+    Policy, PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream, StreamRecord,
     Version, open_store,
     upkeep::{self, CheckOptions, CollectOptions},
 };
@@ -26,7 +26,7 @@ fn forge<T: JsonRecord>(path: &Path, alter: impl FnOnce(&mut T)) {
 }
 
 async fn open(url: &Path) -> Stream {
-    let (store, prefix) = open_store(url.to_str().unwrap()).unwrap();
+    let (store, prefix) = open_store(url.to_str().unwrap(), &Policy::default()).unwrap();
     Stream::open(store, prefix).await.unwrap()
 }
 
@@ -34,7 +34,7 @@ async fn open(url: &Path) -> Stream {
 async fn signed(key: &SignKey) -> (World, Stream) {
     let mut world = World::new().await;
     std::fs::remove_dir_all(world.path("bucket")).unwrap();
-    let (store, prefix) = open_store(world.path("bucket").to_str().unwrap()).unwrap();
+    let (store, prefix) = open_store(world.path("bucket").to_str().unwrap(), &Policy::default()).unwrap();
     let options = tensorpatch_store::CreateOptions::default().with_sign_key(key.clone());
     world.stream = Stream::create(store, prefix, options).await.unwrap().signing(key.clone());
     world.publish_steps(3).await;
@@ -44,8 +44,8 @@ async fn signed(key: &SignKey) -> (World, Stream) {
 
 /// A replica at version 1, through `stream`.
 async fn at_first(world: &World, stream: &Stream) -> Replica {
-    let replica = Replica::open(stream.clone(), world.path("replica"), ReplicaOptions::default());
-    replica.pull(Target::Version(v(1))).await.unwrap();
+    let replica = Replica::of(stream.clone(), world.path("replica"), ReplicaOptions::default());
+    replica.pull_version(v(1)).await.unwrap();
     replica
 }
 
@@ -60,13 +60,13 @@ async fn a_signed_record_under_the_number_of_another_is_refused() {
     let (world, trusting) = signed(&SignKey::generate()).await;
     let replica = at_first(&world, &trusting).await;
     std::fs::copy(commit_path(&world, 2), commit_path(&world, 3)).unwrap();
-    let error = replica.pull(Target::Latest).await.unwrap_err();
+    let error = replica.pull().await.unwrap_err();
     assert!(matches!(&error, StoreError::Damaged { what, .. } if what.contains("version 2")), "{error}");
     // The two in each other's place.
     std::fs::copy(commit_path(&world, 1), commit_path(&world, 2)).unwrap();
-    assert!(matches!(replica.pull(Target::Latest).await, Err(StoreError::Damaged { .. })));
+    assert!(matches!(replica.pull().await, Err(StoreError::Damaged { .. })));
     std::fs::remove_file(commit_path(&world, 3)).unwrap();
-    assert!(matches!(replica.pull(Target::Version(v(2))).await, Err(StoreError::Damaged { .. })));
+    assert!(matches!(replica.pull_version(v(2)).await, Err(StoreError::Damaged { .. })));
     assert_at_first(&world, &replica).await;
 }
 
@@ -77,15 +77,15 @@ async fn a_record_of_another_stream_is_refused_though_the_same_key_has_signed_it
     let (theirs, _) = signed(&key).await;
     let replica = at_first(&ours, &trusting).await;
     std::fs::copy(commit_path(&theirs, 2), commit_path(&ours, 2)).unwrap();
-    let error = replica.pull(Target::Version(v(2))).await.unwrap_err();
+    let error = replica.pull_version(v(2)).await.unwrap_err();
     assert!(matches!(&error, StoreError::Damaged { what, .. } if what.contains("belongs to")), "{error}");
     assert_at_first(&ours, &replica).await;
     // All of the other stream, in our place.
     std::fs::remove_dir_all(ours.path("bucket")).unwrap();
     copy_dir(&theirs.path("bucket"), &ours.path("bucket"));
     let replaced = open(&ours.path("bucket")).await.trusting(vec![key.public()]).await.unwrap();
-    let replica = Replica::open(replaced, replica.dir(), ReplicaOptions::default());
-    assert!(matches!(replica.pull(Target::Latest).await, Err(StoreError::AnotherStream { .. })));
+    let replica = Replica::of(replaced, replica.dir(), ReplicaOptions::default());
+    assert!(matches!(replica.pull().await, Err(StoreError::AnotherStream { .. })));
     assert_same(replica.dir(), &ours.step(1));
 }
 
@@ -98,12 +98,12 @@ async fn a_signed_record_that_was_altered_is_refused_wherever_the_bit_is() {
         let mut bad = good.clone();
         bad[at] ^= 1;
         std::fs::write(commit_path(&world, 2), bad).unwrap();
-        let error = replica.pull(Target::Version(v(2))).await.unwrap_err();
+        let error = replica.pull_version(v(2)).await.unwrap_err();
         assert!(matches!(error, StoreError::Untrusted { .. }), "byte {at}: {error}");
     }
     // One that is right in every way, but for the signature.
     forge::<CommitRecord>(&commit_path(&world, 3), |_| ());
-    assert!(matches!(replica.pull(Target::Version(v(3))).await, Err(StoreError::Untrusted { .. })));
+    assert!(matches!(replica.pull_version(v(3)).await, Err(StoreError::Untrusted { .. })));
     assert_at_first(&world, &replica).await;
     forge::<StreamRecord>(&world.path("bucket/stream.json"), |_| ());
     let reopened = open(&world.path("bucket")).await.trusting(vec![SignKey::generate().public()]).await;
@@ -123,15 +123,15 @@ async fn a_record_of_another_history_of_the_same_stream_is_no_link_of_the_chain(
     }
     let forked = open(&fork).await.signing(key);
     let publisher =
-        Publisher::open(forked, world.path("fork-baseline"), PublishOptions::default()).await.unwrap();
+        Publisher::on(forked, world.path("fork-baseline"), PublishOptions::default()).await.unwrap();
     for step in [20, 3] {
         publisher.publish(&world.step(step)).await.unwrap();
     }
     copy_dir(&fork.join("patches"), &world.path("bucket/patches"));
     std::fs::copy(fork.join(format!("commits/{:020}.json", 3)), commit_path(&world, 3)).unwrap();
     for dir in ["replica", "newcomer"] {
-        let replica = Replica::open(trusting.clone(), world.path(dir), ReplicaOptions::default());
-        let error = replica.pull(Target::Latest).await.unwrap_err();
+        let replica = Replica::of(trusting.clone(), world.path(dir), ReplicaOptions::default());
+        let error = replica.pull().await.unwrap_err();
         assert!(matches!(error, StoreError::Plan(PlanError::Chain(_))), "{error}");
     }
     assert_at_first(&world, &replica).await;
@@ -145,7 +145,7 @@ async fn a_state_of_another_leaf_hash_than_the_streams_is_refused() {
     world.publish_steps(1).await;
     let text = std::fs::read_to_string(commit_path(&world, 1)).unwrap();
     std::fs::write(commit_path(&world, 1), text.replace("xxh3:", "blake3:")).unwrap();
-    let error = world.replica("r", ApplyMode::InPlace).pull(Target::Latest).await.unwrap_err();
+    let error = world.replica("r", ApplyMode::InPlace).pull().await.unwrap_err();
     assert!(matches!(&error, StoreError::Damaged { what, .. } if what.contains("blake3")), "{error}");
 }
 
@@ -165,8 +165,8 @@ async fn a_fold_that_is_forged_or_of_another_stream_is_not_used_and_a_check_name
     let good = std::fs::read(&edge).unwrap();
     let steps = async |dir: &str| {
         let replica = world.replica(dir, ApplyMode::InPlace);
-        replica.pull(Target::Version(v(1))).await.unwrap();
-        let steps = replica.pull(Target::Latest).await.unwrap().edges.len();
+        replica.pull_version(v(1)).await.unwrap();
+        let steps = replica.pull().await.unwrap().edges.len();
         assert_same(replica.dir(), &world.step(3));
         steps
     };
@@ -194,11 +194,11 @@ async fn a_fold_that_nobody_trusted_has_signed_is_not_used() {
     let (world, trusting) = signed(&SignKey::generate()).await;
     folded(&world, &open(&world.path("bucket")).await).await;
     let replica = at_first(&world, &trusting).await;
-    assert_eq!(replica.pull(Target::Latest).await.unwrap().edges.len(), 2);
+    assert_eq!(replica.pull().await.unwrap().edges.len(), 2);
     assert_same(replica.dir(), &world.step(3));
-    let trustful = Replica::open(world.stream.clone(), world.path("trustful"), ReplicaOptions::default());
-    trustful.pull(Target::Version(v(1))).await.unwrap();
-    assert_eq!(trustful.pull(Target::Latest).await.unwrap().edges.len(), 1);
+    let trustful = Replica::of(world.stream.clone(), world.path("trustful"), ReplicaOptions::default());
+    trustful.pull_version(v(1)).await.unwrap();
+    assert_eq!(trustful.pull().await.unwrap().edges.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,8 +212,8 @@ async fn a_patch_of_other_versions_in_a_record_is_refused_and_the_replica_is_not
     });
     for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
         let options = ReplicaOptions::default().with_mode(mode);
-        let replica = Replica::open(world.stream.clone(), replica.dir(), options);
-        let error = replica.pull(Target::Version(v(2))).await.unwrap_err();
+        let replica = Replica::of(world.stream.clone(), replica.dir(), options);
+        let error = replica.pull_version(v(2)).await.unwrap_err();
         assert!(matches!(error, StoreError::PatchDiffers { .. }), "{error}");
         assert_at_first(&world, &replica).await;
     }
@@ -228,18 +228,18 @@ async fn an_anchor_whose_files_are_not_the_state_or_layout_of_its_record_is_not_
         record.contents.state = format!("xxh3:{}", "ab".repeat(32)).parse().unwrap();
     });
     let replica = world.replica("r", ApplyMode::InPlace);
-    let error = replica.pull(Target::Latest).await.unwrap_err();
+    let error = replica.pull().await.unwrap_err();
     assert!(matches!(error, StoreError::PatchDiffers { .. }), "{error}");
     assert!(files(replica.dir()).is_empty() && replica.held().await.unwrap().is_none());
     std::fs::write(commit_path(&world, 1), &good).unwrap();
     forge::<CommitRecord>(&commit_path(&world, 1), |record| {
         record.contents.layout = "cd".repeat(32).parse().unwrap();
     });
-    let error = replica.pull(Target::Latest).await.unwrap_err();
+    let error = replica.pull().await.unwrap_err();
     assert!(matches!(error, StoreError::PatchDiffers { .. }), "{error}");
     assert!(files(replica.dir()).is_empty() && replica.held().await.unwrap().is_none());
     std::fs::write(commit_path(&world, 1), &good).unwrap();
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &world.step(1));
 }
 
@@ -278,8 +278,8 @@ async fn a_file_beside_the_weights_that_has_the_name_of_weights_is_refused() {
         std::fs::write(commit_path(&world, 2), forged).unwrap();
         for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
             let options = ReplicaOptions::default().with_mode(mode);
-            let replica = Replica::open(world.stream.clone(), replica.dir(), options);
-            let error = replica.pull(Target::Latest).await.unwrap_err();
+            let replica = Replica::of(world.stream.clone(), replica.dir(), options);
+            let error = replica.pull().await.unwrap_err();
             assert!(matches!(error, StoreError::Record { .. }), "{name}: {error}");
             assert_at_first(&world, &replica).await;
         }
@@ -294,7 +294,7 @@ async fn a_patch_whose_files_are_not_the_layout_of_its_record_is_refused() {
     forge::<CommitRecord>(&commit_path(&world, 2), |record| {
         record.contents.layout = "cd".repeat(32).parse().unwrap();
     });
-    let error = replica.pull(Target::Version(v(2))).await.unwrap_err();
+    let error = replica.pull_version(v(2)).await.unwrap_err();
     assert!(matches!(error, StoreError::PatchDiffers { .. }), "{error}");
     assert_at_first(&world, &replica).await;
 }
@@ -305,14 +305,14 @@ async fn weights_that_are_sharded_otherwise_are_not_taken_for_the_files_of_a_ver
     world.publish_steps(2).await;
     let replica = world.replica("resharded", ApplyMode::InPlace);
     support::write_sharded(replica.dir(), 1);
-    replica.pull(Target::Version(v(1))).await.unwrap();
+    replica.pull_version(v(1)).await.unwrap();
     assert_same(replica.dir(), &world.step(1));
     // Nor by a publisher, whose patches would then be of files that nobody else has.
     let baseline = world.path("baseline");
     std::fs::remove_dir_all(&baseline).unwrap();
     support::write_sharded(&baseline, 2);
     world.publisher().await.publish(&world.step(3)).await.unwrap();
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &world.step(3));
 }
 
@@ -339,8 +339,8 @@ async fn an_optional_way_that_is_damaged_or_leads_elsewhere_is_gone_around() {
     std::fs::write(&patch, &bytes).unwrap();
     let pull = async |name: String, mode| {
         let replica = world.replica(&name, mode);
-        replica.pull(Target::Version(v(1))).await.unwrap();
-        let pulled = replica.pull(Target::Latest).await.unwrap();
+        replica.pull_version(v(1)).await.unwrap();
+        let pulled = replica.pull().await.unwrap();
         assert_eq!(pulled.edges.len(), 8);
         assert_same(replica.dir(), &world.step(9));
     };
@@ -381,7 +381,7 @@ async fn an_anchor_that_is_not_its_version_is_gone_around() {
     let other = EdgeRecord::parse(&std::fs::read(edge_path(&world, 3)).unwrap()).unwrap();
     forge::<EdgeRecord>(&edge_path(&world, 5), |record| record.anchor = other.anchor.clone());
     let replica = world.replica("newcomer", ApplyMode::InPlace);
-    let pulled = replica.pull(Target::Latest).await.unwrap();
+    let pulled = replica.pull().await.unwrap();
     assert_eq!(pulled.edges[0].version, v(3));
     assert_same(replica.dir(), &world.step(6));
 }

@@ -25,7 +25,7 @@ fn away(file: &Path) -> std::path::PathBuf {
 async fn stopped(world: &World) -> Replica {
     world.publish_steps(2).await;
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Version(v(1))).await.unwrap();
+    replica.pull_version(v(1)).await.unwrap();
     let prepared = replica.prepare(Target::Latest).await.unwrap();
     let weights = replica.dir().join("model.safetensors");
     std::fs::rename(&weights, away(&weights)).unwrap();
@@ -72,7 +72,7 @@ async fn files_between_two_versions_are_called_damaged_and_are_repaired() {
     std::fs::write(&weights, bytes).unwrap();
     assert!(replica.held().await.unwrap().is_none());
     assert_eq!(condition(&replica), "damaged");
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &world.step(2));
 }
 
@@ -83,7 +83,7 @@ async fn weights_cut_short_while_an_application_waits_are_repaired() {
     let weights = replica.dir().join("model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &bytes[..bytes.len() - 1]).unwrap();
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &world.step(2));
 }
 
@@ -92,12 +92,12 @@ async fn an_update_whose_journal_is_gone_before_it_begins_does_not_pass_for_done
     let world = World::new().await;
     world.publish_steps(2).await;
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Version(v(1))).await.unwrap();
+    replica.pull_version(v(1)).await.unwrap();
     let prepared = replica.prepare(Target::Latest).await.unwrap();
     std::fs::remove_file(replica.dir().join(".tensorpatch/journal")).unwrap();
     assert!(replica.activate(prepared).await.is_err());
     assert_eq!(replica.held().await.unwrap().unwrap().version, v(1));
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &world.step(2));
 }
 
@@ -106,7 +106,7 @@ async fn a_switch_that_was_begun_is_finished() {
     let world = World::new().await;
     world.publish_steps(2).await;
     let replica = world.replica("r", ApplyMode::Beside);
-    replica.pull(Target::Version(v(1))).await.unwrap();
+    replica.pull_version(v(1)).await.unwrap();
     let prepared = replica.prepare(Target::Latest).await.unwrap();
     // A directory with something in it cannot be renamed over.
     let weights = replica.dir().join("model.safetensors");
@@ -125,7 +125,7 @@ async fn a_switch_whose_files_have_vanished_is_not_called_finished() {
     let world = World::new().await;
     world.publish_steps(2).await;
     let replica = world.replica("r", ApplyMode::Beside);
-    replica.pull(Target::Version(v(1))).await.unwrap();
+    replica.pull_version(v(1)).await.unwrap();
     let prepared = replica.prepare(Target::Latest).await.unwrap();
     let weights = replica.dir().join("model.safetensors");
     std::fs::rename(&weights, away(&weights)).unwrap();
@@ -136,7 +136,7 @@ async fn a_switch_whose_files_have_vanished_is_not_called_finished() {
     // Somebody makes room.
     std::fs::remove_dir_all(replica.dir().join(".tensorpatch/staging")).unwrap();
     assert_eq!(replica.held().await.unwrap(), None);
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &world.step(2));
 }
 
@@ -144,7 +144,7 @@ async fn a_switch_whose_files_have_vanished_is_not_called_finished() {
 async fn work_that_goes_on_after_its_caller_gave_up_keeps_the_replica_locked() {
     let world = World::new().await;
     world.publish_steps(2).await;
-    world.replica("r", ApplyMode::InPlace).pull(Target::Version(v(1))).await.unwrap();
+    world.replica("r", ApplyMode::InPlace).pull_version(v(1)).await.unwrap();
     let (begun, has_begun) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     let may_go_on = Mutex::new(may_go_on);
@@ -155,8 +155,8 @@ async fn work_that_goes_on_after_its_caller_gave_up_keeps_the_replica_locked() {
         }
     });
     let options = ReplicaOptions::default().with_observer(observer);
-    let slow = Replica::open(world.stream.clone(), world.path("r"), options);
-    let pulling = tokio::spawn(async move { slow.pull(Target::Latest).await });
+    let slow = Replica::of(world.stream.clone(), world.path("r"), options);
+    let pulling = tokio::spawn(async move { slow.pull().await });
     tokio::task::spawn_blocking(move || has_begun.recv()).await.unwrap().unwrap();
     pulling.abort();
     assert!(pulling.await.unwrap_err().is_cancelled());
@@ -164,7 +164,7 @@ async fn work_that_goes_on_after_its_caller_gave_up_keeps_the_replica_locked() {
     let early = tokio::time::timeout(Duration::from_millis(400), other.held()).await;
     assert!(early.is_err(), "somebody else may work on files that are still being worked on");
     drop(go_on);
-    assert_eq!(other.pull(Target::Latest).await.unwrap().to, v(2));
+    assert_eq!(other.pull().await.unwrap().to, v(2));
     assert_same(other.dir(), &world.step(2));
 }
 
@@ -174,12 +174,12 @@ async fn a_download_that_was_altered_on_disk_is_fetched_again() {
     world.publish_steps(2).await;
     for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
         let replica = world.replica(&format!("{mode:?}"), mode);
-        replica.pull(Target::Version(v(1))).await.unwrap();
+        replica.pull_version(v(1)).await.unwrap();
         let delta = world.stream.tip().await.unwrap().unwrap().record.delta.unwrap();
         let digest: ObjectDigest = delta.patches[0].object.blake3;
         let kept = replica.dir().join(format!(".tensorpatch/downloads/{digest}"));
         std::fs::write(&kept, "not a patch").unwrap();
-        assert_eq!(replica.pull(Target::Latest).await.unwrap().to, v(2));
+        assert_eq!(replica.pull().await.unwrap().to, v(2));
         assert_same(replica.dir(), &world.step(2));
     }
 }

@@ -36,9 +36,9 @@ async fn every_version_is_pulled_bit_for_bit_into_fresh_and_older_directories() 
             for to in 1..=5 {
                 let replica = world.replica(&format!("r-{mode:?}-{from}-{to}"), mode);
                 if from > 0 {
-                    replica.pull(Target::Version(v(from))).await.unwrap();
+                    replica.pull_version(v(from)).await.unwrap();
                 }
-                let pulled = replica.pull(Target::Version(v(to))).await.unwrap();
+                let pulled = replica.pull_version(v(to)).await.unwrap();
                 assert_eq!((pulled.from, pulled.to), (Version::new(from), v(to)));
                 assert_same(replica.dir(), &world.step(to));
                 assert_eq!(replica.held().await.unwrap().unwrap().version, v(to));
@@ -69,7 +69,7 @@ async fn a_single_file_is_published_as_model_safetensors() {
     std::fs::copy(&file, &renamed).unwrap();
     world.publisher().await.publish(&renamed).await.unwrap();
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_eq!(
         std::fs::read(replica.dir().join("model.safetensors")).unwrap(),
         std::fs::read(&file).unwrap()
@@ -87,10 +87,10 @@ async fn a_checkpoint_that_is_resharded_and_back_is_followed() {
     publisher.publish(&world.step(3)).await.unwrap();
     for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
         let replica = world.replica(&format!("{mode:?}"), mode);
-        replica.pull(Target::Version(v(1))).await.unwrap();
-        replica.pull(Target::Version(v(2))).await.unwrap();
+        replica.pull_version(v(1)).await.unwrap();
+        replica.pull_version(v(2)).await.unwrap();
         assert_same(replica.dir(), &sharded);
-        replica.pull(Target::Latest).await.unwrap();
+        replica.pull().await.unwrap();
         assert_same(replica.dir(), &world.step(3));
     }
 }
@@ -106,11 +106,11 @@ async fn companions_that_change_come_and_go_with_their_version() {
     std::fs::write(second.join("new.txt"), b"new").unwrap();
     publisher.publish(&second).await.unwrap();
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Version(v(1))).await.unwrap();
+    replica.pull_version(v(1)).await.unwrap();
     assert_same(replica.dir(), &world.step(1));
-    replica.pull(Target::Version(v(2))).await.unwrap();
+    replica.pull_version(v(2)).await.unwrap();
     assert_same(replica.dir(), &second);
-    replica.pull(Target::Version(v(1))).await.unwrap();
+    replica.pull_version(v(1)).await.unwrap();
     assert_same(replica.dir(), &world.step(1));
 }
 
@@ -122,7 +122,7 @@ async fn an_unchanged_checkpoint_is_published_as_empty() {
     let published = publisher.publish(&world.step(1)).await.unwrap();
     assert_eq!((published.version, published.kind), (v(2), VersionKind::Empty));
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &world.step(1));
 }
 
@@ -145,7 +145,7 @@ async fn a_label_or_name_that_no_record_may_have_is_refused_before_any_work() {
         let error = publisher.publish_labelled(&world.step(1), Some(label)).await.unwrap_err();
         assert!(matches!(error, StoreError::Text(_)), "{error}");
         let options = PublishOptions::default().with_publisher(label);
-        let opened = Publisher::open(world.stream.clone(), world.path("other"), options).await;
+        let opened = Publisher::on(world.stream.clone(), world.path("other"), options).await;
         assert!(matches!(opened, Err(StoreError::Text(_))));
     }
     assert!(!world.path("bucket/anchors").exists());
@@ -170,7 +170,7 @@ async fn a_baseline_that_is_missing_or_damaged_is_made_anew() {
     std::fs::remove_file(&weights).unwrap();
     publisher.publish(&world.step(6)).await.unwrap();
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &world.step(6));
 }
 
@@ -180,14 +180,14 @@ async fn a_publisher_that_another_overtook_is_told_and_can_go_on_after_catching_
     let one = world.publisher().await;
     one.publish(&world.step(1)).await.unwrap();
     let options = PublishOptions::default().with_publisher("other");
-    let two = Publisher::open(world.stream.clone(), world.path("baseline-2"), options).await.unwrap();
+    let two = Publisher::on(world.stream.clone(), world.path("baseline-2"), options).await.unwrap();
     two.publish(&world.step(2)).await.unwrap();
     let error = one.publish(&world.step(3)).await.unwrap_err();
     assert!(matches!(error, StoreError::NotAtTip { held: Some(held), tip } if held == v(1) && tip == v(2)));
     one.catch_up().await.unwrap();
     assert_eq!(one.publish(&world.step(3)).await.unwrap().version, v(3));
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &world.step(3));
 }
 
@@ -197,7 +197,7 @@ async fn an_existing_checkpoint_is_taken_for_the_version_that_it_is() {
     world.publish_steps(3).await;
     let replica = world.replica("existing", ApplyMode::InPlace);
     write_single(replica.dir(), 2);
-    let pulled = replica.pull(Target::Latest).await.unwrap();
+    let pulled = replica.pull().await.unwrap();
     assert_eq!(pulled.from, Some(v(2)));
     assert!(pulled.edges.iter().all(|step| !step.anchor), "{pulled:?}");
     assert_same(replica.dir(), &world.step(3));
@@ -209,7 +209,7 @@ async fn a_directory_with_something_else_is_left_alone_unless_it_may_be_replaced
     world.publish_steps(1).await;
     let replica = world.replica("foreign", ApplyMode::InPlace);
     write_single(replica.dir(), 99);
-    assert!(matches!(replica.pull(Target::Latest).await, Err(StoreError::ForeignDirectory { .. })));
+    assert!(matches!(replica.pull().await, Err(StoreError::ForeignDirectory { .. })));
     assert_same(replica.dir(), &{
         let path = world.path("step-99");
         write_single(&path, 99);
@@ -218,10 +218,10 @@ async fn a_directory_with_something_else_is_left_alone_unless_it_may_be_replaced
     let other = world.replica("other", ApplyMode::InPlace);
     std::fs::create_dir_all(other.dir()).unwrap();
     std::fs::write(other.dir().join("thesis.txt"), b"do not lose").unwrap();
-    assert!(matches!(other.pull(Target::Latest).await, Err(StoreError::ForeignDirectory { .. })));
+    assert!(matches!(other.pull().await, Err(StoreError::ForeignDirectory { .. })));
     let options = ReplicaOptions::default().replacing();
-    let replica = Replica::open(world.stream.clone(), replica.dir(), options);
-    replica.pull(Target::Latest).await.unwrap();
+    let replica = Replica::of(world.stream.clone(), replica.dir(), options);
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &world.step(1));
 }
 
@@ -231,9 +231,9 @@ async fn a_replica_refuses_another_stream() {
     one.publish_steps(1).await;
     two.publish_steps(1).await;
     let replica = one.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Latest).await.unwrap();
-    let stranger = Replica::open(two.stream.clone(), replica.dir(), ReplicaOptions::default());
-    assert!(matches!(stranger.pull(Target::Latest).await, Err(StoreError::AnotherStream { .. })));
+    replica.pull().await.unwrap();
+    let stranger = Replica::of(two.stream.clone(), replica.dir(), ReplicaOptions::default());
+    assert!(matches!(stranger.pull().await, Err(StoreError::AnotherStream { .. })));
     assert_same(replica.dir(), &one.step(1));
 }
 
@@ -242,15 +242,15 @@ async fn a_stream_that_went_back_or_was_rewritten_is_refused() {
     let world = World::new().await;
     world.publish_steps(3).await;
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     let newest = world.path("bucket/commits/00000000000000000003.json");
     let record = std::fs::read(&newest).unwrap();
     std::fs::remove_file(&newest).unwrap();
     std::fs::remove_file(world.path("bucket/latest.json")).unwrap();
-    assert!(matches!(replica.pull(Target::Latest).await, Err(StoreError::HistoryRewritten(_))));
+    assert!(matches!(replica.pull().await, Err(StoreError::HistoryRewritten(_))));
     let altered = String::from_utf8(record).unwrap().replace("trainer", "impostor");
     std::fs::write(&newest, altered).unwrap();
-    assert!(matches!(replica.pull(Target::Latest).await, Err(StoreError::HistoryRewritten(_))));
+    assert!(matches!(replica.pull().await, Err(StoreError::HistoryRewritten(_))));
     assert_same(replica.dir(), &world.step(3));
 }
 
@@ -259,7 +259,7 @@ async fn damaged_and_missing_objects_are_reported_and_nothing_is_altered() {
     let world = World::new().await;
     world.publish_steps(2).await;
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Version(v(1))).await.unwrap();
+    replica.pull_version(v(1)).await.unwrap();
     let part = files_under(&world.path("bucket/patches"))
         .into_iter()
         .find(|path| path.ends_with("delta.tpatch"))
@@ -269,18 +269,18 @@ async fn damaged_and_missing_objects_are_reported_and_nothing_is_altered() {
         let mut bad = good.clone();
         bad[flip] ^= 0x10;
         std::fs::write(&part, bad).unwrap();
-        assert!(matches!(replica.pull(Target::Latest).await, Err(StoreError::Damaged { .. })));
+        assert!(matches!(replica.pull().await, Err(StoreError::Damaged { .. })));
         assert_same(replica.dir(), &world.step(1));
     }
     std::fs::write(&part, &good[..good.len() - 1]).unwrap();
-    let error = replica.pull(Target::Latest).await.unwrap_err();
+    let error = replica.pull().await.unwrap_err();
     assert!(error.to_string().contains("delta.tpatch"), "{error}");
     std::fs::remove_file(&part).unwrap();
-    let error = replica.pull(Target::Latest).await.unwrap_err();
+    let error = replica.pull().await.unwrap_err();
     assert!(error.to_string().contains("delta.tpatch"), "{error}");
     assert_same(replica.dir(), &world.step(1));
     std::fs::write(&part, &good).unwrap();
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &world.step(2));
 }
 
@@ -298,9 +298,9 @@ async fn only_the_damaged_chunks_of_a_replica_are_fetched_anew() {
         let world = World::new().await;
         world.publish_steps(3).await;
         let replica = world.replica("r", mode);
-        replica.pull(Target::Version(v(2))).await.unwrap();
+        replica.pull_version(v(2)).await.unwrap();
         damage(&replica.dir().join("model.safetensors"), 100);
-        let pulled = replica.pull(Target::Latest).await.unwrap();
+        let pulled = replica.pull().await.unwrap();
         assert_eq!((pulled.from, pulled.edges.len()), (Some(v(2)), 1), "{pulled:?}");
         // The patch, which was fetched before the damage was found, and what the chunk was made of.
         assert!(pulled.downloaded_bytes > pulled.plan_bytes, "{pulled:?}");
@@ -315,11 +315,11 @@ async fn a_replica_with_much_damage_or_a_broken_header_is_made_anew_from_an_anch
         let world = World::new().await;
         world.publish_steps(3).await;
         let replica = world.replica("r", ApplyMode::InPlace);
-        replica.pull(Target::Version(v(2))).await.unwrap();
+        replica.pull_version(v(2)).await.unwrap();
         for place in places {
             damage(&replica.dir().join("model.safetensors"), place);
         }
-        let pulled = replica.pull(Target::Latest).await.unwrap();
+        let pulled = replica.pull().await.unwrap();
         assert!(pulled.edges[0].anchor, "{pulled:?}");
         assert_same(replica.dir(), &world.step(3));
     }
@@ -331,7 +331,7 @@ async fn preparing_alters_nothing_and_activating_is_all_that_is_left() {
     world.publish_steps(2).await;
     for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
         let replica = world.replica(&format!("{mode:?}"), mode);
-        replica.pull(Target::Version(v(1))).await.unwrap();
+        replica.pull_version(v(1)).await.unwrap();
         let prepared = replica.prepare(Target::Latest).await.unwrap();
         assert!(prepared.is_needed());
         assert_same(replica.dir(), &world.step(1));
@@ -340,7 +340,7 @@ async fn preparing_alters_nothing_and_activating_is_all_that_is_left() {
         std::fs::rename(world.path("away"), world.path("bucket")).unwrap();
         assert_same(replica.dir(), &world.step(2));
         // One that is prepared and dropped leaves the old version, whatever comes next.
-        replica.pull(Target::Version(v(1))).await.unwrap();
+        replica.pull_version(v(1)).await.unwrap();
         drop(replica.prepare(Target::Latest).await.unwrap());
         assert_eq!(replica.held().await.unwrap().unwrap().version, v(1));
         assert!(!replica.dir().join(".tensorpatch/journal").exists());
@@ -353,7 +353,7 @@ async fn replicas_that_share_a_directory_do_the_work_once() {
     let world = World::new().await;
     world.publish_steps(2).await;
     let replicas: Vec<Replica> = (0..4).map(|_| world.replica("shared", ApplyMode::InPlace)).collect();
-    let pulls = replicas.iter().map(|replica| replica.pull(Target::Latest));
+    let pulls = replicas.iter().map(|replica| replica.pull());
     let pulled: Vec<_> = futures::future::try_join_all(pulls).await.unwrap();
     assert_eq!(pulled.iter().filter(|pulled| pulled.downloaded_bytes > 0).count(), 1);
     assert_same(replicas[0].dir(), &world.step(2));
@@ -363,8 +363,8 @@ async fn replicas_that_share_a_directory_do_the_work_once() {
 async fn versions_that_do_not_exist_are_named() {
     let world = World::new().await;
     let replica = world.replica("r", ApplyMode::InPlace);
-    assert!(matches!(replica.pull(Target::Latest).await, Err(StoreError::Empty)));
+    assert!(matches!(replica.pull().await, Err(StoreError::Empty)));
     world.publish_steps(1).await;
-    let error = replica.pull(Target::Version(v(7))).await.unwrap_err();
+    let error = replica.pull_version(v(7)).await.unwrap_err();
     assert_eq!(error.to_string(), "the stream has no version 7: the newest is 1");
 }

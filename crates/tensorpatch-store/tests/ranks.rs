@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use support::{World, assert_same, files, safetensors, v, values, write_sharded};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CommitRecord, Folder, JsonRecord, Nonce, ObjectDigest, PublishOptions,
-    Published, Rank, Receipt, ReceiptContent, ReceiptError, Replica, ReplicaOptions, StoreError, Target,
-    ranks,
+    AnchorPolicy, ApplyMode, CommitRecord, Folder, JsonRecord, Nonce, ObjectDigest, Policy, PublishOptions,
+    Published, Rank, Receipt, ReceiptContent, ReceiptError, Replica, ReplicaOptions, StoreError, ranks,
     upkeep::{self, CheckOptions},
 };
 
@@ -103,7 +102,7 @@ async fn patches_of_several_ranks_are_one_version_for_every_reader() {
     for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
         let replica = world.replica(&format!("{mode:?}"), mode);
         for version in [1, 2, 4, 6] {
-            replica.pull(Target::Version(v(version))).await.unwrap();
+            replica.pull_version(v(version)).await.unwrap();
             assert_same(replica.dir(), &ranks.step(version.min(5)));
         }
     }
@@ -112,7 +111,7 @@ async fn patches_of_several_ranks_are_one_version_for_every_reader() {
     // An ordinary publisher goes on from there.
     world.publisher().await.publish(&ranks.step(7)).await.unwrap();
     let replica = world.replica("late", ApplyMode::InPlace);
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &ranks.step(7));
     assert!(upkeep::check(&world.stream, &CheckOptions::default()).await.unwrap().is_sound());
 }
@@ -127,9 +126,9 @@ async fn ranks_that_only_publish_make_a_stream_that_newcomers_can_join() {
         let anchor = published.anchor.map(|anchor| anchor.version);
         assert_eq!(anchor, [3, 5].contains(&step).then(|| v(step)));
     }
-    let options = ReplicaOptions::default().with_max_edges(1);
-    let newcomer = Replica::open(ranks.world.stream.clone(), ranks.world.path("newcomer"), options);
-    newcomer.pull(Target::Latest).await.unwrap();
+    let stream = ranks.world.stream.clone().with_policy(Policy::default().with_max_edges(1));
+    let newcomer = Replica::of(stream, ranks.world.path("newcomer"), ReplicaOptions::default());
+    newcomer.pull().await.unwrap();
     assert_same(newcomer.dir(), &ranks.step(5));
 }
 
@@ -205,8 +204,8 @@ async fn receipts_that_lie_about_the_target_harm_no_replica() {
     two.tensors[0].target = "ab".repeat(32).parse().unwrap();
     ranks.commit(&[one, two]).await.unwrap();
     let replica = ranks.world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Version(v(1))).await.unwrap();
-    assert!(replica.pull(Target::Latest).await.is_err());
+    replica.pull_version(v(1)).await.unwrap();
+    assert!(replica.pull().await.is_err());
     assert_same(replica.dir(), &ranks.step(1));
     assert_eq!(replica.held().await.unwrap().unwrap().version, v(1));
 }
@@ -241,7 +240,7 @@ async fn ranks_publish_a_first_version_of_their_files_and_go_on_with_patches() {
     for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
         let replica = ranks.world.replica(&format!("{mode:?}"), mode);
         for version in [1, 2] {
-            replica.pull(Target::Version(v(version))).await.unwrap();
+            replica.pull_version(v(version)).await.unwrap();
             assert_same_but_index(replica.dir(), &ranks.step(version));
         }
     }
@@ -267,7 +266,7 @@ async fn ranks_publish_other_tensors_and_files_than_before() {
     assert_eq!(ranks.commit(&receipts).await.unwrap(), 2);
     let replica = ranks.world.replica("r", ApplyMode::InPlace);
     for version in [1, 2] {
-        replica.pull(Target::Version(v(version))).await.unwrap();
+        replica.pull_version(v(version)).await.unwrap();
     }
     let found = files(replica.dir());
     assert!(found[SHARDS[0]] == std::fs::read(step.join(SHARDS[0])).unwrap());
@@ -278,7 +277,7 @@ async fn ranks_publish_other_tensors_and_files_than_before() {
     // A single publisher goes on from there, with a patch.
     let published = ranks.world.publisher().await.publish(&ranks.step(3)).await.unwrap();
     assert_eq!(published.base, Some(v(2)));
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &ranks.step(3));
     let checked = upkeep::check(&ranks.world.stream, &CheckOptions::default()).await.unwrap();
     assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
@@ -375,8 +374,8 @@ async fn parts_that_are_not_all_tensors_of_the_version_are_not_put_together() {
     record.contents.schema = "ab".repeat(32).parse().unwrap();
     std::fs::write(&path, record.to_bytes().unwrap()).unwrap();
     let replica = ranks.world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Version(v(1))).await.unwrap();
-    let error = replica.pull(Target::Latest).await.unwrap_err();
+    replica.pull_version(v(1)).await.unwrap();
+    let error = replica.pull().await.unwrap_err();
     assert!(error.to_string().contains("the tensors of its patches"), "{error}");
     assert_same(replica.dir(), &ranks.step(1));
 }

@@ -24,8 +24,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use support::{assert_same, safetensors, v, values, write_noise, write_single};
 use tensorpatch_store::{
-    CreateOptions, Folder, PublishOptions, Publisher, Replica, ReplicaOptions, StoreError, Stream, Target,
-    Version,
+    CreateOptions, Folder, PublishOptions, Publisher, Replica, ReplicaOptions, StoreError, Stream, Version,
     upkeep::{self, CheckOptions, CollectOptions, MirrorOptions},
 };
 
@@ -89,8 +88,7 @@ async fn everything(store: Arc<dyn ObjectStore>) {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let stream = Stream::create(store.clone(), prefix(), CreateOptions::default()).await.unwrap();
-    let publisher =
-        Publisher::open(stream.clone(), path("baseline"), PublishOptions::default()).await.unwrap();
+    let publisher = Publisher::on(stream.clone(), path("baseline"), PublishOptions::default()).await.unwrap();
     for step in 1..=4 {
         write_large(&path(&format!("step-{step}")), step);
         publisher.publish(&path(&format!("step-{step}"))).await.unwrap();
@@ -98,9 +96,9 @@ async fn everything(store: Arc<dyn ObjectStore>) {
     publisher.add_anchor().await.unwrap();
     let folder = Folder::new(stream.clone(), path("fold"), PublishOptions::default());
     assert!(folder.fold(v(1), v(4)).await.unwrap().added);
-    let replica = Replica::open(stream.clone(), path("replica"), ReplicaOptions::default());
+    let replica = Replica::of(stream.clone(), path("replica"), ReplicaOptions::default());
     for version in [1, 2, 4, 3] {
-        replica.pull(Target::Version(v(version))).await.unwrap();
+        replica.pull_version(v(version)).await.unwrap();
         assert_same(replica.dir(), &path(&format!("step-{version}")));
     }
     let checked = upkeep::check(&stream, &CheckOptions::default()).await.unwrap();
@@ -117,8 +115,8 @@ async fn everything(store: Arc<dyn ObjectStore>) {
     assert!(upkeep::check(&copy, &CheckOptions::default()).await.unwrap().is_sound());
     let collected = upkeep::collect(&stream, &CollectOptions::default().keeping(1).deleting()).await.unwrap();
     assert_eq!(collected.floor, v(4));
-    let late = Replica::open(stream.clone(), path("late"), ReplicaOptions::default());
-    late.pull(Target::Latest).await.unwrap();
+    let late = Replica::of(stream.clone(), path("late"), ReplicaOptions::default());
+    late.pull().await.unwrap();
     assert_same(late.dir(), &path("step-4"));
     assert!(upkeep::check(&stream, &CheckOptions::default()).await.unwrap().is_sound());
 }
@@ -128,16 +126,15 @@ async fn patch_in_parts(store: Arc<dyn ObjectStore>) {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let stream = Stream::create(store, prefix(), CreateOptions::default()).await.unwrap();
-    let publisher =
-        Publisher::open(stream.clone(), path("baseline"), PublishOptions::default()).await.unwrap();
+    let publisher = Publisher::on(stream.clone(), path("baseline"), PublishOptions::default()).await.unwrap();
     for (name, seed) in [("one", 1), ("two", 2)] {
         write_noise(&path(name), seed, 14 << 20);
         let published = publisher.publish(&path(name)).await.unwrap();
         assert!(published.bytes > 20 << 20, "{published:?}");
     }
-    let replica = Replica::open(stream.clone(), path("replica"), ReplicaOptions::default());
+    let replica = Replica::of(stream.clone(), path("replica"), ReplicaOptions::default());
     for (version, name) in [(1, "one"), (2, "two")] {
-        replica.pull(Target::Version(v(version))).await.unwrap();
+        replica.pull_version(v(version)).await.unwrap();
         assert_same(replica.dir(), &path(name));
     }
     let checked = upkeep::check(&stream, &CheckOptions::default()).await.unwrap();
@@ -155,7 +152,7 @@ async fn race(store: Arc<dyn ObjectStore>, versions: u64) {
             let options = PublishOptions::default().with_publisher(name);
             let mut won: BTreeMap<Version, String> = BTreeMap::new();
             let mut lost = 0;
-            let publisher = Publisher::open(stream.clone(), root.join("baseline"), options).await.unwrap();
+            let publisher = Publisher::on(stream.clone(), root.join("baseline"), options).await.unwrap();
             for step in 1.. {
                 if stream.tip().await.unwrap().is_some_and(|tip| tip.record.version.get() >= versions) {
                     break;
@@ -190,8 +187,8 @@ async fn race(store: Arc<dyn ObjectStore>, versions: u64) {
         assert_eq!(claims[&entry.version], (entry.publisher.as_str(), entry.contents.state.to_string()));
     }
     assert_eq!(claims.len(), log.len());
-    let replica = Replica::open(stream.clone(), dir.path().join("replica"), ReplicaOptions::default());
-    let pulled = replica.pull(Target::Latest).await.unwrap();
+    let replica = Replica::of(stream.clone(), dir.path().join("replica"), ReplicaOptions::default());
+    let pulled = replica.pull().await.unwrap();
     assert_eq!(Some(pulled.contents.state), log.last().map(|entry| entry.contents.state));
 }
 
@@ -249,15 +246,14 @@ async fn a_store_that_ignores_conditions_is_refused_unless_there_is_a_single_wri
     let options = CreateOptions::default().for_single_writer();
     let stream = Stream::create(store, place, options).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let publisher = Publisher::open(stream.clone(), dir.path().join("baseline"), PublishOptions::default())
-        .await
-        .unwrap();
+    let publisher =
+        Publisher::on(stream.clone(), dir.path().join("baseline"), PublishOptions::default()).await.unwrap();
     for step in 1..=3 {
         write_single(&dir.path().join("checkpoint"), step);
         publisher.publish(&dir.path().join("checkpoint")).await.unwrap();
     }
-    let replica = Replica::open(stream, dir.path().join("replica"), ReplicaOptions::default());
-    replica.pull(Target::Latest).await.unwrap();
+    let replica = Replica::of(stream, dir.path().join("replica"), ReplicaOptions::default());
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &dir.path().join("checkpoint"));
 }
 

@@ -15,7 +15,7 @@ use support::faulty_store::{Call, Fault, FaultyStore};
 use support::{assert_same, v, write_noise, write_single};
 use tensorpatch_store::{
     CreateOptions, Event, Folder, Observer, Phase, PublishOptions, Publisher, Replica, ReplicaOptions,
-    StoreError, Stream, Target,
+    StoreError, Stream,
     upkeep::{self, CheckOptions},
 };
 
@@ -47,7 +47,7 @@ impl Scene {
     }
 
     async fn publisher(&self, stream: &Stream, baseline: &str) -> Publisher {
-        Publisher::open(stream.clone(), self.path(baseline), PublishOptions::default()).await.unwrap()
+        Publisher::on(stream.clone(), self.path(baseline), PublishOptions::default()).await.unwrap()
     }
 
     /// Publishes some steps without faults.
@@ -82,8 +82,8 @@ async fn lists_that_never_show_anything_and_hints_that_are_wrong_hide_no_version
     }
     scene.inner.delete(&hint).await.unwrap();
     assert_eq!(scene.stream.tip().await.unwrap().unwrap().record.version, v(4));
-    let replica = Replica::open(scene.stream.clone(), scene.path("r"), ReplicaOptions::default());
-    replica.pull(Target::Latest).await.unwrap();
+    let replica = Replica::of(scene.stream.clone(), scene.path("r"), ReplicaOptions::default());
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &scene.step(4));
 }
 
@@ -111,7 +111,7 @@ async fn a_commit_that_never_arrives_moves_no_baseline() {
     let error = publisher.publish(&scene.step(2)).await.unwrap_err();
     assert!(matches!(error, StoreError::OutcomeUnknown { .. }), "{error}");
     assert_same(&scene.path("b"), &scene.step(1));
-    let baseline = Replica::open(scene.truth.clone(), scene.path("b"), ReplicaOptions::default());
+    let baseline = Replica::of(scene.truth.clone(), scene.path("b"), ReplicaOptions::default());
     assert_eq!(baseline.held().await.unwrap().unwrap().version, v(1));
     healthy.store(true, Ordering::SeqCst);
     assert_eq!(publisher.publish(&scene.step(2)).await.unwrap().version, v(2));
@@ -261,14 +261,14 @@ async fn a_patch_is_uploaded_while_it_is_encoded() {
         }
     });
     let options = PublishOptions::default().with_observer(observer);
-    let publisher = Publisher::open(scene.stream.clone(), scene.path("b"), options).await.unwrap();
+    let publisher = Publisher::on(scene.stream.clone(), scene.path("b"), options).await.unwrap();
     publisher.publish(&scene.path("one")).await.unwrap();
     let published = publisher.publish(&scene.path("two")).await.unwrap();
     let (whole, first) = (2 * ELEMENTS as u64, first.load(Ordering::SeqCst));
     assert!(published.bytes > whole / 2, "the patch has {} bytes", published.bytes);
     assert!(first > 0 && first < whole, "the first part went out when {first} of {whole} were encoded");
-    let replica = Replica::open(scene.truth.clone(), scene.path("r"), ReplicaOptions::default());
-    replica.pull(Target::Latest).await.unwrap();
+    let replica = Replica::of(scene.truth.clone(), scene.path("r"), ReplicaOptions::default());
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &scene.path("two"));
 }
 

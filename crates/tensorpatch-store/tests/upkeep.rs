@@ -9,7 +9,6 @@
 mod folds;
 mod support;
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +16,8 @@ use std::time::Duration;
 use object_store::memory::InMemory;
 use support::{World, assert_same, v};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CreateOptions, Folder, LeaseOptions, PublishOptions, Publisher, Replica,
-    ReplicaOptions, SignKey, StoreError, Stream, Target, Version, open_store,
+    AnchorPolicy, ApplyMode, CreateOptions, Folder, Policy, PublishOptions, Publisher, Replica,
+    ReplicaOptions, SignKey, StoreError, Stream, Version, open_store,
     upkeep::{self, CheckOptions, CollectOptions, MirrorOptions},
 };
 
@@ -46,7 +45,7 @@ async fn an_anchor_added_later_saves_newcomers_the_chain() {
         [v(1), v(5)]
     );
     let replica = world.replica("r", ApplyMode::InPlace);
-    let pulled = replica.pull(Target::Latest).await.unwrap();
+    let pulled = replica.pull().await.unwrap();
     assert_eq!(pulled.edges.iter().map(|step| step.version).collect::<Vec<_>>(), [v(5), v(6)]);
     assert_same(replica.dir(), &world.step(6));
     assert_sound(&world.stream).await;
@@ -71,22 +70,15 @@ async fn a_follower_is_told_of_every_activation_and_of_what_it_holds_at_the_star
     let world = World::new().await;
     world.publish_steps(2).await;
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     let publisher = world.publisher().await;
     let mut seen = Vec::new();
-    let follow = replica.follow(Duration::from_millis(5), |pulled| {
+    let mut versions = replica.follow();
+    while seen.len() < 3 {
+        let pulled = versions.next().await.unwrap().unwrap();
         seen.push((pulled.from.map(Version::get), pulled.to.get()));
-        let done = seen.len() == 3;
-        let (next, publisher) = (world.step(pulled.to.get() + 1), &publisher);
-        async move {
-            if done {
-                return ControlFlow::Break(());
-            }
-            publisher.publish(&next).await.unwrap();
-            ControlFlow::Continue(())
-        }
-    });
-    follow.await.unwrap();
+        publisher.publish(world.step(pulled.to.get() + 1)).await.unwrap();
+    }
     assert_eq!(seen, [(Some(2), 2), (Some(2), 3), (Some(3), 4)]);
 }
 
@@ -102,8 +94,8 @@ async fn a_fold_is_used_when_it_is_cheaper_and_not_made_when_it_is_not() {
     assert!(matches!(folder.fold(v(9), v(8)).await, Err(StoreError::NoVersion { .. })));
     assert!(matches!(folder.fold(v(1), v(10)).await, Err(StoreError::NoVersion { .. })));
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Version(v(1))).await.unwrap();
-    let pulled = replica.pull(Target::Latest).await.unwrap();
+    replica.pull_version(v(1)).await.unwrap();
+    let pulled = replica.pull().await.unwrap();
     assert_eq!(pulled.edges.len(), 1);
     assert_eq!(pulled.plan_bytes, folded.bytes);
     assert_same(replica.dir(), &world.step(9));
@@ -116,8 +108,8 @@ async fn a_replica_that_is_50_versions_behind_fetches_less_than_half_of_a_replay
     world.publish_steps(51).await;
     let pulled = async |name: &str| {
         let replica = world.replica(name, ApplyMode::InPlace);
-        replica.pull(Target::Version(v(1))).await.unwrap();
-        let pulled = replica.pull(Target::Latest).await.unwrap();
+        replica.pull_version(v(1)).await.unwrap();
+        let pulled = replica.pull().await.unwrap();
         assert_eq!((pulled.from, pulled.to), (Some(v(1)), v(51)));
         assert_same(replica.dir(), &world.step(51));
         pulled
@@ -150,8 +142,8 @@ async fn a_fold_that_vanished_is_gone_around() {
     assert!(folder.fold(v(1), v(4)).await.unwrap().added);
     std::fs::remove_dir_all(world.path("bucket/folds")).unwrap();
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Version(v(1))).await.unwrap();
-    assert_eq!(replica.pull(Target::Latest).await.unwrap().edges.len(), 3);
+    replica.pull_version(v(1)).await.unwrap();
+    assert_eq!(replica.pull().await.unwrap().edges.len(), 3);
     assert_same(replica.dir(), &world.step(4));
     let checked = upkeep::check(&world.stream, &CheckOptions::default().shallow()).await.unwrap();
     assert_eq!((checked.problems.len(), checked.unreachable.len()), (1, 0), "{checked:?}");
@@ -179,11 +171,11 @@ async fn collecting_keeps_every_version_that_the_policy_asks_for_and_says_first_
     assert!(!wet.garbage.is_empty());
     for version in 4..=8 {
         let replica = world.replica(&format!("r{version}"), ApplyMode::InPlace);
-        replica.pull(Target::Version(v(version))).await.unwrap();
+        replica.pull_version(v(version)).await.unwrap();
         assert_same(replica.dir(), &world.step(version));
     }
     let gone = world.replica("gone", ApplyMode::InPlace);
-    let error = gone.pull(Target::Version(v(3))).await.unwrap_err();
+    let error = gone.pull_version(v(3)).await.unwrap_err();
     assert!(error.to_string().contains("missing are"), "{error}");
     assert_sound(&world.stream).await;
     let again =
@@ -194,10 +186,9 @@ async fn collecting_keeps_every_version_that_the_policy_asks_for_and_says_first_
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_and_pins_hold_collectors_back() {
     let world = anchored_world().await;
-    let lease = LeaseOptions { holder: "engine".into(), length: Duration::from_secs(600) };
-    let options = ReplicaOptions::default().with_lease(lease);
-    let replica = Replica::open(world.stream.clone(), world.path("leased"), options);
-    replica.pull(Target::Version(v(2))).await.unwrap();
+    let options = ReplicaOptions::default().with_lease("engine");
+    let replica = Replica::of(world.stream.clone(), world.path("leased"), options);
+    replica.pull_version(v(2)).await.unwrap();
     let policy = CollectOptions::default().keeping(1);
     let report = upkeep::collect(&world.stream, &policy).await.unwrap();
     assert_eq!((report.floor, report.leases), (v(1), vec!["engine".to_owned()]));
@@ -206,11 +197,11 @@ async fn leases_and_pins_hold_collectors_back() {
     assert_eq!((report.floor, report.leases.len()), (v(7), 0));
     for (name, version) in [("pinned", 2), ("kept", 7), ("tip", 8)] {
         let replica = world.replica(name, ApplyMode::InPlace);
-        replica.pull(Target::Version(v(version))).await.unwrap();
+        replica.pull_version(v(version)).await.unwrap();
         assert_same(replica.dir(), &world.step(version));
     }
     // A replica below the floor goes on from an anchor.
-    assert!(replica.pull(Target::Latest).await.unwrap().edges[0].anchor);
+    assert!(replica.pull().await.unwrap().edges[0].anchor);
     assert_same(replica.dir(), &world.step(8));
 }
 
@@ -261,7 +252,7 @@ async fn nothing_is_collected_if_the_anchor_that_would_be_the_floor_is_not_whole
     assert!(matches!(error, StoreError::Missing { .. }), "{error}");
     assert_eq!(count(world.path("bucket")), before);
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Latest).await.unwrap();
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &world.step(8));
 }
 
@@ -284,10 +275,9 @@ fn age(dir: PathBuf, seconds: i64) {
 async fn clocks_that_jump_cost_no_version_that_is_kept() {
     const YEAR: i64 = 31_536_000;
     let world = anchored_world().await;
-    let lease = LeaseOptions { holder: "engine".into(), length: Duration::from_secs(600) };
-    let options = ReplicaOptions::default().with_lease(lease);
-    let replica = Replica::open(world.stream.clone(), world.path("leased"), options);
-    replica.pull(Target::Version(v(2))).await.unwrap();
+    let options = ReplicaOptions::default().with_lease("engine");
+    let replica = Replica::of(world.stream.clone(), world.path("leased"), options);
+    replica.pull_version(v(2)).await.unwrap();
     let abandoned = world.path(&format!("bucket/folds/{:020}-{}/x", 8, "ab".repeat(16)));
     std::fs::create_dir_all(abandoned.parent().unwrap()).unwrap();
     std::fs::write(&abandoned, b"x").unwrap();
@@ -297,7 +287,7 @@ async fn clocks_that_jump_cost_no_version_that_is_kept() {
     let report = upkeep::collect(&world.stream, &policy).await.unwrap();
     assert_eq!((report.floor, report.leases), (v(1), vec!["engine".to_owned()]));
     assert!(abandoned.exists());
-    assert_eq!(replica.pull(Target::Version(v(3))).await.unwrap().edges.len(), 1);
+    assert_eq!(replica.pull_version(v(3)).await.unwrap().edges.len(), 1);
     // It jumps a year on: the lease has ended, what nobody names is old, and what the policy keeps is there.
     age(world.path("bucket"), 2 * YEAR);
     let report = upkeep::collect(&world.stream, &policy).await.unwrap();
@@ -305,11 +295,11 @@ async fn clocks_that_jump_cost_no_version_that_is_kept() {
     assert!(!abandoned.exists());
     for version in [7, 8] {
         let fresh = world.replica(&format!("fresh-{version}"), ApplyMode::InPlace);
-        fresh.pull(Target::Version(v(version))).await.unwrap();
+        fresh.pull_version(v(version)).await.unwrap();
         assert_same(fresh.dir(), &world.step(version));
     }
     // The replica that slept through all of it starts from an anchor, and publishing goes on.
-    assert!(replica.pull(Target::Latest).await.unwrap().edges[0].anchor);
+    assert!(replica.pull().await.unwrap().edges[0].anchor);
     assert_same(replica.dir(), &world.step(8));
     assert_eq!(world.publisher().await.publish(&world.step(9)).await.unwrap().version, v(9));
     assert_sound(&world.stream).await;
@@ -370,7 +360,7 @@ async fn a_check_finds_every_flipped_bit_and_missing_object() {
 async fn a_mirror_is_the_same_stream_and_can_be_continued_and_published_to() {
     let world = anchored_world().await;
     let url = world.path("mirror");
-    let (store, prefix) = open_store(url.to_str().unwrap()).unwrap();
+    let (store, prefix) = open_store(url.to_str().unwrap(), &Policy::default()).unwrap();
     let mirror = async || {
         upkeep::mirror(
             &world.stream,
@@ -391,12 +381,12 @@ async fn a_mirror_is_the_same_stream_and_can_be_continued_and_published_to() {
     assert_sound(&copy).await;
     // A replica may change from the one to the other.
     let replica = world.replica("r", ApplyMode::InPlace);
-    replica.pull(Target::Version(v(8))).await.unwrap();
-    Replica::open(copy.clone(), replica.dir(), ReplicaOptions::default()).pull(Target::Latest).await.unwrap();
+    replica.pull_version(v(8)).await.unwrap();
+    Replica::of(copy.clone(), replica.dir(), ReplicaOptions::default()).pull().await.unwrap();
     assert_same(replica.dir(), &world.step(9));
     // Once they differ, they are told apart.
     let options = PublishOptions::default();
-    let other = Publisher::open(copy, world.path("other-baseline"), options).await.unwrap();
+    let other = Publisher::on(copy, world.path("other-baseline"), options).await.unwrap();
     other.publish(&world.step(20)).await.unwrap();
     world.publisher().await.publish(&world.step(10)).await.unwrap();
     assert!(matches!(mirror().await, Err(StoreError::HistoryRewritten(_))));
@@ -411,26 +401,26 @@ async fn with_a_trusted_key_only_what_it_signed_is_taken() {
     let stream = Stream::create(store.clone(), "s".into(), options).await.unwrap().signing(key.clone());
     let publish = async |stream: &Stream, baseline: &str, step: u64| {
         let options = PublishOptions::default();
-        let publisher = Publisher::open(stream.clone(), world.path(baseline), options).await.unwrap();
+        let publisher = Publisher::on(stream.clone(), world.path(baseline), options).await.unwrap();
         publisher.publish(&world.step(step)).await.unwrap();
     };
     publish(&stream, "b", 1).await;
     publish(&stream, "b", 2).await;
     let open = async |keys| Stream::open(store.clone(), "s".into()).await.unwrap().trusting(keys).await;
     let trusting = open(vec![other.public(), key.public()]).await.unwrap();
-    let replica = Replica::open(trusting, world.path("r"), ReplicaOptions::default());
-    replica.pull(Target::Latest).await.unwrap();
+    let replica = Replica::of(trusting, world.path("r"), ReplicaOptions::default());
+    replica.pull().await.unwrap();
     assert_same(replica.dir(), &world.step(2));
     assert!(matches!(open(vec![other.public()]).await, Err(StoreError::Untrusted { .. })));
     // Somebody else who can write to the bucket publishes, unsigned or signed with another key.
     let unsigned = Stream::open(store.clone(), "s".into()).await.unwrap();
     publish(&unsigned, "c", 3).await;
-    assert!(matches!(replica.pull(Target::Latest).await, Err(StoreError::Untrusted { .. })));
+    assert!(matches!(replica.pull().await, Err(StoreError::Untrusted { .. })));
     assert_same(replica.dir(), &world.step(2));
     // Whoever trusts nobody in particular still follows.
     let options = ReplicaOptions::default();
-    let trustful = Replica::open(unsigned, world.path("r2"), options);
-    trustful.pull(Target::Latest).await.unwrap();
+    let trustful = Replica::of(unsigned, world.path("r2"), options);
+    trustful.pull().await.unwrap();
     assert_same(trustful.dir(), &world.step(3));
 }
 
@@ -440,12 +430,12 @@ async fn all_of_it_can_be_spawned_onto_other_threads() {
     let (stream, step) = (world.stream.clone(), world.step(1));
     let (baseline, dir, work) = (world.path("baseline"), world.path("replica"), world.path("work"));
     let task = tokio::spawn(async move {
-        let publisher = Publisher::open(stream.clone(), baseline, PublishOptions::default()).await?;
+        let publisher = Publisher::on(stream.clone(), baseline, PublishOptions::default()).await?;
         publisher.publish(&step).await?;
         publisher.publish(&step).await?;
         publisher.add_anchor().await?;
-        let replica = Replica::open(stream.clone(), dir, ReplicaOptions::default());
-        replica.follow(Duration::from_millis(1), |_| std::future::ready(ControlFlow::Break(()))).await?;
+        let replica = Replica::of(stream.clone(), dir, ReplicaOptions::default());
+        replica.follow().next().await?;
         Folder::new(stream.clone(), work.join("fold"), PublishOptions::default()).fold(v(1), v(2)).await?;
         upkeep::mirror(&stream, Arc::new(InMemory::new()), "copy".into(), &MirrorOptions::new(&work)).await?;
         upkeep::collect(&stream, &CollectOptions::default()).await?;

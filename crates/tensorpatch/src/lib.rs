@@ -82,38 +82,71 @@
 //!
 //! # A stream from a trainer to its replicas
 //!
+//! A URL names a directory or the prefix of a bucket: [`store::open_store`] lists the kinds. The publisher keeps a copy of the newest
+//! version to make patches from, in the user's cache unless its [builder](Publisher::builder) is told otherwise. A replica is a
+//! directory with an ordinary checkpoint.
+//!
 //! ```
-//! use tensorpatch::store::{CreateOptions, PublishOptions, Publisher, Replica, ReplicaOptions, Stream, Target, open_store};
-//! # fn save_checkpoint(path: &std::path::Path, step: u8) -> std::io::Result<()> {
+//! use tensorpatch::{Publisher, Replica};
+//! # fn checkpoint(path: &str, step: u8) -> std::io::Result<()> {
+//! #     std::fs::create_dir(path)?;
 //! #     let header = br#"{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}        "#;
 //! #     let mut file = (header.len() as u64).to_le_bytes().to_vec();
 //! #     file.extend(header);
 //! #     file.extend([step, 2, 3, 4]);
-//! #     std::fs::write(path, file)
+//! #     std::fs::write(format!("{path}/model.safetensors"), file)
 //! # }
 //! # let dir = tempfile::tempdir()?;
-//! # let path = |name: &str| dir.path().join(name);
-//! # let url = path("stream");
-//! # let url = url.to_str().ok_or("not UTF-8")?;
+//! # std::env::set_current_dir(&dir)?;
+//! # checkpoint("step-7", 7)?;
+//! # checkpoint("step-8", 8)?;
+//! # let url = "run-7";
 //! # tokio::runtime::Runtime::new()?.block_on(async {
 //!
-//! // The trainer.
-//! let (store, prefix) = open_store(url)?;
-//! let stream = Stream::open_or_create(store, prefix, CreateOptions::default()).await?;
-//! let publisher = Publisher::open(stream, path("baseline"), PublishOptions::default()).await?;
-//! for step in 0..3 {
-//!     save_checkpoint(&path("model.safetensors"), step)?;
-//!     publisher.publish(&path("model.safetensors")).await?;
-//! }
+//! // The trainer. `Publisher::open(url)` is the same with a baseline in the user's cache.
+//! let publisher = Publisher::builder(url).baseline("baseline").open().await?;
+//! publisher.publish("step-7").await?;
 //!
-//! // A replica, anywhere.
-//! let (store, prefix) = open_store(url)?;
-//! let stream = Stream::open(store, prefix).await?;
-//! let replica = Replica::open(stream, path("replica"), ReplicaOptions::default());
-//! replica.pull(Target::Latest).await?;
-//! assert_eq!(std::fs::read(path("replica/model.safetensors"))?, std::fs::read(path("model.safetensors"))?);
+//! // A replica, on any other machine.
+//! let replica = Replica::open(url, "replica").await?;
+//! replica.pull().await?;
+//!
+//! // It follows: what is held at the start comes first, then each version that is published.
+//! let mut versions = replica.follow();
+//! # publisher.publish("step-8").await?;
+//! while let Some(pulled) = versions.next().await? {
+//!     println!("version {} is in {}", pulled.to, replica.dir().display());
+//! #   break;
+//! }
+//! # assert_eq!(std::fs::read("replica/model.safetensors")?, std::fs::read("step-8/model.safetensors")?);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | to | call |
+//! |---|---|
+//! | name the publisher, choose the profile or the anchors, show progress or stop | [`store::PublishOptions`] |
+//! | replace files instead of altering them, keep a lease, show progress or stop | [`store::ReplicaOptions`] |
+//! | sign what is published, or trust only what is signed | [`store::PublisherBuilder::sign_key`], [`store::ReplicaBuilder::trust_keys`] |
+//! | set retries, timeouts, transfers at once, limits | [`store::Policy`], or its variables of the environment |
+//! | download ahead and switch when the engine is paused | [`Replica::prepare`], [`Replica::activate`] |
+//! | read some tensors of a version, without the rest | [`store::Stream::range_reader`] |
+//! | publish from several ranks | [`store::ranks`] |
+//! | check, collect, copy a stream | [`store::upkeep`] |
+//! | use a store of the program's own | [`store::Stream::open`], [`Publisher::on`], [`Replica::of`], with [`object_store`] |
+//!
+//! Futures may be dropped at any time: each call says what that does.
+//!
+//! # Without a runtime
+//!
+//! [`blocking`] has the same publishers and replicas; following is an iterator.
+//!
+//! ```no_run
+//! use tensorpatch::blocking::{Publisher, Replica};
+//!
+//! Publisher::open("s3://bucket/run-7")?.publish("step-7")?;
+//! Replica::open("s3://bucket/run-7", "replica")?.pull()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -130,10 +163,27 @@
 //!
 //! # What can go wrong
 //!
-//! Errors are types that name the file, the tensor or the byte offset, and what was expected and found. Their
-//! `kind()` says who must act: see [`ErrorKind`]. Those about a patch also have a [stable
-//! class](format::ErrorClass). No function here panics, whatever the bytes; none leaves half a result under
-//! the name of a whole one.
+//! Errors are types that name the file, the tensor or the byte offset, and what was expected and found. Their `kind()`
+//! says who must act:
+//!
+//! ```
+//! use tensorpatch::{ErrorKind, Replica};
+//! # let dir = tempfile::tempdir()?;
+//! # let url = dir.path().join("none").display().to_string();
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//!
+//! match Replica::open(url, "replica").await {
+//!     Err(error) if error.kind() == ErrorKind::NotFound => println!("nothing is published yet"),
+//!     Err(error) if error.kind() == ErrorKind::Transient => println!("try again later: {error}"),
+//!     opened => drop(opened?.pull().await?),
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Those about a patch also have a [stable class](format::ErrorClass). No function here
+//! panics, whatever the bytes; none leaves half a result under the name of a whole one.
 //!
 //! # Untrusted input
 //!
@@ -168,6 +218,7 @@ pub use tensorpatch_delta::{
     full, full_tensors, safetensors,
 };
 pub use tensorpatch_format::{ErrorKind, LeafHash, Limits, Profile, StateDigest, TaggedStateDigest};
+pub use tensorpatch_store::{Publisher, Replica, StoreError, blocking, object_store};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

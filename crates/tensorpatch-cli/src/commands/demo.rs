@@ -11,11 +11,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::{
-    CreateOptions, PublishOptions, Published, Publisher, Replica, ReplicaOptions, Stream, Target, open_store,
+    PublishOptions, Published, Publisher, Replica, ReplicaOptions, Stream, policy::parse_size,
 };
 use tensorpatch_synthetic::{Config, Dtype, Run, write_run_sharded};
 
-use crate::arguments::parse_size;
 use crate::exit::Refusal;
 use crate::output::{Report, count, fields, percent, ratio, seconds, size, table};
 use crate::session::Session;
@@ -206,12 +205,11 @@ impl Actors {
     async fn new(directory: &Path, session: &Session) -> Result<Self> {
         let url = directory.join("stream");
         let url = url.to_str().with_context(|| format!("{}: not UTF-8", url.display()))?;
-        let (store, prefix) = open_store(url)?;
-        let stream = Stream::create(store, prefix, CreateOptions::default()).await?;
+        let stream = Stream::builder(url).open_or_create().await?;
         let options = PublishOptions::default().with_diff(session.options()).with_publisher("demo");
-        let publisher = Publisher::open(stream.clone(), directory.join("baseline"), options).await?;
+        let publisher = Publisher::on(stream.clone(), directory.join("baseline"), options).await?;
         let options = ReplicaOptions::default().with_apply(session.options());
-        let replica = Replica::open(stream, directory.join("replica"), options);
+        let replica = Replica::of(stream, directory.join("replica"), options);
         Ok(Self { checkpoint: directory.join("checkpoint"), publisher, replica })
     }
 
@@ -222,7 +220,7 @@ impl Actors {
         let published: Published = self.publisher.publish_labelled(&self.checkpoint, Some(&label)).await?;
         let publish_seconds = start.elapsed().as_secs_f64();
         let start = Instant::now();
-        self.replica.pull(Target::Latest).await?;
+        self.replica.pull().await?;
         let pull_seconds = start.elapsed().as_secs_f64();
         compare(&self.checkpoint, self.replica.dir())?;
         Ok(VersionReport {

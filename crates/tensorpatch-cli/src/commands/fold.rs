@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{Folded, Folder, PublishOptions, StoreError, Version};
+use tensorpatch::store::{Folded, Folder, PublishOptions, StoreError, Version, cache_dir};
 
 use crate::exit::Refusal;
 use crate::output::{Report, bytes, fields, percent};
@@ -64,7 +64,7 @@ const DEFAULT_SPAN: u64 = 8;
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let folded = streams::wait(async {
-        let stream = arguments.sign.apply(arguments.source.open().await?, &arguments.source.trust).await?;
+        let stream = arguments.source.open_signing(&arguments.sign).await?;
         let to = match arguments.to {
             Some(to) => version(to)?,
             None => stream.tip().await?.ok_or(StoreError::Empty)?.record.version,
@@ -76,7 +76,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         }
         let work = match &arguments.work {
             Some(work) => work.clone(),
-            None => streams::cache_for("folds", stream.id(), "--work")?,
+            None => cache_dir("folds", stream.id())?,
         };
         let mut options =
             PublishOptions::default().with_diff(session.options()).with_observer(streams::observer(session));

@@ -1,10 +1,7 @@
 //! `tensorpatch follow`: a local checkpoint that stays at the newest version.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -14,7 +11,6 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::pull::How;
-use crate::arguments::parse_duration;
 use crate::output::{Output, bytes};
 use crate::session::Session;
 use crate::streams::{self, Source};
@@ -27,9 +23,6 @@ pub(crate) struct Arguments {
     source: Source,
     /// The directory of the checkpoint; created if need be
     dir: PathBuf,
-    /// How often to ask for a newer version
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
-    poll: Duration,
     /// Run this with sh after each version, at the start too, with TENSORPATCH_VERSION, TENSORPATCH_STATE, TENSORPATCH_STREAM
     /// and TENSORPATCH_DIR in its environment. With --json what it prints goes to standard error. If it fails, following ends
     #[arg(long, value_name = "COMMAND")]
@@ -54,35 +47,27 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
 
 async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
     let stream = arguments.source.open().await?;
-    let replica = Replica::open(stream, &arguments.dir, arguments.how.options(session));
-    // What went wrong in the callback, which can only say that it wants no more.
-    let failure: Arc<Mutex<Option<anyhow::Error>>> = Arc::default();
-    let following = replica.follow(arguments.poll, |pulled| {
-        let failure = Arc::clone(&failure);
-        async move {
-            if let Err(error) = tell(arguments, session.output, &pulled).await {
-                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                return ControlFlow::Break(());
-            }
+    let replica = Replica::of(stream, &arguments.dir, arguments.how.options(session));
+    let following = async {
+        let mut versions = replica.follow();
+        while let Some(pulled) = versions.next().await? {
+            tell(arguments, session.output, &pulled).await?;
             if arguments.until.is_some_and(|until| pulled.to.get() >= until) {
-                return ControlFlow::Break(());
+                break;
             }
-            ControlFlow::Continue(())
         }
-    });
+        Ok(())
+    };
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
-    tokio::select! {
-        ended = following => ended?,
-        // Whatever was under way is finished by the next run.
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    let ended: Result<()> = tokio::select! {
+        ended = following => ended,
+        // What was under way is completed by the next run.
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    };
     replica.release().await?;
-    match failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    ended
 }
 
 /// Prints a version that is now held, and runs the command for it.

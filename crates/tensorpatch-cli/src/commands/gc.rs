@@ -6,9 +6,9 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::Version;
+use tensorpatch::store::policy::parse_duration;
 use tensorpatch::store::upkeep::{self, CollectOptions, Collected};
 
-use crate::arguments::parse_duration;
 use crate::exit::Refusal;
 use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         policy = policy.deleting();
     }
     let collected = streams::wait(async {
-        let stream = arguments.sign.apply(arguments.source.open().await?, &arguments.source.trust).await?;
+        let stream = arguments.source.open_signing(&arguments.sign).await?;
         Ok(upkeep::collect(&stream, &policy).await?)
     })?;
     session.output.report(&GcReport { url: arguments.source.url.clone(), collected })

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::open_store;
 use tensorpatch::store::upkeep::{self, MirrorOptions, Mirrored};
+use tensorpatch::store::{cache_dir, open_store};
 
 use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
@@ -53,9 +53,9 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         let stream = arguments.source.open().await?;
         let work = match &arguments.work {
             Some(work) => work.clone(),
-            None => streams::cache_for("mirrors", stream.id(), "--work")?,
+            None => cache_dir("mirrors", stream.id())?,
         };
-        let (store, prefix) = open_store(&arguments.to)?;
+        let (store, prefix) = open_store(&arguments.to, stream.policy())?;
         let options = MirrorOptions::new(work).with_observer(streams::observer(session));
         Ok(upkeep::mirror(&stream, store, prefix, &options).await?)
     })?;

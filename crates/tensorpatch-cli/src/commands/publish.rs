@@ -7,16 +7,13 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use tensorpatch::delta::open_settled;
-use tensorpatch::format::{LeafHash, Limits};
-use tensorpatch::store::{
-    AnchorPolicy, CreateOptions, PublishOptions, Published, Publisher, Stream, open_store,
-};
+use tensorpatch::format::Limits;
+use tensorpatch::store::{AnchorPolicy, PublishOptions, Published, Publisher};
 
 use crate::arguments::{LeafHashChoice, ProfileChoice};
-use crate::exit::Refusal;
 use crate::output::{Report, bytes, count, fields, percent, ratio, seconds};
 use crate::session::Session;
-use crate::streams::{self, Sign, Trust};
+use crate::streams::{self, Access, Sign};
 
 /// Publishes a checkpoint as the next version of a stream, which is created if there is none. The first version is the whole
 /// checkpoint, the others are patches.
@@ -58,7 +55,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     sign: Sign,
     #[command(flatten)]
-    trust: Trust,
+    access: Access,
 }
 
 impl Arguments {
@@ -137,11 +134,6 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
     // Before a stream is created for it.
     open_settled(&arguments.checkpoint, &Limits::default())?;
-    let stream = open_or_create(arguments).await?;
-    let baseline = match &arguments.baseline {
-        Some(baseline) => baseline.clone(),
-        None => streams::cache_for("baselines", stream.id(), "--baseline")?,
-    };
     let mut options = PublishOptions::default()
         .with_diff(session.options().with_profile(arguments.profile.into()))
         .with_anchors(arguments.anchor_policy())
@@ -149,32 +141,28 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     if let Some(name) = &arguments.publisher {
         options = options.with_publisher(name);
     }
-    let publisher = Publisher::open(stream, &baseline, options).await?;
+    let mut builder = Publisher::builder(&arguments.to)
+        .policy(arguments.access.policy()?)
+        .trust_keys(arguments.access.trust_key.iter().copied())
+        .options(options);
+    if let Some(key) = arguments.sign.key()? {
+        builder = builder.sign_key(key);
+    }
+    if let Some(hash) = arguments.leaf_hash {
+        builder = builder.leaf_hash(hash.into());
+    }
+    if arguments.single_writer {
+        builder = builder.single_writer();
+    }
+    if let Some(baseline) = &arguments.baseline {
+        builder = builder.baseline(baseline);
+    }
+    let publisher = builder.open().await?;
     let published = publisher.publish_labelled(&arguments.checkpoint, arguments.label.as_deref()).await?;
     session.output.report(&PublishReport {
         url: arguments.to.clone(),
-        baseline,
+        baseline: publisher.baseline().to_owned(),
         published,
         seconds: start.elapsed().as_secs_f64(),
     })
-}
-
-async fn open_or_create(arguments: &Arguments) -> Result<Stream> {
-    let (store, prefix) = open_store(&arguments.to)?;
-    let mut options = CreateOptions::default().with_leaf_hash(arguments.leaf_hash.unwrap_or_default().into());
-    if arguments.single_writer {
-        options = options.for_single_writer();
-    }
-    if let Some(key) = arguments.sign.key()? {
-        options = options.with_sign_key(key);
-    }
-    let stream = Stream::open_or_create(store, prefix, options).await?;
-    let stream = arguments.sign.apply(stream, &arguments.trust).await?;
-    let wanted: Option<LeafHash> = arguments.leaf_hash.map(Into::into);
-    let found = stream.record().leaf_hash;
-    if wanted.is_some_and(|wanted| wanted != found) {
-        let what = format!("{}: the stream's leaf hash is {found}", stream.place());
-        return Err(Refusal::usage(what, "leave --leaf-hash out, or publish to a new stream").into());
-    }
-    Ok(stream)
 }

@@ -6,15 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{ApplyMode, LeaseOptions, Pulled, Replica, ReplicaOptions, Target, Version};
+use tensorpatch::store::{ApplyMode, Pulled, Replica, ReplicaOptions, Version};
 
 use crate::exit::Refusal;
 use crate::output::{Report, bytes, fields, seconds};
 use crate::session::Session;
 use crate::streams::{self, Source};
-
-/// How long a lease lives without being renewed: a replica may be away for a day.
-const LEASE: Duration = Duration::from_secs(86_400);
 
 /// Brings a local checkpoint to a version of a stream, verified. DIR is an ordinary Hugging Face directory, with a hidden folder
 /// .tensorpatch for what is known about it.
@@ -59,7 +56,7 @@ impl How {
             options = options.replacing();
         }
         if let Some(holder) = &self.lease {
-            options = options.with_lease(LeaseOptions { holder: holder.clone(), length: LEASE });
+            options = options.with_lease(holder);
         }
         options
     }
@@ -109,17 +106,15 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
 
 async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
-    let target = match arguments.version {
-        None => Target::Latest,
-        Some(number) => match Version::new(number) {
-            Some(version) => Target::Version(version),
-            None => {
-                return Err(Refusal::usage(format!("{number} is no version"), "versions start at 1").into());
-            }
-        },
-    };
+    let no_version = |number| Refusal::usage(format!("{number} is no version"), "versions start at 1");
+    let version = arguments.version.map(|number| Version::new(number).ok_or_else(|| no_version(number)));
+    let version = version.transpose()?;
     let stream = arguments.source.open().await?;
-    let pulled = Replica::open(stream, &arguments.dir, arguments.how.options(session)).pull(target).await?;
+    let replica = Replica::of(stream, &arguments.dir, arguments.how.options(session));
+    let pulled = match version {
+        None => replica.pull().await?,
+        Some(version) => replica.pull_version(version).await?,
+    };
     session.output.report(&PullReport {
         url: arguments.source.url.clone(),
         dir: arguments.dir.clone(),

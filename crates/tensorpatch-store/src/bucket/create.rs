@@ -4,11 +4,8 @@ use bytes::Bytes;
 use tensorpatch_stream::record::MAX_RECORD_BYTES;
 use tensorpatch_stream::{Version, Writers};
 
-use super::{Bucket, pause};
+use super::Bucket;
 use crate::error::StoreError;
-
-/// How often a create whose outcome is not known is made again.
-const ATTEMPTS: u32 = 6;
 
 /// Whose record now stands under the name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,10 +92,12 @@ pub(crate) async fn create(
                     "it said that {name} was created, but has no such object"
                 ))));
             }
-            (None, Err(source)) if attempt >= ATTEMPTS => return Err(CreateError::Unknown(source)),
+            (None, Err(source)) if attempt >= bucket.policy().attempts => {
+                return Err(CreateError::Unknown(source));
+            }
             (None, Err(error)) => {
                 tracing::debug!(name, attempt, %error, "create failed, trying again");
-                pause(attempt).await;
+                bucket.pause(attempt).await;
                 attempt = attempt.saturating_add(1);
             }
         }

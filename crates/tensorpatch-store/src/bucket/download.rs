@@ -9,7 +9,7 @@ use object_store::GetOptions;
 use object_store::path::Path;
 use tokio::sync::mpsc;
 
-use super::{ATTEMPTS, Bucket, IN_FLIGHT, missing_or, pause};
+use super::{Bucket, missing_or};
 use crate::error::{StoreError, is_transient};
 use crate::local;
 use crate::observe::{Observer, Phase};
@@ -21,14 +21,14 @@ impl Bucket {
         object: &ObjectRef,
         observer: &Observer,
     ) -> Result<(), StoreError> {
-        let (sender, receiver) = mpsc::channel::<Bytes>(IN_FLIGHT);
+        let (sender, receiver) = mpsc::channel::<Bytes>(self.policy.parts_in_flight());
         let (wanted, observer) = (object.clone(), observer.clone());
         let mut receiver = receiver;
         let reader = tokio::task::spawn_blocking(move || {
             let mut verifier = Verifier { object: wanted, hasher: blake3::Hasher::new(), len: 0 };
             while let Some(block) = receiver.blocking_recv() {
                 verifier.take(&block)?;
-                observer.advance(Phase::Download, block.len() as u64);
+                observer.advance(Phase::Download, block.len() as u64)?;
             }
             verifier.finish()
         });
@@ -75,14 +75,16 @@ impl Bucket {
         });
         let (mut output, mut verifier) = begun.await.map_err(|e| StoreError::Task(e.to_string()))??;
         let start = verifier.len;
-        observer.advance(Phase::Resumed, start);
-        let (sender, mut receiver) = mpsc::channel::<Bytes>(IN_FLIGHT);
+        observer.advance(Phase::Resumed, start)?;
+        let (sender, mut receiver) = mpsc::channel::<Bytes>(self.policy.parts_in_flight());
         let observer = observer.clone();
         let writer = tokio::task::spawn_blocking(move || {
             let mut result = Ok(());
             while let (Ok(()), Some(block)) = (&result, receiver.blocking_recv()) {
-                result = verifier.take(&block).and_then(|()| output.write(&block));
-                observer.advance(Phase::Download, block.len() as u64);
+                result = verifier.take(&block).and_then(|()| {
+                    output.write(&block)?;
+                    Ok(observer.advance(Phase::Download, block.len() as u64)?)
+                });
             }
             (result, verifier, output)
         });
@@ -93,6 +95,8 @@ impl Bucket {
         fetched.map_err(|source| missing_or(name, source))?;
         tokio::task::spawn_blocking(move || match written.and_then(|()| verifier.finish()) {
             Ok(()) => output.commit(),
+            // What is there is right, and is where the next call goes on.
+            Err(error @ StoreError::Cancelled(_)) => Err(error),
             Err(error) => {
                 output.discard();
                 Err(error)
@@ -119,9 +123,9 @@ impl Bucket {
                 attempt = 1;
             }
             match fetched {
-                Err(error) if attempt < ATTEMPTS && is_transient(&error) => {
+                Err(error) if attempt < self.policy.attempts && is_transient(&error) => {
                     tracing::debug!(%path, done, attempt, %error, "download broke, taking it up again");
-                    pause(attempt).await;
+                    self.pause(attempt).await;
                     attempt = attempt.saturating_add(1);
                 }
                 result => return result,

@@ -10,13 +10,11 @@ use object_store::{ObjectStoreExt, WriteMultipart};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{ATTEMPTS, Bucket, IN_FLIGHT, object_error, pause};
+use super::{Bucket, object_error};
 use crate::error::{StoreError, is_transient};
 use crate::local;
 use crate::observe::{Observer, Phase};
 
-/// Bytes of one part of a multipart upload, if the object is not so large that more are needed.
-const PART_BYTES: u64 = 8 << 20;
 /// S3 allows 10,000 parts.
 const MAX_PARTS: u64 = 9_000;
 /// Bytes that pass from whoever writes an object to its upload in one piece.
@@ -33,9 +31,11 @@ impl Bucket {
         let mut attempt = 1;
         loop {
             match self.upload_once(&key, file, observer).await {
-                Err(StoreError::Object { name, source }) if attempt < ATTEMPTS && is_transient(&source) => {
+                Err(StoreError::Object { name, source })
+                    if attempt < self.policy.attempts && is_transient(&source) =>
+                {
                     tracing::debug!(name, attempt, %source, "upload failed, trying again");
-                    pause(attempt).await;
+                    self.pause(attempt).await;
                     attempt = attempt.saturating_add(1);
                 }
                 Err(error) => return Err(error),
@@ -50,15 +50,15 @@ impl Bucket {
         file: &FilePath,
         observer: &Observer,
     ) -> Result<ObjectRef, StoreError> {
-        let part_bytes = PART_BYTES.max(local::file_len(file)?.div_ceil(MAX_PARTS));
+        let part_bytes = self.policy.part_bytes.max(local::file_len(file)?.div_ceil(MAX_PARTS));
         let mut blocks = read_blocks(file.to_owned(), part_bytes);
         let mut sink = Sink::new(self, key, part_bytes);
         while let Some(block) = blocks.recv().await {
             let added = match block {
-                Ok(block) => {
-                    observer.advance(Phase::Upload, block.len() as u64);
-                    sink.add(block).await
-                }
+                Ok(block) => match observer.advance(Phase::Upload, block.len() as u64) {
+                    Ok(()) => sink.add(block).await,
+                    Err(cancelled) => Err(cancelled.into()),
+                },
                 Err(e) => Err(StoreError::local(file, e)),
             };
             if let Err(error) = added {
@@ -79,7 +79,7 @@ impl Bucket {
         file: PathBuf,
         observer: &Observer,
     ) -> Result<(Outgoing, Uploading), StoreError> {
-        let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+        let (sender, receiver) = mpsc::channel(self.policy.parts_in_flight());
         let created = File::create(&file).map_err(|e| StoreError::local(&file, e))?;
         let task = tokio::spawn(upload_pieces(self.clone(), key.clone(), receiver));
         let uploading = Uploading { bucket: self.clone(), key, path: file, observer: observer.clone(), task };
@@ -142,7 +142,7 @@ impl Uploading {
         drop(outgoing);
         match task.await.map_err(|e| StoreError::Task(e.to_string()))? {
             Ok(Some(object)) => {
-                observer.advance(Phase::Upload, object.bytes);
+                observer.advance(Phase::Upload, object.bytes)?;
                 return bucket.check_arrived(object).await;
             }
             Ok(None) => {}
@@ -161,7 +161,8 @@ async fn upload_pieces(
     key: Key,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> Result<Option<ObjectRef>, StoreError> {
-    let mut sink = Sink::new(&bucket, &key, PART_BYTES);
+    let part_bytes = bucket.policy.part_bytes;
+    let mut sink = Sink::new(&bucket, &key, part_bytes);
     while let Some(piece) = pieces.recv().await {
         match piece {
             Piece::End => return sink.finish().await.map(Some),
@@ -172,7 +173,7 @@ async fn upload_pieces(
                 }
             }
         }
-        if sink.bytes > PART_BYTES.saturating_mul(MAX_PARTS) {
+        if sink.bytes > part_bytes.saturating_mul(MAX_PARTS) {
             break;
         }
     }
@@ -203,7 +204,7 @@ impl<'a> Sink<'a> {
         self.hasher.update(&block);
         self.bytes = self.bytes.saturating_add(block.len() as u64);
         if let Some(parts) = &mut self.parts {
-            let room = parts.wait_for_capacity(IN_FLIGHT).await;
+            let room = parts.wait_for_capacity(self.bucket.policy.parts_in_flight()).await;
             room.map_err(|source| object_error(self.key.as_str(), source))?;
             parts.put(block);
             return Ok(());
@@ -312,7 +313,8 @@ mod tests {
             }
             before = now;
         }
-        let in_flight = (IN_FLIGHT as u64 + 2) * PART_BYTES;
+        let policy = bucket.policy();
+        let in_flight = policy.bytes_in_flight + 2 * policy.part_bytes;
         assert!(before <= in_flight, "{before} bytes were taken of which none had arrived");
         open.store(true, Ordering::SeqCst);
         let object = uploading.finish(writer.await.unwrap()).await.unwrap();

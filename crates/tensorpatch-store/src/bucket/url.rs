@@ -17,8 +17,10 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 
 use crate::error::StoreError;
+use crate::policy::Policy;
 
-/// Opens the store that `url` names and says which prefix of it is meant.
+/// Opens the store that `url` names and says which prefix of it is meant. A bucket's client takes its timeouts, retries and number of
+/// connections from `policy`.
 ///
 /// | URL | store | credentials |
 /// |---|---|---|
@@ -32,23 +34,25 @@ use crate::error::StoreError;
 /// If the URL is of no kind that this build knows, is malformed, or the store cannot be set up.
 ///
 /// ```
+/// use tensorpatch_store::{Policy, open_store};
+///
 /// let dir = tempfile::tempdir()?;
 /// let url = dir.path().join("stream");
-/// let (store, prefix) = tensorpatch_store::open_store(&url.to_string_lossy())?;
+/// let (store, prefix) = open_store(&url.to_string_lossy(), &Policy::default())?;
 /// assert_eq!(prefix.as_ref(), "");
 /// # let _ = store;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn open_store(url: &str) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
-    open(url, crate::local::create_dir)
+pub fn open_store(url: &str, policy: &Policy) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+    open(url, policy, crate::local::create_dir)
 }
 
 /// The same for reading: a local directory that is missing is not made.
 ///
 /// # Errors
 /// As [`open_store`]; [`StoreError::NoStream`] if there is no such directory.
-pub fn open_existing_store(url: &str) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
-    open(url, |directory| {
+pub fn open_existing_store(url: &str, policy: &Policy) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+    open(url, policy, |directory| {
         if directory.is_dir() {
             return Ok(());
         }
@@ -58,6 +62,11 @@ pub fn open_existing_store(url: &str) -> Result<(Arc<dyn ObjectStore>, Path), St
 
 fn open(
     url: &str,
+    #[cfg_attr(
+        not(any(feature = "aws", feature = "gcp", feature = "azure")),
+        expect(unused_variables, reason = "local directories have no client")
+    )]
+    policy: &Policy,
     prepare: impl Fn(&FilePath) -> Result<(), StoreError>,
 ) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
     let open_directory = |path: &FilePath| {
@@ -74,17 +83,22 @@ fn open(
         "file" if rest.starts_with('/') => open_directory(FilePath::new(rest)),
         "file" => Err(bad(url, "a file URL has three slashes and an absolute path, as file:///data/stream")),
         #[cfg(feature = "aws")]
-        "s3" => aws::open(url, rest),
+        "s3" => aws::open(url, rest, policy),
         #[cfg(feature = "aws")]
-        "hf" => aws::open_hub(url, rest),
+        "hf" => aws::open_hub(url, rest, policy),
         #[cfg(feature = "gcp")]
-        "gs" => gcp::open(url, rest),
+        "gs" => gcp::open(url, rest, policy),
         #[cfg(feature = "azure")]
-        "az" => azure::open(url, rest),
-        known if ["s3", "hf", "gs", "az"].contains(&known) => {
-            Err(bad(url, "this build has no support for stores of this kind"))
-        }
-        _ => Err(bad(url, "the kinds of stores are file, s3, gs, az and hf")),
+        "az" => azure::open(url, rest, policy),
+        kind => Err(bad(
+            url,
+            match kind {
+                "s3" | "hf" => "this build has no support for it: enable the feature \"aws\"",
+                "gs" => "this build has no support for it: enable the feature \"gcp\"",
+                "az" => "this build has no support for it: enable the feature \"azure\"",
+                _ => "the kinds of stores are file, s3, gs, az and hf",
+            },
+        )),
     }
 }
 
@@ -109,23 +123,14 @@ fn bucket_and_prefix<'a>(url: &str, rest: &'a str) -> Result<(&'a str, Path), St
     Ok((bucket, prefix))
 }
 
-/// How long a connection may be silent before a request is made again. There is no limit on a whole request: a download of many
-/// gigabytes is one.
-#[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
-fn client_options(allow_http: bool) -> object_store::ClientOptions {
-    object_store::ClientOptions::new()
-        .with_timeout_disabled()
-        .with_read_timeout(std::time::Duration::from_secs(60))
-        .with_connect_timeout(std::time::Duration::from_secs(10))
-        .with_allow_http(allow_http)
-}
-
 #[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
 fn set_up<T: ObjectStore>(
     url: &str,
     store: object_store::Result<T>,
+    policy: &Policy,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
-    Ok(Arc::new(store.map_err(|e| bad(url, e.to_string()))?))
+    let store = store.map_err(|e| bad(url, e.to_string()))?;
+    Ok(Arc::new(object_store::limit::LimitStore::new(store, policy.max_connections)))
 }
 
 #[cfg(test)]
@@ -137,7 +142,7 @@ mod tests {
         let mut urls = vec!["", "file://relative/path", "carrier-pigeon://roof", "s3://", "hf://models/a/b"];
         urls.extend(["s3://bucket/a//b", "gs://", "az:///x", "hf://buckets/only-a-namespace"]);
         for url in urls {
-            assert!(matches!(open_store(url), Err(StoreError::Url { .. })), "{url}");
+            assert!(matches!(open_store(url, &Policy::default()), Err(StoreError::Url { .. })), "{url}");
         }
     }
 
@@ -147,7 +152,7 @@ mod tests {
         let path = dir.path().join("a b/stream");
         let path = path.to_str().unwrap();
         for url in [path.to_owned(), format!("file://{path}")] {
-            let (store, _) = open_store(&url).unwrap();
+            let (store, _) = open_store(&url, &Policy::default()).unwrap();
             assert!(store.to_string().contains("stream"), "{store}");
         }
     }
@@ -165,9 +170,10 @@ mod tests {
     fn a_directory_is_made_for_writing_and_not_for_reading() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stream");
-        assert!(matches!(open_existing_store(path.to_str().unwrap()), Err(StoreError::NoStream { .. })));
+        let (path_text, policy) = (path.to_str().unwrap(), Policy::default());
+        assert!(matches!(open_existing_store(path_text, &policy), Err(StoreError::NoStream { .. })));
         assert!(!path.exists());
-        open_store(path.to_str().unwrap()).unwrap();
-        open_existing_store(path.to_str().unwrap()).unwrap();
+        open_store(path_text, &policy).unwrap();
+        open_existing_store(path_text, &policy).unwrap();
     }
 }

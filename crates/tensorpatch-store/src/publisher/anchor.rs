@@ -6,7 +6,7 @@ use tensorpatch_format::TaggedStateDigest;
 use tensorpatch_stream::{Anchor, Commit, EdgeRecord, NamedObject, Nonce, names};
 
 use super::anchor_policy::{AnchorAdded, AnchorPolicy, Chain};
-use super::{Known, Published, Publisher, UPLOADS};
+use super::{Known, Published, Publisher};
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
 use crate::local::{blocking, unix_now};
@@ -75,6 +75,9 @@ impl Publisher {
     /// # Errors
     /// If the stream is empty, the baseline cannot be brought to the tip or is damaged, or the store fails. The stream is then as
     /// it was.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; the anchor is then added or not. What was uploaded of it is garbage.
     pub async fn add_anchor(&self) -> Result<AnchorAdded, StoreError> {
         let mut known = self.known.lock().await;
         let directory = ReplicaDir::lock(&self.baseline).await?;
@@ -128,9 +131,9 @@ impl Publisher {
             let checkpoint = Checkpoint::open(directory.path(), &options.limits)?;
             let state = State::of(&checkpoint)?;
             observer.start(Phase::Hash, checkpoint.schema().state_bytes());
-            let advance = |bytes| observer.advance(Phase::Hash, bytes);
+            let advance = observer.steer(Phase::Hash);
             let hash = expected.leaf_hash;
-            let leaves = LeafTable::of(&state, hash, options.threads, Progress::new(&advance))?;
+            let leaves = LeafTable::of(&state, hash, options.threads, Progress::stoppable(&advance))?;
             let digest = leaves.state_digest(checkpoint.schema());
             let found = TaggedStateDigest { leaf_hash: hash, digest };
             if found != expected {
@@ -153,7 +156,7 @@ impl Publisher {
         let mut files = blocking(move || install::weight_files(&dir, &options)).await?;
         files.extend(tip.record.companions.iter().map(|companion| companion.name.clone()));
         self.options.observer.start(Phase::Upload, tip.record.contents.state_bytes);
-        let files = buffered_all(files, UPLOADS, |name| async move {
+        let files = buffered_all(files, self.stream.policy().parallel_uploads, |name| async move {
             let key = names::anchor(version, nonce, &name)?;
             let path = directory.path().join(&name);
             let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;

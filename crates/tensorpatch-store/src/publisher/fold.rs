@@ -15,7 +15,7 @@ use crate::error::StoreError;
 use crate::local::{self, Lock, blocking, unix_now};
 use crate::observe::Phase;
 use crate::replica::Replica;
-use crate::replica::options::{ReplicaOptions, Target};
+use crate::replica::options::ReplicaOptions;
 use crate::stream::Stream;
 
 /// What folding did.
@@ -53,6 +53,10 @@ impl Folder {
     ///
     /// # Errors
     /// If one of the versions cannot be pulled, or the store fails. The stream is then as it was.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; the fold is then added or not. What was pulled and uploaded is used by the next call, or
+    /// is garbage.
     pub async fn fold(&self, from: Version, to: Version) -> Result<Folded, StoreError> {
         let target = self.commit(to).await?;
         let base = self.commit(from).await?;
@@ -119,7 +123,7 @@ impl Folder {
         let options = ReplicaOptions::default()
             .with_apply(self.options.diff.clone())
             .with_observer(self.options.observer.clone());
-        Replica::open(self.stream.clone(), &dir, options).pull(Target::Version(version)).await?;
+        Replica::of(self.stream.clone(), &dir, options).pull_version(version).await?;
         Ok(dir)
     }
 
@@ -139,9 +143,9 @@ impl Folder {
             let new = Checkpoint::open(&new, &options.limits)?;
             let file = std::fs::File::create(&path).map_err(|source| StoreError::local(&path, source))?;
             observer.start(Phase::Encode, new.schema().state_bytes());
-            let advance = |bytes| observer.advance(Phase::Encode, bytes);
+            let advance = observer.steer(Phase::Encode);
             let (base, target) = (Snapshot::of(&old)?, Snapshot::of(&new)?);
-            encode(&base, &target, file, &path, &options, Progress::new(&advance))
+            encode(&base, &target, file, &path, &options, Progress::stoppable(&advance))
         })
         .await
     }

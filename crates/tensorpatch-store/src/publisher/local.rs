@@ -70,8 +70,8 @@ pub(super) fn stage_checkpoint(
     let copy = Checkpoint::open(&staging, &options.limits)?;
     let state = State::of(&copy)?;
     observer.start(Phase::Hash, copy.schema().state_bytes());
-    let advance = |bytes| observer.advance(Phase::Hash, bytes);
-    let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::new(&advance))?;
+    let advance = observer.steer(Phase::Hash);
+    let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::stoppable(&advance))?;
     let digest = leaves.state_digest(copy.schema());
     let mut names: Vec<String> = copy.layout().files().iter().map(|file| file.name.clone()).collect();
     names.extend(copy.layout().index().map(|_| Layout::INDEX_FILE.to_owned()));
@@ -109,9 +109,9 @@ pub(super) fn encode_and_check(
     let target = delta::open_settled(path, &options.limits)?;
     let patch = directory.outgoing();
     observer.start(Phase::Encode, target.schema().state_bytes());
-    let advance = |bytes| observer.advance(Phase::Encode, bytes);
+    let advance = observer.steer(Phase::Encode);
     let (from, to) = (Snapshot::of(&base)?, Snapshot::of(&target)?);
-    let encoded = encode(&from, &to, outgoing, &patch, options, Progress::new(&advance))?;
+    let encoded = encode(&from, &to, outgoing, &patch, options, Progress::stoppable(&advance))?;
     if encoded.base != held.id.state {
         let (path, expected) = (directory.path().to_owned(), held.id.state);
         return Err(broken(StoreError::WrongState { path, expected, found: encoded.base }));
@@ -121,9 +121,9 @@ pub(super) fn encode_and_check(
     // A checkpoint that is altered while it is read would give a patch that nobody can apply, and a published patch cannot
     // be taken back. So what it does to the baseline is worked out and verified before its upload is brought to an end.
     observer.start(Phase::Check, contents.state_bytes);
-    let advance = |bytes| observer.advance(Phase::Check, bytes);
+    let advance = observer.steer(Phase::Check);
     let to = (next_version(Some(tip))?, contents.state);
     let update = Update { directory, stream, from: &held, to, patch: &patch, options };
-    let ready = update.prepare(Progress::new(&advance))?;
+    let ready = update.prepare(Progress::stoppable(&advance))?;
     Ok(Checked { encoded, contents, ready })
 }

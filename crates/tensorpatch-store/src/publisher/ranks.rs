@@ -27,7 +27,7 @@ use crate::error::StoreError;
 use crate::local::unix_now;
 use crate::stream::{Stream, next_version};
 
-use files::{AT_ONCE, Joined, version_of_files};
+use files::{Joined, version_of_files};
 
 pub use files::upload_files;
 pub use patch::upload_patch;
@@ -41,6 +41,9 @@ pub use patch::upload_patch;
 /// # Errors
 /// [`StoreError::Receipts`] if a receipt is missing, doubled or does not fit; [`StoreError::NotAtTip`] and [`StoreError::LostRace`] if another
 /// version came first; or if the store fails. Then there is no version.
+///
+/// # Cancel safety
+/// The future may be dropped at any time; the version is then committed or not. Look at the tip before the ranks try again.
 pub async fn commit(
     stream: &Stream,
     receipts: &[Receipt],
@@ -111,7 +114,7 @@ async fn anchor_if_due(
     if !chain.is_some_and(|chain| options.anchors.is_due(chain)) {
         return Ok(None);
     }
-    let publisher = Publisher::open(stream.clone(), work.join("baseline"), options.clone()).await?;
+    let publisher = Publisher::on(stream.clone(), work.join("baseline"), options.clone()).await?;
     publisher.add_anchor().await.map(Some)
 }
 
@@ -138,7 +141,8 @@ async fn version_of_patches(
         }
     }
     let objects = patches.iter().flat_map(|(patch, schema)| [*patch, *schema]);
-    buffered_all(objects, AT_ONCE, |object| stream.bucket().check_there(object)).await?;
+    buffered_all(objects, stream.policy().parallel_requests, |object| stream.bucket().check_there(object))
+        .await?;
     let single = patches.len() == 1;
     let kind = if state == tip.record.contents.state { DeltaKind::Empty } else { DeltaKind::Delta };
     let named = |(patch, schema): &(&ObjectRef, &ObjectRef)| PatchObject {

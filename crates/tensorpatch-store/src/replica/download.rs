@@ -13,9 +13,6 @@ use crate::error::StoreError;
 use crate::local::blocking;
 use crate::observe::Phase;
 
-/// Objects downloaded at once.
-const DOWNLOADS: usize = 4;
-
 impl Replica {
     /// Fetches what is not there yet, and sweeps what is of no use; returns the bytes fetched.
     pub(super) async fn download(
@@ -61,7 +58,8 @@ impl Replica {
         let bytes = objects.iter().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
         let observer = &self.options.observer;
         observer.start(Phase::Download, bytes);
-        buffered_all(&objects, DOWNLOADS, |object| async move {
+        let at_once = self.stream.policy().parallel_downloads;
+        buffered_all(&objects, at_once, |object| async move {
             self.stream.bucket().download(object, &directory.download(&object.blake3), observer).await
         })
         .await?;

@@ -1,90 +1,88 @@
 //! Keeping a replica at the tip.
 
-use std::ops::ControlFlow;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures::stream::{BoxStream, try_unfold};
+use futures::{StreamExt, TryStreamExt};
 use tensorpatch_stream::{ObjectDigest, Version};
 
-use super::options::Target;
 use super::{Pulled, Replica};
 use crate::error::StoreError;
 
-/// The shortest and the longest pause after errors.
-const MIN_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// How long, and how often, nothing new is believed before the stream is looked at as a whole.
-const IDLE: Duration = Duration::from_secs(60);
-const IDLE_POLLS: u128 = 64;
+/// The versions that a replica comes to hold, one after the other; made by [`Replica::follow`].
+///
+/// It is a [`futures_core::Stream`](futures::Stream) that ends with the first error.
+pub struct Follow {
+    versions: BoxStream<'static, Result<Pulled, StoreError>>,
+}
 
-impl Replica {
-    /// Pulls the newest version, calls `on_version` once, and again after each version that is activated, until that says
-    /// [`ControlFlow::Break`].
-    ///
-    /// The stream is asked every `poll`; an ask costs one request while nothing is new, and two more each minute (or each poll, if
-    /// they are rarer), to see that the stream is still the same and has the version that is held. The first call tells what is held at the start,
-    /// activated just now or before, so that a process that died between an activation and its consequences makes up for it.
-    /// Failures of the store that may pass are waited out.
+impl Follow {
+    /// The next version, once it is activated.
     ///
     /// # Errors
-    /// Those of [`Replica::pull`] that waiting does not mend.
+    /// Those of [`Replica::pull`] that waiting does not mend. There is no version after an error.
     ///
     /// # Cancel safety
-    /// As [`Replica::pull`]. A version whose call of `on_version` was not seen to its end is the first one of the next call.
-    pub async fn follow<F>(
-        &self,
-        poll: Duration,
-        mut on_version: impl FnMut(Pulled) -> F,
-    ) -> Result<(), StoreError>
-    where
-        F: Future<Output = ControlFlow<()>>,
-    {
-        let mut told = None;
-        let mut pause = poll;
-        let mut renewed = Instant::now();
-        let patience =
-            IDLE.as_millis().checked_div(poll.as_millis()).unwrap_or(IDLE_POLLS).clamp(1, IDLE_POLLS);
-        let mut idle: u128 = 0;
-        loop {
-            let mut step = self.step(told).await;
-            idle = if matches!(step, Ok(None)) { idle.saturating_add(1) } else { 0 };
-            if let Some((version, commit)) = told
-                && (idle >= patience || step.as_ref().is_err_and(|error| !error.is_transient()))
-            {
-                idle = 0;
-                // A stream that was made anew has no next version for a long time.
-                if let Err(error) = self.check_stream(version, commit).await {
-                    step = Err(error);
-                }
-            }
-            match step {
-                Ok(Some(pulled)) => {
-                    told = Some((pulled.to, pulled.commit));
-                    if on_version(pulled).await.is_break() {
-                        return Ok(());
-                    }
-                    pause = poll;
-                    // There may be a newer one by now.
-                    continue;
-                }
-                Ok(None) => {
-                    pause = poll;
-                    let length = self.options.lease.as_ref().map(|lease| lease.length);
-                    if let (Some((held, _)), Some(length)) = (told, length)
-                        && renewed.elapsed().saturating_mul(3) >= length
-                    {
-                        self.renew(held).await;
-                        renewed = Instant::now();
-                    }
-                }
-                Err(StoreError::Empty) => {}
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(%error, ?pause, "the store fails, waiting");
-                    pause = pause.saturating_mul(2).clamp(poll.max(MIN_PAUSE), MAX_PAUSE.max(poll));
-                }
-                Err(error) => return Err(error),
-            }
-            tokio::time::sleep(pause).await;
-        }
+    /// The future may be dropped at any time, as in `select!`: no version is lost, and the next call goes on with what was under way.
+    pub async fn next(&mut self) -> Result<Option<Pulled>, StoreError> {
+        self.versions.try_next().await
+    }
+}
+
+impl futures::Stream for Follow {
+    type Item = Result<Pulled, StoreError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.versions.poll_next_unpin(context)
+    }
+}
+
+impl fmt::Debug for Follow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follow").finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// Pulls the newest version, and each one that is published from then on.
+    ///
+    /// The first item is what is held at the start, activated just now or before, so that a process that died between an activation
+    /// and its consequences makes up for it. Between two items the stream is asked every [`Policy::poll`](crate::Policy::poll); an
+    /// ask costs one request while nothing is new, and two more each [`Policy::recheck`](crate::Policy::recheck), to see that the
+    /// stream is still the same and has the version that is held. Failures of the store that may pass are waited out. Errors that
+    /// waiting does not mend end it.
+    ///
+    /// Work is done only while an item is waited for: a lease is not renewed by somebody who takes a day over one.
+    ///
+    /// ```no_run
+    /// # async fn example(replica: tensorpatch_store::Replica) -> Result<(), tensorpatch_store::StoreError> {
+    /// let mut versions = replica.follow();
+    /// while let Some(pulled) = versions.next().await? {
+    ///     println!("version {} is there", pulled.to);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// What is returned may be dropped at any time, as [`Replica::pull`]. The last version that was seen is then the first one of the
+    /// next call.
+    pub fn follow(&self) -> Follow {
+        let following = Following {
+            replica: self.clone(),
+            told: None,
+            pause: self.stream.policy().poll,
+            renewed: Instant::now(),
+            idle: 0,
+        };
+        let versions = try_unfold(following, |mut following| async move {
+            let pulled = following.next().await?;
+            Ok(Some((pulled, following)))
+        });
+        Follow { versions: versions.boxed() }
     }
 
     /// Checks that the stream is still the one that is followed, and has the version that is held.
@@ -109,7 +107,66 @@ impl Replica {
                 return Ok(None);
             }
         }
-        let pulled = self.pull(Target::Latest).await?;
+        let pulled = self.pull().await?;
         Ok((told != Some((pulled.to, pulled.commit))).then_some(pulled))
+    }
+}
+
+/// Where a follower is.
+struct Following {
+    replica: Replica,
+    /// The version that was told of last.
+    told: Option<(Version, ObjectDigest)>,
+    pause: Duration,
+    /// When the lease was renewed last.
+    renewed: Instant,
+    /// Polls without anything new since the stream was looked at as a whole.
+    idle: u32,
+}
+
+impl Following {
+    async fn next(&mut self) -> Result<Pulled, StoreError> {
+        let replica = self.replica.clone();
+        let policy = replica.stream.policy();
+        loop {
+            let mut step = replica.step(self.told).await;
+            self.idle = if matches!(step, Ok(None)) { self.idle.saturating_add(1) } else { 0 };
+            if let Some((version, commit)) = self.told
+                && (self.idle >= policy.polls_between_rechecks()
+                    || step.as_ref().is_err_and(|error| !error.is_transient()))
+            {
+                self.idle = 0;
+                // A stream that was recreated has no next version for a long time.
+                if let Err(error) = replica.check_stream(version, commit).await {
+                    step = Err(error);
+                }
+            }
+            match step {
+                Ok(Some(pulled)) => {
+                    self.told = Some((pulled.to, pulled.commit));
+                    self.pause = policy.poll;
+                    return Ok(pulled);
+                }
+                Ok(None) => {
+                    self.pause = policy.poll;
+                    let since = self.renewed.elapsed().saturating_mul(policy.lease_renewals);
+                    if let Some((held, _)) = self.told
+                        && since >= policy.lease_lifetime
+                    {
+                        replica.lease(Some(held), held).await;
+                        self.renewed = Instant::now();
+                    }
+                }
+                Err(StoreError::Empty) => {}
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%error, pause = ?self.pause, "the store fails, waiting");
+                    let (least, most) =
+                        (policy.poll.max(policy.first_backoff), policy.poll.max(policy.max_backoff));
+                    self.pause = self.pause.saturating_mul(2).clamp(least, most.max(least));
+                }
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(self.pause).await;
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! What a caller chooses about a replica.
 
-use std::time::Duration;
-use tensorpatch_stream::{ObjectDigest, Version};
+use tensorpatch_stream::Version;
 
 use tensorpatch_delta as delta;
 
@@ -9,6 +8,7 @@ use crate::observe::Observer;
 
 /// The version that a replica is to be brought to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Target {
     /// The newest. Never one below the version held.
     Latest,
@@ -27,51 +27,21 @@ pub enum ApplyMode {
     Beside,
 }
 
-/// A lease: while it lives, collectors keep the path from the replica's version to the tip.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseOptions {
-    /// A name that no other replica of the stream has, for people too. It is written to the store.
-    pub holder: String,
-    /// How long the lease lives without being renewed; at most a week. Each pull renews it, and so does following.
-    pub length: Duration,
-}
-
-impl LeaseOptions {
-    /// The name of the lease's object: any text gives one.
-    pub(crate) fn id(&self) -> String {
-        ObjectDigest::of(self.holder.as_bytes()).to_string()
-    }
-}
-
 /// Choices for a replica.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ReplicaOptions {
     /// How the files change.
     pub mode: ApplyMode,
     /// Whether weights in the directory that are no version of the stream may be replaced.
     pub replace: bool,
-    /// The most edges that a plan may have.
-    pub max_edges: usize,
-    /// The lease that keeps the replica's path from being collected.
-    pub lease: Option<LeaseOptions>,
+    /// A name that no other replica of the stream has, for people too, under which the replica keeps a lease: while that lives,
+    /// collectors keep the path from the replica's version to the tip. Each pull renews it, and so does following.
+    pub lease: Option<String>,
     /// Threads and limits for decoding.
     pub apply: delta::Options,
     /// Who is told of progress.
     pub observer: Observer,
-}
-
-impl Default for ReplicaOptions {
-    fn default() -> Self {
-        Self {
-            mode: ApplyMode::default(),
-            replace: false,
-            max_edges: 1024,
-            lease: None,
-            apply: delta::Options::default(),
-            observer: Observer::default(),
-        }
-    }
 }
 
 impl ReplicaOptions {
@@ -89,17 +59,10 @@ impl ReplicaOptions {
         self
     }
 
-    /// The same with plans of at most `edges` edges.
+    /// Keeps a lease under the name `holder`, which no other replica of the stream has.
     #[must_use]
-    pub fn with_max_edges(mut self, edges: usize) -> Self {
-        self.max_edges = edges;
-        self
-    }
-
-    /// The same with a lease.
-    #[must_use]
-    pub fn with_lease(mut self, lease: LeaseOptions) -> Self {
-        self.lease = Some(lease);
+    pub fn with_lease(mut self, holder: impl Into<String>) -> Self {
+        self.lease = Some(holder.into());
         self
     }
 

@@ -91,7 +91,7 @@ impl Staging {
         patching: &Patching,
         work: impl FnOnce(&Update<'_>, delta::Progress<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let advance = |bytes| self.observer.advance(Phase::Apply, bytes);
+        let advance = self.observer.steer(Phase::Apply);
         let update = Update {
             directory: &self.directory,
             stream: self.stream,
@@ -100,7 +100,7 @@ impl Staging {
             patch: &patching.patch,
             options: &self.options,
         };
-        work(&update, delta::Progress::new(&advance))
+        work(&update, delta::Progress::stoppable(&advance))
     }
 
     /// The patch of an edge, on local disk; those of several ranks are merged first.
@@ -145,8 +145,8 @@ impl Staging {
                     match (staged, &self.held) {
                         (Some(from), _) => {
                             let target = (to.id.version, to.id.state);
-                            let advance = |bytes| self.observer.advance(Phase::Apply, bytes);
-                            let progress = delta::Progress::new(&advance);
+                            let advance = self.observer.steer(Phase::Apply);
+                            let progress = delta::Progress::stoppable(&advance);
                             let (from, patch) = (from.id.state, &patching.patch);
                             apply_to_staged(&self.directory, patch, from, target, &self.options, progress)?;
                         }

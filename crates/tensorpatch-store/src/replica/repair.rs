@@ -12,9 +12,6 @@ use crate::error::StoreError;
 use crate::local::blocking;
 use crate::stream::range_reader::RangeReader;
 
-/// Chunks that are fetched before any is written.
-const BATCH: usize = 16;
-
 impl Replica {
     /// Makes the files the version that they were once more, if that takes less than all of them; `None` if an anchor must do it. Beside
     /// it the bytes that were fetched.
@@ -56,14 +53,12 @@ impl Replica {
         let Some((patcher, damaged)) = self.find_damage(directory, &ranges).await? else { return Ok(false) };
         tracing::info!(chunks = damaged.len(), "damaged chunks are fetched anew");
         let patcher = Arc::new(patcher);
-        for batch in damaged.chunks(BATCH) {
-            for address in batch {
-                let bytes = ranges.read_chunk(*address).await?;
-                let (patcher, address) = (Arc::clone(&patcher), *address);
-                let offset = u64::from(address.chunk.0).saturating_mul(CHUNK_BYTES as u64);
-                directory.blocking(move || Ok(patcher.write(address.tensor, offset, &bytes)?)).await?;
-                *fetched = ranges.fetched_bytes();
-            }
+        for address in damaged {
+            let bytes = ranges.read_chunk(address).await?;
+            let patcher = Arc::clone(&patcher);
+            let offset = u64::from(address.chunk.0).saturating_mul(CHUNK_BYTES as u64);
+            directory.blocking(move || Ok(patcher.write(address.tensor, offset, &bytes)?)).await?;
+            *fetched = ranges.fetched_bytes();
         }
         let (directory, options, id) = (directory.clone(), self.options.apply.clone(), was.id);
         blocking(move || {

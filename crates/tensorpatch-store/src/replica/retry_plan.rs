@@ -5,13 +5,11 @@ use tensorpatch_stream::{Edge, EdgeKind, Exclusions, History, Plan};
 
 use crate::error::StoreError;
 
-/// How often a plan is made anew when objects vanish or local files turn out to be damaged.
-const ROUNDS: usize = 4;
-
 /// The attempts to reach a version.
 #[derive(Debug, Default)]
 pub(super) struct PlanAttempts {
-    made: usize,
+    most: u32,
+    made: u32,
     excluded: Exclusions,
     /// The plan in hand.
     edges: Vec<Edge>,
@@ -23,6 +21,11 @@ pub(super) struct PlanAttempts {
 }
 
 impl PlanAttempts {
+    /// At most `most` plans when objects vanish or local files turn out to be damaged.
+    pub(super) fn at_most(most: u32) -> Self {
+        Self { most, ..Self::default() }
+    }
+
     /// What no plan may use.
     pub(super) fn excluded(&self) -> &Exclusions {
         &self.excluded
@@ -62,7 +65,7 @@ impl PlanAttempts {
             // Objects may be collected between the plan and the download, and files damaged on disk.
             StoreError::Missing { .. } | StoreError::WrongState { .. } | StoreError::LocalDamage { .. } => {
                 self.made = self.made.saturating_add(1);
-                if self.made >= ROUNDS {
+                if self.made >= self.most {
                     return Err(error);
                 }
                 tracing::warn!(%error, "planning again");

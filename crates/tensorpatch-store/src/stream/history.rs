@@ -13,8 +13,6 @@ use super::Stream;
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
 
-/// Requests for records at once.
-const AT_ONCE: usize = 16;
 /// Records for which requests are made ready.
 const BATCH: u64 = 1024;
 /// Records that are read at once when the history is walked back to an anchor.
@@ -31,6 +29,9 @@ impl Stream {
     ///
     /// # Errors
     /// If the store fails, or the record is damaged.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
     pub async fn tip(&self) -> Result<Option<Commit>, StoreError> {
         self.tip_after(None).await
     }
@@ -83,7 +84,7 @@ impl Stream {
     pub(crate) async fn commits(&self, from: Version, to: Version) -> Result<Vec<Commit>, StoreError> {
         let mut commits = Vec::new();
         for numbers in batches(from, to) {
-            let batch = buffered_all(numbers, AT_ONCE, |version| async move {
+            let batch = buffered_all(numbers, self.policy().parallel_requests, |version| async move {
                 let commit = self.commit(version).await?;
                 commit.ok_or_else(|| StoreError::Missing { name: names::commit(version) })
             });
@@ -119,7 +120,8 @@ impl Stream {
             (from..=to).contains(&edge.target) && edge.base.is_none_or(|base| base >= from)
         };
         let wanted = listed.iter().filter(is_between);
-        let read = buffered_all(wanted, AT_ONCE, |edge| self.readable_edge(&edge.file));
+        let read =
+            buffered_all(wanted, self.policy().parallel_requests, |edge| self.readable_edge(&edge.file));
         Ok(read.await?.into_iter().flatten().collect())
     }
 
@@ -194,22 +196,22 @@ impl Stream {
         &self,
         held: Option<VersionId>,
         target: &Commit,
-        max_edges: usize,
         excluded: &Exclusions,
     ) -> Result<(History, Plan), StoreError> {
+        let max_edges = self.policy().max_edges;
         let number = target.record.version;
         if held == Some(target.id()) {
             return Ok(Default::default());
         }
         let near = self.history(held.map(|held| held.version), target, max_edges).await?;
-        let mut found = self.plan_in(near, held, number, max_edges, excluded).await;
+        let mut found = self.plan_in(near, held, number, excluded).await;
         // Objects of the nearest edges are missing: perhaps the newest anchor is whole, or an older one.
         if held.is_some() && is_no_path(&found) {
             let anchored = self.history(None, target, max_edges).await?;
-            found = self.plan_in(anchored, held, number, max_edges, excluded).await;
+            found = self.plan_in(anchored, held, number, excluded).await;
         }
         if is_no_path(&found) {
-            found = self.plan_in(self.whole_history(number).await?, held, number, max_edges, excluded).await;
+            found = self.plan_in(self.whole_history(number).await?, held, number, excluded).await;
         }
         let (history, plan) = found?;
         if history.commit(number).map(Commit::id) != Some(target.id()) {
@@ -224,11 +226,10 @@ impl Stream {
         mut history: History,
         held: Option<VersionId>,
         target: Version,
-        max_edges: usize,
         excluded: &Exclusions,
     ) -> Result<(History, Plan), StoreError> {
         history.leave_out(&excluded.edges);
-        let objects = excluded.objects.clone();
+        let (objects, max_edges) = (excluded.objects.clone(), self.policy().max_edges);
         let plan = self.complete_plan(&history, held.as_ref(), target, max_edges, objects).await?;
         Ok((history, plan))
     }
@@ -245,7 +246,7 @@ impl Stream {
         let mut missing = avoided;
         loop {
             let plan = history.plan(held, target, &missing, max_edges)?;
-            let absent = buffered_all(plan.objects(), AT_ONCE, |object| async move {
+            let absent = buffered_all(plan.objects(), self.policy().parallel_requests, |object| async move {
                 match self.bucket().check_there(object).await {
                     Ok(()) => Ok(None),
                     Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => Ok(Some(object.clone())),

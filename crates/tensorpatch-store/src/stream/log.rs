@@ -11,6 +11,9 @@ impl Stream {
     ///
     /// # Errors
     /// If the store fails, a record is damaged, or the records are no chain.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
     pub async fn log(&self) -> Result<Vec<LogEntry>, StoreError> {
         let Some(tip) = self.tip().await? else { return Ok(Vec::new()) };
         let commits = self.commits(Version::FIRST, tip.record.version).await?;
@@ -51,6 +54,7 @@ impl Stream {
 
 /// One version in a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct LogEntry {
     /// The number.
     pub version: Version,

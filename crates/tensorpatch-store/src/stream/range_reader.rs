@@ -22,11 +22,6 @@ use super::Stream;
 use crate::bucket::{Bucket, buffered_all};
 use crate::error::StoreError;
 
-/// Range requests at once.
-const AT_ONCE: usize = 8;
-/// The most patches between the anchor and the version.
-const MAX_EDGES: usize = 1024;
-
 /// A version of which ranges of tensors can be read.
 ///
 /// ```no_run
@@ -71,9 +66,12 @@ impl Stream {
     ///
     /// # Errors
     /// If objects are missing or damaged, the path to the version alters its schema, or the store fails.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
     pub async fn range_reader(&self, commit: &Commit, limits: &Limits) -> Result<RangeReader, StoreError> {
         let version = commit.record.version;
-        let (_, plan) = self.plan_to(None, commit, MAX_EDGES, &Exclusions::default()).await?;
+        let (_, plan) = self.plan_to(None, commit, &Exclusions::default()).await?;
         let mut edges = plan.edges.iter();
         let no_path = || PlanError::NoPath { target: version, missing: Vec::new() };
         let Some(EdgeKind::Anchor(anchor)) = edges.next().map(|edge| &edge.kind) else {
@@ -96,7 +94,7 @@ impl Stream {
         let mut deltas = Vec::new();
         for edge in edges {
             let EdgeKind::Delta(delta) = &edge.kind else { return Err(no_path().into()) };
-            let patches = buffered_all(&delta.patches, AT_ONCE, |patch| {
+            let patches = buffered_all(&delta.patches, bucket.policy().parallel_requests, |patch| {
                 open_patch(&bucket, patch, &schema, limits, &fetched)
             })
             .await?;
@@ -148,6 +146,9 @@ impl RangeReader {
     ///
     /// # Errors
     /// As [`RangeReader::read`].
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
     pub async fn read_tensor(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         let len = self.find(name)?.1;
         self.read(name, 0..len).await
@@ -157,6 +158,9 @@ impl RangeReader {
     ///
     /// # Errors
     /// As [`RangeReader::read`]; also if the tensor has no rows of whole bytes.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
     pub async fn read_rows(&self, name: &str, rows: Range<u64>) -> Result<Vec<u8>, StoreError> {
         let (index, len) = self.find(name)?;
         let count = self.schema.get(index).and_then(|spec| spec.shape.first().copied()).unwrap_or(0);
@@ -172,6 +176,9 @@ impl RangeReader {
     ///
     /// # Errors
     /// If the version has no such tensor or bytes, what was fetched does not verify, or the store fails.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
     pub async fn read(&self, name: &str, bytes: Range<u64>) -> Result<Vec<u8>, StoreError> {
         let (tensor, len) = self.find(name)?;
         if bytes.start > bytes.end || bytes.end > len {
@@ -184,7 +191,7 @@ impl RangeReader {
         let first = bytes.start.div_euclid(chunk);
         let last = bytes.end.saturating_sub(1).div_euclid(chunk);
         let numbers = (first..=last).filter_map(|number| u32::try_from(number).ok());
-        let chunks = buffered_all(numbers, AT_ONCE, |number| {
+        let chunks = buffered_all(numbers, self.bucket.policy().parallel_requests, |number| {
             self.read_chunk(ChunkAddress { tensor, chunk: ChunkIndex(number) })
         })
         .await?;
@@ -201,6 +208,9 @@ impl RangeReader {
     ///
     /// # Errors
     /// As [`RangeReader::read`].
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
     pub async fn read_chunk(&self, address: ChunkAddress) -> Result<Vec<u8>, StoreError> {
         let damaged = |name: String, what: String| StoreError::Damaged { name, what };
         let spec = self.schema.get(address.tensor);
@@ -345,7 +355,7 @@ async fn open_anchor(
     fetched: &AtomicU64,
 ) -> Result<Vec<AnchorFile>, StoreError> {
     let weights = anchor.files.iter().filter(|file| file.name.ends_with(".safetensors"));
-    buffered_all(weights, AT_ONCE, |file| async move {
+    buffered_all(weights, bucket.policy().parallel_requests, |file| async move {
         let object = &file.object;
         let broken = |what: String| StoreError::Damaged { name: object.key.to_string(), what };
         let head = get_range(bucket, object, 0..8.min(object.bytes), fetched).await?;

@@ -12,10 +12,6 @@ use crate::observe::{Observer, Phase};
 use crate::stream::Stream;
 use crate::stream::history::batches;
 
-const AT_ONCE: usize = 16;
-/// Objects read whole at once.
-const READS: usize = 4;
-
 /// Choices for a check.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -92,6 +88,9 @@ pub struct Problem {
 ///
 /// # Errors
 /// Only if the store fails. What is wrong with the stream is in the report.
+///
+/// # Cancel safety
+/// The future may be dropped at any time; it only reads.
 pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, StoreError> {
     let mut report = Checked { deep: options.deep, ..Checked::default() };
     let tip = match stream.tip().await {
@@ -141,9 +140,9 @@ async fn readable_commits(
 ) -> Result<Vec<Commit>, StoreError> {
     let mut commits = Vec::new();
     for numbers in batches(Version::FIRST, tip) {
-        let read = buffered_all(numbers, AT_ONCE, |version| async move {
+        let read = buffered_all(numbers, stream.policy().parallel_requests, |version| async move {
             match stream.commit(version).await {
-                Err(error @ StoreError::Object { .. }) => Err(error),
+                Err(error @ (StoreError::Object { .. } | StoreError::Cancelled(_))) => Err(error),
                 result => Ok((version, result)),
             }
         })
@@ -192,7 +191,9 @@ async fn check_objects(
     if *deep {
         observer.start(Phase::Download, bytes);
     }
-    let results = buffered_all(wanted, if *deep { READS } else { AT_ONCE }, |(object, version)| async move {
+    let policy = stream.policy();
+    let at_once = if *deep { policy.parallel_downloads } else { policy.parallel_requests };
+    let results = buffered_all(wanted, at_once, |(object, version)| async move {
         let result = if *deep {
             stream.bucket().check_contents(object, observer).await
         } else if listed.get(&object.key).is_some_and(|listed| listed.bytes == object.bytes) {
@@ -201,7 +202,7 @@ async fn check_objects(
             stream.bucket().check_there(object).await
         };
         match result {
-            Err(error @ StoreError::Object { .. }) => Err(error),
+            Err(error @ (StoreError::Object { .. } | StoreError::Cancelled(_))) => Err(error),
             result => Ok((object, *version, result)),
         }
     })

@@ -11,9 +11,6 @@ use crate::bucket::buffered_all;
 use crate::error::StoreError;
 use crate::stream::Stream;
 
-/// Requests at once.
-const AT_ONCE: usize = 16;
-
 /// What to keep, and whether to delete the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -97,6 +94,9 @@ struct Pruned {
 ///
 /// # Errors
 /// If the stream is empty, the store fails, or something that is to be kept is missing: then nothing is deleted.
+///
+/// # Cancel safety
+/// The future may be dropped at any time. Some of the garbage is then deleted, edges before objects; the next call deletes the rest.
 pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collected, StoreError> {
     let tip = stream.tip().await?.ok_or(StoreError::Empty)?.record.version;
     let history = stream.whole_history(tip).await?;
@@ -130,9 +130,10 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
             let name = garbage.name.clone();
             async move { stream.bucket().delete(&name).await }
         };
-        buffered_all(&edges, AT_ONCE, delete).await?;
-        buffered_all(&objects, AT_ONCE, delete).await?;
-        buffered_all(&expired, AT_ONCE, |name| stream.bucket().delete(name)).await?;
+        let at_once = stream.policy().parallel_requests;
+        buffered_all(&edges, at_once, delete).await?;
+        buffered_all(&objects, at_once, delete).await?;
+        buffered_all(&expired, at_once, |name| stream.bucket().delete(name)).await?;
     }
     let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0_u64, u64::saturating_add);
     objects.extend(edges);
@@ -171,7 +172,8 @@ async fn check_complete(
 ) -> Result<(), StoreError> {
     let is_doubtful =
         |object: &&ObjectRef| listed.get(&object.key).is_none_or(|listed| listed.bytes != object.bytes);
-    buffered_all(kept.objects().filter(is_doubtful), AT_ONCE, |object| stream.bucket().check_there(object))
+    let at_once = stream.policy().parallel_requests;
+    buffered_all(kept.objects().filter(is_doubtful), at_once, |object| stream.bucket().check_there(object))
         .await?;
     Ok(())
 }

@@ -16,9 +16,6 @@ use crate::local::{self, Lock};
 use crate::observe::{Observer, Phase};
 use crate::stream::Stream;
 
-/// Objects copied at once.
-const AT_ONCE: usize = 4;
-
 /// Choices for mirroring.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -30,7 +27,7 @@ pub struct MirrorOptions {
 }
 
 impl MirrorOptions {
-    /// Objects pass through files in `work`.
+    /// Mirroring through files in `work`, where an interrupted download goes on the next time.
     pub fn new(work: impl Into<PathBuf>) -> Self {
         Self { work: work.into(), observer: Observer::default() }
     }
@@ -66,13 +63,16 @@ pub struct Mirrored {
 /// # Errors
 /// [`StoreError::AnotherStream`] or [`StoreError::HistoryRewritten`] if something else is at the place; if an object is damaged or missing
 /// here; or if a store fails. The copy is then a whole stream up to some version.
+///
+/// # Cancel safety
+/// The future may be dropped at any time. The copy is then a whole stream up to some version, and downloads are resumed.
 pub async fn mirror(
     stream: &Stream,
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     options: &MirrorOptions,
 ) -> Result<Mirrored, StoreError> {
-    let to = Bucket::new(store, prefix);
+    let to = Bucket::new(store, prefix).with_policy(Arc::clone(stream.bucket().policy()));
     let mut report = Mirrored::default();
     let Some(tip) = stream.tip().await? else { return Ok(report) };
     let top = tip.record.version;
@@ -157,7 +157,7 @@ async fn copy_objects(
 ) -> Result<(), StoreError> {
     let total = objects.iter().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
     options.observer.start(Phase::Download, total);
-    let copied = buffered_all(objects, AT_ONCE, |object| async move {
+    let copied = buffered_all(objects, stream.policy().parallel_downloads, |object| async move {
         if to.size(object.key.as_str()).await? == Some(object.bytes) {
             return Ok(0);
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use tensorpatch_store::{ApplyMode, Folder, PublishOptions, Target};
+use tensorpatch_store::{ApplyMode, Folder, PublishOptions};
 
 use crate::support::{World, assert_same, safetensors, v, values};
 
@@ -59,13 +59,13 @@ async fn fold(versions: &[Made], from: u64, to: u64) -> bool {
     let replicas = [("beside", ApplyMode::Beside), ("in-place", ApplyMode::InPlace)];
     let replicas = replicas.map(|(name, mode)| world.replica(name, mode));
     for replica in &replicas {
-        replica.pull(Target::Version(v(from))).await.unwrap();
+        replica.pull_version(v(from)).await.unwrap();
         assert_same(replica.dir(), &place(from));
     }
     let folder = Folder::new(world.stream.clone(), world.path("work"), PublishOptions::default());
     let folded = folder.fold(v(from), v(to)).await.unwrap();
     for replica in &replicas {
-        let pulled = replica.pull(Target::Version(v(to))).await.unwrap();
+        let pulled = replica.pull_version(v(to)).await.unwrap();
         if folded.added {
             assert_eq!((pulled.edges.len(), pulled.plan_bytes), (1, folded.bytes));
         }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CreateOptions, PublishOptions, Publisher, Replica, ReplicaOptions, Stream,
-    Version, open_store,
+    AnchorPolicy, ApplyMode, CreateOptions, Policy, PublishOptions, Publisher, Replica, ReplicaOptions,
+    Stream, Version, open_store,
 };
 
 /// A checkpoint file with these tensors of one-byte elements.
@@ -103,7 +103,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (store, prefix) = open_store(dir.path().join("bucket").to_str().unwrap()).unwrap();
+        let (store, prefix) =
+            open_store(dir.path().join("bucket").to_str().unwrap(), &Policy::default()).unwrap();
         let stream = Stream::create(store, prefix, CreateOptions::default()).await.unwrap();
         Self { dir, stream }
     }
@@ -126,12 +127,12 @@ impl World {
 
     pub(crate) async fn anchoring(&self, anchors: AnchorPolicy) -> Publisher {
         let options = PublishOptions::default().with_publisher("trainer").with_anchors(anchors);
-        Publisher::open(self.stream.clone(), self.path("baseline"), options).await.unwrap()
+        Publisher::on(self.stream.clone(), self.path("baseline"), options).await.unwrap()
     }
 
     pub(crate) fn replica(&self, name: &str, mode: ApplyMode) -> Replica {
         let options = ReplicaOptions::default().with_mode(mode);
-        Replica::open(self.stream.clone(), self.path(name), options)
+        Replica::of(self.stream.clone(), self.path(name), options)
     }
 
     pub(crate) async fn publish_steps(&self, steps: u64) {

@@ -7,8 +7,9 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
 
 use super::profile::Profile;
-use super::{bad, bucket_and_prefix, client_options, set_up};
+use super::{bad, bucket_and_prefix, set_up};
 use crate::error::StoreError;
+use crate::policy::Policy;
 
 /// The gateway, to which the namespace is appended.
 const HUB: &str = "https://s3.hf.co";
@@ -21,7 +22,11 @@ const SOURCES: [&str; 5] = [
     "AWS_SKIP_SIGNATURE",
 ];
 
-pub(super) fn open(url: &str, rest: &str) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+pub(super) fn open(
+    url: &str,
+    rest: &str,
+    policy: &Policy,
+) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
     let (bucket, prefix) = bucket_and_prefix(url, rest)?;
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
     if !SOURCES.iter().any(|name| std::env::var_os(name).is_some())
@@ -34,13 +39,20 @@ pub(super) fn open(url: &str, rest: &str) -> Result<(Arc<dyn ObjectStore>, Path)
         .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
     let allow_http = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"))
         || std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| value == "true");
-    let store = builder.with_client_options(client_options(allow_http)).build();
-    Ok((set_up(url, store)?, prefix))
+    let store = builder
+        .with_client_options(policy.client_options(allow_http))
+        .with_retry(policy.retry_config())
+        .build();
+    Ok((set_up(url, store, policy)?, prefix))
 }
 
 /// The gateway keeps conditions on puts but not on gets, stores no metadata or tags, and answers a get with a redirect. None of that
 /// is used here; the client follows the redirect without its credentials.
-pub(super) fn open_hub(url: &str, rest: &str) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+pub(super) fn open_hub(
+    url: &str,
+    rest: &str,
+    policy: &Policy,
+) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
     let form = "a Hub URL is hf://buckets/NAMESPACE/BUCKET and a prefix";
     let rest = rest.strip_prefix("buckets/").ok_or_else(|| bad(url, form))?;
     let (namespace, rest) = rest.split_once('/').ok_or_else(|| bad(url, form))?;
@@ -67,7 +79,8 @@ pub(super) fn open_hub(url: &str, rest: &str) -> Result<(Arc<dyn ObjectStore>, P
         .with_access_key_id(variable("ACCESS_KEY_ID")?)
         .with_secret_access_key(variable("SECRET_ACCESS_KEY")?)
         .with_disable_tagging(true)
-        .with_client_options(client_options(endpoint.starts_with("http://")))
+        .with_client_options(policy.client_options(endpoint.starts_with("http://")))
+        .with_retry(policy.retry_config())
         .build();
-    Ok((set_up(url, store)?, prefix))
+    Ok((set_up(url, store, policy)?, prefix))
 }

@@ -6,10 +6,15 @@ use object_store::ObjectStore;
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::path::Path;
 
-use super::{bucket_and_prefix, client_options, set_up};
+use super::{bucket_and_prefix, set_up};
 use crate::error::StoreError;
+use crate::policy::Policy;
 
-pub(super) fn open(url: &str, rest: &str) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+pub(super) fn open(
+    url: &str,
+    rest: &str,
+    policy: &Policy,
+) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
     let (container, prefix) = bucket_and_prefix(url, rest)?;
     let builder = MicrosoftAzureBuilder::from_env().with_container_name(container);
     let plain =
@@ -18,6 +23,9 @@ pub(super) fn open(url: &str, rest: &str) -> Result<(Arc<dyn ObjectStore>, Path)
         .get_config_value(&AzureConfigKey::UseEmulator)
         .is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let allow_http = emulator || plain(AzureConfigKey::Endpoint);
-    let store = builder.with_client_options(client_options(allow_http)).build();
-    Ok((set_up(url, store)?, prefix))
+    let store = builder
+        .with_client_options(policy.client_options(allow_http))
+        .with_retry(policy.retry_config())
+        .build();
+    Ok((set_up(url, store, policy)?, prefix))
 }

@@ -6,12 +6,18 @@ use object_store::ObjectStore;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
 
-use super::{bucket_and_prefix, client_options, set_up};
+use super::{bucket_and_prefix, set_up};
 use crate::error::StoreError;
+use crate::policy::Policy;
 
-pub(super) fn open(url: &str, rest: &str) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+pub(super) fn open(
+    url: &str,
+    rest: &str,
+    policy: &Policy,
+) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
     let (bucket, prefix) = bucket_and_prefix(url, rest)?;
     let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
-    let store = builder.with_client_options(client_options(false)).build();
-    Ok((set_up(url, store)?, prefix))
+    let store =
+        builder.with_client_options(policy.client_options(false)).with_retry(policy.retry_config()).build();
+    Ok((set_up(url, store, policy)?, prefix))
 }

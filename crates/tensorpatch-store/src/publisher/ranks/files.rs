@@ -24,11 +24,6 @@ use crate::observe::Phase;
 use crate::publisher::options::PublishOptions;
 use crate::stream::{Stream, next_version};
 
-/// Requests at once.
-pub(super) const AT_ONCE: usize = 16;
-/// Files uploaded at once.
-const UPLOADS: usize = 2;
-
 /// What the receipts of all ranks make together.
 pub(super) struct Joined {
     pub(super) version: NewVersion,
@@ -48,6 +43,9 @@ pub(super) struct Joined {
 ///
 /// # Errors
 /// If the files are no safetensors files, two hold the same tensor, the attempt was used before, or the store fails.
+///
+/// # Cancel safety
+/// The future may be dropped at any time. What was uploaded is garbage, and the next attempt needs another nonce.
 pub async fn upload_files(
     stream: &Stream,
     follows: Option<&Commit>,
@@ -95,12 +93,14 @@ async fn upload(
     for name in &copied.names {
         wanted.push((names::anchor(version, attempt, name)?, name.clone()));
     }
-    let files = buffered_all(wanted, UPLOADS, |(key, name)| upload(key, name)).await?;
+    let files =
+        buffered_all(wanted, stream.policy().parallel_uploads, |(key, name)| upload(key, name)).await?;
     let mut wanted = Vec::new();
     for name in copied.names.iter().filter(|name| !is_weights(name)) {
         wanted.push((names::companion(version, attempt, name)?, name.clone()));
     }
-    let companions = buffered_all(wanted, UPLOADS, |(key, name)| upload(key, name)).await?;
+    let companions =
+        buffered_all(wanted, stream.policy().parallel_uploads, |(key, name)| upload(key, name)).await?;
     let key = names::patch(version, attempt, &format!("layout-{}", rank.index))?;
     let layout = stream.bucket().put_bytes(key, copied.layout.to_bytes().into()).await?;
     let key = names::patch(version, attempt, &format!("leaves-{}", rank.index))?;
@@ -138,7 +138,7 @@ pub(super) async fn version_of_files(
         whole.passing.extend([layout.clone(), leaves.clone()]);
     }
     let attempt = attempt.ok_or(ReceiptError::None)?;
-    buffered_all(whole.files.iter().chain(&whole.companions), AT_ONCE, |named| {
+    buffered_all(whole.files.iter().chain(&whole.companions), stream.policy().parallel_requests, |named| {
         stream.bucket().check_there(&named.object)
     })
     .await?;

@@ -22,6 +22,9 @@ use crate::stream::{Stream, next_version};
 ///
 /// # Errors
 /// If the files do not have the same tensors, cannot be read, or the store fails.
+///
+/// # Cancel safety
+/// The future may be dropped at any time. What was uploaded is garbage; the rank calls it again.
 pub async fn upload_patch(
     stream: &Stream,
     base: &Commit,

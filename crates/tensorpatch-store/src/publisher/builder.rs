@@ -1,0 +1,84 @@
+//! Opening a publisher by the URL of its stream.
+
+use std::path::PathBuf;
+
+use tensorpatch_format::LeafHash;
+use tensorpatch_stream::{SignKey, TrustKey};
+
+use super::Publisher;
+use super::options::PublishOptions;
+use crate::error::StoreError;
+use crate::local::cache_dir;
+use crate::policy::Policy;
+use crate::stream::Stream;
+use crate::stream::builder::StreamBuilder;
+
+/// How a publisher is opened by the URL of its stream; made by [`Publisher::builder`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct PublisherBuilder {
+    stream: StreamBuilder,
+    baseline: Option<PathBuf>,
+    options: PublishOptions,
+}
+
+impl PublisherBuilder {
+    pub(super) fn new(url: String) -> Self {
+        Self { stream: Stream::builder(url), baseline: None, options: PublishOptions::default() }
+    }
+
+    /// Sets the directory of the baseline [default: one for the stream in the user's cache, see [`cache_dir`]].
+    pub fn baseline(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.baseline = Some(dir.into());
+        self
+    }
+
+    /// Sets the publisher's name, the patches, the anchors, and who is told of progress.
+    pub fn options(mut self, options: PublishOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Sets retries, timeouts and limits [default: [`Policy::from_env`]].
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.stream = self.stream.policy(policy);
+        self
+    }
+
+    /// As [`StreamBuilder::sign_key`].
+    pub fn sign_key(mut self, key: SignKey) -> Self {
+        self.stream = self.stream.sign_key(key);
+        self
+    }
+
+    /// As [`StreamBuilder::trust_keys`].
+    pub fn trust_keys(mut self, keys: impl IntoIterator<Item = TrustKey>) -> Self {
+        self.stream = self.stream.trust_keys(keys);
+        self
+    }
+
+    /// As [`StreamBuilder::leaf_hash`].
+    pub fn leaf_hash(mut self, hash: LeafHash) -> Self {
+        self.stream = self.stream.leaf_hash(hash);
+        self
+    }
+
+    /// As [`StreamBuilder::single_writer`].
+    pub fn single_writer(mut self) -> Self {
+        self.stream = self.stream.single_writer();
+        self
+    }
+
+    /// Opens the stream, or creates it, and brings the baseline to its tip.
+    ///
+    /// # Errors
+    /// As [`StreamBuilder::open_or_create`] and [`Publisher::on`].
+    ///
+    /// # Cancel safety
+    /// As [`Publisher::open`].
+    pub async fn open(self) -> Result<Publisher, StoreError> {
+        let stream = self.stream.open_or_create().await?;
+        let baseline = self.baseline.map_or_else(|| cache_dir("baselines", stream.id()), Ok)?;
+        Publisher::on(stream, baseline, self.options).await
+    }
+}

@@ -1,0 +1,127 @@
+//! Opening a stream by its URL: which policy, which keys, and what it must be.
+
+use tensorpatch_format::LeafHash;
+use tensorpatch_stream::{SignKey, TrustKey};
+
+use super::{CreateOptions, Stream};
+use crate::bucket::Bucket;
+use crate::bucket::url::{open_existing_store, open_store};
+use crate::error::StoreError;
+use crate::policy::Policy;
+
+/// How a stream is opened by its URL; made by [`Stream::builder`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct StreamBuilder {
+    url: String,
+    policy: Option<Policy>,
+    sign_key: Option<SignKey>,
+    trust_keys: Vec<TrustKey>,
+    leaf_hash: Option<LeafHash>,
+    single_writer: bool,
+}
+
+impl Stream {
+    /// Chooses how the stream at `url` is opened; [`open_store`] lists the kinds of URLs.
+    pub fn builder(url: impl Into<String>) -> StreamBuilder {
+        StreamBuilder {
+            url: url.into(),
+            policy: None,
+            sign_key: None,
+            trust_keys: Vec::new(),
+            leaf_hash: None,
+            single_writer: false,
+        }
+    }
+}
+
+impl StreamBuilder {
+    /// Sets retries, timeouts and limits [default: [`Policy::from_env`]].
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
+    /// Signs every record that is written. What is built on must then be signed as well, by this key or a trusted one: a signed
+    /// version on top of one that nobody trusted has signed could not be followed by anybody, and could not be taken back.
+    pub fn sign_key(mut self, key: SignKey) -> Self {
+        self.sign_key = Some(key);
+        self
+    }
+
+    /// Refuses every record that is not signed by one of these keys, or the key to sign with; if there is none at all, signatures do
+    /// not matter.
+    pub fn trust_keys(mut self, keys: impl IntoIterator<Item = TrustKey>) -> Self {
+        self.trust_keys.extend(keys);
+        self
+    }
+
+    /// Sets the leaf hash of a new stream, and refuses an existing one with another [default: any; XXH3 for a new stream].
+    pub fn leaf_hash(mut self, hash: LeafHash) -> Self {
+        self.leaf_hash = Some(hash);
+        self
+    }
+
+    /// Promises, for a new stream, that there is never more than one publisher at a time: then any store will do.
+    pub fn single_writer(mut self) -> Self {
+        self.single_writer = true;
+        self
+    }
+
+    /// Opens the stream, which must exist. Nothing is created, not even a local directory.
+    ///
+    /// # Errors
+    /// [`StoreError::NoStream`] if there is none; [`StoreError::Untrusted`]; if the URL names no store, a setting of the environment is
+    /// wrong, or the store fails.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
+    pub async fn open(self) -> Result<Stream, StoreError> {
+        let policy = self.settled_policy()?;
+        let (store, prefix) = open_existing_store(&self.url, &policy)?;
+        let stream = Stream::open_in(Bucket::new(store, prefix).with_policy(policy)).await?;
+        self.checked(stream).await
+    }
+
+    /// Opens the stream, or creates it after probing the store; also when several do at the same time.
+    ///
+    /// # Errors
+    /// As [`StreamBuilder::open`]; [`StoreError::NoConditionalCreate`] if the store does not keep publishers apart.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; the stream is then created or not.
+    pub async fn open_or_create(self) -> Result<Stream, StoreError> {
+        let policy = self.settled_policy()?;
+        let (store, prefix) = open_store(&self.url, &policy)?;
+        let options = CreateOptions {
+            leaf_hash: self.leaf_hash.unwrap_or_default(),
+            single_writer: self.single_writer,
+            sign_key: self.sign_key.clone(),
+        };
+        let bucket = Bucket::new(store, prefix).with_policy(policy);
+        let stream = Stream::open_or_create_in(bucket, options).await?;
+        self.checked(stream).await
+    }
+
+    fn settled_policy(&self) -> Result<Policy, StoreError> {
+        Ok(self.policy.clone().map_or_else(Policy::from_env, Ok)?)
+    }
+
+    async fn checked(self, mut stream: Stream) -> Result<Stream, StoreError> {
+        let mut trusted = self.trust_keys;
+        if let Some(key) = self.sign_key {
+            trusted.insert(0, key.public());
+            stream = stream.signing(key);
+        }
+        if !trusted.is_empty() {
+            stream = stream.trusting(trusted).await?;
+        }
+        let found = stream.record().leaf_hash;
+        match self.leaf_hash {
+            Some(wanted) if wanted != found => {
+                Err(StoreError::LeafHash { place: stream.place(), wanted, found })
+            }
+            _ => Ok(stream),
+        }
+    }
+}
