@@ -261,9 +261,10 @@ impl<'b> TensorDiff<'b> {
                 let first = u32::try_from(group).unwrap_or(u32::MAX).saturating_mul(CHUNKS_AT_ONCE);
                 let (mut payloads, mut encoded) = (Vec::new(), Vec::new());
                 for chunk in (first..first.saturating_add(CHUNKS_AT_ONCE).min(count)).map(ChunkIndex) {
-                    let base = whole.as_ref().zip(base).and_then(|(whole, tensor)| {
-                        whole.chunk(ChunkAddress { tensor, chunk }, leaf_hash)
-                    });
+                    let base = whole
+                        .as_ref()
+                        .zip(base)
+                        .and_then(|(whole, tensor)| whole.chunk(ChunkAddress { tensor, chunk }, leaf_hash));
                     let over = base.as_ref().map(|base| (base.bytes, base.leaf));
                     let start = payloads.len();
                     let found = encode(encoder, context, chunk, over, &mut payloads)?;

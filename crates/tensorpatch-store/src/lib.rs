@@ -34,6 +34,7 @@ pub use bucket::url::{open_existing_store, open_store};
 pub use error::StoreError;
 pub use observe::{Event, Observer, Phase};
 pub use publisher::anchor_policy::{AnchorAdded, AnchorPolicy};
+pub use publisher::feed::TensorFeed;
 pub use publisher::fold::{Folded, Folder};
 pub use publisher::options::PublishOptions;
 pub use publisher::{Published, Publisher, ranks};
