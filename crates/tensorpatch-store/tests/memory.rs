@@ -96,7 +96,7 @@ fn objects(world: &World, folder: &str) -> BTreeMap<String, Vec<u8>> {
             files(&path)
         } else {
             let kind = rest.split_once('.').map_or("", |(_nonce, kind)| kind);
-            BTreeMap::from([(kind.to_owned(), std::fs::read(path).unwrap())])
+            BTreeMap::from([(kind.to_owned(), std::fs::read(&path).unwrap())])
         };
         found.extend(inside.into_iter().map(|(file, bytes)| (format!("{version} {file}"), bytes)));
     }
@@ -284,7 +284,10 @@ async fn what_makes_no_whole_version_is_refused() {
     let mut feed = publisher.feed(None).await.unwrap();
     feed.add("a", &tensors[0].1).unwrap();
     let error = feed.finish().await.unwrap_err();
-    assert!(matches!(&error, StoreError::Diff(DiffError::Tensors(TensorsError::Missing { .. }))), "{error:?}");
+    assert!(
+        matches!(&error, StoreError::Diff(DiffError::Tensors(TensorsError::Missing { .. }))),
+        "{error:?}"
+    );
     // One that was refused does not count as one that stays.
     let mut feed = publisher.feed(None).await.unwrap().with_others(Others::Kept);
     assert!(feed.add_changes("a", &[3000], &[0, 0]).is_err());
