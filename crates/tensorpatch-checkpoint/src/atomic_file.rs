@@ -11,7 +11,8 @@ use crate::{CheckpointError, Form};
 /// Bytes that wait for their turn to be written.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// A file that is written beside its destination and renamed into place, so that its name never shows half of it.
+/// A file that is written beside its destination and renamed into place, so that its name never shows half of
+/// it.
 ///
 /// Dropped without [`AtomicFile::commit`], it leaves nothing. What a killed process leaves is called
 /// `.NAME.tensorpatch-PID-RANDOM`, and the next file for the same destination removes it.
@@ -25,11 +26,12 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Begins a file that is to replace what is at `dest`, if anything: a regular file, or a symbolic link to one, which is
-    /// replaced itself.
+    /// Begins a file that is to replace what is at `dest`, if anything: a regular file, or a symbolic link to
+    /// one, which is replaced itself.
     ///
     /// # Errors
-    /// If something else is at `dest`, the directory that it is in does not exist, or the operating system refuses.
+    /// If something else is at `dest`, the directory that it is in does not exist, or the operating system
+    /// refuses.
     pub fn create(dest: &Path) -> Result<Self, CheckpointError> {
         let dest = check_destination(dest, Form::File)?;
         let Some(name) = dest.file_name() else {

@@ -18,13 +18,14 @@ const WEIGHT_EXTENSIONS: [&str; 9] =
 
 /// A checkpoint on disk, opened and mapped into memory.
 ///
-/// It is one safetensors file, or a Hugging Face directory: `model.safetensors.index.json` and the shards it names, or
-/// a single `model.safetensors`. Symbolic links are followed, as the Hugging Face cache needs it. Opening reads the
-/// headers and checks all of them; the tensors' bytes are read when they are looked at, and take no memory of their own.
+/// It is one safetensors file, or a Hugging Face directory: `model.safetensors.index.json` and the shards it
+/// names, or a single `model.safetensors`. Symbolic links are followed, as the Hugging Face cache needs it.
+/// Opening reads the headers and checks all of them; the tensors' bytes are read when they are looked at, and
+/// take no memory of their own.
 ///
 /// The files must not be written to while they are open here: the bytes would change under the slices
-/// that [`Checkpoint::tensor`] returns, and a file that shrinks ends the process (SIGBUS). Replacing a file by renaming another
-/// over it, as [`CheckpointWriter`](crate::CheckpointWriter) does, is safe.
+/// that [`Checkpoint::tensor`] returns, and a file that shrinks ends the process (SIGBUS). Replacing a file
+/// by renaming another over it, as [`CheckpointWriter`](crate::CheckpointWriter) does, is safe.
 ///
 /// ```
 /// use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, Placement, generate_layout};
@@ -60,8 +61,8 @@ impl Checkpoint {
     /// Opens and checks the checkpoint at `path`.
     ///
     /// # Errors
-    /// If nothing is there, a header or the index is broken, the shards and the index disagree, a file is shorter or
-    /// longer than its header says, or the checkpoint is over `limits`.
+    /// If nothing is there, a header or the index is broken, the shards and the index disagree, a file is
+    /// shorter or longer than its header says, or the checkpoint is over `limits`.
     pub fn open(path: &Path, limits: &Limits) -> Result<Self, CheckpointError> {
         let metadata = fs::metadata(path).map_err(CheckpointError::io("open", path))?;
         let is_directory = metadata.is_dir();
@@ -139,9 +140,9 @@ impl Checkpoint {
             .collect()
     }
 
-    /// The plain files beside the weights that belong to the model, such as `config.json` and `tokenizer.json`; in
-    /// ascending order of their paths. No hidden files, no weights of any format, no index, nothing in subdirectories.
-    /// Empty for a single file.
+    /// The plain files beside the weights that belong to the model, such as `config.json` and
+    /// `tokenizer.json`; in ascending order of their paths. No hidden files, no weights of any format, no
+    /// index, nothing in subdirectories. Empty for a single file.
     pub fn companions(&self) -> &[PathBuf] {
         &self.companions
     }

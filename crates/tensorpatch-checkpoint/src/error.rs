@@ -1,4 +1,5 @@
-//! Why a checkpoint cannot be read, written or patched: which file, which tensor, what was expected and found.
+//! Why a checkpoint cannot be read, written or patched: which file, which tensor, what was expected and
+//! found.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,11 @@
 //! Strict reading of a safetensors header.
 //!
-//! It reads what the `safetensors` crate reads, and beyond that headers with dtypes of tomorrow, for it must carry any
-//! checkpoint without loss. What it refuses and the crate does not:
+//! It reads what the `safetensors` crate reads, and beyond that headers with dtypes of tomorrow, for it must
+//! carry any checkpoint without loss. What it refuses and the crate does not:
 //!
 //! * a tensor name or a key of `__metadata__` that occurs twice: the crate lets the last one win;
-//! * an entry that is a list of its fields instead of an object, or a dtype that is an object instead of a string;
+//! * an entry that is a list of its fields instead of an object, or a dtype that is an object instead of a
+//!   string;
 //! * more than 64 dims, and names over 65535 bytes.
 //!
 //! One thing it reads and the crate does not: a shape with a zero whose other dims overflow.
@@ -13,17 +14,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 use tensorpatch_format::{Dtype, LimitKind, Limits, SchemaError, TensorSpec};
 
 use crate::error::short;
+use crate::raw_header::{KEPT_DIMS, RawHeader, RawTensor};
 
 /// The hard limit of safetensors on the JSON, padding included.
 const MAX_JSON_BYTES: u64 = 100_000_000;
 const LENGTH_BYTES: u64 = 8;
-/// More dims than any schema admits; the rest is counted but not kept.
-const KEPT_DIMS: usize = 65;
 
 /// What the header of a safetensors file says: its tensors, and where in the file their bytes lie.
 ///
@@ -172,8 +171,8 @@ impl SafetensorsHeader {
     /// Reads the header at the start of `bytes`; what follows the header is not looked at.
     ///
     /// # Errors
-    /// If `bytes` do not start with a whole header, the header breaks a rule, or it asks for more than `limits` allow.
-    /// Never panics, whatever the bytes.
+    /// If `bytes` do not start with a whole header, the header breaks a rule, or it asks for more than
+    /// `limits` allow. Never panics, whatever the bytes.
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, HeaderError> {
         let found = bytes.len() as u64;
         let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
@@ -191,7 +190,9 @@ impl SafetensorsHeader {
         if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(at(LENGTH_BYTES, HeaderViolation::NotAnObject));
         }
-        let raw = parse_json(json, limits.tensors)?;
+        let raw = RawHeader::parse(json, limits.tensors).map_err(|(offset, message)| {
+            at(LENGTH_BYTES.saturating_add(offset), HeaderViolation::Json(message))
+        })?;
         check_limit(raw.tensor_count, limits.tensors, LimitKind::Tensors)?;
         Self::check(raw, len, limits)
     }
@@ -319,245 +320,4 @@ fn check_tensor(name: String, raw: RawTensor) -> Result<(TensorSpec, Range<u64>)
     let spec = TensorSpec { name, dtype, shape, byte_len };
     spec.check().map_err(|error| in_tensor(&spec.name, HeaderViolation::Tensor(error)))?;
     Ok((spec, begin..end))
-}
-
-/// The JSON as it stands: types are right, numbers and names are not checked yet.
-struct RawHeader {
-    /// At most as many as the caller's limit.
-    tensors: Vec<(String, RawTensor)>,
-    tensor_count: u64,
-    metadata: Option<BTreeMap<String, String>>,
-}
-
-struct RawTensor {
-    dtype: String,
-    shape: RawShape,
-    data_offsets: [Number; 2],
-}
-
-struct RawShape {
-    /// At most [`KEPT_DIMS`].
-    dims: Vec<Number>,
-    rank: usize,
-}
-
-fn parse_json(json: &[u8], max_tensors: u64) -> Result<RawHeader, HeaderError> {
-    // What is skipped must be text too.
-    let json_text = std::str::from_utf8(json).map_err(|error| {
-        let offset = LENGTH_BYTES.saturating_add(error.valid_up_to() as u64);
-        at(offset, HeaderViolation::Json("it is not UTF-8".to_owned()))
-    })?;
-    let mut deserializer = serde_json::Deserializer::from_str(json_text);
-    let raw = deserializer
-        .deserialize_map(HeaderVisitor { max_tensors })
-        .and_then(|raw| deserializer.end().map(|()| raw));
-    raw.map_err(|error| {
-        let (offset, message) = json_error(json, &error);
-        at(LENGTH_BYTES.saturating_add(offset), HeaderViolation::Json(message))
-    })
-}
-
-/// The byte of `json` that an error is about, and what it says without the line and column.
-pub(crate) fn json_error(json: &[u8], error: &serde_json::Error) -> (u64, String) {
-    let lines = json.split_inclusive(|&byte| byte == b'\n').take(error.line().saturating_sub(1));
-    let before: usize = lines.map(<[u8]>::len).sum();
-    let offset = before.saturating_add(error.column().saturating_sub(1));
-    let text = error.to_string();
-    let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
-    (offset as u64, short(message))
-}
-
-/// A map of strings in which a key may not occur twice.
-pub(crate) struct StringMap {
-    pub(crate) map: BTreeMap<String, String>,
-}
-
-struct HeaderVisitor {
-    max_tensors: u64,
-}
-
-impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = RawHeader;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of tensors")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
-        let mut raw = RawHeader { tensors: Vec::new(), tensor_count: 0, metadata: None };
-        let mut has_metadata = false;
-        while let Some(key) = map.next_key::<String>()? {
-            if key == "__metadata__" {
-                let metadata: Option<StringMap> = map
-                    .next_value()
-                    .map_err(|error| A::Error::custom(format_args!("__metadata__: {error}")))?;
-                if std::mem::replace(&mut has_metadata, true) {
-                    return Err(A::Error::custom("__metadata__ occurs twice"));
-                }
-                raw.metadata = metadata.map(|metadata| metadata.map);
-                continue;
-            }
-            raw.tensor_count = raw.tensor_count.saturating_add(1);
-            if raw.tensor_count > self.max_tensors {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            }
-            let tensor = map
-                .next_value()
-                .map_err(|error| A::Error::custom(format_args!("tensor {:?}: {error}", short(&key))))?;
-            raw.tensors.push((key, tensor));
-        }
-        Ok(raw)
-    }
-}
-
-// Written out because a derived implementation would take an array of the fields for the object too.
-impl<'de> Deserialize<'de> for RawTensor {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(TensorVisitor)
-    }
-}
-
-struct TensorVisitor;
-
-impl<'de> Visitor<'de> for TensorVisitor {
-    type Value = RawTensor;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with dtype, shape and data_offsets")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawTensor, A::Error> {
-        let (mut dtype, mut shape, mut data_offsets) = (None, None, None);
-        while let Some(key) = map.next_key::<String>()? {
-            let doubled = match key.as_str() {
-                "dtype" => dtype.replace(map.next_value()?).is_some(),
-                "shape" => shape.replace(map.next_value()?).is_some(),
-                "data_offsets" => data_offsets.replace(map.next_value()?).is_some(),
-                // Others may say more of a tensor than this version knows; it travels in the header bytes.
-                _ => {
-                    map.next_value::<Skipped>()?;
-                    false
-                }
-            };
-            if doubled {
-                return Err(A::Error::custom(format_args!("{key} occurs twice")));
-            }
-        }
-        Ok(RawTensor {
-            dtype: dtype.ok_or_else(|| A::Error::missing_field("dtype"))?,
-            shape: shape.ok_or_else(|| A::Error::missing_field("shape"))?,
-            data_offsets: data_offsets.ok_or_else(|| A::Error::missing_field("data_offsets"))?,
-        })
-    }
-}
-
-/// Any JSON, checked and dropped. `IgnoredAny` does not look into strings and numbers, nor limit how deep lists are nested.
-struct Skipped;
-
-impl<'de> Deserialize<'de> for Skipped {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SkippedVisitor)
-    }
-}
-
-struct SkippedVisitor;
-
-impl<'de> Visitor<'de> for SkippedVisitor {
-    type Value = Skipped;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Skipped, E> {
-        Ok(Skipped)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Skipped, E> {
-        Ok(Skipped)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Skipped, E> {
-        Ok(Skipped)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Skipped, E> {
-        Ok(Skipped)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Skipped, E> {
-        Ok(Skipped)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Skipped, E> {
-        Ok(Skipped)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Skipped, A::Error> {
-        while seq.next_element::<Skipped>()?.is_some() {}
-        Ok(Skipped)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Skipped, A::Error> {
-        while map.next_entry::<Skipped, Skipped>()?.is_some() {}
-        Ok(Skipped)
-    }
-}
-
-impl<'de> Deserialize<'de> for RawShape {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(ShapeVisitor)
-    }
-}
-
-struct ShapeVisitor;
-
-impl<'de> Visitor<'de> for ShapeVisitor {
-    type Value = RawShape;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of dims")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawShape, A::Error> {
-        let mut shape = RawShape { dims: Vec::new(), rank: 0 };
-        while let Some(dim) = seq.next_element::<Number>()? {
-            if shape.rank < KEPT_DIMS {
-                shape.dims.push(dim);
-            }
-            shape.rank = shape.rank.saturating_add(1);
-        }
-        Ok(shape)
-    }
-}
-
-impl<'de> Deserialize<'de> for StringMap {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(StringMapVisitor)
-    }
-}
-
-struct StringMapVisitor;
-
-impl<'de> Visitor<'de> for StringMapVisitor {
-    type Value = StringMap;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of strings")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<StringMap, A::Error> {
-        let mut map = BTreeMap::new();
-        while let Some(key) = access.next_key::<String>()? {
-            let value = access
-                .next_value()
-                .map_err(|error| A::Error::custom(format_args!("{:?}: {error}", short(&key))))?;
-            if map.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("{:?} occurs twice", short(&key))));
-            }
-            map.insert(key, value);
-        }
-        Ok(StringMap { map })
-    }
 }

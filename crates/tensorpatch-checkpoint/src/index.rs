@@ -8,7 +8,7 @@ use tensorpatch_format::{LimitKind, Limits};
 
 use crate::SafetensorsHeader;
 use crate::error::short;
-use crate::header::{StringMap, json_error};
+use crate::raw_header::{StringMap, json_error};
 
 /// A broken index, or one that its shards contradict.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -78,7 +78,8 @@ pub fn spec_of_view(name: &str, view: &impl View) -> Result<TensorSpec, ViewErro
 /// The bytes of a tensor as a view that can be handed to [`safetensors::serialize`].
 ///
 /// # Errors
-/// If the crate does not know the dtype or cannot hold the shape, or the bytes are not as many as `spec` says.
+/// If the crate does not know the dtype or cannot hold the shape, or the bytes are not as many as `spec`
+/// says.
 pub fn view_of<'a>(spec: &TensorSpec, bytes: &'a [u8]) -> Result<TensorView<'a>, ViewError> {
     let tensor = || short(&spec.name);
     let dtype = dtype_to_safetensors(&spec.dtype)

@@ -7,9 +7,10 @@ use crate::dtype_to_safetensors;
 
 /// The layout of a single file that holds the tensors of `schema`: `model.safetensors`.
 ///
-/// It has the header that [`safetensors::serialize`] writes for these tensors with the metadata `{"format": "pt"}`, without
-/// which older loaders refuse a file: wide dtypes come first, so that every tensor is aligned to its elements, then names in
-/// ascending order, and spaces fill the header to a multiple of 8 bytes. Tensors of dtypes that the crate does not know come last.
+/// It has the header that [`safetensors::serialize`] writes for these tensors with the metadata `{"format":
+/// "pt"}`, without which older loaders refuse a file: wide dtypes come first, so that every tensor is aligned
+/// to its elements, then names in ascending order, and spaces fill the header to a multiple of 8 bytes.
+/// Tensors of dtypes that the crate does not know come last.
 ///
 /// # Errors
 /// [`LayoutError::HeaderLength`] if the names and shapes take more than a safetensors header may have.

@@ -1,12 +1,14 @@
 //! Safetensors checkpoints as files: strict headers, Hugging Face directories, memory maps, durable writing.
 //!
 //! * [`Checkpoint`] opens one: a file, or a directory of shards; nothing is believed that was not checked.
-//! * [`Placement`] says where the tensors of a schema lie in the files of a layout, on disk or still to be written.
+//! * [`Placement`] says where the tensors of a schema lie in the files of a layout, on disk or still to be
+//!   written.
 //! * [`CheckpointWriter`] writes a new one beside its destination and renames it into place;
 //!   [`CheckpointPatcher`] writes into one that exists.
 //! * [`AtomicFile`] is a file of any kind, written beside its destination and renamed into place.
 //! * [`spec_of_view`] and [`view_of`] turn tensors of the `safetensors` crate into ours, and back.
-//! * [`SafetensorsHeader`] is the strict parser of safetensors headers, for whoever has the bytes from elsewhere.
+//! * [`SafetensorsHeader`] is the strict parser of safetensors headers, for callers that have the bytes from
+//!   elsewhere.
 //!
 //! Unix only: positions, locks and renames are those of POSIX.
 
@@ -26,6 +28,7 @@ mod layout;
 mod map;
 mod patcher;
 mod placement;
+mod raw_header;
 mod room;
 mod staging;
 mod writer;

@@ -9,7 +9,8 @@ use memmap2::Mmap;
 
 use crate::CheckpointError;
 
-/// A file that is the same as long as these are: what tells a replaced or resized file from the one that was opened.
+/// A file that is the same as long as these are: what tells a replaced or resized file from the one that was
+/// opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileIdentity {
     pub(crate) device: u64,
@@ -63,11 +64,11 @@ impl MappedFile {
 /// An empty file gives an empty slice.
 #[expect(unsafe_code, reason = "mapping a file is unsafe because others may alter the file")]
 fn map_whole(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the map is private and read-only, and its bytes are handed out only as `&[u8]` that live no longer than
-    // it. That they do not change under such a slice cannot be had from the operating system; it is asked of the user in
-    // the documentation of `MappedFile` and `Checkpoint`. This crate keeps to it: it replaces checkpoints by rename, which
-    // leaves the mapped inode alone, and `CheckpointPatcher` reads through the file and not the map. If another process
-    // shrinks the file all the same, reading beyond its end raises SIGBUS and ends this process: no wrong bytes are
-    // taken for right ones.
+    // SAFETY: the map is private and read-only, and its bytes are handed out only as `&[u8]` that live no
+    // longer than it. That they do not change under such a slice cannot be had from the operating system; it
+    // is asked of the user in the documentation of `MappedFile` and `Checkpoint`. This crate keeps to it: it
+    // replaces checkpoints by rename, which leaves the mapped inode alone, and `CheckpointPatcher` reads
+    // through the file and not the map. If another process shrinks the file all the same, reading beyond its
+    // end raises SIGBUS and ends this process: no wrong bytes are taken for right ones.
     unsafe { Mmap::map(file) }
 }

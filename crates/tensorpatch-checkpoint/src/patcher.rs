@@ -15,12 +15,14 @@ use crate::{Checkpoint, CheckpointError, Placement};
 ///
 /// There is no undo: a crash leaves whatever was written. Callers keep a journal.
 ///
-/// The files are opened and checked before anything can be written: symbolic links, files with several names (hard links) and
-/// read-only files are refused, because others may share their bytes (in the Hugging Face cache a checkpoint is a directory of links), and so are files that are not those that were opened. The patcher
-/// holds a lock (`flock`) on each file until it is dropped, so that a second one is told.
+/// The files are opened and checked before anything can be written: symbolic links, files with several names
+/// (hard links) and read-only files are refused, because others may share their bytes (in the Hugging Face
+/// cache a checkpoint is a directory of links), and so are files that are not those that were opened. The
+/// patcher holds a lock (`flock`) on each file until it is dropped, so that a second one is told.
 ///
-/// The [`Checkpoint`] that it is made from shows the old or the new bytes of what is written, in any mixture. Drop it first, or at least hold none of its slices
-/// across a write; [`CheckpointPatcher::read`] reads through the files.
+/// The [`Checkpoint`] that it is made from shows the old or the new bytes of what is written, in any mixture.
+/// Drop it first, or at least hold none of its slices across a write; [`CheckpointPatcher::read`] reads
+/// through the files.
 #[derive(Debug)]
 pub struct CheckpointPatcher {
     placement: Placement,
@@ -32,7 +34,8 @@ impl CheckpointPatcher {
     /// Opens the files of `checkpoint` for writing.
     ///
     /// # Errors
-    /// [`CheckpointError::NotInPlace`] if a file must not be written in place; or if the operating system refuses.
+    /// [`CheckpointError::NotInPlace`] if a file must not be written in place; or if the operating system
+    /// refuses.
     pub fn open(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         let files = checkpoint
             .file_identities()
@@ -41,13 +44,14 @@ impl CheckpointPatcher {
         Ok(Self { placement: checkpoint.placement().clone(), files })
     }
 
-    /// Opens the files of `layout` at `path` for writing, whatever their headers say now: for going on where an earlier patcher was
-    /// interrupted, maybe in the middle of a header.
+    /// Opens the files of `layout` at `path` for writing, whatever their headers say now: for going on where
+    /// an earlier patcher was interrupted, maybe in the middle of a header.
     ///
     /// # Errors
-    /// As [`CheckpointPatcher::open`]; [`CheckpointError::Header`] if a file has not the length that `placement` gives it,
-    /// [`CheckpointError::NeedsDirectory`] if `path` is a file and the layout is that of a directory,
-    /// [`CheckpointError::OtherPlacement`] if `placement` is that of another layout; also if a file is missing.
+    /// As [`CheckpointPatcher::open`]; [`CheckpointError::Header`] if a file has not the length that
+    /// `placement` gives it, [`CheckpointError::NeedsDirectory`] if `path` is a file and the layout is that
+    /// of a directory, [`CheckpointError::OtherPlacement`] if `placement` is that of another layout; also if
+    /// a file is missing.
     pub fn resume(path: &Path, layout: &Layout, placement: &Placement) -> Result<Self, CheckpointError> {
         let is_directory = fs::metadata(path).map_err(CheckpointError::io("look at", path))?.is_dir();
         let (files, index) = (layout.files().len(), layout.index().is_some());
@@ -84,7 +88,8 @@ impl CheckpointPatcher {
     /// Fills `bytes` from `offset` of a tensor.
     ///
     /// # Errors
-    /// [`CheckpointError::OutOfRange`] if the tensor does not have all of these bytes, or if the operating system refuses.
+    /// [`CheckpointError::OutOfRange`] if the tensor does not have all of these bytes, or if the operating
+    /// system refuses.
     pub fn read(&self, tensor: TensorIndex, offset: u64, bytes: &mut [u8]) -> Result<(), CheckpointError> {
         let (path, file, position) = self.locate(tensor, offset, bytes.len() as u64)?;
         file.read_exact_at(bytes, position).map_err(CheckpointError::io("read", path))
@@ -93,17 +98,19 @@ impl CheckpointPatcher {
     /// Writes `bytes` at `offset` of a tensor. Any number of threads may write at once.
     ///
     /// # Errors
-    /// [`CheckpointError::OutOfRange`] if the tensor does not have all of these bytes, or if the operating system refuses.
+    /// [`CheckpointError::OutOfRange`] if the tensor does not have all of these bytes, or if the operating
+    /// system refuses.
     pub fn write(&self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), CheckpointError> {
         let (path, file, position) = self.locate(tensor, offset, bytes.len() as u64)?;
         file.write_all_at(bytes, position).map_err(CheckpointError::io("write", path))
     }
 
-    /// Replaces the header of a file, given by its place in the layout, by one of the same length: for a layout
-    /// that differs only in what `__metadata__` says. Tensors stay where this patcher found them.
+    /// Replaces the header of a file, given by its place in the layout, by one of the same length: for a
+    /// layout that differs only in what `__metadata__` says. Tensors stay where this patcher found them.
     ///
     /// # Errors
-    /// [`CheckpointError::HeaderReplaced`] if the header has another length, or if the operating system refuses.
+    /// [`CheckpointError::HeaderReplaced`] if the header has another length, or if the operating system
+    /// refuses.
     pub fn write_header(&self, file: usize, header: &[u8]) -> Result<(), CheckpointError> {
         let found = header.len() as u64;
         match self.files.get(file) {
@@ -151,7 +158,8 @@ fn open_for_writing(path: &Path, identity: FileIdentity) -> Result<File, Checkpo
     if metadata.nlink() > 1 {
         return Err(refuse(Obstacle::HardLinks(metadata.nlink())));
     }
-    // A file system without locks takes nobody's word against a second patcher; the identity above still holds.
+    // A file system without locks takes nobody's word against a second patcher; the identity above still
+    // holds.
     if let Err(TryLockError::WouldBlock) = file.try_lock() {
         return Err(refuse(Obstacle::Busy));
     }

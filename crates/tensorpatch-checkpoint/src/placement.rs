@@ -12,8 +12,8 @@ use crate::{CheckpointError, HeaderError, HeaderPlace, SafetensorsHeader};
 
 /// Where each tensor of a schema lies in the files of a layout.
 ///
-/// Whoever holds one may rely on it: every tensor of the schema is in exactly one file, with the schema's dtype,
-/// shape and size, the tensors cover the data of each file exactly, and the index agrees.
+/// Whoever holds one may rely on it: every tensor of the schema is in exactly one file, with the schema's
+/// dtype, shape and size, the tensors cover the data of each file exactly, and the index agrees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
     /// By tensor index: the file, and the range of its bytes.
@@ -28,11 +28,13 @@ struct FileExtent {
 }
 
 impl Placement {
-    /// Checks that `layout` holds exactly the tensors of `schema`, and that a checkpoint written by it can be opened.
+    /// Checks that `layout` holds exactly the tensors of `schema`, and that a checkpoint written by it can be
+    /// opened.
     ///
     /// # Errors
-    /// If a header or the index breaks a rule or asks for more than `limits` allow, if layout and schema disagree, or if
-    /// there is no index and the files are not the one `model.safetensors`. Files are named as in the layout.
+    /// If a header or the index breaks a rule or asks for more than `limits` allow, if layout and schema
+    /// disagree, or if there is no index and the files are not the one `model.safetensors`. Files are named
+    /// as in the layout.
     pub fn new(schema: &Schema, layout: &Layout, limits: &Limits) -> Result<Self, CheckpointError> {
         let mut headers = Vec::with_capacity(layout.files().len());
         for file in layout.files() {
@@ -124,7 +126,8 @@ impl Placement {
         check_file_len(self.file_len(file), found)
     }
 
-    /// Says that this may be the placement in files of `layout`: there are as many files, with headers as long.
+    /// Says that this may be the placement in files of `layout`: there are as many files, with headers as
+    /// long.
     pub(crate) fn check_layout(&self, layout: &Layout) -> Result<(), CheckpointError> {
         let mismatch = |what, expected, found| Err(CheckpointError::OtherPlacement { what, expected, found });
         let (expected, found) = (layout.files().len(), self.files.len());

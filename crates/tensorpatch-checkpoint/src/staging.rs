@@ -15,10 +15,12 @@ const NAME_BYTES: usize = 200;
 const MARK: &str = ".tensorpatch-";
 const ATTEMPTS: usize = 16;
 
-/// `.NAME.tensorpatch-PID-RANDOM` in the directory of the destination; removed when dropped without being renamed.
+/// `.NAME.tensorpatch-PID-RANDOM` in the directory of the destination; removed when dropped without being
+/// renamed.
 ///
 /// The owner holds a lock (`flock`) on it, which ends with the process however that ends; so whoever gets
-/// the lock knows that the owner is dead, across containers that share a volume too, where process ids say nothing.
+/// the lock knows that the owner is dead, across containers that share a volume too, where process ids say
+/// nothing.
 #[derive(Debug)]
 pub(crate) struct Staging {
     path: PathBuf,
@@ -112,7 +114,8 @@ fn prefix(name: &OsStr) -> OsString {
     prefix
 }
 
-/// Removes what dead owners left of earlier writes to the same destination. Failure is not fatal: it costs only room.
+/// Removes what dead owners left of earlier writes to the same destination. Failure is not fatal: it costs
+/// only room.
 fn sweep(parent: &Path, prefix: &OsStr) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {

@@ -27,17 +27,17 @@ pub enum Form {
 
 /// Writes a checkpoint beside its destination and renames it into place when it is whole.
 ///
-/// Until [`CheckpointWriter::commit`] returns nothing can be seen at the destination but what was there before. Dropping the
-/// writer without a commit removes everything it made; what a killed process leaves is called
-/// `.NAME.tensorpatch-PID-RANDOM`, and the next writer for the same destination removes it.
+/// Until [`CheckpointWriter::commit`] returns nothing can be seen at the destination but what was there
+/// before. Dropping the writer without a commit removes everything it made; what a killed process leaves is
+/// called `.NAME.tensorpatch-PID-RANDOM`, and the next writer for the same destination removes it.
 ///
-/// Room for all bytes is reserved first, so that a full disk is found before any work is done. Files get the modes that
-/// the umask gives to any new file.
+/// Room for all bytes is reserved first, so that a full disk is found before any work is done. Files get the
+/// modes that the umask gives to any new file.
 #[derive(Debug)]
 pub struct CheckpointWriter {
     dest: PathBuf,
-    /// The directory that the checkpoint appears in, open from the beginning: a directory that cannot be opened cannot be
-    /// synced, which must not come out after the rename.
+    /// The directory that the checkpoint appears in, open from the beginning: a directory that cannot be
+    /// opened cannot be synced, which must not come out after the rename.
     parent: (PathBuf, File),
     placement: Placement,
     expected: u64,
@@ -51,12 +51,14 @@ pub struct CheckpointWriter {
 impl CheckpointWriter {
     /// Prepares to write a checkpoint with this schema and layout to `dest`.
     ///
-    /// [`Form::File`] replaces a file at `dest`; if that is a symbolic link, the link is replaced and not what it leads to.
-    /// [`Form::Directory`] wants nothing, or an empty directory, at `dest`. The directory that `dest` is in must exist.
+    /// [`Form::File`] replaces a file at `dest`; if that is a symbolic link, the link is replaced and not
+    /// what it leads to. [`Form::Directory`] wants nothing, or an empty directory, at `dest`. The directory
+    /// that `dest` is in must exist.
     ///
     /// # Errors
-    /// If something else is at `dest`, the layout does not go into a single file where one is asked for, `placement` is that of
-    /// another schema or layout, there is not enough room ([`CheckpointError::NoRoom`]), or the operating system refuses.
+    /// If something else is at `dest`, the layout does not go into a single file where one is asked for,
+    /// `placement` is that of another schema or layout, there is not enough room
+    /// ([`CheckpointError::NoRoom`]), or the operating system refuses.
     pub fn create(
         dest: &Path,
         form: Form,
@@ -117,11 +119,12 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// Writes `bytes` at `offset` of a tensor. Any number of threads may write at once, in any order; each byte of
-    /// each tensor must be written exactly once before the commit.
+    /// Writes `bytes` at `offset` of a tensor. Any number of threads may write at once, in any order; each
+    /// byte of each tensor must be written exactly once before the commit.
     ///
     /// # Errors
-    /// [`CheckpointError::OutOfRange`] if the tensor does not have all of these bytes, or if the operating system refuses.
+    /// [`CheckpointError::OutOfRange`] if the tensor does not have all of these bytes, or if the operating
+    /// system refuses.
     pub fn write(&self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), CheckpointError> {
         let (file, position) = self.placement.locate_write(tensor, offset, bytes.len() as u64)?;
         if let Some((path, file)) = self.files.get(file) {
@@ -131,10 +134,12 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// Copies a file that belongs to the model, such as `config.json`, into the new directory under its own name.
+    /// Copies a file that belongs to the model, such as `config.json`, into the new directory under its own
+    /// name.
     ///
     /// # Errors
-    /// If the checkpoint is a single file, the name is that of weights, an index or a hidden file, the file is there already, or it cannot be copied.
+    /// If the checkpoint is a single file, the name is that of weights, an index or a hidden file, the file
+    /// is there already, or it cannot be copied.
     pub fn copy_companion(&self, source: &Path) -> Result<(), CheckpointError> {
         let name = source.file_name().filter(|name| is_companion_name(name));
         let Some(name) = name.filter(|_| self.form == Form::Directory) else {
@@ -148,8 +153,8 @@ impl CheckpointWriter {
         self.write_beside(name.as_ref(), |file| copy(&mut from, source, file))
     }
 
-    /// A new file in the staged directory, on disk when this returns. `write` fails for what it reads, and returns how the
-    /// writing went.
+    /// A new file in the staged directory, on disk when this returns. `write` fails for what it reads, and
+    /// returns how the writing went.
     fn write_beside(
         &self,
         name: &Path,
@@ -165,8 +170,8 @@ impl CheckpointWriter {
     /// Makes the checkpoint durable and visible: syncs every file, renames, syncs the directories.
     ///
     /// # Errors
-    /// [`CheckpointError::Incomplete`] if the bytes written are not as many as the tensors have. If the operating system
-    /// refuses before the rename, the destination is as it was.
+    /// [`CheckpointError::Incomplete`] if the bytes written are not as many as the tensors have. If the
+    /// operating system refuses before the rename, the destination is as it was.
     pub fn commit(self) -> Result<(), CheckpointError> {
         let written = self.written.load(Ordering::Acquire);
         if written != self.expected {
@@ -190,7 +195,8 @@ impl CheckpointWriter {
     }
 }
 
-/// Copies what `from` holds, which is at `source`. Fails if that cannot be read, and returns how the writing went.
+/// Copies what `from` holds, which is at `source`. Fails if that cannot be read, and returns how the writing
+/// went.
 fn copy(from: &mut File, source: &Path, to: &mut File) -> Result<io::Result<()>, CheckpointError> {
     let mut block = vec![0; COPIED_AT_ONCE];
     loop {

@@ -296,62 +296,54 @@ fn patch(error: &format::Error) -> Verdict {
 }
 
 fn store(error: &StoreError) -> Verdict {
+    let verdict = Verdict::new(error.kind().into());
     match error {
         StoreError::Checkpoint(error) => checkpoint(error),
         StoreError::Apply(error) => apply(error),
         StoreError::Diff(error) => diff(error),
         StoreError::NoStream { .. } | StoreError::Empty => {
-            Verdict::new(Code::NotFound).advise("check the URL; tensorpatch publish creates a stream")
+            verdict.advise("check the URL; tensorpatch publish creates a stream")
         }
-        StoreError::NoVersion { .. } => {
-            Verdict::new(Code::NotFound).advise("tensorpatch log URL lists the versions")
+        StoreError::NoVersion { .. } => verdict.advise("tensorpatch log URL lists the versions"),
+        StoreError::LostRace { .. } | StoreError::NotAtTip { .. } => {
+            verdict.advise("publish again: the patch is then made from the newest version")
         }
-        StoreError::LostRace { .. } | StoreError::NotAtTip { .. } => Verdict::new(Code::StreamConflict)
-            .advise("publish again: the patch is then made from the newest version"),
-        StoreError::AnotherStream { .. } => Verdict::new(Code::StreamConflict).advise(
+        StoreError::AnotherStream { .. } => verdict.advise(
             "use another directory, or remove its folder .tensorpatch to start again from the weights there",
         ),
-        StoreError::StreamExists { .. } | StoreError::HistoryRewritten(_) => {
-            Verdict::new(Code::StreamConflict)
+        StoreError::ForeignDirectory { .. } => {
+            verdict.advise("use another directory, or --replace if the weights there may go")
         }
-        StoreError::Plan(PlanError::Chain(_)) => Verdict::new(Code::StreamConflict),
-        StoreError::ForeignDirectory { .. } => Verdict::new(Code::Refused)
-            .advise("use another directory, or --replace if the weights there may go"),
-        // Their messages say what to do.
-        StoreError::NoConditionalCreate(_)
-        | StoreError::Url { .. }
-        | StoreError::FileName { .. }
-        | StoreError::FileSize { .. }
-        | StoreError::Text(_)
-        | StoreError::Key(_) => Verdict::new(Code::Refused),
-        StoreError::Plan(PlanError::TooLong { .. }) => Verdict::new(Code::Refused).advise(
-            "shorten the way first: tensorpatch fold URL --from A --to B, or publish an anchor with --anchor-every",
+        StoreError::Plan(PlanError::TooLong { .. }) => verdict.advise(
+            "shorten the path first: tensorpatch fold URL --from A --to B, or publish an anchor with --anchor-every",
         ),
         StoreError::Missing { .. }
         | StoreError::Damaged { .. }
         | StoreError::Record { .. }
         | StoreError::PatchDiffers { .. }
-        | StoreError::Plan(_) => Verdict::new(Code::BadInput)
-            .advise("the stream is damaged: restore what is missing or altered, or publish anew"),
-        StoreError::Untrusted { .. } => Verdict::new(Code::Untrusted).advise(
+        | StoreError::Plan(PlanError::NoPath { .. }) => {
+            verdict.advise("the stream is damaged: restore what is missing or altered, or publish again from the start")
+        }
+        StoreError::Untrusted { .. } => verdict.advise(
             "the record is forged, or signed with a key that is not named: see --trust-key and --sign-key",
         ),
-        StoreError::WrongState { .. } | StoreError::LocalDamage { .. } => Verdict::new(Code::LocalDamage)
-            .advise("run the same command again: what is damaged is made anew from the stream"),
-        // Its message says what to do.
-        StoreError::LocalState { .. } => Verdict::new(Code::LocalDamage),
-        StoreError::NoSuchRange { .. } => Verdict::new(Code::NotFound),
+        StoreError::WrongState { .. } | StoreError::LocalDamage { .. } => {
+            verdict.advise("run the same command again: what is damaged is restored from the stream")
+        }
         StoreError::Receipts(_) => {
-            Verdict::new(Code::Refused).advise("nothing is published: collect the receipts of all ranks")
+            verdict.advise("nothing is published: collect the receipts of all ranks")
         }
         StoreError::OutcomeUnknown { .. } => {
-            Verdict::new(Code::Failure).advise("run the same command again: it finds out and goes on")
+            verdict.advise("run the same command again: it finds out and goes on")
         }
-        error if error.is_denied() => Verdict::new(Code::Failure).advise(
-            "check the credentials: they may have expired, or may not list, read (and, to publish, write) below the URL",
-        ),
-        error if error.is_transient() => Verdict::new(Code::Failure).advise("try again"),
-        _ => Verdict::new(Code::Failure),
+        error => match error.kind() {
+            ErrorKind::Denied => verdict.advise(
+                "check the credentials: they may have expired, or may not list, read (and, to publish, write) below the URL",
+            ),
+            ErrorKind::Transient => verdict.advise("try again"),
+            // The messages of the others say what to do.
+            _ => verdict,
+        },
     }
 }
 

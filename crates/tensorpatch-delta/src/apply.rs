@@ -1,5 +1,5 @@
-//! A patch applied to the checkpoint at a path: which form the result has, which journal is kept, and what must not be
-//! altered.
+//! A patch applied to the checkpoint at a path: which form the result has, which journal is kept, and what
+//! must not be altered.
 
 use std::path::Path;
 
@@ -55,51 +55,56 @@ impl<'a> Apply<'a> {
         Self { patch, options: Options::default(), progress: Progress::none() }
     }
 
-    /// The same with other options.
+    /// Sets the options.
     #[must_use]
     pub fn with_options(self, options: Options) -> Self {
         Self { options, ..self }
     }
 
-    /// The same, telling `progress` how far it is.
+    /// Sets who is told of progress, and may cancel.
     #[must_use]
     pub fn with_progress(self, progress: Progress<'a>) -> Self {
         Self { progress, ..self }
     }
 
-    /// Writes the checkpoint that the patch makes of the one at `base` to `dest`, which appears when it is whole and verified.
+    /// Writes the checkpoint that the patch makes of the one at `base` to `dest`, which appears when it is
+    /// whole and verified.
     ///
-    /// The result is a file if `dest` ends in `.safetensors`; else a directory if it has several files or an index, or `base` is a
-    /// directory, whose files beside the weights are then copied along; else a file.
+    /// The result is a file if `dest` ends in `.safetensors`; else a directory if it has several files or an
+    /// index, or `base` is a directory, whose files beside the weights are then copied along; else a file.
     ///
     /// # Errors
-    /// If the patch is broken or does not fit `base`, `base` cannot be read or waits for an interrupted application, the result
-    /// cannot be written, or the caller cancels. Then there is nothing at `dest` that was not there before.
+    /// If the patch is broken or does not fit `base`, `base` cannot be read or waits for an interrupted
+    /// application, the result cannot be written, or the caller cancels. Then there is nothing at `dest` that
+    /// was not there before.
     pub fn to(&self, base: impl AsRef<Path>, dest: impl AsRef<Path>) -> Result<ApplyReport, ApplyError> {
         let base = open_settled(base.as_ref(), &self.options.limits)?;
         let form = self.form(Some(&base), dest.as_ref());
         apply_to(&base, self.patch, dest.as_ref(), form, &self.options, self.progress)
     }
 
-    /// Writes the checkpoint that a full patch holds to `dest`: a directory if it has several files or an index and `dest` does
-    /// not end in `.safetensors`, else a file.
+    /// Writes the checkpoint that a full patch holds to `dest`: a directory if it has several files or an
+    /// index and `dest` does not end in `.safetensors`, else a file.
     ///
     /// # Errors
-    /// If the patch is broken or needs a base, the result cannot be written, or the caller cancels. Then there is nothing at `dest`
-    /// that was not there before.
+    /// If the patch is broken or needs a base, the result cannot be written, or the caller cancels. Then
+    /// there is nothing at `dest` that was not there before.
     pub fn unpack(&self, dest: impl AsRef<Path>) -> Result<ApplyReport, ApplyError> {
         let form = self.form(None, dest.as_ref());
         apply_full(self.patch, dest.as_ref(), form, &self.options, self.progress)
     }
 
-    /// Turns the checkpoint at `checkpoint` into the target of the patch, in place. Finishes what an interrupted run has left first.
+    /// Turns the checkpoint at `checkpoint` into the target of the patch, in place. Finishes what an
+    /// interrupted run has left first.
     ///
-    /// A crash at any instant leaves the checkpoint as it was, or a journal ([`journal_path`]), with which the same call finishes.
-    /// A caller who cancels while the patch is verified leaves it as it was; once the journal is on disk the work is finished.
+    /// A crash at any instant leaves the checkpoint as it was, or a journal ([`journal_path`]), with which
+    /// the same call finishes. A caller who cancels while the patch is verified leaves it as it was; once the
+    /// journal is on disk the work is finished.
     ///
     /// # Errors
-    /// If the patch is broken, does not fit, or moves tensors within the files ([`ApplyError::NotInPlace`]); if the files must not
-    /// be written, or belong to the replica of a stream ([`ApplyError::Replica`]); or if the caller cancels.
+    /// If the patch is broken, does not fit, or moves tensors within the files ([`ApplyError::NotInPlace`]);
+    /// if the files must not be written, or belong to the replica of a stream ([`ApplyError::Replica`]); or
+    /// if the caller cancels.
     pub fn in_place(&self, checkpoint: impl AsRef<Path>) -> Result<AppliedInPlace, ApplyError> {
         let checkpoint = checkpoint.as_ref();
         check_no_replica(checkpoint)?;
@@ -128,7 +133,8 @@ impl<'a> Apply<'a> {
 }
 
 impl Patch<'_> {
-    /// Writes the checkpoint that the patch makes of the one at `base` to `dest`: [`Apply::to`] with default options.
+    /// Writes the checkpoint that the patch makes of the one at `base` to `dest`: [`Apply::to`] with default
+    /// options.
     ///
     /// # Errors
     /// As [`Apply::to`].
@@ -136,7 +142,8 @@ impl Patch<'_> {
         Apply::new(self).to(base, dest)
     }
 
-    /// Turns the checkpoint at `checkpoint` into the target of the patch: [`Apply::in_place`] with default options.
+    /// Turns the checkpoint at `checkpoint` into the target of the patch: [`Apply::in_place`] with default
+    /// options.
     ///
     /// # Errors
     /// As [`Apply::in_place`].
@@ -153,7 +160,8 @@ impl Patch<'_> {
     }
 }
 
-/// Refuses a checkpoint whose files only its stream may alter: its state file would not say any more what it holds.
+/// Refuses a checkpoint whose files only its stream may alter: its state file would not say any more what it
+/// holds.
 fn check_no_replica(checkpoint: &Path) -> Result<(), ApplyError> {
     let directory = if checkpoint.is_dir() { Some(checkpoint) } else { checkpoint.parent() };
     match directory {

@@ -8,7 +8,8 @@ use tensorpatch_format::{CHUNK_BYTES, ChunkAddress, LeafDigest, Schema, TensorIn
 pub struct TensorChanges<'a> {
     /// The tensor, by its number in the base's schema.
     pub tensor: TensorIndex,
-    /// The numbers of elements in the tensor, strictly ascending. Elements may be listed that keep their value.
+    /// The numbers of elements in the tensor, strictly ascending. Elements may be listed that keep their
+    /// value.
     pub positions: &'a [u64],
     /// The new values in the same order, little-endian, each as many bytes as an element has.
     pub values: &'a [u8],
@@ -79,7 +80,8 @@ impl<'a> ByTensor<'a> {
         Ok(Self { schema, tensors })
     }
 
-    /// Encodes a chunk of which the base and its leaf digest are given. One without listed changes costs nothing.
+    /// Encodes a chunk of which the base and its leaf digest are given. One without listed changes costs
+    /// nothing.
     pub(crate) fn encode(
         &self,
         encoder: &mut ChunkEncoder,

@@ -32,8 +32,8 @@ impl Continuation {
         Some(ChunkAddress { tensor, chunk: target.chunk })
     }
 
-    /// Hashes the chunks of the base that no tensor of the target continues (removed, retyped or resized): nothing
-    /// else reads them, yet the base's digest covers them.
+    /// Hashes the chunks of the base that no tensor of the target continues (removed, retyped or resized):
+    /// nothing else reads them, yet the base's digest covers them.
     pub(crate) fn hash_left_behind(&self, base: &State<'_>, table: &mut LeafTable) {
         let left_behind =
             |address: &ChunkAddress| self.base_is_continued.get(address.tensor.0 as usize) == Some(&false);

@@ -52,8 +52,8 @@ pub struct Diff<'p> {
 }
 
 impl Diff<'static> {
-    /// Opens the checkpoints within the limits of `options`: what [`diff()`] does with default ones, and [`full()`] without a
-    /// base.
+    /// Opens the checkpoints within the limits of `options`: what [`diff()`] does with default ones, and
+    /// [`full()`] without a base.
     ///
     /// # Errors
     /// As [`diff`].
@@ -65,13 +65,13 @@ impl Diff<'static> {
 }
 
 impl Diff<'_> {
-    /// The same with other options. Their limits say nothing any more: the checkpoints are open.
+    /// Sets the options. Their limits have no effect: the checkpoints are open already.
     #[must_use]
     pub fn with_options(self, options: Options) -> Self {
         Self { options, ..self }
     }
 
-    /// The same, telling `progress` how far it is.
+    /// Sets who is told of progress, and may cancel.
     #[must_use]
     pub fn with_progress(self, progress: Progress<'_>) -> Diff<'_> {
         let Self { base, target, options, .. } = self;
@@ -83,12 +83,12 @@ impl Diff<'_> {
         &self.target
     }
 
-    /// Writes the patch to a file at `path`, which appears, or replaces the one there, when it is whole and on disk. A pipe is
-    /// written directly.
+    /// Writes the patch to a file at `path`, which appears, or replaces the one there, when it is whole and
+    /// on disk. A pipe is written directly.
     ///
     /// # Errors
-    /// If `path` is no place for a file or is part of one of the checkpoints, there is no room, or the caller cancels. Then what was at
-    /// `path` is as it was.
+    /// If `path` is no place for a file or is part of one of the checkpoints, there is no room, or the caller
+    /// cancels. Then what was at `path` is as it was.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<DiffReport, DiffError> {
         let inputs = self.base.iter().chain([&self.target]).flat_map(Checkpoint::files);
         write_file(path.as_ref(), inputs, |out| self.write_to(out))
@@ -107,11 +107,12 @@ impl Diff<'_> {
     }
 }
 
-/// Opens a checkpoint to make the patch that turns it into a state in memory, given as tensors with their names.
+/// Opens a checkpoint to make the patch that turns it into a state in memory, given as tensors with their
+/// names.
 ///
-/// The tensors may come in any order, and each is compared with the checkpoint while it is alive: an iterator that makes them
-/// one at a time needs memory for one at a time. [`TensorDiff`] says what the files of the target look like; it is what to
-/// use where making a tensor can fail.
+/// The tensors may come in any order, and each is compared with the checkpoint while it is alive: an iterator
+/// that makes them one at a time needs memory for one at a time. [`TensorDiff`] says what the files of the
+/// target look like; it is what to use where making a tensor can fail.
 ///
 /// # Errors
 /// If the checkpoint cannot be read or is damaged, or an application in place to it was interrupted.
@@ -162,19 +163,19 @@ pub struct DiffTensors<'p, I> {
 }
 
 impl<I> DiffTensors<'_, I> {
-    /// The same with other options.
+    /// Sets the options. Their limits have no effect: the checkpoint is open already.
     #[must_use]
     pub fn with_options(self, options: Options) -> Self {
         Self { options, ..self }
     }
 
-    /// The same, with tensors of the base that are not given treated as `others` says; by default there must be none.
+    /// Sets what becomes of tensors of the base that are not given. By default there must be none.
     #[must_use]
     pub fn with_others(self, others: Others) -> Self {
         Self { others, ..self }
     }
 
-    /// The same, telling `progress` how far it is.
+    /// Sets who is told of progress, and may cancel.
     #[must_use]
     pub fn with_progress(self, progress: Progress<'_>) -> DiffTensors<'_, I> {
         let Self { base, tensors, others, options, .. } = self;

@@ -7,8 +7,8 @@ use tensorpatch_format::TaggedStateDigest;
 use crate::pending::open_settled;
 use crate::{ApplyError, LeafTable, Options, Progress, State};
 
-/// The digest of the state in the checkpoint at `path`: of every tensor's name, dtype, shape and bytes, whatever its shards.
-/// With default options; [`LeafTable::of`] takes others.
+/// The digest of the state in the checkpoint at `path`: of every tensor's name, dtype, shape and bytes,
+/// whatever its shards. With default options; [`LeafTable::of`] takes others.
 ///
 /// # Errors
 /// If the checkpoint cannot be read or is damaged, or an application in place to it was interrupted.

@@ -22,8 +22,8 @@ pub(crate) struct Head<'a> {
 
 /// Writes a patch as its blocks come.
 ///
-/// Whether a patch is empty stands in its header, so that nothing is written before the first block, or the end,
-/// tells.
+/// Whether a patch is empty stands in its header, so that nothing is written before the first block, or the
+/// end, tells.
 pub(crate) struct Emitter<'a> {
     head: Head<'a>,
     out: &'a mut dyn Write,

@@ -120,8 +120,9 @@ impl DiffError {
 /// Both are read once. The bytes written depend on the states, the layouts, [`Options::profile`] and
 /// [`Options::leaf_hash`] alone. If nothing changed, the patch says so ([`Kind::Empty`]).
 ///
-/// However much changes, the patch has at most 400 bytes more than the tensors of `target`, 64 for each of their chunks, and, where
-/// schema or layout are others than those of `base`, the canonical bytes of both. The same holds for [`encode_full`].
+/// However much changes, the patch has at most 400 bytes more than the tensors of `target`, 64 for each of
+/// their chunks, and, where schema or layout are others than those of `base`, the canonical bytes of both.
+/// The same holds for [`encode_full`].
 ///
 /// # Errors
 /// If writing to `out` fails, or the base's leaf table does not fit the options.
@@ -135,12 +136,14 @@ pub fn encode_diff(
     encode(Some(base), target.into(), options, progress, out)
 }
 
-/// Writes the same patch as [`encode_diff`], with the target given by what changes in `base`; tensors and files stay the same.
+/// Writes the same patch as [`encode_diff`], with the target given by what changes in `base`; tensors and
+/// files stay the same.
 ///
 /// Only chunks with changes are encoded; the others are not read at all if the leaf table of `base` is known.
 ///
 /// # Errors
-/// If the changes are none of the base, writing to `out` fails, or the base's leaf table does not fit the options.
+/// If the changes are none of the base, writing to `out` fails, or the base's leaf table does not fit the
+/// options.
 pub fn encode_changes(
     base: &Snapshot<'_>,
     changes: &[TensorChanges<'_>],

@@ -29,7 +29,8 @@ pub enum ApplyError {
         tensor: String,
         /// The chunk.
         address: ChunkAddress,
-        /// Where in the patch that stands which is wrong: the start of its payload, or of its leaf digest in the index.
+        /// Where in the patch that stands which is wrong: the start of its payload, or of its leaf digest in
+        /// the index.
         offset: u64,
         /// What is wrong with it.
         source: ChunkFault,
@@ -87,7 +88,8 @@ pub enum ApplyError {
         /// What went wrong.
         source: std::io::Error,
     },
-    /// The journal of an interrupted application is damaged: the checkpoint may hold neither version and must be restored.
+    /// The journal of an interrupted application is damaged: the checkpoint may hold neither version and must
+    /// be restored.
     #[error("the journal {} is damaged, and the checkpoint may be half altered: restore it from a good copy, and remove the journal", path.display())]
     DamagedJournal {
         /// The journal.
@@ -95,8 +97,8 @@ pub enum ApplyError {
         /// What is wrong with it.
         source: Box<ApplyError>,
     },
-    /// The journal of an application is sound, but the checkpoint is neither of its versions, nor torn between them:
-    /// something else has altered it since.
+    /// The journal of an application is sound, but the checkpoint is neither of its versions, nor torn
+    /// between them: something else has altered it since.
     #[error("{} was altered since the journal {} was written, and is not one of its two versions any more: restore one of them and run this again, or remove the journal to keep what is there", checkpoint.display(), journal.display())]
     AlteredSince {
         /// The checkpoint.

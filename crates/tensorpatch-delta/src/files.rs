@@ -11,12 +11,12 @@ use crate::{ApplyError, ApplyReport, Options, Patch, Progress, State};
 
 /// Writes the checkpoint that `patch` makes of `base` to `dest`.
 ///
-/// The result is written beside `dest` and renamed into place once its digest is verified; `base` is only read. From one
-/// directory to another the companions of `base` (such as `config.json`) are copied along.
+/// The result is written beside `dest` and renamed into place once its digest is verified; `base` is only
+/// read. From one directory to another the companions of `base` (such as `config.json`) are copied along.
 ///
 /// # Errors
-/// If the patch does not fit `base`, is broken, or the result cannot be written. Then there is nothing at `dest` that was
-/// not there before.
+/// If the patch does not fit `base`, is broken, or the result cannot be written. Then there is nothing at
+/// `dest` that was not there before.
 pub fn apply_to(
     base: &Checkpoint,
     patch: &Patch<'_>,

@@ -1,7 +1,9 @@
-//! Altering a checkpoint where it lies, so that a crash at any instant leaves it at the old or the new version.
+//! Altering a checkpoint where it lies, so that a crash at any instant leaves it at the old or the new
+//! version.
 //!
-//! Nothing is altered before base and target are verified and a [`Journal`] is on disk. Whoever writes, replays or removes
-//! one holds the locks of the checkpoint's files, so that of several processes only one does.
+//! Nothing is altered before base and target are verified and a [`Journal`] is on disk. Whoever writes,
+//! replays or removes one holds the locks of the checkpoint's files, so that of several processes only one
+//! does.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -36,8 +38,9 @@ pub enum Recovery {
 /// [`activate_in_place`] do, with nobody else let in between.
 ///
 /// # Errors
-/// As those two. If writing fails half way, the journal stays, and so does the duty to [`recover`]. `progress` can stop the
-/// preparation, which leaves the checkpoint as it was; once the journal is on disk it is not asked any more.
+/// As those two. If writing fails half way, the journal stays, and so does the duty to [`recover`].
+/// `progress` can stop the preparation, which leaves the checkpoint as it was; once the journal is on disk it
+/// is not asked any more.
 pub fn apply_in_place(
     checkpoint: &Path,
     patch: &Patch<'_>,
@@ -54,14 +57,16 @@ pub fn apply_in_place(
     Ok(report)
 }
 
-/// Verifies that `patch` turns the checkpoint into its target, and writes the journal that does it, durably, to `journal`.
+/// Verifies that `patch` turns the checkpoint into its target, and writes the journal that does it, durably,
+/// to `journal`.
 ///
-/// The checkpoint is only read, so that it may serve meanwhile. `journal` should lie on the file system of the checkpoint,
-/// and be the same for all who alter it. Where nothing is to be altered, no journal is written.
+/// The checkpoint is only read, so that it may serve meanwhile. `journal` should lie on the file system of
+/// the checkpoint, and be the same for all who alter it. Where nothing is to be altered, no journal is
+/// written.
 ///
 /// # Errors
-/// If the patch does not fit, is broken, or moves tensors within the files ([`ApplyError::NotInPlace`]), or the files must not
-/// be written, or another process is about to. Then this call leaves no journal.
+/// If the patch does not fit, is broken, or moves tensors within the files ([`ApplyError::NotInPlace`]), or
+/// the files must not be written, or another process is about to. Then this call leaves no journal.
 pub fn prepare_in_place(
     checkpoint: &Path,
     patch: &Patch<'_>,
@@ -119,16 +124,16 @@ fn prepare(
     Ok((report, patcher))
 }
 
-/// Alters the checkpoint as a prepared journal says, and removes the journal. Returns the digest of what the checkpoint was
-/// made, or `None` where there is no journal: then nothing was altered, which is right only after preparing a patch that
-/// alters nothing.
+/// Alters the checkpoint as a prepared journal says, and removes the journal. Returns the digest of what the
+/// checkpoint was made, or `None` where there is no journal: then nothing was altered, which is right only
+/// after preparing a patch that alters nothing.
 ///
-/// Each chunk that is altered is verified before it is written; the others are not looked at. If the process dies on the
-/// way, the journal stays, and [`recover`] finishes the work.
+/// Each chunk that is altered is verified before it is written; the others are not looked at. If the process
+/// dies on the way, the journal stays, and [`recover`] finishes the work.
 ///
 /// # Errors
-/// [`ApplyError::DamagedJournal`] or [`ApplyError::AlteredSince`] if the journal, or a chunk that it alters, is not as it was
-/// when it was prepared; or if the operating system refuses. The journal then stays.
+/// [`ApplyError::DamagedJournal`] or [`ApplyError::AlteredSince`] if the journal, or a chunk that it alters,
+/// is not as it was when it was prepared; or if the operating system refuses. The journal then stays.
 pub fn activate_in_place(
     checkpoint: &Path,
     journal: &Path,
@@ -142,13 +147,13 @@ pub fn activate_in_place(
 
 /// Finishes an in-place application that was interrupted, or removes its beginnings.
 ///
-/// Safe to call at any time, any number of times. Nothing is altered unless the whole checkpoint becomes the target by it: a
-/// copy of another version that was put in its place since stays as it is.
+/// Safe to call at any time, any number of times. Nothing is altered unless the whole checkpoint becomes the
+/// target by it: a copy of another version that was put in its place since stays as it is.
 ///
 /// # Errors
-/// [`ApplyError::DamagedJournal`] if the journal is not what was written, [`ApplyError::AlteredSince`] if the checkpoint cannot
-/// become the target, [`ApplyError::Cancelled`] if `progress` says to stop, which is heeded until the first byte is altered.
-/// The journal then stays where it is.
+/// [`ApplyError::DamagedJournal`] if the journal is not what was written, [`ApplyError::AlteredSince`] if the
+/// checkpoint cannot become the target, [`ApplyError::Cancelled`] if `progress` says to stop, which is heeded
+/// until the first byte is altered. The journal then stays where it is.
 pub fn recover(
     checkpoint: &Path,
     journal: &Path,
@@ -168,7 +173,8 @@ pub fn recover(
     })
 }
 
-/// Does `replay` with the journal at `path`, if there is one, and removes it, all under the locks of the checkpoint.
+/// Does `replay` with the journal at `path`, if there is one, and removes it, all under the locks of the
+/// checkpoint.
 fn finish<T>(
     checkpoint: &Path,
     path: &Path,
@@ -187,7 +193,8 @@ fn finish<T>(
         };
         let done = Journal::read(checkpoint, path, &file, options, |journal| {
             let patcher = journal.open()?;
-            // Finished by another process before the locks were had; what is there now, if anything, is another one.
+            // Finished by another process before the locks were had; what is there now, if anything, is
+            // another one.
             if !file.is_at(path) {
                 return Ok(None);
             }
@@ -226,8 +233,8 @@ fn check_in_place(
     Ok(())
 }
 
-/// The directory of `path`, to sync after a rename or removal in it. Opened before, so that what cannot be made durable is
-/// not done.
+/// The directory of `path`, to sync after a rename or removal in it. Opened before, so that what cannot be
+/// made durable is not done.
 fn open_parent(path: &Path) -> io::Result<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(parent.unwrap_or(Path::new(".")))
@@ -259,8 +266,8 @@ fn begin(checkpoint: &Path, partial: &Path) -> Result<File, ApplyError> {
             .create_new(true)
             .open(partial)
             .map_err(|error| journal_error(partial, error))?;
-        // Where there are no locks, recovery takes what is being written for what was left behind. Where there are, it may
-        // have come between making and locking.
+        // Where there are no locks, recovery takes what is being written for what was left behind. Where
+        // there are, it may have come between making and locking.
         if !is_locked_by_others(&file) && leads_to(partial, &file) {
             return Ok(file);
         }

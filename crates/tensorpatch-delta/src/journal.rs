@@ -1,8 +1,9 @@
-//! The journal of an application in place: what turns a checkpoint, old, new or torn between, into the target.
+//! The journal of an application in place: what turns a checkpoint, old, new or torn between, into the
+//! target.
 //!
-//! It is itself a patch of the `direct` profile: it gives positions and absolute values, so that applying it again, to chunks
-//! that are old, new or torn between, always ends at the target. It lists schema and layout, so that it can be finished even
-//! where the header of a file was torn.
+//! It is itself a patch of the `direct` profile: it gives positions and absolute values, so that applying it
+//! again, to chunks that are old, new or torn between, always ends at the target. It lists schema and layout,
+//! so that it can be finished even where the header of a file was torn.
 
 use std::fs::File;
 use std::io::{self, BufWriter};
@@ -23,7 +24,8 @@ use crate::spans::{Spans, chunk_len};
 use crate::walk::{Unchanged, Walk, Walked};
 use crate::{ApplyError, DiffError, LeafTable, Options, Patch, Progress, State};
 
-/// Verifies base and target and writes the journal that makes the one the other, durably, to `file`, which is at `path`.
+/// Verifies base and target and writes the journal that makes the one the other, durably, to `file`, which is
+/// at `path`.
 pub(crate) fn write_journal(
     base: &Checkpoint,
     patch: &BoundPatch<'_>,
@@ -157,7 +159,8 @@ impl Journal<'_> {
         Ok(len)
     }
 
-    /// Says that replaying makes the whole checkpoint the target, by computing what it would be. Alters nothing.
+    /// Says that replaying makes the whole checkpoint the target, by computing what it would be. Alters
+    /// nothing.
     pub(crate) fn foresee(
         &self,
         patcher: &CheckpointPatcher,
@@ -250,7 +253,8 @@ fn offset(address: ChunkAddress) -> u64 {
     u64::from(address.chunk.0) * CHUNK_BYTES as u64
 }
 
-/// A journal is larger than the patch that it was made from, and what may be asked for by that says nothing about it.
+/// A journal is larger than the patch that it was made from, and what may be asked for by that says nothing
+/// about it.
 fn limits(of_patches: &Limits) -> Limits {
     let mut limits = Limits::default();
     limits.tensors = limits.tensors.max(of_patches.tensors);

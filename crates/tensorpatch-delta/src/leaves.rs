@@ -94,8 +94,8 @@ impl LeafTable {
         LeafDigest::from_bytes(self.hash, self.bytes.get(self.range(address)?)?)
     }
 
-    /// Sets the digest of a chunk. A chunk that the state does not have, or a digest of another hash, is ignored:
-    /// the state digest then tells.
+    /// Sets the digest of a chunk. A chunk that the state does not have, or a digest of another hash, is
+    /// ignored: the state digest then tells.
     pub fn set(&mut self, address: ChunkAddress, leaf: LeafDigest) {
         if let Some(slot) = self.range(address).and_then(|range| self.bytes.get_mut(range))
             && slot.len() == leaf.as_bytes().len()
@@ -114,7 +114,8 @@ impl LeafTable {
         Some(leaf * len..(leaf + 1) * len)
     }
 
-    /// The digest of each tensor, in the order of `schema`, which must be the one that the table was made for.
+    /// The digest of each tensor, in the order of `schema`, which must be the one that the table was made
+    /// for.
     pub fn tensor_digests(&self, schema: &Schema) -> Vec<TensorDigest> {
         (0..)
             .map(TensorIndex)

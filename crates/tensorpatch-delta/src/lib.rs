@@ -2,28 +2,31 @@
 //!
 //! From paths to paths:
 //!
-//! * [`diff()`] makes the patch between two checkpoints, [`full()`] one that needs no base; [`Diff::write`] writes it.
-//! * [`Patch::open`] reads a patch file; [`Patch::apply`] makes a new checkpoint with it, [`Patch::apply_in_place`] alters one.
-//!   [`Apply`] does the same with options.
+//! * [`diff()`] makes the patch between two checkpoints, [`full()`] one that needs no base; [`Diff::write`]
+//!   writes it.
+//! * [`Patch::open`] reads a patch file; [`Patch::apply`] makes a new checkpoint with it,
+//!   [`Patch::apply_in_place`] alters one. [`Apply`] does the same with options.
 //! * [`digest()`] says which state a checkpoint holds.
 //!
 //! From tensors in memory, as the `safetensors` crate has them:
 //!
-//! * [`diff_tensors`] makes the patch from a checkpoint to them, one tensor at a time; [`full_tensors`] one that needs no base;
-//!   [`TensorDiff`] is what to use where making a tensor can fail, or where only positions and values are known.
+//! * [`diff_tensors`] makes the patch from a checkpoint to them, one tensor at a time; [`full_tensors`] one
+//!   that needs no base; [`TensorDiff`] is what to use where making a tensor can fail, or where only
+//!   positions and values are known.
 //! * [`MemoryState`] is a whole state in memory, given or decoded.
 //!
 //! With the parts in hand:
 //!
 //! * [`State`] and [`Snapshot`] are tensors as slices, wherever they lie.
-//! * [`encode_diff`] and [`encode_full`] turn two of them, or one, into the bytes of a patch; [`encode_changes`] one and a list of
-//!   what changes.
-//! * [`apply_to`], [`apply_full`] and [`apply_chunks`] decode; [`apply_in_place`], [`prepare_in_place`] and [`activate_in_place`]
-//!   alter a checkpoint with a journal of the caller's choice, [`recover`] finishes what a crash interrupted.
+//! * [`encode_diff`] and [`encode_full`] turn two of them, or one, into the bytes of a patch;
+//!   [`encode_changes`] one and a list of what changes.
+//! * [`apply_to`], [`apply_full`] and [`apply_chunks`] decode; [`apply_in_place`], [`prepare_in_place`] and
+//!   [`activate_in_place`] alter a checkpoint with a journal of the caller's choice, [`recover`] finishes
+//!   what a crash interrupted.
 //! * [`LeafTable`] is what a state's digest is made of.
 //!
-//! Nothing here is async and nothing touches a network. Memory is bounded by the chunks in flight, whatever the
-//! size of the model: tensors are read from memory maps and written by position.
+//! Nothing here is async and nothing touches a network. Memory is bounded by the chunks in flight, whatever
+//! the size of the model: tensors are read from memory maps and written by position.
 
 #![forbid(unsafe_code)]
 

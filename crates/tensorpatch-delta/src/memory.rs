@@ -43,7 +43,8 @@ impl<'a> MemoryState<'a> {
     /// The state of these tensors, in any order. Nothing is copied but what a view can give only as a copy.
     ///
     /// # Errors
-    /// If a tensor occurs twice, has other bytes than its dtype and shape give, or breaks a rule of the format.
+    /// If a tensor occurs twice, has other bytes than its dtype and shape give, or breaks a rule of the
+    /// format.
     pub fn new<N: AsRef<str>, V: View + 'a>(
         tensors: impl IntoIterator<Item = (N, &'a V)>,
     ) -> Result<Self, TensorsError> {
@@ -72,7 +73,8 @@ impl<'a> MemoryState<'a> {
         Ok(Self { schema, layout, tensors })
     }
 
-    /// Decodes the target of `patch` over `base`, or over nothing if the patch is a full one, and verifies it.
+    /// Decodes the target of `patch` over `base`, or over nothing if the patch is a full one, and verifies
+    /// it.
     ///
     /// # Errors
     /// If the patch is broken, does not fit `base`, or the caller cancels.

@@ -4,7 +4,8 @@ use std::num::NonZeroUsize;
 
 use tensorpatch_format::{LeafHash, Limits, Profile};
 
-/// Choices for making and applying patches. None of them but `profile` and `leaf_hash` changes a byte of the result.
+/// Choices for making and applying patches. None of them but `profile` and `leaf_hash` changes a byte of the
+/// result.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {

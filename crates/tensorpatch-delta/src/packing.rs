@@ -3,7 +3,8 @@
 use tensorpatch_format::Packed;
 use zstd::zstd_safe;
 
-// Headers are JSON with long common parts: level 3 takes them to about a tenth, and the levels above gain little.
+// Headers are JSON with long common parts: level 3 takes them to about a tenth, and the levels above gain
+// little.
 const LEVEL: i32 = 3;
 
 /// Bytes of a schema or layout, in the shorter of the two forms that a patch may hold.
@@ -26,7 +27,8 @@ impl Packable {
     }
 }
 
-/// The bytes of one zstd frame that decodes to exactly `len` bytes, a length that was checked against the limits.
+/// The bytes of one zstd frame that decodes to exactly `len` bytes, a length that was checked against the
+/// limits.
 pub(crate) fn inflate(frame: &[u8], len: usize) -> Result<Vec<u8>, &'static str> {
     if zstd_safe::find_frame_compressed_size(frame) != Ok(frame.len()) {
         return Err("not one zstd frame");

@@ -10,9 +10,9 @@ const IN_FLIGHT_PER_THREAD: usize = 2;
 
 /// Calls `work` for `0..count` on `threads` threads and `consume` with the results, in order, on this thread.
 ///
-/// Where the system refuses to give that many threads, fewer do the work. Each thread has a state of its own, made by `state`, for scratch memory. At most a few results per thread
-/// exist at once, so memory is bounded whatever `count` is. The order of calls to `consume` does not depend on
-/// `threads`.
+/// Where the system refuses to give that many threads, fewer do the work. Each thread has a state of its own,
+/// made by `state`, for scratch memory. At most a few results per thread exist at once, so memory is bounded
+/// whatever `count` is. The order of calls to `consume` does not depend on `threads`.
 ///
 /// # Errors
 /// The first error in the order of the items, of `work` or `consume`; no further item is begun after it.
@@ -40,7 +40,8 @@ pub(crate) fn ordered<S, T: Send, E: Send>(
     };
     std::thread::scope(|scope| {
         let _stop = StopOnDrop(&queue, OnlyIf::Always);
-        // The system may have no more threads to give, as in a container with a limit: those that there are do.
+        // The system may have no more threads to give, as in a container with a limit: those that there are
+        // do.
         let spawn = |_: &usize| Builder::new().spawn_scoped(scope, worker).is_ok();
         if (0..threads.get().min(count)).take_while(spawn).count() == 0 {
             return in_turn(count, &state, &work, consume);
@@ -235,9 +236,11 @@ mod tests {
         assert!(outcome.is_err());
     }
 
-    /// Calls this test again as a process in which a handful of threads have room, and says whether it succeeded.
+    /// Calls this test again as a process in which a handful of threads have room, and says whether it
+    /// succeeded.
     ///
-    /// Stacks are so large that much room is left when the next one has none: the process must not fail for want of memory elsewhere.
+    /// Stacks are so large that much room is left when the next one has none: the process must not fail for
+    /// want of memory elsewhere.
     #[cfg(target_os = "linux")]
     fn succeeds_with_few_threads() -> bool {
         let test = "parallel::tests::work_is_done_by_fewer_threads_where_the_system_gives_no_more";

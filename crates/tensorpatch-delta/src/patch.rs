@@ -19,8 +19,8 @@ use crate::packing::inflate;
 
 /// A whole patch whose structure is sound: header, sections, checksums, index and trailer agree.
 ///
-/// Whether its chunks decode, and to what, shows when it is applied. One that is [opened](Patch::open) holds its file; one that
-/// is [parsed](Patch::parse) borrows the bytes.
+/// Whether its chunks decode, and to what, shows when it is applied. One that is [opened](Patch::open) holds
+/// its file; one that is [parsed](Patch::parse) borrows the bytes.
 ///
 /// ```
 /// # use tensorpatch_delta::{Patch, diff};
@@ -89,7 +89,8 @@ impl Wire<'_> {
 }
 
 impl Patch<'static> {
-    /// Opens a patch file: maps a regular file into memory, and reads a pipe to its end. Allows what [`Limits::default`] does.
+    /// Opens a patch file: maps a regular file into memory, and reads a pipe to its end. Allows what
+    /// [`Limits::default`] does.
     ///
     /// # Errors
     /// If the file cannot be read, or is not a patch, or not all of one.
@@ -225,7 +226,8 @@ impl<'a> Patch<'a> {
     /// The patch as it applies to a base of the schema `base`, or to none.
     ///
     /// # Errors
-    /// If it does not apply to such a base, or has a record where it must not, or none where it must have one.
+    /// If it does not apply to such a base, or has a record where it must not, or none where it must have
+    /// one.
     pub fn bind<'p>(&'p self, base: Option<&'p Schema>) -> Result<BoundPatch<'p>, ApplyError> {
         match (self.kind(), base) {
             (Kind::Full, Some(_)) => {

@@ -9,8 +9,8 @@ use tensorpatch_checkpoint::{AtomicFile, CheckpointError};
 
 use crate::{DiffError, DiffReport};
 
-/// Writes a patch with `encode` to a file at `path`, which appears, or replaces the one there, when it is whole and on disk. `inputs`
-/// are files that must not be replaced.
+/// Writes a patch with `encode` to a file at `path`, which appears, or replaces the one there, when it is
+/// whole and on disk. `inputs` are files that must not be replaced.
 pub(crate) fn write_file<'a>(
     path: &Path,
     inputs: impl Iterator<Item = &'a Path>,

@@ -10,11 +10,11 @@ use tensorpatch_format::Limits;
 
 const JOURNAL: &str = ".tensorpatch-journal";
 
-/// The path of the journal with which the checkpoint at `checkpoint` is altered in place: hidden in a directory, or beside
-/// a file.
+/// The path of the journal with which the checkpoint at `checkpoint` is altered in place: hidden in a
+/// directory, or beside a file.
 ///
-/// [`Apply::in_place`](crate::Apply::in_place) uses this one, and whatever reads a checkpoint looks for it. Those who
-/// keep their journal elsewhere must refuse to read the checkpoint themselves while there is one.
+/// [`Apply::in_place`](crate::Apply::in_place) uses this one, and whatever reads a checkpoint looks for it.
+/// Those who keep their journal elsewhere must refuse to read the checkpoint themselves while there is one.
 pub fn journal_path(checkpoint: &Path) -> PathBuf {
     if checkpoint.is_dir() {
         return checkpoint.join(JOURNAL);
@@ -31,21 +31,24 @@ pub fn journal_path(checkpoint: &Path) -> PathBuf {
 /// Opens a checkpoint to read it as a version.
 ///
 /// # Errors
-/// [`CheckpointError::Pending`] if an application in place to it was interrupted; otherwise as [`Checkpoint::open`].
+/// [`CheckpointError::Pending`] if an application in place to it was interrupted; otherwise as
+/// [`Checkpoint::open`].
 pub fn open_settled(path: &Path, limits: &Limits) -> Result<Checkpoint, CheckpointError> {
-    // Before it is opened too: of a header that is half written the parser would say that the file is damaged.
+    // Before it is opened too: of a header that is half written the parser would say that the file is
+    // damaged.
     check_absent(&journal_path(path))?;
     let checkpoint = Checkpoint::open(path, limits)?;
     check_settled(&checkpoint)?;
     Ok(checkpoint)
 }
 
-/// Refuses a checkpoint that an interrupted application may have left between two versions: a digest of it, or a patch made
-/// from it, would be of a state that never existed.
+/// Refuses a checkpoint that an interrupted application may have left between two versions: a digest of it,
+/// or a patch made from it, would be of a state that never existed.
 pub(crate) fn check_settled(checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
     check_absent(&journal_path(checkpoint.path()))?;
     for file in checkpoint.files() {
-        // The same files may have been patched by their own name, or as part of the directory that they are in.
+        // The same files may have been patched by their own name, or as part of the directory that they are
+        // in.
         check_absent(&journal_path(file))?;
         check_absent(&file.with_file_name(JOURNAL))?;
     }

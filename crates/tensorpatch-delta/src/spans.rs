@@ -6,8 +6,8 @@ use tensorpatch_format::{CHUNK_BYTES, ChunkAddress, ChunkIndex, Schema, TensorIn
 /// handing spans around costs nothing, small enough that a few per thread fit a small memory.
 const SPAN_BYTES: u64 = 8 * CHUNK_BYTES as u64;
 
-/// The spans of a schema's grid. Their borders depend on the schema alone, so the blocks made from spans do not
-/// depend on the number of threads.
+/// The spans of a schema's grid. Their borders depend on the schema alone, so the blocks made from spans do
+/// not depend on the number of threads.
 #[derive(Debug)]
 pub(crate) struct Spans<'a> {
     schema: &'a Schema,

@@ -1,4 +1,5 @@
-//! A state as slices: a schema and the bytes of each of its tensors; with its layout it is a snapshot of a checkpoint.
+//! A state as slices: a schema and the bytes of each of its tensors; with its layout it is a snapshot of a
+//! checkpoint.
 
 use safetensors::tensor::TensorView;
 use tensorpatch_checkpoint::{Checkpoint, CheckpointError, ViewError, view_of};
@@ -121,7 +122,8 @@ pub struct Snapshot<'a> {
     pub state: State<'a>,
     /// What its files look like.
     pub layout: &'a Layout,
-    /// Its leaf table, if the caller knows it to be true. Unchanged chunks then cost one comparison and no hash.
+    /// Its leaf table, if the caller knows it to be true. Unchanged chunks then cost one comparison and no
+    /// hash.
     pub leaves: Option<&'a LeafTable>,
 }
 

@@ -40,12 +40,14 @@ pub enum Others {
 
 /// The changes of tensors against a base, collected one tensor at a time.
 ///
-/// Each tensor is compared with the base while it is alive, in whatever order they come; only the encoded changes are
-/// kept. The memory that this takes is that of one tensor, and 64 MiB of changes: more of them go to a temporary file. The patch is
-/// byte for byte the one that [`encode_diff`](crate::encode_diff) makes of the same state.
+/// Each tensor is compared with the base while it is alive, in whatever order they come; only the encoded
+/// changes are kept. That takes the memory of one tensor and up to 64 MiB of encoded changes; what is beyond
+/// goes to a file in the system's directory for temporary files. The patch is byte for byte the one that
+/// [`encode_diff`](crate::encode_diff) makes of the same state.
 ///
-/// What the files of the target look like: if it has the tensors of the base, as those of the base; else they are the one
-/// `model.safetensors` that [`safetensors::serialize`] would make of the state with the metadata `{"format": "pt"}`.
+/// A target with the tensors of the base keeps the files of the base, their headers included. Any other is
+/// the one `model.safetensors` that [`safetensors::serialize`] makes of the state with the metadata
+/// `{"format": "pt"}`.
 ///
 /// ```
 /// use safetensors::{Dtype, tensor::TensorView};
@@ -85,11 +87,12 @@ struct AddedChunk {
 }
 
 impl TensorDiff<'static> {
-    /// The changes against a checkpoint that this owns, with its leaf table, which the caller knows to be true. Unchanged
-    /// chunks then cost one comparison and no hash.
+    /// The changes against a checkpoint that this owns, with its leaf table, which the caller knows to be
+    /// true. Unchanged chunks then cost one comparison and no hash.
     ///
     /// # Errors
-    /// If the leaf table does not fit the options, or an application in place to the checkpoint was interrupted.
+    /// If the leaf table does not fit the options, or an application in place to the checkpoint was
+    /// interrupted.
     pub fn over(base: Checkpoint, leaves: LeafTable, options: &Options) -> Result<Self, DiffError> {
         let base = DiffBase::Checkpoint(Box::new((base, leaves)));
         base.snapshot()?.check_leaves(options.leaf_hash)?;
@@ -128,8 +131,8 @@ impl<'b> TensorDiff<'b> {
     /// Compares a tensor with the base's of the same name, and keeps what changes.
     ///
     /// # Errors
-    /// If a tensor of this name was given before, this one has other bytes than its dtype and shape give or breaks a rule of the
-    /// format, its changes cannot be kept, or the caller cancels.
+    /// If a tensor of this name was given before, this one has other bytes than its dtype and shape give or
+    /// breaks a rule of the format, its changes cannot be kept, or the caller cancels.
     pub fn add(&mut self, name: &str, tensor: &impl View) -> Result<(), DiffError> {
         let spec = spec_of_view(name, tensor).map_err(TensorsError::from)?;
         let bytes = tensor.data();
@@ -147,12 +150,12 @@ impl<'b> TensorDiff<'b> {
         })
     }
 
-    /// Changes a tensor of the base where `positions` says: the numbers of its elements, strictly ascending, and their new
-    /// values in the same order, little-endian.
+    /// Changes a tensor of the base where `positions` says: the numbers of its elements, strictly ascending,
+    /// and their new values in the same order, little-endian.
     ///
     /// # Errors
-    /// If the base has no such tensor, the tensor was given before, the changes do not fit it or cannot be kept, or the caller
-    /// cancels.
+    /// If the base has no such tensor, the tensor was given before, the changes do not fit it or cannot be
+    /// kept, or the caller cancels.
     pub fn add_changes(&mut self, name: &str, positions: &[u64], values: &[u8]) -> Result<(), DiffError> {
         let none = || TensorsError::NotInBase { tensor: name.to_owned() };
         let schema = self.base.as_ref().map(DiffBase::schema).ok_or_else(none)?;
@@ -173,8 +176,8 @@ impl<'b> TensorDiff<'b> {
     /// Writes the patch to `out`, with the tensors of the base that were not given treated as `others` says.
     ///
     /// # Errors
-    /// If there are such tensors and there must be none, the tensors together are too large for the format, writing fails, or the
-    /// caller cancels. `out` may then have got a part.
+    /// If there are such tensors and there must be none, the tensors together are too large for the format,
+    /// writing fails, or the caller cancels. `out` may then have got a part.
     pub fn finish(mut self, others: Others, out: &mut dyn Write) -> Result<DiffReport, DiffError> {
         self.settle_others(others)?;
         let specs = self.tensors.values().map(|tensor| tensor.spec.clone()).collect();
@@ -231,7 +234,8 @@ impl<'b> TensorDiff<'b> {
         Ok(())
     }
 
-    /// Encodes the chunks of a tensor with `encode`, which gets each with that of the tensor `base` of the base, on many threads.
+    /// Encodes the chunks of a tensor with `encode`, which gets each with that of the tensor `base` of the
+    /// base, on many threads.
     fn encode(
         &mut self,
         spec: TensorSpec,
@@ -275,7 +279,9 @@ impl<'b> TensorDiff<'b> {
                 Ok::<_, DiffError>((payloads, encoded))
             },
             |_, (payloads, encoded)| {
-                spool.write_all(&payloads).map_err(DiffError::Scratch)?;
+                // A caller may go on after a write that failed half way.
+                let end = spool.seek(SeekFrom::Start(*spooled));
+                end.and_then(|_| spool.write_all(&payloads)).map_err(DiffError::Scratch)?;
                 chunks.extend(encoded.into_iter().map(|(encoded, Range { start, end }, base_leaf)| {
                     AddedChunk { encoded, payload: (*spooled + start as u64, end - start), base_leaf }
                 }));

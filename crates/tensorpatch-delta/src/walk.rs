@@ -21,7 +21,8 @@ pub struct ApplyReport {
     pub changed_chunks: u64,
     /// Bytes of model that were read and verified.
     pub state_bytes: u64,
-    /// Whether the result has the file layout of the publisher's target, so that its files are the same byte for byte.
+    /// Whether the result has the file layout of the publisher's target, so that its files are the same byte
+    /// for byte.
     pub same_layout: bool,
     /// The leaf table of the target.
     pub leaves: LeafTable,
@@ -45,11 +46,11 @@ pub(crate) struct Walked {
     pub(crate) leaves: LeafTable,
 }
 
-/// Hands every chunk of the target that `patch` makes of `base` to `write`, from many threads, in no order: the
-/// application for tensors that are not files.
+/// Hands every chunk of the target that `patch` makes of `base` to `write`, from many threads, in no order:
+/// the application for tensors that are not files.
 ///
-/// Returns the leaf table of the target, and only if base and target are the patch's. What was written must not be used
-/// before.
+/// Returns the leaf table of the target, and only if base and target are the patch's. What was written must
+/// not be used before.
 ///
 /// # Errors
 /// If the patch does not fit the base, or is broken.
@@ -74,8 +75,8 @@ pub fn apply_chunks(
 pub(crate) enum Unchanged {
     /// They are verified where they lie: for visitors that do not look at them.
     InPlace,
-    /// They are copied before they are verified, and the copy is handed on: what others do to the base meanwhile is either
-    /// found out or does not matter.
+    /// They are copied before they are verified, and the copy is handed on: what others do to the base
+    /// meanwhile is either found out or does not matter.
     Copied,
 }
 
@@ -89,11 +90,11 @@ pub(crate) struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Decodes every chunk of the patch's target on many threads and hands it to `visit`; what `visit` makes of the
-    /// chunks of a span goes to `collect`, in grid order.
+    /// Decodes every chunk of the patch's target on many threads and hands it to `visit`; what `visit` makes
+    /// of the chunks of a span goes to `collect`, in grid order.
     ///
-    /// Returns only if the base is the patch's base and the target is the patch's target. What `visit` did must not be
-    /// visible before.
+    /// Returns only if the base is the patch's base and the target is the patch's target. What `visit` did
+    /// must not be visible before.
     pub(crate) fn run<V, T: Default + Send>(
         self,
         visitor: impl Fn() -> V + Sync,
@@ -145,8 +146,8 @@ impl Walk<'_> {
     }
 }
 
-/// Binds a patch to a base. Which chunks must be in the patch depends on the base's schema, so that a wrong base can
-/// look like a broken patch: then the error says that it is the base.
+/// Binds a patch to a base. Which chunks must be in the patch depends on the base's schema, so that a wrong
+/// base can look like a broken patch: then the error says that it is the base.
 pub(crate) fn bind<'p>(
     patch: &'p Patch<'p>,
     base: Option<&State<'p>>,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tensorpatch_format::TaggedStateDigest;
+use tensorpatch_format::{ErrorKind, TaggedStateDigest};
 use tensorpatch_stream::{ChainError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version};
 
 /// A refusal or failure of the store layer. Whatever existed before is as it was, unless the variant says otherwise.
@@ -256,21 +256,51 @@ impl StoreError {
         Self::Local { path: path.into(), source }
     }
 
-    /// Whether the store knows no such user, or does not let them do this.
-    pub fn is_denied(&self) -> bool {
-        let (Self::Object { source, .. } | Self::OutcomeUnknown { source, .. }) = self else { return false };
-        matches!(
-            source,
-            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
-        )
+    /// Who must act on it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Checkpoint(error) => error.kind(),
+            Self::Apply(error) => error.kind(),
+            Self::Diff(error) => error.kind(),
+            Self::Plan(error) => error.kind(),
+            Self::Receipts(error) => error.kind(),
+            Self::Key(error) => error.kind(),
+            Self::Record { source, .. } => source.kind(),
+            Self::NoStream { .. } | Self::Empty | Self::NoVersion { .. } | Self::NoSuchRange { .. } => {
+                ErrorKind::NotFound
+            }
+            Self::LostRace { .. }
+            | Self::NotAtTip { .. }
+            | Self::AnotherStream { .. }
+            | Self::StreamExists { .. }
+            | Self::HistoryRewritten(_) => ErrorKind::Conflict,
+            Self::ForeignDirectory { .. }
+            | Self::NoConditionalCreate(_)
+            | Self::Url { .. }
+            | Self::FileName { .. }
+            | Self::FileSize { .. }
+            | Self::Companion { .. }
+            | Self::Tensors(_)
+            | Self::Text(_) => ErrorKind::Refused,
+            Self::Missing { .. } | Self::Damaged { .. } | Self::PatchDiffers { .. } => ErrorKind::BadInput,
+            Self::Untrusted { .. } => ErrorKind::Untrusted,
+            Self::WrongState { .. } | Self::LocalDamage { .. } | Self::LocalState { .. } => {
+                ErrorKind::LocalDamage
+            }
+            Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => match source {
+                object_store::Error::PermissionDenied { .. }
+                | object_store::Error::Unauthenticated { .. } => ErrorKind::Denied,
+                source if is_transient(source) => ErrorKind::Transient,
+                _ => ErrorKind::Io,
+            },
+            Self::Cancelled(_) => ErrorKind::Cancelled,
+            Self::Local { .. } | Self::State(_) | Self::Task(_) => ErrorKind::Io,
+        }
     }
 
     /// Whether the same call may succeed later without anybody doing anything.
     pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => is_transient(source),
-            _ => false,
-        }
+        self.kind() == ErrorKind::Transient
     }
 }
 

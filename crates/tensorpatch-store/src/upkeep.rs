@@ -4,7 +4,7 @@ mod check;
 mod collect;
 mod mirror;
 
-pub use check::{Checked, Problem, check};
-pub use collect::{CollectPolicy, Collected, collect};
-pub use mirror::{Mirrored, mirror};
+pub use check::{CheckOptions, Checked, Problem, check};
+pub use collect::{CollectOptions, Collected, collect};
+pub use mirror::{MirrorOptions, Mirrored, mirror};
 pub use tensorpatch_stream::retention::Garbage;

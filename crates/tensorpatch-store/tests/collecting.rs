@@ -9,7 +9,7 @@ use std::time::Duration;
 use support::{World, assert_same, v};
 use tensorpatch_store::{
     AnchorPolicy, ApplyMode, LeaseOptions, Replica, ReplicaOptions, Target,
-    upkeep::{self, CollectPolicy},
+    upkeep::{self, CollectOptions},
 };
 
 /// Eight versions with anchors of 1, 4 and 7, each with a configuration of its own.
@@ -38,14 +38,14 @@ async fn assert_pulled(world: &World, version: u64) {
 async fn keeping_more_than_before_is_not_refused_for_what_was_collected_already() {
     let world = configured_world().await;
     let report =
-        upkeep::collect(&world.stream, &CollectPolicy::default().keeping(1).deleting()).await.unwrap();
+        upkeep::collect(&world.stream, &CollectOptions::default().keeping(1).deleting()).await.unwrap();
     assert_eq!(report.floor, v(7));
     let report =
-        upkeep::collect(&world.stream, &CollectPolicy::default().keeping(100).deleting()).await.unwrap();
+        upkeep::collect(&world.stream, &CollectOptions::default().keeping(100).deleting()).await.unwrap();
     assert_eq!(report.floor, v(7));
     // A pin keeps an old anchor, but not what led on from it.
     let world = configured_world().await;
-    let pinned = CollectPolicy::default().pinning(v(2)).deleting();
+    let pinned = CollectOptions::default().pinning(v(2)).deleting();
     upkeep::collect(&world.stream, &pinned.clone().keeping(1)).await.unwrap();
     let report = upkeep::collect(&world.stream, &pinned.keeping(100)).await.unwrap();
     assert_eq!(report.floor, v(7));
@@ -62,7 +62,7 @@ async fn a_replica_that_comes_back_after_its_version_was_collected_stops_no_coll
     let replica = Replica::open(world.stream.clone(), world.path("leased"), options);
     replica.pull(Target::Version(v(2))).await.unwrap();
     replica.release().await.unwrap();
-    let policy = CollectPolicy::default().keeping(1).deleting();
+    let policy = CollectOptions::default().keeping(1).deleting();
     upkeep::collect(&world.stream, &policy).await.unwrap();
     replica.pull(Target::Version(v(2))).await.unwrap();
     let report = upkeep::collect(&world.stream, &policy).await.unwrap();
@@ -78,14 +78,14 @@ async fn a_pruning_record_that_lies_costs_nothing_that_is_kept() {
     std::fs::create_dir_all(&pruned).unwrap();
     std::fs::write(pruned.join(format!("{:020}-{}.json", 8, "ab".repeat(16))), r#"{"floor":8}"#).unwrap();
     let report =
-        upkeep::collect(&world.stream, &CollectPolicy::default().keeping(100).deleting()).await.unwrap();
+        upkeep::collect(&world.stream, &CollectOptions::default().keeping(100).deleting()).await.unwrap();
     assert_eq!((report.floor, report.garbage.len()), (v(1), 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pinned_version_can_be_pulled_though_the_files_beside_the_weights_changed_on_the_way() {
     let world = configured_world().await;
-    upkeep::collect(&world.stream, &CollectPolicy::default().keeping(1).pinning(v(3)).deleting())
+    upkeep::collect(&world.stream, &CollectOptions::default().keeping(1).pinning(v(3)).deleting())
         .await
         .unwrap();
     assert_pulled(&world, 3).await;
@@ -100,7 +100,7 @@ async fn a_lease_of_any_size_stops_no_collector() {
     let leases = world.path("bucket/leases");
     std::fs::create_dir_all(&leases).unwrap();
     std::fs::write(leases.join("x.json"), vec![b'x'; 100_000]).unwrap();
-    let report = upkeep::collect(&world.stream, &CollectPolicy::default().keeping(1)).await.unwrap();
+    let report = upkeep::collect(&world.stream, &CollectOptions::default().keeping(1)).await.unwrap();
     // It cannot be read, so it may need anything as long as it is young.
     assert_eq!((report.floor, report.leases.len()), (v(1), 1));
 }
@@ -130,6 +130,6 @@ async fn an_object_whose_name_is_not_ascii_is_found_in_lists_and_collected() {
     std::fs::remove_file(world.step(3).join("größe 1.json")).unwrap_or_default();
     publisher.publish(&world.step(3)).await.unwrap();
     publisher.add_anchor().await.unwrap();
-    upkeep::collect(&world.stream, &CollectPolicy::default().keeping(1).deleting()).await.unwrap();
+    upkeep::collect(&world.stream, &CollectOptions::default().keeping(1).deleting()).await.unwrap();
     assert!(!names("companions").contains(&"größe 1.json".to_owned()));
 }

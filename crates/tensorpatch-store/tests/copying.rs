@@ -11,7 +11,8 @@ use object_store::memory::InMemory;
 use support::faulty_store::{Call, Fault, FaultyStore};
 use support::{World, assert_same, v};
 use tensorpatch_store::{
-    ApplyMode, Event, Folder, Observer, Phase, PublishOptions, StoreError, Stream, Target, upkeep,
+    ApplyMode, Event, Folder, Observer, Phase, PublishOptions, StoreError, Stream, Target,
+    upkeep::{self, CheckOptions, MirrorOptions},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,12 +63,12 @@ async fn a_copy_that_was_altered_on_its_way_is_not_left_where_it_would_be_taken_
         }
         Fault::None
     });
-    let observer = Observer::default();
-    let error =
-        upkeep::mirror(&world.stream, Arc::new(store), "m".into(), &work, &observer).await.unwrap_err();
+    let error = upkeep::mirror(&world.stream, Arc::new(store), "m".into(), &MirrorOptions::new(&work))
+        .await
+        .unwrap_err();
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-    upkeep::mirror(&world.stream, inner.clone(), "m".into(), &work, &observer).await.unwrap();
+    upkeep::mirror(&world.stream, inner.clone(), "m".into(), &MirrorOptions::new(&work)).await.unwrap();
     let copy = Stream::open(inner.clone(), "m".into()).await.unwrap();
-    let checked = upkeep::check(&copy, true, &observer).await.unwrap();
+    let checked = upkeep::check(&copy, &CheckOptions::default()).await.unwrap();
     assert!(checked.is_sound(), "{checked:?}");
 }

@@ -23,7 +23,7 @@ use support::{assert_same, v, write_sharded, write_single};
 use tensorpatch_store::{
     AnchorPolicy, ApplyMode, CreateOptions, Event, Folder, Observer, Phase, PublishOptions, Publisher,
     Replica, ReplicaOptions, Stream, Target, open_store,
-    upkeep::{self, CollectPolicy},
+    upkeep::{self, CheckOptions, CollectOptions},
 };
 
 /// What a worker is told in its environment.
@@ -89,7 +89,7 @@ fn worker() {
                 folder.fold(v(from.parse().unwrap()), v(to.parse().unwrap())).await.unwrap();
             }
             ["collect", url, keep] => {
-                let policy = CollectPolicy::default().keeping(keep.parse().unwrap()).deleting();
+                let policy = CollectOptions::default().keeping(keep.parse().unwrap()).deleting();
                 upkeep::collect(&open(url).await, &policy).await.unwrap();
             }
             other => panic!("{other:?}"),
@@ -184,7 +184,7 @@ impl Site {
 
     fn assert_sound(&self) {
         let checked = self.runtime.block_on(async {
-            upkeep::check(&open(&self.url).await, true, &Observer::default()).await.unwrap()
+            upkeep::check(&open(&self.url).await, &CheckOptions::default()).await.unwrap()
         });
         assert!(checked.is_sound(), "{checked:?}");
     }

@@ -22,9 +22,9 @@ use support::faulty_store::{Call, Fault, FaultyStore};
 use support::{assert_same, v, write_sharded, write_single};
 use tempfile::TempDir;
 use tensorpatch_store::{
-    ApplyMode, CreateOptions, Folder, Observer, PublishOptions, Publisher, Replica, ReplicaOptions,
-    StoreError, Stream, Target, Version,
-    upkeep::{self, CollectPolicy},
+    ApplyMode, CreateOptions, Folder, PublishOptions, Publisher, Replica, ReplicaOptions, StoreError, Stream,
+    Target, Version,
+    upkeep::{self, CheckOptions, CollectOptions},
 };
 
 const STEPS: u64 = 8;
@@ -197,7 +197,7 @@ impl Case {
                 }
             }
             Action::Collect { keep } => {
-                let policy = CollectPolicy::default().keeping(keep).with_grace(Duration::ZERO).deleting();
+                let policy = CollectOptions::default().keeping(keep).with_grace(Duration::ZERO).deleting();
                 if let Err(error) = upkeep::collect(&self.stream, &policy).await {
                     assert_expected(&error);
                 }
@@ -237,7 +237,7 @@ impl Case {
     /// The end, without faults: everything that must be reachable is, and everybody gets to the tip.
     async fn settle(&self) {
         let Some(tip) = self.truth.tip().await.unwrap() else { return };
-        let checked = upkeep::check(&self.truth, true, &Observer::default()).await.unwrap();
+        let checked = upkeep::check(&self.truth, &CheckOptions::default()).await.unwrap();
         assert!(checked.is_sound(), "{checked:?}");
         for replica in &self.replicas {
             let replica = Replica::open(self.truth.clone(), replica.dir(), ReplicaOptions::default());

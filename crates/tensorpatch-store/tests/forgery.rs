@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use support::{World, assert_same, copy_dir, files, v};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CommitRecord, EdgeRecord, Folder, JsonRecord, Link, ObjectDigest, Observer,
-    PlanError, PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream, StreamRecord,
-    Target, Version, open_store, upkeep,
+    AnchorPolicy, ApplyMode, CommitRecord, EdgeRecord, Folder, JsonRecord, Link, ObjectDigest, PlanError,
+    PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream, StreamRecord, Target,
+    Version, open_store,
+    upkeep::{self, CheckOptions, CollectOptions},
 };
 
 fn commit_path(world: &World, version: u64) -> PathBuf {
@@ -172,13 +173,13 @@ async fn a_fold_that_is_forged_or_of_another_stream_is_not_used_and_a_check_name
     assert_eq!(steps("good").await, 1);
     forge::<EdgeRecord>(&edge, |edge| edge.stream = "00".repeat(16).parse().unwrap());
     assert_eq!(steps("another-stream").await, 2);
-    let problems = upkeep::check(&world.stream, false, &Observer::default()).await.unwrap().problems;
+    let problems = upkeep::check(&world.stream, &CheckOptions::default().shallow()).await.unwrap().problems;
     assert!(problems.len() == 1 && problems[0].what.contains("another stream"), "{problems:?}");
     std::fs::write(&edge, &good).unwrap();
     let renamed = edge.with_file_name(format!("{:020}-{:020}-{}.json", 3, 1, "ab".repeat(16)));
     std::fs::rename(&edge, &renamed).unwrap();
     assert_eq!(steps("renamed").await, 2);
-    let problems = upkeep::check(&world.stream, false, &Observer::default()).await.unwrap().problems;
+    let problems = upkeep::check(&world.stream, &CheckOptions::default().shallow()).await.unwrap().problems;
     assert!(problems.len() == 1 && problems[0].what.contains("does not agree"), "{problems:?}");
     std::fs::rename(&renamed, &edge).unwrap();
     // One that claims to end at another state.
@@ -411,8 +412,8 @@ async fn a_record_with_a_number_beyond_all_others_takes_no_memory_for_those_betw
     record.previous = Some(Link { version: last.previous().unwrap(), commit: first.digest });
     std::fs::write(commit_path(&world, last.get()), record.to_bytes().unwrap()).unwrap();
     assert!(matches!(world.stream.log().await, Err(StoreError::Missing { .. })));
-    let policy = upkeep::CollectPolicy::default();
+    let policy = CollectOptions::default();
     assert!(matches!(upkeep::collect(&world.stream, &policy).await, Err(StoreError::Missing { .. })));
-    let checked = upkeep::check(&world.stream, false, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&world.stream, &CheckOptions::default().shallow()).await.unwrap();
     assert!(!checked.is_sound() && checked.problems.len() < 10_000);
 }

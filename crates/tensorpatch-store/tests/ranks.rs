@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use support::{World, assert_same, files, safetensors, v, values, write_sharded};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CommitRecord, Folder, JsonRecord, Nonce, ObjectDigest, Observer, PublishOptions,
+    AnchorPolicy, ApplyMode, CommitRecord, Folder, JsonRecord, Nonce, ObjectDigest, PublishOptions,
     Published, Rank, Receipt, ReceiptContent, ReceiptError, Replica, ReplicaOptions, StoreError, Target,
-    ranks, upkeep,
+    ranks,
+    upkeep::{self, CheckOptions},
 };
 
 const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
@@ -113,7 +114,7 @@ async fn patches_of_several_ranks_are_one_version_for_every_reader() {
     let replica = world.replica("late", ApplyMode::InPlace);
     replica.pull(Target::Latest).await.unwrap();
     assert_same(replica.dir(), &ranks.step(7));
-    assert!(upkeep::check(&world.stream, true, &Observer::default()).await.unwrap().is_sound());
+    assert!(upkeep::check(&world.stream, &CheckOptions::default()).await.unwrap().is_sound());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,7 +248,7 @@ async fn ranks_publish_a_first_version_of_their_files_and_go_on_with_patches() {
     let tip = ranks.world.stream.tip().await.unwrap().unwrap();
     let ranges = ranks.world.stream.range_reader(&tip, &Default::default()).await.unwrap();
     assert!(ranges.read_tensor("b.weight").await.unwrap() == values(2, 2, 5000));
-    let checked = upkeep::check(&ranks.world.stream, true, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&ranks.world.stream, &CheckOptions::default()).await.unwrap();
     assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
 }
 
@@ -279,7 +280,7 @@ async fn ranks_publish_other_tensors_and_files_than_before() {
     assert_eq!(published.base, Some(v(2)));
     replica.pull(Target::Latest).await.unwrap();
     assert_same(replica.dir(), &ranks.step(3));
-    let checked = upkeep::check(&ranks.world.stream, true, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&ranks.world.stream, &CheckOptions::default()).await.unwrap();
     assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
 }
 

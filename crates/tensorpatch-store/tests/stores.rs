@@ -24,9 +24,9 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use support::{assert_same, safetensors, v, values, write_noise, write_single};
 use tensorpatch_store::{
-    CreateOptions, Folder, Observer, PublishOptions, Publisher, Replica, ReplicaOptions, StoreError, Stream,
-    Target, Version,
-    upkeep::{self, CollectPolicy},
+    CreateOptions, Folder, PublishOptions, Publisher, Replica, ReplicaOptions, StoreError, Stream, Target,
+    Version,
+    upkeep::{self, CheckOptions, CollectOptions, MirrorOptions},
 };
 
 /// The key of every Azure emulator; it is public.
@@ -103,24 +103,24 @@ async fn everything(store: Arc<dyn ObjectStore>) {
         replica.pull(Target::Version(v(version))).await.unwrap();
         assert_same(replica.dir(), &path(&format!("step-{version}")));
     }
-    let checked = upkeep::check(&stream, true, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&stream, &CheckOptions::default()).await.unwrap();
     assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
     // To a local directory, and back to another place in the same store.
     let local: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(dir.path()).unwrap());
-    let observer = Observer::default();
-    upkeep::mirror(&stream, local.clone(), "mirror".into(), &path("work"), &observer).await.unwrap();
+    upkeep::mirror(&stream, local.clone(), "mirror".into(), &MirrorOptions::new(path("work"))).await.unwrap();
     let copy = Stream::open(local, "mirror".into()).await.unwrap();
     let again = prefix();
-    let report = upkeep::mirror(&copy, store.clone(), again.clone(), &path("work"), &observer).await.unwrap();
+    let report =
+        upkeep::mirror(&copy, store.clone(), again.clone(), &MirrorOptions::new(path("work"))).await.unwrap();
     assert_eq!(report.to, Some(v(4)));
     let copy = Stream::open(store, again).await.unwrap();
-    assert!(upkeep::check(&copy, true, &observer).await.unwrap().is_sound());
-    let collected = upkeep::collect(&stream, &CollectPolicy::default().keeping(1).deleting()).await.unwrap();
+    assert!(upkeep::check(&copy, &CheckOptions::default()).await.unwrap().is_sound());
+    let collected = upkeep::collect(&stream, &CollectOptions::default().keeping(1).deleting()).await.unwrap();
     assert_eq!(collected.floor, v(4));
     let late = Replica::open(stream.clone(), path("late"), ReplicaOptions::default());
     late.pull(Target::Latest).await.unwrap();
     assert_same(late.dir(), &path("step-4"));
-    assert!(upkeep::check(&stream, true, &observer).await.unwrap().is_sound());
+    assert!(upkeep::check(&stream, &CheckOptions::default()).await.unwrap().is_sound());
 }
 
 /// A patch that is uploaded in several parts while it is encoded.
@@ -140,7 +140,7 @@ async fn patch_in_parts(store: Arc<dyn ObjectStore>) {
         replica.pull(Target::Version(v(version))).await.unwrap();
         assert_same(replica.dir(), &path(name));
     }
-    let checked = upkeep::check(&stream, true, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&stream, &CheckOptions::default()).await.unwrap();
     assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
 }
 

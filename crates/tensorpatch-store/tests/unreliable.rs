@@ -15,7 +15,8 @@ use support::faulty_store::{Call, Fault, FaultyStore};
 use support::{assert_same, v, write_noise, write_single};
 use tensorpatch_store::{
     CreateOptions, Event, Folder, Observer, Phase, PublishOptions, Publisher, Replica, ReplicaOptions,
-    StoreError, Stream, Target, upkeep,
+    StoreError, Stream, Target,
+    upkeep::{self, CheckOptions},
 };
 
 /// A stream over a faulty store, and the same without faults.
@@ -212,7 +213,7 @@ async fn a_fold_whose_patch_is_collected_before_its_record_is_written_is_taken_b
     scene.publish(1..=4).await;
     let folder = Folder::new(scene.stream.clone(), scene.path("work"), PublishOptions::default());
     assert!(matches!(folder.fold(v(1), v(4)).await, Err(StoreError::Missing { .. })));
-    let checked = upkeep::check(&scene.truth, true, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&scene.truth, &CheckOptions::default()).await.unwrap();
     assert!(checked.is_sound(), "{checked:?}");
 }
 
@@ -296,7 +297,7 @@ async fn an_upload_that_breaks_under_way_is_made_again_from_the_file() {
         let publisher = scene.publisher(&scene.stream, "b").await;
         publisher.publish(&scene.path("one")).await.unwrap();
         assert_eq!(publisher.publish(&scene.path("two")).await.unwrap().version, v(2), "{breaks}");
-        let checked = upkeep::check(&scene.truth, true, &Observer::default()).await.unwrap();
+        let checked = upkeep::check(&scene.truth, &CheckOptions::default()).await.unwrap();
         assert!(checked.is_sound() && checked.abandoned.is_empty(), "{breaks}: {checked:?}");
     }
 }
@@ -317,6 +318,6 @@ async fn a_patch_that_is_not_published_leaves_no_object() {
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&weights, bytes).unwrap();
     publisher.publish_labelled(&scene.path("two"), Some("2")).await.unwrap();
-    let checked = upkeep::check(&scene.truth, true, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&scene.truth, &CheckOptions::default()).await.unwrap();
     assert!(checked.is_sound() && checked.abandoned.is_empty(), "{checked:?}");
 }

@@ -17,9 +17,9 @@ use std::time::Duration;
 use object_store::memory::InMemory;
 use support::{World, assert_same, v};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CreateOptions, Folder, LeaseOptions, Observer, PublishOptions, Publisher,
-    Replica, ReplicaOptions, SignKey, StoreError, Stream, Target, Version, open_store, upkeep,
-    upkeep::CollectPolicy,
+    AnchorPolicy, ApplyMode, CreateOptions, Folder, LeaseOptions, PublishOptions, Publisher, Replica,
+    ReplicaOptions, SignKey, StoreError, Stream, Target, Version, open_store,
+    upkeep::{self, CheckOptions, CollectOptions, MirrorOptions},
 };
 
 fn count(dir: PathBuf) -> usize {
@@ -28,7 +28,7 @@ fn count(dir: PathBuf) -> usize {
 }
 
 async fn assert_sound(stream: &Stream) {
-    let checked = upkeep::check(stream, true, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(stream, &CheckOptions::default()).await.unwrap();
     assert!(checked.is_sound(), "{checked:?}");
 }
 
@@ -153,7 +153,7 @@ async fn a_fold_that_vanished_is_gone_around() {
     replica.pull(Target::Version(v(1))).await.unwrap();
     assert_eq!(replica.pull(Target::Latest).await.unwrap().edges.len(), 3);
     assert_same(replica.dir(), &world.step(4));
-    let checked = upkeep::check(&world.stream, false, &Observer::default()).await.unwrap();
+    let checked = upkeep::check(&world.stream, &CheckOptions::default().shallow()).await.unwrap();
     assert_eq!((checked.problems.len(), checked.unreachable.len()), (1, 0), "{checked:?}");
 }
 
@@ -170,7 +170,7 @@ async fn anchored_world() -> World {
 async fn collecting_keeps_every_version_that_the_policy_asks_for_and_says_first_what_goes() {
     let world = anchored_world().await;
     let before = count(world.path("bucket"));
-    let policy = CollectPolicy::default().keeping(3);
+    let policy = CollectOptions::default().keeping(3);
     let dry = upkeep::collect(&world.stream, &policy).await.unwrap();
     assert_eq!((dry.floor, dry.deleted), (v(4), false));
     assert_eq!(count(world.path("bucket")), before);
@@ -187,7 +187,7 @@ async fn collecting_keeps_every_version_that_the_policy_asks_for_and_says_first_
     assert!(error.to_string().contains("missing are"), "{error}");
     assert_sound(&world.stream).await;
     let again =
-        upkeep::collect(&world.stream, &CollectPolicy::default().keeping(3).deleting()).await.unwrap();
+        upkeep::collect(&world.stream, &CollectOptions::default().keeping(3).deleting()).await.unwrap();
     assert_eq!(again.garbage, []);
 }
 
@@ -198,7 +198,7 @@ async fn leases_and_pins_hold_collectors_back() {
     let options = ReplicaOptions::default().with_lease(lease);
     let replica = Replica::open(world.stream.clone(), world.path("leased"), options);
     replica.pull(Target::Version(v(2))).await.unwrap();
-    let policy = CollectPolicy::default().keeping(1);
+    let policy = CollectOptions::default().keeping(1);
     let report = upkeep::collect(&world.stream, &policy).await.unwrap();
     assert_eq!((report.floor, report.leases), (v(1), vec!["engine".to_owned()]));
     replica.release().await.unwrap();
@@ -225,7 +225,7 @@ async fn what_somebody_is_still_uploading_is_left_alone_and_what_was_abandoned_g
     };
     let (next, lost) = (file("patches", 9), file("patches", 8));
     let (young_fold, next_anchor) = (file("folds", 8), file("anchors", 9));
-    let policy = CollectPolicy::default().keeping(8).deleting();
+    let policy = CollectOptions::default().keeping(8).deleting();
     upkeep::collect(&world.stream, &policy).await.unwrap();
     assert!(next.exists() && young_fold.exists() && next_anchor.exists() && !lost.exists());
     let hour_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
@@ -243,7 +243,7 @@ async fn nothing_is_collected_from_a_stream_that_is_damaged_already() {
     std::fs::remove_dir_all(newest).unwrap();
     let before = count(world.path("bucket"));
     let error =
-        upkeep::collect(&world.stream, &CollectPolicy::default().keeping(1).deleting()).await.unwrap_err();
+        upkeep::collect(&world.stream, &CollectOptions::default().keeping(1).deleting()).await.unwrap_err();
     assert!(matches!(error, StoreError::Missing { .. }), "{error}");
     assert_eq!(count(world.path("bucket")), before);
 }
@@ -257,7 +257,7 @@ async fn nothing_is_collected_if_the_anchor_that_would_be_the_floor_is_not_whole
     let before = count(world.path("bucket"));
     // The anchor of version 7 leads nowhere, so what leads from that of version 4 to the tip must stay.
     let error =
-        upkeep::collect(&world.stream, &CollectPolicy::default().keeping(1).deleting()).await.unwrap_err();
+        upkeep::collect(&world.stream, &CollectOptions::default().keeping(1).deleting()).await.unwrap_err();
     assert!(matches!(error, StoreError::Missing { .. }), "{error}");
     assert_eq!(count(world.path("bucket")), before);
     let replica = world.replica("r", ApplyMode::InPlace);
@@ -293,7 +293,7 @@ async fn clocks_that_jump_cost_no_version_that_is_kept() {
     std::fs::write(&abandoned, b"x").unwrap();
     // The store's clock was a year ahead: nothing is old, and no lease ends.
     age(world.path("bucket"), -YEAR);
-    let policy = CollectPolicy::default().keeping(1).deleting();
+    let policy = CollectOptions::default().keeping(1).deleting();
     let report = upkeep::collect(&world.stream, &policy).await.unwrap();
     assert_eq!((report.floor, report.leases), (v(1), vec!["engine".to_owned()]));
     assert!(abandoned.exists());
@@ -353,12 +353,12 @@ async fn a_check_finds_every_flipped_bit_and_missing_object() {
             std::fs::write(&path, &good).unwrap();
             continue;
         }
-        let checked = upkeep::check(&world.stream, true, &Observer::default()).await.unwrap();
+        let checked = upkeep::check(&world.stream, &CheckOptions::default()).await.unwrap();
         assert!(!checked.is_sound(), "a bit of {} was flipped", path.display());
         std::fs::remove_file(&path).unwrap();
         let is_edge = path.parent().unwrap().ends_with("edges");
         let is_tip = path.ends_with("00000000000000000008.json");
-        let checked = upkeep::check(&world.stream, false, &Observer::default()).await.unwrap();
+        let checked = upkeep::check(&world.stream, &CheckOptions::default().shallow()).await.unwrap();
         // An edge or the last version that is gone leaves a stream that is sound, and smaller.
         assert_eq!(checked.is_sound(), is_edge || is_tip, "{} was removed", path.display());
         std::fs::write(&path, good).unwrap();
@@ -372,9 +372,13 @@ async fn a_mirror_is_the_same_stream_and_can_be_continued_and_published_to() {
     let url = world.path("mirror");
     let (store, prefix) = open_store(url.to_str().unwrap()).unwrap();
     let mirror = async || {
-        let observer = Observer::default();
-        upkeep::mirror(&world.stream, store.clone(), prefix.clone(), &world.path("mirror-work"), &observer)
-            .await
+        upkeep::mirror(
+            &world.stream,
+            store.clone(),
+            prefix.clone(),
+            &MirrorOptions::new(world.path("mirror-work")),
+        )
+        .await
     };
     let first = mirror().await.unwrap();
     assert_eq!((first.from, first.to, first.edges), (None, Some(v(8)), 2));
@@ -443,10 +447,9 @@ async fn all_of_it_can_be_spawned_onto_other_threads() {
         let replica = Replica::open(stream.clone(), dir, ReplicaOptions::default());
         replica.follow(Duration::from_millis(1), |_| std::future::ready(ControlFlow::Break(()))).await?;
         Folder::new(stream.clone(), work.join("fold"), PublishOptions::default()).fold(v(1), v(2)).await?;
-        let observer = Observer::default();
-        upkeep::mirror(&stream, Arc::new(InMemory::new()), "copy".into(), &work, &observer).await?;
-        upkeep::collect(&stream, &CollectPolicy::default()).await?;
-        upkeep::check(&stream, true, &observer).await?;
+        upkeep::mirror(&stream, Arc::new(InMemory::new()), "copy".into(), &MirrorOptions::new(&work)).await?;
+        upkeep::collect(&stream, &CollectOptions::default()).await?;
+        upkeep::check(&stream, &CheckOptions::default()).await?;
         stream.log().await
     });
     assert_eq!(task.await.unwrap().unwrap().len(), 2);

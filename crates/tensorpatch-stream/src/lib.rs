@@ -58,3 +58,7 @@ pub use record::{
     PatchObject, RecordError, StreamRecord, VersionContents, VersionId, Writers,
 };
 pub use sign::{KeyTextError, SignKey, TrustKey};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -1,195 +1,23 @@
-//! The records of a stream (spec/stream.md section 4): JSON in, checked values out.
+//! The records of a stream (spec/stream.md section 4): checked values of what JSON says.
+
+mod json;
+mod wire;
 
 use std::collections::BTreeSet;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tensorpatch_format::{ErrorKind, Layout, LayoutDigest, LeafHash, SchemaDigest, TaggedStateDigest};
+use tensorpatch_format::{Layout, LayoutDigest, LeafHash, SchemaDigest, TaggedStateDigest};
 
 use crate::digest::{ObjectDigest, text};
 use crate::names::{Key, MAX_INTEGER, Nonce, StreamId, Version, is_plain_name};
+use json::sealed::Rules;
+use json::{integers, rule};
+use wire::there;
 
-/// The most bytes that a record may have.
-pub const MAX_RECORD_BYTES: u64 = 16 << 20;
+pub use json::{JsonRecord, MAX_RECORD_BYTES, RecordError};
+
 /// The most bytes of a publisher's name or a label.
 const MAX_TEXT_BYTES: usize = 256;
-/// The most bytes of a message about a broken record.
-const MAX_MESSAGE_BYTES: usize = 1000;
-
-/// Why the bytes of an object are not the record that they should be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecordError {
-    /// Not JSON, or not of this shape.
-    #[error("{0}")]
-    Json(String),
-    /// Another kind of record, or none of tensorpatch.
-    #[error("its format is {found:?}, not {expected:?}")]
-    Format {
-        /// What should stand there.
-        expected: &'static str,
-        /// What stands there.
-        found: String,
-    },
-    /// Another major version.
-    #[error("its major version is {0}: a newer tensorpatch may read it")]
-    Version(u64),
-    /// A feature that a reader must know.
-    #[error("it requires the feature {0:?}: a newer tensorpatch may read it")]
-    Feature(String),
-    /// A rule of section 4 is broken.
-    #[error("{0}")]
-    Rule(String),
-    /// Larger than a record may be.
-    #[error("it has {0} bytes: at most 16777216 are allowed")]
-    Size(u64),
-}
-
-impl RecordError {
-    /// Who must act on it.
-    pub fn kind(&self) -> ErrorKind {
-        ErrorKind::BadInput
-    }
-}
-
-fn rule(message: impl Into<String>) -> RecordError {
-    RecordError::Rule(shortened(message.into()))
-}
-
-fn json(error: &serde_json::Error) -> RecordError {
-    RecordError::Json(shortened(error.to_string()))
-}
-
-/// Messages quote what they are about, which may be megabytes.
-fn shortened(mut message: String) -> String {
-    if message.len() > MAX_MESSAGE_BYTES {
-        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
-        message.push('…');
-    }
-    message
-}
-
-/// What all records begin with.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Head {
-    format: String,
-    major: u64,
-    minor: u64,
-    #[serde(deserialize_with = "first_of_list")]
-    requires: Vec<String>,
-    /// What it says is checked where records are trusted.
-    #[serde(default, skip_serializing)]
-    #[expect(dead_code, reason = "read so that a record which has it twice is refused")]
-    signature: Option<serde::de::IgnoredAny>,
-}
-
-/// The first text of a list, if it has one: a record of 16 MiB has room for millions of short ones, which would take ten times
-/// as much memory, and one is enough to refuse it.
-fn first_of_list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    struct First;
-    impl<'de> serde::de::Visitor<'de> for First {
-        type Value = Vec<String>;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a list of texts")
-        }
-
-        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
-            let first = list.next_element()?;
-            while list.next_element::<serde::de::IgnoredAny>()?.is_some() {}
-            Ok(first.into_iter().collect())
-        }
-    }
-    deserializer.deserialize_seq(First)
-}
-
-/// An optional member that is there, and so has a value: `null` is none.
-fn there<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
-}
-
-mod sealed {
-    use super::{DeserializeOwned, RecordError, Serialize};
-
-    /// Keeps the kinds of records to those of the specification.
-    pub trait Rules: Serialize + DeserializeOwned {
-        /// The rules that types do not express.
-        fn check(&self) -> Result<(), RecordError>;
-    }
-}
-use sealed::Rules;
-
-/// One kind of record: reading its bytes, from wherever they are, and making them.
-///
-/// ```
-/// use tensorpatch_stream::{CommitRecord, JsonRecord, RecordError};
-///
-/// let bytes = br#"{"format":"tensorpatch-commit","major":2,"minor":0,"requires":[]}"#;
-/// assert_eq!(CommitRecord::parse(bytes), Err(RecordError::Version(2)));
-/// ```
-pub trait JsonRecord: Rules {
-    /// The `format` member.
-    const FORMAT: &'static str;
-
-    /// The bytes to store, unsigned.
-    ///
-    /// # Errors
-    /// If the record breaks a rule of the specification, or has more than 16 MiB.
-    fn to_bytes(&self) -> Result<Vec<u8>, RecordError> {
-        self.check()?;
-        let bytes = serde_json::to_vec(&Written { head: Head::of::<Self>(), record: self })
-            .map_err(|error| json(&error))?;
-        match bytes.len() as u64 {
-            len if len > MAX_RECORD_BYTES => Err(RecordError::Size(len)),
-            _ => Ok(bytes),
-        }
-    }
-
-    /// Reads stored bytes, of which nothing is believed. Whether somebody trusted has signed them is another question.
-    ///
-    /// # Errors
-    /// If they are not a record of this kind that keeps all rules of the specification, or more than 16 MiB.
-    fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
-        if bytes.len() as u64 > MAX_RECORD_BYTES {
-            return Err(RecordError::Size(bytes.len() as u64));
-        }
-        // The head on its own first: a record of another version need not have this version's shape.
-        let head: Head = serde_json::from_slice(bytes).map_err(|error| json(&error))?;
-        head.check(Self::FORMAT)?;
-        let record: Self = serde_json::from_slice(bytes).map_err(|error| json(&error))?;
-        record.check()?;
-        Ok(record)
-    }
-}
-
-#[derive(Serialize)]
-struct Written<'a, T> {
-    #[serde(flatten)]
-    head: Head,
-    #[serde(flatten)]
-    record: &'a T,
-}
-
-impl Head {
-    fn of<T: JsonRecord>() -> Self {
-        Self { format: T::FORMAT.into(), major: 1, minor: 0, requires: Vec::new(), signature: None }
-    }
-
-    fn check(&self, expected: &'static str) -> Result<(), RecordError> {
-        if self.format != expected {
-            return Err(RecordError::Format { expected, found: self.format.chars().take(64).collect() });
-        }
-        if self.major != 1 {
-            return Err(RecordError::Version(self.major));
-        }
-        match self.requires.first() {
-            Some(feature) => Err(RecordError::Feature(feature.chars().take(64).collect())),
-            None => integers(&[("minor", self.minor)]),
-        }
-    }
-}
 
 /// A stored object: where it is, and what it must be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -204,6 +32,7 @@ pub struct ObjectRef {
 
 /// A stored object that is a file of a checkpoint directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "wire::NamedObject")]
 pub struct NamedObject {
     /// The name of the file.
     pub name: String,
@@ -263,12 +92,13 @@ pub struct Delta {
 
 /// A stored patch, of all tensors or of those of one rank.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "wire::PatchObject")]
 pub struct PatchObject {
     /// The patch.
     #[serde(flatten)]
     pub object: ObjectRef,
     /// The canonical bytes of the schema of the patch's own tensors, in a commit of several ranks.
-    #[serde(default, deserialize_with = "there", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub schema: Option<ObjectRef>,
 }
 
@@ -325,13 +155,13 @@ pub struct VersionContents {
 
 /// `commits/V.json` (section 4.2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "wire::CommitRecord")]
 pub struct CommitRecord {
     /// The identity of the stream.
     pub stream: StreamId,
     /// The number of the version.
     pub version: Version,
     /// The record before; none for the first version.
-    #[serde(deserialize_with = "Option::deserialize")]
     pub previous: Option<Link>,
     /// Who published it.
     pub publisher: String,
@@ -340,16 +170,16 @@ pub struct CommitRecord {
     /// Seconds since 1970, for people.
     pub created: u64,
     /// The publisher's own mark, such as a training step.
-    #[serde(default, deserialize_with = "there", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// What the version is.
     #[serde(flatten)]
     pub contents: VersionContents,
     /// The edge from an earlier version.
-    #[serde(default, deserialize_with = "there", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub delta: Option<Delta>,
     /// The edge from nothing.
-    #[serde(default, deserialize_with = "there", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Anchor>,
     /// The files beside the weights.
     pub companions: Vec<NamedObject>,
@@ -540,13 +370,6 @@ fn is_weights_name(name: &str) -> bool {
 pub fn check_texts(publisher: &str, label: Option<&str>) -> Result<(), RecordError> {
     short_text("publisher", publisher)?;
     label.map_or(Ok(()), |label| short_text("label", label))
-}
-
-fn integers(members: &[(&str, u64)]) -> Result<(), RecordError> {
-    match members.iter().find(|(_, value)| *value > MAX_INTEGER) {
-        Some((name, value)) => Err(rule(format!("`{name}` is {value}, over 2^53 - 1"))),
-        None => Ok(()),
-    }
 }
 
 /// Sums of sizes are taken without further checks, so they must not overflow.

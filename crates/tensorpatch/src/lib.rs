@@ -1,9 +1,9 @@
 //! Delta weight sync for safetensors checkpoints: publish every training step, follow it anywhere.
 //!
-//! An RL step changes about 1 % of a model's bf16 weights. tensorpatch compares two checkpoints bitwise, writes the changes to a
-//! patch at less than a byte each, and rebuilds the new checkpoint from the old one and the patch, byte for byte, verified by a
-//! digest of the whole state. Patches travel as files, or through an object store as a *stream* of versions that
-//! replicas follow.
+//! An RL step changes about 1 % of a model's bf16 weights. tensorpatch compares two checkpoints bitwise,
+//! writes the changes to a patch at less than a byte each, and rebuilds the new checkpoint from the old one
+//! and the patch, byte for byte, verified by a digest of the whole state. Patches travel as files, or through
+//! an object store as a *stream* of versions that replicas follow.
 //!
 //! # A patch between two checkpoints
 //!
@@ -38,8 +38,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Files appear when they are whole and verified, or not at all. Applying in place keeps a journal: after a crash the
-//! same call finishes the work, and until then everything here refuses to read the checkpoint.
+//! Files appear when they are whole and verified, or not at all. Applying in place keeps a journal: after a
+//! crash the same call finishes the work, and until then everything here refuses to read the checkpoint.
 //!
 //! | to | call |
 //! |---|---|
@@ -52,8 +52,8 @@
 //!
 //! # Tensors in memory
 //!
-//! A trainer need not write a checkpoint: what the [`safetensors`] crate can view can be compared with one on disk, one tensor
-//! at a time and in any order.
+//! A trainer need not write a checkpoint: what the [`safetensors`] crate can view can be compared with one on
+//! disk, one tensor at a time and in any order.
 //!
 //! ```
 //! use tensorpatch::safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -130,9 +130,10 @@
 //!
 //! # What can go wrong
 //!
-//! Errors are types that name the file, the tensor or the byte offset, and what was expected and found. Their `kind()`
-//! says who must act: see [`ErrorKind`]. Those about a patch also have a [stable class](format::ErrorClass). No function here
-//! panics, whatever the bytes; none leaves half a result under the name of a whole one.
+//! Errors are types that name the file, the tensor or the byte offset, and what was expected and found. Their
+//! `kind()` says who must act: see [`ErrorKind`]. Those about a patch also have a [stable
+//! class](format::ErrorClass). No function here panics, whatever the bytes; none leaves half a result under
+//! the name of a whole one.
 //!
 //! # Untrusted input
 //!
@@ -142,14 +143,15 @@
 //!
 //! # Modules
 //!
-//! Each is a crate of its own (`tensorpatch-delta` for [`delta`], and so on), for those who need only that one. This crate adds no
-//! logic.
+//! Each is a crate of its own (`tensorpatch-delta` for [`delta`], and so on), for those who need only that
+//! one. This crate adds no logic.
 //!
 //! | module | what for |
 //! |---|---|
 //! | [`delta`] | make patches of checkpoints and of tensors in memory, and apply them |
 //! | [`store`] | publish versions to a stream, and pull them |
 //! | [`checkpoint`] | open and write safetensors checkpoints: a file, or a directory of shards |
+//! | [`formats`] | read and write the delta formats of other projects |
 //! | [`mod@format`] | the types of the wire: schemas, layouts, digests, limits, errors |
 //! | [`codec`] | the kernels over chunks, to build another container |
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::upkeep::{self, Checked};
+use tensorpatch::store::upkeep::{self, CheckOptions, Checked};
 
 use crate::exit::Unsound;
 use crate::output::{Report, bytes, count, counted, fields};
@@ -62,7 +62,11 @@ impl Report for FsckReport {
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let (stream, checked) = streams::wait(async {
         let stream = arguments.source.open().await?;
-        let checked = upkeep::check(&stream, !arguments.shallow, &streams::observer(session)).await?;
+        let mut options = CheckOptions::default().with_observer(streams::observer(session));
+        if arguments.shallow {
+            options = options.shallow();
+        }
+        let checked = upkeep::check(&stream, &options).await?;
         Ok((stream, checked))
     })?;
     let report = FsckReport {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::Version;
-use tensorpatch::store::upkeep::{self, CollectPolicy, Collected};
+use tensorpatch::store::upkeep::{self, CollectOptions, Collected};
 
 use crate::arguments::parse_duration;
 use crate::exit::Refusal;
@@ -76,7 +76,7 @@ impl Report for GcReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let mut policy = CollectPolicy::default().keeping(arguments.keep).with_grace(arguments.grace);
+    let mut policy = CollectOptions::default().keeping(arguments.keep).with_grace(arguments.grace);
     for &number in &arguments.pin {
         let Some(version) = Version::new(number) else {
             return Err(Refusal::usage(format!("{number} is no version"), "versions start at 1").into());

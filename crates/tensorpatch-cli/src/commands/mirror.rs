@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::open_store;
-use tensorpatch::store::upkeep::{self, Mirrored};
+use tensorpatch::store::upkeep::{self, MirrorOptions, Mirrored};
 
 use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
@@ -56,7 +56,8 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
             None => streams::cache_for("mirrors", stream.id(), "--work")?,
         };
         let (store, prefix) = open_store(&arguments.to)?;
-        Ok(upkeep::mirror(&stream, store, prefix, &work, &streams::observer(session)).await?)
+        let options = MirrorOptions::new(work).with_observer(streams::observer(session));
+        Ok(upkeep::mirror(&stream, store, prefix, &options).await?)
     })?;
     session.output.report(&MirrorReport {
         url: arguments.source.url.clone(),

@@ -103,6 +103,7 @@ impl Publisher {
             }
         };
         let bytes = anchor.objects().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
+        let chain = Chain::after(&anchor);
         let record = EdgeRecord {
             stream: self.stream.id(),
             publisher: self.options.publisher.clone(),
@@ -113,7 +114,7 @@ impl Publisher {
             anchor: Some(anchor),
         };
         self.stream.add_edge(&record).await?;
-        known.chain = Some(Chain::after_anchor(bytes));
+        known.chain = Some(chain);
         Ok(AnchorAdded::new(tip.record.version, bytes))
     }
 

@@ -1,7 +1,7 @@
 //! When a version gets an anchor.
 
 use serde::Serialize;
-use tensorpatch_stream::{CommitRecord, History, ObjectRef, Version};
+use tensorpatch_stream::{Anchor, CommitRecord, History, Version};
 
 /// When a version gets an anchor of its own, after it is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,27 +49,30 @@ impl Chain {
     /// The chain to the newest version of a history; `None` if the history has no anchor.
     pub(super) fn of(history: &History) -> Option<Self> {
         let newest = history.anchors().max_by_key(|edge| edge.target.version)?;
-        let start = Self::after_anchor(newest.bytes());
+        let start = Self::from_anchor(newest.bytes());
         let after = history.commits().filter(|commit| commit.record.version > newest.target.version);
         Some(after.fold(start, |chain, commit| chain.and(&commit.record)))
     }
 
-    /// The chain behind an anchor of this many bytes, which is the newest version.
-    pub(super) fn after_anchor(anchor_bytes: u64) -> Self {
+    /// The chain behind an anchor of the newest version.
+    pub(super) fn after(anchor: &Anchor) -> Self {
+        let sizes = anchor.files.iter().map(|file| file.object.bytes);
+        Self::from_anchor(sizes.fold(0, u64::saturating_add))
+    }
+
+    fn from_anchor(anchor_bytes: u64) -> Self {
         Self { versions: 0, bytes: 0, anchor_bytes }
     }
 
     /// The chain with one more version.
     pub(super) fn and(self, record: &CommitRecord) -> Self {
-        let sum = |objects: &mut dyn Iterator<Item = &ObjectRef>| {
-            objects.fold(0_u64, |sum, object| sum.saturating_add(object.bytes))
-        };
         if let Some(anchor) = &record.anchor {
-            return Self::after_anchor(sum(&mut anchor.files.iter().map(|file| &file.object)));
+            return Self::after(anchor);
         }
-        let bytes = record.delta.as_ref().map_or(0, |delta| sum(&mut delta.objects()));
+        let sizes = record.delta.iter().flat_map(|delta| delta.objects()).map(|object| object.bytes);
+        let bytes = sizes.fold(self.bytes, u64::saturating_add);
         let versions = self.versions.saturating_add(1);
-        Self { versions, bytes: self.bytes.saturating_add(bytes), ..self }
+        Self { versions, bytes, ..self }
     }
 }
 

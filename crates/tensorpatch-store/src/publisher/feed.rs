@@ -21,13 +21,15 @@ use crate::replica::directory::ReplicaDir;
 
 /// The next version of a stream, fed with tensors from memory one at a time and in any order.
 ///
-/// [`Publisher::feed`] begins it, [`TensorFeed::finish`] publishes it. Each tensor is compared with the memory-mapped baseline
-/// while it is alive, so this takes the memory of one tensor, and of at most 64 MiB of changes: more of them go to a temporary
-/// file in the baseline's directory. The patch is byte for byte the one that [`Publisher::publish`] makes of files with the same
-/// state. What these files look like: those of the version before while it has the same tensors, else the one `model.safetensors` that
+/// [`Publisher::feed`] begins it, [`TensorFeed::finish`] publishes it. Each tensor is compared with the
+/// memory-mapped baseline while it is alive, so this takes the memory of one tensor, and of at most 64 MiB of
+/// changes: more of them go to a temporary file in the baseline's directory. The patch is byte for byte the
+/// one that [`Publisher::publish`] makes of files with the same state. What these files look like: those of
+/// the version before while it has the same tensors, else the one `model.safetensors` that
 /// `safetensors::serialize` makes of the state with the metadata `{"format": "pt"}`.
 ///
-/// Dropping it publishes nothing. While it exists it keeps the publisher and the baseline locked: other calls wait.
+/// Dropping it publishes nothing. While it exists it keeps the publisher and the baseline locked: every other
+/// call waits for it, and must not come from the task that holds it.
 #[derive(Debug)]
 pub struct TensorFeed<'p> {
     diff: TensorDiff<'static>,
@@ -53,9 +55,10 @@ struct NextVersion<'p> {
 impl Publisher {
     /// Publishes a whole state from memory: an iterator of names and tensors, in any order.
     ///
-    /// The iterator runs on a thread that may block, and makes one tensor at a time. The files beside the weights stay as they
-    /// were. [`Publisher::feed`] is for everything else: tensors that only borrow their bytes, or that must be made on one
-    /// thread; some of the tensors; positions and values; labels; files beside the weights; iterators that can fail.
+    /// The iterator runs on a thread that may block, and makes one tensor at a time. The files beside the
+    /// weights stay as they were. [`Publisher::feed`] is for everything else: tensors that only borrow their
+    /// bytes, or that must be made on one thread; some of the tensors; positions and values; labels; files
+    /// beside the weights; iterators that can fail.
     ///
     /// # Errors
     /// As [`Publisher::feed`] and [`TensorFeed::finish`].
@@ -64,7 +67,7 @@ impl Publisher {
     /// As [`Publisher::publish`]. The iterator is dropped after the tensor at hand.
     ///
     /// ```
-    /// use tensorpatch_delta::safetensors::{Dtype, SafeTensors, tensor::TensorView};
+    /// use tensorpatch_delta::safetensors::{Dtype, tensor::TensorView};
     /// use tensorpatch_store::{CreateOptions, PublishOptions, Publisher, Stream, open_store};
     /// # tokio::runtime::Runtime::new()?.block_on(async {
     /// # let dir = tempfile::tempdir()?;
@@ -95,12 +98,12 @@ impl Publisher {
 
     /// Begins the next version, to be fed with tensors from memory.
     ///
-    /// The baseline is verified first, and restored from the stream if it is damaged: tensors can be had only once. `label`
-    /// means what it does in [`Publisher::publish_labelled`].
+    /// The baseline is verified first, and restored from the stream if it is damaged: tensors can be had only
+    /// once. `label` means what it does in [`Publisher::publish_labelled`].
     ///
     /// # Errors
-    /// [`StoreError::NotAtTip`] if another publisher was there first: then [`Publisher::catch_up`]. Otherwise if the label is
-    /// not one, or the baseline cannot be brought to the tip.
+    /// [`StoreError::NotAtTip`] if another publisher was there first: then [`Publisher::catch_up`]. Otherwise
+    /// if the label is not one, or the baseline cannot be brought to the tip.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time.
@@ -181,16 +184,19 @@ impl Publisher {
 }
 
 impl TensorFeed<'_> {
-    /// Says what becomes of the tensors of the version before that are not given; by default there must be none.
+    /// Says what becomes of the tensors of the version before that are not given; by default there must be
+    /// none.
     #[must_use]
     pub fn with_others(mut self, others: Others) -> Self {
         self.next.others = others;
         self
     }
 
-    /// Compares a tensor with the baseline's of the same name, and keeps what changes. Nothing of it is needed afterwards.
+    /// Compares a tensor with the baseline's of the same name, and keeps what changes. Nothing of it is
+    /// needed afterwards.
     ///
-    /// This computes on as many threads as the options say, and returns when it is done: not for a thread of the runtime.
+    /// This computes on as many threads as the options say, and returns when it is done: not for a thread of
+    /// the runtime.
     ///
     /// # Errors
     /// As [`TensorDiff::add`]. Then nothing can be published with this feed.
@@ -199,8 +205,8 @@ impl TensorFeed<'_> {
         self.added(added, tensor.data_len() as u64)
     }
 
-    /// Changes a tensor of the version before at `positions`: the numbers of its elements, strictly ascending, and their new
-    /// values in the same order, little-endian. Blocks as [`TensorFeed::add`] does.
+    /// Changes a tensor of the version before at `positions`: the numbers of its elements, strictly
+    /// ascending, and their new values in the same order, little-endian. Blocks as [`TensorFeed::add`] does.
     ///
     /// # Errors
     /// As [`TensorDiff::add_changes`]. Then nothing can be published with this feed.
@@ -215,7 +221,8 @@ impl TensorFeed<'_> {
         Ok(result?)
     }
 
-    /// Adds the tensors of an iterator, which runs on a thread that may block. An error that it yields ends it.
+    /// Adds the tensors of an iterator, which runs on a thread that may block. An error that it yields ends
+    /// it.
     ///
     /// # Errors
     /// As [`TensorFeed::add`]; [`StoreError::Tensors`] with the iterator's own.
@@ -258,11 +265,12 @@ impl TensorFeed<'_> {
         Ok(Self { diff, observer, refused, next })
     }
 
-    /// Gives the version a file beside the weights, such as `config.json`. Without any, it has those of the version before; with
-    /// one, it has those that are given and no others.
+    /// Gives the version a file beside the weights, such as `config.json`. Without any, it has those of the
+    /// version before; with one, it has those that are given and no others.
     ///
     /// # Errors
-    /// If no such file may have this name, one was given before, or it cannot be copied into the baseline's directory.
+    /// If no such file may have this name, one was given before, or it cannot be copied into the baseline's
+    /// directory.
     pub fn add_companion(&mut self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.next.check_companion(name)?;
         let companion = write_companion(&self.next.directory, name.to_owned(), bytes)?;
@@ -270,7 +278,8 @@ impl TensorFeed<'_> {
         Ok(())
     }
 
-    /// Gives the version a copy of the file at `path` under its own name, as [`TensorFeed::add_companion`] does.
+    /// Gives the version a copy of the file at `path` under its own name, as [`TensorFeed::add_companion`]
+    /// does.
     ///
     /// # Errors
     /// As [`TensorFeed::add_companion`]; also if it cannot be read, or has more than 256 MiB.
@@ -286,13 +295,13 @@ impl TensorFeed<'_> {
 
     /// Publishes the version.
     ///
-    /// What was given is written as a patch, which is decoded and verified before its upload ends. A first version is written
-    /// to the baseline's directory as files.
+    /// What was given is written as a patch, which is decoded and verified before its upload ends. A first
+    /// version is written to the baseline's directory as files.
     ///
     /// # Errors
-    /// As [`Publisher::publish_labelled`]. Also if a tensor was refused or is missing; [`StoreError::Empty`] if tensors were to
-    /// stay, and there is no version before. [`StoreError::WrongState`] if the baseline was altered since it was verified; the
-    /// next call restores it.
+    /// As [`Publisher::publish_labelled`]. Also if a tensor was refused or is missing; [`StoreError::Empty`]
+    /// if tensors were to stay, and there is no version before. [`StoreError::WrongState`] if the baseline
+    /// was altered since it was verified; the next call restores it.
     ///
     /// # Cancel safety
     /// As [`Publisher::publish`].

@@ -99,7 +99,8 @@ pub(super) struct Checked {
     pub(super) ready: Ready,
 }
 
-/// Writes the patch from the baseline to the checkpoint at `path`, and makes ready what it does to the baseline.
+/// Writes the patch from the baseline to the checkpoint at `path`, and makes ready what it does to the
+/// baseline.
 pub(super) fn encode_and_check(
     directory: &ReplicaDir,
     path: &Path,
@@ -160,8 +161,9 @@ pub(super) fn check(
     observer: &Observer,
 ) -> Result<Checked, StoreError> {
     let (stream, held, patch) = (tip.record.stream, InstalledVersion::of(tip), directory.outgoing());
-    // A checkpoint that is altered while it is read would give a patch that nobody can apply, and a published patch cannot
-    // be taken back. So what it does to the baseline is worked out and verified before its upload is brought to an end.
+    // A checkpoint that is altered while it is read would give a patch that nobody can apply, and a published
+    // patch cannot be taken back. So what it does to the baseline is worked out and verified before its
+    // upload is brought to an end.
     observer.start(Phase::Check, contents.state_bytes);
     let advance = |bytes| observer.advance(Phase::Check, bytes);
     let to = (next_version(Some(tip))?, contents.state);

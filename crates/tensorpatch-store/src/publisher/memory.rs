@@ -15,8 +15,8 @@ use crate::local;
 use crate::observe::{Observer, Phase};
 use crate::replica::directory::ReplicaDir;
 
-/// The weights of the baseline and their leaf table, after hashing them: what has rotted on disk must not become part of a
-/// version. Damage is written into the state file.
+/// The weights of the baseline and their leaf table, after hashing them: what has rotted on disk must not
+/// become part of a version. Damage is written into the state file.
 pub(super) fn verify_baseline(
     directory: &ReplicaDir,
     tip: &Commit,

@@ -16,6 +16,39 @@ const AT_ONCE: usize = 16;
 /// Objects read whole at once.
 const READS: usize = 4;
 
+/// Choices for a check.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CheckOptions {
+    /// Whether every object is read and hashed, and not only asked for its size.
+    pub deep: bool,
+    /// Who is told of progress.
+    pub observer: Observer,
+}
+
+impl Default for CheckOptions {
+    /// A deep check.
+    fn default() -> Self {
+        Self { deep: true, observer: Observer::default() }
+    }
+}
+
+impl CheckOptions {
+    /// Asks for the size of each object only.
+    #[must_use]
+    pub fn shallow(mut self) -> Self {
+        self.deep = false;
+        self
+    }
+
+    /// Tells `observer` of progress.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Observer) -> Self {
+        self.observer = observer;
+        self
+    }
+}
+
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
 #[non_exhaustive]
@@ -55,12 +88,12 @@ pub struct Problem {
     pub what: String,
 }
 
-/// Checks the whole stream; `deep` reads and hashes every object.
+/// Checks every record, link and object of a stream.
 ///
 /// # Errors
 /// Only if the store fails. What is wrong with the stream is in the report.
-pub async fn check(stream: &Stream, deep: bool, observer: &Observer) -> Result<Checked, StoreError> {
-    let mut report = Checked { deep, ..Checked::default() };
+pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, StoreError> {
+    let mut report = Checked { deep: options.deep, ..Checked::default() };
     let tip = match stream.tip().await {
         Ok(tip) => tip,
         Err(error) => {
@@ -87,7 +120,7 @@ pub async fn check(stream: &Stream, deep: bool, observer: &Observer) -> Result<C
         }
     };
     let wanted = wanted(&history);
-    let bad = check_objects(stream, &wanted, &listed, deep, observer, &mut report).await?;
+    let bad = check_objects(stream, &wanted, &listed, options, &mut report).await?;
     let floor = report.pruned_below.unwrap_or(Version::FIRST);
     for commit in history.commits() {
         let version = commit.record.version;
@@ -151,16 +184,16 @@ async fn check_objects(
     stream: &Stream,
     wanted: &[(ObjectRef, Version)],
     listed: &BTreeMap<Key, Listed>,
-    deep: bool,
-    observer: &Observer,
+    options: &CheckOptions,
     report: &mut Checked,
 ) -> Result<BTreeSet<ObjectRef>, StoreError> {
     let bytes = wanted.iter().fold(0_u64, |sum, (object, _)| sum.saturating_add(object.bytes));
-    if deep {
+    let CheckOptions { deep, observer } = options;
+    if *deep {
         observer.start(Phase::Download, bytes);
     }
-    let results = buffered_all(wanted, if deep { READS } else { AT_ONCE }, |(object, version)| async move {
-        let result = if deep {
+    let results = buffered_all(wanted, if *deep { READS } else { AT_ONCE }, |(object, version)| async move {
+        let result = if *deep {
             stream.bucket().check_contents(object, observer).await
         } else if listed.get(&object.key).is_some_and(|listed| listed.bytes == object.bytes) {
             Ok(())

@@ -14,10 +14,10 @@ use crate::stream::Stream;
 /// Requests at once.
 const AT_ONCE: usize = 16;
 
-/// What to keep.
+/// What to keep, and whether to delete the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct CollectPolicy {
+pub struct CollectOptions {
     /// How many of the newest versions must stay reachable; at least the tip does.
     pub keep: u64,
     /// Other versions that must stay reachable.
@@ -28,14 +28,14 @@ pub struct CollectPolicy {
     pub delete: bool,
 }
 
-impl Default for CollectPolicy {
+impl Default for CollectOptions {
     /// A hundred versions, a day of grace, and nothing is deleted.
     fn default() -> Self {
         Self { keep: 100, pins: BTreeSet::new(), grace: Duration::from_secs(86_400), delete: false }
     }
 }
 
-impl CollectPolicy {
+impl CollectOptions {
     /// The same with the newest `versions` kept.
     #[must_use]
     pub fn keeping(mut self, versions: u64) -> Self {
@@ -93,37 +93,37 @@ struct Pruned {
     floor: Version,
 }
 
-/// Finds, and if the policy says so deletes, what neither the policy nor a lease can need.
+/// Finds, and if the options say so deletes, what neither the options nor a lease can need.
 ///
 /// # Errors
 /// If the stream is empty, the store fails, or something that is to be kept is missing: then nothing is deleted.
-pub async fn collect(stream: &Stream, policy: &CollectPolicy) -> Result<Collected, StoreError> {
+pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collected, StoreError> {
     let tip = stream.tip().await?.ok_or(StoreError::Empty)?.record.version;
     let history = stream.whole_history(tip).await?;
     let now = stream.store_now().await?;
     let (leases, expired) = stream.leases(now).await?;
     let listed = stream.data_objects().await?;
 
-    let lowest = lowest_needed(tip, policy.keep, leases.iter().map(|lease| lease.needs));
+    let lowest = lowest_needed(tip, options.keep, leases.iter().map(|lease| lease.needs));
     let no_anchor = || StoreError::Missing { name: format!("an anchor at or below version {lowest}") };
     let mut floor = floor(&history, lowest).ok_or_else(no_anchor)?;
-    let mut kept = kept(stream, &history, floor, &policy.pins).await?;
+    let mut kept = kept(stream, &history, floor, &options.pins).await?;
     match (check_complete(stream, &kept, &listed).await, stream.pruned().await?) {
         // What an earlier collector took is not missing. The record of it counts only where something is gone.
         (Err(StoreError::Missing { .. }), Some(pruned))
             if pruned > floor && history.anchors().any(|edge| edge.target.version == pruned) =>
         {
             floor = pruned;
-            kept = self::kept(stream, &history, floor, &policy.pins).await?;
+            kept = self::kept(stream, &history, floor, &options.pins).await?;
             check_complete(stream, &kept, &listed).await?;
         }
         (complete, _) => complete?,
     }
 
     let edges = kept.garbage_edges(tip, &stream.bucket().list(names::EDGES, None).await?);
-    let mut objects = kept.garbage(&history, tip, &listed, now, policy.grace);
-    objects.extend(garbage_probes(&stream.bucket().list(names::PROBE, None).await?, now, policy.grace));
-    if policy.delete {
+    let mut objects = kept.garbage(&history, tip, &listed, now, options.grace);
+    objects.extend(garbage_probes(&stream.bucket().list(names::PROBE, None).await?, now, options.grace));
+    if options.delete {
         prune(stream, floor).await?;
         // Edges first: a plan must not find one whose objects go.
         let delete = |garbage: &Garbage| {
@@ -144,7 +144,7 @@ pub async fn collect(stream: &Stream, policy: &CollectPolicy) -> Result<Collecte
         kept_bytes: sum(&mut kept.objects().map(|object| object.bytes)),
         garbage_bytes: sum(&mut objects.iter().map(|garbage| garbage.bytes)),
         garbage: objects,
-        deleted: policy.delete,
+        deleted: options.delete,
     })
 }
 

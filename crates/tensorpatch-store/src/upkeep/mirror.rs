@@ -1,6 +1,6 @@
 //! Copying a stream to another store, so that the copy is at every moment a shorter stream (spec/stream.md section 11).
 
-use std::path::Path as FilePath;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
@@ -18,6 +18,30 @@ use crate::stream::Stream;
 
 /// Objects copied at once.
 const AT_ONCE: usize = 4;
+
+/// Choices for mirroring.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct MirrorOptions {
+    /// A directory through whose files objects pass.
+    pub work: PathBuf,
+    /// Who is told of progress.
+    pub observer: Observer,
+}
+
+impl MirrorOptions {
+    /// Objects pass through files in `work`.
+    pub fn new(work: impl Into<PathBuf>) -> Self {
+        Self { work: work.into(), observer: Observer::default() }
+    }
+
+    /// Tells `observer` of progress.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Observer) -> Self {
+        self.observer = observer;
+        self
+    }
+}
 
 /// What mirroring did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
@@ -37,7 +61,7 @@ pub struct Mirrored {
 
 /// Copies what `store` does not have yet: for each version its objects, verified, and then its commit record, byte for byte.
 ///
-/// The copy is the same stream, and can be mirrored to again. Objects pass through files in `work`.
+/// The copy is the same stream, and can be mirrored to again.
 ///
 /// # Errors
 /// [`StoreError::AnotherStream`] or [`StoreError::HistoryRewritten`] if something else is at the place; if an object is damaged or missing
@@ -46,8 +70,7 @@ pub async fn mirror(
     stream: &Stream,
     store: Arc<dyn ObjectStore>,
     prefix: Path,
-    work: &FilePath,
-    observer: &Observer,
+    options: &MirrorOptions,
 ) -> Result<Mirrored, StoreError> {
     let to = Bucket::new(store, prefix);
     let mut report = Mirrored::default();
@@ -56,7 +79,7 @@ pub async fn mirror(
     let floor = stream.pruned().await?.unwrap_or(Version::FIRST);
     let history = stream.whole_history(top).await?;
 
-    let _lock = Lock::wait(work.to_owned()).await?;
+    let _lock = Lock::wait(options.work.clone()).await?;
     copy_record(stream, &to, names::STREAM, None).await?;
     let copy = Stream::of(to.clone(), stream);
     report.from = copy.tip().await?.map(|tip| tip.record.version);
@@ -75,13 +98,13 @@ pub async fn mirror(
         let companions = commit.record.companions.iter().map(|companion| &companion.object);
         let objects: Vec<&ObjectRef> = delta.chain(anchor).chain(companions).collect();
         // What a collector has taken here is not missing there.
-        copy_objects(stream, &to, objects, version < floor, work, observer, &mut report).await?;
+        copy_objects(stream, &to, objects, version < floor, options, &mut report).await?;
         copy_record(stream, &to, &names::commit(version), Some(commit.digest)).await?;
     }
     if let Some(version) = report.to {
         copy.hint(version).await;
     }
-    copy_edges(stream, &to, top, work, observer, &mut report).await?;
+    copy_edges(stream, &to, top, options, &mut report).await?;
     for pruned in stream.bucket().list(names::PRUNED, None).await? {
         copy_record(stream, &to, &format!("{}/{}", names::PRUNED, pruned.name), None).await?;
     }
@@ -92,8 +115,7 @@ async fn copy_edges(
     stream: &Stream,
     to: &Bucket,
     top: Version,
-    work: &FilePath,
-    observer: &Observer,
+    options: &MirrorOptions,
     report: &mut Mirrored,
 ) -> Result<(), StoreError> {
     for listed in stream.bucket().list(names::EDGES, None).await? {
@@ -113,7 +135,7 @@ async fn copy_edges(
         };
         let Some(edge) = edge.edge() else { continue };
         let objects = edge.all_objects();
-        match copy_objects(stream, to, objects, false, work, observer, report).await {
+        match copy_objects(stream, to, objects, false, options, report).await {
             Ok(()) => {}
             // Collected since it was listed.
             Err(StoreError::Missing { .. }) => continue,
@@ -130,19 +152,18 @@ async fn copy_objects(
     to: &Bucket,
     objects: Vec<&ObjectRef>,
     may_be_missing: bool,
-    work: &FilePath,
-    observer: &Observer,
+    options: &MirrorOptions,
     report: &mut Mirrored,
 ) -> Result<(), StoreError> {
     let total = objects.iter().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
-    observer.start(Phase::Download, total);
+    options.observer.start(Phase::Download, total);
     let copied = buffered_all(objects, AT_ONCE, |object| async move {
         if to.size(object.key.as_str()).await? == Some(object.bytes) {
             return Ok(0);
         }
         // By name: a companion has the same contents twice, under `companions/` and in the anchor.
-        let file = work.join(ObjectDigest::of(object.key.as_str().as_bytes()).to_string());
-        match stream.bucket().download(object, &file, observer).await {
+        let file = options.work.join(ObjectDigest::of(object.key.as_str().as_bytes()).to_string());
+        match stream.bucket().download(object, &file, &options.observer).await {
             Err(StoreError::Missing { .. }) if may_be_missing => return Ok(0),
             result => result?,
         }
