@@ -17,9 +17,8 @@ import sys
 import time
 import zlib
 from array import array
-from bisect import bisect_right
 from dataclasses import dataclass, field
-from itertools import accumulate, islice
+from itertools import islice
 from operator import mul
 from pathlib import Path
 
@@ -1112,264 +1111,237 @@ SURVIVAL = [round(65536 * 2 ** -(2 ** ((c - 80) / 4))) for c in range(96)]
 @dataclass
 class Class:
     rate: int
+    hot: bool
     reach: int = 0
 
-    def is_hot(self) -> bool:
-        return self.rate >= 68
-
     def is_cold(self) -> bool:
-        return 1 <= self.rate <= 67
+        return not self.hot and self.rate > 0
 
 
 @dataclass(frozen=True)
 class Symbol:
     first: int  # slot
     slots: int
-    bits: int | None = None  # b of `up(b)`, `down(b)` and `moved(b)`; None is `unchanged`
-    down: bool | None = None  # None: the direction stands elsewhere
+    bits: int | None = None  # b of `moved(b)`; None is `unchanged`, or `escape`
     escape: bool = False
+
+
+class Ends:
+    """Section 2 there: a payload that is read from both ends."""
+
+    def __init__(self, payload: bytes):
+        self.payload, self.p, self.q = payload, 0, 8 * len(payload)
+
+    def word(self) -> int:
+        if self.p + 2 > len(self.payload):
+            raise Refusal("the words run over the end")
+        self.p += 2
+        return int.from_bytes(self.payload[self.p - 2 : self.p], "little")
+
+    def number(self, count: int) -> int:
+        self.q -= count
+        if self.q < 0:
+            raise Refusal("the bits run over the start")
+        start = self.q // 8
+        window = int.from_bytes(self.payload[start : start + 9], "little")
+        return window >> self.q % 8 & (1 << count) - 1
+
+    def near(self, expected: int, plain: int) -> int:
+        z = 0
+        while not self.number(1):
+            z += 1
+            if z > 8:
+                raise Refusal("more than 8 zero bits")
+        if z == 8:
+            return self.number(plain)
+        d = 2 * z + self.number(1)
+        return expected + d // 2 if d % 2 == 0 else expected - (d + 1) // 2
+
+    def finish(self):
+        between = self.q - 8 * self.p
+        if not 0 <= between < 8 or self.number(between):
+            raise Refusal("words and bits do not meet")
 
 
 def decode_sparse(format: Format, payload: bytes, base: bytes) -> bytes:
     """Section 2 there."""
-    # 21 bits, and for each class at most 9 + 7 for the rate and 9 + 8 for the reach.
-    bits = Bits(payload[: (21 + 32 * (16 + 17) + 7) // 8])
-    streams, count, reaching, first_key = bits.take(2), bits.take(5) + 1, bits.take(6), bits.take(8)
+    ends = Ends(payload)
+    lanes, hot_from = (1, 8, 16, 32)[ends.number(2)], (0, 68, 72, 76)[ends.number(2)]
+    count = ends.number(5) + 1
+    reaching = ends.number(5) + 1 if ends.number(1) else 0
+    first_key = ends.number(8)
     if reaching > count:
         raise Refusal(f"{reaching} of {count} classes have a reach")
     classes: list[Class] = []
     for c in range(count):
-        rate = read_near(bits, max(classes[c - 1].rate - 4, 1), 7) if c else bits.take(7)
+        rate = ends.near(max(classes[c - 1].rate - 4, 1), 7) if c else ends.number(7)
         if not 0 <= rate <= 95:
             raise Refusal(f"the rate {rate}")
-        classes.append(Class(rate))
+        classes.append(Class(rate, rate >= hot_from))
     for c in reversed(range(reaching)):
-        reach = read_near(bits, min(classes[c + 1].reach + 5, 255), 8) if c + 1 < reaching else bits.take(8)
+        reach = ends.near(min(classes[c + 1].reach + 5, 255), 8) if c + 1 < reaching else ends.number(8)
         if not 0 <= reach <= 255:
             raise Refusal(f"the reach {reach}")
         classes[c].reach = reach
-    bits.finish_byte()
+    states = []
+    for _ in range(lanes):
+        n = 16 + ends.number(4)
+        states.append(1 << n | ends.number(n))
 
     elements = format.elements(base)
     # Section 1 there.
     class_of_key = [min(max(x, first_key) - first_key, count - 1) for x in range(format.mask + 1)]
     keys = ((v >> format.shift) & format.mask for v in elements)
     class_of = bytes(map(class_of_key.__getitem__, keys))
-    hot = any(c.is_hot() for c in classes)
-    cold = any(c.is_cold() for c in classes)
-    sparse = Sparse(format, classes, elements, class_of)
-
-    fields = Fields(payload, bits.pos // 8, len(payload))
-    if streams == 0:
-        stream = Serial(fields.bytes(fields.left()))
-        sparse.hot([stream])
-        sparse.cold(stream, range(len(elements)))
-        stream.finish()
-        return elements.tobytes()
-
-    hot_streams = (1, 8, 16)[streams - 1] if hot else 0
-    strips = 8 if cold else 0
-    of_hot = fields.varint() if hot and cold else None
-    hot_z = [fields.varint() for _ in range(hot_streams - 1)]
-    strip_z = [fields.varint() for _ in range(strips - 1)]
-    if of_hot is None:
-        of_hot = fields.left() if hot else 0
-    hot_group = read_group(fields.bytes(of_hot), hot_streams, hot_z)
-    strip_group = read_group(fields.bytes(fields.left()), strips, strip_z)
-
-    sparse.hot(hot_group)
-    for strip, stream in enumerate(strip_group):
-        per_row = 8192 // format.width
-        rows = range(strip * per_row, len(elements), strips * per_row)
-        sparse.cold(stream, [i for row in rows for i in range(row, min(row + per_row, len(elements)))])
-    for stream in hot_group + strip_group:
-        stream.finish()
+    sparse = Sparse(format, classes, elements, class_of, ends, states)
+    per_block = 65536 // format.width
+    starts = range(0, len(elements), per_block)
+    for start in starts:
+        sparse.block(start, min(start + per_block, len(elements)), start == starts[-1])
+    ends.finish()
     return elements.tobytes()
 
 
-def read_group(data: bytes, count: int, written: list[int]) -> list["Serial"]:
-    """Takes the bytes of a group of streams apart. `written` are the numbers of all streams but the last."""
-    fields = Fields(data, 0, len(data))
-    streams = []
-    for i in range(count):
-        length = rest = fields.left()
-        if i < len(written):
-            z = written[i]
-            length = rest // (count - i) + (z // 2 if z % 2 == 0 else -((z + 1) // 2))
-            if not 0 <= length <= rest:
-                raise Refusal(f"a stream of {length} bytes of {rest}")
-        streams.append(Serial(fields.bytes(length)))
-    fields.finish()
-    return streams
-
-
-def read_near(bits: Bits, expected: int, plain: int) -> int:
-    z = bits.zeros()
-    if z > 8:
-        raise Refusal(f"{z} zero bits")
-    if z == 8:
-        return bits.take(plain)
-    d = 2 * z + bits.take(1)
-    return expected + d // 2 if d % 2 == 0 else expected - (d + 1) // 2
-
-
 def symbols_of(c: Class, width: int) -> list[Symbol]:
-    """Section 3 there: the symbol of each of the 1024 slots."""
+    """Section 3 there: the symbol of each of the 4096 slots."""
     slots: list[Symbol] = []
 
     def add(count: int, **symbol):
         slots.extend([Symbol(len(slots), count, **symbol)] * count)
 
-    def add_moves(count: int, bits: int):
-        if c.is_hot():
-            add((count + 1) // 2, bits=bits, down=False)
-            add(count // 2, bits=bits, down=True)
-        else:
-            add(count, bits=bits)
-
-    unchanged = max(SURVIVAL[c.rate] >> 6, 1) if c.is_hot() else 0
+    unchanged = 0
+    if c.hot:
+        unchanged = min(2 * max(SURVIVAL[c.rate] // 32, 1), 4092 if c.reach else 4094) if c.rate else 4096
     add(unchanged)
     if c.reach == 0:
-        add_moves(1024 - unchanged, 0)
+        add(4096 - unchanged, bits=0)
         return slots
     for b in range(8 * width):
         index = 96 + 5 * b - c.reach
         p = 65536 if index < 0 else 0 if index > 95 else SURVIVAL[index]
-        end = unchanged + (1023 - unchanged) * (65536 - p) // 65536
-        add_moves(end - len(slots), b)
-    add(1024 - len(slots), escape=True)
+        end = unchanged + 2 * (max(4094 - unchanged, 0) // 2 * (65536 - p) // 65536)
+        add(end - len(slots), bits=b)
+    add(4096 - len(slots), escape=True)
     return slots
 
 
-BY_ONE = Symbol(0, 1024, bits=0)
-
-
-class Serial:
-    """Section 4 there."""
-
-    def __init__(self, data: bytes):
-        first = len(data) if len(data) <= 8 else 5 + (len(data) - 1) % 4
-        if data[:first].endswith(b"\0"):
-            raise Refusal("the state has more bytes than it needs")
-        self.x = int.from_bytes(data[:first], "little")
-        self.words = memoryview(data[first:]).cast("I")
-        self.next = 0
-
-    def take(self, t: int, f: int, o: int):
-        self.x = (self.x >> t) * f + o
-        if self.x < 1 << 32 and self.next < len(self.words):
-            self.x = self.x << 32 | self.words[self.next]
-            self.next += 1
-
-    def plain(self, count: int) -> int:
-        value = self.x & (1 << count) - 1
-        if count:
-            self.take(count, 1, 0)
-        return value
-
-    def symbol(self, slots: list[Symbol]) -> Symbol:
-        slot = self.x & 1023
-        symbol = slots[slot]
-        self.take(10, symbol.slots, slot - symbol.first)
-        return symbol
-
-    def finish(self):
-        if self.x or self.next < len(self.words):
-            raise Refusal("the stream goes on")
-
-
 class Sparse:
-    def __init__(self, format: Format, classes: list[Class], elements: array, class_of: bytes):
-        self.classes, self.elements, self.class_of = classes, elements, class_of
-        self.width = 8 * format.width
-        self.slots = [symbols_of(c, format.width) if c.rate else [] for c in classes]
+    """Sections 4 and 5 there."""
 
-    def move(self, element: int, symbol: Symbol, stream: Serial, down: bool | None = None):
-        """Changes an element as a symbol says, with plain bits of the same stream. Section 3 there. `down` is the
-        direction where it is not in the symbol: of the moves of cold classes."""
-        bits = symbol.bits
-        if symbol.escape:
-            if down is None:
-                seven = stream.plain(7)
-                bits, down = seven & 63, seven >> 6 == 1
-            else:
-                bits = stream.plain(6)
-            if bits >= self.width:
-                raise Refusal(f"a move of {bits} bits")
-        elif symbol.down is not None:
-            down = symbol.down
-        if bits is None:
-            return
-        t = 0
-        if bits:
-            below = bits - 1
-            t = stream.plain(min(below, 32))
-            if below > 32:
-                t |= stream.plain(below - 32) << 32
-            t |= 1 << below
+    def __init__(self, format: Format, classes, elements: array, class_of: bytes, ends: Ends, states: list[int]):
+        self.classes, self.elements, self.class_of = classes, elements, class_of
+        self.ends, self.states = ends, states
+        self.width = 8 * format.width
+        self.slots = [symbols_of(c, format.width) for c in classes]
+        self.highest = max((c.rate for c in classes if c.is_cold()), default=0)
+        self.factor = (5678 << self.highest // 4) >> 15
+        self.lengths = []
+        for c in classes:
+            h = 5 + self.highest // 4 - c.rate // 4
+            q = (32768, 38968, 46341, 55109)[c.rate % 4]
+            self.lengths.append(max(1, q + (1 << h - 1) >> h) if c.is_cold() else 0)
+
+    def take(self, lane: int, s: int, f: int, o: int):
+        x = (self.states[lane] >> s) * f + o
+        self.states[lane] = x if x >= 1 << 16 else x << 16 | self.ends.word()
+
+    def block(self, start: int, stop: int, last: bool):
+        reaching, by_one = [], []
+        for i in self.cold_changes(start, stop) if self.highest else []:
+            (reaching if self.classes[self.class_of[i]].reach else by_one).append(i)
+        hot = [c.hot for c in self.classes]
+        self.moves([i for i in range(start, stop) if hot[self.class_of[i]]] + reaching)
+        self.directions(by_one, last)
+
+    def move(self, element: int, t: int, down: bool):
         by = -(1 + t) if down else 1 + t
         self.elements[element] = self.elements[element] + by & (1 << self.width) - 1
 
-    def hot(self, streams: list[Serial]):
-        """Section 5 there."""
-        hot = [c.is_hot() for c in self.classes]
-        for n, i in enumerate(i for i, c in enumerate(self.class_of) if hot[c]):
-            stream = streams[n % len(streams)]
-            self.move(i, stream.symbol(self.slots[self.class_of[i]]), stream)
+    def moves(self, elements: list[int]):
+        lanes = len(self.states)
+        for first in range(0, len(elements), lanes):
+            moves = []  # element, symbol, direction
+            for lane, i in enumerate(elements[first : first + lanes]):
+                slot = self.states[lane] & 4095
+                symbol = self.slots[self.class_of[i]][slot]
+                place = slot - symbol.first
+                if symbol.bits is None and not symbol.escape:
+                    self.take(lane, 12, symbol.slots, place)
+                    continue
+                self.take(lane, 12, symbol.slots // 2, place // 2)
+                moves.append((i, symbol, place % 2 == 1))
+            t = {i: 1 << symbol.bits - 1 if symbol.bits else 0 for i, symbol, _ in moves}
+            near = [(i, symbol.bits) for i, symbol, _ in moves if symbol.bits and 2 <= symbol.bits <= 6]
+            for j in range(5):
+                plane = [i for i, b in near if b >= 2 + j]
+                number = self.ends.number(len(plane))
+                for n, i in enumerate(plane):
+                    t[i] |= (number >> n & 1) << j
+            for i, symbol, _ in moves:
+                b = symbol.bits
+                if symbol.escape:
+                    b = self.ends.number(6)
+                    if b >= self.width:
+                        raise Refusal(f"a move of {b} bits")
+                if symbol.escape or b >= 7:
+                    t[i] = 1 << b - 1 | self.ends.number(b - 1) if b else 0
+            for i, _, down in moves:
+                self.move(i, t[i], down)
 
-    def cold(self, stream: Serial, strip):
-        """Section 6 there. `strip` are the numbers of its elements."""
-        highest = max((c.rate for c in self.classes if c.is_cold()), default=0)
-        if not highest:
-            return
-        scale = 14 + min(4, (67 - highest) // 4)
-        unit = 1 << scale
-        most = unit - 1
-        lengths = []
-        for c in self.classes:
-            h = 35 - c.rate // 4 - scale
-            q = (32768, 38968, 46341, 55109)[c.rate % 4]
-            lengths.append(max(1, q + (1 << h - 1) >> h) if c.is_cold() else 0)
-        strip = [i for i in strip if lengths[self.class_of[i]]]
-        ends = list(accumulate(lengths[self.class_of[i]] for i in strip))
-        end_of_axis = ends[-1] if ends else 0
-        if end_of_axis == 0:
-            return
+    def directions(self, elements: list[int], last: bool):
+        def move_all(elements: list[int], number: int):
+            for n, i in enumerate(elements):
+                self.move(i, 0, number >> n & 1 == 1)
 
-        def before(u: int) -> int:
-            return min(5 * u, 4 * u + (unit >> 2), 3 * u + unit)
+        if last:
+            for x in self.states:
+                own, elements = elements[:16], elements[16:]
+                v = x - 0x10000
+                if not 0 <= v < 1 << len(own):
+                    raise Refusal("a state is left over")
+                move_all(own, v)
+        for n in range(0, len(elements), 32):
+            own = elements[n : n + 32]
+            move_all(own, self.ends.number(len(own)))
 
-        e = 0
-        while True:
-            q = 0
-            while q < 11 and stream.x >> q & 1:
-                q += 1
-            c = q + 1
-            if q == 11:
-                stream.plain(11)
-                q += stream.plain(20)
-                c = 0
-            down = stream.x >> c & 1 == 1
-            p = stream.x >> c + 1 & (unit << 2) - 1
-            t = c + scale + 3
-            bucket = e + (q << scale)
-            # The largest `u` with before(u) <= p: one of the three terms is at most p.
-            point = bucket + max(p // 5, (p - (unit >> 2)) // 4, (p - unit) // 3)
-            if point >= end_of_axis:
-                a = before(max(end_of_axis - bucket, 0))
-                stream.take(t, (unit << 2) - a, p - a)
-                return
-            n = bisect_right(ends, point)
-            i = ends[n - 1] if n else 0
-            e = ends[n]
-            a = before(max(i - bucket, 0))
-            z = before(min(e - bucket, unit))
-            stream.take(t, z - a, p - a)
-            element = strip[n]
-            # With reach 0 there is no symbol to read.
-            slots = self.slots[self.class_of[element]]
-            symbol = stream.symbol(slots) if self.classes[self.class_of[element]].reach else BY_ONE
-            self.move(element, symbol, stream, down)
+    def unchanged(self, t: int) -> int:
+        if t == 0:
+            return 4096
+        u = 65535 - 2 * min(16383, t * self.factor >> 16)
+        for _ in range(3):
+            u = u * u >> 16
+        return u // 16
+
+    def cold_changes(self, start: int, stop: int) -> list[int]:
+        changed, lanes = [], len(self.states)
+        lengths = [self.lengths[c] for c in self.class_of[start:stop]]
+        # Number of the group, first element that may change, and the sum of the lengths from there on.
+        groups = [(n, n, sum(lengths[n : n + 32])) for n in range(0, len(lengths), 32)]
+        while groups:
+            left = []
+            for n, group in enumerate(groups):
+                lane = n % lanes
+                f, slot = self.unchanged(group[2]), self.states[lane] & 4095
+                if slot < f:
+                    self.take(lane, 12, f, slot)
+                else:
+                    self.take(lane, 12, 4096 - f, slot - f)
+                    left.append(group)
+            groups = []
+            for n, (group, first, total) in enumerate(left):
+                lane = n % lanes
+                slot, k = self.states[lane] & 0xFFFF, 0xFFFFFFFF // total
+                e = end = 0
+                for i in range(first, min(group + 32, len(lengths))):
+                    e, before, end = e + lengths[i], end, (e + lengths[i]) * k >> 16
+                    if slot < end:
+                        break
+                else:
+                    raise Refusal("a place beyond its group")
+                self.take(lane, 16, end - before, slot - before)
+                changed.append(start + i)
+                groups.append((group, i + 1, total - e))
+        return changed
 
 
 # Command line

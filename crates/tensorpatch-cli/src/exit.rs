@@ -261,16 +261,17 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
 }
 
 fn formats(error: &FormatsError) -> Verdict {
+    let verdict = Verdict::new(error.kind().into());
     match (error, error.kind()) {
         (FormatsError::Checkpoint(error), _) => checkpoint(error),
         (FormatsError::Apply(error), _) => apply(error),
         (FormatsError::Diff(error), _) => diff(error),
-        (_, ErrorKind::Refused) => Verdict::new(Code::Refused),
-        (_, ErrorKind::BadInput) => Verdict::new(Code::BadInput)
-            .advise("the source is damaged, unfinished or of a faulty writer: fetch or make it again"),
-        (_, ErrorKind::WrongBase) => Verdict::new(Code::WrongBase)
+        (_, ErrorKind::BadInput) => {
+            verdict.advise("the source is damaged, unfinished or of a faulty writer: fetch or make it again")
+        }
+        (_, ErrorKind::WrongBase) => verdict
             .advise("find the checkpoint that the delta was made from; if this is it, the delta is faulty"),
-        _ => Verdict::new(Code::Failure),
+        _ => verdict,
     }
 }
 

@@ -97,7 +97,7 @@ impl<'a> BitReader<'a> {
 }
 
 /// A mask of the low `len` bits, at most 63.
-fn low_bits(len: u32) -> u64 {
+pub(crate) fn low_bits(len: u32) -> u64 {
     !(u64::MAX << len)
 }
 

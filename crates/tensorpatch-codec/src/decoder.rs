@@ -6,7 +6,7 @@ use crate::element::{self, Element, Key};
 use crate::kernels::{Marks, mark_changed};
 use crate::pack::Unpacker;
 use crate::scatter::{self, Changes};
-use crate::sparse::{self, Work};
+use crate::sparse::{self, TargetBlocks};
 use crate::{ChunkContext, CodecError, Level, leaf, xor};
 
 /// Decodes chunks, one after the other, with scratch memory kept in between.
@@ -123,7 +123,7 @@ impl ChunkDecoder {
         target: &mut [u8],
     ) -> Result<LeafDigest, CodecError> {
         let hash = cx.leaf_hash == LeafHash::Xxh3;
-        let mut work = Work::new(self.level, base, target, &mut self.buffer, hash);
+        let mut work = TargetBlocks::new(self.level, base, target, &mut self.buffer, hash);
         self.sparse.apply::<T>(self.level, Key::of(cx.format), payload, &mut work)?;
         match work.finish() {
             Some(hash) => Ok(LeafDigest::Xxh3(hash.to_be_bytes())),
@@ -172,7 +172,7 @@ impl ChunkDecoder {
         changes: &mut Changes,
     ) -> Result<(), CodecError> {
         self.scratch.resize(base.len(), 0);
-        let mut work = Work::new(self.level, Some(base), &mut self.scratch, &mut self.buffer, false);
+        let mut work = TargetBlocks::new(self.level, Some(base), &mut self.scratch, &mut self.buffer, false);
         self.sparse.apply::<T>(self.level, Key::of(cx.format), payload, &mut work)?;
         mark_changed::<T>(self.level, base, &self.scratch, &mut self.marks);
         changes.take::<T>(&self.marks, &self.scratch);

@@ -5,10 +5,10 @@
 
 mod common;
 
-use common::{Bits, context, elements, fill, pair, step};
+use common::{Bits, Fill, Step, context, elements, fill, pair, step};
 use proptest::prelude::*;
 use tensorpatch_codec::{ChunkContext, ChunkDecoder, ChunkEncoder, Encoded, Level};
-use tensorpatch_format::{ElementFormat, Encoding};
+use tensorpatch_format::{ElementFormat, Encoding, LeafHash, Profile};
 use tensorpatch_reference as reference;
 
 /// A dtype whose elements are of this format.
@@ -95,4 +95,45 @@ proptest! {
             agree(&damaged);
         }
     }
+}
+
+/// Pairs that take each number of lanes, each way to tell what is hot, and each kind of tail.
+fn shapes() -> Vec<(usize, Step)> {
+    let step = |density, reach| Step { density, reach, clustered: false };
+    let mut shapes = Vec::new();
+    for elements in [3000, 70_000, 98_304, 98_335, 131_071, 300_001] {
+        for (density, reach) in [(3, 1), (60, 1), (60, 5), (300, 300), (700, 2), (3000, 1), (9000, 400)] {
+            shapes.push((elements, step(density, reach)));
+        }
+    }
+    shapes
+}
+
+#[test]
+fn every_level_says_the_same_as_the_reference_whatever_the_number_of_lanes() {
+    let formats = [
+        (ElementFormat::Bf16, Fill::Weights),
+        (ElementFormat::F16, Fill::Random),
+        (ElementFormat::W16, Fill::Random),
+    ];
+    let mut lanes = [0; 4];
+    for (seed, (elements, step)) in (1_u64..).zip(shapes()) {
+        let (format, fill) = formats[elements % 3];
+        let cx = ChunkContext { format, profile: Profile::Compact, leaf_hash: LeafHash::Xxh3 };
+        let (base, target) = pair(2, elements, fill, step, seed);
+        let (encoded, payload) = encode(cx, &base, &target);
+        let Some(Encoding::Sparse) = encoded.encoding else { continue };
+        lanes[usize::from(payload.last().unwrap() >> 6)] += 1;
+        let slowly = decode_slowly(cx, Encoding::Sparse, &payload, &base);
+        assert!(decode(cx, Encoding::Sparse, &payload, &base, Some(slowly)) == Some(target));
+        let mut bits = Bits::new(seed);
+        for _ in 0..2 {
+            let mut damaged = payload.clone();
+            let at = usize::try_from(bits.below(payload.len() as u64)).unwrap();
+            damaged[at] ^= 1 << bits.below(8);
+            let slowly = decode_slowly(cx, Encoding::Sparse, &damaged, &base);
+            decode(cx, Encoding::Sparse, &damaged, &base, Some(slowly));
+        }
+    }
+    assert!(lanes.iter().all(|count| *count > 1), "payloads by lanes: {lanes:?}");
 }

@@ -12,12 +12,16 @@ use crate::Vector;
 use crate::encodings::best;
 use crate::patch::{Listing, Patch, SPARSE};
 use crate::raw::varint;
+use crate::sparse_by_hand::{self, EXAMPLE_MOVES};
+use crate::sparse_parts::{Head, Model, Parts};
 use crate::state::{Bytes, Edit, Rule, State, hex};
 use crate::states::rule;
 use crate::vector::States;
 
 /// The specification, from the root of the repository.
 const SPEC: &str = "spec/format.md";
+/// The specification of the encoding, which has an example of its own.
+const SPARSE_SPEC: &str = "spec/encodings/sparse.md";
 const START: &str = "<!-- made by cargo xtask vectors -->\n";
 const END: &str = "<!-- end of what cargo xtask vectors made -->\n";
 
@@ -141,58 +145,32 @@ fn rows(patch: &Patch) -> String {
     rows.text
 }
 
-/// What a decoder does with the payload, told step by step: a small one that knows no more than this payload needs.
-fn told(payload: &[u8], elements: u64) -> String {
-    let head = payload[..4].iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
-    let bits = |from: u32, count: u32| head >> from & ((1 << count) - 1);
-    let (streams, classes, reaching, first_key, rate) =
-        (bits(0, 2), bits(2, 5) + 1, bits(7, 6), bits(13, 8), bits(21, 7));
-    assert!(streams == 0 && classes == 1 && reaching == 0 && (1..68).contains(&rate) && bits(28, 4) == 0);
-    let rest = &payload[4..];
-    assert!(rest.len() <= 8, "a state without words");
-    let mut state = rest.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
-    let scale = 14 + ((67 - rate) / 4).min(4);
-    let shift = 35 - rate / 4 - scale;
-    let length = ((([32768, 38968, 46341, 55109][(rate % 4) as usize]) + (1 << (shift - 1))) >> shift).max(1);
-    let (unit, axis) = (1_u64 << scale, length * elements);
-    let before = |u: u64| (5 * u).min(4 * u + unit / 4).min(3 * u + unit);
-    let mut text = format!(
-        "The payload begins with the bit string `{}`: `streams` 0, one class, no reach, `first_key` {first_key}, rate {rate}. So `S` is {scale}, each of the {elements} elements\n\
-         has the length {length}, and the axis ends at {axis}. The serial stream `{}` is a state without words. Steps 1 to 4 of section 6 of [sparse](encodings/sparse.md), twice:\n\n\
-         | state | q | v | p | T | point | what it is | a | slots |\n|---|---|---|---|---|---|---|---|---|\n",
-        hex(&payload[..4]),
-        hex(rest),
-    );
-    let mut e = 0;
-    loop {
-        let q = u64::from(state.trailing_ones());
-        assert!(q < 11);
-        let c = q + 1;
-        let (v, p) = (state >> c & 1, state >> (c + 1) & (4 * unit - 1));
-        let (t, start) = (c + scale + 3, e + q * unit);
-        let u = (0..unit).rev().find(|u| before(*u) <= p).expect("the first unit begins at 0");
-        let point = start + u;
-        let row = |what: String, a, slots| {
-            format!("| {state:#x} | {q} | {v} | {p} | {t} | {point} | {what} | {a} | {slots} |\n")
-        };
-        if point >= axis {
-            let a = before(axis.saturating_sub(start));
-            text.push_str(&row("the end".to_owned(), a, 4 * unit - a));
-            state = (state >> t) * (4 * unit - a) + p - a;
-            break;
-        }
-        let element = point / length;
-        let (i, j) = (element * length, (element + 1) * length);
-        let a = before(i.saturating_sub(start));
-        let slots = before((j - start).min(unit)) - a;
-        let way = if v == 0 { "up" } else { "down" };
-        text.push_str(&row(format!("element {element}, which moves {way} by one unit"), a, slots));
-        state = (state >> t) * slots + p - a;
-        e = j;
-    }
-    assert_eq!(state, 0, "the stream ends with what it encodes");
-    text.push_str("\nAfter the last step the state is 0, as it must be.\n");
-    text
+/// What a decoder does with the payload, told step by step.
+fn told(payload: &[u8], elements: usize) -> String {
+    // The rate that the encoder found, in the fourth of the bytes that are read.
+    let bits = payload.iter().rev().fold(0_u128, |bits, byte| bits << 8 | u128::from(*byte));
+    let taken = |from: u32, count: u32| {
+        (bits >> (8 * payload.len() as u32 - from - count)) as u64 & ((1 << count) - 1)
+    };
+    let (hot, first_key, rate) = (taken(2, 2), taken(10, 8), taken(18, 7));
+    let model = Model {
+        lanes: 1,
+        hot_from: [0, 68, 72, 76][hot as usize],
+        classes: vec![(rate, 0)],
+        bits: 16,
+        escape: false,
+    };
+    let moves: Vec<_> = (0..elements).map(|element| (0, i64::from(element == MOVED))).collect();
+    let (reads, left) = model.block(&moves);
+    let parts = Parts { head: Head { hot, first_key, ..Head::one(rate, 0) }, reads, left };
+    assert_eq!(parts.payload(), payload, "the encoder chose another form");
+    format!(
+        "The bits of the payload are its bytes from the last one on. They say: one lane, `hot_from` {}, one class, no reach, `first_key` {first_key}, rate {rate}; \
+         then the state.\nSo all elements are cold. What is read then, as [sparse](encodings/sparse.md) says it:\n\n{}\nThe state in the end is 2^16, which says that element \
+         {MOVED} moves up.\n",
+        model.hot_from,
+        parts.told(),
+    )
 }
 
 /// What stands in the specification between the marks.
@@ -218,36 +196,75 @@ fn text(states: &States) -> String {
     )
 }
 
-/// The specification with the example as it is made now.
-fn due(spec: &str, states: &States) -> Result<String> {
-    let (before, rest) = spec.split_once(START).with_context(|| format!("{SPEC} has no {START}"))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("{SPEC} has no {END}"))?;
-    Ok([before, START, &text(states), END, after].concat())
+/// What stands in the specification of the encoding between the marks.
+fn sparse_text() -> String {
+    let (parts, payload) = (sparse_by_hand::example(), sparse_by_hand::example().payload());
+    let (words, _) = parts.ends();
+    let moves: Vec<String> =
+        EXAMPLE_MOVES.iter().map(|(element, by)| format!("element {element} by {by:+}")).collect();
+    format!(
+        "Forty elements of `e4m3`, in turn {HOT} and {COLD}: two groups, the second of 8 elements.\n\
+         The class of the key 2 is hot, of rate 80 and reach 30; that of the key 7 is cold, of rate 60 and reach 10; those between have rate 0.\n\
+         It moves {moves}.\n\n\
+         The payload has {bytes} bytes, of which the first {of_words} are words:\n\n```text\n{hex}```\n\n\
+         Its bits begin, from the most significant bit of the last byte on, with the head: `lanes` 1, `hot` 1, `classes - 1` 5, `any` 1, `reaching - 1` 5, `first_key` 2, the rates, the reaches and the eight states.\n\
+         A cold element of rate 60 has the length 1024, so that the groups have the sums 16384 and 4096.\n\
+         What is read then, with the state of the lane before and after:\n\n{told}\n\
+         All changes are of classes with a reach, so that there are no directions, and every state ends as 2^16.\n",
+        moves = moves.join(", "),
+        bytes = payload.len(),
+        of_words = 2 * words.len(),
+        hex = payload.chunks(16).map(|row| row_of(row) + "\n").collect::<String>(),
+        told = parts.told(),
+    )
 }
 
-/// Writes the example into the specification under `root`.
+const HOT: &str = "`12` (key 2)";
+const COLD: &str = "`3a` (key 7)";
+
+fn row_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+/// A specification with the example as it is made now.
+fn due(path: &str, spec: &str, text: &str) -> Result<String> {
+    let (before, rest) = spec.split_once(START).with_context(|| format!("{path} has no {START}"))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("{path} has no {END}"))?;
+    Ok([before, START, text, END, after].concat())
+}
+
+fn texts(states: &States) -> [(&'static str, String); 2] {
+    [(SPEC, text(states)), (SPARSE_SPEC, sparse_text())]
+}
+
+/// Writes the examples into the specification under `root`.
 ///
 /// # Errors
-/// If the specification has no place for it.
+/// If the specification has no place for one.
 pub fn write(root: &Path, states: &States) -> Result<()> {
-    let path = root.join(SPEC);
-    let spec = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let due = due(&spec, states)?;
-    if due != spec {
-        fs::write(&path, due)?;
+    for (path, text) in texts(states) {
+        let whole = root.join(path);
+        let spec = fs::read_to_string(&whole).with_context(|| whole.display().to_string())?;
+        let due = due(path, &spec, &text)?;
+        if due != spec {
+            fs::write(&whole, due)?;
+        }
     }
     Ok(())
 }
 
-/// Whether the example in the specification is the one that would be made.
+/// Whether the examples in the specification are those that would be made.
 ///
 /// # Errors
-/// If it is another, or there is none.
+/// If one is another, or there is none.
 pub fn check(root: &Path, states: &States) -> Result<()> {
-    let path = root.join(SPEC);
-    let spec = fs::read_to_string(&path).with_context(|| path.display().to_string())?.replace("\r\n", "\n");
-    if due(&spec, states)? != spec {
-        bail!("the second worked example of {SPEC} is stale: run `cargo xtask vectors`");
+    for (path, text) in texts(states) {
+        let whole = root.join(path);
+        let spec = fs::read_to_string(&whole).with_context(|| whole.display().to_string())?;
+        let spec = spec.replace("\r\n", "\n");
+        if due(path, &spec, &text)? != spec {
+            bail!("the worked example of {path} is stale: run `cargo xtask vectors`");
+        }
     }
     Ok(())
 }

@@ -48,7 +48,7 @@ fn cases() -> Vec<Case> {
             20_000,
             weights(2, 40_000),
             vec![nudge(2, 1, 200, 1)],
-            "Half a per cent moves by one: one stream",
+            "Half a per cent moves by one: one lane",
         ),
         case(
             "reaching",
@@ -75,53 +75,30 @@ fn cases() -> Vec<Case> {
             "Signs change",
         ),
         case(
-            "strips",
+            "lanes",
             "BF16",
-            100_000,
-            weights(4, 200_000),
-            vec![nudge(2, 4, 40, 2)],
-            "2.5 per cent changes: strips, and no hot class",
+            98_304,
+            weights(4, 196_608),
+            vec![nudge(2, 4, 40, 1)],
+            "2.5 per cent changes: 16 lanes, and no hot class",
         ),
         case(
-            "hot-serial",
+            "dense-few",
             "BF16",
             800,
             weights(5, 1600),
             vec![nudge(2, 5, 3, 2)],
-            "A third changes: hot classes in one stream",
+            "A third of 800 elements changes: a symbol for each, in one lane",
         ),
         case(
-            "hot-1",
+            "dense",
             "BF16",
-            4000,
-            weights(22, 8000),
-            vec![nudge(2, 6, 3, 2)],
-            "A third changes: 1 hot stream and no strips",
-        ),
-        case(
-            "hot-8",
-            "BF16",
-            16_000,
-            weights(23, 32_000),
-            vec![nudge(2, 6, 3, 2)],
-            "A third changes: 8 hot streams and no strips",
-        ),
-        case(
-            "hot-16",
-            "BF16",
-            60_000,
-            weights(6, 120_000),
+            196_608,
+            weights(6, 393_216),
             vec![nudge(2, 7, 4, 1)],
-            "A quarter changes: 16 hot streams and no strips",
+            "A quarter changes: a symbol for each element, in 32 lanes",
         ),
-        case(
-            "chunk",
-            "BF16",
-            CHUNK / 2,
-            weights(7, CHUNK),
-            vec![nudge(2, 8, 400, 1)],
-            "A whole chunk, in strips",
-        ),
+        case("chunk", "BF16", CHUNK / 2, weights(7, CHUNK), vec![nudge(2, 8, 400, 1)], "A whole chunk"),
         case(
             "two-chunks",
             "BF16",
@@ -180,12 +157,12 @@ fn cases() -> Vec<Case> {
             "Moves across 0",
         ),
         case(
-            "hot-far",
+            "dense-far",
             "BF16",
-            20_000,
-            weights(21, 40_000),
+            65_536,
+            weights(21, 131_072),
             vec![nudge(2, 20, 3, 60)],
-            "A third moves by up to 60: 8 hot streams with plain bits",
+            "A third moves by up to 60: symbols with plain bits",
         ),
     ]
 }
@@ -199,22 +176,41 @@ struct Mixed {
     comment: &'static str,
 }
 
-const MIXED: [Mixed; 4] = [
+const MIXED: [Mixed; 5] = [
     Mixed {
-        id: "mixed-one",
-        often: 1500,
+        id: "mixed-1",
+        often: 200,
         seldom: 20_000,
-        one_in: 200,
-        comment: "Hot and cold changes in one stream",
+        one_in: 400,
+        comment: "Hot and cold changes in one lane",
     },
-    Mixed { id: "mixed-1", often: 3000, seldom: 60_000, one_in: 50, comment: "1 hot stream beside strips" },
-    Mixed { id: "mixed-8", often: 6000, seldom: 60_000, one_in: 50, comment: "8 hot streams beside strips" },
+    Mixed {
+        id: "mixed-8",
+        often: 1500,
+        seldom: 195_108,
+        one_in: 200,
+        comment: "Hot and cold changes in 8 lanes",
+    },
     Mixed {
         id: "mixed-16",
-        often: 40_000,
-        seldom: 60_000,
+        often: 3000,
+        seldom: 291_912,
+        one_in: 60,
+        comment: "Hot and cold changes in 16 lanes",
+    },
+    Mixed {
+        id: "mixed-72",
+        often: 3000,
+        seldom: 62_536,
         one_in: 50,
-        comment: "16 hot streams beside strips",
+        comment: "3.5 per cent changes: more is hot",
+    },
+    Mixed {
+        id: "mixed-68",
+        often: 10_000,
+        seldom: 55_536,
+        one_in: 50,
+        comment: "7 per cent changes: yet more is hot",
     },
 ];
 
@@ -237,7 +233,7 @@ impl Mixed {
             vec![rule("t", "BF16", &shape, Bytes::Parts(parts))]
         };
         add(name(&["sparse", self.id, "base"]), whole(vec![], vec![]));
-        let (often, seldom) = (vec![nudge(2, 21, 3, 2)], vec![nudge(2, 22, self.one_in, 2)]);
+        let (often, seldom) = (vec![nudge(2, 21, 3, 2)], vec![nudge(2, 22, self.one_in, 1)]);
         add(name(&["sparse", self.id, "target"]), whole(often, seldom));
     }
 }
@@ -253,18 +249,18 @@ pub(crate) fn states(add: &mut dyn FnMut(&'static str, Vec<Rule>)) {
     MIXED.iter().for_each(|mixed| mixed.states(add));
 }
 
-/// What the field `streams` must be in the vectors that are there for it.
-const FORMS: [(&str, u8); 10] = [
-    ("few", 0),
-    ("hot-serial", 0),
-    ("mixed-one", 0),
-    ("strips", 1),
-    ("hot-1", 1),
-    ("mixed-1", 1),
-    ("hot-8", 2),
-    ("mixed-8", 2),
-    ("hot-16", 3),
-    ("mixed-16", 3),
+/// What the codes of the lanes and of `hot_from` must be in the vectors that are there for them.
+const FORMS: [(&str, u8, u8); 10] = [
+    ("few", 0, 3),
+    ("lanes", 2, 2),
+    ("dense-few", 0, 0),
+    ("dense", 3, 0),
+    ("dense-far", 2, 0),
+    ("mixed-1", 0, 3),
+    ("mixed-8", 1, 3),
+    ("mixed-16", 2, 3),
+    ("mixed-72", 2, 2),
+    ("mixed-68", 2, 1),
 ];
 
 pub(crate) fn vectors(states: &States) -> Vec<Vector> {
@@ -276,8 +272,10 @@ pub(crate) fn vectors(states: &States) -> Vec<Vector> {
         let patch = best(Patch::delta(base, target, Xxh3), base);
         for record in patch.blocks.iter().flatten() {
             assert_eq!(record.encoding, SPARSE, "{id}: another encoding is smaller");
-            let form = FORMS.iter().find(|(known, _)| *known == id);
-            assert!(form.is_none_or(|(_, form)| record.payload[0] & 3 == *form), "{id}: other streams");
+            let last = record.payload.last().expect("a head");
+            let found = (id, last >> 6, last >> 4 & 3);
+            let form = FORMS.iter().find(|(known, _, _)| *known == id);
+            assert!(form.is_none_or(|form| *form == found), "{found:?} is another form");
         }
         all.push(Vector::valid(
             name(&["sparse", id]),
@@ -315,29 +313,21 @@ fn damaged(states: &States) -> Vec<Vector> {
         ));
     };
     add("few", "none", "No bytes", &|payload| payload.clear());
-    add("few", "head-cut", "Two bytes and no more", &|payload| payload.truncate(2));
-    add("few", "stream-followed", "A byte after the stream", &|payload| payload.push(1));
-    add("few", "word-followed", "Four bytes after the stream", &|payload| payload.extend([0; 4]));
-    add("strips", "strips-cut", "The last strip without its last byte", &cut);
-    add("strips", "strips-followed", "Four bytes after the last strip", &|payload| payload.extend([0; 4]));
-    add("hot-16", "hot-16-cut", "Hot streams without their last bytes", &|payload| payload.truncate(30));
-    add("mixed-8", "mixed-8-cut", "Hot streams and strips, the last one without its last byte", &cut);
-    // The first 21 bits: 2 of the streams, 5 of the classes, 6 of the reaches, 8 of the first key; then the first rate.
+    add("few", "head-cut", "The last two bytes, which are not all of the head", &|payload| {
+        payload.drain(..payload.len() - 2);
+    });
+    add("few", "followed", "A byte after the payload", &|payload| payload.push(1));
+    add("few", "cut", "A payload without its last byte", &cut);
+    add("dense", "dense-cut", "A payload of 32 lanes without its first byte", &|payload| {
+        payload.remove(0);
+    });
+    add("mixed-16", "mixed-16-words", "Two words more than are read", &|payload| {
+        payload.splice(0..0, [0; 4]);
+    });
+    // The first 21 bits: 2 each of the lanes and what is hot, 5 of the classes, 1 and 5 of the reaches, 8 of the first key.
     add("one-change", "reaching-over", "More reaches than classes", &|payload| {
-        payload[0] |= 0x80;
-        payload[1] |= 0x1f;
+        let last = payload.len() - 1;
+        payload[last - 1] |= 0x7e;
     });
-    add("one-change", "rate-over", "The first rate is 127", &|payload| {
-        payload[2] |= 0xe0;
-        payload[3] |= 0x0f;
-    });
-    // Zeros decode to something to the end of the chunk: only the digests tell.
-    let (base, target) = (states.get("sparse-few-base"), states.get("sparse-few-target"));
-    let mut patch = best(Patch::delta(base, target, Xxh3), base);
-    cut(&mut patch.blocks[0][0].payload);
-    let raw = patch.raw();
-    let (comment, error) = ("A stream without its last byte", ("target_mismatch", raw.trailer_at() - 16));
-    let id = "sparse-stream-cut";
-    all.push(Vector::refused(id, "encodings/sparse", comment, Some(base), error, raw.file()));
     all
 }

@@ -5,74 +5,70 @@ use tensorpatch_reference::LeafHash::Xxh3;
 use crate::Vector;
 use crate::patch::{Patch, RAW, SPARSE};
 use crate::raw::varint;
-use crate::sparse_parts::{Axis, Head, Number, Step, Streams, plain, plain_number, serial, symbol};
+use crate::sparse_parts::{Head, Model, Number, Parts, Read, payload, plain_number};
 use crate::state::{Bytes, Edit, Rule};
 use crate::states::{name, rule};
 use crate::vector::States;
-
-// Rate 80, reach 0: `unchanged` has half of the slots.
-const UNCHANGED: Step = Step { f: 512, start: 0, width: 10, low: 0, low_width: 0 };
-const UP: Step = Step { f: 256, start: 512, width: 10, low: 0, low_width: 0 };
-const DOWN: Step = Step { f: 256, start: 768, width: 10, low: 0, low_width: 0 };
 
 // The state `sparse-groups`: 20 hot elements (key 2) of which every third moves up and the last one down, and 20 cold ones (key 7)
 // between them, of which number 2 moves up and number 19 down.
 const HOT_RATE: u64 = 80;
 const COLD_RATE: u64 = 60;
+const LANES: [usize; 4] = [1, 8, 16, 32];
+const HOT_FROM: [u64; 4] = [0, 68, 72, 76];
 
-fn groups_head(streams: u64, hot: bool, cold: bool) -> Head {
-    let cold = if cold { COLD_RATE } else { 0 };
-    let rates = [0, 0, 0, 0, cold].map(plain_number).to_vec();
-    Head { streams, first_key: 2, rates: (if hot { HOT_RATE } else { 0 }, rates), reaches: None }
+/// `sparse-groups` with this many lanes, and these classes hot.
+fn groups(lanes: usize, hot_from: usize, hot: bool, cold: bool) -> Parts {
+    let rates = (if hot { HOT_RATE } else { 0 }, if cold { COLD_RATE } else { 0 });
+    let head = Head {
+        lanes: lanes as u64,
+        hot: hot_from as u64,
+        first_key: 2,
+        rates: (rates.0, [0, 0, 0, 0, rates.1].map(plain_number).to_vec()),
+        reaches: None,
+    };
+    let mut classes = vec![(0, 0); 6];
+    (classes[0].0, classes[5].0) = rates;
+    let model = model(lanes, hot_from, classes);
+    let elements = (0..40).map(|i| match (i % 2, i / 2) {
+        (0, 19) if hot => (0, -1),
+        (0, n) => (0, i64::from(hot && n % 3 == 0)),
+        (_, 2) if cold => (5, 1),
+        (_, 19) if cold => (5, -1),
+        _ => (5, 0),
+    });
+    parts(head, &model, &elements.collect::<Vec<_>>())
 }
 
-fn hot_steps() -> Vec<Step> {
-    (0..20)
-        .map(|i| {
-            if i == 19 {
-                DOWN
-            } else if i % 3 == 0 {
-                UP
-            } else {
-                UNCHANGED
-            }
-        })
-        .collect()
+/// How the elements of `sparse-groups` move in the worked example of the encoding.
+pub(crate) const EXAMPLE_MOVES: [(usize, i64); 7] =
+    [(0, 1), (5, 3), (6, 6), (11, -1), (14, -90), (24, -2), (39, 1)];
+
+/// The payload of the worked example: hot and cold classes with a reach, in 8 lanes.
+pub(crate) fn example() -> Parts {
+    let (hot, cold) = ((80, 30), (60, 10));
+    let head = Head {
+        lanes: 1,
+        hot: 1,
+        first_key: 2,
+        rates: (hot.0, [0, 0, 0, 0, cold.0].map(plain_number).to_vec()),
+        reaches: Some((cold.1, [0, 0, 0, 0, hot.1].map(plain_number).to_vec())),
+    };
+    let mut classes = vec![(0, 0); 6];
+    (classes[0], classes[5]) = (hot, cold);
+    let by = |i| EXAMPLE_MOVES.iter().find(|(element, _)| *element == i).map_or(0, |(_, by)| *by);
+    let elements: Vec<_> = (0..40).map(|i| (if i % 2 == 0 { 0 } else { 5 }, by(i))).collect();
+    parts(head, &model(1, 1, classes), &elements)
 }
 
-fn cold_steps() -> Vec<Step> {
-    Axis::new(20, COLD_RATE as u32).all(&[(2, false), (19, true)])
+/// Of elements of one byte.
+fn model(lanes: usize, hot_from: usize, classes: Vec<(u64, u64)>) -> Model {
+    Model { lanes: LANES[lanes], hot_from: HOT_FROM[hot_from], classes, bits: 8, escape: false }
 }
 
-/// The hot elements take turns.
-fn hot_streams(count: usize) -> Vec<Vec<u8>> {
-    let steps = hot_steps();
-    let turn = |stream| steps.iter().skip(stream).step_by(count).copied().collect::<Vec<_>>();
-    (0..count).map(|stream| serial(&turn(stream))).collect()
-}
-
-fn strips() -> Vec<Vec<u8>> {
-    let mut strips = vec![Vec::new(); 8];
-    strips[0] = serial(&cold_steps());
-    strips
-}
-
-const HOT_STREAMS: [usize; 4] = [0, 1, 8, 16];
-
-fn groups(streams: u64, hot: bool, cold: bool) -> Vec<u8> {
-    let head = groups_head(streams, hot, cold);
-    if streams == 0 {
-        let hot = if hot { hot_steps() } else { Vec::new() };
-        let cold = if cold { cold_steps() } else { Vec::new() };
-        return [head.bytes(), serial(&[hot, cold].concat())].concat();
-    }
-    groups_parts(streams, hot, cold).payload()
-}
-
-fn groups_parts(streams: u64, hot: bool, cold: bool) -> Streams {
-    let of_hot = if hot { hot_streams(HOT_STREAMS[streams as usize]) } else { Vec::new() };
-    let of_cold = if cold { strips() } else { Vec::new() };
-    Streams::new(&groups_head(streams, hot, cold), &of_hot, &of_cold)
+fn parts(head: Head, model: &Model, elements: &[(usize, i64)]) -> Parts {
+    let (reads, left) = model.block(elements);
+    Parts { head, reads, left }
 }
 
 const GROUPS: [(&str, bool, bool, &str); 4] = [
@@ -82,9 +78,26 @@ const GROUPS: [(&str, bool, bool, &str); 4] = [
     ("both", true, true, "a hot class and a cold one"),
 ];
 
-/// A state of 300 bytes whose element 150 moves up: with rate 67, both it and the end are far beyond eleven buckets.
-const LONG: u64 = 300;
-const LONG_RATE: u32 = 67;
+/// A state of 300 bytes in ten groups, the last of 12, and all of one class.
+const LONG: usize = 300;
+
+/// Which of them move, and how: one in the second group, all in the third, and the last three.
+fn long_moves() -> Vec<(usize, i64)> {
+    (0..LONG)
+        .map(|i| match i {
+            40 | 298 => (0, 1),
+            64..96 => (0, if i % 3 == 0 { -1 } else { 1 }),
+            297 | 299 => (0, -1),
+            _ => (0, 0),
+        })
+        .collect()
+}
+
+/// Moves of the same elements of every size and direction that there is.
+fn far_moves() -> Vec<(usize, i64)> {
+    let far = |(i, (class, by)): (usize, &(usize, i64))| (*class, *by * (1 + (i as i64 * 7) % 100));
+    long_moves().iter().enumerate().map(far).collect()
+}
 
 pub(crate) fn states(add: &mut dyn FnMut(&'static str, Vec<Rule>)) {
     let base = "sparse-groups";
@@ -104,10 +117,17 @@ pub(crate) fn states(add: &mut dyn FnMut(&'static str, Vec<Rule>)) {
         edits.extend(if has_cold { cold.clone() } else { Vec::new() });
         add(name(&["sparse-groups", id]), groups(elements(edits), 2));
     }
-    let long = Bytes::Repeat(vec![7, 9, 11], LONG as usize);
-    add("sparse-long", vec![rule("t", "U8", &[LONG], long)]);
-    let changed = Bytes::Edited { state: "sparse-long", tensor: "t".into(), edits: vec![write(150, 8)] };
-    add("sparse-long-changed", vec![rule("t", "U8", &[LONG], changed)]);
+    let moved = EXAMPLE_MOVES.map(|(i, by)| write(i, [0x12_u8, 0x3a][i % 2].wrapping_add(by as u8)));
+    add("sparse-groups-example", groups(elements(moved.to_vec()), 2));
+    let bytes = [7_u8, 9, 11];
+    let long = Bytes::Repeat(bytes.to_vec(), LONG);
+    add("sparse-long", vec![rule("t", "U8", &[LONG as u64], long)]);
+    for (id, moves) in [("sparse-long-changed", long_moves()), ("sparse-long-far", far_moves())] {
+        let edits = moves.iter().enumerate().filter(|(_, (_, by))| *by != 0);
+        let edits = edits.map(|(i, (_, by))| write(i, bytes[i % 3].wrapping_add(*by as u8))).collect();
+        let changed = Bytes::Edited { state: "sparse-long", tensor: "t".into(), edits };
+        add(id, vec![rule("t", "U8", &[LONG as u64], changed)]);
+    }
     for (id, byte) in [("101-up", 106), ("101-down", 160), ("129-up", 134)] {
         add(name(&["byte-moved", id]), vec![rule("t", "U8", &[1], Bytes::Hex(vec![byte]))]);
     }
@@ -116,10 +136,10 @@ pub(crate) fn states(add: &mut dyn FnMut(&'static str, Vec<Rule>)) {
 pub(crate) fn vectors(states: &States) -> Vec<Vector> {
     let mut maker = Maker { states, all: Vec::new() };
     group_forms(&mut maker);
-    places_and_escapes(&mut maker);
+    many_changes(&mut maker);
+    escapes(&mut maker);
     heads(&mut maker);
-    lengths(&mut maker);
-    stream_states(&mut maker);
+    left_over(&mut maker);
     maker.all
 }
 
@@ -128,6 +148,7 @@ type Pair = (&'static str, &'static str);
 
 const BYTE: Pair = ("byte", "byte-changed");
 const BOTH: Pair = ("sparse-groups", "sparse-groups-both");
+const LONG_CHANGED: Pair = ("sparse-long", "sparse-long-changed");
 
 struct Maker<'a> {
     states: &'a States,
@@ -157,313 +178,200 @@ impl Maker<'_> {
     }
 }
 
-/// The only element of `byte`, cold, moves up by one.
-fn byte_steps(rate: u32) -> Vec<Step> {
-    Axis::new(1, rate).all(&[(0, false)])
-}
-
-fn one_stream(head: &Head, steps: &[Step]) -> Vec<u8> {
-    [head.bytes(), serial(steps)].concat()
-}
-
 fn group_forms(maker: &mut Maker<'_>) {
-    for (streams, form) in (0..).zip(["one stream", "1 hot stream", "8 hot streams", "16 hot streams"]) {
+    for (code, lanes) in LANES.iter().enumerate() {
         for (id, hot, cold, classes) in GROUPS {
             let target = name(&["sparse-groups", id]);
-            let (id, comment) =
-                (format!("streams-{streams}-{id}"), format!("The form with {form}, and {classes}"));
-            maker.valid(&id, &comment, ("sparse-groups", target), groups(streams, hot, cold));
+            let (id, comment) = (format!("lanes-{lanes}-{id}"), format!("{lanes} lanes, and {classes}"));
+            maker.valid(&id, &comment, ("sparse-groups", target), groups(code, 1, hot, cold).payload());
+        }
+        let comment = format!("{lanes} lanes, and a symbol for each element");
+        maker.valid(&format!("lanes-{lanes}-all-hot"), &comment, BOTH, groups(code, 0, true, true).payload());
+    }
+    let example = ("sparse-groups", "sparse-groups-example");
+    maker.valid("example", "The worked example of the encoding", example, self::example().payload());
+    for (hot, from) in [(2, 72), (3, 76)] {
+        let comment = format!("Classes are hot from the rate {from} on");
+        maker.valid(&format!("hot-from-{from}"), &comment, BOTH, groups(0, hot, true, true).payload());
+    }
+    let one_below = |hot: u64, rate: u64| Parts {
+        head: Head { hot, ..Head::one(rate, 0) },
+        ..one_element((0, 1), &model(0, hot as usize, vec![(rate, 0)]))
+    };
+    for (hot, rate) in [(1, 67), (1, 68), (2, 71), (2, 72), (3, 75), (3, 76)] {
+        let id = format!("rate-{rate}-hot-from-{}", HOT_FROM[hot]);
+        let comment =
+            if rate % 4 == 3 { "The highest rate of a cold class" } else { "The lowest rate of a hot class" };
+        maker.valid(&id, comment, BYTE, one_below(hot as u64, rate).payload());
+    }
+    // A class without elements raises the highest rate, and so shortens all lengths.
+    let classes = vec![(60, 0), (67, 0)];
+    let head = Head { rates: (60, vec![plain_number(67)]), ..Head::one(0, 0) };
+    let unused = Parts { head, ..one_element((0, 1), &model(0, 1, classes)) };
+    maker.valid("cold-class-unused", "The class of the highest rate has no elements", BYTE, unused.payload());
+}
+
+/// The only element of `byte`.
+fn one_element(element: (usize, i64), model: &Model) -> Parts {
+    parts(Head::one(model.classes[0].0, model.classes[0].1), model, &[element])
+}
+
+/// The only element of `byte`, cold, moves up by one.
+fn cold_byte(head: Head) -> Parts {
+    Parts { head, ..one_element((0, 1), &model(0, 1, vec![(60, 0)])) }
+}
+
+fn many_changes(maker: &mut Maker<'_>) {
+    let far = ("sparse-long", "sparse-long-far");
+    for (code, lanes) in LANES.iter().enumerate() {
+        let head = |rate, reach| Head { lanes: code as u64, ..Head::one(rate, reach) };
+        for (rate, kind) in [(67, "cold"), (20, "seldom")] {
+            let changed = parts(head(rate, 0), &model(code, 1, vec![(rate, 0)]), &long_moves());
+            let comment =
+                format!("All elements of a group change, in {lanes} lanes: as many rounds as it has");
+            maker.valid(&format!("rounds-{kind}-{lanes}"), &comment, LONG_CHANGED, changed.payload());
+        }
+        for (rate, kind) in [(67, "cold"), (75, "hot")] {
+            let moved = parts(head(rate, 36), &model(code, 1, vec![(rate, 36)]), &far_moves());
+            let comment = format!("Moves of all sizes of a {kind} class, in {lanes} lanes");
+            maker.valid(&format!("far-{kind}-{lanes}"), &comment, far, moved.payload());
         }
     }
-    let payload = no_hot_elements(&[], &[]).payload();
-    let comment = "Hot streams without bytes: no element is of the hot class";
-    maker.valid("hot-class-unused", comment, BYTE, payload);
-    let payload = no_cold_elements().payload();
-    let comment = "Strips without bytes: no element is of the cold class";
-    maker.valid("cold-class-unused", comment, BYTE, payload);
-    let payload = no_hot_elements(&[1], &[]).payload();
-    maker.refused("turnless-stream-filled", "A byte in a hot stream that has no turn", BYTE, payload);
-    let payload = no_hot_elements(&[], &[1]).payload();
-    maker.refused("empty-strip-filled", "A byte for a strip without elements", BYTE, payload);
-}
-
-/// Of two classes, of which one has no elements.
-fn two_classes(streams: u64, used: u64, unused: u64) -> Head {
-    Head { streams, first_key: 0, rates: (used, vec![plain_number(unused)]), reaches: None }
-}
-
-/// `byte` with 16 hot streams beside strips, and only cold elements; these bytes are in hot stream 5 and in strip 7.
-fn no_hot_elements(turnless: &[u8], empty_strip: &[u8]) -> Streams {
-    let (mut hot, mut strips) = (vec![Vec::new(); 16], vec![Vec::new(); 8]);
-    hot[5] = turnless.to_vec();
-    strips[0] = serial(&byte_steps(60));
-    strips[7] = empty_strip.to_vec();
-    Streams::new(&two_classes(3, 60, 80), &hot, &strips)
-}
-
-/// `byte` with 8 hot streams beside strips, and only hot elements: all bytes are in hot stream 0.
-fn no_cold_elements() -> Streams {
-    let mut hot = vec![Vec::new(); 8];
-    hot[0] = serial(&[UP]);
-    Streams::new(&two_classes(2, 80, 60), &hot, &vec![Vec::new(); 8])
-}
-
-fn places_and_escapes(maker: &mut Maker<'_>) {
-    let (pair, axis) = (("sparse-long", "sparse-long-changed"), Axis::new(LONG, LONG_RATE));
-    let head = Head::one(0, u64::from(LONG_RATE), 0);
-    let change = axis.change(0, 150, false);
-    assert!((150 * axis.length) >> axis.scale > 11, "the change is far");
-    let e = 151 * axis.length;
-    let mut add = |id, comment, end: Vec<Step>| {
-        maker.valid(id, comment, pair, one_stream(&head, &[change.clone(), end].concat()));
-    };
-    add("far-change", "A change and an end more than eleven buckets away", axis.end(e, false));
-    add("far-end-down", "The direction of the end is down, which means nothing", axis.end(e, true));
-    let farthest = axis.place(11 + (1 << 20) - 1, 0..4 << axis.scale, false);
-    add("end-farthest", "The end is told by the farthest bucket that there is", farthest);
-    let near = one_stream(
-        &Head::one(0, 60, 0),
-        &[Axis::new(1, 60).change(0, 0, false), Axis::new(1, 60).end(1024, true)].concat(),
+    let escaping = Model { escape: true, ..model(1, 1, vec![(67, 36)]) };
+    let moved = parts(Head { lanes: 1, ..Head::one(67, 36) }, &escaping, &far_moves());
+    maker.valid("far-escape", "Escapes to moves that have symbols of their own", far, moved.payload());
+    // The second lane has a place that no element of the group has.
+    let mut beyond = parts(Head { lanes: 1, ..Head::one(67, 0) }, &model(1, 1, vec![(67, 0)]), &long_moves());
+    let place = beyond.reads.iter_mut().find_map(|read| match read {
+        Read::Slot { s: 16, f, start, .. } => Some((f, start)),
+        _ => None,
+    });
+    let (f, start) = place.expect("a place");
+    (*f, *start) = (1, 65_535);
+    maker.refused(
+        "place-beyond",
+        "A place beyond the last element of its group",
+        LONG_CHANGED,
+        beyond.payload(),
     );
-    maker.valid(
-        "end-down",
-        "The direction of the end is down, which means nothing, in the first bucket",
-        BYTE,
-        near,
-    );
+}
 
-    // Rate 95 or cold, and reach 1: slot 1023 is the escape alone.
-    let escape = symbol(1023, 1);
-    let hot = |b: u64, below: u64, down: bool| {
-        let seven = plain(b | u64::from(down) << 6, 7);
-        one_stream(&Head::one(0, 95, 1), &[escape, seven, plain(below, b.saturating_sub(1) as u32)])
-    };
-    let axis = Axis::new(1, 60);
-    let cold = |b: u64, below: u64, down: bool| {
-        let symbols = vec![escape, plain(b, 6), plain(below, b.saturating_sub(1) as u32)];
-        let steps = [axis.change(0, 0, down), symbols, axis.end(axis.length, false)].concat();
-        one_stream(&Head::one(0, 60, 1), &steps)
-    };
+fn escapes(maker: &mut Maker<'_>) {
     let (up, down, over) =
         (("byte", "byte-moved-101-up"), ("byte", "byte-moved-101-down"), ("byte", "byte-moved-129-up"));
-    maker.valid("escape-hot-up", "A hot element escapes to the longest distance, up", up, hot(7, 36, false));
-    maker.valid(
-        "escape-hot-down",
-        "A hot element escapes to the longest distance, down",
-        down,
-        hot(7, 36, true),
-    );
-    maker.valid(
-        "escape-cold-up",
-        "A cold element escapes to the longest distance, up",
-        up,
-        cold(7, 36, false),
-    );
-    maker.valid(
-        "escape-cold-down",
-        "A cold element escapes to the longest distance, down",
-        down,
-        cold(7, 36, true),
-    );
-    maker.valid(
-        "escape-hot-0",
-        "A hot element escapes to a distance without plain bits",
-        BYTE,
-        hot(0, 0, false),
-    );
-    maker.valid(
-        "escape-cold-0",
-        "A cold element escapes to a distance without plain bits",
-        BYTE,
-        cold(0, 0, false),
-    );
-    maker.refused(
-        "escape-hot-over",
-        "A hot element of 8 bits escapes to a distance of 8 bits",
-        over,
-        hot(8, 0, false),
-    );
-    maker.refused(
-        "escape-cold-over",
-        "A cold element of 8 bits escapes to a distance of 8 bits",
-        over,
-        cold(8, 0, false),
-    );
-    maker.refused(
-        "escape-hot-63",
-        "A hot element of 8 bits escapes to a distance of 63 bits",
-        over,
-        hot_63(escape),
-    );
-}
-
-/// An escape of 63 bits, whose plain bits are there.
-fn hot_63(escape: Step) -> Vec<u8> {
-    one_stream(&Head::one(0, 95, 1), &[escape, plain(63, 7), plain(128, 32), plain(0, 30)])
+    for (kind, rate) in [("hot", 95), ("cold", 60)] {
+        // Slots 4094 and 4095 are the escape.
+        let model = Model { escape: true, ..model(0, 1, vec![(rate, 1)]) };
+        let payload = |by: i64| one_element((0, by), &model).payload();
+        let mut add = |id: &str, comment: &str, pair, payload| {
+            maker.valid(
+                &format!("escape-{kind}-{id}"),
+                &format!("A {kind} element escapes to {comment}"),
+                pair,
+                payload,
+            );
+        };
+        add("up", "the longest distance, up", up, payload(101));
+        add("down", "the longest distance, down", down, payload(-101));
+        add("0", "a distance without plain bits", BYTE, payload(1));
+        let mut parts = one_element((0, 1), &model);
+        for (id, b) in [("over", 8), ("63", 63)] {
+            for read in &mut parts.reads {
+                match read {
+                    Read::Bits(value, _, "b") => *value = b,
+                    Read::Bits(_, count, "t without its leading one") => *count = b as u32 - 1,
+                    _ => {}
+                }
+            }
+            let comment = format!("A {kind} element of 8 bits escapes to a distance of {b} bits");
+            maker.refused(&format!("escape-{kind}-{id}"), &comment, over, parts.payload());
+        }
+    }
 }
 
 /// Rates and reaches that are none. What they belong to is not used otherwise, where that can be.
 fn heads(maker: &mut Maker<'_>) {
-    let cold = |rate: u32, later: Vec<Number>| {
-        let head = Head { streams: 0, first_key: 0, rates: (u64::from(rate), later), reaches: None };
-        one_stream(&head, &byte_steps(rate))
+    let cold = |rate: u64, later: Vec<Number>| {
+        let head = Head { rates: (rate, later), ..Head::one(0, 0) };
+        cold_byte(head).payload()
     };
     maker.refused("rate-zeros-9", "Nine zero bits before a rate", BYTE, cold(60, vec![Number::After(9, 60)]));
     maker.refused("rate-plain-over", "A later rate is 96", BYTE, cold(60, vec![plain_number(96)]));
-    let first = Head { streams: 0, first_key: 0, rates: (96, Vec::new()), reaches: None };
-    maker.refused("rate-first-96", "The first rate is 96", BYTE, one_stream(&first, &byte_steps(60)));
+    maker.refused("rate-first-96", "The first rate is 96", BYTE, cold(96, Vec::new()));
     maker.refused("rate-below", "A rate is -1", BYTE, cold(1, vec![Number::Near(1, 1)]));
-    let head = Head { streams: 0, first_key: 0, rates: (95, vec![Number::Near(5, 0)]), reaches: None };
     maker.refused(
         "rate-near-over",
         "A rate is 96, five over what is expected",
         BYTE,
-        one_stream(&head, &[symbol(1, 512)]),
+        cold(95, vec![Number::Near(5, 0)]),
     );
-    let two = vec![plain_number(0)];
     let reaching = |first: u64, later: Number| {
-        let head =
-            Head { streams: 0, first_key: 0, rates: (60, two.clone()), reaches: Some((first, vec![later])) };
-        one_stream(&head, &byte_steps(60))
+        let (rates, reaches) = ((60, vec![plain_number(0)]), Some((first, vec![later])));
+        cold_byte(Head { rates, reaches, ..Head::one(0, 0) }).payload()
     };
     maker.refused("reach-over", "A reach is 256", BYTE, reaching(250, Number::Near(1, 0)));
     maker.refused("reach-below", "A reach is -1", BYTE, reaching(0, Number::Near(5, 1)));
     maker.refused("reach-zeros-9", "Nine zero bits before a reach", BYTE, reaching(0, Number::After(9, 0)));
     maker.valid("reach-plain", "A reach in plain bits", BYTE, reaching(0, plain_number(0)));
+    let least = Head { rates: (60, vec![plain_number(2), Number::Near(0, 1)]), ..Head::one(0, 0) };
     maker.valid(
         "rate-least",
         "A rate is 0, one below the least that is expected",
         BYTE,
-        cold(2, vec![Number::Near(0, 1)]),
+        cold_byte(least).payload(),
     );
-    let head = Head { first_key: 3, rates: (60, vec![plain_number(0)]), ..Head::one(0, 60, 0) };
-    maker.valid("key-none", "Classes of a format without keys", BYTE, one_stream(&head, &byte_steps(60)));
+    let none = Head { first_key: 3, rates: (60, vec![plain_number(0)]), ..Head::one(0, 0) };
+    maker.valid("key-none", "Classes of a format without keys", BYTE, cold_byte(none).payload());
     let reaches = Some((255, vec![Number::Near(0, 0), plain_number(0)]));
-    let head = Head { rates: (60, vec![plain_number(0); 2]), reaches, ..Head::one(0, 60, 0) };
+    let greatest = Head { rates: (60, vec![plain_number(0); 2]), reaches, ..Head::one(0, 0) };
     maker.valid(
         "reach-greatest",
         "The reach that is expected after 255",
         BYTE,
-        one_stream(&head, &byte_steps(60)),
+        cold_byte(greatest).payload(),
     );
-    let head = Head::one(0, 95, 0);
-    maker.valid(
-        "rate-greatest",
-        "One slot for what does not change",
-        BYTE,
-        one_stream(&head, &[symbol(1, 512)]),
-    );
-    let head = Head { reaches: Some((0, vec![plain_number(0)])), ..Head::one(0, 60, 0) };
-    maker.refused("reaching-beyond", "Two reaches for one class", BYTE, one_stream(&head, &byte_steps(60)));
-    let head = Head::one(0, 60, 0).bytes();
-    assert_eq!(head.len(), 4, "28 bits");
-    let filled = [&head[..3], &[head[3] | 0x80], &serial(&byte_steps(60))].concat();
-    maker.refused("head-filling", "A filling bit of the bit string is not zero", BYTE, filled);
+    let often = one_element((0, 1), &model(0, 1, vec![(95, 0)])).payload();
+    maker.valid("rate-greatest", "Two slots for what does not change", BYTE, often);
+    let beyond = Head { reaches: Some((0, vec![plain_number(0)])), ..Head::one(60, 0) };
+    maker.refused("reaching-beyond", "Two reaches for one class", BYTE, cold_byte(beyond).payload());
 }
 
-/// Lengths of streams that are none. Where that can be, the payload would be a good one with the nearest length that there is.
-fn lengths(maker: &mut Maker<'_>) {
-    let good = no_cold_elements();
-    let mut add = |id: &str, comment: &str, change: &dyn Fn(&mut Streams)| {
-        let mut parts = good.clone();
-        change(&mut parts);
+/// Words, bits and states that are not used up.
+fn left_over(maker: &mut Maker<'_>) {
+    let good = parts(Head { lanes: 1, ..Head::one(67, 0) }, &model(1, 1, vec![(67, 0)]), &long_moves());
+    let (words, bits) = good.ends();
+    assert!(!words.is_empty(), "a payload with words");
+    let mut refused =
+        |id: &str, comment: &str, payload: Vec<u8>| maker.refused(id, comment, LONG_CHANGED, payload);
+    let more = |value: u64, count: u32| {
+        let mut more = bits.clone();
+        more.put(value, count);
+        payload(&words, &more)
+    };
+    let filling = 8 - bits.len() as u32 % 8;
+    assert!((2..8).contains(&filling), "bits that fill a byte");
+    refused("filling", "The lowest of the bits between words and bits is not zero", more(1, filling));
+    refused("bits-followed", "A zero byte between words and bits", more(0, filling + 8));
+    let one_more = [&words[..], &[0]].concat();
+    refused("words-followed", "A word more than there are symbols for", payload(&one_more, &bits));
+    refused("words-cut", "A word less than the symbols need", payload(&words[..words.len() - 1], &bits));
+    let whole = good.payload();
+    refused("first-byte-cut", "A payload without its first byte", whole[1..].to_vec());
+    refused("last-byte-cut", "A payload without its last byte", whole[..whole.len() - 1].to_vec());
+
+    // One element that moves up: the only state holds one direction.
+    let mut state = |id: &str, comment: &str, left: u64| {
+        let mut parts = cold_byte(Head::one(60, 0));
+        parts.left[0] = left;
         maker.refused(id, comment, BYTE, parts.payload());
     };
-    let left = good.streams.len() as u64;
-    assert!(left < 8, "the equal share of each hot stream is 0");
-    add("hot-bytes-over", "The hot streams are a byte longer than what is left", &|parts| {
-        parts.h = Some(left + 1)
-    });
-    add("hot-bytes-huge", "The hot streams have 2^64 - 1 bytes", &|parts| parts.h = Some(u64::MAX));
-    add("hot-length-below", "A hot stream of -1 bytes", &|parts| parts.hot[1] = 1);
-    add("hot-length-lowest", "A hot stream of -2^63 bytes", &|parts| parts.hot[6] = u64::MAX);
-    add("hot-length-over", "A hot stream that ends beyond the payload", &|parts| {
-        parts.hot[0] = 2 * (left + 1);
-    });
-    add("hot-length-highest", "A hot stream of 2^63 - 1 bytes", &|parts| parts.hot[0] = u64::MAX - 1);
-
-    let good = groups_parts(2, true, true);
-    let mut add = |id: &str, comment: &str, change: &dyn Fn(&mut Streams)| {
-        let mut parts = good.clone();
-        change(&mut parts);
-        maker.refused(id, comment, BOTH, parts.payload());
-    };
-    let of_hot: Vec<u64> = hot_streams(8).iter().map(|stream| stream.len() as u64).collect();
-    let of_strips: u64 = strips().iter().map(|stream| stream.len() as u64).sum();
-    let rest: u64 = of_hot[2..].iter().sum();
-    add("hot-length-in-strips", "A hot stream that ends in the strips", &|parts| {
-        parts.hot[2] = 2 * (rest + 1 - rest / 6);
-    });
-    add("strip-length-over", "A strip that ends beyond the payload", &|parts| {
-        parts.strips[0] = 2 * (of_strips + 1 - of_strips / 8);
-    });
-    add("strip-length-highest", "A strip of 2^63 - 1 bytes", &|parts| parts.strips[6] = u64::MAX - 1);
-    add("strip-length-below", "A strip of -1 bytes", &|parts| parts.strips[3] = 1);
-    add("strip-length-lowest", "A strip of -2^63 bytes", &|parts| parts.strips[6] = u64::MAX);
-    add("lengths-cut", "Nothing after the numbers of the hot streams", &|parts| {
-        parts.strips.clear();
-        parts.streams.clear();
-    });
-    let head = groups_head(2, true, true).bytes();
-    let rest = &good.payload()[head.len() + 1..];
-    assert_eq!(varint(good.h.expect("both groups")).len(), 1);
-    let long = [&head[..], &[good.h.expect("both groups") as u8 | 0x80, 0], rest].concat();
-    maker.refused("hot-bytes-varint", "A length that is not in its shortest form", BOTH, long);
-    for (id, byte) in [("no-streams-followed", 1), ("no-streams-zero", 0)] {
-        let payload = [groups(1, false, false), vec![byte]].concat();
-        maker.refused(
-            id,
-            "A byte where no class changes, and so no stream is",
-            ("sparse-groups", "sparse-groups-none"),
-            payload,
-        );
-    }
-}
-
-/// States with more bytes than they need, and streams that go on.
-fn stream_states(maker: &mut Maker<'_>) {
-    let (base, hot, none) = ("sparse-groups", "sparse-groups-hot", "sparse-groups-none");
-    let more = |mut payload: Vec<u8>, byte: u8| {
-        payload.push(byte);
-        payload
-    };
-    let without_words = serial(&hot_steps()).len();
-    assert!(without_words < 8, "{without_words} bytes");
-    maker.refused(
-        "state-zero",
-        "A state with a zero byte at its end",
-        (base, hot),
-        more(groups(0, true, false), 0),
-    );
-    maker.refused(
-        "state-zero-only",
-        "A zero byte where no stream is needed",
-        (base, none),
-        more(groups(0, false, false), 0),
-    );
-    // An escape to a distance without plain bits: what is read takes one word after the other, and leaves nothing.
-    let payload = [Head::one(0, 95, 1).bytes(), vec![0xff, 3, 0, 0, 0], vec![0; 8]].concat();
-    maker.refused(
-        "state-zero-words",
-        "A state below 2^32 with words behind it, which are all used",
-        BYTE,
-        payload,
-    );
-    let in_groups = |hot: &dyn Fn(&mut [Vec<u8>]), cold: &dyn Fn(&mut [Vec<u8>])| {
-        let (mut of_hot, mut of_cold) = (hot_streams(8), strips());
-        hot(&mut of_hot);
-        cold(&mut of_cold);
-        Streams::new(&groups_head(2, true, true), &of_hot, &of_cold).payload()
-    };
-    let same = |_: &mut [Vec<u8>]| {};
-    let payload = in_groups(&|hot| hot[3].push(0), &same);
-    maker.refused("hot-state-zero", "A hot stream whose state has a zero byte at its end", BOTH, payload);
-    let payload = in_groups(&same, &|strips| strips[0].push(0));
-    maker.refused("strip-state-zero", "A strip whose state has a zero byte at its end", BOTH, payload);
-    let payload = in_groups(&same, &|strips| strips[4].push(0));
-    maker.refused("empty-strip-zero", "A zero byte for a strip that needs none", BOTH, payload);
-    let payload = in_groups(&|hot| hot[0].push(1), &same);
-    maker.refused("hot-stream-followed", "A byte after a hot stream", BOTH, payload);
-    let payload = in_groups(&same, &|strips| strips[0].push(1));
-    maker.refused("strip-followed", "A byte after the stream of a strip", BOTH, payload);
+    state("state-left", "A state that holds more than directions", (1 << 16) | 2);
+    state("state-left-high", "The same, in its highest bit", (1 << 16) | 1 << 15);
+    state("state-over", "A state of 2^17 in the end", 1 << 17);
+    let mut parts = one_element((0, 1), &model(0, 1, vec![(80, 0)]));
+    parts.left[0] = (1 << 16) | 1;
+    maker.refused("state-left-hot", "A direction where nothing is cold", BYTE, parts.payload());
+    let mut parts = groups(3, 1, true, true);
+    parts.left[31] |= 1;
+    maker.refused("state-left-lane", "A direction in a lane that has none", BOTH, parts.payload());
 }

@@ -3,15 +3,14 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, MappedFile, Placement, generate_layout};
-use tensorpatch_delta::{LeafTable, Options, Patch, Progress, State, apply_full, apply_to};
-use tensorpatch_format::{Layout, Schema, TaggedStateDigest, TensorIndex, TensorSpec};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, Placement, generate_layout};
+use tensorpatch_delta::{ApplyError, LeafTable, Options, Patch, Progress, State, apply_full, apply_to};
+use tensorpatch_format::{Kind, Layout, LeafHash, Schema, TaggedStateDigest, TensorIndex, TensorSpec};
 
 use crate::checksum::StateChecksum;
 use crate::index_delta::{Dialect, Encoding};
 use crate::source::Full;
 use crate::trl::Flavour;
-use crate::write::Written;
 use crate::{ChecksumKind, Delta, DeltaFiles, Format, FormatsError, Verified, write};
 
 /// What to write.
@@ -198,105 +197,109 @@ pub fn convert(
     let limits = &options.delta.limits;
     let format = Format::detect(source, limits)?;
     let base = base.map(|path| open_base(path, options)).transpose()?;
-    let mut report = Report {
-        source: format,
-        source_version: None,
-        source_base_version: None,
-        verified: Verified::Nothing,
-        base: None,
-        target: TaggedStateDigest {
-            leaf_hash: options.delta.leaf_hash,
-            digest: tensorpatch_format::StateDigest::NONE,
-        },
-        changed_tensors: 0,
-        files: 0,
-        bytes: 0,
-        notes: Vec::new(),
-    };
     let staging = write::staging(dest)?;
     let staged = staging.path().join("target.safetensors");
-    let target = match format {
-        Format::Checkpoint | Format::TrlAnchor => {
-            let full = Full::open(source, limits)?;
-            (report.source_version, report.verified) = (full.version, full.verified);
-            full.checkpoint
-        }
-        Format::Patch => {
-            let file = MappedFile::open(source)?;
-            let patch = Patch::parse(file.bytes(), limits).map_err(tensorpatch_delta::ApplyError::from)?;
-            report.verified = Verified::State;
-            apply(&patch, base.as_ref().map(|base| &base.checkpoint), &staged, options)?
-        }
-        _ => {
-            let Some(base) = &base else {
-                return Err(request(
-                    "a delta of another project needs a base",
-                    "give the checkpoint that it is from",
-                ));
-            };
-            let files = DeltaFiles::open(source, format, limits)?;
-            let delta = files.parse(base.checkpoint.schema(), limits)?;
-            (report.source_version, report.source_base_version) = delta.versions();
-            report.verified = delta.verified();
-            if delta.verified() != Verified::State && options.base_digest.is_none() {
-                report.notes.push(Note::BaseUnchecked);
-            }
-            if let Some(note) = materialize(source, base, &delta, &staged, options)? {
-                report
-                    .notes
-                    .extend((options.to == To::Checkpoint || options.to == To::Patch).then_some(note));
-            }
-            Checkpoint::open(&staged, limits)?
-        }
-    };
-    let base = base.map(|base| base.checkpoint);
-    report.changed_tensors = changed(base.as_ref(), &target).len() as u64;
+    let Made { target, version, base_version, verified } =
+        make_target(source, format, base.as_ref(), &staged, options)?;
+
     let versions = write::Versions {
-        version: options.version.as_deref().or(report.source_version.as_deref()),
-        base: options.base_version.as_deref().or(report.source_base_version.as_deref()),
+        version: options.version.as_deref().or(version.as_deref()),
+        base: options.base_version.as_deref().or(base_version.as_deref()),
     };
+    let from = base.as_ref().map(|base| &base.checkpoint);
     let written = match options.to {
-        To::Checkpoint => write::checkpoint(&target, base.as_ref(), dest, limits)?,
-        To::Patch => write::patch(&target, base.as_ref(), dest, &options.delta)?,
+        To::Checkpoint => write::checkpoint(&target, from, dest, limits)?,
+        To::Patch => write::patch(&target, from, dest, &options.delta)?,
         To::IndexDelta { dialect, encoding, checksum, file_bytes } => {
             let style = write::IndexDeltaStyle { dialect, encoding, checksum, file_bytes };
-            if checksum == ChecksumKind::Adler32 {
-                report.notes.push(Note::WeakChecksum);
-            }
-            write::index_delta(&target, base.as_ref(), dest, &staging, &style, &versions)?
+            write::index_delta(&target, from, dest, &staging, &style, &versions)?
         }
-        To::Trl(flavour) => write::trl(&target, base.as_ref(), dest, flavour, &versions, limits)?,
+        To::Trl(flavour) => write::trl(&target, from, dest, flavour, &versions, limits)?,
     };
-    if matches!(options.to, To::IndexDelta { .. } | To::Trl(_))
-        && base.as_ref().is_some_and(|base| base.layout() != target.layout())
-    {
-        report.notes.push(Note::LayoutLost);
+
+    let mut notes = Vec::new();
+    let is_delta = !matches!(format, Format::Checkpoint | Format::TrlAnchor | Format::Patch);
+    let carries_layout = matches!(options.to, To::Checkpoint | To::Patch);
+    if is_delta && verified != Verified::State && options.base_digest.is_none() {
+        notes.push(Note::BaseUnchecked);
+    }
+    if is_delta && carries_layout && base.as_ref().is_some_and(|base| base.of_version) {
+        notes.push(Note::LayoutReplaced);
+    }
+    if !is_delta && !carries_layout && from.is_some_and(|from| from.layout() != target.layout()) {
+        notes.push(Note::LayoutLost);
+    }
+    if matches!(options.to, To::IndexDelta { checksum: ChecksumKind::Adler32, .. }) {
+        notes.push(Note::WeakChecksum);
     }
     if written.files == 0 {
-        report.notes.push(Note::NothingWritten);
+        notes.push(Note::NothingWritten);
     }
-    let Written { files, bytes } = written;
-    report.base = base.as_ref().map(|base| digest(base, options)).transpose()?;
-    let target = digest(&target, options)?;
-    Ok(Report { target, files, bytes, ..report })
+    Ok(Report {
+        source: format,
+        source_version: version,
+        source_base_version: base_version,
+        verified,
+        base: from.map(|from| digest(from, options.delta.leaf_hash, options)).transpose()?,
+        target: digest(&target, options.delta.leaf_hash, options)?,
+        changed_tensors: changed(from, &target).len() as u64,
+        files: written.files,
+        bytes: written.bytes,
+        notes,
+    })
 }
 
-fn request(what: &str, advice: &'static str) -> FormatsError {
-    FormatsError::Request { what: what.to_owned(), advice }
+/// The target of a source, and what the source says of it.
+struct Made {
+    target: Checkpoint,
+    version: Option<String>,
+    base_version: Option<String>,
+    verified: Verified,
+}
+
+/// Opens the target if it is the source itself, else makes it at `staged`.
+fn make_target(
+    source: &Path,
+    format: Format,
+    base: Option<&Full>,
+    staged: &Path,
+    options: &ConvertOptions,
+) -> Result<Made, FormatsError> {
+    let limits = &options.delta.limits;
+    match format {
+        Format::Checkpoint | Format::TrlAnchor => {
+            let Full { checkpoint, version, verified, .. } = Full::open(source, limits)?;
+            Ok(Made { target: checkpoint, version, base_version: None, verified })
+        }
+        Format::Patch => {
+            let patch = Patch::open_within(source, limits)?;
+            apply(&patch, base.map(|base| &base.checkpoint), staged, options)?;
+            let target = Checkpoint::open(staged, limits)?;
+            Ok(Made { target, version: None, base_version: None, verified: Verified::State })
+        }
+        _ => {
+            let base = base.ok_or_else(|| FormatsError::Request {
+                what: "a delta of another project needs a base".to_owned(),
+                advice: "give the checkpoint that it is from",
+            })?;
+            let files = DeltaFiles::open(source, format, limits)?;
+            let delta = files.parse(base.checkpoint.schema(), limits)?;
+            apply_delta(source, base, &delta, staged, options)?;
+            let (version, base_version) = delta.versions();
+            let target = Checkpoint::open(staged, limits)?;
+            Ok(Made { target, version, base_version, verified: delta.verified() })
+        }
+    }
 }
 
 fn open_base(path: &Path, options: &ConvertOptions) -> Result<Full, FormatsError> {
-    let found = match Format::detect(path, &options.delta.limits)? {
-        Format::Checkpoint | Format::TrlAnchor => None,
-        _ => Some("the base must be a checkpoint, this is a delta"),
-    };
-    if let Some(found) = found {
+    if !matches!(Format::detect(path, &options.delta.limits)?, Format::Checkpoint | Format::TrlAnchor) {
+        let found = "the base must be a checkpoint, this is a delta";
         return Err(FormatsError::Unknown { path: path.to_owned(), found });
     }
     let base = Full::open(path, &options.delta.limits)?;
     if let Some(expected) = options.base_digest {
-        let leaves = leaves(&base.checkpoint, expected.leaf_hash, options)?;
-        let found = TaggedStateDigest { digest: leaves.state_digest(base.checkpoint.schema()), ..expected };
+        let found = digest(&base.checkpoint, expected.leaf_hash, options)?;
         if found != expected {
             return Err(FormatsError::WrongBase { expected, found });
         }
@@ -304,29 +307,25 @@ fn open_base(path: &Path, options: &ConvertOptions) -> Result<Full, FormatsError
     Ok(base)
 }
 
-fn leaves(
+fn digest(
     checkpoint: &Checkpoint,
-    hash: tensorpatch_format::LeafHash,
+    leaf_hash: LeafHash,
     options: &ConvertOptions,
-) -> Result<LeafTable, FormatsError> {
-    let leaves = LeafTable::of(&State::of(checkpoint)?, hash, options.delta.threads, Progress::none());
-    Ok(leaves.map_err(tensorpatch_delta::ApplyError::from)?)
+) -> Result<TaggedStateDigest, FormatsError> {
+    let leaves = LeafTable::of(&State::of(checkpoint)?, leaf_hash, options.delta.threads, Progress::none());
+    let leaves = leaves.map_err(ApplyError::from)?;
+    Ok(TaggedStateDigest { leaf_hash, digest: leaves.state_digest(checkpoint.schema()) })
 }
 
-fn digest(checkpoint: &Checkpoint, options: &ConvertOptions) -> Result<TaggedStateDigest, FormatsError> {
-    let leaf_hash = options.delta.leaf_hash;
-    let digest = leaves(checkpoint, leaf_hash, options)?.state_digest(checkpoint.schema());
-    Ok(TaggedStateDigest { leaf_hash, digest })
-}
-
-/// The target of a patch, in a file or a directory at `staged`.
+/// Writes the target of a patch to `staged`.
 fn apply(
     patch: &Patch<'_>,
     base: Option<&Checkpoint>,
     staged: &Path,
     options: &ConvertOptions,
-) -> Result<Checkpoint, FormatsError> {
-    match base {
+) -> Result<(), FormatsError> {
+    // One that holds the whole target takes no base, though the result may be a change from one.
+    match base.filter(|_| patch.kind() != Kind::Full) {
         Some(base) => {
             let form = write::form(patch.layout_over(base.layout()).0);
             apply_to(base, patch, staged, form, &options.delta, Progress::none())?
@@ -336,23 +335,21 @@ fn apply(
             apply_full(patch, staged, form, &options.delta, Progress::none())?
         }
     };
-    Ok(Checkpoint::open(staged, &options.delta.limits)?)
+    Ok(())
 }
 
 /// Writes the checkpoint that `delta` makes of `base` to `staged`, one tensor at a time.
-fn materialize(
+fn apply_delta(
     source: &Path,
     base: &Full,
     delta: &Delta<'_>,
     staged: &Path,
     options: &ConvertOptions,
-) -> Result<Option<Note>, FormatsError> {
+) -> Result<(), FormatsError> {
     let checkpoint = &base.checkpoint;
     let schema = checkpoint.schema();
-    let layout = match base.of_version {
-        true => Cow::Owned(plain_layout(schema)?),
-        false => Cow::Borrowed(checkpoint.layout()),
-    };
+    let layout =
+        if base.of_version { Cow::Owned(plain_layout(schema)?) } else { Cow::Borrowed(checkpoint.layout()) };
     let placement = Placement::new(schema, &layout, &options.delta.limits)?;
     let form = write::form(&layout);
     let writer = CheckpointWriter::create(staged, form, schema, &layout, &placement)?;
@@ -371,8 +368,7 @@ fn materialize(
     if form == Form::Directory {
         checkpoint.companions().iter().try_for_each(|path| writer.copy_companion(path))?;
     }
-    writer.commit()?;
-    Ok(base.of_version.then_some(Note::LayoutReplaced))
+    Ok(writer.commit()?)
 }
 
 fn plain_layout(schema: &Schema) -> Result<Layout, FormatsError> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::{CheckpointError, HeaderError};
 use tensorpatch_delta::{ApplyError, DiffError, StateError};
-use tensorpatch_format::{self as format, ErrorKind, LimitKind, TaggedStateDigest};
+use tensorpatch_format::{ErrorKind, LimitKind, TaggedStateDigest};
 
 use crate::ChecksumKind;
 
@@ -218,21 +218,17 @@ impl FormatsError {
     /// Who must act on this error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { .. } | Self::Diff(_) => ErrorKind::Io,
-            Self::CannotExpress { .. } | Self::Request { .. } => ErrorKind::Refused,
+            Self::Io { .. } => ErrorKind::Io,
+            Self::CannotExpress { .. } | Self::Request { .. } | Self::State(_) => ErrorKind::Refused,
             Self::WrongBase { .. } => ErrorKind::WrongBase,
             // Faulty deltas are rare, wrong bases are not.
             Self::Delta { source, .. } if matches!(source.violation, Violation::Checksum { .. }) => {
                 ErrorKind::WrongBase
             }
-            Self::Delta { .. } | Self::Unknown { .. } | Self::State(_) => ErrorKind::BadInput,
-            Self::Checkpoint(error) => checkpoint_kind(error),
-            Self::Apply(error) => match (&**error, error.class()) {
-                (ApplyError::Checkpoint(error), _) => checkpoint_kind(error),
-                (_, Some(format::ErrorClass::WrongBase)) => ErrorKind::WrongBase,
-                (_, Some(_)) => ErrorKind::BadInput,
-                (_, None) => ErrorKind::Refused,
-            },
+            Self::Delta { .. } | Self::Unknown { .. } => ErrorKind::BadInput,
+            Self::Checkpoint(error) => error.kind(),
+            Self::Apply(error) => error.kind(),
+            Self::Diff(error) => error.kind(),
         }
     }
 
@@ -256,18 +252,6 @@ impl From<CheckpointError> for FormatsError {
 impl From<ApplyError> for FormatsError {
     fn from(error: ApplyError) -> Self {
         Self::Apply(Box::new(error))
-    }
-}
-
-fn checkpoint_kind(error: &CheckpointError) -> ErrorKind {
-    match error {
-        CheckpointError::Io { .. } | CheckpointError::NoRoom { .. } | CheckpointError::Incomplete { .. } => {
-            ErrorKind::Io
-        }
-        CheckpointError::NeedsDirectory { .. }
-        | CheckpointError::Destination { .. }
-        | CheckpointError::NotInPlace { .. } => ErrorKind::Refused,
-        _ => ErrorKind::BadInput,
     }
 }
 

@@ -69,9 +69,10 @@ impl Format {
 
 fn detect_directory(path: &Path, limits: &Limits) -> Result<Format, FormatsError> {
     let unknown = |found| FormatsError::Unknown { path: path.to_owned(), found };
-    let marks = [Layout::INDEX_FILE, skyrl::MANIFEST, nemo_rl::LOCATIONS, Layout::SINGLE_FILE];
+    // Beside weights, a manifest is a companion of any kind.
+    let marks = [Layout::INDEX_FILE, Layout::SINGLE_FILE, skyrl::MANIFEST, nemo_rl::LOCATIONS];
     match marks.map(|name| path.join(name).exists()) {
-        [true, false, false, _] => {
+        [true, ..] => {
             let index = MappedFile::open(&path.join(Layout::INDEX_FILE))?;
             let parsed = Index::parse(index.bytes(), limits);
             match parsed.map_err(|fault| FormatsError::delta(path)(fault.in_file(Layout::INDEX_FILE)))? {
@@ -79,13 +80,13 @@ fn detect_directory(path: &Path, limits: &Limits) -> Result<Format, FormatsError
                 IndexKind::Delta(_) => Ok(Format::IndexDelta),
             }
         }
-        [false, true, false, false] => Ok(Format::SkyRl),
-        [false, false, true, false] => Ok(Format::NemoRl),
-        [false, false, false, true] => Ok(Format::Checkpoint),
-        [false, false, false, false] => Err(unknown(
+        [_, true, ..] => Ok(Format::Checkpoint),
+        [_, _, true, false] => Ok(Format::SkyRl),
+        [_, _, false, true] => Ok(Format::NemoRl),
+        [_, _, true, true] => Err(unknown("a directory of two formats at once")),
+        [_, _, false, false] => Err(unknown(
             "neither a checkpoint nor a delta; if files of a delta are here, its index is missing",
         )),
-        _ => Err(unknown("a directory of several formats at once")),
     }
 }
 

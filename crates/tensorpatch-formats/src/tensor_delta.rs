@@ -56,7 +56,8 @@ pub enum Places {
 }
 
 impl<'a> TensorDelta<'a> {
-    /// What differs between `base` and `target`, by units of `width` bytes and compared as bits, with the new values.
+    /// What differs between `base` and `target`, by units of `width` bytes and compared as bits, with the new values: the positions
+    /// and values that `tensorpatch_delta::TensorChanges` takes, if a unit is an element.
     ///
     /// Both must be of one length, and that a multiple of `width`; what is longer or left over is not looked at.
     pub fn between(base: &[u8], target: &'a [u8], width: usize) -> Self {

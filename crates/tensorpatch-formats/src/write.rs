@@ -216,16 +216,21 @@ pub(crate) fn index_delta(
 
 type Tensor<'t> = (&'t TensorSpec, &'t [u8]);
 
-/// Deals tensors out to files, each of at least one tensor and at most `file_bytes`.
+/// The most bytes of a header, of which safetensors admits a little more.
+const HEADER_BYTES: usize = 90_000_000;
+
+/// Deals tensors out to files, each of at least one tensor, at most `file_bytes` of them, and a header that readers admit.
 fn in_files<'t>(tensors: &[Tensor<'t>], file_bytes: u64) -> Vec<Vec<Tensor<'t>>> {
     let mut files: Vec<Vec<Tensor<'t>>> = Vec::new();
-    let mut taken = 0_u64;
+    let (mut taken, mut header) = (0_u64, 0_usize);
     for tensor in tensors {
-        taken = taken.saturating_add(tensor.0.byte_len);
+        // Each name stands there twice, and each of its bytes takes six at the most; dtype, shape, offsets and checksum take the rest.
+        let entry = tensor.0.name.len().saturating_mul(12).saturating_add(250);
+        (taken, header) = (taken.saturating_add(tensor.0.byte_len), header.saturating_add(entry));
         match files.last_mut() {
-            Some(file) if taken <= file_bytes => file.push(*tensor),
+            Some(file) if taken <= file_bytes && header <= HEADER_BYTES => file.push(*tensor),
             _ => {
-                taken = tensor.0.byte_len;
+                (taken, header) = (tensor.0.byte_len, entry);
                 files.push(vec![*tensor]);
             }
         }
@@ -431,4 +436,25 @@ fn plain_file(
     })?;
     writer.commit()?;
     Ok(Written { files: 1, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_ends_before_it_is_too_large_and_before_its_header_is() {
+        let spec =
+            |name: String, len: u64| TensorSpec::new(name, Dtype::new("U8").unwrap(), vec![len]).unwrap();
+        let lens = |specs: &[TensorSpec], file_bytes| {
+            let tensors: Vec<Tensor<'_>> = specs.iter().map(|spec| (spec, &[][..])).collect();
+            in_files(&tensors, file_bytes).iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        let specs: Vec<_> = [4, 6, 1, 20, 9].map(|len| spec(len.to_string(), len)).into();
+        assert_eq!(lens(&specs, 10), [2, 1, 1, 1]);
+        assert_eq!(lens(&specs, 0), [1; 5]);
+        assert!(lens(&[], 10).is_empty());
+        let specs: Vec<_> = (0..230).map(|number| spec(format!("{number:065535}"), 1)).collect();
+        assert_eq!(lens(&specs, u64::MAX), [114, 114, 2]);
+    }
 }

@@ -123,3 +123,17 @@ fn a_directory_on_disk_is_what_the_readers_of_slime_and_sglang_want() {
     );
     assert!(index.starts_with(start), "{index}");
 }
+
+#[test]
+fn a_whole_version_as_a_patch_becomes_a_change_from_a_base() {
+    let scratch = Scratch::new();
+    let [base, target, _] = minilm_grpo();
+    let (whole, directory, pulled) =
+        (scratch.path("whole.tpatch"), scratch.path("weight_v000002"), scratch.path("pulled.safetensors"));
+    to(&target, None, &whole, To::Patch).unwrap();
+    let options = ConvertOptions::new(To::index_delta(Dialect::Numbered)).with_versions("2", "1");
+    let report = convert(&whole, Some(&base), &directory, &options).unwrap();
+    assert_eq!((report.source, report.verified), (Format::Patch, Verified::State));
+    to(&directory, Some(&base), &pulled, To::Checkpoint).unwrap();
+    assert!(tensors(&pulled) == tensors(&target));
+}

@@ -1089,7 +1089,7 @@ mod sparse {
     pub(super) fn decode(format: Format, payload: Input<'_>, base: &[u8]) -> Result<Vec<u8>> {
         let width = format.width();
         let mut elements: Vec<u64> = base.chunks(width).map(integer).collect();
-        match decode_elements(format, payload, &mut elements) {
+        match decode_elements(format, payload.rest(), &mut elements) {
             Ok(()) => Ok(elements
                 .iter()
                 .flat_map(|element| element.to_le_bytes().into_iter().take(width))
@@ -1102,94 +1102,20 @@ mod sparse {
         bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
     }
 
-    fn decode_elements(format: Format, payload: Input<'_>, elements: &mut [u64]) -> Maybe<()> {
-        let bits = 8_u64.saturating_mul(format.width() as u64);
-        let mut string = BitString::new(payload.rest());
-        let model = Model::read(&mut string, bits)?;
-        let rest = string.rest()?;
-        // Classes come from the base, not from what has been decoded.
-        let classes: Vec<usize> = elements.iter().map(|element| model.class(key(format, *element))).collect();
-        let all: Vec<usize> = (0..elements.len()).collect();
-        let hot: Vec<usize> = all.iter().copied().filter(|e| model.is_hot(get(&classes, *e))).collect();
-        let has_hot = model.classes.iter().any(|class| class.rate >= HOT);
-        let has_cold = model.classes.iter().any(|class| (1..HOT).contains(&class.rate));
-
-        if model.hot_streams == 0 {
-            let mut stream = Serial::new(rest)?;
-            read_hot(&model, std::slice::from_mut(&mut stream), &hot, &classes, elements, bits)?;
-            cold(&model, &mut stream, &all, &classes, elements, bits)?;
-            return stream.end();
+    fn decode_elements(format: Format, payload: &[u8], elements: &mut [u64]) -> Maybe<()> {
+        let mut ends = Ends::new(payload);
+        let model = Model::read(&mut ends, 8_u64.saturating_mul(format.width() as u64))?;
+        let states = (0..model.lanes).map(|_| state(&mut ends)).collect::<Maybe<_>>()?;
+        let mut chunk = Chunk { format, model, ends, states };
+        let per_block = 65_536_usize.checked_div(format.width()).ok_or("a format has no width")?;
+        let count = elements.chunks(per_block).len();
+        for (i, block) in elements.chunks_mut(per_block).enumerate() {
+            chunk.block(block, i.saturating_add(1) == count)?;
         }
-
-        let (mut of_hot, of_cold) = split(
-            Input::new(rest, 0),
-            if has_hot { model.hot_streams } else { 0 },
-            if has_cold { STRIPS } else { 0 },
-        )?;
-        read_hot(&model, &mut of_hot, &hot, &classes, elements, bits)?;
-        of_hot.into_iter().try_for_each(Serial::end)?;
-        for (strip, mut stream) in of_cold.into_iter().enumerate() {
-            let width = format.width();
-            let of_strip: Vec<usize> =
-                all.iter().copied().filter(|e| e.saturating_mul(width) / 8192 % STRIPS == strip).collect();
-            cold(&model, &mut stream, &of_strip, &classes, elements, bits)?;
-            stream.end()?;
-        }
-        Ok(())
-    }
-
-    const STRIPS: usize = 8;
-
-    /// The streams of the two groups, so many of each.
-    fn split(mut rest: Input<'_>, hot: usize, strips: usize) -> Maybe<(Vec<Serial<'_>>, Vec<Serial<'_>>)> {
-        let mut varint = || rest.varint().map_err(|error| error.what);
-        let h = if hot > 0 && strips > 0 { Some(varint()?) } else { None };
-        let of_hot = (1..hot).map(|_| varint()).collect::<Maybe<Vec<u64>>>()?;
-        let of_strips = (1..strips).map(|_| varint()).collect::<Maybe<Vec<u64>>>()?;
-        let h = h.unwrap_or(if hot > 0 { rest.left() } else { 0 });
-        let hot_bytes = rest.take(h).map_err(|error| error.what)?;
-        Ok((group(hot_bytes, hot, &of_hot)?, group(rest.rest(), strips, &of_strips)?))
-    }
-
-    /// The streams of a group that fills `bytes`. `numbers` are those of all streams but the last.
-    fn group<'a>(bytes: &'a [u8], count: usize, numbers: &[u64]) -> Maybe<Vec<Serial<'a>>> {
-        let mut bytes = Input::new(bytes, 0);
-        let mut streams = Vec::new();
-        for (m, z) in (1..=count as u64).rev().zip(numbers) {
-            let share = bytes.left().checked_div(m).unwrap_or(0);
-            let len = if z.is_multiple_of(2) {
-                share.checked_add(z / 2)
-            } else {
-                share.checked_sub((z / 2).saturating_add(1))
-            };
-            let len = len.ok_or("the length of a stream is below 0 or beyond all numbers")?;
-            streams.push(Serial::new(bytes.take(len).map_err(|error| error.what)?)?);
-        }
-        if count > 0 {
-            streams.push(Serial::new(bytes.rest())?);
-            return Ok(streams);
-        }
-        bytes.end().map_err(|error| error.what)?;
-        Ok(streams)
-    }
-
-    fn get(classes: &[usize], element: usize) -> usize {
-        classes.get(element).copied().unwrap_or(0)
-    }
-
-    /// What becomes of an element: nothing, or up or down by so much.
-    type Step = Option<(bool, u64)>;
-
-    fn apply(elements: &mut [u64], element: usize, step: Step, bits: u64) {
-        if let (Some(old), Some((up, by))) = (elements.get_mut(element), step) {
-            let new = if up { old.wrapping_add(by) } else { old.wrapping_sub(by) };
-            *old = if bits == 64 { new } else { low(new, bits) };
-        }
+        chunk.ends.meet()
     }
 
     // 1. Classes
-
-    const HOT: u64 = 68;
 
     fn key(format: Format, v: u64) -> u64 {
         match format {
@@ -1205,102 +1131,57 @@ mod sparse {
     struct Class {
         rate: u64,
         reach: u64,
+        hot: bool,
         /// Section 3: each symbol with its first slot and the slot after its last.
         symbols: Vec<(Symbol, u64, u64)>,
     }
 
+    impl Class {
+        fn is_cold(&self) -> bool {
+            !self.hot && self.rate > 0
+        }
+    }
+
     struct Model {
-        /// How many there are if there are any; 0 if one stream holds everything.
-        hot_streams: usize,
+        lanes: usize,
         first_key: u64,
         classes: Vec<Class>,
+        bits: u64,
     }
 
-    impl Model {
-        // 2. Payload
-        fn read(string: &mut BitString<'_>, bits: u64) -> Maybe<Self> {
-            let hot_streams = match string.number(2)? {
-                0 => 0,
-                1 => 1,
-                2 => 8,
-                _ => 16,
-            };
-            let count = string.number(5)?.saturating_add(1);
-            let reaching = string.number(6)?;
-            let first_key = string.number(8)?;
-            if reaching > count {
-                return Err("more reaches than classes");
-            }
-            let mut rates: Vec<u64> = Vec::new();
-            for _ in 0..count {
-                let rate = match rates.last() {
-                    None => string.number(7)?,
-                    Some(before) => string.near(before.saturating_sub(4).max(1), 7)?,
-                };
-                if rate > 95 {
-                    return Err("a rate is over 95");
-                }
-                rates.push(rate);
-            }
-            // From the last to the first.
-            let mut reaches: Vec<u64> = Vec::new();
-            for _ in 0..reaching {
-                let reach = match reaches.last() {
-                    None => string.number(8)?,
-                    Some(before) => string.near(before.saturating_add(5).min(255), 8)?,
-                };
-                if reach > 255 {
-                    return Err("a reach is over 255");
-                }
-                reaches.push(reach);
-            }
-            reaches.reverse();
-            let reaches = reaches.into_iter().chain(std::iter::repeat(0));
-            let classes = rates
-                .into_iter()
-                .zip(reaches)
-                .map(|(rate, reach)| Class { rate, reach, symbols: symbols(rate, reach, bits) })
-                .collect();
-            Ok(Self { hot_streams, first_key, classes })
-        }
+    // 2. Payload
 
-        fn class(&self, key: u64) -> usize {
-            let beyond = usize::try_from(key.saturating_sub(self.first_key)).unwrap_or(usize::MAX);
-            beyond.min(self.classes.len().saturating_sub(1))
-        }
-
-        fn get(&self, class: usize) -> &Class {
-            static NONE: Class = Class { rate: 0, reach: 0, symbols: Vec::new() };
-            self.classes.get(class).unwrap_or(&NONE)
-        }
-
-        fn is_hot(&self, class: usize) -> bool {
-            self.get(class).rate >= HOT
-        }
+    /// A payload that is read from both ends.
+    struct Ends<'a> {
+        payload: &'a [u8],
+        /// Bytes of words that were read.
+        p: usize,
+        /// Bits before those that were read.
+        q: usize,
     }
 
-    /// A bit string, filled from the least significant bit of each byte on.
-    struct BitString<'a> {
-        bytes: &'a [u8],
-        used: usize,
-    }
+    impl<'a> Ends<'a> {
+        fn new(payload: &'a [u8]) -> Self {
+            Self { payload, p: 0, q: payload.len().saturating_mul(8) }
+        }
 
-    impl<'a> BitString<'a> {
-        fn new(bytes: &'a [u8]) -> Self {
-            Self { bytes, used: 0 }
+        fn word(&mut self) -> Maybe<u64> {
+            let end = self.p.saturating_add(2);
+            let word = self.payload.get(self.p..end).ok_or("the words run over the end")?;
+            self.p = end;
+            Ok(integer(word))
         }
 
         fn bit(&mut self) -> Maybe<u64> {
-            let byte = self.bytes.get(self.used / 8).ok_or("a bit string runs over its end")?;
-            let bit = u64::from(byte >> (self.used % 8) & 1);
-            self.used = self.used.saturating_add(1);
-            Ok(bit)
+            self.q = self.q.checked_sub(1).ok_or("the bits run over the start")?;
+            let byte = self.payload.get(self.q / 8).copied().unwrap_or(0);
+            Ok(u64::from(byte >> (self.q % 8) & 1))
         }
 
-        fn number(&mut self, k: u64) -> Maybe<u64> {
+        fn number(&mut self, bits: u64) -> Maybe<u64> {
             let mut value = 0;
-            for place in 0..k {
-                value |= self.bit()? << place;
+            for _ in 0..bits {
+                value = value << 1 | self.bit()?;
             }
             Ok(value)
         }
@@ -1325,15 +1206,82 @@ mod sparse {
             }
         }
 
-        /// The bits up to the end of the byte are zero. What comes after it.
-        fn rest(&mut self) -> Maybe<&'a [u8]> {
-            while !self.used.is_multiple_of(8) {
-                if self.bit()? != 0 {
-                    return Err("filling bits are not zero");
-                }
+        fn meet(mut self) -> Maybe<()> {
+            let between = self.q.checked_sub(self.p.saturating_mul(8)).ok_or("words and bits overlap")?;
+            if between < 8 && self.number(between as u64)? == 0 {
+                Ok(())
+            } else {
+                Err("something is left between words and bits")
             }
-            Ok(self.bytes.get(self.used / 8..).unwrap_or_default())
         }
+    }
+
+    impl Model {
+        fn read(ends: &mut Ends<'_>, bits: u64) -> Maybe<Self> {
+            let lanes = match ends.number(2)? {
+                0 => 1,
+                1 => 8,
+                2 => 16,
+                _ => 32,
+            };
+            let hot_from = match ends.number(2)? {
+                0 => 0,
+                1 => 68,
+                2 => 72,
+                _ => 76,
+            };
+            let count = ends.number(5)?.saturating_add(1);
+            let reaching = if ends.number(1)? == 1 { ends.number(5)?.saturating_add(1) } else { 0 };
+            let first_key = ends.number(8)?;
+            if reaching > count {
+                return Err("more reaches than classes");
+            }
+            let mut rates: Vec<u64> = Vec::new();
+            for _ in 0..count {
+                let rate = match rates.last() {
+                    None => ends.number(7)?,
+                    Some(before) => ends.near(before.saturating_sub(4).max(1), 7)?,
+                };
+                if rate > 95 {
+                    return Err("a rate is over 95");
+                }
+                rates.push(rate);
+            }
+            // From the last to the first.
+            let mut reaches: Vec<u64> = Vec::new();
+            for _ in 0..reaching {
+                let reach = match reaches.last() {
+                    None => ends.number(8)?,
+                    Some(before) => ends.near(before.saturating_add(5).min(255), 8)?,
+                };
+                if reach > 255 {
+                    return Err("a reach is over 255");
+                }
+                reaches.push(reach);
+            }
+            reaches.reverse();
+            let reaches = reaches.into_iter().chain(std::iter::repeat(0));
+            let classes = rates
+                .into_iter()
+                .zip(reaches)
+                .map(|(rate, reach)| {
+                    let hot = rate >= hot_from;
+                    Class { rate, reach, hot, symbols: symbols(rate, reach, hot, bits) }
+                })
+                .collect();
+            Ok(Self { lanes, first_key, classes, bits })
+        }
+
+        fn class(&self, key: u64) -> Maybe<&Class> {
+            let beyond = usize::try_from(key.saturating_sub(self.first_key)).unwrap_or(usize::MAX);
+            let number = beyond.min(self.classes.len().saturating_sub(1));
+            self.classes.get(number).ok_or("there are no classes")
+        }
+    }
+
+    fn state(ends: &mut Ends<'_>) -> Maybe<u64> {
+        let bits = ends.number(4)?.saturating_add(16);
+        Ok(1 << bits | ends.number(bits)?)
     }
 
     // 3. Symbols
@@ -1341,75 +1289,34 @@ mod sparse {
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Symbol {
         Unchanged,
-        Up(u64),
-        Down(u64),
-        /// Of cold classes: the direction is known from the place.
         Moved(u64),
         Escape,
     }
 
-    fn symbols(rate: u64, reach: u64, bits: u64) -> Vec<(Symbol, u64, u64)> {
-        let unchanged = if rate >= HOT { (survival(rate) >> 6).max(1) } else { 0 };
-        let mut out = vec![(Symbol::Unchanged, 0, unchanged)];
-        let mut share = |b: u64, from: u64, to: u64| {
-            if rate < HOT {
-                out.push((Symbol::Moved(b), from, to));
-                return;
-            }
-            let middle = from.saturating_add(to.saturating_sub(from).div_ceil(2));
-            out.push((Symbol::Up(b), from, middle));
-            out.push((Symbol::Down(b), middle, to));
+    fn symbols(rate: u64, reach: u64, hot: bool, bits: u64) -> Vec<(Symbol, u64, u64)> {
+        let most = if reach == 0 { 4094 } else { 4092 };
+        let unchanged = match (hot, rate) {
+            (false, _) => 0,
+            (true, 0) => 4096,
+            (true, _) => (survival(rate) / 32).max(1).saturating_mul(2).min(most),
         };
-        let mut from = unchanged;
+        let mut out = vec![(Symbol::Unchanged, 0, unchanged)];
         if reach == 0 {
-            share(0, from, 1024);
-        } else {
-            for b in 0..bits {
-                let index = b.saturating_mul(5).saturating_add(96);
-                let p = index.checked_sub(reach).map_or(65_536, survival);
-                let part =
-                    1023_u64.saturating_sub(unchanged).saturating_mul(65_536_u64.saturating_sub(p)) / 65_536;
-                let to = unchanged.saturating_add(part);
-                share(b, from, to);
-                from = to;
-            }
-            out.push((Symbol::Escape, from, 1024));
+            out.push((Symbol::Moved(0), unchanged, 4096));
+            return out;
         }
+        let mut from = unchanged;
+        for b in 0..bits {
+            let index = b.saturating_mul(5).saturating_add(96);
+            let p = index.checked_sub(reach).map_or(65_536, survival);
+            let room = 4094_u64.saturating_sub(unchanged) / 2;
+            let part = room.saturating_mul(65_536_u64.saturating_sub(p)) / 65_536;
+            let to = unchanged.saturating_add(part.saturating_mul(2));
+            out.push((Symbol::Moved(b), from, to));
+            from = to;
+        }
+        out.push((Symbol::Escape, from, 4096));
         out
-    }
-
-    impl Symbol {
-        /// What the symbol means, with the plain bits that it calls for; `known` is the direction if the class is cold.
-        fn step(self, bits: u64, known: Option<bool>, stream: &mut Serial<'_>) -> Maybe<Step> {
-            let (up, b) = match (self, known) {
-                (Self::Unchanged, _) => return Ok(None),
-                (Self::Up(b), _) => (true, b),
-                (Self::Down(b), _) => (false, b),
-                (Self::Moved(b), up) => (up.ok_or("a hot class has no such symbol")?, b),
-                (Self::Escape, Some(up)) => (up, stream.plain(6)),
-                (Self::Escape, None) => {
-                    let both = stream.plain(7);
-                    (both >> 6 == 0, low(both, 6))
-                }
-            };
-            if b >= bits {
-                return Err("an element has not so many bits");
-            }
-            let t = match b.checked_sub(1) {
-                None => 0,
-                Some(below) => {
-                    let low = stream.plain(below.min(32));
-                    let high = if below > 32 { stream.plain(below.saturating_sub(32)) } else { 0 };
-                    1 << below | high << 32 | low
-                }
-            };
-            Ok(Some((up, t.wrapping_add(1))))
-        }
-    }
-
-    fn symbol_of(class: &Class, slot: u64) -> Maybe<(Symbol, u64, u64)> {
-        let found = class.symbols.iter().find(|(_, from, to)| (*from..*to).contains(&slot));
-        found.copied().ok_or("a class has no symbols")
     }
 
     fn survival(index: u64) -> u64 {
@@ -1417,7 +1324,7 @@ mod sparse {
     }
 
     #[rustfmt::skip]
-const SURVIVAL: [u64; 96] = [
+    const SURVIVAL: [u64; 96] = [
         65536, 65536, 65536, 65536, 65536, 65536, 65536, 65536, 65536, 65536, 65536, 65536,
         65536, 65536, 65536, 65535, 65535, 65535, 65535, 65535, 65535, 65534, 65534, 65534,
         65533, 65533, 65532, 65531, 65530, 65529, 65528, 65527, 65525, 65523, 65520, 65517,
@@ -1428,179 +1335,217 @@ const SURVIVAL: [u64; 96] = [
         16384, 12604,  9227,  6367,  4096,  2424,  1299,   619,   256,    90,    26,     6,
     ];
 
-    // 4. Serial streams
-
-    struct Serial<'a> {
-        x: u64,
-        words: std::slice::Chunks<'a, u8>,
+    fn moved(old: u64, t: u64, down: bool, bits: u64) -> u64 {
+        let by = t.wrapping_add(1);
+        let new = if down { old.wrapping_sub(by) } else { old.wrapping_add(by) };
+        if bits == 64 { new } else { low(new, bits) }
     }
 
-    impl<'a> Serial<'a> {
-        fn new(bytes: &'a [u8]) -> Maybe<Self> {
-            let s = bytes.len();
-            let first = if s <= 8 { s } else { s.saturating_sub(1).wrapping_rem(4).saturating_add(5) };
-            let (state, words) = bytes.split_at(first);
-            if state.last() == Some(&0) {
-                return Err("a state has more bytes than it needs");
-            }
-            Ok(Self { x: integer(state), words: words.chunks(4) })
+    // 4. Lanes and phases
+
+    struct Chunk<'a> {
+        format: Format,
+        model: Model,
+        ends: Ends<'a>,
+        states: Vec<u64>,
+    }
+
+    impl Chunk<'_> {
+        fn slot(&self, lane: usize, s: u64) -> u64 {
+            self.states.get(lane).map_or(0, |x| low(*x, s))
         }
 
-        fn take(&mut self, shift: u64, f: u64, o: u64) {
-            // f is at most 2^shift, and o less than f.
-            self.x = (self.x >> shift).wrapping_mul(f).wrapping_add(o);
-            if self.x < 1 << 32
-                && let Some(word) = self.words.next()
-            {
-                self.x = self.x << 32 | integer(word);
+        fn take(&mut self, lane: usize, s: u64, f: u64, o: u64) -> Maybe<()> {
+            let x = self.states.get_mut(lane).ok_or("there is no such lane")?;
+            // f is at most 2^s, and o less than f.
+            *x = (*x >> s).wrapping_mul(f).wrapping_add(o);
+            if *x < 1 << 16 {
+                *x = *x << 16 | self.ends.word()?;
             }
+            Ok(())
         }
 
-        fn plain(&mut self, k: u64) -> u64 {
-            let value = low(self.x, k);
-            if k > 0 {
-                self.take(k, 1, 0);
-            }
-            value
+        fn block(&mut self, block: &mut [u64], is_last: bool) -> Maybe<()> {
+            let classes = block.iter().map(|old| self.model.class(key(self.format, *old)));
+            let classes = classes.collect::<Maybe<Vec<&Class>>>()?;
+            let is = |of: &dyn Fn(&Class) -> bool| -> Vec<bool> {
+                classes.iter().map(|class| of(class)).collect()
+            };
+            let hot = is(&|class| class.hot);
+            let reaches = is(&|class| class.reach > 0);
+            let lengths = lengths(&self.model, &classes);
+            let changed = self.cold_changes(&lengths)?;
+            let (reaching, by_one): (Vec<usize>, Vec<usize>) =
+                changed.into_iter().partition(|element| reaches.get(*element) == Some(&true));
+            let mut moving: Vec<usize> = (0..).zip(hot).filter(|(_, hot)| *hot).map(|(i, _)| i).collect();
+            moving.extend(reaching);
+            self.moves(block, &moving)?;
+            self.directions(block, &by_one, is_last)
         }
 
-        fn symbol(&mut self, class: &Class) -> Maybe<Symbol> {
-            let slot = low(self.x, 10);
-            let (symbol, from, to) = symbol_of(class, slot)?;
-            self.take(10, to.saturating_sub(from), slot.saturating_sub(from));
-            Ok(symbol)
+        fn moves(&mut self, block: &mut [u64], elements: &[usize]) -> Maybe<()> {
+            let bits = self.model.bits;
+            for row in elements.chunks(self.model.lanes) {
+                // Of each element its symbol, t as far as it is known, and the direction.
+                let mut found = Vec::new();
+                for (lane, element) in row.iter().enumerate() {
+                    let old = block.get(*element).copied().unwrap_or(0);
+                    let slot = self.slot(lane, 12);
+                    let class = self.model.class(key(self.format, old))?;
+                    let symbol = class.symbols.iter().find(|(_, from, to)| (*from..*to).contains(&slot));
+                    let (symbol, from, to) = *symbol.ok_or("a slot has no symbol")?;
+                    let (slots, place) = (to.saturating_sub(from), slot.saturating_sub(from));
+                    if symbol == Symbol::Unchanged {
+                        self.take(lane, 12, slots, place)?;
+                    } else {
+                        self.take(lane, 12, slots / 2, place / 2)?;
+                    }
+                    found.push((symbol, 0_u64, place % 2 == 1));
+                }
+                for j in 0..5_u64 {
+                    let has = |symbol| matches!(symbol, Symbol::Moved(b @ 2..=6) if b >= j.saturating_add(2));
+                    let count = found.iter().filter(|(symbol, _, _)| has(*symbol)).count();
+                    let mut number = self.ends.number(count as u64)?;
+                    for (_, t, _) in found.iter_mut().filter(|(symbol, _, _)| has(*symbol)) {
+                        *t |= (number & 1) << j;
+                        number >>= 1;
+                    }
+                }
+                for (symbol, t, _) in &mut found {
+                    if *symbol == Symbol::Escape {
+                        let b = self.ends.number(6)?;
+                        if b >= bits {
+                            return Err("an element has not so many bits");
+                        }
+                        *symbol = Symbol::Moved(b);
+                        *t = self.ends.number(b.saturating_sub(1))?;
+                    } else if matches!(symbol, Symbol::Moved(7..)) {
+                        let Symbol::Moved(b) = *symbol else { continue };
+                        *t = self.ends.number(b.saturating_sub(1))?;
+                    }
+                }
+                for (element, (symbol, t, down)) in row.iter().zip(found) {
+                    if let (Symbol::Moved(b), Some(value)) = (symbol, block.get_mut(*element)) {
+                        let leading = b.checked_sub(1).map_or(0, |below| 1_u64 << below);
+                        *value = moved(*value, leading | t, down, bits);
+                    }
+                }
+            }
+            Ok(())
         }
 
-        fn end(mut self) -> Maybe<()> {
-            if self.x == 0 && self.words.next().is_none() {
-                Ok(())
-            } else {
-                Err("a stream does not end with state 0")
+        fn directions(&mut self, block: &mut [u64], elements: &[usize], is_last: bool) -> Maybe<()> {
+            let bits = self.model.bits;
+            let mut move_all = |elements: &[usize], mut number: u64| {
+                for element in elements {
+                    if let Some(value) = block.get_mut(*element) {
+                        *value = moved(*value, 0, number & 1 == 1, bits);
+                    }
+                    number >>= 1;
+                }
+                number == 0
+            };
+            let mut left = elements;
+            if is_last {
+                for x in &self.states {
+                    let v = x.checked_sub(1 << 16).filter(|v| *v < 1 << 16).ok_or("a state is left over")?;
+                    let (own, others) = left.split_at(left.len().min(16));
+                    left = others;
+                    if !move_all(own, v) {
+                        return Err("a state holds more than directions");
+                    }
+                }
             }
+            for own in left.chunks(32) {
+                let number = self.ends.number(own.len() as u64)?;
+                move_all(own, number);
+            }
+            Ok(())
         }
+
+        // 5. Cold changes
+
+        fn cold_changes(&mut self, lengths: &[u64]) -> Maybe<Vec<usize>> {
+            let m = highest_cold_rate(&self.model);
+            let mut changed = Vec::new();
+            if m == 0 {
+                return Ok(changed);
+            }
+            // Of each group its first element, all of its elements' lengths, and how many are passed.
+            let mut groups: Vec<(usize, &[u64], usize)> =
+                lengths.chunks(32).enumerate().map(|(i, group)| (i.saturating_mul(32), group, 0)).collect();
+            while !groups.is_empty() {
+                let mut with_more = Vec::new();
+                for (lane, group) in (0..self.model.lanes).cycle().zip(groups) {
+                    let f = unchanged(group.1.iter().skip(group.2).sum(), m);
+                    let slot = self.slot(lane, 12);
+                    if slot < f {
+                        self.take(lane, 12, f, slot)?;
+                    } else {
+                        self.take(lane, 12, 4096_u64.saturating_sub(f), slot.saturating_sub(f))?;
+                        with_more.push(group);
+                    }
+                }
+                groups = with_more;
+                for (lane, (start, group, first)) in (0..self.model.lanes).cycle().zip(&mut groups) {
+                    let slot = self.slot(lane, 16);
+                    let total: u64 = group.iter().skip(*first).sum();
+                    let k = u64::from(u32::MAX).checked_div(total).ok_or("nothing in a group can change")?;
+                    let before = |sum: u64| sum.wrapping_mul(k) >> 16;
+                    let (mut e, mut found) = (0_u64, None);
+                    for (number, length) in group.iter().enumerate().skip(*first) {
+                        let next = e.saturating_add(*length);
+                        if (before(e)..before(next)).contains(&slot) {
+                            found = Some((number, before(e), before(next)));
+                        }
+                        e = next;
+                    }
+                    let (number, from, to) = found.ok_or("a place is beyond its group")?;
+                    self.take(lane, 16, to.saturating_sub(from), slot.saturating_sub(from))?;
+                    changed.push(start.saturating_add(number));
+                    *first = number.saturating_add(1);
+                }
+            }
+            Ok(changed)
+        }
+    }
+
+    fn highest_cold_rate(model: &Model) -> u64 {
+        model.classes.iter().filter(|class| class.is_cold()).map(|class| class.rate).max().unwrap_or(0)
+    }
+
+    fn lengths(model: &Model, classes: &[&Class]) -> Vec<u64> {
+        let m = highest_cold_rate(model);
+        let length = |rate: u64| {
+            let h = (m / 4).saturating_add(5).saturating_sub(rate / 4);
+            let q: u64 = match rate % 4 {
+                0 => 32_768,
+                1 => 38_968,
+                2 => 46_341,
+                _ => 55_109,
+            };
+            (q.saturating_add(1_u64 << h.saturating_sub(1)) >> h).max(1)
+        };
+        classes.iter().map(|class| if class.is_cold() { length(class.rate) } else { 0 }).collect()
+    }
+
+    /// The slots, of 4096, that say that nothing changes.
+    fn unchanged(t: u64, m: u64) -> u64 {
+        if t == 0 {
+            return 4096;
+        }
+        let factor = (5678_u64 << (m / 4)) >> 15;
+        let eighth = (t.saturating_mul(factor) >> 16).min(16_383);
+        let mut u = 65_535_u64.saturating_sub(eighth.saturating_mul(2));
+        for _ in 0..3 {
+            u = u.saturating_mul(u) >> 16;
+        }
+        u / 16
     }
 
     /// The lowest `k` bits, `k` below 64.
     fn low(x: u64, k: u64) -> u64 {
         x & (1_u64 << k).wrapping_sub(1)
-    }
-
-    // 5. Hot elements
-
-    /// The elements take turns with the streams.
-    fn read_hot(
-        model: &Model,
-        streams: &mut [Serial<'_>],
-        hot: &[usize],
-        classes: &[usize],
-        elements: &mut [u64],
-        bits: u64,
-    ) -> Maybe<()> {
-        let count = streams.len();
-        for (number, element) in hot.iter().enumerate() {
-            let turn = number.checked_rem(count).unwrap_or(0);
-            let stream = streams.get_mut(turn).ok_or("a hot element without a stream")?;
-            let symbol = stream.symbol(model.get(get(classes, *element)))?;
-            let step = symbol.step(bits, None, stream)?;
-            apply(elements, *element, step, bits);
-        }
-        Ok(())
-    }
-
-    // 6. Cold changes
-
-    fn cold(
-        model: &Model,
-        stream: &mut Serial<'_>,
-        strip: &[usize],
-        classes: &[usize],
-        elements: &mut [u64],
-        bits: u64,
-    ) -> Maybe<()> {
-        let cold = || model.classes.iter().map(|class| class.rate).filter(|rate| (1..HOT).contains(rate));
-        let Some(highest) = cold().max() else {
-            return Ok(());
-        };
-        let scale = 14_u64.saturating_add((67_u64.saturating_sub(highest) / 4).min(4));
-        let bucket = 1_u64 << scale;
-        // Where on the axis each element begins and ends.
-        let mut axis = Vec::new();
-        let mut end = 0_u64;
-        for element in strip {
-            let length = length(model.get(get(classes, *element)).rate, scale);
-            let from = end;
-            end = end.saturating_add(length);
-            axis.push((*element, from, end));
-        }
-        if end == 0 {
-            return Ok(());
-        }
-        let mut e = 0_u64;
-        let mut place = axis.into_iter();
-        loop {
-            let mut q = u64::from(stream.x.trailing_ones()).min(11);
-            let width = scale.saturating_add(2);
-            let mut c = q.saturating_add(1);
-            if q == 11 {
-                stream.plain(11);
-                q = q.saturating_add(stream.plain(20));
-                c = 0;
-            }
-            let up = stream.x >> c & 1 == 0;
-            let p = low(stream.x >> c.saturating_add(1), width);
-            let shift = c.saturating_add(1).saturating_add(width);
-            let b = e.saturating_add(q.saturating_mul(bucket));
-            // The largest unit that has no more slots before it than the slot is; `before` never falls.
-            let mut u = 0;
-            for step in (0..=scale).rev().map(|bit| 1_u64 << bit) {
-                if before(u | step, scale) <= p {
-                    u |= step;
-                }
-            }
-            let point = b.saturating_add(u);
-            if point >= end {
-                let a = before(end.saturating_sub(b), scale);
-                stream.take(shift, (bucket << 2).saturating_sub(a), p.saturating_sub(a));
-                return Ok(());
-            }
-            let Some((element, i, j)) = place.find(|(_, i, j)| (*i..*j).contains(&point)) else {
-                return Err("a point lies on no element");
-            };
-            let a = before(i.saturating_sub(b), scale);
-            let z = before(j.saturating_sub(b).min(bucket), scale);
-            stream.take(shift, z.saturating_sub(a), p.saturating_sub(a));
-            let class = model.get(get(classes, element));
-            let step = if class.reach == 0 {
-                Some((up, 1))
-            } else {
-                stream.symbol(class)?.step(bits, Some(up), stream)?
-            };
-            apply(elements, element, step, bits);
-            e = j;
-        }
-    }
-
-    /// The slots of a bucket before one of its units.
-    fn before(u: u64, scale: u64) -> u64 {
-        let five = u.saturating_mul(5);
-        let four = u.saturating_mul(4).saturating_add(1 << scale.saturating_sub(2));
-        let three = u.saturating_mul(3).saturating_add(1 << scale);
-        five.min(four).min(three)
-    }
-
-    fn length(rate: u64, scale: u64) -> u64 {
-        if rate == 0 || rate >= HOT {
-            return 0;
-        }
-        let q = match rate % 4 {
-            0 => 32_768_u64,
-            1 => 38_968,
-            2 => 46_341,
-            _ => 55_109,
-        };
-        // At least 35 - 16 - 18.
-        let h = 35_u64.saturating_sub(rate / 4).saturating_sub(scale);
-        (q.saturating_add(1 << h.saturating_sub(1)) >> h).max(1)
     }
 }
 

@@ -10,7 +10,7 @@ use tensorpatch::format::TaggedStateDigest;
 use tensorpatch::formats::{self, ChecksumKind, ConvertOptions, Dialect, Encoding, Flavour, To};
 
 use crate::exit::Refusal;
-use crate::output::{Report, bytes, count, counted, fields, seconds};
+use crate::output::{Report, bytes, counted, fields, seconds};
 use crate::session::Session;
 
 /// Converts a version between a patch, a checkpoint, and the delta formats of slime, miles, SGLang, ModelExpress and TRL; reads those
@@ -160,7 +160,7 @@ impl Report for ConvertReport {
                 "output",
                 format!("{}: {}, {}", self.output.display(), counted(self.files, "file"), bytes(self.bytes)),
             ),
-            ("changed", format!("{} tensors", count(self.changed_tensors))),
+            ("changed", counted(self.changed_tensors, "tensor")),
         ];
         lines.extend(self.base.iter().map(|base| ("base", base.clone())));
         lines.extend([

@@ -6,8 +6,7 @@ use std::arch::x86_64::*;
 
 use crate::sparse::Lengths;
 
-use super::marks::push_bits;
-use super::{Found, GROUP, PADDING, SLACK, portable};
+use super::{GROUP, SLACK, portable};
 
 /// Bytes of a group.
 pub(crate) const STEP: usize = 64;
@@ -47,23 +46,83 @@ pub(super) fn changed(base: &[u8], target: &[u8], marks: &mut [u16]) -> usize {
 #[target_feature(enable = "avx2,bmi1,popcnt")]
 unsafe fn changed_groups(base: &[u8], target: &[u8], marks: &mut [u16], groups: usize) -> usize {
     let mut len = 0;
-    for group in 0..groups {
-        let at = group * STEP;
-        // SAFETY: the group lies in both; a prefetch may point anywhere.
-        let ([old0, old1], [new0, new1]) = unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(base.as_ptr().wrapping_add(at + AHEAD).cast());
-            _mm_prefetch::<_MM_HINT_T0>(target.as_ptr().wrapping_add(at + AHEAD).cast());
-            (load(base.as_ptr().add(at)), load(target.as_ptr().add(at)))
-        };
-        let same0 = _mm256_cmpeq_epi16(old0, new0);
-        let same1 = _mm256_cmpeq_epi16(old1, new1);
-        if _mm256_movemask_epi8(_mm256_and_si256(same0, same1)) != -1 {
-            let same = _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi16(same0, same1));
-            push_bits(marks, &mut len, group * GROUP, !_mm256_movemask_epi8(same).cast_unsigned());
+    for round in (0..groups).step_by(AT_ONCE) {
+        let mut masks = [0; AT_ONCE];
+        let mut any = 0;
+        for (i, mask) in masks.iter_mut().enumerate().take(groups - round) {
+            let at = (round + i) * STEP;
+            // SAFETY: the group lies in both; a prefetch may point anywhere.
+            let ([old0, old1], [new0, new1]) = unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(base.as_ptr().wrapping_add(at + AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T0>(target.as_ptr().wrapping_add(at + AHEAD).cast());
+                (load(base.as_ptr().add(at)), load(target.as_ptr().add(at)))
+            };
+            let same = _mm256_packs_epi16(_mm256_cmpeq_epi16(old0, new0), _mm256_cmpeq_epi16(old1, new1));
+            *mask = !_mm256_movemask_epi8(_mm256_permute4x64_epi64::<0xd8>(same)).cast_unsigned();
+            any |= u32::from(*mask != 0) << i;
+        }
+        // SAFETY: at most 32 marks for each group so far, and there is room for 32 more.
+        len = unsafe { push_groups(marks, len, round, &masks, any) };
+    }
+    len
+}
+
+/// Groups that are looked at before the elements of any are marked.
+const AT_ONCE: usize = 16;
+
+/// Marks the elements of groups from number `first` on whose bits are set; `groups` are those that have any. Returns how many
+/// marks there are then.
+///
+/// # Safety
+/// There must be room for 32 marks behind those of each group.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,popcnt")]
+unsafe fn push_groups(
+    marks: &mut [u16],
+    mut len: usize,
+    first: usize,
+    masks: &[u32; AT_ONCE],
+    mut groups: u32,
+) -> usize {
+    // Which groups have any cannot be foreseen: a branch for each would cost more than they do.
+    while groups != 0 {
+        let group = groups.trailing_zeros() as usize % AT_ONCE;
+        groups &= groups - 1;
+        for quarter in 0..4 {
+            let bits = masks[group] >> (8 * quarter) & 0xff;
+            let number = (first + group) * GROUP + 8 * quarter;
+            let numbers =
+                _mm_add_epi16(_mm_set1_epi16(number as i16), _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7));
+            // SAFETY: 16 bytes each, and room for them as the caller says.
+            unsafe {
+                let side_by_side = _mm_loadu_si128(SIDE_BY_SIDE[bits as usize].as_ptr().cast());
+                let marked = _mm_shuffle_epi8(numbers, side_by_side);
+                _mm_storeu_si128(marks.as_mut_ptr().add(len).cast(), marked);
+            }
+            len += bits.count_ones() as usize;
         }
     }
     len
 }
+
+/// What brings the words of 16 bytes whose bit is set side by side.
+pub(crate) static SIDE_BY_SIDE: [[u8; 16]; 256] = {
+    let mut all = [[0x80; 16]; 256];
+    let mut bits = 0;
+    while bits < 256 {
+        let (mut place, mut word) = (0, 0);
+        while place < 8 {
+            if bits >> place & 1 == 1 {
+                all[bits][2 * word] = 2 * place;
+                all[bits][2 * word + 1] = 2 * place + 1;
+                word += 1;
+            }
+            place += 1;
+        }
+        bits += 1;
+    }
+    all
+};
 
 /// The lengths of the classes of a chunk, in registers: low and high bytes, of 16 classes each.
 #[derive(Clone, Copy)]
@@ -117,9 +176,11 @@ impl Classes {
     #[target_feature(enable = "avx2")]
     fn of(&self, [first, second]: [__m256i; 2]) -> Split {
         let class = bytes([self.class(first), self.class(second)]);
-        let upper = _mm256_cmpgt_epi8(class, _mm256_set1_epi8(15));
-        let pick = |[lower, higher]: [__m256i; 2]| {
-            _mm256_blendv_epi8(_mm256_shuffle_epi8(lower, class), _mm256_shuffle_epi8(higher, class), upper)
+        // A shuffle gives 0 where the high bit of a byte is set, which it is here for classes of the other half.
+        let lower = _mm256_add_epi8(class, _mm256_set1_epi8(0x70));
+        let upper = _mm256_sub_epi8(class, _mm256_set1_epi8(16));
+        let pick = |table: [__m256i; 2]| {
+            _mm256_or_si256(_mm256_shuffle_epi8(table[0], lower), _mm256_shuffle_epi8(table[1], upper))
         };
         let high = pick(self.high);
         Split {
@@ -127,6 +188,37 @@ impl Classes {
             high: _mm256_and_si256(high, _mm256_set1_epi8(0x7f)),
             hot: _mm256_movemask_epi8(high).cast_unsigned(),
         }
+    }
+}
+
+impl Classes {
+    /// For each element of a group the sum of the lengths up to it, from element `first` on.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(crate) fn sums(&self, group: &[u8; STEP], first: u16) -> [__m256i; 2] {
+        // SAFETY: 64 bytes.
+        let Split { low, high, .. } = self.of(unsafe { load(group.as_ptr()) });
+        // The bytes are in order; halves of registers are put together with those of their own.
+        let (low, high) = (_mm256_permute4x64_epi64::<0xd8>(low), _mm256_permute4x64_epi64::<0xd8>(high));
+        let lengths = [_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)];
+        let iota = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        let numbers = [iota, _mm256_add_epi16(iota, _mm256_set1_epi16(16))];
+        let before = _mm256_set1_epi16(first as i16);
+        let last = _mm256_set1_epi16(0x0f0e);
+        let mut sums = [iota; 2];
+        let mut total = _mm256_setzero_si256();
+        for ((sum, lengths), numbers) in sums.iter_mut().zip(lengths).zip(numbers) {
+            let one = _mm256_andnot_si256(_mm256_cmpgt_epi16(before, numbers), lengths);
+            let two = _mm256_add_epi16(one, _mm256_bslli_epi128::<2>(one));
+            let four = _mm256_add_epi16(two, _mm256_bslli_epi128::<4>(two));
+            let eight = _mm256_add_epi16(four, _mm256_bslli_epi128::<8>(four));
+            let of_halves = _mm256_shuffle_epi8(eight, last);
+            *sum = _mm256_add_epi16(eight, _mm256_permute2x128_si256::<0x08>(of_halves, of_halves));
+            *sum = _mm256_add_epi16(*sum, total);
+            let swapped = _mm256_permute2x128_si256::<0x01>(of_halves, of_halves);
+            total = _mm256_add_epi16(of_halves, swapped);
+        }
+        sums
     }
 }
 
@@ -171,96 +263,26 @@ unsafe fn survey_groups(
 ) -> usize {
     let classes = Classes::load(lengths);
     let mut len = 0;
-    for (group, sum) in sums.iter_mut().enumerate().take(groups) {
-        let at = group * STEP;
-        // SAFETY: the group lies in the block; a prefetch may point anywhere.
-        let elements = unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(block.as_ptr().wrapping_add(at + AHEAD).cast());
-            load(block.as_ptr().add(at))
-        };
-        let split = classes.of(elements);
-        *sum = total(split.sums()) as u16;
-        push_bits(marks, &mut len, group * GROUP, split.hot);
+    for (round, sums) in sums[..groups].chunks_mut(AT_ONCE).enumerate() {
+        let first = round * AT_ONCE;
+        let mut masks = [0; AT_ONCE];
+        let mut any = 0;
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let at = (first + i) * STEP;
+            // SAFETY: the group lies in the block; a prefetch may point anywhere.
+            let elements = unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(block.as_ptr().wrapping_add(at + AHEAD).cast());
+                load(block.as_ptr().add(at))
+            };
+            let split = classes.of(elements);
+            *sum = total(split.sums()) as u16;
+            masks[i] = split.hot;
+            any |= u32::from(split.hot != 0) << i;
+        }
+        // SAFETY: at most 32 marks for each group so far, and there is room for 32 more.
+        len = unsafe { push_groups(marks, len, first, &masks, any) };
     }
     len
-}
-
-/// [`portable::find_group`].
-#[inline]
-#[target_feature(enable = "avx2,bmi1")]
-pub(crate) fn find_group(ends: &[u32], from: usize, point: u32) -> usize {
-    const SIGN: i32 = i32::MIN;
-    let wanted = _mm256_set1_epi32(point.cast_signed() ^ SIGN);
-    let mut group = from;
-    while let Some(later) = ends.get(group..).and_then(|later| later.first_chunk::<PADDING>()) {
-        let mut beyond = 0;
-        for (i, eight) in later.as_chunks::<8>().0.iter().enumerate() {
-            // SAFETY: eight ends of four bytes.
-            let eight = unsafe { _mm256_loadu_si256(eight.as_ptr().cast()) };
-            let mask = _mm256_cmpgt_epi32(_mm256_xor_si256(eight, _mm256_set1_epi32(SIGN)), wanted);
-            beyond |= _mm256_movemask_ps(_mm256_castsi256_ps(mask)).cast_unsigned() << (8 * i);
-        }
-        if beyond != 0 {
-            return group + beyond.trailing_zeros() as usize;
-        }
-        group += PADDING;
-    }
-    group
-}
-
-/// [`super::locate`], of a whole group.
-#[inline]
-#[target_feature(enable = "avx2,bmi1")]
-pub(crate) fn locate(classes: &Classes, lengths: &Lengths, group: &[u8; STEP], rest: u32) -> Found {
-    // SAFETY: 64 bytes.
-    let split = classes.of(unsafe { load(group.as_ptr()) });
-    let mut sums = [0u64; 4];
-    // SAFETY: 32 bytes.
-    unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), split.sums()) };
-    // First the eight elements, then the one of them.
-    let (mut before, mut index) = (0, 0);
-    let mut end = 0;
-    for sum in &sums[..3] {
-        end += *sum as u32;
-        let beyond = end <= rest;
-        before = if beyond { end } else { before };
-        index += 8 * usize::from(beyond);
-    }
-    let (elements, _) = group.as_chunks::<2>();
-    let mut end = before;
-    let mut last = before;
-    let first = index % GROUP;
-    for element in elements.iter().skip(first).take(7) {
-        end += lengths.of(u16::from_le_bytes(*element));
-        let beyond = end <= rest;
-        last = if beyond { end } else { last };
-        index += usize::from(beyond);
-    }
-    let element = u16::from_le_bytes(elements[index % GROUP]);
-    Found { index, before: last, length: lengths.of(element), element: u64::from(element) }
-}
-
-/// [`portable::before`], of a whole group.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(crate) fn before(classes: &Classes, lengths: &Lengths, group: &[u8], index: usize) -> Found {
-    let Some(group) = group.first_chunk::<STEP>() else {
-        return portable::before::<u16>(lengths, group, index);
-    };
-    // SAFETY: 64 bytes.
-    let split = classes.of(unsafe { load(group.as_ptr()) });
-    let iota = _mm256_setr_epi8(
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
-        28, 29, 30, 31,
-    );
-    let earlier = _mm256_cmpgt_epi8(_mm256_set1_epi8(index as i8), iota);
-    let part = Split {
-        low: _mm256_and_si256(split.low, earlier),
-        high: _mm256_and_si256(split.high, earlier),
-        hot: 0,
-    };
-    let element = u16::from_le_bytes(group.as_chunks::<2>().0[index % GROUP]);
-    Found { index, before: total(part.sums()), length: lengths.of(element), element: u64::from(element) }
 }
 
 pub(super) fn stream(block: &[u8], target: &mut [u8]) {

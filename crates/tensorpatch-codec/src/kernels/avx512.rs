@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use crate::sparse::{HOT_MARK, Lengths};
 
-use super::{Found, GROUP, SLACK, portable};
+use super::{GROUP, SLACK, portable};
 
 /// Bytes of a group.
 pub(crate) const STEP: usize = 64;
@@ -30,17 +30,34 @@ fn iota() -> __m512i {
     unsafe { _mm512_loadu_si512(IOTA.as_ptr().cast()) }
 }
 
-/// Marks the elements of `group` in `mask`.
+/// Marks the elements of 16 groups from number `first` on whose bits are set, `elements` being those of a group: returns how
+/// many marks there are then.
 ///
 /// # Safety
-/// There must be room for 32 marks behind `marks`.
+/// There must be room for 32 marks behind those of each group.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
-unsafe fn push(marks: *mut u16, elements: __m512i, mask: u32) -> usize {
-    let marked = _mm512_maskz_compress_epi16(mask, elements);
-    // SAFETY: 64 bytes, as the caller says.
-    unsafe { _mm512_storeu_si512(marks.cast(), marked) };
-    mask.count_ones() as usize
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,bmi1,popcnt")]
+unsafe fn push_groups(
+    marks: &mut [u16],
+    mut len: usize,
+    elements: __m512i,
+    first: usize,
+    masks: &[u32; 16],
+) -> usize {
+    // SAFETY: 64 bytes.
+    let all = unsafe { _mm512_loadu_si512(masks.as_ptr().cast()) };
+    // Which groups have any cannot be foreseen: a branch for each would cost more than they do.
+    let mut groups = _mm512_test_epi32_mask(all, all);
+    while groups != 0 {
+        let group = groups.trailing_zeros() as usize % 16;
+        groups &= groups - 1;
+        let numbers = _mm512_add_epi16(elements, _mm512_set1_epi16(((first + group) * GROUP) as i16));
+        let marked = _mm512_maskz_compress_epi16(masks[group], numbers);
+        // SAFETY: 64 bytes, as the caller says.
+        unsafe { _mm512_storeu_si512(marks.as_mut_ptr().add(len).cast(), marked) };
+        len += masks[group].count_ones() as usize;
+    }
+    len
 }
 
 pub(super) fn changed(base: &[u8], target: &[u8], marks: &mut [u16]) -> usize {
@@ -57,10 +74,9 @@ pub(super) fn changed(base: &[u8], target: &[u8], marks: &mut [u16]) -> usize {
 /// `base` and `target` must have `groups` times 64 bytes, and `marks` room for 32 marks a group and 32 more.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
 unsafe fn changed_groups(base: &[u8], target: &[u8], marks: &mut [u16], groups: usize) -> usize {
-    const AT_ONCE: usize = 8;
+    const AT_ONCE: usize = 16;
     let mut len = 0;
-    let mut elements = iota();
-    let step = _mm512_set1_epi16(GROUP as i16);
+    let elements = iota();
     let compare = |group: usize| {
         // SAFETY: the caller has so many groups; a prefetch may point anywhere.
         unsafe {
@@ -73,27 +89,15 @@ unsafe fn changed_groups(base: &[u8], target: &[u8], marks: &mut [u16], groups: 
     };
     let rounds = groups / AT_ONCE;
     for round in 0..rounds {
-        let mut masks = [0; AT_ONCE];
-        let mut any = 0;
-        for (i, mask) in masks.iter_mut().enumerate() {
-            *mask = compare(round * AT_ONCE + i);
-            any |= *mask;
-        }
-        if any == 0 {
-            elements = _mm512_add_epi16(elements, _mm512_set1_epi16((GROUP * AT_ONCE) as i16));
-            continue;
-        }
-        for mask in masks {
-            // SAFETY: at most 32 marks for each group so far, and there is room for 32 more.
-            len += unsafe { push(marks.as_mut_ptr().add(len), elements, mask) };
-            elements = _mm512_add_epi16(elements, step);
-        }
+        let masks = std::array::from_fn(|i| compare(round * AT_ONCE + i));
+        // SAFETY: at most 32 marks for each group so far, and there is room for 32 more.
+        len = unsafe { push_groups(marks, len, elements, round * AT_ONCE, &masks) };
     }
     for group in rounds * AT_ONCE..groups {
-        let mask = compare(group);
+        let mut masks = [0; AT_ONCE];
+        masks[0] = compare(group);
         // SAFETY: as above.
-        len += unsafe { push(marks.as_mut_ptr().add(len), elements, mask) };
-        elements = _mm512_add_epi16(elements, step);
+        len = unsafe { push_groups(marks, len, elements, group, &masks) };
     }
     len
 }
@@ -138,6 +142,28 @@ impl Classes {
     }
 }
 
+impl Classes {
+    /// For each element of a group the sum of the lengths up to it, from element `first` on.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(crate) fn sums(&self, group: &[u8; STEP], first: u16) -> [__m256i; 2] {
+        // SAFETY: 64 bytes.
+        let elements = unsafe { _mm512_loadu_si512(group.as_ptr().cast()) };
+        let lengths = _mm512_and_si512(self.of(elements), _mm512_set1_epi16((!HOT_MARK).cast_signed()));
+        let one = _mm512_maskz_mov_epi16(u32::MAX << (first % 32), lengths);
+        let two = _mm512_add_epi16(one, _mm512_bslli_epi128::<2>(one));
+        let four = _mm512_add_epi16(two, _mm512_bslli_epi128::<4>(two));
+        let eight = _mm512_add_epi16(four, _mm512_bslli_epi128::<8>(four));
+        let of_quarters = _mm512_shuffle_epi8(eight, _mm512_set1_epi16(0x0f0e));
+        let zero = _mm512_setzero_si512();
+        let (first, second) =
+            (_mm512_alignr_epi64::<6>(of_quarters, zero), _mm512_alignr_epi64::<4>(of_quarters, zero));
+        let third = _mm512_alignr_epi64::<2>(of_quarters, zero);
+        let sums = _mm512_add_epi16(_mm512_add_epi16(eight, first), _mm512_add_epi16(second, third));
+        [_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums)]
+    }
+}
+
 pub(super) fn survey(lengths: &Lengths, block: &[u8], sums: &mut [u16], marks: &mut [u16]) -> usize {
     let groups = (block.len() / STEP).min(sums.len());
     if marks.len() < groups * GROUP + SLACK {
@@ -164,10 +190,10 @@ unsafe fn survey_groups(
     let classes = Classes::load(lengths);
     let ones = _mm512_set1_epi16(1);
     let unmarked = _mm512_set1_epi16((!HOT_MARK).cast_signed());
-    let step = _mm512_set1_epi16(GROUP as i16);
-    let mut elements = iota();
+    let elements = iota();
     let mut len = 0;
     for round in 0..groups / 16 {
+        let mut hot = [0_u32; 16];
         // Of each four groups: the sums over the 8 elements of each 128 bits.
         let mut quarters = [_mm512_setzero_si512(); 4];
         for (i, quarter) in quarters.iter_mut().enumerate() {
@@ -180,9 +206,7 @@ unsafe fn survey_groups(
                     _mm512_loadu_si512(block.as_ptr().add(at).cast())
                 };
                 let lengths = classes.of(group);
-                // SAFETY: at most 32 marks for each group so far, and there is room for 32 more.
-                len += unsafe { push(marks.as_mut_ptr().add(len), elements, _mm512_movepi16_mask(lengths)) };
-                elements = _mm512_add_epi16(elements, step);
+                hot[i * 4 + j] = _mm512_movepi16_mask(lengths);
                 *pair = _mm512_madd_epi16(_mm512_and_si512(lengths, unmarked), ones);
             }
             // Sums of two elements, then of four, then of eight; sixteen times 2047 still fits 16 bits.
@@ -199,26 +223,10 @@ unsafe fn survey_groups(
         unsafe {
             _mm256_storeu_si256(sums.as_mut_ptr().add(round * 16).cast(), _mm512_cvtepi32_epi16(sum));
         }
+        // SAFETY: at most 32 marks for each group so far, and there is room for 32 more.
+        len = unsafe { push_groups(marks, len, elements, round * 16, &hot) };
     }
     len
-}
-
-/// [`portable::before`], of a whole group.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-pub(crate) fn before(classes: &Classes, lengths: &Lengths, group: &[u8], index: usize) -> Found {
-    let Some(group) = group.first_chunk::<STEP>() else {
-        return portable::before::<u16>(lengths, group, index);
-    };
-    // SAFETY: 64 bytes.
-    let elements = unsafe { _mm512_loadu_si512(group.as_ptr().cast()) };
-    let unmarked = _mm512_set1_epi16((!HOT_MARK).cast_signed());
-    let earlier = (1u32 << (index % GROUP)) - 1;
-    let own = _mm512_maskz_mov_epi16(earlier, _mm512_and_si512(classes.of(elements), unmarked));
-    let before = _mm512_reduce_add_epi32(_mm512_madd_epi16(own, _mm512_set1_epi16(1))).cast_unsigned();
-    let element = group.as_chunks::<2>().0[index % GROUP];
-    let element = u16::from_le_bytes(element);
-    Found { index, before, length: lengths.of(element), element: u64::from(element) }
 }
 
 pub(super) fn stream(block: &[u8], target: &mut [u8]) {

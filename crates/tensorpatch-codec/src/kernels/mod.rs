@@ -24,9 +24,6 @@ pub(crate) const GROUP: usize = 32;
 /// Room that a kernel needs behind the marks it makes.
 pub(crate) const SLACK: usize = 32;
 
-/// The greatest of all numbers stands so often behind the ends of groups, for searches that look at many at once.
-pub(crate) const PADDING: usize = 32;
-
 /// Marks the elements of a block that differ, and returns how many do.
 pub(crate) fn changed<T: Element>(level: Level, base: &[u8], target: &[u8], marks: &mut [u16]) -> usize {
     match level.kind() {
@@ -48,23 +45,59 @@ pub(crate) fn mark_changed<T: Element>(level: Level, base: &[u8], target: &[u8],
     }
 }
 
-/// Sums up the lengths of each group of a block, marks the hot elements, and returns how many there are.
-pub(crate) fn survey<T: Element>(
-    level: Level,
-    lengths: &Lengths,
-    block: &[u8],
-    sums: &mut [u16],
-    marks: &mut [u16],
-) -> usize {
-    match level.kind() {
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 if T::WIDTH == 2 => avx512::survey(lengths, block, sums, marks),
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 if T::WIDTH == 2 => avx2::survey(lengths, block, sums, marks),
-        #[cfg(target_arch = "aarch64")]
-        Kind::Neon if T::WIDTH == 2 => neon::survey(lengths, block, sums, marks),
-        _ => portable::survey::<T>(lengths, block, sums, marks),
+/// What a block is like: the sum of the lengths of each group, and the hot elements.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Survey {
+    sums: Vec<u16>,
+    hot: Vec<u16>,
+    hot_len: usize,
+}
+
+impl Survey {
+    /// The sum of the lengths of each group.
+    pub(crate) fn sums(&self) -> &[u16] {
+        &self.sums
     }
+
+    /// The hot elements.
+    pub(crate) fn hot(&self) -> &[u16] {
+        self.hot.get(..self.hot_len).unwrap_or_default()
+    }
+
+    /// Adds an element to the hot ones, or does not.
+    #[inline(always)]
+    pub(crate) fn push_hot_if(&mut self, element: u16, is_hot: bool) {
+        if let Some(free) = self.hot.get_mut(self.hot_len) {
+            *free = element;
+            self.hot_len += usize::from(is_hot);
+        }
+    }
+
+    /// Makes all elements of a block hot.
+    #[expect(clippy::cast_possible_truncation, reason = "a block has at most 2^16 elements")]
+    pub(crate) fn mark_all(&mut self, elements: usize) {
+        self.sums.clear();
+        self.hot.clear();
+        self.hot.extend((0..elements).map(|element| element as u16));
+        self.hot_len = elements;
+    }
+}
+
+/// Surveys a block.
+pub(crate) fn survey<T: Element>(level: Level, lengths: &Lengths, block: &[u8], survey: &mut Survey) {
+    let elements = block.len() / T::WIDTH;
+    survey.sums.resize(elements.div_ceil(GROUP), 0);
+    survey.hot.resize(elements + SLACK, 0);
+    let Survey { sums, hot, hot_len } = survey;
+    *hot_len = match level.kind() {
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 if T::WIDTH == 2 => avx512::survey(lengths, block, sums, hot),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 if T::WIDTH == 2 => avx2::survey(lengths, block, sums, hot),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon if T::WIDTH == 2 => neon::survey(lengths, block, sums, hot),
+        _ => portable::survey::<T>(lengths, block, sums, hot),
+    };
 }
 
 /// Copies a block past the caches: it will not be read again soon.
@@ -77,29 +110,3 @@ pub(crate) fn stream(level: Level, block: &[u8], target: &mut [u8]) {
         _ => target.copy_from_slice(block),
     }
 }
-
-/// Calls for the lines of memory that begin in `len` bytes from `start` on, ahead of their use. Nothing need be there.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-pub(crate) fn call_for(start: *const u8, len: usize) {
-    for line in (0..len).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        #[expect(unsafe_code, reason = "an instruction of every such machine")]
-        // SAFETY: a prefetch may point anywhere.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line).cast());
-        }
-    }
-}
-
-/// An element of a group: its place, the lengths before it, and its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub(crate) index: usize,
-    pub(crate) before: u32,
-    pub(crate) length: u32,
-    /// Its bits.
-    pub(crate) element: u64,
-}
-
-pub(crate) use portable::{before, find_group, locate};

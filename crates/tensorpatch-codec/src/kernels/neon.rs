@@ -7,7 +7,7 @@ use std::arch::aarch64::*;
 use crate::sparse::Lengths;
 
 use super::marks::push_bits;
-use super::{Found, GROUP, PADDING, SLACK, portable};
+use super::{GROUP, SLACK, portable};
 
 /// Bytes of a group.
 pub(crate) const STEP: usize = 64;
@@ -138,25 +138,6 @@ impl Split {
         let pairs = |[first, second]: [uint8x16_t; 2]| vpadalq_u8(vpaddlq_u8(first), second);
         vaddvq_u16(vaddq_u16(pairs(self.low), vshlq_n_u16::<8>(pairs(self.high))))
     }
-
-    /// Where each element ends, counted from the start of the group.
-    #[inline]
-    #[target_feature(enable = "neon")]
-    fn ends(&self) -> [uint16x8_t; 4] {
-        let ([low0, low1], [high0, high1]) = (self.low, self.high);
-        let lengths =
-            [vzip1q_u8(low0, high0), vzip2q_u8(low0, high0), vzip1q_u8(low1, high1), vzip2q_u8(low1, high1)];
-        let zero = vdupq_n_u16(0);
-        let mut start = zero;
-        lengths.map(|eight| {
-            let one = vreinterpretq_u16_u8(eight);
-            let two = vaddq_u16(one, vextq_u16::<7>(zero, one));
-            let four = vaddq_u16(two, vextq_u16::<6>(zero, two));
-            let ends = vaddq_u16(start, vaddq_u16(four, vextq_u16::<4>(zero, four)));
-            start = vdupq_laneq_u16::<7>(ends);
-            ends
-        })
-    }
 }
 
 pub(super) fn survey(lengths: &Lengths, block: &[u8], sums: &mut [u16], marks: &mut [u16]) -> usize {
@@ -180,70 +161,4 @@ fn survey_groups(lengths: &Lengths, block: &[u8], sums: &mut [u16], marks: &mut 
         push_bits(marks, &mut len, group * GROUP, bits(split.hot));
     }
     len
-}
-
-/// [`portable::find_group`].
-#[inline]
-#[target_feature(enable = "neon")]
-pub(crate) fn find_group(ends: &[u32], from: usize, point: u32) -> usize {
-    let wanted = vdupq_n_u32(point);
-    let mut group = from;
-    while let Some(later) = ends.get(group..).and_then(|later| later.first_chunk::<PADDING>()) {
-        // All ones is -1. Ends ascend, so those before the group can be counted.
-        let mut passed = vdupq_n_u32(0);
-        for four in later.as_chunks::<4>().0 {
-            // SAFETY: four ends of four bytes.
-            let four = unsafe { vld1q_u32(four.as_ptr()) };
-            passed = vsubq_u32(passed, vcleq_u32(four, wanted));
-        }
-        let passed = vaddvq_u32(passed) as usize;
-        group += passed;
-        if passed < PADDING {
-            break;
-        }
-    }
-    group
-}
-
-/// [`super::locate`], of a whole group.
-#[inline]
-#[target_feature(enable = "neon")]
-pub(crate) fn locate(classes: &Classes, lengths: &Lengths, group: &[u8; STEP], rest: u32) -> Found {
-    let [ends0, ends1, ends2, ends3] = classes.of(load(group)).ends();
-    // What lies beyond the group lies on its last element.
-    let ends3 = vsetq_lane_u16::<7>(u16::MAX, ends3);
-    let rest = vdupq_n_u16(rest.min(u32::from(u16::MAX - 1)) as u16);
-    let (mut passed, mut before) = (vdupq_n_u16(0), vdupq_n_u16(0));
-    for ends in [ends0, ends1, ends2, ends3] {
-        let beyond = vcleq_u16(ends, rest);
-        // All ones is -1.
-        passed = vsubq_u16(passed, beyond);
-        before = vmaxq_u16(before, vandq_u16(ends, beyond));
-    }
-    let index = usize::from(vaddvq_u16(passed));
-    let element = u16::from_le_bytes(group.as_chunks::<2>().0[index % GROUP]);
-    let before = u32::from(vmaxvq_u16(before));
-    Found { index, before, length: lengths.of(element), element: u64::from(element) }
-}
-
-/// [`portable::before`], of a whole group.
-#[inline]
-#[target_feature(enable = "neon")]
-pub(crate) fn before(classes: &Classes, lengths: &Lengths, group: &[u8], index: usize) -> Found {
-    let Some(group) = group.first_chunk::<STEP>() else {
-        return portable::before::<u16>(lengths, group, index);
-    };
-    let Split { low: [low0, low1], high: [high0, high1], hot } = classes.of(load(group));
-    let iota = vcombine_u8(vcreate_u8(0x0706_0504_0302_0100), vcreate_u8(0x0f0e_0d0c_0b0a_0908));
-    let end = vdupq_n_u8(index as u8);
-    let earlier0 = vcltq_u8(iota, end);
-    let earlier1 = vcltq_u8(vaddq_u8(iota, vdupq_n_u8(16)), end);
-    let part = Split {
-        low: [vandq_u8(low0, earlier0), vandq_u8(low1, earlier1)],
-        high: [vandq_u8(high0, earlier0), vandq_u8(high1, earlier1)],
-        hot,
-    };
-    let element = u16::from_le_bytes(group.as_chunks::<2>().0[index % GROUP]);
-    let before = u32::from(part.total());
-    Found { index, before, length: lengths.of(element), element: u64::from(element) }
 }

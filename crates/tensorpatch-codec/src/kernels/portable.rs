@@ -3,7 +3,7 @@
 use crate::element::Element;
 use crate::sparse::{HOT_BIT, Lengths};
 
-use super::{Found, GROUP};
+use super::GROUP;
 
 /// Free places for the marks of one group, and how many are taken.
 struct Free<'a> {
@@ -78,53 +78,17 @@ pub(super) fn survey_from<T: Element>(
 ) -> usize {
     let groups = block.chunks(GROUP * T::WIDTH).zip(sums).enumerate().skip(first);
     for (group, (bytes, sum)) in groups {
-        let Some(mut free) = free(marks, len) else { break };
-        let mut total = 0;
-        for (i, bytes) in bytes.chunks_exact(T::WIDTH).enumerate() {
-            let marked = lengths.marked(T::load(bytes));
-            total += marked;
-            free.push(group * GROUP + i, marked >> HOT_BIT);
-        }
+        let total = lengths.sum::<T>(bytes);
         // The marks of the hot elements are all above the sum of the lengths.
         *sum = total as u16;
+        if total >> HOT_BIT == 0 {
+            continue;
+        }
+        let Some(mut free) = free(marks, len) else { break };
+        for (i, bytes) in bytes.chunks_exact(T::WIDTH).enumerate() {
+            free.push(group * GROUP + i, lengths.marked(T::load(bytes)) >> HOT_BIT);
+        }
         len += free.taken;
     }
     len
-}
-
-/// The first group from `from` on that ends beyond `point`; the padding behind `ends` does.
-#[inline(always)]
-pub(crate) fn find_group(ends: &[u32], from: usize, point: u32) -> usize {
-    let later = ends.get(from..).unwrap_or_default();
-    from + later.iter().take_while(|&&end| end <= point).count()
-}
-
-/// The element of a group that `rest` lies on, counted from the group's start on the axis.
-#[inline(always)]
-pub(crate) fn locate<T: Element>(lengths: &Lengths, group: &[u8], rest: u32) -> Found {
-    let mut before = 0;
-    let mut found = Found { index: 0, before: 0, length: 0, element: 0 };
-    for (index, bytes) in group.chunks_exact(T::WIDTH).enumerate() {
-        let element = T::load(bytes);
-        let length = lengths.of(element);
-        found = Found { index, before, length, element: element.to_u64() };
-        before += length;
-        if before > rest {
-            break;
-        }
-    }
-    found
-}
-
-/// The element of a group with this index.
-#[inline(always)]
-pub(crate) fn before<T: Element>(lengths: &Lengths, group: &[u8], index: usize) -> Found {
-    let mut found = Found { index, before: 0, length: 0, element: 0 };
-    for bytes in group.chunks_exact(T::WIDTH).take(index + 1) {
-        let element = T::load(bytes);
-        found.before += found.length;
-        found.length = lengths.of(element);
-        found.element = element.to_u64();
-    }
-    found
 }

@@ -2,194 +2,206 @@
 
 use crate::CodecError;
 use crate::element::{Element, Key};
-use crate::kernels::{self, BLOCK_BYTES, GROUP, Marks};
+use crate::kernels::{self, BLOCK_BYTES, GROUP, Survey};
 use crate::level::Level;
 
-use super::chain::{self, Chain, LookUp, Parts, Patch, Patches};
-use super::layout::{STRIP_BYTES, STRIPS, Streams};
-use super::payload::{Payload, Stream};
-use super::plan::{Lengths, Tables};
-use super::shift::{BAD_DISTANCE, shifted};
-use super::wide::{Packed, Wide};
-use super::work::Work;
+use super::block::element;
+use super::head::Head;
+use super::lengths::{Lengths, PLACE_BITS, Places};
+use super::payload::Padded;
+use super::rans::{Lanes, MAX_LANES};
+use super::simd::{Scratch, Simd};
+use super::source::Source;
+use super::symbols::{SYMBOL_BITS, Symbols};
+use super::target::TargetBlocks;
+
+const BAD_DISTANCE: &str = "a distance has more bits than an element";
+const BAD_PLACE: &str = "a place is beyond its group";
+const NOT_USED_UP: &str = "words and bits do not meet, or a state is left over";
 
 /// Decodes chunks, with scratch memory kept in between.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
-    tables: Tables,
-    sums: Vec<u16>,
-    parts: Parts,
-    marks: Marks,
-    patches: Patches,
-    packed: Packed,
-    hot: Vec<u16>,
+    payload: Padded,
+    blocks: BlockDecoder,
+}
+
+/// What is known of the chunk, and scratch memory of a block.
+#[derive(Debug, Default)]
+struct BlockDecoder {
+    symbols: Symbols,
+    survey: Survey,
+    groups: Vec<Group>,
+    scratch: Scratch,
+    changed: Vec<u16>,
+}
+
+/// A group in which something more changes.
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    number: u16,
+    /// The first element that may change.
+    from: u16,
+    /// The sum of the lengths from there on.
+    sum: u32,
 }
 
 impl Decoder {
-    /// Turns the base in `work` into the target. On an error the target's bytes are unspecified.
+    /// Turns the base in `target` into the target. On an error its bytes are unspecified.
     pub(crate) fn apply<T: Element>(
         &mut self,
         level: Level,
         key: Key,
         payload: &[u8],
-        work: &mut Work<'_>,
+        target: &mut TargetBlocks<'_>,
     ) -> Result<(), CodecError> {
-        let payload = Payload::parse(payload)?;
-        let scale = payload.model.axis_scale();
-        let lengths = Lengths::new(&payload.model, key, scale);
-        self.tables.fill(&payload.model, T::WIDTH);
-        if payload.streams == Streams::One {
-            return self.apply_one::<T>(level, &payload, &lengths, scale, work.whole());
-        }
-        self.apply_blocks::<T>(level, payload, &lengths, scale, work)
-    }
-
-    fn apply_one<T: Element>(
-        &mut self,
-        level: Level,
-        payload: &Payload<'_>,
-        lengths: &Lengths,
-        scale: u32,
-        chunk: &mut [u8],
-    ) -> Result<(), CodecError> {
-        let Some(&Stream { offset, serial: mut stream }) = payload.hot.first() else { return Ok(()) };
-        let elements = chunk.len() / T::WIDTH;
-        self.sums.resize(elements.div_ceil(GROUP), 0);
-        self.marks.reset(elements);
-        let block_sums = self.sums.chunks_mut(BLOCK_BYTES / T::WIDTH / GROUP);
-        for (block, sums) in chunk.chunks(BLOCK_BYTES).zip(block_sums) {
-            self.marks.block(|marks| kernels::survey::<T>(level, lengths, block, sums, marks));
-        }
-        self.patches.clear();
-        let bad = CodecError::new(BAD_DISTANCE, offset);
-        for position in self.marks.positions(T::WIDTH) {
-            let old = element::<T>(chunk, position);
-            let code = stream.symbol(&self.tables, lengths.key.find(old));
-            if code != 0 {
-                let new = shifted(old, code, &mut stream).ok_or(bad)?;
-                self.patches.make_room(1);
-                self.patches.put(Patch::new(position, new));
+        let Self { payload: padded, blocks } = self;
+        let mut input = padded.fill(payload);
+        let Head { model, lanes: count, states } = Head::read(&mut input)?;
+        let lengths = Lengths::new(&model, key);
+        blocks.symbols.fill(&model, T::WIDTH);
+        let simd = Simd::new::<T>(level, count);
+        let mut source = Source { lanes: Lanes { states, count }, input };
+        let len = target.len();
+        let has_cold = model.highest_cold_rate() > 0;
+        for start in (0..len.max(1)).step_by(BLOCK_BYTES) {
+            let range = start..len.min(start + BLOCK_BYTES);
+            let is_last = range.end == len;
+            let block = target.begin(range.clone());
+            blocks.changed.clear();
+            if model.is_dense() {
+                blocks.dense::<T>(simd, &mut source, &lengths, block).ok_or(bad(BAD_DISTANCE))?;
+            } else {
+                kernels::survey::<T>(level, &lengths, block, &mut blocks.survey);
+                if has_cold {
+                    blocks.find_cold::<T>(simd, &mut source, &lengths, block).ok_or(bad(BAD_PLACE))?;
+                    blocks.split::<T>(key, block);
+                }
+                blocks.moves::<T>(simd, &mut source, &lengths, block).ok_or(bad(BAD_DISTANCE))?;
             }
+            source.directions::<T>(block, &blocks.changed, is_last).ok_or(bad(NOT_USED_UP))?;
+            target.end(range);
         }
-        if payload.model.has_cold() {
-            self.parts.fill(&self.sums, self.sums.len());
-            let mut chains = [Chain::new(stream)];
-            chain::run::<T, 1>(
-                level,
-                &mut chains,
-                LookUp { tables: &self.tables, lengths, scale },
-                chunk,
-                &[self.parts.part(0)],
-                &mut self.patches,
-            )
-            .ok_or(bad)?;
-            stream = chains[0].finish(scale);
-        }
-        stream.finish(offset)?;
-        self.patches.apply::<T>(chunk);
-        Ok(())
-    }
-
-    fn apply_blocks<T: Element>(
-        &mut self,
-        level: Level,
-        payload: Payload<'_>,
-        lengths: &Lengths,
-        scale: u32,
-        work: &mut Work<'_>,
-    ) -> Result<(), CodecError> {
-        let Payload { mut hot, strips, .. } = payload;
-        let first_strip = strips.first().map_or(0, |strip| strip.offset);
-        let mut chains: Option<[Chain<'_>; STRIPS]> =
-            strips.iter().map(|strip| Chain::new(strip.serial)).collect::<Vec<_>>().try_into().ok();
-        let mut next_hot = 0;
-        for start in (0..work.len()).step_by(BLOCK_BYTES) {
-            let range = start..work.len().min(start + BLOCK_BYTES);
-            let ahead = work.ahead(range.end);
-            let block = work.begin(range.clone());
-            let elements = block.len() / T::WIDTH;
-            self.sums.resize(elements.div_ceil(GROUP), 0);
-            self.marks.reset(elements);
-            self.marks.block(|marks| kernels::survey::<T>(level, lengths, block, &mut self.sums, marks));
-            if let Some(chains) = &mut chains {
-                self.cold_block::<T>(level, chains, lengths, scale, block, ahead)
-                    .ok_or(CodecError::new(BAD_DISTANCE, first_strip))?;
-            }
-            self.hot_block::<T>(level, &mut hot, &mut next_hot, lengths, block)?;
-            work.end(range);
-        }
-        hot.iter().try_for_each(Stream::finish)?;
-        for (chain, strip) in chains.iter_mut().flatten().zip(strips) {
-            chain.finish(scale).finish(strip.offset)?;
-        }
-        Ok(())
-    }
-
-    /// Makes the cold changes of a block whose lengths are summed up. `ahead` is where the next block lies.
-    fn cold_block<T: Element>(
-        &mut self,
-        level: Level,
-        chains: &mut [Chain<'_>; STRIPS],
-        lengths: &Lengths,
-        scale: u32,
-        block: &mut [u8],
-        ahead: *const u8,
-    ) -> Option<()> {
-        let look_up = LookUp { tables: &self.tables, lengths, scale };
-        self.parts.fill(&self.sums, STRIP_BYTES / T::WIDTH / GROUP);
-        if let Some(wide) = Wide::new::<T>(level)
-            && let Ok(block) = block.try_into()
-        {
-            return wide.cold(chains, look_up, block, &self.parts, &mut self.packed, ahead);
-        }
-        let parts = std::array::from_fn(|strip| self.parts.part(strip));
-        self.patches.clear();
-        chain::run::<T, STRIPS>(level, chains, look_up, block, &parts, &mut self.patches)?;
-        self.patches.apply::<T>(block);
-        Some(())
-    }
-
-    /// Moves the marked elements of a block; the first of them belongs to stream number `next`.
-    fn hot_block<T: Element>(
-        &mut self,
-        level: Level,
-        streams: &mut [Stream<'_>],
-        next: &mut usize,
-        lengths: &Lengths,
-        block: &mut [u8],
-    ) -> Result<(), CodecError> {
-        let marks = self.marks.last_block();
-        if let Some(wide) = Wide::new::<T>(level)
-            && streams.len() > 1
-        {
-            let (elements, _) = block.as_chunks_mut::<2>();
-            self.hot.clear();
-            self.hot.resize(*next, 0);
-            self.hot.extend(marks.iter().map(|&mark| u16::from_le_bytes(elements[usize::from(mark)])));
-            let moved = wide.hot(streams, *next, lengths, &self.tables, &mut self.hot);
-            moved.ok_or(CodecError::new(BAD_DISTANCE, streams.first().map_or(0, |stream| stream.offset)))?;
-            for (&mark, new) in marks.iter().zip(self.hot.iter().skip(*next)) {
-                elements[usize::from(mark)] = new.to_le_bytes();
-            }
-            *next = (*next + marks.len()) % streams.len();
-            return Ok(());
-        }
-        for &mark in marks {
-            let at = usize::from(mark) * T::WIDTH;
-            let element = block.get_mut(at..at + T::WIDTH).unwrap_or_default();
-            if let Some(Stream { offset, serial }) = streams.get_mut(*next) {
-                let moved = serial.hot::<T>(&self.tables, lengths.key, element);
-                moved.ok_or(CodecError::new(BAD_DISTANCE, *offset))?;
-            }
-            *next = if *next + 1 < streams.len() { *next + 1 } else { 0 };
-        }
-        Ok(())
+        if source.input.is_used_up() { Ok(()) } else { Err(bad(NOT_USED_UP)) }
     }
 }
 
-/// Element number `position`.
-#[inline(always)]
-pub(super) fn element<T: Element>(bytes: &[u8], position: usize) -> T {
-    let at = position * T::WIDTH;
-    bytes.get(at..at + T::WIDTH).map_or(T::from_u64(0), T::load)
+impl BlockDecoder {
+    /// Moves all elements of a block as their symbols say.
+    fn dense<T: Element>(
+        &mut self,
+        simd: Option<Simd>,
+        source: &mut Source<'_>,
+        lengths: &Lengths,
+        block: &mut [u8],
+    ) -> Option<()> {
+        if let Some(simd) = simd
+            && source.lanes.count > 8
+        {
+            return simd.dense(source, lengths, &self.symbols, block);
+        }
+        self.survey.mark_all(block.len() / T::WIDTH);
+        self.moves::<T>(simd, source, lengths, block)
+    }
+
+    /// Moves the listed elements as their symbols say.
+    fn moves<T: Element>(
+        &mut self,
+        simd: Option<Simd>,
+        source: &mut Source<'_>,
+        lengths: &Lengths,
+        block: &mut [u8],
+    ) -> Option<()> {
+        let listed = self.survey.hot();
+        if let Some(simd) = simd
+            && source.lanes.count < MAX_LANES
+        {
+            return simd.moves(source, lengths, &self.symbols, block, listed, &mut self.scratch);
+        }
+        source.symbols::<T>(&self.symbols, lengths.key, block, listed)
+    }
+
+    /// Takes those cold changes out of the list whose class has a reach: they have symbols as the hot elements do.
+    fn split<T: Element>(&mut self, key: Key, block: &[u8]) {
+        let Self { symbols, survey, changed, .. } = self;
+        if symbols.any_cold_reach() {
+            // Which class an element is of cannot be foreseen: so no branch depends on it.
+            let mut by_one = 0;
+            for i in 0..changed.len() {
+                let position = changed[i];
+                let reaches =
+                    symbols.reaches(symbols.class(key.find(element::<T>(block, usize::from(position)))));
+                survey.push_hot_if(position, reaches);
+                changed[by_one] = position;
+                by_one += usize::from(!reaches);
+            }
+            changed.truncate(by_one);
+        }
+    }
+
+    /// Lists the cold elements of a block that change. `None` if a place is beyond its group.
+    #[expect(clippy::cast_possible_truncation, reason = "a block has at most 2^16 elements")]
+    fn find_cold<T: Element>(
+        &mut self,
+        simd: Option<Simd>,
+        source: &mut Source<'_>,
+        lengths: &Lengths,
+        block: &[u8],
+    ) -> Option<()> {
+        if let Some(simd) = simd
+            && source.lanes.count < MAX_LANES
+        {
+            return simd.find_cold(
+                source,
+                lengths,
+                block,
+                &self.survey,
+                &mut self.scratch,
+                &mut self.changed,
+            );
+        }
+        let Source { lanes, input } = source;
+        self.groups.clear();
+        let all = (0_u16..).zip(self.survey.sums());
+        self.groups.extend(all.map(|(number, &sum)| Group { number, from: 0, sum: u32::from(sum) }));
+        while !self.groups.is_empty() {
+            let mut lane = 0;
+            self.groups.retain(|group| {
+                let slot = lanes.slot(lane, SYMBOL_BITS);
+                let unchanged = lengths.chance.unchanged(group.sum);
+                let changes = slot >= unchanged;
+                let (freq, offset) = if changes {
+                    ((1 << SYMBOL_BITS) - unchanged, slot - unchanged)
+                } else {
+                    (unchanged, slot)
+                };
+                lanes.take(lane, SYMBOL_BITS, freq, offset, input);
+                lane = (lane + 1) % lanes.count;
+                changes
+            });
+            for (i, group) in self.groups.iter_mut().enumerate() {
+                let lane = i % lanes.count;
+                let slot = lanes.slot(lane, PLACE_BITS);
+                let places = Places::new(group.sum);
+                let first = usize::from(group.number) * GROUP;
+                let later = block.get(first * T::WIDTH..).unwrap_or_default().chunks_exact(T::WIDTH);
+                let (mut sum, mut start, mut end) = (0, 0, 0);
+                let index = (0..GROUP).zip(later).skip(usize::from(group.from)).find(|(_, old)| {
+                    sum += lengths.of(T::load(old));
+                    start = end;
+                    end = places.before(sum);
+                    end > slot
+                });
+                let (index, _) = index?;
+                lanes.take(lane, PLACE_BITS, end - start, slot - start, input);
+                self.changed.push((first + index) as u16);
+                *group = Group { from: index as u16 + 1, sum: group.sum - sum, ..*group };
+            }
+        }
+        Some(())
+    }
+}
+
+fn bad(what: &'static str) -> CodecError {
+    CodecError::new(what, 0)
 }

@@ -1,28 +1,28 @@
-//! Base, target and the marks of what changed to a `sparse` payload.
+//! Base, target and the changed elements to a `sparse` payload.
 
-use crate::bits::BitWriter;
-use crate::bytes::put_varint;
 use crate::element::{Element, Key};
-use crate::kernels::{self, BLOCK_BYTES, GROUP, Marks};
+use crate::kernels::{self, BLOCK_BYTES, GROUP, Marks, Survey};
 use crate::level::Level;
 
-use super::decode::element;
-use super::distance::{Distance, SymbolTables};
-use super::layout::{self, MAX_HOT_STREAMS, STRIP_BYTES, STRIPS, Streams};
+use super::bits::BitWriter;
+use super::block::{Block, element};
+use super::cold::{ColdChanges, put_flags, sums_of};
+use super::distance::Distance;
+use super::head::LANES;
+use super::lengths::Lengths;
 use super::model::{Counts, MAX_CLASSES, Model};
-use super::places::{Block, Places};
-use super::plan::Lengths;
-use super::stream::{Step, Writer};
-use super::wide::Wide;
+use super::moves::put_moves;
+use super::rans::{MAX_LANES, Steps};
+use super::simd::Simd;
+use super::symbols::{SYMBOL_BITS, Symbols};
+use super::writer::Writer;
 
-/// Up to this many changed elements, all goes into one stream: several cost about 20 bytes more.
-const ONE_STREAM_CHANGES: usize = 1024;
-/// From this many hot elements on, eight streams of hot symbols instead of one: they cost about 13 bytes more.
-const SERIAL_HOT: usize = 1 << 12;
-/// From this many hot elements on, sixteen: they cost about 15 bytes more again.
-const MANY_HOT: usize = 1 << 15;
 /// About so many elements are looked at to estimate how many there are of each key.
 const SAMPLE: usize = 1 << 15;
+/// What lanes may cost: a byte in so many changes, which take about as many bytes. Eight are worth more than the others, since
+/// one lane alone is slow.
+const EIGHT_LANES_SHARE: usize = 20;
+const LANES_SHARE: usize = 100;
 
 /// Encodes chunks, with scratch memory kept in between.
 #[derive(Debug, Default)]
@@ -30,40 +30,16 @@ pub(crate) struct Encoder {
     counts: Counts,
     tallies: Tallies,
     observed: usize,
-    hot: Marks,
-    sums: Vec<u16>,
-    starts: Vec<u32>,
-    cold: Vec<u16>,
-    symbols: SymbolTables,
-    kinds: Kinds,
-    /// Instead of their kinds, where vectors find these: the old and the new values of hot elements.
-    hot_olds: Vec<u16>,
-    hot_news: Vec<u16>,
-    writers: [Writer; MAX_HOT_STREAMS + STRIPS],
-    steps: [Vec<Step>; STRIPS],
-    streams: Vec<u8>,
-    lens: Vec<usize>,
-}
-
-/// Class and kind of hot elements, and the distances that are more than a kind, in order.
-#[derive(Debug, Default)]
-struct Kinds {
-    all: Vec<(u8, u8)>,
-    far: Vec<Distance>,
-}
-
-impl Kinds {
-    fn clear(&mut self) {
-        self.all.clear();
-        self.far.clear();
-    }
-
-    fn push(&mut self, symbols: &SymbolTables, key: usize, distance: Distance) {
-        self.all.push((symbols.class(key), distance.kind()));
-        if distance.is_far() {
-            self.far.push(distance);
-        }
-    }
+    surveys: Vec<Survey>,
+    symbols: Symbols,
+    cold: ColdChanges,
+    steps: Steps,
+    /// Old and new values of elements.
+    values: [Vec<u16>; 2],
+    writer: Writer,
+    head: BitWriter,
+    /// The plain bits of each block.
+    plain: Vec<BitWriter>,
 }
 
 /// Counts of elements by key. Four of each, since neighbours often have the same key and would wait for each other.
@@ -100,7 +76,7 @@ impl Encoder {
         for &mark in marks {
             let old: T = element(olds, usize::from(mark));
             let distance = Distance::between(old, element(news, usize::from(mark)));
-            self.counts.add_change(key.find(old), distance.bits());
+            self.counts.add_change(key.find(old), distance.bits() as usize);
         }
         // One group in `every`, a power of two.
         let every = 1usize << (base.len() / T::WIDTH / SAMPLE).max(1).ilog2();
@@ -138,177 +114,109 @@ impl Encoder {
         out: &mut Vec<u8>,
     ) {
         let mut model = Model::fit(&self.counts, T::WIDTH);
-        let scale = model.axis_scale();
-        let lengths = Lengths::new(&model, key, scale);
+        let lengths = Lengths::new(&model, key);
+        let has_cold = model.highest_cold_rate() > 0;
         self.symbols.fill(&model, T::WIDTH);
-        let one = marks.len() <= ONE_STREAM_CHANGES;
-        let strips = if one { 1 } else { STRIPS };
-        let ends = self.walk::<T>(level, &model, &lengths, scale, base, target, marks, strips);
-        if model.has_hot() {
-            let mut elements = [0; MAX_CLASSES];
-            for &(class, _) in &self.kinds.all {
-                elements[usize::from(class) % MAX_CLASSES] += 1;
+        let blocks = base.chunks(BLOCK_BYTES).zip(target.chunks(BLOCK_BYTES)).zip(marks.blocks());
+        let blocks: Vec<_> =
+            blocks.map(|((olds, news), changed)| (Block { key, olds, news }, changed)).collect();
+        self.surveys.resize_with(self.surveys.len().max(blocks.len()), Survey::default);
+        let mut hot_elements = [0; MAX_CLASSES];
+        for ((block, _), survey) in blocks.iter().zip(&mut self.surveys) {
+            if model.is_dense() {
+                survey.mark_all(block.olds.len() / T::WIDTH);
+                continue;
             }
-            for &old in &self.hot_olds {
-                elements[usize::from(self.symbols.class(key.find(old))) % MAX_CLASSES] += 1;
+            kernels::survey::<T>(level, &lengths, block.olds, survey);
+            for &position in survey.hot() {
+                hot_elements[self.symbols.class(key.find(block.old::<T>(position)))] += 1;
             }
-            model.refit_hot(&self.counts, &elements);
+        }
+        if !model.is_dense() {
+            model.refit_hot(&self.counts, &hot_elements);
             self.symbols.fill(&model, T::WIDTH);
         }
-
-        let hot_elements = self.kinds.all.len() + self.hot_olds.len();
-        let streams = match hot_elements {
-            _ if one => Streams::One,
-            0..SERIAL_HOT => Streams::Apart { hot: 1 },
-            SERIAL_HOT..MANY_HOT => Streams::Apart { hot: 8 },
-            _ => Streams::Apart { hot: MAX_HOT_STREAMS },
-        };
-        let hot_streams = match streams {
-            Streams::Apart { hot } if model.has_hot() => hot,
-            Streams::Apart { .. } => 0,
-            Streams::One => 1,
-        };
-        let strips = if one || model.has_cold() { strips } else { 0 };
-        for (steps, (axis, end)) in self.steps.iter_mut().zip(ends).take(strips) {
-            if axis > 0 {
-                layout::push_end(axis - end, scale, steps);
+        self.plain.resize_with(self.plain.len().max(blocks.len()), BitWriter::default);
+        let mut lanes = lanes_for(marks.len() / 3, 0, MAX_LANES);
+        // What is read last is put first, and the states that this begins with hold directions of the last block.
+        for (i, &(block, changed)) in blocks.iter().enumerate().rev() {
+            let is_last = i + 1 == blocks.len();
+            let survey = &mut self.surveys[i];
+            if model.is_dense() {
+                self.cold.clear();
+            } else {
+                match Simd::of_level::<T>(level) {
+                    Some(simd) => {
+                        simd.find_changes(&lengths, &self.symbols, block, survey, changed, &mut self.cold)
+                    }
+                    None => {
+                        let sums_of = |group| sums_of::<T>(&lengths, block.olds, group);
+                        self.cold.find::<T>(&self.symbols, block, survey, changed, sums_of);
+                    }
+                }
+                if is_last {
+                    lanes = lanes_for(marks.len(), self.cold.directions(), MAX_LANES / 2);
+                }
             }
-        }
-        // What is read last is put first. In the one stream these are the cold changes.
-        let begun = if one { 1 } else { hot_streams + strips };
-        // A symbol, and for its distance at most an escape and two parts of plain bits.
-        let hot_steps = 4 * hot_elements.div_ceil(hot_streams.max(1));
-        for (i, writer) in self.writers.iter_mut().enumerate().take(begun) {
-            let of_strip = if one { Some(0) } else { i.checked_sub(hot_streams) };
-            let cold = of_strip.and_then(|strip| self.steps.get(strip)).map_or(0, Vec::len);
-            writer.begin(cold + if i < hot_streams { hot_steps } else { 0 });
-        }
-        let first_strip = if one { 0 } else { hot_streams };
-        put_cold(&self.steps[..strips], self.writers.get_mut(first_strip..).unwrap_or_default());
-        self.put_hot(Wide::new::<T>(level), &lengths, hot_streams);
-        self.streams.clear();
-        self.lens.clear();
-        for writer in self.writers.iter().take(begun) {
-            let start = self.streams.len();
-            writer.finish(&mut self.streams);
-            self.lens.push(self.streams.len() - start);
-        }
-
-        let mut bits = BitWriter::new(out);
-        streams.write(&mut bits);
-        model.write(&mut bits);
-        bits.finish();
-        let (hot, cold) = self.lens.split_at(if one { 1 } else { hot_streams });
-        if !hot.is_empty() && !cold.is_empty() {
-            put_varint(out, hot.iter().sum());
-        }
-        layout::put_shares(hot, out);
-        layout::put_shares(cold, out);
-        out.extend_from_slice(&self.streams);
-    }
-
-    /// Goes over the chunk block by block: finds the hot elements and their kinds, and makes the steps of the cold changes.
-    /// Returns for each strip how long its axis is, and where its last change ends on it.
-    #[expect(clippy::too_many_arguments, reason = "what a chunk is encoded with")]
-    fn walk<T: Element>(
-        &mut self,
-        level: Level,
-        model: &Model,
-        lengths: &Lengths,
-        scale: u32,
-        base: &[u8],
-        target: &[u8],
-        marks: &Marks,
-        strips: usize,
-    ) -> [(u32, u32); STRIPS] {
-        let mut ends = [(0, 0); STRIPS];
-        let per_strip = STRIP_BYTES / T::WIDTH / GROUP;
-        let (has_hot, has_cold) = (model.has_hot(), model.has_cold());
-        self.kinds.clear();
-        self.hot_olds.clear();
-        self.hot_news.clear();
-        self.steps.iter_mut().for_each(Vec::clear);
-        let blocks = base.chunks(BLOCK_BYTES).zip(target.chunks(BLOCK_BYTES));
-        for ((olds, news), marks) in blocks.zip(marks.blocks()) {
-            let elements = olds.len() / T::WIDTH;
-            self.sums.resize(elements.div_ceil(GROUP), 0);
-            self.hot.reset(elements);
-            self.hot.block(|hot| kernels::survey::<T>(level, lengths, olds, &mut self.sums, hot));
+            let simd = Simd::new::<T>(level, lanes);
+            let plain = &mut self.plain[i];
+            plain.clear();
+            self.steps.clear();
             if has_cold {
-                self.starts.clear();
-                for (part, sums) in self.sums.chunks(per_strip).enumerate() {
-                    let (axis, _) = &mut ends[part % strips];
-                    self.starts.extend(sums.iter().map(|&sum| {
-                        let start = *axis;
-                        *axis += u32::from(sum);
-                        start
-                    }));
-                }
-                // Which elements are cold cannot be foreseen: so no branch depends on it.
-                self.cold.resize(marks.len() + 1, 0);
-                let mut cold = 0;
-                for &mark in marks {
-                    self.cold[cold] = mark;
-                    cold += usize::from(lengths.of(element::<T>(olds, usize::from(mark))) > 0);
-                }
-                let places = Places {
-                    lengths,
-                    scale,
-                    starts: &self.starts,
-                    symbols: &self.symbols,
-                    per_strip,
-                    strips,
-                };
-                let block = Block { olds, news, cold: &self.cold[..cold] };
-                places.push::<T>(level, block, &mut self.steps, &mut ends);
+                self.cold.put(survey.sums(), lanes, &mut self.steps, |sums, changed, steps| match simd {
+                    Some(simd) => simd.put_flags(lengths.chance, sums, changed, steps),
+                    None => put_flags(lengths.chance, sums, changed, steps),
+                });
             }
-            if has_hot && Wide::new::<T>(level).is_some() {
-                let value = |of: &[[u8; 2]], mark: &u16| u16::from_le_bytes(of[usize::from(*mark)]);
-                let (olds, news) = (olds.as_chunks().0, news.as_chunks().0);
-                self.hot_olds.extend(self.hot.last_block().iter().map(|mark| value(olds, mark)));
-                self.hot_news.extend(self.hot.last_block().iter().map(|mark| value(news, mark)));
-            } else if has_hot {
-                for &mark in self.hot.last_block() {
-                    let old: T = element(olds, usize::from(mark));
-                    let new = element(news, usize::from(mark));
-                    self.kinds.push(&self.symbols, lengths.key.find(old), Distance::between(old, new));
+            match simd {
+                Some(simd) if model.is_dense() => {
+                    simd.put_dense(&lengths, &self.symbols, block, &mut self.values, &mut self.steps, plain);
                 }
+                Some(simd) => {
+                    let values = &mut self.values;
+                    simd.put_moves(
+                        &lengths,
+                        &self.symbols,
+                        block,
+                        survey.hot(),
+                        values,
+                        &mut self.steps,
+                        plain,
+                    );
+                }
+                None => put_moves::<T>(lanes, &self.symbols, block, survey.hot(), &mut self.steps, plain),
             }
-        }
-        ends
-    }
-
-    /// Puts the hot symbols into so many streams, from the last one on: so they take turns, and none waits for its own last one.
-    fn put_hot(&mut self, wide: Option<Wide>, lengths: &Lengths, streams: usize) {
-        let writers = self.writers.get_mut(..streams).unwrap_or_default();
-        if let Some(wide) = wide
-            && streams > 1
-        {
-            return wide.put_hot(writers, lengths, &self.symbols, &mut self.hot_olds, &mut self.hot_news);
-        }
-        for (&old, &new) in self.hot_olds.iter().zip(&self.hot_news) {
-            self.kinds.push(&self.symbols, lengths.key.find(old), Distance::between(old, new));
-        }
-        let mut far = self.kinds.far.iter().rev();
-        for kinds in self.kinds.all.chunks(streams.max(1)).rev() {
-            for (&(class, kind), writer) in kinds.iter().zip(&mut *writers).rev() {
-                self.symbols.put(class, kind, || far.next().copied(), writer);
+            self.steps.end_phase(SYMBOL_BITS, lanes);
+            let held = if is_last { lanes } else { 0 };
+            let states = self.cold.put_directions::<T>(block, held, plain);
+            if is_last {
+                // A symbol for each element, or a flag for each group, and for each change a place and a flag.
+                let symbols = base.len() / T::WIDTH + 2 * marks.len() + base.len() / (T::WIDTH * GROUP) + 1;
+                self.writer.begin(lanes, states, symbols);
             }
+            self.writer.put(simd, &self.steps);
         }
+        self.head.clear();
+        let code = (0..).zip(LANES).find(|&(_, count)| count == lanes).map_or(0, |(code, _)| code);
+        self.head.put(code, 2);
+        model.write(&mut self.head);
+        for state in self.writer.states() {
+            let len = state.ilog2();
+            self.head.put(len - 16, 4);
+            self.head.put(state & !(1 << len), len);
+        }
+        for plain in &self.plain[..blocks.len()] {
+            self.head.append(plain);
+        }
+        self.writer.finish(out);
+        self.head.finish(out);
     }
 }
 
-/// Puts the steps of each strip into its stream. The strips take turns as long as they all have steps.
-fn put_cold(steps: &[Vec<Step>], writers: &mut [Writer]) {
-    let shortest = steps.iter().map(Vec::len).min().unwrap_or(0);
-    for (steps, writer) in steps.iter().zip(&mut *writers) {
-        steps.iter().skip(shortest).rev().for_each(|&step| writer.put(step));
-    }
-    for i in (0..shortest).rev() {
-        for (steps, writer) in steps.iter().zip(&mut *writers) {
-            if let Some(&step) = steps.get(i) {
-                writer.put(step);
-            }
-        }
-    }
+/// How many lanes pay, `most` at most: each costs half a byte, and two more if there are no directions for it to hold.
+fn lanes_for(changes: usize, directions: usize, most: usize) -> usize {
+    let cost = |lanes: usize| lanes / 2 + 2 * lanes.saturating_sub(directions.div_ceil(16));
+    let share = |lanes| if lanes == 8 { EIGHT_LANES_SHARE } else { LANES_SHARE };
+    let pays = |&lanes: &usize| lanes <= most && cost(lanes) * share(lanes) <= changes;
+    LANES.into_iter().rev().find(pays).unwrap_or(1)
 }

@@ -6,15 +6,15 @@
 )]
 
 use crate::CodecError;
-use crate::bits::{BitReader, BitWriter};
 
-use super::stream::SYMBOL_SCALE;
-use super::tables::{CHANGE_FROM, LEVELS, QUARTERS, SURVIVAL, log2};
+use super::bits::BitWriter;
+use super::payload::Input;
+use super::tables::{CHANGE_FROM, LEVELS, SURVIVAL, log2};
 
 /// The most classes of a chunk.
 pub(super) const MAX_CLASSES: usize = 32;
-/// The lowest rate of a hot class.
-pub(super) const HOT: u8 = 68;
+/// The lowest rates of a hot class, by their code; with the first one all classes are hot.
+const HOT_FROM: [u8; 4] = [0, 68, 72, 76];
 /// The highest reach. Level 96 minus the reach is the hazard per unit beyond the first.
 const MAX_REACH: u8 = 255;
 const MAX_RATE: u8 = (LEVELS - 1) as u8;
@@ -28,15 +28,22 @@ pub(super) struct Class {
     pub(super) reach: u8,
 }
 
-impl Class {
-    pub(super) fn is_hot(self) -> bool {
-        self.rate >= HOT
-    }
+/// Which classes are hot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HotFrom(u8);
+
+impl HotFrom {
+    /// All of them.
+    pub(super) const DENSE: Self = Self(0);
+
+    /// Those that change often; the lower the more of the chunk changes.
+    pub(super) const RATES: [Self; 3] = [Self(1), Self(2), Self(3)];
 }
 
 /// The classes of a chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Model {
+    pub(super) hot_from: HotFrom,
     /// The key of the first class; lower keys belong to it too.
     pub(super) first_key: u8,
     /// One for each key from the first on; keys above the last belong to the last.
@@ -50,40 +57,28 @@ impl Model {
         key.saturating_sub(usize::from(self.first_key)).min(self.classes.len() - 1)
     }
 
-    pub(super) fn has_hot(&self) -> bool {
-        self.classes.iter().any(|class| class.is_hot())
+    /// Whether every element has a symbol.
+    pub(super) fn is_dense(&self) -> bool {
+        self.hot_from == HotFrom::DENSE
     }
 
-    pub(super) fn has_cold(&self) -> bool {
-        self.classes.iter().any(|class| class.rate > 0 && !class.is_hot())
+    pub(super) fn is_hot(&self, class: Class) -> bool {
+        self.is_dense() || class.rate >= HOT_FROM[usize::from(self.hot_from.0) % HOT_FROM.len()]
     }
 
-    /// The scale of the axis: the highest that keeps every length below 2^11.
-    pub(super) fn axis_scale(&self) -> u32 {
-        let highest =
-            self.classes.iter().map(|class| class.rate).filter(|&rate| rate < HOT).max().unwrap_or(0);
-        14 + (u32::from(HOT - 1 - highest) / 4).min(4)
+    /// The highest rate of the cold classes; 0 if there is none.
+    pub(super) fn highest_cold_rate(&self) -> u8 {
+        self.classes.iter().filter(|&&class| !self.is_hot(class)).map(|class| class.rate).max().unwrap_or(0)
     }
 
-    /// How long an element of each class is on the axis of the given scale; 0 for those that are hot or never change.
-    pub(super) fn lengths(&self, scale: u32) -> [u32; MAX_CLASSES] {
-        let mut lengths = [0; MAX_CLASSES];
-        for (length, class) in lengths.iter_mut().zip(&self.classes) {
-            if class.rate == 0 || class.is_hot() {
-                continue;
-            }
-            let quarter = QUARTERS[usize::from(class.rate % 4)];
-            // 15 bits of the quarter, and a level of 80 is one half-life, that is 2^scale.
-            let shift = 35 - u32::from(class.rate) / 4 - scale;
-            *length = ((quarter + (1 << (shift - 1))) >> shift).max(1);
-        }
-        lengths
-    }
-
-    pub(super) fn write(&self, bits: &mut BitWriter<'_>) {
-        let spread = self.classes.iter().rposition(|class| class.reach > 0).map_or(0, |last| last + 1);
+    pub(super) fn write(&self, bits: &mut BitWriter) {
+        let reaching = self.classes.iter().rposition(|class| class.reach > 0).map_or(0, |last| last + 1);
+        bits.put(u32::from(self.hot_from.0), 2);
         bits.put(self.classes.len() as u32 - 1, 5);
-        bits.put(spread as u32, 6);
+        bits.put(u32::from(reaching > 0), 1);
+        if reaching > 0 {
+            bits.put(reaching as u32 - 1, 5);
+        }
         bits.put(u32::from(self.first_key), 8);
         let mut expected = None;
         for class in &self.classes {
@@ -91,39 +86,36 @@ impl Model {
             expected = Some(class.rate.saturating_sub(4).max(1));
         }
         expected = None;
-        for class in self.classes[..spread].iter().rev() {
+        for class in self.classes[..reaching].iter().rev() {
             put_level(bits, expected, class.reach, 8);
             expected = Some(class.reach.saturating_add(5));
         }
     }
 
-    /// Reads a model from the bits at the start of a payload.
+    /// Reads a model from the bits of a payload.
     #[deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-    pub(super) fn read(bits: &mut BitReader<'_>) -> Result<Self, CodecError> {
-        let bad = |what| move || CodecError::new(what, 0);
-        let truncated = bad("the classes are cut short");
-        let count = bits.take(5).ok_or_else(truncated)? as usize;
-        let count = count.saturating_add(1);
-        let spread = bits.take(6).ok_or_else(truncated)? as usize;
-        let first_key = bits.take(8).ok_or_else(truncated)?;
-        let first_key = u8::try_from(first_key).map_err(|_| truncated())?;
-        if spread > count {
-            return Err(bad("more classes with a reach than classes")());
+    pub(super) fn read(input: &mut Input<'_>) -> Result<Self, CodecError> {
+        let bad = |what| CodecError::new(what, 0);
+        let hot_from = HotFrom(input.bits(2) as u8);
+        let count = (input.bits(5) as usize).saturating_add(1);
+        let reaching = if input.bits(1) == 1 { (input.bits(5) as usize).saturating_add(1) } else { 0 };
+        let first_key = input.bits(8) as u8;
+        if reaching > count {
+            return Err(bad("more classes with a reach than classes"));
         }
         let mut classes = vec![Class::default(); count];
         let mut expected = None;
         for class in &mut classes {
-            class.rate =
-                take_level(bits, expected, 7, MAX_RATE).ok_or_else(bad("a rate is not from 0 to 95"))?;
+            class.rate = take_level(input, expected, 7, MAX_RATE).ok_or(bad("a rate is not from 0 to 95"))?;
             expected = Some(class.rate.saturating_sub(4).max(1));
         }
         expected = None;
-        for class in classes.iter_mut().take(spread).rev() {
+        for class in classes.iter_mut().take(reaching).rev() {
             class.reach =
-                take_level(bits, expected, 8, MAX_REACH).ok_or_else(bad("a reach is not from 0 to 255"))?;
+                take_level(input, expected, 8, MAX_REACH).ok_or(bad("a reach is not from 0 to 255"))?;
             expected = Some(class.reach.saturating_add(5));
         }
-        Ok(Self { first_key, classes })
+        Ok(Self { hot_from, first_key, classes })
     }
 }
 
@@ -132,7 +124,7 @@ const ESCAPE: u32 = 8;
 
 /// A level: the zigzag difference from the expected one, Rice-coded with one plain bit; or after an escape, or if none is
 /// expected, `len` plain bits.
-fn put_level(bits: &mut BitWriter<'_>, expected: Option<u8>, level: u8, len: u32) {
+fn put_level(bits: &mut BitWriter, expected: Option<u8>, level: u8, len: u32) {
     if let Some(expected) = expected {
         let difference = i32::from(level) - i32::from(expected);
         let zigzag = ((difference << 1) ^ (difference >> 31)).cast_unsigned();
@@ -149,116 +141,26 @@ fn put_level(bits: &mut BitWriter<'_>, expected: Option<u8>, level: u8, len: u32
 }
 
 #[deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-fn take_level(bits: &mut BitReader<'_>, expected: Option<u8>, len: u32, max: u8) -> Option<u8> {
+fn take_level(input: &mut Input<'_>, expected: Option<u8>, len: u32, max: u8) -> Option<u8> {
     if let Some(expected) = expected {
-        let high = bits.zeros(ESCAPE)?;
+        let high = input.zeros(ESCAPE)?;
         if high < ESCAPE {
-            let zigzag = high << 1 | bits.take(1)?;
+            let zigzag = high << 1 | input.bits(1);
             let difference = (zigzag >> 1).cast_signed() ^ (zigzag & 1).cast_signed().saturating_neg();
             let level = i32::from(expected).checked_add(difference)?;
             return u8::try_from(level).ok().filter(|&level| level <= max);
         }
     }
-    u8::try_from(bits.take(len)?).ok().filter(|&level| level <= max)
+    u8::try_from(input.bits(len)).ok().filter(|&level| level <= max)
 }
-
-/// What a symbol says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Symbol {
-    /// The element keeps its value. In hot classes only.
-    Unchanged,
-    /// The distance beyond one unit has this many bits.
-    Moved { bits: u32, down: bool },
-    /// The number of bits follows in six plain bits, and in hot classes the direction in one.
-    Escape,
-}
-
-/// The slots of the symbols of a class: unchanged, then up and down by 0, 1, 2, ... bits, then the escape; each from its
-/// start to that of the next. In cold classes only up, and the escape.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Symbols {
-    starts: Vec<u32>,
-}
-
-const SLOTS: u32 = 1 << SYMBOL_SCALE;
 
 /// The chance, in 2^-16, that the distance beyond one unit is at least `2^bits`.
-fn at_least(reach: u8, bits: u32) -> u32 {
+pub(super) fn at_least(reach: u8, bits: u32) -> u32 {
     let level = 96 + 5 * i64::from(bits) - i64::from(reach);
     if level < 0 {
         return 1 << 16;
     }
     usize::try_from(level).ok().and_then(|level| SURVIVAL.get(level)).copied().unwrap_or(0)
-}
-
-impl Symbols {
-    /// For elements of `width` bytes.
-    pub(super) fn new(class: Class, width: usize) -> Self {
-        let mut first = 0;
-        if class.is_hot() {
-            first = (SURVIVAL[usize::from(class.rate)] >> (16 - SYMBOL_SCALE)).max(1);
-        }
-        let mut starts = vec![0, first];
-        let mut start = first;
-        // The direction of a cold change stands with its place: its symbols are all up.
-        let mut split = |end: u32| {
-            let middle = if class.is_hot() { start + (end - start).div_ceil(2) } else { end };
-            starts.extend([middle, end]);
-            start = end;
-        };
-        if class.reach == 0 {
-            split(SLOTS);
-        } else {
-            // One slot is kept for the escape, which also gets what lies beyond the longest distance.
-            let room = SLOTS - 1 - first;
-            for bits in 0..width as u32 * 8 {
-                split(first + ((room * ((1 << 16) - at_least(class.reach, bits))) >> 16));
-            }
-        }
-        starts.push(SLOTS);
-        Self { starts }
-    }
-
-    /// Calls `with` for each symbol that has slots: its start and their number.
-    pub(super) fn for_each(&self, mut with: impl FnMut(Symbol, u32, u32)) {
-        let mut slot = 0;
-        while slot < SLOTS {
-            let (symbol, start, freq) = self.find(slot);
-            with(symbol, start, freq);
-            slot = start + freq;
-        }
-    }
-
-    /// The symbol at a slot, with its start and the number of its slots.
-    pub(super) fn find(&self, slot: u32) -> (Symbol, u32, u32) {
-        let next = self.starts.partition_point(|&start| start <= slot).clamp(1, self.starts.len() - 1);
-        let index = next - 1;
-        let symbol = match index {
-            0 => Symbol::Unchanged,
-            _ if index + 2 == self.starts.len() => Symbol::Escape,
-            _ => Symbol::Moved { bits: (index as u32 - 1) / 2, down: index.is_multiple_of(2) },
-        };
-        (symbol, self.starts[index], self.starts[next] - self.starts[index])
-    }
-
-    /// The slot after `unchanged`, for step 0, or after both directions of a move by `step - 1` bits.
-    pub(super) fn end_of_step(&self, step: usize) -> u32 {
-        self.starts.get(2 * step + 1).copied().unwrap_or(SLOTS)
-    }
-
-    /// The start and the number of slots of a symbol; `None` if it has no slots.
-    pub(super) fn slots(&self, symbol: Symbol) -> Option<(u32, u32)> {
-        let index = match symbol {
-            Symbol::Unchanged => 0,
-            Symbol::Moved { bits, down } => bits as usize * 2 + 1 + usize::from(down),
-            Symbol::Escape => self.starts.len() - 2,
-        };
-        if matches!(symbol, Symbol::Moved { .. }) && index + 2 >= self.starts.len() {
-            return None;
-        }
-        let (start, end) = (*self.starts.get(index)?, *self.starts.get(index + 1)?);
-        (end > start).then_some((start, end - start))
-    }
 }
 
 /// What an encoder has counted of a key: the elements, and the changed ones by the bits of their distance beyond one.
@@ -314,16 +216,16 @@ impl Count {
             return 0;
         }
         let highest = self.by_bits.iter().rposition(|&count| count > 0).unwrap_or(0);
-        // The slots of a distance in each direction, in 2^-8, of the 1023 that are shared.
+        // The slots of a distance in each direction, in 2^-8, of the 4094 that are shared.
         let cost = |reach: u8| -> u64 {
             let mut cost = 0;
             let mut above = 1 << 16;
+            let kept = (4094 * at_least(reach, width as u32 * 8 - 1)) >> 17;
+            let escape = (18 << 12) - log2(u64::from(kept + 1));
             for (bits, &count) in (0u32..).zip(&self.by_bits[..=highest]) {
                 let below = at_least(reach, bits);
-                let slots = (1023 * (above - below)) >> 9;
-                let escape =
-                    (17 << 12) - log2(u64::from((1023 * at_least(reach, width as u32 * 8 - 1)) >> 16) + 1);
-                let own = if slots < 128 { escape } else { (18 << 12) - log2(u64::from(slots)) };
+                let slots = (4094 * (above - below)) >> 9;
+                let own = if slots < 256 { escape } else { (20 << 12) - log2(u64::from(slots)) };
                 cost += own * u64::from(count);
                 above = below;
             }
@@ -367,6 +269,20 @@ impl Counts {
         self.0[key].elements += elements;
     }
 
+    /// Which classes are to be hot. A symbol for each element costs less time than to find the cold changes among many, and
+    /// more where they are few.
+    fn hot_from(&self) -> HotFrom {
+        let [few, some, many] = [HotFrom::RATES[2], HotFrom::RATES[1], HotFrom::RATES[0]];
+        let changes: u64 = self.0.iter().map(|count| u64::from(count.changes)).sum();
+        let elements: u64 = self.0.iter().map(|count| count.elements).sum();
+        match changes * 1000 / elements.max(1) {
+            0..25 => few,
+            25..50 => some,
+            50..100 => many,
+            _ => HotFrom::DENSE,
+        }
+    }
+
     /// What belongs to each class of keys from `first` to `last`.
     fn merged(&self, first: usize, last: usize) -> impl Iterator<Item = Count> {
         (first..=last).map(move |key| {
@@ -396,7 +312,11 @@ impl Model {
             below >= WORTH_A_CLASS
         });
         let first = lowest.unwrap_or(highest).max((highest + 1).saturating_sub(MAX_CLASSES));
-        let mut model = Self { first_key: first as u8, classes: Vec::with_capacity(MAX_CLASSES) };
+        let mut model = Self {
+            hot_from: counts.hot_from(),
+            first_key: first as u8,
+            classes: Vec::with_capacity(MAX_CLASSES),
+        };
         let mut expected = None;
         for merged in counts.merged(first, highest) {
             let rate = merged.cheapest_rate(expected);
@@ -410,12 +330,13 @@ impl Model {
     pub(super) fn refit_hot(&mut self, counts: &Counts, elements: &[u64; MAX_CLASSES]) {
         let first = usize::from(self.first_key);
         let last = first + self.classes.len() - 1;
+        let lowest = HOT_FROM[usize::from(self.hot_from.0) % HOT_FROM.len()];
         for ((class, merged), &elements) in
             self.classes.iter_mut().zip(counts.merged(first, last)).zip(elements)
         {
             let rate = Count { elements, ..merged }.rate();
-            if class.is_hot() && rate > 0 {
-                class.rate = rate.max(HOT);
+            if class.rate >= lowest && rate > 0 {
+                class.rate = rate.max(lowest);
             }
         }
     }

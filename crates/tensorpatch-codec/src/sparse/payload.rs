@@ -1,94 +1,84 @@
-//! A payload, taken apart into its model and its streams.
+//! A payload as it is read: words from its start, bits from its end.
 
-use crate::CodecError;
-use crate::bits::BitReader;
-use crate::bytes::Reader;
+use crate::bits::low_bits;
 
-use super::layout::{self, MAX_HOT_STREAMS, STRIPS, Streams};
-use super::model::Model;
-use super::stream::Serial;
+/// Bytes behind a payload that may be read with it.
+pub(super) const PADDING: usize = 64;
 
-/// Streams of hot symbols and of strips together.
-const MAX_STREAMS: usize = MAX_HOT_STREAMS + STRIPS;
+/// A payload in memory that goes on behind its end, so that a vector can be loaded wherever a word begins.
+#[derive(Debug, Default)]
+pub(super) struct Padded(Vec<u8>);
 
-/// A payload, taken apart.
-pub(super) struct Payload<'a> {
-    pub(super) streams: Streams,
-    pub(super) model: Model,
-    /// The streams of the hot symbols; if there is but one stream, it is the first of them.
-    pub(super) hot: Vec<Stream<'a>>,
-    /// The streams of the strips.
-    pub(super) strips: Vec<Stream<'a>>,
-}
-
-/// A stream, and where in the payload it lies.
-#[derive(Clone, Copy)]
-pub(super) struct Stream<'a> {
-    pub(super) offset: usize,
-    pub(super) serial: Serial<'a>,
-}
-
-impl Stream<'_> {
-    pub(super) fn finish(&self) -> Result<(), CodecError> {
-        self.serial.finish(self.offset)
+impl Padded {
+    /// Copies a payload.
+    pub(super) fn fill(&mut self, payload: &[u8]) -> Input<'_> {
+        self.0.clear();
+        self.0.extend_from_slice(payload);
+        self.0.resize(payload.len().saturating_add(PADDING), 0);
+        Input::new(&self.0, payload.len())
     }
 }
 
-impl<'a> Payload<'a> {
-    pub(super) fn parse(payload: &'a [u8]) -> Result<Self, CodecError> {
-        let mut bits = BitReader::new(payload);
-        let streams = Streams::read(&mut bits).ok_or(CodecError::new("the payload is empty", 0))?;
-        let model = Model::read(&mut bits)?;
-        let taken =
-            bits.whole_bytes().ok_or(CodecError::new("the classes are not filled up with zeros", 0))?;
-        let mut reader = Reader::new(payload);
-        reader.take(taken, "the classes are cut short")?;
-
-        let (hot, strips) = match streams {
-            Streams::One => (1, 0),
-            Streams::Apart { hot } => {
-                (if model.has_hot() { hot } else { 0 }, if model.has_cold() { STRIPS } else { 0 })
-            }
-        };
-        let mut of_hot = None;
-        if hot > 0 && strips > 0 {
-            of_hot = Some(reader.varint(usize::MAX, "the length of the hot streams")?);
-        }
-        let mut shares = [0; MAX_STREAMS];
-        let written = hot.saturating_sub(1).saturating_add(strips.saturating_sub(1));
-        for share in shares.iter_mut().take(written) {
-            *share = reader.varint(usize::MAX, "the length of a stream")?;
-        }
-        let rest = payload.len().saturating_sub(reader.offset());
-        let of_hot = of_hot.unwrap_or(if hot > 0 { rest } else { 0 });
-        let of_strips = rest
-            .checked_sub(of_hot)
-            .ok_or(CodecError::new("the hot streams are longer than the payload", reader.offset()))?;
-        let (of_hot_shares, of_strip_shares) = shares.split_at(hot.saturating_sub(1));
-        let hot = streams_of(&mut reader, hot, of_hot, of_hot_shares)?;
-        let strips = streams_of(&mut reader, strips, of_strips, of_strip_shares)?;
-        reader.finish("bytes after the last stream")?;
-        Ok(Self { streams, model, hot, strips })
-    }
+/// What has not been read of a payload.
+///
+/// Reading on when nothing is left gives something; only [`is_used_up`](Self::is_used_up) tells.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Input<'a> {
+    bytes: &'a [u8],
+    /// Bytes of words that were read.
+    pub(super) taken: usize,
+    /// Bits before those that were read; below 0 if there were too few.
+    left: i64,
 }
 
-/// The next `count` streams, which take `rest` bytes; `shares` tell how long each but the last is.
-fn streams_of<'a>(
-    reader: &mut Reader<'a>,
-    count: usize,
-    mut rest: usize,
-    shares: &[usize],
-) -> Result<Vec<Stream<'a>>, CodecError> {
-    let mut streams = Vec::with_capacity(count);
-    for (i, left) in (1..=count).rev().enumerate() {
-        let offset = reader.offset();
-        let bad = CodecError::new("a stream is cut short", offset);
-        let len = match shares.get(i) {
-            Some(&share) if left > 1 => layout::take_share(share, rest, left).ok_or(bad)?,
-            _ => rest,
-        };
-        streams.push(Stream { offset, serial: Serial::new(reader.take(len, bad.what)?, offset)? });
-        rest = rest.checked_sub(len).ok_or(bad)?;
+impl<'a> Input<'a> {
+    /// `bytes` must have [`PADDING`] behind its first `len`, which are the payload.
+    #[expect(clippy::cast_possible_wrap, reason = "the bits of bytes in memory")]
+    pub(super) fn new(bytes: &'a [u8], len: usize) -> Self {
+        Self { bytes, taken: 0, left: len.saturating_mul(8) as i64 }
     }
-    Ok(streams)
+
+    /// The next word.
+    #[inline(always)]
+    pub(super) fn word(&mut self) -> u16 {
+        let word = self.bytes.get(self.taken..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
+        self.taken = self.taken.saturating_add(2);
+        u16::from_le_bytes(word)
+    }
+
+    /// The next bytes of words, with what stands behind them; zeros beyond the end.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn words<const N: usize>(&self) -> &'a [u8; N] {
+        self.bytes.get(self.taken..).and_then(<[u8]>::first_chunk).unwrap_or(&[0; N])
+    }
+
+    /// The next `len` bits as a number, at most 32.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "at most 32 bits are left by the mask")]
+    pub(super) fn bits(&mut self, len: u32) -> u32 {
+        self.left = self.left.saturating_sub(i64::from(len));
+        let Ok(left) = usize::try_from(self.left) else { return 0 };
+        let bytes = self.bytes.get(left / 8..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
+        (u64::from_le_bytes(bytes) >> (left % 8) & low_bits(len)) as u32
+    }
+
+    /// As [`bits`](Self::bits), of at most 64.
+    pub(super) fn wide_bits(&mut self, len: u32) -> u64 {
+        let high = if len > 32 { u64::from(self.bits(len.saturating_sub(32))) << 32 } else { 0 };
+        high | u64::from(self.bits(len.min(32)))
+    }
+
+    /// The number of zeros before the next one, which is read too; `None` if there are more than `max`.
+    pub(super) fn zeros(&mut self, max: u32) -> Option<u32> {
+        (0..=max).find(|_| self.bits(1) == 1)
+    }
+
+    /// Whether everything was read, and nothing beyond: words and bits meet in a byte whose other bits are zero.
+    #[expect(clippy::cast_possible_wrap, reason = "the bits of bytes in memory")]
+    pub(super) fn is_used_up(&self) -> bool {
+        let words = self.taken.saturating_mul(8) as i64;
+        let between = u32::try_from(self.left.saturating_sub(words)).unwrap_or(u32::MAX);
+        between < 8 && self.clone().bits(between) == 0
+    }
 }

@@ -93,14 +93,15 @@ fn a_directory_of_two_formats_or_of_none_is_refused() {
     let place = Place::new();
     let detect = |path: &Path| Format::detect(path, &Limits::default());
     let delta = place.delta();
-    for name in ["manifest.json", "locations.bin"] {
-        let other = place.put(&format!("delta/{name}"), b"{}");
-        refused(detect(&delta), "a directory of several formats at once");
-        fs::remove_file(other).unwrap();
-    }
+    // What lies beside weights or their index may be called anything.
+    place.put("delta/manifest.json", b"{}");
+    assert_eq!(detect(&delta).unwrap(), Format::IndexDelta);
+    place.put("whole/manifest.json", b"{}");
+    place.put("whole/model.safetensors", &file(&[t([0; 4])], &[]));
+    assert_eq!(detect(&place.path("whole")).unwrap(), Format::Checkpoint);
     place.put("other/manifest.json", b"{}");
     place.put("other/locations.bin", b"{}");
-    refused(detect(&place.path("other")), "a directory of several formats at once");
+    refused(detect(&place.path("other")), "a directory of two formats at once");
     place.put("none/README.md", b"");
     refused(detect(&place.path("none")), "neither a checkpoint nor a delta");
     refused(detect(&place.path("absent")), "cannot open");
@@ -235,4 +236,28 @@ fn a_delta_opened_as_another_format_is_refused() {
     let opened = files.parse(base.schema(), &limits).unwrap();
     assert!(matches!(opened, Delta::IndexDelta(_)));
     assert_eq!(opened.tensors(), ["t"]);
+}
+
+#[test]
+fn a_state_that_does_not_have_the_checksum_of_a_delta_is_refused() {
+    let place = Place::new();
+    let base = place.put("state.safetensors", &file(&[t([0; 4])], &[]));
+    let delta = |sum: &str| {
+        let metadata = [
+            ("format", "sparse_weight_patch"),
+            ("version", "1"),
+            ("model_version", "2"),
+            ("num_changed_params", "1"),
+            ("total_changed_elements", "1"),
+            ("checksum_sha256", sum),
+        ];
+        let indices = Tensor::new("t.indices", "I32", &[1], vec![0; 4]);
+        let values = Tensor::new("t.values", "BF16", &[1], vec![1, 0]);
+        place.put("delta.safetensors", &file(&[indices, values], &metadata))
+    };
+    let sum = ChecksumKind::Sha256.of(&[1, 0, 0, 0]);
+    let error = place.apply(&delta(&sum.replace('a', "b")), &base).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongBase);
+    refused::<(), _>(Err(error), "the sha256 checksum of the result differs");
+    place.apply(&delta(&sum), &base).unwrap();
 }

@@ -9,55 +9,74 @@ use tensorpatch_checkpoint::Checkpoint;
 use tensorpatch_format::{Limits, TensorIndex, TensorSpec};
 use tensorpatch_formats::index_delta::{Index, IndexKind};
 use tensorpatch_formats::skyrl::Manifest;
-use tensorpatch_formats::{Delta, GrailDelta, IndexDelta, NemoRlDelta, SkyRlDelta, Violation, trl};
+use tensorpatch_formats::{Delta, Dialect, GrailDelta, IndexDelta, NemoRlDelta, SkyRlDelta, Violation, trl};
 
-/// An index-delta directory, whatever its index and files, is refused, or its changes make tensors of their old sizes; so with
+/// An index-delta directory, whatever its index and files, is refused, or its changes make tensors as long as the base's; so with
 /// the other formats below.
 pub fn index_delta(bytes: &[u8]) {
-    let pieces = pieces(bytes);
-    let Some((json, rest)) = pieces.split_first() else { return };
-    let Some(IndexKind::Delta(index)) = accepted(Index::parse(json, &limits())) else { return };
-    // What is written for it says the same.
-    for dialect in [Default::default(), tensorpatch_formats::Dialect::ModelExpress] {
-        assert_eq!(Index::parse(&index.to_json(dialect), &limits()), Ok(IndexKind::Delta(index.clone())));
-    }
-    let names: Vec<String> = index.files().into_iter().map(str::to_owned).collect();
-    let files: Vec<_> = names.iter().map(String::as_str).zip(rest.iter().copied()).collect();
-    check(accepted(IndexDelta::parse(index, &files, &limits())).map(Delta::IndexDelta));
+    check(parse_index_delta(bytes));
 }
 
 /// See [`index_delta`].
 pub fn trl_delta(bytes: &[u8]) {
-    if let Some(trl::Patch::Delta(delta)) = accepted(trl::Patch::parse(bytes, &limits())) {
-        check(Some(Delta::Trl(delta)));
-    }
+    check(parse_trl(bytes));
 }
 
 /// See [`index_delta`].
 pub fn skyrl_delta(bytes: &[u8]) {
-    let pieces = pieces(bytes);
-    let Some((json, rest)) = pieces.split_first() else { return };
-    let Some(manifest) = accepted(Manifest::parse(json, &limits())) else { return };
-    let names = manifest.files().to_vec();
-    let files: Vec<_> = names.iter().map(String::as_str).zip(rest.iter().copied()).collect();
-    check(accepted(SkyRlDelta::parse(manifest, &files, &limits())).map(Delta::SkyRl));
+    check(parse_skyrl(bytes));
 }
 
 /// See [`index_delta`].
 pub fn nemo_rl_delta(bytes: &[u8]) {
-    let pieces = pieces(bytes);
-    let [metadata, locations, values @ ..] = &pieces[..] else { return };
-    let values: BTreeMap<u64, &[u8]> = (0..).zip(values.iter().copied()).collect();
-    check(accepted(NemoRlDelta::parse(metadata, locations, values, &limits())).map(Delta::NemoRl));
+    check(parse_nemo_rl(bytes));
 }
 
 /// See [`index_delta`]; so too when the bytes are what is in the frame.
 pub fn grail_delta(bytes: &[u8]) {
-    let state_bytes = base().values().map(|(_, bytes)| bytes.len() as u64).sum();
-    let packed = zstd_frame(bytes);
-    for bytes in [bytes, &packed] {
-        check(accepted(GrailDelta::parse(bytes, state_bytes, &limits())).map(Delta::Grail));
+    check(parse_grail(bytes));
+    check(parse_grail(&zstd_frame(bytes)));
+}
+
+fn parse_index_delta(bytes: &[u8]) -> Option<Delta<'_>> {
+    let pieces = pieces(bytes);
+    let (json, rest) = pieces.split_first()?;
+    let IndexKind::Delta(index) = accepted(Index::parse(json, &limits()))? else { return None };
+    // What is written for it says the same.
+    for dialect in [Dialect::Numbered, Dialect::ModelExpress] {
+        assert_eq!(Index::parse(&index.to_json(dialect), &limits()), Ok(IndexKind::Delta(index.clone())));
     }
+    let names: Vec<String> = index.files().into_iter().map(str::to_owned).collect();
+    let files: Vec<_> = names.iter().map(String::as_str).zip(rest.iter().copied()).collect();
+    accepted(IndexDelta::parse(index, &files, &limits())).map(Delta::IndexDelta)
+}
+
+fn parse_trl(bytes: &[u8]) -> Option<Delta<'_>> {
+    match accepted(trl::Patch::parse(bytes, &limits()))? {
+        trl::Patch::Delta(delta) => Some(Delta::Trl(delta)),
+        trl::Patch::Anchor(_) => None,
+    }
+}
+
+fn parse_skyrl(bytes: &[u8]) -> Option<Delta<'_>> {
+    let pieces = pieces(bytes);
+    let (json, rest) = pieces.split_first()?;
+    let manifest = accepted(Manifest::parse(json, &limits()))?;
+    let names = manifest.files().to_vec();
+    let files: Vec<_> = names.iter().map(String::as_str).zip(rest.iter().copied()).collect();
+    accepted(SkyRlDelta::parse(manifest, &files, &limits())).map(Delta::SkyRl)
+}
+
+fn parse_nemo_rl(bytes: &[u8]) -> Option<Delta<'_>> {
+    let pieces = pieces(bytes);
+    let [metadata, locations, values @ ..] = &pieces[..] else { return None };
+    let values: BTreeMap<u64, &[u8]> = (0..).zip(values.iter().copied()).collect();
+    accepted(NemoRlDelta::parse(metadata, locations, values, &limits())).map(Delta::NemoRl)
+}
+
+fn parse_grail(bytes: &[u8]) -> Option<Delta<'_>> {
+    let state_bytes = base().values().map(|(_, bytes)| bytes.len() as u64).sum();
+    accepted(GrailDelta::parse(bytes, state_bytes, &limits())).map(Delta::Grail)
 }
 
 /// A frame of blocks that are not compressed.
@@ -85,8 +104,10 @@ fn accepted<T, E: Display>(result: Result<T, E>) -> Option<T> {
     result.map_err(|error| assert!(error.to_string().len() < 4096, "{error}")).ok()
 }
 
-fn check(delta: Option<Delta<'_>>) {
-    let Some(delta) = delta else { return };
+/// Applies a delta to the base, and returns how many tensors it makes.
+fn check(delta: Option<Delta<'_>>) -> usize {
+    let Some(delta) = delta else { return 0 };
+    let mut count = 0;
     for (spec, bytes) in base().values() {
         let listed = delta.tensors().contains(&spec.name.as_str());
         let change = accepted(delta.decode(spec));
@@ -97,13 +118,17 @@ fn check(delta: Option<Delta<'_>>) {
             let made = accepted(unchecked.apply(bytes));
             assert!(made.as_ref().is_none_or(|made| made.len() == bytes.len()), "{spec:?}");
             match change.apply(bytes) {
-                Ok(checked) => assert_eq!(Some(checked), made),
+                Ok(checked) => {
+                    count += 1;
+                    assert_eq!(Some(checked), made);
+                }
                 Err(Violation::Checksum { .. }) => assert!(made.is_some()),
                 Err(_) => assert!(made.is_none()),
             }
         }
         accepted(delta.apply(spec, bytes));
     }
+    count
 }
 
 const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tensorpatch-formats/tests/vectors");
@@ -189,4 +214,22 @@ pub(super) fn grail_deltas() -> Vec<(&'static str, Vec<u8>)> {
     let empty = [&(empty.len() as u32).to_le_bytes()[..], empty].concat();
     let files = ["v2", "v3", "v31"].map(|name| (name, read(&format!("grail/{name}.zst"))));
     files.into_iter().chain([("empty", empty)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seeds_are_deltas_that_the_base_takes() {
+        let made = |parse: fn(&[u8]) -> Option<Delta<'_>>, seeds: Vec<(&str, Vec<u8>)>| {
+            seeds.iter().map(|(_, bytes)| check(parse(bytes))).collect::<Vec<_>>()
+        };
+        // Of the tensors that change, one is too large for this base.
+        assert_eq!(made(parse_index_delta, index_deltas()), [6, 6, 6, 0]);
+        assert_eq!(made(parse_trl, trl_deltas()), [2, 0, 2, 2, 3]);
+        assert_eq!(made(parse_skyrl, skyrl_deltas()), [6, 0, 0]);
+        assert_eq!(made(parse_nemo_rl, nemo_rl_deltas()), [6, 6, 0]);
+        assert_eq!(made(parse_grail, grail_deltas()), [3, 3, 3, 0]);
+    }
 }
