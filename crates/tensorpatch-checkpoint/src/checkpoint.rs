@@ -283,7 +283,7 @@ fn find_companions(directory: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
 }
 
 /// Whether a file of this name belongs to a model without being weights.
-pub(crate) fn is_companion_name(name: &OsStr) -> bool {
+pub fn is_companion_name(name: &OsStr) -> bool {
     let text = name.to_string_lossy();
     let extension = Path::new(name).extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
     let is_weights = extension.is_some_and(|e| WEIGHT_EXTENSIONS.contains(&e.as_str()));

@@ -34,7 +34,7 @@ mod staging;
 mod writer;
 
 pub use atomic_file::AtomicFile;
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, is_companion_name};
 pub use error::{CheckpointError, Obstacle};
 pub use header::{HeaderError, HeaderPlace, HeaderViolation, SafetensorsHeader};
 pub use index::IndexError;

@@ -34,6 +34,7 @@ mod apply;
 mod changes;
 mod continuation;
 mod diff;
+mod diff_base;
 mod digest;
 mod emit;
 mod encode;

@@ -4,19 +4,21 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::path::Path;
 
 use safetensors::View;
 use tempfile::SpooledTempFile;
-use tensorpatch_checkpoint::{ViewError, generate_layout, spec_of_view};
+use tensorpatch_checkpoint::{Checkpoint, ViewError, generate_layout, spec_of_view};
 use tensorpatch_codec::{ChunkContext, ChunkEncoder, Encoded};
 use tensorpatch_format::{ChunkAddress, ChunkIndex, LeafDigest, Schema, TensorIndex, TensorSpec};
 
 use crate::changes::ByTensor;
 use crate::continuation::{Continuation, base_of};
+use crate::diff_base::DiffBase;
 use crate::encode::{Assembly, SpanBuilder, encode_over};
 use crate::parallel::ordered;
 use crate::spans::Spans;
-use crate::{DiffError, DiffReport, Options, Progress, Snapshot, TensorChanges, TensorsError};
+use crate::{DiffError, DiffReport, LeafTable, Options, Progress, Snapshot, TensorChanges, TensorsError};
 
 /// Bytes of payloads that are kept in memory; more go to a temporary file.
 const SPOOLED_BYTES: usize = 64 << 20;
@@ -60,7 +62,7 @@ pub enum Others {
 /// ```
 #[derive(Debug)]
 pub struct TensorDiff<'b> {
-    base: Option<&'b Snapshot<'b>>,
+    base: Option<DiffBase<'b>>,
     options: Options,
     progress: Progress<'b>,
     spool: SpooledTempFile,
@@ -84,6 +86,20 @@ struct AddedChunk {
     base_leaf: Option<LeafDigest>,
 }
 
+impl TensorDiff<'static> {
+    /// The changes against a checkpoint that this owns, with its leaf table, which the caller knows to be
+    /// true. Unchanged chunks then cost one comparison and no hash.
+    ///
+    /// # Errors
+    /// If the leaf table does not fit the options, or an application in place to the checkpoint was
+    /// interrupted.
+    pub fn over(base: Checkpoint, leaves: LeafTable, options: &Options) -> Result<Self, DiffError> {
+        let base = DiffBase::Checkpoint(Box::new((base, leaves)));
+        base.snapshot()?.check_leaves(options.leaf_hash)?;
+        Ok(Self::start(Some(base), options, Progress::none()))
+    }
+}
+
 impl<'b> TensorDiff<'b> {
     /// The changes against `base`, or a whole state if there is none.
     ///
@@ -97,9 +113,19 @@ impl<'b> TensorDiff<'b> {
         if let Some(base) = base {
             base.check_leaves(options.leaf_hash)?;
         }
+        Ok(Self::start(base.map(DiffBase::Snapshot), options, progress))
+    }
+
+    fn start(base: Option<DiffBase<'b>>, options: &Options, progress: Progress<'b>) -> Self {
         let spool = SpooledTempFile::new(SPOOLED_BYTES);
         let options = options.clone();
-        Ok(Self { base, options, progress, spool, spooled: 0, tensors: BTreeMap::new() })
+        Self { base, options, progress, spool, spooled: 0, tensors: BTreeMap::new() }
+    }
+
+    /// The same with its temporary file, if one is needed, in the directory `dir` instead of the system's.
+    #[must_use]
+    pub fn with_scratch_dir(self, dir: &Path) -> Self {
+        Self { spool: SpooledTempFile::new_in(SPOOLED_BYTES, dir), ..self }
     }
 
     /// Compares a tensor with the base's of the same name, and keeps what changes.
@@ -115,7 +141,7 @@ impl<'b> TensorDiff<'b> {
             let error = ViewError::Length { tensor: spec.name, expected, found };
             return Err(TensorsError::from(error).into());
         }
-        let base = self.base.and_then(|base| base_of(base.state.schema(), &spec));
+        let base = self.base.as_ref().and_then(|base| base_of(base.schema(), &spec));
         self.encode(spec.clone(), base, |encoder, context, chunk, base, payload| {
             let range = spec.chunk_range(chunk).unwrap_or_default();
             let range = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
@@ -132,17 +158,18 @@ impl<'b> TensorDiff<'b> {
     /// kept, or the caller cancels.
     pub fn add_changes(&mut self, name: &str, positions: &[u64], values: &[u8]) -> Result<(), DiffError> {
         let none = || TensorsError::NotInBase { tensor: name.to_owned() };
-        let base = self.base.ok_or_else(none)?;
-        let schema = base.state.schema();
+        let schema = self.base.as_ref().map(DiffBase::schema).ok_or_else(none)?;
         let tensor = schema.find(name).ok_or_else(none)?;
         let spec = schema.get(tensor).ok_or_else(none)?.clone();
-        let changes = ByTensor::new(schema, &[TensorChanges { tensor, positions, values }])?;
+        let schema = Schema::new(vec![spec.clone()]).map_err(ViewError::from).map_err(TensorsError::from)?;
+        let first = TensorIndex(0);
+        let changes = ByTensor::new(&schema, &[TensorChanges { tensor: first, positions, values }])?;
         self.encode(spec, Some(tensor), |encoder, context, chunk, base, payload| {
-            let address = ChunkAddress { tensor, chunk };
             let Some(base) = base else { return Err(none().into()) };
-            changes
-                .encode(encoder, context, address, base, payload)
-                .map_err(|source| DiffError::Changes { address, source })
+            let encoded =
+                changes.encode(encoder, context, ChunkAddress { tensor: first, chunk }, base, payload);
+            let address = ChunkAddress { tensor, chunk };
+            encoded.map_err(|source| DiffError::Changes { address, source })
         })
     }
 
@@ -155,13 +182,15 @@ impl<'b> TensorDiff<'b> {
         self.settle_others(others)?;
         let specs = self.tensors.values().map(|tensor| tensor.spec.clone()).collect();
         let schema = Schema::new(specs).map_err(|error| TensorsError::from(ViewError::from(error)))?;
-        let same = self.base.filter(|base| base.state.schema() == &schema);
+        let base = self.base.as_ref().map(DiffBase::snapshot).transpose()?;
+        let base = base.as_ref();
+        let same = base.filter(|base| base.state.schema() == &schema);
         let layout = match same {
             Some(base) => Cow::Borrowed(base.layout),
             None => Cow::Owned(generate_layout(&schema).map_err(TensorsError::from)?),
         };
-        let continuation = Continuation::new(self.base.map(|base| base.state.schema()), &schema);
-        let mut assembly = Assembly::new(self.base, &schema, &layout, &self.options, out);
+        let continuation = Continuation::new(base.map(|base| base.state.schema()), &schema);
+        let mut assembly = Assembly::new(base, &schema, &layout, &self.options, out);
         // By name, as in the schema.
         let tensors: Vec<AddedTensor> = self.tensors.into_values().collect();
         let spans = Spans::new(&schema);
@@ -186,15 +215,15 @@ impl<'b> TensorDiff<'b> {
     }
 
     fn settle_others(&mut self, others: Others) -> Result<(), DiffError> {
-        let Some(base) = self.base else { return Ok(()) };
-        for (spec, index) in base.state.schema().tensors().iter().zip(0..) {
-            if self.tensors.contains_key(&spec.name) {
-                continue;
-            }
+        let Some(base) = &self.base else { return Ok(()) };
+        let others_of_base = base.schema().tensors().iter().zip((0..).map(TensorIndex));
+        let missing = others_of_base.filter(|(spec, _)| !self.tensors.contains_key(&spec.name));
+        let missing: Vec<(TensorSpec, TensorIndex)> = missing.map(|(spec, i)| (spec.clone(), i)).collect();
+        for (spec, index) in missing {
             match others {
-                Others::Refused => return Err(TensorsError::Missing { tensor: spec.name.clone() }.into()),
+                Others::Refused => return Err(TensorsError::Missing { tensor: spec.name }.into()),
                 Others::Removed => {}
-                Others::Kept => self.encode(spec.clone(), Some(TensorIndex(index)), |_, _, _, base, _| {
+                Others::Kept => self.encode(spec.clone(), Some(index), |_, _, _, base, _| {
                     let Some((_, leaf)) = base else {
                         return Err(TensorsError::NotInBase { tensor: spec.name.clone() }.into());
                     };
@@ -225,7 +254,8 @@ impl<'b> TensorDiff<'b> {
         }
         let Options { profile, leaf_hash, threads, .. } = self.options;
         let context = ChunkContext { format: spec.dtype.element_format(), profile, leaf_hash };
-        let (snapshot, progress, count) = (self.base, self.progress, spec.chunk_count());
+        let Self { base: whole, progress, spool, spooled, .. } = self;
+        let count = spec.chunk_count();
         let mut chunks = Vec::new();
         ordered(
             threads,
@@ -235,9 +265,10 @@ impl<'b> TensorDiff<'b> {
                 let first = u32::try_from(group).unwrap_or(u32::MAX).saturating_mul(CHUNKS_AT_ONCE);
                 let (mut payloads, mut encoded) = (Vec::new(), Vec::new());
                 for chunk in (first..first.saturating_add(CHUNKS_AT_ONCE).min(count)).map(ChunkIndex) {
-                    let base = snapshot.zip(base).and_then(|(snapshot, tensor)| {
-                        snapshot.chunk(ChunkAddress { tensor, chunk }, leaf_hash)
-                    });
+                    let base = whole
+                        .as_ref()
+                        .zip(base)
+                        .and_then(|(whole, tensor)| whole.chunk(ChunkAddress { tensor, chunk }, leaf_hash));
                     let over = base.as_ref().map(|base| (base.bytes, base.leaf));
                     let start = payloads.len();
                     let found = encode(encoder, context, chunk, over, &mut payloads)?;
@@ -249,12 +280,12 @@ impl<'b> TensorDiff<'b> {
             },
             |_, (payloads, encoded)| {
                 // A caller may go on after a write that failed half way.
-                let end = self.spool.seek(SeekFrom::Start(self.spooled));
-                end.and_then(|_| self.spool.write_all(&payloads)).map_err(DiffError::Scratch)?;
+                let end = spool.seek(SeekFrom::Start(*spooled));
+                end.and_then(|_| spool.write_all(&payloads)).map_err(DiffError::Scratch)?;
                 chunks.extend(encoded.into_iter().map(|(encoded, Range { start, end }, base_leaf)| {
-                    AddedChunk { encoded, payload: (self.spooled + start as u64, end - start), base_leaf }
+                    AddedChunk { encoded, payload: (*spooled + start as u64, end - start), base_leaf }
                 }));
-                self.spooled += payloads.len() as u64;
+                *spooled += payloads.len() as u64;
                 Ok(())
             },
         )?;

@@ -182,6 +182,17 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// A file that was given to lie beside the weights, and may not.
+    #[error("{name:?} cannot be published beside the weights: {what}")]
+    Companion {
+        /// The name of the file.
+        name: String,
+        /// Why not.
+        what: &'static str,
+    },
+    /// Tensors to be published that could not be had.
+    #[error("the tensors to publish could not be had: {0}")]
+    Tensors(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A label, or a publisher's name, that no record may have.
     #[error(transparent)]
     Text(RecordError),
@@ -301,6 +312,8 @@ impl StoreError {
             | Self::Policy(_)
             | Self::LeafHash { .. }
             | Self::NoCache(_)
+            | Self::Companion { .. }
+            | Self::Tensors(_)
             | Self::Text(_) => ErrorKind::Refused,
             Self::Missing { .. } | Self::Damaged { .. } | Self::PatchDiffers { .. } => ErrorKind::BadInput,
             Self::Untrusted { .. } => ErrorKind::Untrusted,

@@ -67,6 +67,7 @@ pub use observe::{Event, Observer, Phase};
 pub use policy::{Policy, PolicyError, Setting};
 pub use publisher::anchor_policy::{AnchorAdded, AnchorPolicy};
 pub use publisher::builder::PublisherBuilder;
+pub use publisher::feed::TensorFeed;
 pub use publisher::fold::{Folded, Folder};
 pub use publisher::options::PublishOptions;
 pub use publisher::{Published, Publisher, ranks};

@@ -4,8 +4,10 @@ mod anchor;
 pub(crate) mod anchor_policy;
 pub(crate) mod builder;
 mod encode;
+pub(crate) mod feed;
 pub(crate) mod fold;
 mod local;
+mod memory;
 pub(crate) mod options;
 pub mod ranks;
 
@@ -34,7 +36,7 @@ use crate::stream::{Stream, next_version};
 
 use anchor_policy::{AnchorAdded, Chain};
 use builder::PublisherBuilder;
-use local::{Checked, Companion, copy_companion, encode_and_check, stage_checkpoint};
+use local::{Checked, Companion, Staged, copy_companion, encode_and_check, stage_checkpoint};
 use options::PublishOptions;
 
 /// Publishes checkpoints as versions of a stream.
@@ -285,6 +287,19 @@ impl Publisher {
             }
             encoded => encoded?,
         };
+        self.publish_patch(directory, &tip, &companions, patch, label, known).await
+    }
+
+    /// Publishes a patch that is checked, if the tip is not its version already.
+    async fn publish_patch(
+        &self,
+        directory: &ReplicaDir,
+        tip: &Commit,
+        companions: &[Companion],
+        patch: Patch,
+        label: Option<&str>,
+        known: &mut Known,
+    ) -> Result<Published, StoreError> {
         let (new, old) = (&patch.checked.contents, &tip.record.contents);
         let same_attempt = known.attempt == Some(tip.record.nonce);
         let same_label = label.is_some() && tip.record.label.as_deref() == label;
@@ -292,11 +307,11 @@ impl Publisher {
             *known = Known { tip: Some(tip.id()), ..Known::default() };
             drop(patch.outgoing);
             patch.uploading.give_up().await;
-            return Ok(Published::of(&tip, 0, true));
+            return Ok(Published::of(tip, 0, true));
         }
         let nonce = patch.nonce;
-        let prepared = self.next(&companions, patch, &tip).await?;
-        self.commit(directory, Some(&tip), prepared, nonce, label, known).await
+        let prepared = self.next(companions, patch, tip).await?;
+        self.commit(directory, Some(tip), prepared, nonce, label, known).await
     }
 
     /// The tip, if it is the one that is known, or this publisher's own attempt whose end it did not see.
@@ -329,14 +344,22 @@ impl Publisher {
         checkpoint: &Path,
         nonce: Nonce,
     ) -> Result<Prepared, StoreError> {
-        let version = Version::FIRST;
         let companions = self.copy_companions(directory, checkpoint).await?;
-        let staged = {
-            let (directory, checkpoint, options) =
-                (directory.clone(), checkpoint.to_owned(), self.options.diff.clone());
-            let observer = self.options.observer.clone();
-            blocking(move || stage_checkpoint(&directory, &checkpoint, &options, &observer)).await?
-        };
+        let (directory, checkpoint, options) =
+            (directory.clone(), checkpoint.to_owned(), self.options.diff.clone());
+        let observer = self.options.observer.clone();
+        let staged = blocking(move || stage_checkpoint(&directory, &checkpoint, &options, &observer)).await?;
+        self.upload_first(&companions, staged, nonce).await
+    }
+
+    /// The objects of a first version (step P4).
+    async fn upload_first(
+        &self,
+        companions: &[Companion],
+        staged: Staged,
+        nonce: Nonce,
+    ) -> Result<Prepared, StoreError> {
+        let version = Version::FIRST;
         let bytes = staged.files.iter().map(|(_, path)| file_len(path)).sum::<Result<u64, _>>()?;
         self.options.observer.start(Phase::Upload, bytes);
         let mut files = buffered_all(
@@ -349,14 +372,14 @@ impl Publisher {
             },
         )
         .await?;
-        for companion in &companions {
+        for companion in companions {
             let key = names::anchor(version, nonce, &companion.name)?;
             let object = self.stream.bucket().upload(key, &companion.copy, &Observer::default()).await?;
             files.push(NamedObject { name: companion.name.clone(), object });
         }
         let key = names::leaves(version, nonce)?;
         let leaves = self.stream.bucket().put_bytes(key, staged.leaves.as_bytes().to_vec().into()).await?;
-        let companions = self.upload_companions(version, nonce, &companions, &[]).await?;
+        let companions = self.upload_companions(version, nonce, companions, &[]).await?;
         let anchor = Anchor { files, leaves };
         let bytes = anchor.objects().chain(companions.iter().map(|c| &c.object)).map(|o| o.bytes).sum();
         let version = NewVersion { contents: staged.contents, delta: None, anchor: Some(anchor), companions };
@@ -370,17 +393,29 @@ impl Publisher {
         checkpoint: &Path,
         tip: &Commit,
     ) -> Result<Patch, StoreError> {
+        let (checkpoint, options) = (checkpoint.to_owned(), self.options.diff.clone());
+        let observer = self.options.observer.clone();
+        self.upload_patch(directory, tip, move |directory, tip, outgoing| {
+            encode_and_check(directory, &checkpoint, tip, &options, &observer, outgoing)
+        })
+        .await
+    }
+
+    /// The patch that `write` writes and checks, on a thread that may block, while its upload has begun.
+    async fn upload_patch(
+        &self,
+        directory: &ReplicaDir,
+        tip: &Commit,
+        write: impl FnOnce(&ReplicaDir, &Commit, &mut Outgoing) -> Result<Checked, StoreError> + Send + 'static,
+    ) -> Result<Patch, StoreError> {
         let nonce = Nonce::random();
         let key = names::patch(next_version(Some(tip))?, nonce, "delta.tpatch")?;
         let bucket = self.stream.bucket();
         let (mut outgoing, uploading) =
             bucket.upload_while_written(key, directory.outgoing(), &self.options.observer)?;
-        let (directory, checkpoint, options) =
-            (directory.clone(), checkpoint.to_owned(), self.options.diff.clone());
-        let (observer, tip) = (self.options.observer.clone(), tip.clone());
+        let (directory, tip) = (directory.clone(), tip.clone());
         let encoded = blocking(move || {
-            let checked =
-                encode_and_check(&directory, &checkpoint, &tip, &options, &observer, &mut outgoing)?;
+            let checked = write(&directory, &tip, &mut outgoing)?;
             Ok((checked, outgoing))
         });
         match encoded.await {

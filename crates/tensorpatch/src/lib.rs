@@ -79,6 +79,8 @@
 //! ```
 //!
 //! [`MemoryState`] is a whole state in memory: to diff two of them, or to decode a patch without files.
+//! [`Publisher::publish_tensors`](store::Publisher::publish_tensors) and
+//! [`Publisher::feed`](store::Publisher::feed) publish tensors to a stream.
 //!
 //! # A stream from a trainer to its replicas
 //!

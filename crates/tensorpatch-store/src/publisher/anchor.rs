@@ -1,11 +1,10 @@
 //! Anchors of versions that exist already, added as edges (spec/stream.md sections 4.3 and 5).
 
-use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_delta::{LeafTable, Progress, State};
-use tensorpatch_format::TaggedStateDigest;
+use tensorpatch_delta::LeafTable;
 use tensorpatch_stream::{Anchor, Commit, EdgeRecord, NamedObject, Nonce, names};
 
 use super::anchor_policy::{AnchorAdded, AnchorPolicy, Chain};
+use super::memory::verify_baseline;
 use super::{Known, Published, Publisher};
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
@@ -124,24 +123,10 @@ impl Publisher {
 
     /// Hashes the baseline once more: what has rotted on disk must not become an anchor.
     async fn leaves(&self, directory: &ReplicaDir, tip: &Commit) -> Result<LeafTable, StoreError> {
-        let (directory, options, expected) =
-            (directory.clone(), self.options.diff.clone(), tip.record.contents.state);
+        let (directory, options, tip) = (directory.clone(), self.options.diff.clone(), tip.clone());
         let observer = self.options.observer.clone();
-        blocking(move || {
-            let checkpoint = Checkpoint::open(directory.path(), &options.limits)?;
-            let state = State::of(&checkpoint)?;
-            observer.start(Phase::Hash, checkpoint.schema().state_bytes());
-            let advance = observer.steer(Phase::Hash);
-            let hash = expected.leaf_hash;
-            let leaves = LeafTable::of(&state, hash, options.threads, Progress::stoppable(&advance))?;
-            let digest = leaves.state_digest(checkpoint.schema());
-            let found = TaggedStateDigest { leaf_hash: hash, digest };
-            if found != expected {
-                return Err(StoreError::WrongState { path: directory.path().to_owned(), expected, found });
-            }
-            Ok(leaves)
-        })
-        .await
+        blocking(move || verify_baseline(&directory, &tip, &options, &observer).map(|(_, leaves)| leaves))
+            .await
     }
 
     async fn upload_anchor(

@@ -4,7 +4,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_delta::{self as delta, Progress, Snapshot};
+use tensorpatch_delta::{self as delta, DiffError, DiffReport, Progress, Snapshot};
 use tensorpatch_format::{Kind, TaggedStateDigest};
 use tensorpatch_stream::{Delta, DeltaKind, ObjectRef, PatchObject, VersionContents, VersionId};
 
@@ -23,6 +23,17 @@ pub(super) struct Encoded {
 }
 
 impl Encoded {
+    fn of(report: &DiffReport, options: &delta::Options) -> Self {
+        let tagged = |digest| TaggedStateDigest { leaf_hash: options.leaf_hash, digest };
+        Self {
+            kind: if report.kind == Kind::Empty { DeltaKind::Empty } else { DeltaKind::Delta },
+            base: tagged(report.base),
+            target: tagged(report.target),
+            changed_elements: report.changed_elements,
+            total_elements: report.total_elements,
+        }
+    }
+
     /// The delta from `base` that the uploaded patch is.
     pub(super) fn into_delta(self, base: VersionId, object: ObjectRef) -> Delta {
         Delta {
@@ -44,17 +55,21 @@ pub(super) fn encode(
     options: &delta::Options,
     progress: Progress<'_>,
 ) -> Result<Encoded, StoreError> {
+    let write = |out: &mut dyn Write| delta::encode_diff(base, target, options, progress, out);
+    write_buffered(out, path, options, write).map(|(encoded, _)| encoded)
+}
+
+/// Lets `write` write a patch to `out`, which ends up at `path`.
+pub(super) fn write_buffered(
+    out: impl Write,
+    path: &Path,
+    options: &delta::Options,
+    write: impl FnOnce(&mut dyn Write) -> Result<DiffReport, DiffError>,
+) -> Result<(Encoded, DiffReport), StoreError> {
     let mut out = BufWriter::with_capacity(1 << 20, out);
-    let report = delta::encode_diff(base, target, options, progress, &mut out)?;
+    let report = write(&mut out)?;
     out.flush().map_err(|source| StoreError::local(path, source))?;
-    let tagged = |digest| TaggedStateDigest { leaf_hash: options.leaf_hash, digest };
-    Ok(Encoded {
-        kind: if report.kind == Kind::Empty { DeltaKind::Empty } else { DeltaKind::Delta },
-        base: tagged(report.base),
-        target: tagged(report.target),
-        changed_elements: report.changed_elements,
-        total_elements: report.total_elements,
-    })
+    Ok((Encoded::of(&report, options), report))
 }
 
 /// What a checkpoint with the state `state` is as a version.

@@ -21,6 +21,7 @@ use crate::stream::next_version;
 const MAX_COMPANION_BYTES: u64 = 256 << 20;
 
 /// A file beside the weights, as it was read once.
+#[derive(Debug)]
 pub(super) struct Companion {
     pub(super) name: String,
     /// A private copy that nobody else alters.
@@ -36,9 +37,17 @@ pub(super) fn copy_companion(directory: &ReplicaDir, path: &Path) -> Result<Comp
         path: path.into(),
         source: std::io::ErrorKind::NotFound.into(),
     })?;
-    let digest = ObjectDigest::of(&bytes);
+    write_companion(directory, name, &bytes)
+}
+
+pub(super) fn write_companion(
+    directory: &ReplicaDir,
+    name: String,
+    bytes: &[u8],
+) -> Result<Companion, StoreError> {
+    let digest = ObjectDigest::of(bytes);
     let copy = directory.download(&digest);
-    local::write_file(&copy, &bytes)?;
+    local::write_file(&copy, bytes)?;
     Ok(Companion { name, copy, digest, bytes: bytes.len() as u64 })
 }
 
@@ -90,7 +99,8 @@ pub(super) struct Checked {
     pub(super) ready: Ready,
 }
 
-/// Writes the patch from the baseline to the checkpoint at `path`, and makes ready what it does to the baseline.
+/// Writes the patch from the baseline to the checkpoint at `path`, and makes ready what it does to the
+/// baseline.
 pub(super) fn encode_and_check(
     directory: &ReplicaDir,
     path: &Path,
@@ -99,27 +109,61 @@ pub(super) fn encode_and_check(
     observer: &Observer,
     outgoing: &mut Outgoing,
 ) -> Result<Checked, StoreError> {
-    let (stream, held) = (tip.record.stream, InstalledVersion::of(tip));
-    let broken = |error| damage_noted(directory, stream, &held, error);
-    let base = Checkpoint::open(directory.path(), &options.limits).map_err(|error| broken(error.into()))?;
-    if base.layout().digest() != tip.record.contents.layout {
-        let what = "its files have other names or headers than the version".into();
-        return Err(broken(StoreError::LocalDamage { path: directory.path().to_owned(), what }));
-    }
+    let base = open_baseline(directory, tip, options)?;
     let target = delta::open_settled(path, &options.limits)?;
     let patch = directory.outgoing();
     observer.start(Phase::Encode, target.schema().state_bytes());
     let advance = observer.steer(Phase::Encode);
     let (from, to) = (Snapshot::of(&base)?, Snapshot::of(&target)?);
     let encoded = encode(&from, &to, outgoing, &patch, options, Progress::stoppable(&advance))?;
-    if encoded.base != held.id.state {
-        let (path, expected) = (directory.path().to_owned(), held.id.state);
-        return Err(broken(StoreError::WrongState { path, expected, found: encoded.base }));
-    }
+    check_state(directory, tip, encoded.base)?;
     let contents = contents(&target, encoded.target);
     drop((base, target));
-    // A checkpoint that is altered while it is read would give a patch that nobody can apply, and a published patch cannot
-    // be taken back. So what it does to the baseline is worked out and verified before its upload is brought to an end.
+    check(directory, tip, encoded, contents, options, observer)
+}
+
+/// The weights of the baseline, which holds `tip`. Damage is written into its state file.
+pub(super) fn open_baseline(
+    directory: &ReplicaDir,
+    tip: &Commit,
+    options: &delta::Options,
+) -> Result<Checkpoint, StoreError> {
+    let broken = |error| damage_noted(directory, tip.record.stream, &InstalledVersion::of(tip), error);
+    let base = Checkpoint::open(directory.path(), &options.limits).map_err(|error| broken(error.into()))?;
+    if base.layout().digest() != tip.record.contents.layout {
+        let what = "its files have other names or headers than the version".into();
+        return Err(broken(StoreError::LocalDamage { path: directory.path().to_owned(), what }));
+    }
+    Ok(base)
+}
+
+/// Says that the state found in the baseline is that of `tip`. If not, its state file says so from then on.
+pub(super) fn check_state(
+    directory: &ReplicaDir,
+    tip: &Commit,
+    found: TaggedStateDigest,
+) -> Result<(), StoreError> {
+    let expected = tip.record.contents.state;
+    if found == expected {
+        return Ok(());
+    }
+    let error = StoreError::WrongState { path: directory.path().to_owned(), expected, found };
+    Err(damage_noted(directory, tip.record.stream, &InstalledVersion::of(tip), error))
+}
+
+/// Verifies the patch that was written, and makes ready what it does to the baseline.
+pub(super) fn check(
+    directory: &ReplicaDir,
+    tip: &Commit,
+    encoded: Encoded,
+    contents: VersionContents,
+    options: &delta::Options,
+    observer: &Observer,
+) -> Result<Checked, StoreError> {
+    let (stream, held, patch) = (tip.record.stream, InstalledVersion::of(tip), directory.outgoing());
+    // A checkpoint that is altered while it is read would give a patch that nobody can apply, and a published
+    // patch cannot be taken back. So what it does to the baseline is worked out and verified before its
+    // upload is brought to an end.
     observer.start(Phase::Check, contents.state_bytes);
     let advance = observer.steer(Phase::Check);
     let to = (next_version(Some(tip))?, contents.state);
