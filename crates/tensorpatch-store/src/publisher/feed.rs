@@ -68,16 +68,14 @@ impl Publisher {
     ///
     /// ```
     /// use tensorpatch_delta::safetensors::{Dtype, tensor::TensorView};
-    /// use tensorpatch_store::{CreateOptions, PublishOptions, Publisher, Stream, open_store};
+    /// use tensorpatch_store::Publisher;
     /// # tokio::runtime::Runtime::new()?.block_on(async {
     /// # let dir = tempfile::tempdir()?;
     /// # let path = |name: &str| dir.path().join(name);
     /// # let (bucket, baseline) = (path("bucket"), path("baseline"));
     /// # let url = bucket.to_str().ok_or("not UTF-8")?;
     ///
-    /// let (store, prefix) = open_store(url)?;
-    /// let stream = Stream::create(store, prefix, CreateOptions::default()).await?;
-    /// let publisher = Publisher::open(stream, baseline, PublishOptions::default()).await?;
+    /// let publisher = Publisher::builder(url).baseline(baseline).open().await?;
     ///
     /// let weight = TensorView::new(Dtype::BF16, vec![2], &[1, 2, 3, 4])?;
     /// publisher.publish_tensors([("w", weight)]).await?;
@@ -110,13 +108,13 @@ impl Publisher {
     ///
     /// ```
     /// use tensorpatch_delta::{Others, safetensors::{Dtype, SafeTensors, serialize, tensor::TensorView}};
-    /// # use tensorpatch_store::{CreateOptions, PublishOptions, Publisher, Stream, open_store};
+    /// # use tensorpatch_store::Publisher;
     /// # tokio::runtime::Runtime::new()?.block_on(async {
     /// # let dir = tempfile::tempdir()?;
     /// # let path = |name: &str| dir.path().join(name);
-    /// # let (store, prefix) = open_store(path("bucket").to_str().ok_or("not UTF-8")?)?;
-    /// # let stream = Stream::create(store, prefix, CreateOptions::default()).await?;
-    /// # let publisher = Publisher::open(stream, path("baseline"), PublishOptions::default()).await?;
+    /// # let bucket = path("bucket");
+    /// # let url = bucket.to_str().ok_or("not UTF-8")?;
+    /// # let publisher = Publisher::builder(url).baseline(path("baseline")).open().await?;
     /// # let tensor = |bytes| TensorView::new(Dtype::BF16, vec![2], bytes);
     /// # let buffer = serialize([("a", tensor(&[1, 2, 3, 4])?), ("b", tensor(&[5, 6, 7, 8])?)], None)?;
     ///
