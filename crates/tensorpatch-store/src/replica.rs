@@ -209,7 +209,7 @@ impl Replica {
     ///
     /// In place only the first patch of several is decoded ahead: the others start from files that are not there yet, so that their
     /// journals are written during [`Replica::activate`]. One patch is the rule for a replica that follows; where activation must be short after a
-    /// long sleep too, use [`ApplyMode::Beside`], which makes the last version before any file is altered.
+    /// long sleep too, use [`ApplyMode::Beside`](crate::ApplyMode::Beside), which makes the last version before any file is altered.
     ///
     /// # Errors
     /// As [`Replica::pull`]; nothing has changed then.

@@ -1,4 +1,4 @@
-//! The upkeep of a stream (spec/stream.md section 11): [`check`], [`collect`] and [`mirror`].
+//! The upkeep of a stream (spec/stream.md section 11): [`check()`], [`collect()`] and [`mirror()`].
 
 mod check;
 mod collect;
