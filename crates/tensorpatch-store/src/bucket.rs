@@ -19,7 +19,7 @@ use tensorpatch_stream::retention::Listed;
 use tensorpatch_stream::{Key, ObjectDigest, ObjectRef};
 
 use crate::error::{StoreError, is_transient};
-use crate::policy::Policy;
+use crate::settings::Policy;
 
 /// The part of a store below a prefix.
 #[derive(Debug, Clone)]

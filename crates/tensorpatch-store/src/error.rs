@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::policy::PolicyError;
+use crate::settings::PolicyError;
 use tensorpatch_format::{ErrorKind, LeafHash, TaggedStateDigest};
 use tensorpatch_stream::{ChainError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version};
 

@@ -24,7 +24,7 @@ use crate::bucket::probe::probe;
 use crate::bucket::{Bucket, buffered_all};
 use crate::error::StoreError;
 use crate::local;
-use crate::policy::Policy;
+use crate::settings::Policy;
 
 /// How a stream is created.
 #[derive(Debug, Clone, Default)]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::{
-    PublishOptions, Published, Publisher, Replica, ReplicaOptions, Stream, policy::parse_size,
+    PublishOptions, Published, Publisher, Replica, ReplicaOptions, Stream, settings::parse_size,
 };
 use tensorpatch_synthetic::{Config, Dtype, Run, write_run_sharded};
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::Version;
-use tensorpatch::store::policy::parse_duration;
+use tensorpatch::store::settings::parse_duration;
 use tensorpatch::store::upkeep::{self, CollectOptions, Collected};
 
 use crate::exit::Refusal;

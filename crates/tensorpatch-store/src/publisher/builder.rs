@@ -9,7 +9,7 @@ use super::Publisher;
 use super::options::PublishOptions;
 use crate::error::StoreError;
 use crate::local::cache_dir;
-use crate::policy::Policy;
+use crate::settings::Policy;
 use crate::stream::Stream;
 use crate::stream::builder::StreamBuilder;
 

@@ -7,7 +7,7 @@ use tensorpatch_stream::TrustKey;
 use super::Replica;
 use super::options::ReplicaOptions;
 use crate::error::StoreError;
-use crate::policy::Policy;
+use crate::settings::Policy;
 use crate::stream::Stream;
 use crate::stream::builder::StreamBuilder;
 

@@ -7,7 +7,7 @@ use super::{CreateOptions, Stream};
 use crate::bucket::Bucket;
 use crate::bucket::url::{open_existing_store, open_store};
 use crate::error::StoreError;
-use crate::policy::Policy;
+use crate::settings::Policy;
 
 /// How a stream is opened by its URL; made by [`Stream::builder`].
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use object_store::path::Path;
 use super::profile::Profile;
 use super::{bad, bucket_and_prefix, set_up};
 use crate::error::StoreError;
-use crate::policy::Policy;
+use crate::settings::Policy;
 
 /// The gateway, to which the namespace is appended.
 const HUB: &str = "https://s3.hf.co";

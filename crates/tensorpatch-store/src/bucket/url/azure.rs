@@ -8,7 +8,7 @@ use object_store::path::Path;
 
 use super::{bucket_and_prefix, set_up};
 use crate::error::StoreError;
-use crate::policy::Policy;
+use crate::settings::Policy;
 
 pub(super) fn open(
     url: &str,
