@@ -23,7 +23,9 @@ mod block;
 mod bytes;
 mod digest;
 mod dtype;
+mod encoding;
 mod error;
+mod error_class;
 mod error_kind;
 mod grid;
 mod header;
@@ -46,7 +48,9 @@ pub use digest::{
     TensorDigest,
 };
 pub use dtype::{Dtype, ElementFormat};
-pub use error::{Error, ErrorClass, Violation};
+pub use encoding::Encoding;
+pub use error::{Error, Violation};
+pub use error_class::ErrorClass;
 pub use error_kind::ErrorKind;
 pub use grid::Grid;
 pub use header::PatchHeader;
@@ -60,7 +64,7 @@ pub use scan::{PatchPart, Want};
 pub use schema::{ChunkAddress, ChunkIndex, Schema, SchemaError, TensorIndex, TensorSpec};
 pub use section::{SectionHead, SectionKind};
 pub use trailer::{Ends, Trailer};
-pub use wire::{Encoding, Kind, Profile};
+pub use wire::{Kind, Profile};
 pub use write::{BlockBuilder, FinishedBlock, LayoutDue, PatchWriter, SchemaDue, WriteError};
 
 /// Bytes of a tensor that make one chunk (section 2). A constant of the format: changing it changes every

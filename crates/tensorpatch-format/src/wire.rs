@@ -1,6 +1,4 @@
-//! The codes of the wire, each as an enum that only known codes can make (sections 6 and 9).
-
-use std::fmt;
+//! Codes of the header, each as an enum that only known codes can make (section 6).
 
 /// What a patch does to a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,21 +22,7 @@ pub enum Profile {
     Direct,
 }
 
-/// How a chunk is encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Encoding {
-    /// Positions and differences, conditioned on the base's values.
-    Sparse,
-    /// Positions and new values.
-    Scatter,
-    /// Byte planes of base XOR target, compressed.
-    Xor,
-    /// The bytes as they are.
-    Raw,
-    /// The bytes, compressed.
-    Zstd,
-}
-
+/// Gives an enum its codes and names.
 macro_rules! codes {
     ($type:ident { $($variant:ident = $code:literal $name:literal),+ $(,)? }) => {
         impl $type {
@@ -68,29 +52,15 @@ macro_rules! codes {
             }
         }
 
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.name())
             }
         }
     };
 }
 
+pub(crate) use codes;
+
 codes!(Kind { Delta = 1 "delta", Full = 2 "full", Empty = 3 "empty" });
 codes!(Profile { Compact = 1 "compact", Direct = 2 "direct" });
-codes!(Encoding { Sparse = 1 "sparse", Scatter = 2 "scatter", Xor = 3 "xor", Raw = 4 "raw", Zstd = 5 "zstd" });
-
-impl Encoding {
-    /// Whether the encoding may stand for a chunk that has no base (section 9).
-    pub const fn allowed_for_fresh(self) -> bool {
-        matches!(self, Self::Raw | Self::Zstd)
-    }
-
-    /// Whether the encoding may stand in a patch of `profile` (section 9).
-    pub const fn allowed_in(self, profile: Profile) -> bool {
-        match profile {
-            Profile::Compact => true,
-            Profile::Direct => matches!(self, Self::Scatter | Self::Raw | Self::Zstd),
-        }
-    }
-}
