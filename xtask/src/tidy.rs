@@ -3,6 +3,7 @@
 mod dependencies;
 mod layers;
 mod links;
+mod prose;
 mod sources;
 mod toolchain;
 
@@ -23,6 +24,7 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(dependencies::check(&root, &all)?);
     violations.extend(sources::check(&root)?);
     violations.extend(links::check(&root)?);
+    violations.extend(prose::check(&root)?);
     violations.extend(tensorpatch_conformance::compat::violations(&root)?);
     for violation in &violations {
         eprintln!("tidy: {violation}");

@@ -23,7 +23,8 @@ use crate::dtype_to_safetensors;
 /// let schema = Schema::new(vec![TensorSpec::new("weight", dtype, vec![4, 8])?])?;
 /// let layout = generate_layout(&schema)?;
 /// let placement = Placement::new(&schema, &layout, &Limits::default())?;
-/// assert_eq!(placement.locate(TensorIndex(0)).map(|(file, range)| (file, range.end - range.start)), Some((0, 64)));
+/// let located = placement.locate(TensorIndex(0));
+/// assert_eq!(located.map(|(file, range)| (file, range.end - range.start)), Some((0, 64)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn generate_layout(schema: &Schema) -> Result<Layout, LayoutError> {

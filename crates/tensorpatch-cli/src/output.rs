@@ -87,7 +87,8 @@ pub(crate) fn fields(pairs: &[(&str, String)]) -> Vec<String> {
     pairs.iter().map(|(label, value)| format!("{label:width$}  {value}")).collect()
 }
 
-/// A table: the first row is the heading. Columns that `left` names are aligned to the left, the others to the right.
+/// A table: the first row is the heading. Columns that `left` names are aligned to the left, the others to
+/// the right.
 pub(crate) fn table(rows: &[Vec<String>], left: &[usize]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {

@@ -31,8 +31,8 @@ pub(crate) struct Source {
 /// `--trust-key`, and how the stream is read and written.
 #[derive(Debug, Args)]
 pub(crate) struct Access {
-    /// Refuse every record that is not signed with this public key: 64 hexadecimal digits, as tensorpatch keygen prints
-    /// them. May be given several times
+    /// Refuse every record that is not signed with this public key: 64 hexadecimal digits, as tensorpatch
+    /// keygen prints them. May be given several times
     #[arg(long, value_name = "KEY")]
     pub(crate) trust_key: Vec<TrustKey>,
     #[command(flatten)]
@@ -42,8 +42,8 @@ pub(crate) struct Access {
 /// `--sign-key`.
 #[derive(Debug, Args)]
 pub(crate) struct Sign {
-    /// Sign every record that is written with the secret key in this file, made by tensorpatch keygen. What is built on must
-    /// then be signed as well, with this key or a trusted one
+    /// Sign every record that is written with the secret key in this file, made by tensorpatch keygen. What
+    /// is built on must then be signed as well, with this key or a trusted one
     #[arg(long, value_name = "FILE")]
     sign_key: Option<PathBuf>,
 }

@@ -68,7 +68,8 @@ impl<'a> BitReader<'a> {
         Some(value as u32)
     }
 
-    /// The number of zeros before the next one, which is taken too; `None` if there is no one, or more than `max` zeros.
+    /// The number of zeros before the next one, which is taken too; `None` if there is no one, or more than
+    /// `max` zeros.
     pub(crate) fn zeros(&mut self, max: u32) -> Option<u32> {
         let mut zeros = 0u32;
         loop {

@@ -11,8 +11,8 @@ use crate::{ChunkContext, CodecError, Level, leaf, xor};
 
 /// Decodes chunks, one after the other, with scratch memory kept in between.
 ///
-/// Every function accepts any payload and any base: the result is exactly a chunk, or an error. Whether it is the right
-/// chunk is for the caller to see from the leaf digest.
+/// Every function accepts any payload and any base: the result is exactly a chunk, or an error. Whether it is
+/// the right chunk is for the caller to see from the leaf digest.
 #[derive(Debug, Default)]
 pub struct ChunkDecoder {
     level: Level,
@@ -39,8 +39,8 @@ impl ChunkDecoder {
     /// Fills `target` completely and returns its leaf digest. `base` is `None` for a chunk of a fresh tensor.
     ///
     /// # Errors
-    /// If the encoding is not allowed here, or the payload is none of exactly `target.len()` bytes on this base. The bytes
-    /// of `target` are then unspecified.
+    /// If the encoding is not allowed here, or the payload is none of exactly `target.len()` bytes on this
+    /// base. The bytes of `target` are then unspecified.
     pub fn decode(
         &mut self,
         cx: ChunkContext,
@@ -133,7 +133,8 @@ impl ChunkDecoder {
 
     /// Replaces `changes` by what a `sparse` or `scatter` payload changes: positions and new values.
     ///
-    /// For receivers that write single elements. `base` is the base chunk; for a `scatter` payload only its length matters.
+    /// For receivers that write single elements. `base` is the base chunk; for a `scatter` payload only its
+    /// length matters.
     ///
     /// # Errors
     /// If the payload is of another encoding, or none for this base; `changes` is then unspecified.

@@ -65,8 +65,8 @@ pub(crate) fn count(bytes: &[u8], width: usize) -> usize {
     bytes.len().checked_div(width).unwrap_or(0)
 }
 
-/// Where element number `position` lies, if that can be said: with 32-bit addresses the product may not fit, and must
-/// not come out as a place in the chunk.
+/// Where element number `position` lies, if that can be said: with 32-bit addresses the product may not fit,
+/// and must not come out as a place in the chunk.
 pub(crate) fn range(position: usize, width: usize) -> Option<Range<usize>> {
     let start = position.checked_mul(width)?;
     Some(start..start.checked_add(width)?)

@@ -36,13 +36,15 @@ pub struct Encoded {
 
 /// Encodes chunks, one after the other, with scratch memory kept in between.
 ///
-/// The payload depends on nothing but the context and the bytes given: not on earlier chunks, not on the machine.
+/// The payload depends on nothing but the context and the bytes given: not on earlier chunks, not on the
+/// machine.
 ///
 /// ```
 /// use tensorpatch_codec::{ChunkContext, ChunkDecoder, ChunkEncoder};
 /// use tensorpatch_format::{ElementFormat, LeafHash, Profile};
 ///
-/// let cx = ChunkContext { format: ElementFormat::Bf16, profile: Profile::Compact, leaf_hash: LeafHash::Xxh3 };
+/// let (format, leaf_hash) = (ElementFormat::Bf16, LeafHash::Xxh3);
+/// let cx = ChunkContext { format, profile: Profile::Compact, leaf_hash };
 /// let base = [0x3f80u16; 1000].map(u16::to_le_bytes).concat();
 /// let mut target = base.clone();
 /// target[500] ^= 1;
@@ -83,8 +85,9 @@ impl ChunkEncoder {
 
     /// Appends the smallest payload that turns `base` into `target` to `out`; nothing if they are equal.
     ///
-    /// `base_leaf` is the digest of `base`, if it is known: it is returned for an unchanged chunk, which then costs one
-    /// compare. Where `base` and `target` differ in length, or are no chunks of whole elements, `target` is encoded as a fresh one.
+    /// `base_leaf` is the digest of `base`, if it is known: it is returned for an unchanged chunk, which then
+    /// costs one compare. Where `base` and `target` differ in length, or are no chunks of whole elements,
+    /// `target` is encoded as a fresh one.
     pub fn encode(
         &mut self,
         cx: ChunkContext,
@@ -105,12 +108,13 @@ impl ChunkEncoder {
         }
     }
 
-    /// As [`encode`](Self::encode), with the target given by what changes in the base: for callers whose accelerator found the
-    /// changes. The payload is the same, byte for byte. Listed elements may keep their values.
+    /// As [`encode`](Self::encode), with the target given by what changes in the base: for callers whose
+    /// accelerator found the changes. The payload is the same, byte for byte. Listed elements may keep their
+    /// values.
     ///
     /// # Errors
-    /// If the base is no chunk of whole elements, the positions are not strictly ascending within it, or there are not as many values; the offset is
-    /// then the number of the change. Nothing is appended.
+    /// If the base is no chunk of whole elements, the positions are not strictly ascending within it, or
+    /// there are not as many values; the offset is then the number of the change. Nothing is appended.
     pub fn encode_changes(
         &mut self,
         cx: ChunkContext,
@@ -251,7 +255,8 @@ impl ChunkEncoder {
         best
     }
 
-    /// Replaces what stands in `out` after `start` by the candidate if that is smaller, or as small with a lower code.
+    /// Replaces what stands in `out` after `start` by the candidate if that is smaller, or as small with a
+    /// lower code.
     fn keep_smaller(&self, encoding: Encoding, best: Encoding, start: usize, out: &mut Vec<u8>) -> Encoding {
         if (self.candidate.len(), encoding) < (out.len().saturating_sub(start), best) {
             out.truncate(start);

@@ -1,11 +1,12 @@
 //! Pure kernels of tensorpatch: compare, encode, decode and digest chunks of tensor bytes.
 //!
-//! [`ChunkEncoder`] picks for each chunk the smallest of the encodings that section 9 of the format defines, and
-//! [`ChunkDecoder`] brings the chunk back. Both see bytes alone: no files, no container.
+//! [`ChunkEncoder`] picks for each chunk the smallest of the encodings that section 9 of the format defines,
+//! and [`ChunkDecoder`] brings the chunk back. Both see bytes alone: no files, no container.
 //!
-//! What takes payloads apart may neither index nor calculate unchecked. The loops over the elements of a chunk may, because a
-//! check in each turn would cost more than the turn; that no payload makes them panic or leave their memory is tested with hostile
-//! ones, against the reference decoder and by fuzzing with overflow checks.
+//! What takes payloads apart may neither index nor calculate unchecked. The loops over the elements of a
+//! chunk may, because a check in each turn would cost more than the turn; that no payload makes them panic or
+//! leave their memory is tested with hostile ones, against the reference decoder and by fuzzing with overflow
+//! checks.
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 #![cfg_attr(

@@ -3,7 +3,8 @@
 use crate::CodecError;
 use zstd::zstd_safe;
 
-// Level 1 is what keeps up with the other encodings; on byte planes of weights the levels above save under 2 %.
+// Level 1 is what keeps up with the other encodings; on byte planes of weights the levels above save under 2
+// %.
 const LEVEL: i32 = 1;
 
 /// Compression with its context kept between chunks.

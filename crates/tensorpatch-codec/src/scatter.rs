@@ -10,8 +10,8 @@ use crate::planes;
 
 /// The changed elements of a chunk: where, and what they become.
 ///
-/// Filled by [`ChunkDecoder::changes`](crate::ChunkDecoder::changes), for whoever writes single elements: into
-/// accelerator memory, or into a journal.
+/// Filled by [`ChunkDecoder::changes`](crate::ChunkDecoder::changes), for whoever writes single elements:
+/// into accelerator memory, or into a journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Element numbers within the chunk, strictly ascending.

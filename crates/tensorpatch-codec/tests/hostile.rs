@@ -89,7 +89,8 @@ proptest! {
         let _ = attack(cx, encoding, &payload, &foreign);
     }
 
-    // What is left of the others may be another payload, even one of the same target: states and gaps have no length of their own.
+    // What is left of the others may be another payload, even one of the same target: states and gaps have no
+    // length of their own.
     #[test]
     fn a_payload_of_planes_or_whole_elements_with_bytes_cut_off_or_added_is_refused(
         cx in context(), elements in 1usize..4000, fill in fill(), step in step(), seed: u64,

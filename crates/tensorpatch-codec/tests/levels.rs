@@ -1,5 +1,5 @@
-//! Every level of this machine makes the same payloads, and makes of a payload, whole or damaged, what the reference decoder makes
-//! of it.
+//! Every level of this machine makes the same payloads, and makes of a payload, whole or damaged, what the
+//! reference decoder makes of it.
 
 #![expect(clippy::unwrap_used, reason = "a failure is the test's")]
 

@@ -1,5 +1,5 @@
-//! What releases have written, which every later version must read; and the constants that may not change once they are
-//! frozen.
+//! What releases have written, which every later version must read; and the constants that may not change
+//! once they are frozen.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,7 +19,8 @@ pub const DIRECTORY: &str = "tests/compat";
 
 const SUMS: &str = "BLAKE3SUMS";
 const CONSTANTS: &str = "constants.txt";
-/// The versions whose directories are there, a line each: a directory that goes as a whole takes its digests along.
+/// The versions whose directories are there, a line each: a directory that goes as a whole takes its digests
+/// along.
 const RELEASES: &str = "releases.txt";
 const DRAFT: &str = "status: draft";
 const FROZEN: &str = "status: frozen";
@@ -97,7 +98,8 @@ pub fn releases(root: &Path) -> Result<Vec<std::path::PathBuf>> {
     Ok(found)
 }
 
-/// Whether what the releases have written is as they left it, and the constants are those that are written down.
+/// Whether what the releases have written is as they left it, and the constants are those that are written
+/// down.
 ///
 /// # Errors
 /// If the file system refuses.
@@ -126,8 +128,8 @@ pub fn violations(root: &Path) -> Result<Vec<String>> {
     Ok(violations)
 }
 
-/// Which ids of a release mean something else in a later manifest. An id that is gone is never used for anything else either: the
-/// manifest of the release stays, and so does this check.
+/// Which ids of a release mean something else in a later manifest. An id that is gone is never used for
+/// anything else either: the manifest of the release stays, and so does this check.
 pub fn reused(release: &Value, later: &Value) -> Vec<String> {
     /// What says the same for ever; comments and flags may be mended.
     const MEANING: [&str; 10] =
@@ -218,7 +220,8 @@ fn constants() -> String {
             lines.push(format!("section {}: {code}", kind.name()));
         }
     }
-    // Where the prefixes of section 4, and the canonical bytes that they stand before, are in one number each.
+    // Where the prefixes of section 4, and the canonical bytes that they stand before, are in one number
+    // each.
     let schema = Schema::new(vec![]).map(|schema| schema.digest()).unwrap_or(SchemaDigest::NONE);
     let file = FileLayout { name: Layout::SINGLE_FILE.to_owned(), header: vec![] };
     let layout = Layout::new(vec![file], None).map(|layout| layout.digest()).unwrap_or(LayoutDigest::NONE);

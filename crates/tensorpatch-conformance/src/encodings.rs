@@ -256,8 +256,8 @@ fn by_hand(states: &States) -> Vec<Vector> {
     all
 }
 
-/// A frame of one block as it is, with this descriptor (RFC 8878, 3.1.1.1.1), the dictionary ID that it calls for, and this content
-/// size.
+/// A frame of one block as it is, with this descriptor (RFC 8878, 3.1.1.1.1), the dictionary ID that it calls
+/// for, and this content size.
 pub(crate) fn stored(bytes: &[u8], descriptor: u8, dictionary: &[u8], stated: usize) -> Vec<u8> {
     assert!(stated < 256, "one byte for the content size");
     let block = ((bytes.len() as u32) << 3 | 1).to_le_bytes();

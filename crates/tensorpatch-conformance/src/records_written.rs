@@ -1,4 +1,5 @@
-//! How the text of a record may be written, and how not: types, integers, digits, escapes, names that occur twice.
+//! How the text of a record may be written, and how not: types, integers, digits, escapes, names that occur
+//! twice.
 
 use serde_json::{Value, json};
 

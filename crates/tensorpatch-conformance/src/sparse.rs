@@ -324,7 +324,8 @@ fn damaged(states: &States) -> Vec<Vector> {
     add("mixed-16", "mixed-16-words", "Two words more than are read", &|payload| {
         payload.splice(0..0, [0; 4]);
     });
-    // The first 21 bits: 2 each of the lanes and what is hot, 5 of the classes, 1 and 5 of the reaches, 8 of the first key.
+    // The first 21 bits: 2 each of the lanes and what is hot, 5 of the classes, 1 and 5 of the reaches, 8 of
+    // the first key.
     add("one-change", "reaching-over", "More reaches than classes", &|payload| {
         let last = payload.len() - 1;
         payload[last - 1] |= 0x7e;

@@ -1,4 +1,5 @@
-//! `sparse` payloads put together from the specification: forms that the encoder does not choose, and such as none may write.
+//! `sparse` payloads put together from the specification: forms that the encoder does not choose, and such as
+//! none may write.
 
 use tensorpatch_reference::LeafHash::Xxh3;
 
@@ -10,8 +11,8 @@ use crate::state::{Bytes, Edit, Rule};
 use crate::states::{name, rule};
 use crate::vector::States;
 
-// The state `sparse-groups`: 20 hot elements (key 2) of which every third moves up and the last one down, and 20 cold ones (key 7)
-// between them, of which number 2 moves up and number 19 down.
+// The state `sparse-groups`: 20 hot elements (key 2) of which every third moves up and the last one down, and
+// 20 cold ones (key 7) between them, of which number 2 moves up and number 19 down.
 const HOT_RATE: u64 = 80;
 const COLD_RATE: u64 = 60;
 const LANES: [usize; 4] = [1, 8, 16, 32];

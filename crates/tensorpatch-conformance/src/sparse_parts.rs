@@ -71,7 +71,8 @@ impl Bits {
 /// What a decoder reads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Read {
-    /// From a lane: one of `f` of `2^s` slots, the first of which is `start`, each `stride` after the one before.
+    /// From a lane: one of `f` of `2^s` slots, the first of which is `start`, each `stride` after the one
+    /// before.
     Slot {
         lane: usize,
         s: u32,
@@ -233,8 +234,8 @@ impl Model {
         (if b > 0 { end(b - 1) } else { unchanged }, end(b))
     }
 
-    /// What is read for a block that is the only one: the class of each element, and how it moves: up or down by so much, or
-    /// not at all. Also what the states are in the end.
+    /// What is read for a block that is the only one: the class of each element, and how it moves: up or down
+    /// by so much, or not at all. Also what the states are in the end.
     pub(crate) fn block(&self, elements: &[(usize, i64)]) -> (Vec<Read>, Vec<u64>) {
         let mut reads = Vec::new();
         let changed = self.cold_changes(elements, &mut reads);

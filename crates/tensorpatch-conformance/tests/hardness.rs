@@ -1,5 +1,5 @@
-//! What hostile files cost: memory is measured, each time in a process that does nothing else and has not yet freed anything that it
-//! could use again.
+//! What hostile files cost: memory is measured, each time in a process that does nothing else and has not yet
+//! freed anything that it could use again.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -37,7 +37,8 @@ fn cost(work: impl FnOnce()) -> u64 {
     status("VmHWM").saturating_sub(before)
 }
 
-/// Vectors that declare far more than they hold. None of them leaves anything behind, so that they need one process only.
+/// Vectors that declare far more than they hold. None of them leaves anything behind, so that they need one
+/// process only.
 fn bombs() -> u64 {
     let (states, vectors) = vectors();
     let bombs: Vec<_> = vectors.iter().filter(|vector| vector.flags.contains(&"bomb")).collect();

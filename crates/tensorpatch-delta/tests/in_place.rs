@@ -95,7 +95,8 @@ fn an_interruption_at_any_point_of_the_alteration_is_finished_by_recovery() {
     let scene = scene();
     let journal = scene.keep_journal();
     let len = scene.old.len();
-    // Cuts in the header, at and around chunk borders, and in the last bytes: everything before the cut is new, the rest old.
+    // Cuts in the header, at and around chunk borders, and in the last bytes: everything before the cut is
+    // new, the rest old.
     let cuts = [0, 5, 20, 100, len / 3, len / 2, len - 100, len - 1, len];
     for cut in cuts {
         for torn_backwards in [false, true] {

@@ -1,5 +1,5 @@
-//! Journals that are met by something else than the process that wrote them: another version in the checkpoint's place, other
-//! processes, links, limits.
+//! Journals that are met by something else than the process that wrote them: another version in the
+//! checkpoint's place, other processes, links, limits.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests may panic")]
 

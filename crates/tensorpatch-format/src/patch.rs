@@ -12,8 +12,9 @@ use crate::{Block, Error, Grid, Index, Limits, Listing, PatchHeader, PatchPart, 
 ///
 /// ```
 /// use tensorpatch_format::{
-///     BlockBuilder, ChunkAddress, ChunkIndex, Dtype, Encoding, Ends, FileLayout, Grid, PatchHeader, Kind, Layout, LayoutDigest,
-///     LeafDigest, LeafHash, Limits, Listing, Packed, PatchView, PatchWriter, Profile, Schema, StateDigest, TensorIndex, TensorSpec,
+///     BlockBuilder, ChunkAddress, ChunkIndex, Dtype, Encoding, Ends, FileLayout, Grid, Kind, Layout,
+///     LayoutDigest, LeafDigest, LeafHash, Limits, Listing, Packed, PatchHeader, PatchView, PatchWriter,
+///     Profile, Schema, StateDigest, TensorIndex, TensorSpec,
 /// };
 ///
 /// // A full patch of one tensor with two elements.

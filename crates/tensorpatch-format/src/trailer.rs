@@ -185,7 +185,8 @@ impl Trailer {
 
 fn trailer_crc(header: &PatchHeader, fields: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    // Without its own checksum: over bytes that end with their CRC32, the CRC32 is the same whatever they are.
+    // Without its own checksum: over bytes that end with their CRC32, the CRC32 is the same whatever they
+    // are.
     let bytes = header.to_bytes();
     hasher.update(bytes.split_at(PatchHeader::LEN - 4).0);
     hasher.update(fields);

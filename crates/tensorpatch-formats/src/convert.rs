@@ -57,7 +57,8 @@ pub struct ConvertOptions {
     pub version: Option<String>,
     /// The version that the base has; that of the source if none is given and it has one.
     pub base_version: Option<String>,
-    /// The digest that the base must have. Formats that do not name their base cannot tell otherwise that it is the right one.
+    /// The digest that the base must have. Formats that do not name their base cannot tell otherwise that it
+    /// is the right one.
     pub base_digest: Option<TaggedStateDigest>,
     /// Threads, limits, and what patches are made with.
     pub delta: Options,
@@ -123,7 +124,8 @@ pub struct Report {
 pub enum Note {
     /// Nothing changed, and the format has no file for that.
     NothingWritten,
-    /// The files of the target are laid out otherwise than those of the base, and the format carries tensors only.
+    /// The files of the target are laid out otherwise than those of the base, and the format carries tensors
+    /// only.
     LayoutLost,
     /// The checkpoint has a layout of its own: that of the base says things that are true of the base alone.
     LayoutReplaced,
@@ -151,16 +153,17 @@ impl std::fmt::Display for Note {
     }
 }
 
-/// Reads what is at `source` (a delta of any format of this crate, a checkpoint, a TRL anchor or a patch) and writes the
-/// version that it makes of the checkpoint at `base` to `dest`.
+/// Reads what is at `source` (a delta of any format of this crate, a checkpoint, a TRL anchor or a patch) and
+/// writes the version that it makes of the checkpoint at `base` to `dest`.
 ///
-/// The target is made first, one tensor at a time, and held against every checksum that the source has; only then is
-/// anything written, beside `dest`, and renamed into place. Deltas of other projects need a base. A checkpoint as source, with a base, is
-/// encoded as the change from one to the other.
+/// The target is made first, one tensor at a time, and held against every checksum that the source has; only
+/// then is anything written, beside `dest`, and renamed into place. Deltas of other projects need a base. A
+/// checkpoint as source, with a base, is encoded as the change from one to the other.
 ///
 /// # Errors
-/// If the source breaks a rule of its format or does not fit the base, the format to be written cannot express the change, a
-/// version is needed and not given, or something cannot be read or written. Then there is nothing at `dest` that was not there before.
+/// If the source breaks a rule of its format or does not fit the base, the format to be written cannot
+/// express the change, a version is needed and not given, or something cannot be read or written. Then there
+/// is nothing at `dest` that was not there before.
 ///
 /// ```
 /// use tensorpatch_formats::{ConvertOptions, Flavour, Format, To, Verified, convert};
@@ -178,7 +181,8 @@ impl std::fmt::Display for Note {
 /// # checkpoint(&path("new.safetensors"), [1, 2, 3, 5])?;
 ///
 /// // A file as TRL sends it ...
-/// let (old, new, sent) = (path("old.safetensors"), path("new.safetensors"), path("step_000002.safetensors"));
+/// let (old, new) = (path("old.safetensors"), path("new.safetensors"));
+/// let sent = path("step_000002.safetensors");
 /// let options = ConvertOptions::new(To::Trl(Flavour::A)).with_versions("2", "1");
 /// convert(&new, Some(&old), &sent, &options)?;
 ///

@@ -1,8 +1,9 @@
-//! grail's sparse deltas, read only: one zstd frame with a JSON header and the positions and values of all tensors.
+//! grail's sparse deltas, read only: one zstd frame with a JSON header and the positions and values of all
+//! tensors.
 //!
-//! Three versions differ in how positions are written. There is no checksum and no version of the model in the file. grail finds
-//! changes by comparing numbers, so that its files lack a change of +0.0 to -0.0. The frame holds all tensors, so that it is in memory
-//! as a whole.
+//! Three versions differ in how positions are written. There is no checksum and no version of the model in
+//! the file. grail finds changes by comparing numbers, so that its files lack a change of +0.0 to -0.0. The
+//! frame holds all tensors, so that it is in memory as a whole.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -59,8 +60,9 @@ impl GrailDelta {
     /// Reads a file that is a delta from a state of `state_bytes` bytes.
     ///
     /// # Errors
-    /// If it is not one zstd frame that states its size, that is more than such a delta can need or `limits` allow, the header
-    /// is broken, or the tensors do not share the data out between them without gap or overlap.
+    /// If it is not one zstd frame that states its size, that is more than such a delta can need or `limits`
+    /// allow, the header is broken, or the tensors do not share the data out between them without gap or
+    /// overlap.
     pub fn parse(bytes: &[u8], state_bytes: u64, limits: &Limits) -> Result<Self, Fault> {
         let size = frame::content_size(bytes)?;
         let most = state_bytes.saturating_mul(POSITION_BYTES.saturating_add(1));

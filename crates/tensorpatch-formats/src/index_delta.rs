@@ -1,8 +1,9 @@
 //! The index-delta directory: slime, miles, SGLang's `/pull_weights`, ModelExpress.
 //!
-//! A version is a directory with `model.safetensors.index.json` and safetensors files in which each changed tensor is one zstd
-//! frame: the XOR with the old bytes, or the bytes that changed with their positions. `__metadata__` of each file has the checksums
-//! of the new tensors. Tensors that do not change are nowhere, so that nothing here tells whether the base is the right one.
+//! A version is a directory with `model.safetensors.index.json` and safetensors files in which each changed
+//! tensor is one zstd frame: the XOR with the old bytes, or the bytes that changed with their positions.
+//! `__metadata__` of each file has the checksums of the new tensors. Tensors that do not change are nowhere,
+//! so that nothing here tells whether the base is the right one.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,8 +84,8 @@ impl Index {
     /// Reads `model.safetensors.index.json`.
     ///
     /// # Errors
-    /// If the JSON is broken or has a key twice, the index says that it is of a delta but not of which kind, a kind is
-    /// not known, or it asks for more than `limits` allow.
+    /// If the JSON is broken or has a key twice, the index says that it is of a delta but not of which kind,
+    /// a kind is not known, or it asks for more than `limits` allow.
     pub fn parse(json: &[u8], limits: &Limits) -> Result<IndexKind, Fault> {
         let raw: RawIndex = json::parse(json, limits)?;
         let metadata = raw.metadata.map(|metadata| metadata.0).unwrap_or_default();
@@ -194,8 +195,8 @@ impl<'a> IndexDelta<'a> {
     /// Reads the files of `index`, each with its name.
     ///
     /// # Errors
-    /// If a file is none that the index names or holds other tensors than the index says, a tensor is not a row of bytes or
-    /// has no checksum, or a header breaks a rule or asks for more than `limits` allow.
+    /// If a file is none that the index names or holds other tensors than the index says, a tensor is not a
+    /// row of bytes or has no checksum, or a header breaks a rule or asks for more than `limits` allow.
     pub fn parse(index: Index, files: &[(&str, &'a [u8])], limits: &Limits) -> Result<Self, Fault> {
         let mut delta = Self { index, tensors: BTreeMap::new() };
         for (name, bytes) in files {
@@ -250,7 +251,8 @@ impl<'a> IndexDelta<'a> {
     /// The change of a tensor of the base, or `None` if it keeps its bytes.
     ///
     /// # Errors
-    /// If it is not one zstd frame that states a size possible for the tensor, or does not hold what its encoding says.
+    /// If it is not one zstd frame that states a size possible for the tensor, or does not hold what its
+    /// encoding says.
     pub fn decode(&self, spec: &TensorSpec) -> Result<Option<TensorDelta<'_>>, Fault> {
         let Some(Compressed { file, frame, checksum }) = self.tensors.get(&spec.name) else {
             return Ok(None);
@@ -306,8 +308,8 @@ fn overwritten<'a>(frame: &[u8], byte_len: u64) -> Result<TensorDelta<'a>, Viola
     Ok(TensorDelta { operation: Operation::Overwrite, places, values: values.into(), checksum: None })
 }
 
-/// The frame that says how `base` becomes `target`, which is as long and, for [`Encoding::Overwrite`], not longer than
-/// [`OVERWRITE_BYTES`].
+/// The frame that says how `base` becomes `target`, which is as long and, for [`Encoding::Overwrite`], not
+/// longer than [`OVERWRITE_BYTES`].
 ///
 /// # Errors
 /// If the compression fails.

@@ -3,11 +3,12 @@
 //! * [`convert()`] goes from one format to another, files to files, and reports what it found.
 //! * [`TensorDelta`] is what all formats decode to: what becomes of one tensor.
 //! * [`DeltaFiles`] and [`Delta`] are a delta opened from disk, in whichever format it is.
-//! * [`index_delta`], [`trl`], [`skyrl`], [`nemo_rl`], [`grail`]: each format over slices, for callers who have the bytes from elsewhere.
+//! * [`index_delta`], [`trl`], [`skyrl`], [`nemo_rl`], [`grail`]: each format over slices, for callers who
+//!   have the bytes from elsewhere.
 //!
-//! Readers here are strict where those of the projects are lax: what is doubled, missing, unnamed or out of order is
-//! refused, sizes are checked before memory is taken, and a change that a format cannot express is an error and not a loss. See
-//! `docs/formats.md` for what each format can and cannot do.
+//! Readers here are strict where those of the projects are lax: what is doubled, missing, unnamed or out of
+//! order is refused, sizes are checked before memory is taken, and a change that a format cannot express is
+//! an error and not a loss. See `docs/formats.md` for what each format can and cannot do.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]

@@ -1,7 +1,8 @@
-//! NeMo RL's sparse refit payload, read only: its three parts as files, since the whole travels as a Python pickle.
+//! NeMo RL's sparse refit payload, read only: its three parts as files, since the whole travels as a Python
+//! pickle.
 //!
-//! `locations.bin` has the positions of all tensors, `values-N-DTYPE.bin` one file for each width of element, `metadata.json`
-//! the list of items that says who owns which bytes. There is no checksum and no version.
+//! `locations.bin` has the positions of all tensors, `values-N-DTYPE.bin` one file for each width of element,
+//! `metadata.json` the list of items that says who owns which bytes. There is no checksum and no version.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -52,8 +53,8 @@ impl<'a> NemoRlDelta<'a> {
     /// Reads the three parts: the list of items, the positions, and the groups of values by their numbers.
     ///
     /// # Errors
-    /// If the JSON is broken, a field has a value that is not known, two items share bytes of positions or leave some out, or
-    /// the list asks for more than `limits` allow.
+    /// If the JSON is broken, a field has a value that is not known, two items share bytes of positions or
+    /// leave some out, or the list asks for more than `limits` allow.
     pub fn parse(
         metadata: &[u8],
         locations: &'a [u8],
@@ -139,7 +140,8 @@ impl<'a> NemoRlDelta<'a> {
     /// The change of a tensor of the base, or `None` if it keeps its bytes.
     ///
     /// # Errors
-    /// If dtype or shape are not those of the base, or the bytes of an item are not positions and values of it.
+    /// If dtype or shape are not those of the base, or the bytes of an item are not positions and values of
+    /// it.
     pub fn decode(&self, spec: &TensorSpec) -> Result<Option<TensorDelta<'a>>, Fault> {
         let Some(items) = self.tensors.get(&spec.name) else { return Ok(None) };
         self.decode_items(spec, items)

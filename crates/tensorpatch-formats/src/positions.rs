@@ -12,7 +12,8 @@ pub(crate) fn from_i32(bytes: &[u8], count: u64) -> Result<Vec<u64>, Violation> 
     numbers.iter().enumerate().map(position).collect()
 }
 
-/// The positions whose gaps are given in numbers of `width` bytes: how many units lie between one and the one before.
+/// The positions whose gaps are given in numbers of `width` bytes: how many units lie between one and the one
+/// before.
 pub(crate) fn from_gaps(bytes: &[u8], width: usize, count: u64) -> Result<Vec<u64>, Violation> {
     let gaps: Vec<u64> = unsigned(bytes, width, count)?;
     let mut next = 0_u64;
@@ -36,8 +37,8 @@ pub(crate) fn unsigned(bytes: &[u8], width: usize, count: u64) -> Result<Vec<u64
     })
 }
 
-/// The bytes as numbers of `W` bytes each. More of them than a tensor has units cannot be positions in it: said before
-/// memory is taken for them.
+/// The bytes as numbers of `W` bytes each. More of them than a tensor has units cannot be positions in it:
+/// said before memory is taken for them.
 fn whole<const W: usize>(bytes: &[u8], count: u64) -> Result<&[[u8; W]], Violation> {
     let (numbers, rest) = bytes.as_chunks::<W>();
     if !rest.is_empty() {

@@ -36,7 +36,8 @@ impl<'a> File<'a> {
     }
 }
 
-/// One tensor of a file to be written: its name, dtype and shape, and the range of its bytes after the header.
+/// One tensor of a file to be written: its name, dtype and shape, and the range of its bytes after the
+/// header.
 pub(crate) struct Entry<'a> {
     pub(crate) name: &'a str,
     pub(crate) dtype: &'static str,
@@ -45,7 +46,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) end: u64,
 }
 
-/// The header of a file: the length, the JSON, and spaces up to a multiple of 8, or up to `len` if that is more.
+/// The header of a file: the length, the JSON, and spaces up to a multiple of 8, or up to `len` if that is
+/// more.
 pub(crate) fn header(entries: &[Entry<'_>], metadata: &BTreeMap<String, String>, len: usize) -> Vec<u8> {
     let mut json = format!(r#"{{"__metadata__":{}"#, Value::from_iter(metadata.clone()));
     for Entry { name, dtype, shape, begin, end } in entries {

@@ -1,7 +1,7 @@
 //! SkyRL's delta directory, read only: `manifest.json` and safetensors files of zstd frames.
 //!
-//! As the index-delta directory with XOR, but the manifest also gives dtypes, shapes and sizes. Tensors that do not change are
-//! nowhere, so that nothing here tells whether the base is the right one.
+//! As the index-delta directory with XOR, but the manifest also gives dtypes, shapes and sizes. Tensors that
+//! do not change are nowhere, so that nothing here tells whether the base is the right one.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,8 +44,8 @@ impl Manifest {
     /// Reads `manifest.json`.
     ///
     /// # Errors
-    /// If the JSON is broken, a file name is not plain, files or tensors are listed twice, sums disagree, or it asks for
-    /// more than `limits` allow.
+    /// If the JSON is broken, a file name is not plain, files or tensors are listed twice, sums disagree, or
+    /// it asks for more than `limits` allow.
     pub fn parse(json: &[u8], limits: &Limits) -> Result<Self, Fault> {
         let manifest: Self = json::parse(json, limits).map_err(|fault| fault.in_file(MANIFEST))?;
         manifest.check(limits).map_err(|fault| fault.in_file(MANIFEST))?;
@@ -129,8 +129,8 @@ impl<'a> SkyRlDelta<'a> {
     /// Reads the files of `manifest`, each with its name.
     ///
     /// # Errors
-    /// If a file holds other payloads than the manifest says, one is not a row of bytes of the given length, or a header
-    /// breaks a rule or asks for more than `limits` allow.
+    /// If a file holds other payloads than the manifest says, one is not a row of bytes of the given length,
+    /// or a header breaks a rule or asks for more than `limits` allow.
     pub fn parse(manifest: Manifest, files: &[(&str, &'a [u8])], limits: &Limits) -> Result<Self, Fault> {
         let key = |tensor: &Tensor| (tensor.payload_file.clone(), tensor.payload_key.clone());
         let mut payloads: BTreeMap<(String, String), usize> =
@@ -172,7 +172,8 @@ impl<'a> SkyRlDelta<'a> {
     /// The change of a tensor of the base, or `None` if it keeps its bytes.
     ///
     /// # Errors
-    /// If dtype, shape or size are not those of the base, or the payload is not one zstd frame that states that size.
+    /// If dtype, shape or size are not those of the base, or the payload is not one zstd frame that states
+    /// that size.
     pub fn decode(&self, spec: &TensorSpec) -> Result<Option<TensorDelta<'_>>, Fault> {
         let found = self.frames.get(&spec.name);
         let found = found.and_then(|(number, frame)| Some((self.manifest.tensors.get(*number)?, frame)));

@@ -56,8 +56,8 @@ impl Format {
 
     /// Finds out what is at `path`.
     ///
-    /// A directory of safetensors files without an index is not taken for a full checkpoint, as some readers take it: the
-    /// index is written last, so that this is a delta of which the end is missing.
+    /// A directory of safetensors files without an index is not taken for a full checkpoint, as some readers
+    /// take it: the index is written last, so that this is a delta of which the end is missing.
     ///
     /// # Errors
     /// If nothing is there, it is none of these, could be several, or its index or header is broken.
@@ -208,7 +208,8 @@ impl DeltaFiles {
     /// Reads the delta as one from a state of the schema `base`.
     ///
     /// # Errors
-    /// If it breaks a rule of its format, changes a tensor that `base` does not have, or asks for more than `limits` allow.
+    /// If it breaks a rule of its format, changes a tensor that `base` does not have, or asks for more than
+    /// `limits` allow.
     pub fn parse(&self, base: &Schema, limits: &Limits) -> Result<Delta<'_>, FormatsError> {
         let files: Vec<_> = self.files.iter().map(|(name, file)| (name.as_str(), file.bytes())).collect();
         let bytes = |name: &str| self.files.get(name).map_or(&[][..], MappedFile::bytes);

@@ -56,10 +56,12 @@ pub enum Places {
 }
 
 impl<'a> TensorDelta<'a> {
-    /// What differs between `base` and `target`, by units of `width` bytes and compared as bits, with the new values: the positions
-    /// and values that `tensorpatch_delta::TensorChanges` takes, if a unit is an element.
+    /// What differs between `base` and `target`, by units of `width` bytes and compared as bits, with the new
+    /// values: the positions and values that `tensorpatch_delta::TensorChanges` takes, if a unit is an
+    /// element.
     ///
-    /// Both must be of one length, and that a multiple of `width`; what is longer or left over is not looked at.
+    /// Both must be of one length, and that a multiple of `width`; what is longer or left over is not looked
+    /// at.
     pub fn between(base: &[u8], target: &'a [u8], width: usize) -> Self {
         let width = width.max(1);
         let mut positions = Vec::new();
@@ -93,8 +95,8 @@ impl<'a> TensorDelta<'a> {
     /// The tensor that this makes of `base`, checked against the checksum if there is one.
     ///
     /// # Errors
-    /// If a position is out of order or outside of the tensor, the values are not as many as the places, or the result has
-    /// another checksum.
+    /// If a position is out of order or outside of the tensor, the values are not as many as the places, or
+    /// the result has another checksum.
     pub fn apply(&self, base: &[u8]) -> Result<Vec<u8>, Violation> {
         let target = match &self.places {
             Places::All => self.apply_everywhere(base)?,

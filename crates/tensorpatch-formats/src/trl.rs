@@ -1,8 +1,9 @@
-//! TRL's sparse safetensors in three flavours: anchors with all tensors, deltas with positions and bf16 values.
+//! TRL's sparse safetensors in three flavours: anchors with all tensors, deltas with positions and bf16
+//! values.
 //!
-//! Only bf16 is possible, and a tensor has at most 2^31 elements. The first flavour has a SHA-256 of the whole state; the
-//! others have none, and do not name their base. TRL finds changes by comparing numbers, so that its own files lack a change of +0.0
-//! to -0.0; files written here have it.
+//! Only bf16 is possible, and a tensor has at most 2^31 elements. The first flavour has a SHA-256 of the
+//! whole state; the others have none, and do not name their base. TRL finds changes by comparing numbers, so
+//! that its own files lack a change of +0.0 to -0.0; files written here have it.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,8 +105,8 @@ impl<'a> Patch<'a> {
     /// Reads a file.
     ///
     /// # Errors
-    /// If the header or a field breaks a rule, positions and values do not pair, counts disagree, or the file asks for more
-    /// than `limits` allow.
+    /// If the header or a field breaks a rule, positions and values do not pair, counts disagree, or the file
+    /// asks for more than `limits` allow.
     pub fn parse(bytes: &'a [u8], limits: &Limits) -> Result<Self, Fault> {
         let file = File::parse(bytes, limits)?;
         let metadata = file.metadata()?;
@@ -252,7 +253,8 @@ impl<'a> Delta<'a> {
     /// The change of a tensor of the base, or `None` if it keeps its bytes.
     ///
     /// # Errors
-    /// If the tensor is not of bf16, or there are more positions than elements, or one is negative or overflows.
+    /// If the tensor is not of bf16, or there are more positions than elements, or one is negative or
+    /// overflows.
     pub fn decode(&self, spec: &TensorSpec) -> Result<Option<TensorDelta<'a>>, Fault> {
         let sparse = self.tensors.get(&spec.name).cloned().unwrap_or_default();
         let (Some((indices, raw)), Some((_, values))) = (sparse.indices, sparse.values) else {

@@ -219,12 +219,14 @@ type Tensor<'t> = (&'t TensorSpec, &'t [u8]);
 /// The most bytes of a header, of which safetensors admits a little more.
 const HEADER_BYTES: usize = 90_000_000;
 
-/// Deals tensors out to files, each of at least one tensor, at most `file_bytes` of them, and a header that readers admit.
+/// Deals tensors out to files, each of at least one tensor, at most `file_bytes` of them, and a header that
+/// readers admit.
 fn in_files<'t>(tensors: &[Tensor<'t>], file_bytes: u64) -> Vec<Vec<Tensor<'t>>> {
     let mut files: Vec<Vec<Tensor<'t>>> = Vec::new();
     let (mut taken, mut header) = (0_u64, 0_usize);
     for tensor in tensors {
-        // Each name stands there twice, and each of its bytes takes six at the most; dtype, shape, offsets and checksum take the rest.
+        // Each name stands there twice, and each of its bytes takes six at the most; dtype, shape, offsets
+        // and checksum take the rest.
         let entry = tensor.0.name.len().saturating_mul(12).saturating_add(250);
         (taken, header) = (taken.saturating_add(tensor.0.byte_len), header.saturating_add(entry));
         match files.last_mut() {
@@ -238,8 +240,8 @@ fn in_files<'t>(tensors: &[Tensor<'t>], file_bytes: u64) -> Vec<Vec<Tensor<'t>>>
     files
 }
 
-/// One file of a version. What a frame takes is known when it is made, so that the header comes last, into room for the
-/// longest that it can be.
+/// One file of a version. What a frame takes is known when it is made, so that the header comes last, into
+/// room for the longest that it can be.
 fn delta_file(
     path: &Path,
     tensors: &[Tensor<'_>],

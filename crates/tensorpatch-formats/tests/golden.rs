@@ -1,4 +1,5 @@
-//! Files that other projects' own encoders wrote, where they are at hand: `TENSORPATCH_GOLDEN`, or `../shared/golden`.
+//! Files that other projects' own encoders wrote, where they are at hand: `TENSORPATCH_GOLDEN`, or
+//! `../shared/golden`.
 
 #![allow(
     clippy::unwrap_used,

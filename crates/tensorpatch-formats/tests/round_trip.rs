@@ -1,4 +1,5 @@
-//! Any two states with the same tensors, through every format that is written: format to changes to state to format, bit for bit.
+//! Any two states with the same tensors, through every format that is written: format to changes to state to
+//! format, bit for bit.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests may panic")]
 

@@ -18,7 +18,8 @@ use tensorpatch_formats::index_delta::{Dialect, Encoding};
 use tensorpatch_formats::{ChecksumKind, ConvertOptions, Flavour, Format, To, Verified, convert};
 use tensorpatch_testkit::fixture::{NO_TRACE, full_trace, minilm_grpo};
 
-/// A version on each of the three ways: as TRL has it, as patches give it, as an index-delta directory gives it.
+/// A version on each of the three ways: as TRL has it, as patches give it, as an index-delta directory gives
+/// it.
 struct Held {
     trl: PathBuf,
     patched: PathBuf,

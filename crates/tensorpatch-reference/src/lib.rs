@@ -1,8 +1,9 @@
 //! A slow decoder of tensorpatch patches, in the order of `spec/format.md`.
 //!
-//! It is written from the specification alone and shares no code with the other crates, so that the conformance vectors
-//! and the fuzzer can hold the fast decoder against it. It keeps everything in memory, reads one byte after the other,
-//! and does each thing where the specification speaks of it. Nobody should use it for anything else.
+//! It is written from the specification alone and shares no code with the other crates, so that the
+//! conformance vectors and the fuzzer can hold the fast decoder against it. It keeps everything in memory,
+//! reads one byte after the other, and does each thing where the specification speaks of it. Nobody should
+//! use it for anything else.
 //!
 //! ```
 //! use tensorpatch_reference::{Code, decode};
@@ -1064,8 +1065,8 @@ fn decode_chunk(
     decoded.map_err(|error| Error { offset: at, ..error })
 }
 
-/// The chunk of `len` bytes, of a tensor of this dtype, that a payload alone decodes to. `base` is the base's, unless the chunk is
-/// fresh.
+/// The chunk of `len` bytes, of a tensor of this dtype, that a payload alone decodes to. `base` is the
+/// base's, unless the chunk is fresh.
 ///
 /// # Errors
 /// If it does not decode, at offset 0.
@@ -1684,13 +1685,13 @@ pub struct Decoded {
     pub layout: Option<Vec<u8>>,
 }
 
-/// Decodes a patch. `base` is the state that it is for, its tensors in the order of their names; `None` for a full patch.
-/// A base given to a full patch is ignored.
+/// Decodes a patch. `base` is the state that it is for, its tensors in the order of their names; `None` for a
+/// full patch. A base given to a full patch is ignored.
 ///
 /// # Errors
 ///
-/// With the class and the offset that the specification gives. What can be checked without the base comes first, then the base,
-/// then what needs it.
+/// With the class and the offset that the specification gives. What can be checked without the base comes
+/// first, then the base, then what needs it.
 pub fn decode(patch: &[u8], base: Option<&[Tensor]>) -> Result<Decoded> {
     let file = parse(patch)?;
     let hash = file.header.hash;

@@ -13,7 +13,8 @@
 //! # std::env::set_current_dir(&dir)?;
 //! # save_checkpoint("model.safetensors", 1)?;
 //!
-//! let publisher = Publisher::open_with(tensorpatch_store::Publisher::builder("stream").baseline("baseline"))?;
+//! let builder = tensorpatch_store::Publisher::builder("stream").baseline("baseline");
+//! let publisher = Publisher::open_with(builder)?;
 //! publisher.publish("model.safetensors")?;
 //!
 //! let replica = Replica::open("stream", "replica")?;
@@ -31,8 +32,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A call returns when its work is done. To stop one from another thread, give it a [stoppable](crate::Observer::stoppable)
-//! observer. Inside a runtime use the types of the same names in [the crate](crate): these would block a thread of it, and panic.
+//! A call returns when its work is done. To stop one from another thread, give it a
+//! [stoppable](crate::Observer::stoppable) observer. Inside a runtime use the types of the same names in [the
+//! crate](crate): these would block a thread of it, and panic.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,7 +57,8 @@ fn runtime() -> Result<Arc<Runtime>, StoreError> {
     Ok(Arc::new(runtime.map_err(|error| StoreError::Task(format!("cannot start a runtime: {error}")))?))
 }
 
-/// Publishes checkpoints as versions of a stream: a blocking [`Publisher`](crate::Publisher), with the same methods and errors.
+/// Publishes checkpoints as versions of a stream: a blocking [`Publisher`](crate::Publisher), with the same
+/// methods and errors.
 #[derive(Debug)]
 pub struct Publisher {
     runtime: Arc<Runtime>,
@@ -123,7 +126,8 @@ impl Publisher {
     }
 }
 
-/// A directory that is brought from version to version: a blocking [`Replica`](crate::Replica), with the same methods and errors.
+/// A directory that is brought from version to version: a blocking [`Replica`](crate::Replica), with the same
+/// methods and errors.
 #[derive(Debug, Clone)]
 pub struct Replica {
     runtime: Arc<Runtime>,
@@ -208,7 +212,8 @@ impl Replica {
     }
 }
 
-/// The versions that a replica comes to hold, one after the other; made by [`Replica::follow`]. It ends after the first error.
+/// The versions that a replica comes to hold, one after the other; made by [`Replica::follow`]. It ends after
+/// the first error.
 #[derive(Debug)]
 pub struct Follow {
     runtime: Arc<Runtime>,

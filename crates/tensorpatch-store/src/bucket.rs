@@ -1,4 +1,5 @@
-//! The objects of one stream in a store, and nothing about what they mean: names below a prefix, bounded reads, bounded concurrency, retries.
+//! The objects of one stream in a store, and nothing about what they mean: names below a prefix, bounded
+//! reads, bounded concurrency, retries.
 
 pub(crate) mod create;
 mod download;
@@ -46,7 +47,8 @@ impl Bucket {
     /// Where this is, for people.
     pub(crate) fn place(&self) -> String {
         let store = self.store.to_string();
-        // A local directory is known by its path, and a bucket by its name, not by what the program calls them.
+        // A local directory is known by its path, and a bucket by its name, not by what the program calls
+        // them.
         let bare = |text: &str, open: &str| text.strip_prefix(open)?.strip_suffix(')').map(str::to_owned);
         let store = bare(&store, "LocalFileSystem(")
             .or_else(|| bare(&store, "LimitStore(")?.split_once(", ").map(|(_, store)| store.to_owned()))
@@ -132,7 +134,8 @@ impl Bucket {
             .map_err(|source| missing_or(name, source))
     }
 
-    /// Puts an object if the name is free. One attempt: what to make of a failure is the caller's to find out.
+    /// Puts an object if the name is free. One attempt: what to make of a failure is the caller's to find
+    /// out.
     pub(crate) async fn create(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };
         let path = self.path(name);
@@ -233,8 +236,8 @@ impl Bucket {
     }
 }
 
-/// The path of `name` below `folder`, letter by letter: what is not ASCII stays as it is, or lists would show other names than
-/// the records have.
+/// The path of `name` below `folder`, letter by letter: what is not ASCII stays as it is, or lists would show
+/// other names than the records have.
 fn below(folder: &Path, name: &str) -> Path {
     let name = Path::parse(name).unwrap_or_else(|_| Path::from(name));
     folder.parts().chain(name.parts()).collect()
@@ -268,8 +271,8 @@ async fn within<T>(
 
 /// Runs `work` for every item, a bounded number at a time, and returns the results in the order of the items.
 ///
-/// The futures are boxed before any is awaited: a closure that is kept across an await makes the future of every caller one that
-/// cannot be sent between threads.
+/// The futures are boxed before any is awaited: a closure that is kept across an await makes the future of
+/// every caller one that cannot be sent between threads.
 pub(crate) fn buffered_all<'a, I, T, F>(
     items: I,
     at_once: usize,

@@ -6,7 +6,8 @@ use crate::settings::PolicyError;
 use tensorpatch_format::{ErrorKind, LeafHash, TaggedStateDigest};
 use tensorpatch_stream::{ChainError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version};
 
-/// A refusal or failure of the store layer. Whatever existed before is as it was, unless the variant says otherwise.
+/// A refusal or failure of the store layer. Whatever existed before is as it was, unless the variant says
+/// otherwise.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {

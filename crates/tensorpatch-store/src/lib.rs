@@ -1,13 +1,14 @@
 //! Streams of checkpoint versions in an object store: publishers, replicas, and the upkeep of both.
 //!
-//! What the records of a stream say and what follows from them is `tensorpatch-stream`, without I/O; this crate brings them to a
-//! store and to local disk. From the ground up:
+//! What the records of a stream say and what follows from them is `tensorpatch-stream`, without I/O; this
+//! crate brings them to a store and to local disk. From the ground up:
 //!
 //! * `bucket`: the objects of one stream over `object_store`, and how a URL names it.
-//! * [`Stream`]: creating and opening a stream, reading its history, leases, and ranges of tensors ([`RangeReader`]).
+//! * [`Stream`]: creating and opening a stream, reading its history, leases, and ranges of tensors
+//!   ([`RangeReader`]).
 //! * [`Replica`]: a directory that follows a stream.
-//! * [`Publisher`]: appends versions, and keeps a replica to make patches from; [`ranks`] when several processes publish together;
-//!   [`Folder`].
+//! * [`Publisher`]: appends versions, and keeps a replica to make patches from; [`ranks`] when several
+//!   processes publish together; [`Folder`].
 //! * [`upkeep`]: checking, collecting and mirroring.
 //! * [`blocking`]: the same for programs without a runtime.
 //!

@@ -34,10 +34,11 @@ impl NewFile {
         Ok(Self { file, staged, target: target.to_owned(), keep: false })
     }
 
-    /// Goes on where a process left off that died, or a connection that broke; the bytes that are there are handed to `seen`.
+    /// Goes on where a process left off that died, or a connection that broke; the bytes that are there are
+    /// handed to `seen`.
     ///
-    /// They may be anything, after a power cut: whoever resumes must verify the whole before the commit. At most `max` are kept.
-    /// Unless it is discarded, what is written stays for the next time.
+    /// They may be anything, after a power cut: whoever resumes must verify the whole before the commit. At
+    /// most `max` are kept. Unless it is discarded, what is written stays for the next time.
     pub(crate) fn resume(
         target: &Path,
         max: u64,
@@ -89,7 +90,8 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.keep {
-            // The name ends in .partial, so a file that cannot be removed is still never taken for a whole one.
+            // The name ends in .partial, so a file that cannot be removed is still never taken for a whole
+            // one.
             let _ = std::fs::remove_file(&self.staged);
         }
     }
@@ -173,8 +175,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 /// A directory in the user's cache for what this machine keeps of a stream: `baselines`, `folds`, `mirrors`.
 ///
-/// `$XDG_CACHE_HOME/tensorpatch/PURPOSE/STREAM`, by default below `~/.cache`, on macOS below `~/Library/Caches`. What lies there can be
-/// deleted at any time: it is restored from the stream.
+/// `$XDG_CACHE_HOME/tensorpatch/PURPOSE/STREAM`, by default below `~/.cache`, on macOS below
+/// `~/Library/Caches`. What lies there can be deleted at any time: it is restored from the stream.
 ///
 /// # Errors
 /// [`StoreError::NoCache`] if there is no home directory.
@@ -201,7 +203,8 @@ pub(crate) struct Lock {
 impl Lock {
     /// Takes the lock file in `dir`, which is made if it is missing, and waits for whoever holds it.
     ///
-    /// It asks again and again instead of letting a thread wait, so that whoever gives up waiting leaves nothing behind.
+    /// It asks again and again instead of letting a thread wait, so that whoever gives up waiting leaves
+    /// nothing behind.
     pub(crate) async fn wait(dir: PathBuf) -> Result<Self, StoreError> {
         let mut pause = Duration::from_millis(2);
         let begun = Instant::now();

@@ -38,7 +38,8 @@ pub enum Event {
 
 type Listener = dyn Fn(Event) -> ControlFlow<()> + Send + Sync;
 
-/// Receives [`Event`]s, from many threads, and may stop the work; the default receives none and stops nothing.
+/// Receives [`Event`]s, from many threads, and may stop the work; the default receives none and stops
+/// nothing.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -71,10 +72,12 @@ impl Observer {
         })
     }
 
-    /// An observer that calls `listener`, and stops the work when that returns [`ControlFlow::Break`] to an [`Event::Advanced`].
+    /// An observer that calls `listener`, and stops the work when that returns [`ControlFlow::Break`] to an
+    /// [`Event::Advanced`].
     ///
-    /// What is under way then ends with an error of the kind [`Cancelled`](tensorpatch_format::ErrorKind::Cancelled), unless it is past
-    /// the point from which it cannot be taken back: a version that is committed stays so, and a replica's files are brought to a
+    /// What is under way then ends with an error of the kind
+    /// [`Cancelled`](tensorpatch_format::ErrorKind::Cancelled), unless it is past the point from which it
+    /// cannot be taken back: a version that is committed stays so, and a replica's files are brought to a
     /// version. Nothing is left half done; downloads are resumed by the next call.
     pub fn stoppable(listener: impl Fn(Event) -> ControlFlow<()> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(listener)))

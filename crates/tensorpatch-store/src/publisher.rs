@@ -41,8 +41,8 @@ use options::PublishOptions;
 
 /// Publishes checkpoints as versions of a stream.
 ///
-/// It keeps a baseline, a directory with the newest version, which advances only after a version is committed and is made
-/// anew from the stream when it is missing. One checkpoint is read, and never held in memory.
+/// It keeps a baseline, a directory with the newest version, which advances only after a version is committed
+/// and is made anew from the stream when it is missing. One checkpoint is read, and never held in memory.
 #[derive(Debug)]
 pub struct Publisher {
     stream: Stream,
@@ -131,13 +131,14 @@ struct Patch {
 }
 
 impl Publisher {
-    /// A publisher of the stream at `url`, which is created if there is none, with its baseline in the user's cache.
+    /// A publisher of the stream at `url`, which is created if there is none, with its baseline in the user's
+    /// cache.
     ///
     /// [`Publisher::builder`] has everything that can be chosen.
     ///
     /// # Errors
-    /// If the store fails or does not keep publishers apart ([`StoreError::NoConditionalCreate`]), or the baseline cannot be brought to
-    /// the tip.
+    /// If the store fails or does not keep publishers apart ([`StoreError::NoConditionalCreate`]), or the
+    /// baseline cannot be brought to the tip.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time; an empty stream may then have been created.
@@ -150,13 +151,15 @@ impl Publisher {
         PublisherBuilder::new(url.into())
     }
 
-    /// A publisher of a stream that is open already, with its baseline in `baseline`, brought to the tip of the stream.
+    /// A publisher of a stream that is open already, with its baseline in `baseline`, brought to the tip of
+    /// the stream.
     ///
     /// # Errors
     /// If the baseline belongs to another stream or holds something else, or cannot be brought to the tip.
     ///
     /// # Cancel safety
-    /// The future may be dropped at any time. Work on the baseline that has begun runs to its end and keeps it locked until then.
+    /// The future may be dropped at any time. Work on the baseline that has begun runs to its end and keeps
+    /// it locked until then.
     pub async fn on(
         stream: Stream,
         baseline: impl Into<PathBuf>,
@@ -231,12 +234,13 @@ impl Publisher {
     ///
     /// # Errors
     /// [`StoreError::LostRace`] and [`StoreError::NotAtTip`] if another publisher was there first: then
-    /// [`Publisher::catch_up`] and publish again. [`StoreError::OutcomeUnknown`] if the store did not say: publishing the same again finds out.
-    /// In every case the baseline holds a version of the stream.
+    /// [`Publisher::catch_up`] and publish again. [`StoreError::OutcomeUnknown`] if the store did not say:
+    /// publishing the same again finds out. In every case the baseline holds a version of the stream.
     ///
     /// # Cancel safety
-    /// The future may be dropped at any time. The version is then published or not, as if the process had died: publishing the same
-    /// again finds out. Work on local disk that has begun runs to its end and keeps the baseline locked until then.
+    /// The future may be dropped at any time. The version is then published or not, as if the process had
+    /// died: publishing the same again finds out. Work on local disk that has begun runs to its end and keeps
+    /// the baseline locked until then.
     pub async fn publish(&self, checkpoint: impl AsRef<Path>) -> Result<Published, StoreError> {
         self.publish_labelled(checkpoint, None).await
     }
@@ -337,7 +341,8 @@ impl Publisher {
         self.to_tip(directory).await
     }
 
-    /// The content of a first version: private copies of the files, their digest, and the objects (steps P3 and P4).
+    /// The content of a first version: private copies of the files, their digest, and the objects (steps P3
+    /// and P4).
     async fn first(
         &self,
         directory: &ReplicaDir,
@@ -386,7 +391,8 @@ impl Publisher {
         Ok(Prepared { version, bytes, ready: Ready::Staged })
     }
 
-    /// The patch of a later version from the baseline, checked by decoding it, and its upload, which has begun (step P3).
+    /// The patch of a later version from the baseline, checked by decoding it, and its upload, which has
+    /// begun (step P3).
     async fn encode(
         &self,
         directory: &ReplicaDir,

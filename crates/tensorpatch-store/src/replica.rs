@@ -83,7 +83,8 @@ impl PulledEdge {
     }
 }
 
-/// A version that is downloaded and verified as far as that goes without touching what is held; holds the replica's lock.
+/// A version that is downloaded and verified as far as that goes without touching what is held; holds the
+/// replica's lock.
 #[derive(Debug)]
 pub struct Prepared {
     directory: ReplicaDir,
@@ -111,7 +112,8 @@ impl Prepared {
 }
 
 impl Replica {
-    /// A replica in `dir` of the stream at `url`, which must exist; the directory is made when it is first needed.
+    /// A replica in `dir` of the stream at `url`, which must exist; the directory is made when it is first
+    /// needed.
     ///
     /// [`Replica::builder`] has everything that can be chosen.
     ///
@@ -145,13 +147,15 @@ impl Replica {
         &self.dir
     }
 
-    /// The version that the directory holds by its state file, once an interrupted step is brought to its end.
+    /// The version that the directory holds by its state file, once an interrupted step is brought to its
+    /// end.
     ///
     /// # Errors
     /// If the directory belongs to another stream, or an interrupted step cannot be ended.
     ///
     /// # Cancel safety
-    /// The future may be dropped at any time. A step that is being completed runs to its end and keeps the directory locked until then.
+    /// The future may be dropped at any time. A step that is being completed runs to its end and keeps the
+    /// directory locked until then.
     pub async fn held(&self) -> Result<Option<VersionId>, StoreError> {
         let directory = self.lock().await?;
         Ok(self.local(&directory).await?.and_then(|state| match state.condition {
@@ -163,13 +167,13 @@ impl Replica {
     /// Brings the directory to the newest version: [`Replica::prepare`] and [`Replica::activate`] in one.
     ///
     /// # Errors
-    /// If there is no way to the version, the store fails, or the directory is in use by something else. The directory then holds what it
-    /// held, or a version on the way.
+    /// If there is no way to the version, the store fails, or the directory is in use by something else. The
+    /// directory then holds what it held, or a version on the way.
     ///
     /// # Cancel safety
-    /// The future may be dropped at any time. The directory then holds what it held, a version on the way, or an interrupted step that
-    /// the next call of any method completes; downloads are resumed. Work on local disk that has begun runs to its end and keeps the
-    /// directory locked until then.
+    /// The future may be dropped at any time. The directory then holds what it held, a version on the way, or
+    /// an interrupted step that the next call of any method completes; downloads are resumed. Work on local
+    /// disk that has begun runs to its end and keeps the directory locked until then.
     pub async fn pull(&self) -> Result<Pulled, StoreError> {
         let directory = self.lock().await?;
         self.pull_locked(&directory, Target::Latest).await
@@ -207,15 +211,18 @@ impl Replica {
 
     /// Downloads and verifies what `target` needs, while the version held stays as it is.
     ///
-    /// In place only the first patch of several is decoded ahead: the others start from files that are not there yet, so that their
-    /// journals are written during [`Replica::activate`]. One patch is the rule for a replica that follows; where activation must be short after a
-    /// long sleep too, use [`ApplyMode::Beside`](crate::ApplyMode::Beside), which makes the last version before any file is altered.
+    /// In place only the first patch of several is decoded ahead: the others start from files that are not
+    /// there yet, so that their journals are written during [`Replica::activate`]. One patch is the rule for
+    /// a replica that follows; where activation must be short after a long sleep too, use
+    /// [`ApplyMode::Beside`](crate::ApplyMode::Beside), which makes the last version before any file is
+    /// altered.
     ///
     /// # Errors
     /// As [`Replica::pull`]; nothing has changed then.
     ///
     /// # Cancel safety
-    /// The future, and what it returns, may be dropped at any time: the version held stays as it is, and downloads are resumed.
+    /// The future, and what it returns, may be dropped at any time: the version held stays as it is, and
+    /// downloads are resumed.
     pub async fn prepare(&self, target: Target) -> Result<Prepared, StoreError> {
         let directory = self.lock().await?;
         let mut attempts = PlanAttempts::at_most(self.stream.policy().plan_attempts);
@@ -388,14 +395,16 @@ impl Replica {
         Err(StoreError::HistoryRewritten(format!("version {number} {what}")))
     }
 
-    /// Lets the directory become the prepared version. Short: it alters bytes or renames files, and fetches nothing.
+    /// Lets the directory become the prepared version. Short: it alters bytes or renames files, and fetches
+    /// nothing.
     ///
     /// # Errors
     /// If the files cannot be altered. What was begun is finished or undone by the next call of any method.
     ///
     /// # Cancel safety
-    /// The future may be dropped at any time. The step that has begun runs to its end and keeps the directory locked until then; of
-    /// several patches in place the rest are not begun, and the directory holds a version on the way.
+    /// The future may be dropped at any time. The step that has begun runs to its end and keeps the directory
+    /// locked until then; of several patches in place the rest are not begun, and the directory holds a
+    /// version on the way.
     pub async fn activate(&self, prepared: Prepared) -> Result<Pulled, StoreError> {
         let Prepared { directory, held, target, work, report } = prepared;
         let stream = self.stream.id();
@@ -418,7 +427,8 @@ impl Replica {
         Ok(report)
     }
 
-    /// Says what is held and wanted, if that was asked for. A replica that cannot write to the store still works.
+    /// Says what is held and wanted, if that was asked for. A replica that cannot write to the store still
+    /// works.
     async fn lease(&self, version: Option<Version>, target: Version) {
         let Some(holder) = &self.options.lease else { return };
         let lease = Lease::new(holder, version, target, self.stream.policy().lease_lifetime);

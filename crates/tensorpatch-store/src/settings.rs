@@ -1,7 +1,8 @@
-//! How a stream is talked to: retries, timeouts, transfers, following, leases and plans, with their defaults and reasons.
+//! How a stream is talked to: retries, timeouts, transfers, following, leases and plans, with their defaults
+//! and reasons.
 //!
-//! This is the only place for such numbers. A new one is a row of the table below, and is then a field, a variable of the
-//! environment and a flag of the command line.
+//! This is the only place for such numbers. A new one is a row of the table below, and is then a field, a
+//! variable of the environment and a flag of the command line.
 
 mod units;
 
@@ -76,14 +77,15 @@ macro_rules! policy {
     ($($(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:expr, $setter:ident;)+) => {
         /// How a stream is talked to.
         ///
-        /// The defaults suit one trainer and replicas in one region. In text a time is written as in `500ms`, `2s`, `5min`, `1h`, and a
-        /// number of bytes as in `64MiB`.
+        /// The defaults suit one trainer and replicas in one region. In text a time is written as in `500ms`,
+        /// `2s`, `5min`, `1h`, and a number of bytes as in `64MiB`.
         ///
         /// ```
         /// use std::time::Duration;
         /// use tensorpatch_store::Policy;
         ///
-        /// let policy = Policy::from_env()?.with_parallel_downloads(16).with_poll(Duration::from_millis(200));
+        /// let poll = Duration::from_millis(200);
+        /// let policy = Policy::from_env()?.with_parallel_downloads(16).with_poll(poll);
         /// assert_eq!(policy.attempts, Policy::default().attempts);
         /// # Ok::<(), tensorpatch_store::PolicyError>(())
         /// ```
@@ -131,13 +133,16 @@ macro_rules! policy {
 
 policy! {
     /// Attempts at a request that failed for no lasting reason, the first included [default: 5].
-    /// The client of a bucket has its own below these, see `client_retries`; local directories and other stores have none.
+    /// The client of a bucket has its own below these, see `client_retries`; local directories and other
+    /// stores have none.
     attempts: u32 = 5, with_attempts;
     /// Time before the second attempt [default: 20ms].
-    /// It doubles with each further one, and half of it is random, so that replicas that failed together do not come back together.
+    /// It doubles with each further one, and half of it is random, so that replicas that failed together do
+    /// not come back together.
     first_backoff: Duration = Duration::from_millis(20), with_first_backoff;
-    /// The longest time between two attempts, and between two looks at a store that fails while a replica follows it
-    /// [default: 15s]. Long enough for a throttled bucket to recover.
+    /// The longest time between two attempts, and between two looks at a store that fails while a replica
+    /// follows it [default: 15s].
+    /// Long enough for a throttled bucket to recover.
     max_backoff: Duration = Duration::from_secs(15), with_max_backoff;
     /// Retries of one HTTP request by the client of a bucket [default: 10].
     /// It knows which answers of a provider are worth a retry, such as 503 SlowDown.
@@ -150,7 +155,8 @@ policy! {
     /// How long a connection may be silent before its request counts as failed [default: 1min].
     /// A large transfer has no other limit: a download of many gigabytes is one request.
     idle_timeout: Duration = Duration::from_secs(60), with_idle_timeout;
-    /// Time for the whole of a small request, such as a record or a range, with the retries of the client below it [default: 5min].
+    /// Time for the whole of a small request, such as a record or a range, with the retries of the client
+    /// below it [default: 5min].
     /// More than `client_retry_timeout`, which would never be reached otherwise.
     request_timeout: Duration = Duration::from_secs(300), with_request_timeout;
     /// HTTP requests at once for each opened URL, whatever they are for [default: 64].
@@ -174,14 +180,16 @@ policy! {
     /// Each starts from what is there by then, so more do not help against lasting damage.
     plan_attempts: u32 = 4, with_plan_attempts;
     /// The most edges of a plan, and the most patches that a range reader goes through [default: 1024].
-    /// Twice the versions after which a publisher adds an anchor; a longer chain is a publisher that adds none.
+    /// Twice the versions after which a publisher adds an anchor; a longer chain is a publisher that adds
+    /// none.
     max_edges: usize = 1024, with_max_edges;
     /// The most bytes of the objects of a plan [default: no limit].
     /// For replicas on a metered network: an anchor has as many bytes as the model.
     max_plan_bytes: u64 = u64::MAX, with_max_plan_bytes;
     /// How often a follower asks for a newer version [default: 1s]. An ask is one request.
     poll: Duration = Duration::from_secs(1), with_poll;
-    /// How long a follower believes that there is nothing new before it looks at the stream as a whole [default: 1min].
+    /// How long a follower believes that there is nothing new before it looks at the stream as a whole
+    /// [default: 1min].
     /// A stream that was recreated has no next version for a long time.
     recheck: Duration = Duration::from_secs(60), with_recheck;
     /// The most polls between two such looks, however short the time between polls [default: 64].
@@ -195,8 +203,8 @@ policy! {
 }
 
 impl Policy {
-    /// The defaults, changed by what the environment says: each setting is read from the variable `TENSORPATCH_` and its name in
-    /// capitals, such as `TENSORPATCH_PARALLEL_DOWNLOADS=16`.
+    /// The defaults, changed by what the environment says: each setting is read from the variable
+    /// `TENSORPATCH_` and its name in capitals, such as `TENSORPATCH_PARALLEL_DOWNLOADS=16`.
     ///
     /// # Errors
     /// If a variable is set to something else than a value; the error names it.

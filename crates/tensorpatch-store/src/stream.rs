@@ -198,7 +198,8 @@ impl Stream {
         self
     }
 
-    /// The same stream, with every record refused that is not signed by one of `keys`; the stream record is read again.
+    /// The same stream, with every record refused that is not signed by one of `keys`; the stream record is
+    /// read again.
     ///
     /// # Errors
     /// [`StoreError::Untrusted`] if the stream record is not, or if the store fails.
@@ -310,7 +311,8 @@ impl Stream {
     /// Commits the version after `tip`, of which everything is uploaded.
     ///
     /// # Errors
-    /// [`StoreError::LostRace`] if another publisher has the number, [`StoreError::OutcomeUnknown`] if the store did not say.
+    /// [`StoreError::LostRace`] if another publisher has the number, [`StoreError::OutcomeUnknown`] if the
+    /// store did not say.
     pub(crate) async fn commit_version(
         &self,
         tip: Option<&Commit>,

@@ -112,7 +112,8 @@ async fn a_follower_one_version_behind_reads_no_more_than_that_version() {
             pulled.push(requests.swap(0, Ordering::SeqCst));
         }
     }
-    // As many behind forty versions as behind thirty, and few: the hint, commits, lists of commits and edges, the patch.
+    // As many behind forty versions as behind thirty, and few: the hint, commits, lists of commits and edges,
+    // the patch.
     let (first, one_behind) = pulled.split_first().unwrap();
     assert!(*first > 30 && one_behind.iter().all(|requests| *requests <= 14), "{pulled:?}");
     replica.pull().await.unwrap();

@@ -22,7 +22,8 @@ async fn two_folds_in_one_working_directory_are_made_one_after_the_other() {
     let (encoded, wait) = mpsc::channel();
     let (second_done, go_on) = mpsc::channel::<()>();
     let go_on = Mutex::new(go_on);
-    // The first fold is encoded and not uploaded yet when the second one begins, and waits for it as long as seems useful.
+    // The first fold is encoded and not uploaded yet when the second one begins, and waits for it as long as
+    // seems useful.
     let observer = Observer::new(move |event| {
         if let Event::Started(Phase::Upload, _) = event {
             let _ = encoded.send(());

@@ -1,7 +1,8 @@
-//! Real processes killed with SIGKILL at random instants: the next run goes on, and nothing in between is ever seen.
+//! Real processes killed with SIGKILL at random instants: the next run goes on, and nothing in between is
+//! ever seen.
 //!
-//! The processes are this test program itself, started again for the test `worker`. `TENSORPATCH_TEST_KILLS` says how many
-//! kills there are.
+//! The processes are this test program itself, started again for the test `worker`. `TENSORPATCH_TEST_KILLS`
+//! says how many kills there are.
 
 #![cfg(unix)]
 #![allow(
@@ -112,7 +113,8 @@ fn run(words: &[&str]) -> String {
     text
 }
 
-/// Runs a worker and kills it after a while; says whether it had succeeded before. A worker that fails is an error.
+/// Runs a worker and kills it after a while; says whether it had succeeded before. A worker that fails is an
+/// error.
 fn run_and_kill(words: &[&str], after: Duration) -> bool {
     let mut child = start(words);
     let start = Instant::now();
@@ -241,7 +243,8 @@ fn a_replica_that_is_killed_goes_on_from_the_old_or_the_new_version() {
                     break;
                 }
             }
-            // Whatever was interrupted, nothing had to be fetched anew from an anchor, but for the first version.
+            // Whatever was interrupted, nothing had to be fetched anew from an anchor, but for the first
+            // version.
             let report = run(&words);
             assert!(!report.contains("\"anchor\":true"), "{report}");
             assert_same(&dir, &site.step(step));
@@ -281,7 +284,8 @@ fn folders_and_collectors_that_are_killed_leave_a_sound_stream() {
     assert_same(&dir, &site.step(step));
 }
 
-/// A snapshot with the version in its last bytes: the snapshots come again and again, but no two patches should be the same.
+/// A snapshot with the version in its last bytes: the snapshots come again and again, but no two patches
+/// should be the same.
 #[cfg(feature = "aws")]
 fn write_marked(to: &FilePath, snapshot: &FilePath, version: u64) {
     let mut bytes = std::fs::read(snapshot).unwrap();
@@ -292,8 +296,8 @@ fn write_marked(to: &FilePath, snapshot: &FilePath, version: u64) {
 
 /// Several replica processes follow one publisher through an S3 server, all of them killed now and then.
 ///
-/// `TENSORPATCH_TEST_SNAPSHOTS` is a directory of `.safetensors` files to publish in turn, `TENSORPATCH_TEST_VERSIONS` and
-/// `TENSORPATCH_TEST_REPLICAS` say how many there are.
+/// `TENSORPATCH_TEST_SNAPSHOTS` is a directory of `.safetensors` files to publish in turn,
+/// `TENSORPATCH_TEST_VERSIONS` and `TENSORPATCH_TEST_REPLICAS` say how many there are.
 #[cfg(feature = "aws")]
 #[test]
 fn a_fleet_that_is_killed_now_and_then_ends_at_the_tip_with_the_bytes_that_were_planned() {
@@ -407,7 +411,8 @@ fn a_fleet_that_is_killed_now_and_then_ends_at_the_tip_with_the_bytes_that_were_
         assert!(std::fs::read(weights).unwrap() == expected, "replica {replica} is not at the tip");
         let more = (fetched as f64 / planned as f64 - 1.0) * 100.0;
         eprintln!("replica {replica}: killed {kills} times, {fetched} bytes of {planned} ({more:+.3} %)");
-        // Each kill may cut off one download, which is then made again; the anchor's is made once, before the first kill is likely.
+        // Each kill may cut off one download, which is then made again; the anchor's is made once, before the
+        // first kill is likely.
         let slack = planned / 100 + kills * log.iter().skip(1).map(|entry| entry.bytes).max().unwrap_or(0);
         assert!(fetched.abs_diff(planned) <= slack, "replica {replica}");
     }

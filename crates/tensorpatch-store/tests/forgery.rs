@@ -1,4 +1,5 @@
-//! Records and objects that are not what they should be: moved, replayed, forged, from another stream or another history.
+//! Records and objects that are not what they should be: moved, replayed, forged, from another stream or
+//! another history.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -347,7 +348,8 @@ async fn an_optional_way_that_is_damaged_or_leads_elsewhere_is_gone_around() {
     for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
         pull(format!("damaged-{mode:?}"), mode).await;
     }
-    // An edge that agrees with its object, which is no patch of these versions; and one that is no patch at all.
+    // An edge that agrees with its object, which is no patch of these versions; and one that is no patch at
+    // all.
     forge::<EdgeRecord>(&edge, |record| {
         record.delta.as_mut().unwrap().patches[0].object.blake3 = ObjectDigest::of(&bytes);
     });

@@ -1,4 +1,5 @@
-//! A replica whose update stops half-way, at an instant that the test chooses: the state file says so, and the next call ends it.
+//! A replica whose update stops half-way, at an instant that the test chooses: the state file says so, and
+//! the next call ends it.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -21,7 +22,8 @@ fn away(file: &Path) -> std::path::PathBuf {
     file.with_file_name("away")
 }
 
-/// A replica at version 1 whose activation of version 2 in place has failed, as its weights were not to be found.
+/// A replica at version 1 whose activation of version 2 in place has failed, as its weights were not to be
+/// found.
 async fn stopped(world: &World) -> Replica {
     world.publish_steps(2).await;
     let replica = world.replica("r", ApplyMode::InPlace);

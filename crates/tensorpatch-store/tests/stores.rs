@@ -1,5 +1,5 @@
-//! The protocol over real stores, each in a server of its own; `.ci/servers.sh` starts them. A store that is not there is
-//! skipped with a line that says so.
+//! The protocol over real stores, each in a server of its own; `.ci/servers.sh` starts them. A store that is
+//! not there is skipped with a line that says so.
 
 #![cfg(all(feature = "aws", feature = "azure"))]
 #![allow(

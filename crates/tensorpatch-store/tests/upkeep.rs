@@ -256,7 +256,8 @@ async fn nothing_is_collected_if_the_anchor_that_would_be_the_floor_is_not_whole
     assert_same(replica.dir(), &world.step(8));
 }
 
-/// Lets the clock of the store be as it was when everything in a folder was written `seconds` earlier, or later if negative.
+/// Lets the clock of the store be as it was when everything in a folder was written `seconds` earlier, or
+/// later if negative.
 fn age(dir: PathBuf, seconds: i64) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     for path in entries.map(|entry| entry.unwrap().path()) {

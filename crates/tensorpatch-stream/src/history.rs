@@ -1,4 +1,5 @@
-//! The versions of a stream and the edges between them, checked against one another (spec/stream.md sections 4 and 10).
+//! The versions of a stream and the edges between them, checked against one another (spec/stream.md sections
+//! 4 and 10).
 
 use std::collections::BTreeMap;
 
@@ -138,7 +139,8 @@ impl Edge {
         matches!(self.kind, EdgeKind::Anchor(_))
     }
 
-    /// The objects to fetch for it. The leaf table of an anchor is for range readers and repairs, and not among them.
+    /// The objects to fetch for it. The leaf table of an anchor is for range readers and repairs, and not
+    /// among them.
     pub fn objects(&self) -> Vec<&ObjectRef> {
         match &self.kind {
             EdgeKind::Delta(delta) => delta.objects().collect(),
@@ -195,8 +197,8 @@ impl History {
     /// A history of consecutive commits and of those of `edges` that agree with them.
     ///
     /// # Errors
-    /// If a number is missing or doubled, a record does not name the digest of the one before, or a delta's base is not what
-    /// its commit says.
+    /// If a number is missing or doubled, a record does not name the digest of the one before, or a delta's
+    /// base is not what its commit says.
     pub fn new(
         commits: impl IntoIterator<Item = Commit>,
         edges: impl IntoIterator<Item = EdgeRecord>,

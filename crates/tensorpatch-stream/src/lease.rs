@@ -1,4 +1,5 @@
-//! Leases: a replica states what it holds and wants, so that collectors leave its path alone (spec/stream.md section 11).
+//! Leases: a replica states what it holds and wants, so that collectors leave its path alone (spec/stream.md
+//! section 11).
 
 use std::time::Duration;
 
@@ -27,7 +28,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A lease of `holder`, of whose name the beginning is kept, for `length`, which is cut to what is allowed.
+    /// A lease of `holder`, of whose name the beginning is kept, for `length`, which is cut to what is
+    /// allowed.
     pub fn new(holder: &str, version: Option<Version>, target: Version, length: Duration) -> Self {
         let holder = holder.chars().take(MAX_HOLDER).collect();
         Self { holder, version, target, seconds: length.as_secs().clamp(1, MAX_SECONDS) }
@@ -44,9 +46,11 @@ pub struct LiveLease {
 }
 
 impl LiveLease {
-    /// What the lease `name` with these bytes needs `age` seconds after it was written; `None` if it has expired.
+    /// What the lease `name` with these bytes needs `age` seconds after it was written; `None` if it has
+    /// expired.
     ///
-    /// One that cannot be read may be of a later version of the protocol, so it counts for all versions while it is young.
+    /// One that cannot be read may be of a later version of the protocol, so it counts for all versions while
+    /// it is young.
     pub fn read(name: &str, bytes: &[u8], age: u64) -> Option<Self> {
         let lease: Option<Lease> = serde_json::from_slice(bytes).ok();
         let seconds = lease.as_ref().map_or(MAX_SECONDS, |lease| lease.seconds.min(MAX_SECONDS));

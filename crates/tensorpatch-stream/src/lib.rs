@@ -1,9 +1,9 @@
-//! The protocol of a stream of checkpoint versions (`spec/stream.md`), without a store: what records say, what they may say,
-//! and what follows from them.
+//! The protocol of a stream of checkpoint versions (`spec/stream.md`), without a store: what records say,
+//! what they may say, and what follows from them.
 //!
-//! This crate is to `spec/stream.md` what `tensorpatch-format` is to `spec/format.md`. It has types and pure functions:
-//! bytes and lists in, decisions out. It does no I/O, reads no clock, and knows neither an async runtime nor an object store;
-//! `tensorpatch-store` does all that on top of it.
+//! This crate is to `spec/stream.md` what `tensorpatch-format` is to `spec/format.md`. It has types and pure
+//! functions: bytes and lists in, decisions out. It does no I/O, reads no clock, and knows neither an async
+//! runtime nor an object store; `tensorpatch-store` does all that on top of it.
 //!
 //! | module | section | what for |
 //! |---|---|---|
@@ -17,8 +17,8 @@
 //! | [`lease`] | 11 | what replicas keep from being collected |
 //! | [`retention`] | 11 | what a collector keeps, and what it deletes |
 //!
-//! Everything that it reads is untrusted: a record that breaks a rule is an error, never a panic, and its size is bounded
-//! before it is read.
+//! Everything that it reads is untrusted: a record that breaks a rule is an error, never a panic, and its
+//! size is bounded before it is read.
 //!
 //! ```
 //! use std::collections::BTreeSet;

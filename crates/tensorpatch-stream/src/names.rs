@@ -1,4 +1,5 @@
-//! The names of a stream's objects (spec/stream.md section 3): made here, and checked here when a record brings them.
+//! The names of a stream's objects (spec/stream.md section 3): made here, and checked here when a record
+//! brings them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -156,7 +157,8 @@ macro_rules! random_id {
 }
 
 random_id!(
-    /// The identity of a stream, chosen at random when it is created: a new run in the same bucket is another stream.
+    /// The identity of a stream, chosen at random when it is created: a new run in the same bucket is another
+    /// stream.
     StreamId
 );
 random_id!(
@@ -251,7 +253,8 @@ impl fmt::Display for Key {
     }
 }
 
-/// A name that is one segment of a key on every store and one plain visible file in every directory (section 3).
+/// A name that is one segment of a key on every store and one plain visible file in every directory (section
+/// 3).
 pub fn is_plain_name(name: &str) -> bool {
     (1..=MAX_SEGMENT_BYTES).contains(&name.len())
         && !name.starts_with('.')
@@ -307,7 +310,8 @@ pub fn anchor(version: Version, nonce: Nonce, name: &str) -> Result<Key, KeyErro
     Key::new(format!("anchors/{}-{nonce}/{name}", version.digits()))
 }
 
-/// The leaf table of an anchor, beside its directory so that the directory holds a checkpoint and nothing else.
+/// The leaf table of an anchor, beside its directory so that the directory holds a checkpoint and nothing
+/// else.
 ///
 /// # Errors
 /// Never: the name is a plain one.

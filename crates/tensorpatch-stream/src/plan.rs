@@ -41,7 +41,8 @@ impl Plan {
         self.edges.iter().flat_map(Edge::objects).collect()
     }
 
-    /// Checks a plan on its own: that each edge starts where the one before ends, by all digests, and none comes back.
+    /// Checks a plan on its own: that each edge starts where the one before ends, by all digests, and none
+    /// comes back.
     fn check(&self, held: Option<VersionId>, goal: &VersionId) -> Result<(), ChainError> {
         let mut at = held;
         let mut seen = BTreeSet::new();
@@ -117,7 +118,8 @@ fn missing_text(missing: &[Key]) -> String {
 }
 
 impl History {
-    /// The cheapest plan from `held`, or from nothing, to `target`, with no object of `missing` and at most `max_edges` edges.
+    /// The cheapest plan from `held`, or from nothing, to `target`, with no object of `missing` and at most
+    /// `max_edges` edges.
     ///
     /// # Errors
     /// If there is none.
@@ -128,7 +130,8 @@ impl History {
         missing: &BTreeSet<ObjectRef>,
         max_edges: usize,
     ) -> Result<Plan, PlanError> {
-        // A state and layout that are the target's are the target, whichever number they were published under.
+        // A state and layout that are the target's are the target, whichever number they were published
+        // under.
         let no_path = || {
             let missing = missing.iter().map(|object| object.key.clone()).collect();
             PlanError::NoPath { target, missing }
@@ -148,7 +151,8 @@ impl History {
         for (index, (edge, _)) in usable.iter().enumerate() {
             from.entry(edge.base().map(|base| base.version)).or_default().push(index);
         }
-        // Costs are compared as (bytes, edges, index of the last edge), so equal paths give one plan everywhere.
+        // Costs are compared as (bytes, edges, index of the last edge), so equal paths give one plan
+        // everywhere.
         let mut best: BTreeMap<Node, (u64, usize)> = BTreeMap::new();
         let mut via: BTreeMap<Node, usize> = BTreeMap::new();
         let mut queue = BinaryHeap::new();

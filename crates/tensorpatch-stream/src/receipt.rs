@@ -1,4 +1,5 @@
-//! What ranks that publish a version together hand to the committer, and whether it is a version (spec/stream.md section 8).
+//! What ranks that publish a version together hand to the committer, and whether it is a version
+//! (spec/stream.md section 8).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -94,8 +94,8 @@ impl Kept {
         kept
     }
 
-    /// Keeps the path to a pinned version too, with the companions of every version on it: in place a replica holds each
-    /// of them for a moment.
+    /// Keeps the path to a pinned version too, with the companions of every version on it: in place a replica
+    /// holds each of them for a moment.
     pub fn add_path(&mut self, history: &History, plan: &Plan) {
         for edge in &plan.edges {
             if let Some(commit) = history.commit(edge.target.version) {
@@ -145,7 +145,8 @@ impl Kept {
         garbage
     }
 
-    /// The edge records up to `tip` among `listed` that go: those that start below the floor and that no pin needs.
+    /// The edge records up to `tip` among `listed` that go: those that start below the floor and that no pin
+    /// needs.
     pub fn garbage_edges<'a>(
         &self,
         tip: Version,
@@ -188,7 +189,8 @@ mod tests {
         ObjectRef { blake3: ObjectDigest::of(key.as_bytes()), key: Key::new(key).unwrap(), bytes: 5 }
     }
 
-    /// Versions 1 to 6 with an anchor of 1 and, as an edge, of 4. Each has a patch and a companion of its own.
+    /// Versions 1 to 6 with an anchor of 1 and, as an edge, of 4. Each has a patch and a companion of its
+    /// own.
     fn history() -> History {
         let mut commits: Vec<Commit> = Vec::new();
         for version in 1..=6 {

@@ -1,4 +1,5 @@
-//! Writes inputs for every fuzz target to start from to `fuzz/corpus/TARGET/`: cargo run -p tensorpatch-testkit --example fuzz_seeds
+//! Writes inputs for every fuzz target to start from to `fuzz/corpus/TARGET/`: cargo run -p
+//! tensorpatch-testkit --example fuzz_seeds
 
 use std::path::Path;
 

@@ -85,9 +85,11 @@ pub fn write_single(path: &Path, model: &Model, style: &FileStyle) {
     std::fs::write(path, file_bytes(&tensors, style)).unwrap();
 }
 
-/// Writes a model to a new Hugging Face directory at `path`: its tensors dealt out to `shards` files, an index, and a `config.json`.
+/// Writes a model to a new Hugging Face directory at `path`: its tensors dealt out to `shards` files, an
+/// index, and a `config.json`.
 ///
-/// A shard that would be empty is left out. A model without tensors cannot be written so: an index must name one.
+/// A shard that would be empty is left out. A model without tensors cannot be written so: an index must name
+/// one.
 pub fn write_sharded(path: &Path, model: &Model, shards: usize, style: &FileStyle) {
     assert!(shards > 0 && !model.tensors().is_empty());
     std::fs::create_dir(path).unwrap();

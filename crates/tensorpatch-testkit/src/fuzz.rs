@@ -36,8 +36,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// What a fuzzer starts from, each with the name of its file: the seeds, and what once made the target fail
-    /// (`fuzz/crashes/TARGET.what-was-wrong`).
+    /// What a fuzzer starts from, each with the name of its file: the seeds, and what once made the target
+    /// fail (`fuzz/crashes/TARGET.what-was-wrong`).
     ///
     /// # Errors
     /// If the crashes cannot be read.

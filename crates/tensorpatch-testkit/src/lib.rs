@@ -1,7 +1,7 @@
 //! Shared helpers of the tensorpatch tests.
 //!
-//! * [`Model`]: tensors with bytes; [`models`] and [`pairs`] generate them, [`FileStyle`] and the `write_…` functions
-//!   make files of them without any help of the code under test.
+//! * [`Model`]: tensors with bytes; [`models`] and [`pairs`] generate them, [`FileStyle`] and the `write_…`
+//!   functions make files of them without any help of the code under test.
 //! * [`fixture`]: a slice of a recorded training run, and the whole run where there is one.
 //! * [`Mutation`]: named damage to bytes.
 //! * [`Verdict`]: what the fast decoder and the reference decoder make of a patch.

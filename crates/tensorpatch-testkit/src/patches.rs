@@ -61,8 +61,8 @@ fn patch(kind: Kind, profile: Profile, hash: LeafHash) -> Vec<u8> {
 
 /// Makes every checksum of a patch right, as far as its sections can be followed.
 ///
-/// Without it random damage ends at the first CRC32 and never sees what is checked behind it. Made from sections 6 to
-/// 8 of the specification alone.
+/// Without it random damage ends at the first CRC32 and never sees what is checked behind it. Made from
+/// sections 6 to 8 of the specification alone.
 pub fn repair_checksums(file: &mut [u8]) {
     const HEADER: usize = 32;
     const HEAD: usize = 16;

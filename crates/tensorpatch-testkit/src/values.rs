@@ -9,7 +9,8 @@ use crate::Rng;
 pub enum Fill {
     /// Zero bytes.
     Zeros,
-    /// Floats with signs and mantissas at random and exponents that fall off as those of weights do; small integers.
+    /// Floats with signs and mantissas at random and exponents that fall off as those of weights do; small
+    /// integers.
     Weights,
     /// Any bits.
     Noise,

@@ -89,7 +89,8 @@ impl Verdict {
 fn apply(patch: &Patch<'_>, base: Option<&State<'_>>) -> Result<Model, ApplyError> {
     let options = Options::default().with_threads(NonZeroUsize::MIN);
     if patch.bind(base.map(State::schema)).is_err() {
-        // A hostile schema may declare terabytes, none of which are in the patch: only where it binds is there room to be made.
+        // A hostile schema may declare terabytes, none of which are in the patch: only where it binds is
+        // there room to be made.
         return Err(apply_chunks(base, patch, &options, Progress::none(), &|_, _| {}).unwrap_err());
     }
     let schema = patch.listed_schema().or(base.map(State::schema)).unwrap();

@@ -84,9 +84,9 @@
 //!
 //! # A stream from a trainer to its replicas
 //!
-//! A URL names a directory or the prefix of a bucket: [`store::open_store`] lists the kinds. The publisher keeps a copy of the newest
-//! version to make patches from, in the user's cache unless its [builder](Publisher::builder) is told otherwise. A replica is a
-//! directory with an ordinary checkpoint.
+//! A URL names a directory or the prefix of a bucket: [`store::open_store`] lists the kinds. The publisher
+//! keeps a copy of the newest version to make patches from, in the user's cache unless its
+//! [builder](Publisher::builder) is told otherwise. A replica is a directory with an ordinary checkpoint.
 //!
 //! ```
 //! use tensorpatch::{Publisher, Replica};
@@ -165,8 +165,8 @@
 //!
 //! # What can go wrong
 //!
-//! Errors are types that name the file, the tensor or the byte offset, and what was expected and found. Their `kind()`
-//! says who must act:
+//! Errors are types that name the file, the tensor or the byte offset, and what was expected and found. Their
+//! `kind()` says who must act:
 //!
 //! ```
 //! use tensorpatch::{ErrorKind, Replica};

@@ -20,7 +20,8 @@ const HTTP: &[&str] = &["reqwest", "hyper", "rustls"];
 const ASYNC: &[&str] =
     &["tokio", "futures", "futures-util", "async-trait", "object_store", "reqwest", "hyper"];
 
-/// The layers, each depending only on those above it. `ARCHITECTURE.md` shows the same table with the reasons.
+/// The layers, each depending only on those above it. `ARCHITECTURE.md` shows the same table with the
+/// reasons.
 const LAYERS: &[Layer] = &[
     Layer {
         name: "tensorpatch-format",

@@ -14,6 +14,9 @@ const MOST_LINES: usize = 600;
 /// A longer file says why in a comment that begins so.
 const LONG: &str = "// Long because ";
 
+/// The width of comments: that of the code, as in `rustfmt.toml`.
+const MOST_WIDTH: usize = 110;
+
 pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
     let mut violations = Vec::new();
     for path in files(root, ".rs")? {
@@ -36,6 +39,12 @@ fn violations_of(path: &str, text: &str) -> Vec<String> {
             "{path}: {lines} lines, more than {MOST_LINES}; split it, or say why in a comment \"{LONG}...\""
         ));
     }
+    for (number, line) in text.lines().enumerate() {
+        if is_wide_comment(line) {
+            let number = number + 1;
+            violations.push(format!("{path}:{number}: a comment of more than {MOST_WIDTH} characters"));
+        }
+    }
     if !UNSAFE_ALLOWED.iter().any(|allowed| path.starts_with(allowed)) {
         for (number, line) in text.lines().enumerate() {
             if has_unsafe(line) {
@@ -44,6 +53,13 @@ fn violations_of(path: &str, text: &str) -> Vec<String> {
         }
     }
     violations
+}
+
+/// Whether a line is a comment that is too wide. The rows of a table cannot be wrapped.
+fn is_wide_comment(line: &str) -> bool {
+    let comment = line.trim_start().strip_prefix("//");
+    let is_row = |text: &str| text.trim_start_matches(['/', '!', ' ']).starts_with('|');
+    comment.is_some_and(|text| !is_row(text)) && line.chars().count() > MOST_WIDTH
 }
 
 /// Whether a line of code uses the keyword. Comments and one-line strings are left out.
@@ -83,6 +99,16 @@ mod tests {
         assert_eq!(violations_of("crates/a/src/lib.rs", &long).len(), 1);
         let reasoned = format!("{long}{LONG}it is a table.\n");
         assert_eq!(violations_of("crates/a/src/lib.rs", &reasoned), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_comment_wider_than_the_code_is_a_violation() {
+        let of = |line: &str| violations_of("crates/a/src/lib.rs", &format!("//! Words.\n{line}\n")).len();
+        let words = "x".repeat(MOST_WIDTH);
+        assert_eq!(of(&format!("    /// {words}")), 1);
+        assert_eq!(of(&format!("// {}", &words[3..])), 0);
+        assert_eq!(of(&format!("/// | {words} |")), 0);
+        assert_eq!(of(&format!("let a = \"{words}\";")), 0);
     }
 
     #[test]

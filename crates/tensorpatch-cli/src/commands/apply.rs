@@ -21,11 +21,12 @@ pub(crate) struct Arguments {
     base: PathBuf,
     /// The patch; - for standard input
     patch: PathBuf,
-    /// Write a new checkpoint: a file, or a directory if the target has shards or BASE is one (files beside the weights are
-    /// then copied from BASE). A name that ends in .safetensors is a file
+    /// Write a new checkpoint: a file, or a directory if the target has shards or BASE is one (files beside
+    /// the weights are then copied from BASE). A name that ends in .safetensors is a file
     #[arg(short, long, value_name = "OUT", group = "destination")]
     output: Option<PathBuf>,
-    /// Alter BASE itself. Safe against crashes: run the same command again and it finishes what was interrupted
+    /// Alter BASE itself. Safe against crashes: run the same command again and it finishes what was
+    /// interrupted
     #[arg(long, group = "destination")]
     in_place: bool,
 }
@@ -41,7 +42,8 @@ struct AppliedReport {
     /// Unknown after a recovery.
     changed_chunks: Option<u64>,
     checkpoint_bytes: u64,
-    /// Whether the files are those of the patch's author byte for byte; otherwise the tensors are, in the base's files.
+    /// Whether the files are those of the patch's author byte for byte; otherwise the tensors are, in the
+    /// base's files.
     same_files: bool,
     seconds: f64,
 }

@@ -13,8 +13,9 @@ use crate::exit::Refusal;
 use crate::output::{Report, bytes, counted, fields, seconds};
 use crate::session::Session;
 
-/// Converts a version between a patch, a checkpoint, and the delta formats of slime, miles, SGLang, ModelExpress and TRL; reads those
-/// of SkyRL, NeMo RL and grail. What SOURCE is is found out from its contents.
+/// Converts a version between a patch, a checkpoint, and the delta formats of slime, miles, SGLang,
+/// ModelExpress and TRL; reads those of SkyRL, NeMo RL and grail. What SOURCE is is found out from its
+/// contents.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// A patch, a checkpoint, or a delta: a file or a directory
@@ -28,7 +29,8 @@ pub(crate) struct Arguments {
     /// The checkpoint that SOURCE is a change from, and that the result is to be a change from
     #[arg(long, value_name = "CHECKPOINT")]
     base: Option<PathBuf>,
-    /// The digest that the base must have, as tensorpatch digest prints it: most of these formats do not say which base is theirs
+    /// The digest that the base must have, as tensorpatch digest prints it: most of these formats do not say
+    /// which base is theirs
     #[arg(long, value_name = "DIGEST", requires = "base")]
     base_digest: Option<TaggedStateDigest>,
     /// The version of the result, if SOURCE has none or another
@@ -37,7 +39,8 @@ pub(crate) struct Arguments {
     /// The version of the base, if SOURCE does not say
     #[arg(long, value_name = "VERSION")]
     base_version: Option<String>,
-    /// How --to slime writes changes: the XOR of whole tensors, or the bytes that changed and their positions [default: xor]
+    /// How --to slime writes changes: the XOR of whole tensors, or the bytes that changed and their positions
+    /// [default: xor]
     #[arg(long, value_enum)]
     encoding: Option<EncodingChoice>,
     /// The checksums that --to slime writes [default: xxh3-128]

@@ -12,8 +12,8 @@ use crate::output::{Report, bytes, fields, percent};
 use crate::session::Session;
 use crate::streams::{self, Sign, Source};
 
-/// Adds one patch across many versions, if it is smaller than the patches there are. Replicas that are far behind then take it; nothing
-/// else changes.
+/// Adds one patch across many versions, if it is smaller than the patches there are. Replicas that are far
+/// behind then take it; nothing else changes.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -24,7 +24,8 @@ pub(crate) struct Arguments {
     /// The version that it leads to [default: the newest]
     #[arg(long, value_name = "N")]
     to: Option<u64>,
-    /// Where to work; needs room for two checkpoints, and may be kept for the next time [default: in the user's cache]
+    /// Where to work; needs room for two checkpoints, and may be kept for the next time [default: in the
+    /// user's cache]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
     /// The name of whoever folds, in the record

@@ -15,16 +15,17 @@ use crate::output::{Output, bytes};
 use crate::session::Session;
 use crate::streams::{self, Source};
 
-/// Brings a local checkpoint to the newest version, and to each one that is published from then on, until it is interrupted. With --json
-/// it prints one line of JSON for each version.
+/// Brings a local checkpoint to the newest version, and to each one that is published from then on, until it
+/// is interrupted. With --json it prints one line of JSON for each version.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     source: Source,
     /// The directory of the checkpoint; created if need be
     dir: PathBuf,
-    /// Run this with sh after each version, at the start too, with TENSORPATCH_VERSION, TENSORPATCH_STATE, TENSORPATCH_STREAM
-    /// and TENSORPATCH_DIR in its environment. With --json what it prints goes to standard error. If it fails, following ends
+    /// Run this with sh after each version, at the start too, with TENSORPATCH_VERSION, TENSORPATCH_STATE,
+    /// TENSORPATCH_STREAM and TENSORPATCH_DIR in its environment. With --json what it prints goes to standard
+    /// error. If it fails, following ends
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
     /// End after this version

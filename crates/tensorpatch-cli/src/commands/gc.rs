@@ -14,8 +14,8 @@ use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
 use crate::streams::{self, Sign, Source};
 
-/// Says what neither the versions to keep nor a lease can need, and with --delete removes it. Everything that leads to a version that
-/// is kept stays.
+/// Says what neither the versions to keep nor a lease can need, and with --delete removes it. Everything that
+/// leads to a version that is kept stays.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -13,7 +13,8 @@ use tensorpatch::store::SignKey;
 use crate::output::{Report, fields};
 use crate::session::Session;
 
-/// Makes an ed25519 key: the secret goes to FILE, for --sign-key, readable by you alone; the public key is printed, for --trust-key.
+/// Makes an ed25519 key: the secret goes to FILE, for --sign-key, readable by you alone; the public key is
+/// printed, for --trust-key.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The file for the secret; must not exist

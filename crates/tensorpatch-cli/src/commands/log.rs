@@ -9,8 +9,8 @@ use crate::output::{Report, count, counted, fields, percent, ratio, table};
 use crate::session::Session;
 use crate::streams::{self, Source};
 
-/// Lists the versions of a stream: how each was published, its size, and the bytes of the patches since the last whole
-/// checkpoint (chain).
+/// Lists the versions of a stream: how each was published, its size, and the bytes of the patches since the
+/// last whole checkpoint (chain).
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

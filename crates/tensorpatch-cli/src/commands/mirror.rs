@@ -12,8 +12,9 @@ use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
 use crate::streams::{self, Source};
 
-/// Copies what another place does not have yet of a stream, in the order of the versions, verified. The copy is the same stream: replicas
-/// follow either. Repeat it to bring the copy up to date, or to go on after an interruption.
+/// Copies what another place does not have yet of a stream, in the order of the versions, verified. The copy
+/// is the same stream: replicas follow either. Repeat it to bring the copy up to date, or to go on after an
+/// interruption.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

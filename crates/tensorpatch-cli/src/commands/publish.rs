@@ -15,21 +15,22 @@ use crate::output::{Report, bytes, count, fields, percent, ratio, seconds};
 use crate::session::Session;
 use crate::streams::{self, Access, Sign};
 
-/// Publishes a checkpoint as the next version of a stream, which is created if there is none. The first version is the whole
-/// checkpoint, the others are patches.
+/// Publishes a checkpoint as the next version of a stream, which is created if there is none. The first
+/// version is the whole checkpoint, the others are patches.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The checkpoint: a .safetensors file or a directory. Files beside the weights (config.json) are published too
+    /// The checkpoint: a .safetensors file or a directory. Files beside the weights (config.json) are
+    /// published too
     checkpoint: PathBuf,
     /// The stream: a path or file:///..., s3://, gs://, az:// or hf://buckets/...
     #[arg(long, value_name = "URL")]
     to: String,
-    /// Where to keep a copy of the newest version, to make the next patch from. Made anew from the stream if it is
-    /// missing [default: in the user's cache, by stream]
+    /// Where to keep a copy of the newest version, to make the next patch from. Made anew from the stream if
+    /// it is missing [default: in the user's cache, by stream]
     #[arg(long, value_name = "DIR")]
     baseline: Option<PathBuf>,
-    /// A mark for the version, such as the training step. If the newest version has the same mark and the same state, it
-    /// is taken for published: so the command can simply be repeated
+    /// A mark for the version, such as the training step. If the newest version has the same mark and the
+    /// same state, it is taken for published: so the command can simply be repeated
     #[arg(long, value_name = "TEXT")]
     label: Option<String>,
     /// The name of the publisher in the log
@@ -44,12 +45,12 @@ pub(crate) struct Arguments {
     /// For a new stream: promise that nobody else publishes at the same time, for stores that could not tell
     #[arg(long)]
     single_writer: bool,
-    /// Publish the whole checkpoint besides (an anchor), so that newcomers need no long chain of patches, after so many
-    /// versions without one
+    /// Publish the whole checkpoint besides (an anchor), so that newcomers need no long chain of patches,
+    /// after so many versions without one
     #[arg(long, value_name = "N", conflicts_with = "no_anchors")]
     anchor_every: Option<u64>,
-    /// Publish no anchors but the first version [default: one when the patches since the last have as many bytes as it, and
-    /// after 512 versions]
+    /// Publish no anchors but the first version [default: one when the patches since the last have as many
+    /// bytes as it, and after 512 versions]
     #[arg(long)]
     no_anchors: bool,
     #[command(flatten)]

@@ -13,8 +13,8 @@ use crate::output::{Report, bytes, fields, seconds};
 use crate::session::Session;
 use crate::streams::{self, Source};
 
-/// Brings a local checkpoint to a version of a stream, verified. DIR is an ordinary Hugging Face directory, with a hidden folder
-/// .tensorpatch for what is known about it.
+/// Brings a local checkpoint to a version of a stream, verified. DIR is an ordinary Hugging Face directory,
+/// with a hidden folder .tensorpatch for what is known about it.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -31,15 +31,15 @@ pub(crate) struct Arguments {
 /// How the files of a replica change.
 #[derive(Debug, Args)]
 pub(crate) struct How {
-    /// Write complete new files and rename them, instead of altering the files in place: the old version can be read
-    /// until the switch
+    /// Write complete new files and rename them, instead of altering the files in place: the old version can
+    /// be read until the switch
     #[arg(long)]
     beside: bool,
     /// Replace weights in DIR that are no version of the stream
     #[arg(long)]
     replace: bool,
-    /// Keep a lease under this name, which no other replica has: gc then leaves what leads from the version held to
-    /// the newest
+    /// Keep a lease under this name, which no other replica has: gc then leaves what leads from the version
+    /// held to the newest
     #[arg(long, value_name = "NAME")]
     lease: Option<String>,
 }

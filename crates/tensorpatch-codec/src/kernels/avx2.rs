@@ -70,8 +70,8 @@ unsafe fn changed_groups(base: &[u8], target: &[u8], marks: &mut [u16], groups: 
 /// Groups that are looked at before the elements of any are marked.
 const AT_ONCE: usize = 16;
 
-/// Marks the elements of groups from number `first` on whose bits are set; `groups` are those that have any. Returns how many
-/// marks there are then.
+/// Marks the elements of groups from number `first` on whose bits are set; `groups` are those that have any.
+/// Returns how many marks there are then.
 ///
 /// # Safety
 /// There must be room for 32 marks behind those of each group.
@@ -176,7 +176,8 @@ impl Classes {
     #[target_feature(enable = "avx2")]
     fn of(&self, [first, second]: [__m256i; 2]) -> Split {
         let class = bytes([self.class(first), self.class(second)]);
-        // A shuffle gives 0 where the high bit of a byte is set, which it is here for classes of the other half.
+        // A shuffle gives 0 where the high bit of a byte is set, which it is here for classes of the other
+        // half.
         let lower = _mm256_add_epi8(class, _mm256_set1_epi8(0x70));
         let upper = _mm256_sub_epi8(class, _mm256_set1_epi8(16));
         let pick = |table: [__m256i; 2]| {

@@ -30,8 +30,8 @@ fn iota() -> __m512i {
     unsafe { _mm512_loadu_si512(IOTA.as_ptr().cast()) }
 }
 
-/// Marks the elements of 16 groups from number `first` on whose bits are set, `elements` being those of a group: returns how
-/// many marks there are then.
+/// Marks the elements of 16 groups from number `first` on whose bits are set, `elements` being those of a
+/// group: returns how many marks there are then.
 ///
 /// # Safety
 /// There must be room for 32 marks behind those of each group.
@@ -65,7 +65,8 @@ pub(super) fn changed(base: &[u8], target: &[u8], marks: &mut [u16]) -> usize {
     if marks.len() < groups * GROUP + SLACK {
         return portable::changed::<u16>(base, target, marks);
     }
-    // SAFETY: called at the AVX-512 level alone; both inputs hold `groups` groups, and `marks` has room for all and 32 more.
+    // SAFETY: called at the AVX-512 level alone; both inputs hold `groups` groups, and `marks` has room for
+    // all and 32 more.
     let len = unsafe { changed_groups(base, target, marks, groups) };
     portable::changed_from::<u16>(base, target, groups, marks, len)
 }
@@ -170,15 +171,15 @@ pub(super) fn survey(lengths: &Lengths, block: &[u8], sums: &mut [u16], marks: &
         return portable::survey::<u16>(lengths, block, sums, marks);
     }
     let groups = groups / 16 * 16;
-    // SAFETY: called at the AVX-512 level alone; `block` and `sums` hold `groups` groups, and `marks` has room for all of
-    // them and 32 more.
+    // SAFETY: called at the AVX-512 level alone; `block` and `sums` hold `groups` groups, and `marks` has
+    // room for all of them and 32 more.
     let len = unsafe { survey_groups(lengths, block, sums, marks, groups) };
     portable::survey_from::<u16>(lengths, block, groups, sums, marks, len)
 }
 
 /// # Safety
-/// `block` must have `groups` times 64 bytes, `sums` as many items, and `marks` room for 32 marks a group and 32 more;
-/// `groups` must be a multiple of 16.
+/// `block` must have `groups` times 64 bytes, `sums` as many items, and `marks` room for 32 marks a group and
+/// 32 more; `groups` must be a multiple of 16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt")]
 unsafe fn survey_groups(
     lengths: &Lengths,

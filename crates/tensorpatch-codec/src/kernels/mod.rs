@@ -1,4 +1,5 @@
-//! The loops over all elements of a chunk, each written once for every machine and again for those with wide vectors.
+//! The loops over all elements of a chunk, each written once for every machine and again for those with wide
+//! vectors.
 //!
 //! They work on blocks of 64 KiB, which stay in the caches of a core from one kernel to the next.
 

@@ -268,7 +268,8 @@ impl Vector for Avx2 {
     #[inline(always)]
     fn index(self) -> Self::Index {
         unsafe {
-            // Two bytes of a number each, of 64 in all. What is not among the 16 of a quarter gets a high bit.
+            // Two bytes of a number each, of 64 in all. What is not among the 16 of a quarter gets a high
+            // bit.
             let bytes = _mm256_mullo_epi16(self.0, _mm256_set1_epi16(0x0202));
             let bytes = _mm256_add_epi16(bytes, _mm256_set1_epi16(0x0100));
             std::array::from_fn(|quarter| {
@@ -389,7 +390,8 @@ pub(super) unsafe fn put_moves<const N: usize, const LANES: usize>(
     unsafe { vector::put_moves::<Avx2, N, LANES>(lengths, symbols, values, count, steps, plain) }
 }
 
-/// Puts the symbols of a phase, of `2^bits` slots, before what `words` ends with: returns where the words begin then.
+/// Puts the symbols of a phase, of `2^bits` slots, before what `words` ends with: returns where the words
+/// begin then.
 ///
 /// # Safety
 /// The AVX2 level must be there.

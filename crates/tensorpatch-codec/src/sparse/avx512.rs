@@ -22,8 +22,8 @@ use crate::kernels::Survey;
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(__m256i);
 
-// SAFETY of all that follows: a value exists only at the AVX-512 level, which has AVX2, AVX-512 F, BW, VL and VBMI2, and BMI2.
-// What is loaded and stored has the size of its reference.
+// SAFETY of all that follows: a value exists only at the AVX-512 level, which has AVX2, AVX-512 F, BW, VL and
+// VBMI2, and BMI2. What is loaded and stored has the size of its reference.
 impl Vector for Avx512 {
     type Mask = __mmask16;
     type Table = [__m256i; 2];
@@ -288,7 +288,8 @@ pub(super) unsafe fn put_moves<const N: usize, const LANES: usize>(
     unsafe { vector::put_moves::<Avx512, N, LANES>(lengths, symbols, values, count, steps, plain) }
 }
 
-/// Puts the symbols of a phase, of `2^bits` slots, before what `words` ends with: returns where the words begin then.
+/// Puts the symbols of a phase, of `2^bits` slots, before what `words` ends with: returns where the words
+/// begin then.
 ///
 /// # Safety
 /// The AVX-512 level must be there.
@@ -352,7 +353,8 @@ unsafe fn put_rows<const N: usize, const LANES: usize, const BITS: u32>(
             let count = full.count_ones() as usize;
             at -= count;
             let low = _mm256_maskz_compress_epi16(full, _mm512_cvtepi32_epi16(state));
-            // SAFETY: `count` words are written, and there is room for them: the slice was taken to be long enough.
+            // SAFETY: `count` words are written, and there is room for them: the slice was taken to be long
+            // enough.
             unsafe {
                 let to = words[at..at + count].as_mut_ptr();
                 _mm256_mask_storeu_epi16(to.cast(), ((1_u32 << count) - 1) as __mmask16, low);

@@ -57,8 +57,8 @@ impl ColdChanges {
         self.by_one.clear();
     }
 
-    /// Finds the cold ones among the changed elements of a block. Those whose class has a reach are added to the hot elements, for
-    /// they have symbols as these do. `sums_of` gives the lengths of a group.
+    /// Finds the cold ones among the changed elements of a block. Those whose class has a reach are added to
+    /// the hot elements, for they have symbols as these do. `sums_of` gives the lengths of a group.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "numbers of slots, below 2^16")]
     pub(super) fn find<T: Element>(
@@ -111,7 +111,8 @@ impl ColdChanges {
         self.by_one.len()
     }
 
-    /// Puts the phases that tell which elements change: for each round whether something does in a group, and then where. `put_flags` puts the flags of some groups.
+    /// Puts the phases that tell which elements change: for each round whether something does in a group, and
+    /// then where. `put_flags` puts the flags of some groups.
     pub(super) fn put(
         &mut self,
         sums: &[u16],

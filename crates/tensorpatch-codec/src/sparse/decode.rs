@@ -121,7 +121,8 @@ impl BlockDecoder {
         source.symbols::<T>(&self.symbols, lengths.key, block, listed)
     }
 
-    /// Takes those cold changes out of the list whose class has a reach: they have symbols as the hot elements do.
+    /// Takes those cold changes out of the list whose class has a reach: they have symbols as the hot
+    /// elements do.
     fn split<T: Element>(&mut self, key: Key, block: &[u8]) {
         let Self { symbols, survey, changed, .. } = self;
         if symbols.any_cold_reach() {

@@ -19,8 +19,8 @@ use super::writer::Writer;
 
 /// About so many elements are looked at to estimate how many there are of each key.
 const SAMPLE: usize = 1 << 15;
-/// What lanes may cost: a byte in so many changes, which take about as many bytes. Eight are worth more than the others, since
-/// one lane alone is slow.
+/// What lanes may cost: a byte in so many changes, which take about as many bytes. Eight are worth more than
+/// the others, since one lane alone is slow.
 const EIGHT_LANES_SHARE: usize = 20;
 const LANES_SHARE: usize = 100;
 
@@ -42,7 +42,8 @@ pub(crate) struct Encoder {
     plain: Vec<BitWriter>,
 }
 
-/// Counts of elements by key. Four of each, since neighbours often have the same key and would wait for each other.
+/// Counts of elements by key. Four of each, since neighbours often have the same key and would wait for each
+/// other.
 #[derive(Debug)]
 struct Tallies([[u32; 256]; 4]);
 
@@ -62,8 +63,8 @@ impl Encoder {
 
     /// Counts what matters for the model up to the end of a block, while the block is in the cache.
     ///
-    /// `base` and `target` are the whole chunks; `marks` are the changed elements of the block that starts at `start`. Blocks
-    /// without changes may be left out until there is one.
+    /// `base` and `target` are the whole chunks; `marks` are the changed elements of the block that starts at
+    /// `start`. Blocks without changes may be left out until there is one.
     pub(crate) fn observe<T: Element>(
         &mut self,
         key: Key,
@@ -102,8 +103,8 @@ impl Encoder {
         }
     }
 
-    /// Appends the payload. `base` and `target` have the same length; the marked elements, at least one, are those that differ,
-    /// and all blocks were observed.
+    /// Appends the payload. `base` and `target` have the same length; the marked elements, at least one, are
+    /// those that differ, and all blocks were observed.
     pub(crate) fn encode<T: Element>(
         &mut self,
         level: Level,
@@ -138,7 +139,8 @@ impl Encoder {
         }
         self.plain.resize_with(self.plain.len().max(blocks.len()), BitWriter::default);
         let mut lanes = lanes_for(marks.len() / 3, 0, MAX_LANES);
-        // What is read last is put first, and the states that this begins with hold directions of the last block.
+        // What is read last is put first, and the states that this begins with hold directions of the last
+        // block.
         for (i, &(block, changed)) in blocks.iter().enumerate().rev() {
             let is_last = i + 1 == blocks.len();
             let survey = &mut self.surveys[i];
@@ -190,7 +192,8 @@ impl Encoder {
             let held = if is_last { lanes } else { 0 };
             let states = self.cold.put_directions::<T>(block, held, plain);
             if is_last {
-                // A symbol for each element, or a flag for each group, and for each change a place and a flag.
+                // A symbol for each element, or a flag for each group, and for each change a place and a
+                // flag.
                 let symbols = base.len() / T::WIDTH + 2 * marks.len() + base.len() / (T::WIDTH * GROUP) + 1;
                 self.writer.begin(lanes, states, symbols);
             }
@@ -213,7 +216,8 @@ impl Encoder {
     }
 }
 
-/// How many lanes pay, `most` at most: each costs half a byte, and two more if there are no directions for it to hold.
+/// How many lanes pay, `most` at most: each costs half a byte, and two more if there are no directions for it
+/// to hold.
 fn lanes_for(changes: usize, directions: usize, most: usize) -> usize {
     let cost = |lanes: usize| lanes / 2 + 2 * lanes.saturating_sub(directions.div_ceil(16));
     let share = |lanes| if lanes == 8 { EIGHT_LANES_SHARE } else { LANES_SHARE };

@@ -1,4 +1,5 @@
-//! How often elements change, as lengths: what a survey of a block adds up, and what the places of cold changes go by.
+//! How often elements change, as lengths: what a survey of a block adds up, and what the places of cold
+//! changes go by.
 
 use crate::element::{Element, Key};
 
@@ -14,7 +15,8 @@ pub(crate) const HOT_MARK: u16 = 0x8000;
 /// The bit that marks it among those by key: above the sum of the lengths of a group.
 pub(crate) const HOT_BIT: u32 = 16;
 
-/// The lengths of the classes of a chunk: in proportion to the chance that an element changes, and below 2^11.
+/// The lengths of the classes of a chunk: in proportion to the chance that an element changes, and below
+/// 2^11.
 #[derive(Debug, Clone)]
 pub(crate) struct Lengths {
     pub(crate) key: Key,
@@ -92,7 +94,8 @@ pub(super) struct Chance {
 impl Chance {
     /// How many slots, of `2^SYMBOL_BITS`, say that nothing changes.
     ///
-    /// The eighth power of one minus an eighth is close to the exponential, and takes three products of 16 bits.
+    /// The eighth power of one minus an eighth is close to the exponential, and takes three products of 16
+    /// bits.
     #[inline(always)]
     pub(super) fn unchanged(self, sum: u32) -> u32 {
         if sum == 0 {

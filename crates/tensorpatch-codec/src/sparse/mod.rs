@@ -1,10 +1,11 @@
 //! The `sparse` encoding: positions and differences, conditioned on the exponents of the base
 //! (`spec/encodings/sparse.md`).
 //!
-//! An optimiser step flips an element's bits with a probability that halves with each exponent, so the payload describes
-//! one *rate* per exponent and then codes the changes close to the entropy of that model. Elements of *hot* classes, which change
-//! often, get a symbol each. Of the others, *cold* ones, it is coded for each group of 32 whether any changes, which has a chance that
-//! follows from the rates, and then which one.
+//! An optimiser step flips an element's bits with a probability that halves with each exponent, so the
+//! payload describes one *rate* per exponent and then codes the changes close to the entropy of that model.
+//! Elements of *hot* classes, which change often, get a symbol each. Of the others, *cold* ones, it is coded
+//! for each group of 32 whether any changes, which has a chance that follows from the rates, and then which
+//! one.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

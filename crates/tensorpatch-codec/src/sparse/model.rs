@@ -122,8 +122,8 @@ impl Model {
 /// The longest run of zeros in front of a level that is coded by its difference from the expected one.
 const ESCAPE: u32 = 8;
 
-/// A level: the zigzag difference from the expected one, Rice-coded with one plain bit; or after an escape, or if none is
-/// expected, `len` plain bits.
+/// A level: the zigzag difference from the expected one, Rice-coded with one plain bit; or after an escape,
+/// or if none is expected, `len` plain bits.
 fn put_level(bits: &mut BitWriter, expected: Option<u8>, level: u8, len: u32) {
     if let Some(expected) = expected {
         let difference = i32::from(level) - i32::from(expected);
@@ -163,7 +163,8 @@ pub(super) fn at_least(reach: u8, bits: u32) -> u32 {
     usize::try_from(level).ok().and_then(|level| SURVIVAL.get(level)).copied().unwrap_or(0)
 }
 
-/// What an encoder has counted of a key: the elements, and the changed ones by the bits of their distance beyond one.
+/// What an encoder has counted of a key: the elements, and the changed ones by the bits of their distance
+/// beyond one.
 #[derive(Debug, Clone, Copy)]
 struct Count {
     elements: u64,
@@ -199,7 +200,8 @@ impl Count {
         if nearest == 0 {
             return expected;
         }
-        // A level off costs 0.0217 bits a change, and as the square; a level from the expected one about half a bit.
+        // A level off costs 0.0217 bits a change, and as the square; a level from the expected one about half
+        // a bit.
         let cost = |rate: u8| {
             let off = u64::from(rate.abs_diff(nearest));
             let written = (u64::from(rate.abs_diff(expected))).div_ceil(2).min(12);
@@ -269,8 +271,8 @@ impl Counts {
         self.0[key].elements += elements;
     }
 
-    /// Which classes are to be hot. A symbol for each element costs less time than to find the cold changes among many, and
-    /// more where they are few.
+    /// Which classes are to be hot. A symbol for each element costs less time than to find the cold changes
+    /// among many, and more where they are few.
     fn hot_from(&self) -> HotFrom {
         let [few, some, many] = [HotFrom::RATES[2], HotFrom::RATES[1], HotFrom::RATES[0]];
         let changes: u64 = self.0.iter().map(|count| u64::from(count.changes)).sum();

@@ -74,7 +74,8 @@ impl<'a> Input<'a> {
         (0..=max).find(|_| self.bits(1) == 1)
     }
 
-    /// Whether everything was read, and nothing beyond: words and bits meet in a byte whose other bits are zero.
+    /// Whether everything was read, and nothing beyond: words and bits meet in a byte whose other bits are
+    /// zero.
     #[expect(clippy::cast_possible_wrap, reason = "the bits of bytes in memory")]
     pub(super) fn is_used_up(&self) -> bool {
         let words = self.taken.saturating_mul(8) as i64;

@@ -72,7 +72,8 @@ impl Steps {
         self.freqs.push(freq as u16);
     }
 
-    /// Makes room for so many steps, and vectors that reach beyond the last: returns where the first one goes.
+    /// Makes room for so many steps, and vectors that reach beyond the last: returns where the first one
+    /// goes.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn make_room(&mut self, steps: usize) -> usize {
         let first = self.freqs.len();

@@ -17,7 +17,8 @@ use super::{avx2, avx512};
 
 pub(super) use vector::Scratch;
 
-/// That the instructions of a level are there, elements have two bytes, and there are lanes enough for a vector.
+/// That the instructions of a level are there, elements have two bytes, and there are lanes enough for a
+/// vector.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Simd {
     is_avx512: bool,
@@ -196,7 +197,8 @@ impl Simd {
         }
     }
 
-    /// Puts the symbols of a phase, of `2^bits` slots, before what `words` ends with: returns where the words begin then.
+    /// Puts the symbols of a phase, of `2^bits` slots, before what `words` ends with: returns where the words
+    /// begin then.
     pub(super) fn put(
         self,
         states: &mut States,

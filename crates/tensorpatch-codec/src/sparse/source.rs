@@ -71,8 +71,8 @@ impl Source<'_> {
         Some(())
     }
 
-    /// Moves the listed elements by one unit each. Of the last block the first directions are left over in the states. `None` if more is left
-    /// over there.
+    /// Moves the listed elements by one unit each. Of the last block the first directions are left over in
+    /// the states. `None` if more is left over there.
     #[expect(clippy::cast_possible_truncation, reason = "at most 32 directions")]
     pub(super) fn directions<T: Element>(
         &mut self,
@@ -113,7 +113,8 @@ struct Move {
     distance: u64,
 }
 
-/// Reads a distance of so many bits beyond one unit, or after an escape, of elements of `width` bits. `None` if it has more.
+/// Reads a distance of so many bits beyond one unit, or after an escape, of elements of `width` bits. `None`
+/// if it has more.
 #[cold]
 pub(super) fn far_distance(bits: u32, width: u32, input: &mut Input<'_>) -> Option<u64> {
     let bits = if bits >= width { input.bits(6) } else { bits };

@@ -7,13 +7,15 @@ use super::tables::SURVIVAL;
 pub(super) const SYMBOL_BITS: u32 = 12;
 const SLOTS: u32 = 1 << SYMBOL_BITS;
 
-/// Symbols that are told apart by comparisons: `unchanged`, and moves whose distance beyond one unit has 0 to 6 bits.
+/// Symbols that are told apart by comparisons: `unchanged`, and moves whose distance beyond one unit has 0 to
+/// 6 bits.
 pub(super) const NEAR: usize = 8;
 
 /// A symbol of more than this many bits is not among them.
 pub(super) const NEAR_BITS: u32 = 6;
 
-/// Symbols of a class, each with the slot after its last: `unchanged`, then `moved(b)` for `b = 0, 1, 2, ...`, then `escape`.
+/// Symbols of a class, each with the slot after its last: `unchanged`, then `moved(b)` for
+/// `b = 0, 1, 2, ...`, then `escape`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Ends(Vec<u16>);
 
@@ -145,7 +147,8 @@ impl Symbols {
         Symbol { step, start: step.checked_sub(1).map_or(0, end), end: end(step) }
     }
 
-    /// The symbol that an encoder puts for an element that moves by a distance of so many bits beyond one unit.
+    /// The symbol that an encoder puts for an element that moves by a distance of so many bits beyond one
+    /// unit.
     pub(super) fn moved(&self, class: usize, bits: u32) -> Symbol {
         let own = self.symbol(class, bits + 1);
         // Where reach is 0 there is only `moved(0)`, and the model of an encoder has no farther moves there.

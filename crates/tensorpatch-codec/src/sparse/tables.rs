@@ -20,8 +20,8 @@ pub(super) const SURVIVAL: [u32; LEVELS] = [
     90, 26, 6,
 ];
 
-/// `CHANGE_FROM[c - 1] = floor(2^32 · (1 - 2^-(2^((c - 80.5) / 4))))`: the least share of changes, in 2^-32, that is nearer
-/// to level `c` than to `c - 1`. Only an encoder needs it.
+/// `CHANGE_FROM[c - 1] = floor(2^32 · (1 - 2^-(2^((c - 80.5) / 4))))`: the least share of changes, in 2^-32,
+/// that is nearer to level `c` than to `c - 1`. Only an encoder needs it.
 pub(super) const CHANGE_FROM: [u32; LEVELS - 1] = [
     3096,
     3681,

@@ -8,7 +8,8 @@ use crate::xxh3::Xxh3;
 
 /// A chunk being rebuilt block by block, and its hash.
 ///
-/// Beside the base, a block is patched and hashed in a buffer that stays in the cache, and then streamed to the target.
+/// Beside the base, a block is patched and hashed in a buffer that stays in the cache, and then streamed to
+/// the target.
 #[derive(Debug)]
 pub(crate) struct TargetBlocks<'a> {
     level: Level,
@@ -19,7 +20,8 @@ pub(crate) struct TargetBlocks<'a> {
 }
 
 impl<'a> TargetBlocks<'a> {
-    /// `base`, if it is given, has the length of `target`; otherwise `target` holds the base. `buffer` is scratch memory.
+    /// `base`, if it is given, has the length of `target`; otherwise `target` holds the base. `buffer` is
+    /// scratch memory.
     pub(crate) fn new(
         level: Level,
         base: Option<&'a [u8]>,

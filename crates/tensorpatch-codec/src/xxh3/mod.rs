@@ -1,7 +1,8 @@
 //! XXH3-128 with seed 0, block by block as the bytes are made.
 //!
-//! The algorithm and its constants are those of the published xxHash specification. Inputs of at most 240 bytes are left to
-//! `twox-hash`; longer ones, which are all that matter for speed, are consumed in blocks of 1024 bytes.
+//! The algorithm and its constants are those of the published xxHash specification. Inputs of at most 240
+//! bytes are left to `twox-hash`; longer ones, which are all that matter for speed, are consumed in blocks of
+//! 1024 bytes.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -69,7 +70,8 @@ impl Xxh3 {
         self.consumed
     }
 
-    /// Consumes the whole blocks at the start of `bytes` that are not the last of the input, which has `total` bytes in all.
+    /// Consumes the whole blocks at the start of `bytes` that are not the last of the input, which has
+    /// `total` bytes in all.
     ///
     /// `bytes` must go on where what was consumed ends.
     pub(crate) fn blocks(&mut self, bytes: &[u8], total: usize) {

@@ -53,7 +53,8 @@ fn avx2(accumulators: &mut Accumulators, blocks: &[[u8; BLOCK]]) {
     let prime = _mm256_set1_epi64x(PRIME32_1.cast_signed());
     for block in blocks {
         for i in 0..BLOCK / STRIPE {
-            // SAFETY: 64 bytes from 64·i on, i below 16, lie in the block; 64 from 8·i on in the 192 of the secret.
+            // SAFETY: 64 bytes from 64·i on, i below 16, lie in the block; 64 from 8·i on in the 192 of the
+            // secret.
             let (data0, data1, key0, key1) = unsafe {
                 let data = block.as_ptr().add(STRIPE * i).cast::<__m256i>();
                 let key = SECRET.0.as_ptr().add(8 * i).cast::<__m256i>();

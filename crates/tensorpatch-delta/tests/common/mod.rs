@@ -82,7 +82,8 @@ pub(crate) fn sharded_layout(tensors: &[Tensor]) -> Layout {
     Layout::new(files.collect(), Some(index.into_bytes())).unwrap()
 }
 
-/// The layout of a single file whose `__metadata__` says `text`, which is padded to the same length for short texts.
+/// The layout of a single file whose `__metadata__` says `text`, which is padded to the same length for short
+/// texts.
 pub(crate) fn layout_saying(tensors: &[Tensor], text: &str) -> Layout {
     let schema = Schema::new(tensors.iter().map(|t| t.spec.clone()).collect()).unwrap();
     let plain = generate_layout(&schema).unwrap();

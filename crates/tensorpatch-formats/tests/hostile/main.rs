@@ -1,4 +1,5 @@
-//! Bytes that are none of the formats, or break one rule of one: each is refused, by the check that is for it.
+//! Bytes that are none of the formats, or break one rule of one: each is refused, by the check that is for
+//! it.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests may panic")]
 

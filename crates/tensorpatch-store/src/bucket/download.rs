@@ -1,4 +1,5 @@
-//! Objects on their way to local disk: taken up again where they broke off, and verified before they have their name.
+//! Objects on their way to local disk: taken up again where they broke off, and verified before they have
+//! their name.
 
 use std::path::Path as FilePath;
 use tensorpatch_stream::{ObjectDigest, ObjectRef};

@@ -1,4 +1,5 @@
-//! Finding out whether a store keeps create-if-absent before anything depends on it (spec/stream.md section 7).
+//! Finding out whether a store keeps create-if-absent before anything depends on it (spec/stream.md section
+//! 7).
 
 use bytes::Bytes;
 use futures::future::join_all;

@@ -69,10 +69,12 @@ impl Bucket {
         sink.finish().await
     }
 
-    /// Begins the upload of an object that is still to be written: through `file`, from which it is uploaded once more if this fails.
+    /// Begins the upload of an object that is still to be written: through `file`, from which it is uploaded
+    /// once more if this fails.
     ///
-    /// The writer waits when the store is slower than it is, so no more than a few parts of the object are in memory. Under
-    /// its key the object appears when [`Uploading::finish`] is called, and never if that is not.
+    /// The writer waits when the store is slower than it is, so no more than a few parts of the object are in
+    /// memory. Under its key the object appears when [`Uploading::finish`] is called, and never if that is
+    /// not.
     pub(crate) fn upload_while_written(
         &self,
         key: Key,
@@ -126,7 +128,8 @@ pub(crate) struct Uploading {
 }
 
 impl Uploading {
-    /// Ends the upload without an object; whoever writes it has stopped. Until this is over the store keeps what was uploaded.
+    /// Ends the upload without an object; whoever writes it has stopped. Until this is over the store keeps
+    /// what was uploaded.
     pub(crate) async fn give_up(self) {
         if let Err(error) = self.task.await {
             tracing::debug!(key = %self.key, %error, "an upload that was given up ended early");
@@ -155,7 +158,8 @@ impl Uploading {
     }
 }
 
-/// Uploads what comes until the end is said; `None` if it never is, or the object has more bytes than parts are allowed for.
+/// Uploads what comes until the end is said; `None` if it never is, or the object has more bytes than parts
+/// are allowed for.
 async fn upload_pieces(
     bucket: Bucket,
     key: Key,

@@ -19,8 +19,8 @@ use object_store::path::Path;
 use crate::error::StoreError;
 use crate::settings::Policy;
 
-/// Opens the store that `url` names and says which prefix of it is meant. A bucket's client takes its timeouts, retries and number of
-/// connections from `policy`.
+/// Opens the store that `url` names and says which prefix of it is meant. A bucket's client takes its
+/// timeouts, retries and number of connections from `policy`.
 ///
 /// | URL | store | credentials |
 /// |---|---|---|

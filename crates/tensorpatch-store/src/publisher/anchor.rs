@@ -26,10 +26,11 @@ pub(super) async fn read_chain(stream: &Stream, tip: &Commit) -> Result<Option<C
 }
 
 impl Publisher {
-    /// Adds an anchor of the version that was just published if the policy says that one is due, and reports it.
+    /// Adds an anchor of the version that was just published if the policy says that one is due, and reports
+    /// it.
     ///
-    /// The version is published whatever becomes of its anchor, which only saves newcomers the chain. One that could not be added
-    /// is due again with the next version.
+    /// The version is published whatever becomes of its anchor, which only saves newcomers the chain. One
+    /// that could not be added is due again with the next version.
     pub(super) async fn anchor_if_due(
         &self,
         directory: &ReplicaDir,
@@ -72,11 +73,12 @@ impl Publisher {
     /// The version is visible and usable meanwhile: the anchor only saves newcomers the chain.
     ///
     /// # Errors
-    /// If the stream is empty, the baseline cannot be brought to the tip or is damaged, or the store fails. The stream is then as
-    /// it was.
+    /// If the stream is empty, the baseline cannot be brought to the tip or is damaged, or the store fails.
+    /// The stream is then as it was.
     ///
     /// # Cancel safety
-    /// The future may be dropped at any time; the anchor is then added or not. What was uploaded of it is garbage.
+    /// The future may be dropped at any time; the anchor is then added or not. What was uploaded of it is
+    /// garbage.
     pub async fn add_anchor(&self) -> Result<AnchorAdded, StoreError> {
         let mut known = self.known.lock().await;
         let directory = ReplicaDir::lock(&self.baseline).await?;

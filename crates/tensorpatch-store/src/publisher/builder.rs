@@ -27,7 +27,8 @@ impl PublisherBuilder {
         Self { stream: Stream::builder(url), baseline: None, options: PublishOptions::default() }
     }
 
-    /// Sets the directory of the baseline [default: one for the stream in the user's cache, see [`cache_dir`]].
+    /// Sets the directory of the baseline [default: one for the stream in the user's cache, see
+    /// [`cache_dir`]].
     pub fn baseline(mut self, dir: impl Into<PathBuf>) -> Self {
         self.baseline = Some(dir.into());
         self

@@ -1,4 +1,5 @@
-//! Folding: one patch across several versions, as another edge to the last of them (spec/stream.md section 4.3).
+//! Folding: one patch across several versions, as another edge to the last of them (spec/stream.md section
+//! 4.3).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -49,14 +50,15 @@ impl Folder {
         Self { stream, work: work.into(), options }
     }
 
-    /// Folds the versions after `from` up to `to` into one patch, if that is cheaper than the paths there are.
+    /// Folds the versions after `from` up to `to` into one patch, if that is cheaper than the paths there
+    /// are.
     ///
     /// # Errors
     /// If one of the versions cannot be pulled, or the store fails. The stream is then as it was.
     ///
     /// # Cancel safety
-    /// The future may be dropped at any time; the fold is then added or not. What was pulled and uploaded is used by the next call, or
-    /// is garbage.
+    /// The future may be dropped at any time; the fold is then added or not. What was pulled and uploaded is
+    /// used by the next call, or is garbage.
     pub async fn fold(&self, from: Version, to: Version) -> Result<Folded, StoreError> {
         let target = self.commit(to).await?;
         let base = self.commit(from).await?;

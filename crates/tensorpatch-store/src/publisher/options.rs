@@ -14,8 +14,8 @@ pub struct PublishOptions {
     pub publisher: String,
     /// Profile, threads and limits of the patches. The leaf hash is the stream's.
     pub diff: delta::Options,
-    /// When [`Publisher::publish`](crate::Publisher::publish) and [`ranks::commit`](crate::ranks::commit) add an anchor to the
-    /// version, so that newcomers need no long chain of patches.
+    /// When [`Publisher::publish`](crate::Publisher::publish) and [`ranks::commit`](crate::ranks::commit) add
+    /// an anchor to the version, so that newcomers need no long chain of patches.
     pub anchors: AnchorPolicy,
     /// Who is told of progress.
     pub observer: Observer,

@@ -1,8 +1,8 @@
-//! Versions that several ranks publish together: each uploads its tensors, and one commit names them all (spec/stream.md
-//! section 8).
+//! Versions that several ranks publish together: each uploads its tensors, and one commit names them all
+//! (spec/stream.md section 8).
 //!
-//! Every rank calls [`upload_patch`] or, for a first version and one that alters tensors or files, [`upload_files`], and sends
-//! the [`Receipt`] to one of them, which calls [`commit`].
+//! Every rank calls [`upload_patch`] or, for a first version and one that alters tensors or files,
+//! [`upload_files`], and sends the [`Receipt`] to one of them, which calls [`commit`].
 
 mod files;
 mod patch;
@@ -34,16 +34,18 @@ pub use patch::upload_patch;
 
 /// Commits what all ranks have uploaded as one version.
 ///
-/// When [`PublishOptions::anchors`] says that an anchor is due, the committer adds it after the commit, from a baseline in `work`:
-/// this needs room for a checkpoint, and the time to pull the version. [`AnchorPolicy::NEVER`] leaves anchors to versions that are
-/// published with [`upload_files`], and to [`Publisher::add_anchor`] elsewhere.
+/// When [`PublishOptions::anchors`] says that an anchor is due, the committer adds it after the commit, from
+/// a baseline in `work`: this needs room for a checkpoint, and the time to pull the version.
+/// [`AnchorPolicy::NEVER`] leaves anchors to versions that are published with [`upload_files`], and to
+/// [`Publisher::add_anchor`] elsewhere.
 ///
 /// # Errors
-/// [`StoreError::Receipts`] if a receipt is missing, doubled or does not fit; [`StoreError::NotAtTip`] and [`StoreError::LostRace`] if another
-/// version came first; or if the store fails. Then there is no version.
+/// [`StoreError::Receipts`] if a receipt is missing, doubled or does not fit; [`StoreError::NotAtTip`] and
+/// [`StoreError::LostRace`] if another version came first; or if the store fails. Then there is no version.
 ///
 /// # Cancel safety
-/// The future may be dropped at any time; the version is then committed or not. Look at the tip before the ranks try again.
+/// The future may be dropped at any time; the version is then committed or not. Look at the tip before the
+/// ranks try again.
 pub async fn commit(
     stream: &Stream,
     receipts: &[Receipt],
@@ -167,8 +169,8 @@ async fn version_of_patches(
     Ok(Joined { version, bytes, passing })
 }
 
-/// The tensors of the version that no receipt has, and those of the receipts that it does not have; nothing if that
-/// cannot be read from the stream.
+/// The tensors of the version that no receipt has, and those of the receipts that it does not have; nothing
+/// if that cannot be read from the stream.
 async fn compare(stream: &Stream, receipts: &[Receipt], tip: &Commit) -> (Vec<String>, Vec<String>) {
     let before = match stream.range_reader(tip, &Limits::default()).await {
         Ok(reader) => reader.schema().clone(),

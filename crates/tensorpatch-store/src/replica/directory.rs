@@ -1,4 +1,5 @@
-//! The hidden directory of a replica, and the state file that says what the directory holds (spec/stream.md section 6).
+//! The hidden directory of a replica, and the state file that says what the directory holds (spec/stream.md
+//! section 6).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,13 +13,15 @@ use crate::local::{self, Lock};
 
 /// The name of the hidden directory.
 pub(crate) const HIDDEN: &str = ".tensorpatch";
-/// Room for the lists of files of a version, those of another, and their names once more: each is part of a record.
+/// Room for the lists of files of a version, those of another, and their names once more: each is part of a
+/// record.
 const MAX_STATE_BYTES: u64 = 64 << 20;
 const FORMAT: &str = "tensorpatch-replica";
 
 /// The paths of a replica, and the lock on it, which is held until the last clone is dropped.
 ///
-/// Work on a blocking thread goes on when the future that waits for it is dropped, so whatever alters files owns a clone.
+/// Work on a blocking thread goes on when the future that waits for it is dropped, so whatever alters files
+/// owns a clone.
 #[derive(Debug, Clone)]
 pub(crate) struct ReplicaDir {
     dir: PathBuf,
@@ -39,7 +42,8 @@ impl InstalledVersion {
     }
 }
 
-/// Files that go from the staging directory into the replica, and files that then go away; plain names all of them.
+/// Files that go from the staging directory into the replica, and files that then go away; plain names all of
+/// them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct FileSwap {
     pub(crate) files: Vec<String>,
@@ -84,7 +88,8 @@ impl ReplicaDir {
         Ok(directory)
     }
 
-    /// Runs `work`, which alters files of the replica, on a thread that may block. The lock is held until it ends.
+    /// Runs `work`, which alters files of the replica, on a thread that may block. The lock is held until it
+    /// ends.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,

@@ -26,7 +26,8 @@ impl Follow {
     /// Those of [`Replica::pull`] that waiting does not mend. There is no version after an error.
     ///
     /// # Cancel safety
-    /// The future may be dropped at any time, as in `select!`: no version is lost, and the next call goes on with what was under way.
+    /// The future may be dropped at any time, as in `select!`: no version is lost, and the next call goes on
+    /// with what was under way.
     pub async fn next(&mut self) -> Result<Option<Pulled>, StoreError> {
         self.versions.try_next().await
     }
@@ -49,13 +50,15 @@ impl fmt::Debug for Follow {
 impl Replica {
     /// Pulls the newest version, and each one that is published from then on.
     ///
-    /// The first item is what is held at the start, activated just now or before, so that a process that died between an activation
-    /// and its consequences makes up for it. Between two items the stream is asked every [`Policy::poll`](crate::Policy::poll); an
-    /// ask costs one request while nothing is new, and two more each [`Policy::recheck`](crate::Policy::recheck), to see that the
-    /// stream is still the same and has the version that is held. Failures of the store that may pass are waited out. Errors that
-    /// waiting does not mend end it.
+    /// The first item is what is held at the start, activated just now or before, so that a process that died
+    /// between an activation and its consequences makes up for it. Between two items the stream is asked
+    /// every [`Policy::poll`](crate::Policy::poll); an ask costs one request while nothing is new, and two
+    /// more each [`Policy::recheck`](crate::Policy::recheck), to see that the stream is still the same and
+    /// has the version that is held. Failures of the store that may pass are waited out. Errors that waiting
+    /// does not mend end it.
     ///
-    /// Work is done only while an item is waited for: a lease is not renewed by somebody who takes a day over one.
+    /// Work is done only while an item is waited for: a lease is not renewed by somebody who takes a day over
+    /// one.
     ///
     /// ```no_run
     /// # async fn example(replica: tensorpatch_store::Replica) -> Result<(), tensorpatch_store::StoreError> {
@@ -68,8 +71,8 @@ impl Replica {
     /// ```
     ///
     /// # Cancel safety
-    /// What is returned may be dropped at any time, as [`Replica::pull`]. The last version that was seen is then the first one of the
-    /// next call.
+    /// What is returned may be dropped at any time, as [`Replica::pull`]. The last version that was seen is
+    /// then the first one of the next call.
     pub fn follow(&self) -> Follow {
         let following = Following {
             replica: self.clone(),

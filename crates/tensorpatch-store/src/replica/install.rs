@@ -50,7 +50,8 @@ pub(crate) fn recover(
         remove_journal(directory)?;
     }
     if let Condition::Applying { from, to, then } = &state.condition {
-        // Finishes the journal if there is one. If not, either nothing was altered or all of it: the digest tells.
+        // Finishes the journal if there is one. If not, either nothing was altered or all of it: the digest
+        // tells.
         let recovered = delta::recover(directory.path(), &directory.journal(), options, Progress::none())
             .map_err(StoreError::from);
         let found = recovered.and_then(|_| examine(directory.path(), to.id.state.leaf_hash, options));
@@ -85,7 +86,8 @@ pub(crate) fn recover(
     Ok(Some(state))
 }
 
-/// Whether the files that no longer were in the staging directory were renamed before the crash, and not removed by somebody.
+/// Whether the files that no longer were in the staging directory were renamed before the crash, and not
+/// removed by somebody.
 fn are_whole(
     directory: &ReplicaDir,
     to: &InstalledVersion,
@@ -173,7 +175,8 @@ fn finish_switch(directory: &ReplicaDir, install: &FileSwap) -> Result<Vec<Strin
     Ok(vanished)
 }
 
-/// Renames complete files from the staging directory into place; from the first line on a crash is finished by [`recover`].
+/// Renames complete files from the staging directory into place; from the first line on a crash is finished
+/// by [`recover`].
 pub(crate) fn switch(
     directory: &ReplicaDir,
     stream: StreamId,
@@ -196,7 +199,8 @@ pub(crate) fn switch(
     }
 }
 
-/// Alters the files as the journal says, then does the renames; from the first line on a crash is finished by [`recover`].
+/// Alters the files as the journal says, then does the renames; from the first line on a crash is finished by
+/// [`recover`].
 pub(crate) fn activate_in_place(
     directory: &ReplicaDir,
     stream: StreamId,
@@ -258,8 +262,8 @@ pub(crate) fn check_layout(
     Err(StoreError::PatchDiffers { version: to.id.version, what })
 }
 
-/// The weight and index files in `dir`, by name: those of the checkpoint, or, where there is no whole checkpoint, all that
-/// could be taken for part of one.
+/// The weight and index files in `dir`, by name: those of the checkpoint, or, where there is no whole
+/// checkpoint, all that could be taken for part of one.
 pub(crate) fn weight_files(dir: &Path, options: &delta::Options) -> Result<Vec<String>, StoreError> {
     if let Ok(checkpoint) = Checkpoint::open(dir, &options.limits) {
         let files = checkpoint.layout().files().iter().map(|file| file.name.clone());

@@ -14,7 +14,8 @@ use tensorpatch_stream::Version;
 use crate::error::StoreError;
 use crate::local;
 
-/// Bytes of payloads after which a block is closed. A patch may have any blocks; these keep a reader's buffers small.
+/// Bytes of payloads after which a block is closed. A patch may have any blocks; these keep a reader's
+/// buffers small.
 const BLOCK_BYTES: usize = 8 << 20;
 
 /// The patch of a rank on local disk, and the file with the schema of its own tensors.
@@ -36,7 +37,8 @@ pub(crate) struct Whole {
 
 /// Merges `patches` into one patch, written to `to`. Blocking.
 ///
-/// Whether it leads to the target shows when it is applied; here it is checked that every tensor is in one patch.
+/// Whether it leads to the target shows when it is applied; here it is checked that every tensor is in one
+/// patch.
 pub(crate) fn merge(ranks: &[RankPatch], whole: Whole, to: &Path, limits: &Limits) -> Result<(), StoreError> {
     let differs = |what: String| StoreError::PatchDiffers { version: whole.version, what };
     let mut schemas = Vec::new();

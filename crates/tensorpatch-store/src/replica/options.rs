@@ -20,10 +20,12 @@ pub enum Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ApplyMode {
-    /// Bytes are altered in the files, guarded by a journal, where tensors stay in their places: least disk, least writing.
+    /// Bytes are altered in the files, guarded by a journal, where tensors stay in their places: least disk,
+    /// least writing.
     #[default]
     InPlace,
-    /// Complete new files are made beside the old ones and renamed: the old version can be read until the switch.
+    /// Complete new files are made beside the old ones and renamed: the old version can be read until the
+    /// switch.
     Beside,
 }
 
@@ -35,8 +37,9 @@ pub struct ReplicaOptions {
     pub mode: ApplyMode,
     /// Whether weights in the directory that are no version of the stream may be replaced.
     pub replace: bool,
-    /// A name that no other replica of the stream has, for people too, under which the replica keeps a lease: while that lives,
-    /// collectors keep the path from the replica's version to the tip. Each pull renews it, and so does following.
+    /// A name that no other replica of the stream has, for people too, under which the replica keeps a lease:
+    /// while that lives, collectors keep the path from the replica's version to the tip. Each pull renews it,
+    /// and so does following.
     pub lease: Option<String>,
     /// Threads and limits for decoding.
     pub apply: delta::Options,

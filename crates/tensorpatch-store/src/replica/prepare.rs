@@ -1,4 +1,5 @@
-//! What can be made ready while the version held still serves: journals, and new files beside the old (section 6, step R4).
+//! What can be made ready while the version held still serves: journals, and new files beside the old
+//! (section 6, step R4).
 
 use std::path::PathBuf;
 

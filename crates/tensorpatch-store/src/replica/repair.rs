@@ -13,10 +13,11 @@ use crate::local::blocking;
 use crate::stream::range_reader::RangeReader;
 
 impl Replica {
-    /// Makes the files the version that they were once more, if that takes less than all of them; `None` if an anchor must do it. Beside
-    /// it the bytes that were fetched.
+    /// Makes the files the version that they were once more, if that takes less than all of them; `None` if
+    /// an anchor must do it. Beside it the bytes that were fetched.
     ///
-    /// The state file says `damaged` until the files have been hashed again, so that a crash on the way costs only time.
+    /// The state file says `damaged` until the files have been hashed again, so that a crash on the way costs
+    /// only time.
     pub(super) async fn repair(
         &self,
         directory: &ReplicaDir,
@@ -70,7 +71,8 @@ impl Replica {
         .await
     }
 
-    /// The chunks that differ, and what writes them; `None` if so much is wrong that a new copy is cheaper, or nothing can be written.
+    /// The chunks that differ, and what writes them; `None` if so much is wrong that a new copy is cheaper,
+    /// or nothing can be written.
     async fn find_damage(
         &self,
         directory: &ReplicaDir,

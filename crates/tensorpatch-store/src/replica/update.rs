@@ -1,5 +1,5 @@
-//! Advancing a directory by one version: what is verified beforehand, and the short step afterwards. Replicas and the baselines of
-//! publishers both advance this way. Blocking.
+//! Advancing a directory by one version: what is verified beforehand, and the short step afterwards. Replicas
+//! and the baselines of publishers both advance this way. Blocking.
 
 use std::path::{Path, PathBuf};
 
@@ -34,11 +34,12 @@ pub(crate) struct Update<'a> {
 }
 
 impl Update<'_> {
-    /// Makes the update ready without altering what is held (section 6, step R4): in place if that is possible, else beside.
+    /// Makes the update ready without altering what is held (section 6, step R4): in place if that is
+    /// possible, else beside.
     ///
     /// # Errors
-    /// If the patch does not lead from the one version to the other. If the files are not the version held, the state file says
-    /// so from then on.
+    /// If the patch does not lead from the one version to the other. If the files are not the version held,
+    /// the state file says so from then on.
     pub(crate) fn prepare(&self, progress: Progress<'_>) -> Result<Ready, StoreError> {
         if self.prepare_in_place(progress)? {
             return Ok(Ready::Journal);
@@ -47,7 +48,8 @@ impl Update<'_> {
         Ok(Ready::Staged)
     }
 
-    /// Verifies the patch and writes the journal that applies it; `false` if the files have to be replaced, not written to.
+    /// Verifies the patch and writes the journal that applies it; `false` if the files have to be replaced,
+    /// not written to.
     ///
     /// A journal alone means nothing: unless the state file says `applying`, [`install::recover`] removes it.
     pub(crate) fn prepare_in_place(&self, progress: Progress<'_>) -> Result<bool, StoreError> {
@@ -83,7 +85,8 @@ impl Update<'_> {
     }
 }
 
-/// Turns an error that says that the files of a directory are not `was` into one that says so, and writes it into the state file.
+/// Turns an error that says that the files of a directory are not `was` into one that says so, and writes it
+/// into the state file.
 pub(crate) fn damage_noted(
     directory: &ReplicaDir,
     stream: StreamId,
@@ -190,8 +193,8 @@ pub(crate) fn stage_all(
     Ok(swap)
 }
 
-/// Lets a directory that holds `from` become `to` with what was made ready. What is interrupted is completed by
-/// [`install::recover`].
+/// Lets a directory that holds `from` become `to` with what was made ready. What is interrupted is completed
+/// by [`install::recover`].
 pub(crate) fn activate(
     directory: &ReplicaDir,
     stream: StreamId,

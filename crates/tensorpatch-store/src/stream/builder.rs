@@ -42,27 +42,30 @@ impl StreamBuilder {
         self
     }
 
-    /// Signs every record that is written. What is built on must then be signed as well, by this key or a trusted one: a signed
-    /// version on top of one that nobody trusted has signed could not be followed by anybody, and could not be taken back.
+    /// Signs every record that is written. What is built on must then be signed as well, by this key or a
+    /// trusted one: a signed version on top of one that nobody trusted has signed could not be followed by
+    /// anybody, and could not be taken back.
     pub fn sign_key(mut self, key: SignKey) -> Self {
         self.sign_key = Some(key);
         self
     }
 
-    /// Refuses every record that is not signed by one of these keys, or the key to sign with; if there is none at all, signatures do
-    /// not matter.
+    /// Refuses every record that is not signed by one of these keys, or the key to sign with; if there is
+    /// none at all, signatures do not matter.
     pub fn trust_keys(mut self, keys: impl IntoIterator<Item = TrustKey>) -> Self {
         self.trust_keys.extend(keys);
         self
     }
 
-    /// Sets the leaf hash of a new stream, and refuses an existing one with another [default: any; XXH3 for a new stream].
+    /// Sets the leaf hash of a new stream, and refuses an existing one with another [default: any; XXH3 for a
+    /// new stream].
     pub fn leaf_hash(mut self, hash: LeafHash) -> Self {
         self.leaf_hash = Some(hash);
         self
     }
 
-    /// Promises, for a new stream, that there is never more than one publisher at a time: then any store will do.
+    /// Promises, for a new stream, that there is never more than one publisher at a time: then any store will
+    /// do.
     pub fn single_writer(mut self) -> Self {
         self.single_writer = true;
         self
@@ -71,8 +74,8 @@ impl StreamBuilder {
     /// Opens the stream, which must exist. Nothing is created, not even a local directory.
     ///
     /// # Errors
-    /// [`StoreError::NoStream`] if there is none; [`StoreError::Untrusted`]; if the URL names no store, a setting of the environment is
-    /// wrong, or the store fails.
+    /// [`StoreError::NoStream`] if there is none; [`StoreError::Untrusted`]; if the URL names no store, a
+    /// setting of the environment is wrong, or the store fails.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.
@@ -86,7 +89,8 @@ impl StreamBuilder {
     /// Opens the stream, or creates it after probing the store; also when several do at the same time.
     ///
     /// # Errors
-    /// As [`StreamBuilder::open`]; [`StoreError::NoConditionalCreate`] if the store does not keep publishers apart.
+    /// As [`StreamBuilder::open`]; [`StoreError::NoConditionalCreate`] if the store does not keep publishers
+    /// apart.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time; the stream is then created or not.

@@ -1,5 +1,5 @@
-//! Reading the history of a stream: its tip, its commits and edges, and the plans that they allow (spec/stream.md sections 9
-//! and 10).
+//! Reading the history of a stream: its tip, its commits and edges, and the plans that they allow
+//! (spec/stream.md sections 9 and 10).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,7 +72,8 @@ impl Stream {
         }
     }
 
-    /// Overwrites the hint. It being wrong costs requests and nothing else, so a failure is none of the caller's.
+    /// Overwrites the hint. It being wrong costs requests and nothing else, so a failure is none of the
+    /// caller's.
     pub(crate) async fn hint(&self, version: Version) {
         let Ok(bytes) = serde_json::to_vec(&Latest { version }) else { return };
         if let Err(error) = self.bucket().put(names::LATEST, bytes.into()).await {
@@ -103,8 +104,8 @@ impl Stream {
         Ok(listed.into_iter().filter_map(edge).collect())
     }
 
-    /// The edges whose ends are between `from` and `to`; those that cannot be read are left out with a warning, as the
-    /// stream is whole without them.
+    /// The edges whose ends are between `from` and `to`; those that cannot be read are left out with a
+    /// warning, as the stream is whole without them.
     pub(crate) async fn edges(&self, from: Version, to: Version) -> Result<Vec<EdgeRecord>, StoreError> {
         let listed = self.listed_edges().await?;
         self.read_edges(&listed, from, to).await
@@ -137,8 +138,8 @@ impl Stream {
         }
     }
 
-    /// What a plan from `held` to `target` may need: the commits back to `held` if it is near enough, else back to the newest
-    /// anchor, and the edges between them.
+    /// What a plan from `held` to `target` may need: the commits back to `held` if it is near enough, else
+    /// back to the newest anchor, and the edges between them.
     ///
     /// Behind a version that is near nothing is cheaper: an anchor is as large as all tensors.
     pub(crate) async fn history(
@@ -191,7 +192,8 @@ impl Stream {
         Ok(None)
     }
 
-    /// The cheapest plan from `held`, or from nothing, to `target` without what is excluded, and the records that it is of.
+    /// The cheapest plan from `held`, or from nothing, to `target` without what is excluded, and the records
+    /// that it is of.
     pub(crate) async fn plan_to(
         &self,
         held: Option<VersionId>,
@@ -284,7 +286,8 @@ impl Stream {
         Ok(objects)
     }
 
-    /// The highest floor that a collector has written down; the records below it may name objects that are gone.
+    /// The highest floor that a collector has written down; the records below it may name objects that are
+    /// gone.
     pub(crate) async fn pruned(&self) -> Result<Option<Version>, StoreError> {
         let listed = self.bucket().list(names::PRUNED, None).await?;
         Ok(listed.iter().filter_map(|object| Version::from_digits(object.name.get(..20)?)).max())

@@ -1,7 +1,9 @@
-//! Reading some tensors, or some rows of one, of a version: only the byte ranges that it takes, verified all the same.
+//! Reading some tensors, or some rows of one, of a version: only the byte ranges that it takes, verified all
+//! the same.
 //!
-//! The leaf table of the anchor and the indexes of the deltas give the leaf digest of every chunk of the version, and those together
-//! its state digest, which the commit names. So a chunk can be trusted without the rest having been read.
+//! The leaf table of the anchor and the indexes of the deltas give the leaf digest of every chunk of the
+//! version, and those together its state digest, which the commit names. So a chunk can be trusted without
+//! the rest having been read.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,8 +63,8 @@ struct RemotePatch {
 }
 
 impl Stream {
-    /// Opens a version for reading ranges of its tensors: fetches headers, the leaf table and the indexes of the deltas since an anchor, and verifies that
-    /// they are the version's.
+    /// Opens a version for reading ranges of its tensors: fetches headers, the leaf table and the indexes of
+    /// the deltas since an anchor, and verifies that they are the version's.
     ///
     /// # Errors
     /// If objects are missing or damaged, the path to the version alters its schema, or the store fails.

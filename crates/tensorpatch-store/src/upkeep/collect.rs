@@ -93,10 +93,12 @@ struct Pruned {
 /// Finds, and if the options say so deletes, what neither the options nor a lease can need.
 ///
 /// # Errors
-/// If the stream is empty, the store fails, or something that is to be kept is missing: then nothing is deleted.
+/// If the stream is empty, the store fails, or something that is to be kept is missing: then nothing is
+/// deleted.
 ///
 /// # Cancel safety
-/// The future may be dropped at any time. Some of the garbage is then deleted, edges before objects; the next call deletes the rest.
+/// The future may be dropped at any time. Some of the garbage is then deleted, edges before objects; the next
+/// call deletes the rest.
 pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collected, StoreError> {
     let tip = stream.tip().await?.ok_or(StoreError::Empty)?.record.version;
     let history = stream.whole_history(tip).await?;
@@ -109,7 +111,8 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
     let mut floor = floor(&history, lowest).ok_or_else(no_anchor)?;
     let mut kept = kept(stream, &history, floor, &options.pins).await?;
     match (check_complete(stream, &kept, &listed).await, stream.pruned().await?) {
-        // What an earlier collector took is not missing. The record of it counts only where something is gone.
+        // What an earlier collector took is not missing. The record of it counts only where something is
+        // gone.
         (Err(StoreError::Missing { .. }), Some(pruned))
             if pruned > floor && history.anchors().any(|edge| edge.target.version == pruned) =>
         {

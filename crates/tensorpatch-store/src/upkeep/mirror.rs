@@ -1,4 +1,5 @@
-//! Copying a stream to another store, so that the copy is at every moment a shorter stream (spec/stream.md section 11).
+//! Copying a stream to another store, so that the copy is at every moment a shorter stream (spec/stream.md
+//! section 11).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,16 +57,19 @@ pub struct Mirrored {
     pub bytes: u64,
 }
 
-/// Copies what `store` does not have yet: for each version its objects, verified, and then its commit record, byte for byte.
+/// Copies what `store` does not have yet: for each version its objects, verified, and then its commit record,
+/// byte for byte.
 ///
 /// The copy is the same stream, and can be mirrored to again.
 ///
 /// # Errors
-/// [`StoreError::AnotherStream`] or [`StoreError::HistoryRewritten`] if something else is at the place; if an object is damaged or missing
-/// here; or if a store fails. The copy is then a whole stream up to some version.
+/// [`StoreError::AnotherStream`] or [`StoreError::HistoryRewritten`] if something else is at the place; if an
+/// object is damaged or missing here; or if a store fails. The copy is then a whole stream up to some
+/// version.
 ///
 /// # Cancel safety
-/// The future may be dropped at any time. The copy is then a whole stream up to some version, and downloads are resumed.
+/// The future may be dropped at any time. The copy is then a whole stream up to some version, and downloads
+/// are resumed.
 pub async fn mirror(
     stream: &Stream,
     store: Arc<dyn ObjectStore>,
@@ -87,7 +91,8 @@ pub async fn mirror(
         let version = commit.record.version;
         report.to = Some(version);
         if report.from.is_some_and(|from| version <= from) {
-            // What is there was checked to be the same by `copy_record` when it was written; the newest one again.
+            // What is there was checked to be the same by `copy_record` when it was written; the newest one
+            // again.
             if report.from == Some(version) {
                 copy_record(stream, &to, &names::commit(version), Some(commit.digest)).await?;
             }

@@ -16,7 +16,8 @@ struct Made {
     sharded: bool,
 }
 
-/// Versions that keep most of what the others have, lack tensors that others have, and have some in another shape.
+/// Versions that keep most of what the others have, lack tensors that others have, and have some in another
+/// shape.
 fn made() -> impl Strategy<Value = Made> {
     let tensor = |seed| {
         let elements = prop_oneof![6 => Just(Some(1500)), 1 => Just(Some(400)), 1 => Just(None)];
@@ -46,8 +47,8 @@ fn write(dir: &Path, made: &Made) {
     std::fs::write(dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
 }
 
-/// Publishes all versions, folds from one to another, and brings replicas that are at the first to the last by the fold.
-/// Says whether the fold was worth adding.
+/// Publishes all versions, folds from one to another, and brings replicas that are at the first to the last
+/// by the fold. Says whether the fold was worth adding.
 async fn fold(versions: &[Made], from: u64, to: u64) -> bool {
     let world = World::new().await;
     let publisher = world.publisher().await;

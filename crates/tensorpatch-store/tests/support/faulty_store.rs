@@ -1,4 +1,5 @@
-//! A store for tests that fails as real ones do: before the effect, after it, slowly, with stale lists, ignoring conditions.
+//! A store for tests that fails as real ones do: before the effect, after it, slowly, with stale lists,
+//! ignoring conditions.
 
 use std::fmt;
 use std::ops::Range;

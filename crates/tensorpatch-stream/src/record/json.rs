@@ -78,8 +78,8 @@ struct Head {
     signature: Option<serde::de::IgnoredAny>,
 }
 
-/// The first text of a list, if it has one: a record of 16 MiB has room for millions of short ones, which would take ten times
-/// as much memory, and one is enough to refuse it.
+/// The first text of a list, if it has one: a record of 16 MiB has room for millions of short ones, which
+/// would take ten times as much memory, and one is enough to refuse it.
 fn first_of_list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct First;
     impl<'de> serde::de::Visitor<'de> for First {
@@ -135,7 +135,8 @@ pub trait JsonRecord: Rules {
         }
     }
 
-    /// Reads stored bytes, of which nothing is believed. Whether somebody trusted has signed them is another question.
+    /// Reads stored bytes, of which nothing is believed. Whether somebody trusted has signed them is another
+    /// question.
     ///
     /// # Errors
     /// If they are not a record of this kind that keeps all rules of the specification, or more than 16 MiB.

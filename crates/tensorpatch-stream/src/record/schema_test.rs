@@ -10,7 +10,8 @@ fn schema() -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Checks `value` by the keywords that the schema uses, strictly: a member that the schema does not list is an error.
+/// Checks `value` by the keywords that the schema uses, strictly: a member that the schema does not list is
+/// an error.
 fn check(root: &Value, schema: &Value, value: &Value, at: &str) {
     for (keyword, argument) in schema.as_object().unwrap() {
         match keyword.as_str() {

@@ -1,5 +1,5 @@
-//! The conformance vectors of records (`tests/conformance/v1/`), and those that releases have left (`tests/compat/`), read as a replica
-//! reads records.
+//! The conformance vectors of records (`tests/conformance/v1/`), and those that releases have left
+//! (`tests/compat/`), read as a replica reads records.
 
 use std::path::Path;
 

@@ -1,5 +1,6 @@
-//! The shapes in which records are read. A flattened member would keep whatever else its object holds in memory, many times as large
-//! as the bytes of the record: so these list all members, and pass over the others.
+//! The shapes in which records are read. A flattened member would keep whatever else its object holds in
+//! memory, many times as large as the bytes of the record: so these list all members, and pass over the
+//! others.
 
 use serde::{Deserialize, Deserializer};
 use tensorpatch_format::{LayoutDigest, SchemaDigest, TaggedStateDigest};

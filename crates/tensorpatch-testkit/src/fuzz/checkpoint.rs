@@ -13,8 +13,8 @@ use crate::{Change, Fill, Model, Rng, Tensor, Verdict};
 const DTYPES: [&str; 12] =
     ["BF16", "F16", "F32", "F8_E4M3", "F8_E5M2", "BOOL", "U8", "I16", "I32", "F64", "F4", "F3_NEXT_YEAR"];
 
-/// Whatever base and target are, both decoders make the target of the base and the patch between them, and of the full
-/// patch alone.
+/// Whatever base and target are, both decoders make the target of the base and the patch between them, and of
+/// the full patch alone.
 pub fn checkpoint_round_trip(bytes: &[u8]) {
     // Too few bytes for a pair are no pair.
     let Ok((base, target, options)) = pair(&mut Unstructured::new(bytes)) else { return };

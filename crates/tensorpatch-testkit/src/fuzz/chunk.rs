@@ -26,8 +26,8 @@ fn context(choice: u8) -> ChunkContext {
     ChunkContext { format, profile, leaf_hash }
 }
 
-/// An input of the targets that decode chunks: the choice of the context, the encoding, two bytes of the number of elements,
-/// a seed for the base, and the payload.
+/// An input of the targets that decode chunks: the choice of the context, the encoding, two bytes of the
+/// number of elements, a seed for the base, and the payload.
 pub(super) struct Input<'a> {
     pub(super) context: ChunkContext,
     pub(super) encoding: Encoding,
@@ -61,8 +61,8 @@ pub(super) fn dtype(format: ElementFormat) -> &'static str {
     }
 }
 
-/// Any payload on any base is refused at an offset in it, or gives a whole chunk, the same in place and beside, whose single
-/// changes tell the same.
+/// Any payload on any base is refused at an offset in it, or gives a whole chunk, the same in place and
+/// beside, whose single changes tell the same.
 pub fn decode_chunk(bytes: &[u8]) {
     let Some(Input { context: cx, encoding, base, payload }) = Input::new(bytes) else { return };
     let len = base.len();
@@ -99,8 +99,8 @@ fn base(format: ElementFormat, len: usize, seed: u8) -> Vec<u8> {
     fill.bytes(format, len, &mut Rng::new(u64::from(seed)))
 }
 
-/// Whatever base and target are, decoding what was encoded gives the target; and the payload is never much larger than the
-/// chunk.
+/// Whatever base and target are, decoding what was encoded gives the target; and the payload is never much
+/// larger than the chunk.
 ///
 /// An input is the choice of the context, then base and target, half and half.
 pub fn round_trip(bytes: &[u8]) {

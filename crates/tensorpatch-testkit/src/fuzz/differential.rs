@@ -11,8 +11,8 @@ use crate::{Verdict, repair_checksums};
 /// What every zstd frame begins with.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// Of any bytes, as they are and with their checksums made right, both decoders make the same on a given base, or both
-/// refuse them.
+/// Of any bytes, as they are and with their checksums made right, both decoders make the same on a given
+/// base, or both refuse them.
 pub fn decoders_agree(bytes: &[u8]) {
     let base = patch::base();
     let mut repaired = bytes.to_vec();
@@ -27,8 +27,8 @@ pub fn decoders_agree(bytes: &[u8]) {
     }
 }
 
-/// Of any payload on any base, both decoders make the same chunk, or both refuse it; but for damaged zstd frames, of which their libraries
-/// notice more or less, and make what they can (section 1 of the format).
+/// Of any payload on any base, both decoders make the same chunk, or both refuse it; but for damaged zstd
+/// frames, of which their libraries notice more or less, and make what they can (section 1 of the format).
 pub fn chunk_decoders_agree(bytes: &[u8]) {
     let Some(mut input) = Input::new(bytes) else { return };
     // A tensor of no bytes has no chunks (section 2 of the format).

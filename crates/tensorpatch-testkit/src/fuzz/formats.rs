@@ -11,8 +11,8 @@ use tensorpatch_formats::index_delta::{Index, IndexKind};
 use tensorpatch_formats::skyrl::Manifest;
 use tensorpatch_formats::{Delta, Dialect, GrailDelta, IndexDelta, NemoRlDelta, SkyRlDelta, Violation, trl};
 
-/// An index-delta directory, whatever its index and files, is refused, or its changes make tensors as long as the base's; so with
-/// the other formats below.
+/// An index-delta directory, whatever its index and files, is refused, or its changes make tensors as long as
+/// the base's; so with the other formats below.
 pub fn index_delta(bytes: &[u8]) {
     check(parse_index_delta(bytes));
 }
@@ -146,7 +146,8 @@ fn base() -> &'static BTreeMap<String, (TensorSpec, Vec<u8>)> {
     })
 }
 
-/// Bytes taken apart into pieces, each after its length in four bytes; a length that is too large takes the rest.
+/// Bytes taken apart into pieces, each after its length in four bytes; a length that is too large takes the
+/// rest.
 fn pieces(mut bytes: &[u8]) -> Vec<&[u8]> {
     let mut pieces = Vec::new();
     while let Some((len, rest)) = bytes.split_first_chunk::<4>() {

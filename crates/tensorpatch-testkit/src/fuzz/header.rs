@@ -5,8 +5,8 @@ use tensorpatch_format::Schema;
 
 use super::limits;
 
-/// A safetensors header is refused, or its tensors fill the data area one after the other and make a schema; so too when
-/// the bytes are taken for the JSON of one, whose length is then right.
+/// A safetensors header is refused, or its tensors fill the data area one after the other and make a schema;
+/// so too when the bytes are taken for the JSON of one, whose length is then right.
 pub fn safetensors_header(bytes: &[u8]) {
     check_header(bytes);
     check_header(&[&(bytes.len() as u64).to_le_bytes(), bytes].concat());

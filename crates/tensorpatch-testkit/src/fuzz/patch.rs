@@ -9,8 +9,8 @@ use tensorpatch_format::{self as format, ChunkAddress, ErrorClass, Kind, Profile
 use super::limits;
 use crate::{Change, Fill, Model, Rng, Tensor, repair_checksums};
 
-/// A patch is refused with an offset in it, or its parts agree with each other and every prefix of it is truncated; so
-/// too when its checksums have been made right.
+/// A patch is refused with an offset in it, or its parts agree with each other and every prefix of it is
+/// truncated; so too when its checksums have been made right.
 pub fn parse_patch(bytes: &[u8]) {
     check_patch(bytes);
     let mut repaired = bytes.to_vec();

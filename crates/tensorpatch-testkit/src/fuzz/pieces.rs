@@ -5,8 +5,8 @@ use tensorpatch_format::{Arrivals, Error, ForwardReader, Grid, Listing, Need, Pa
 use super::{limits, patch};
 use crate::repair_checksums;
 
-/// In whatever pieces a patch arrives, its reader tells the same parts and ends with the same error; and if it has none, the whole
-/// file has none.
+/// In whatever pieces a patch arrives, its reader tells the same parts and ends with the same error; and if
+/// it has none, the whole file has none.
 ///
 /// An input is the sizes of the pieces (their number, then a byte each, taken in turn), and the patch.
 pub fn parse_pieces(bytes: &[u8]) {

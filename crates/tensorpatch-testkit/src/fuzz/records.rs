@@ -4,8 +4,8 @@ use std::path::{Component, Path};
 
 use tensorpatch_stream::{CommitRecord, Delta, EdgeRecord, JsonRecord, NamedObject, ObjectRef, StreamRecord};
 
-/// Bytes are refused as a record of each kind, or what is written of the record is read as the same one, and nothing that it names
-/// lies outside the folders that it may name.
+/// Bytes are refused as a record of each kind, or what is written of the record is read as the same one, and
+/// nothing that it names lies outside the folders that it may name.
 pub fn stream_records(bytes: &[u8]) {
     check::<StreamRecord>(bytes);
     if let Some(commit) = check::<CommitRecord>(bytes) {
@@ -40,7 +40,8 @@ fn check<T: JsonRecord + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> Option<T>
     Some(record)
 }
 
-/// Objects are found by keys that no store takes for anything but a path downwards, and their sizes can be added up.
+/// Objects are found by keys that no store takes for anything but a path downwards, and their sizes can be
+/// added up.
 fn check_objects<'a>(objects: impl Iterator<Item = &'a ObjectRef>) {
     let mut total = 0_u64;
     for object in objects {

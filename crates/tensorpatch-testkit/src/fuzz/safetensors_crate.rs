@@ -4,8 +4,8 @@ use safetensors::tensor::Metadata;
 use tensorpatch_checkpoint::{HeaderError, HeaderViolation, SafetensorsHeader, dtype_to_safetensors};
 use tensorpatch_format::{Limits, SchemaError, TensorSpec};
 
-/// What the crate reads we read, but for a short list of refusals; what we read it reads, but for dtypes that it does not know and
-/// a shape with a zero whose other dims overflow; and both read the same.
+/// What the crate reads we read, but for a short list of refusals; what we read it reads, but for dtypes that
+/// it does not know and a shape with a zero whose other dims overflow; and both read the same.
 pub fn safetensors_crate(json: &[u8]) {
     let file = [&(json.len() as u64).to_le_bytes(), json].concat();
     let ours = SafetensorsHeader::parse(&file, &Limits::default());

@@ -103,7 +103,8 @@ fn streams() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![3 => Just(0_u8), 1 => Just(0xff), 3 => any::<u8>()];
     let classes = (0_u64..4, 0_u64..3, 0_u64..256, 0_u64..96, any::<u8>(), any::<[u8; 6]>());
     let head = classes.prop_map(|(streams, classes, first_key, rate, reach, coded)| {
-        // Two bits, five, six, eight, seven for the first rate; what follows is as it comes, but for one class it is the reach.
+        // Two bits, five, six, eight, seven for the first rate; what follows is as it comes, but for one
+        // class it is the reach.
         let reaching = u64::from(classes == 0);
         let bits =
             streams | classes << 2 | reaching << 7 | first_key << 13 | rate << 21 | u64::from(reach) << 28;

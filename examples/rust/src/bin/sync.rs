@@ -1,4 +1,5 @@
-//! Diff, apply, publish, pull and follow over three checkpoints, in the current directory: `sync STEP-1 STEP-2 STEP-3`.
+//! Diff, apply, publish, pull and follow over three checkpoints, in the current directory:
+//! `sync STEP-1 STEP-2 STEP-3`.
 
 use tensorpatch::{Patch, Publisher, Replica, diff};
 

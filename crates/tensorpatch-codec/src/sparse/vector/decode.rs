@@ -36,7 +36,8 @@ pub(in crate::sparse) struct Scratch {
     values: Vec<u16>,
 }
 
-/// Lists the cold elements of a block that change, 8 or 16 lanes at a time. `None` if a place is beyond its group.
+/// Lists the cold elements of a block that change, 8 or 16 lanes at a time. `None` if a place is beyond its
+/// group.
 ///
 /// # Safety
 /// The instructions must be there.
@@ -199,7 +200,8 @@ fn find<V: Vector>(
 }
 
 impl<V: Vector> Ladder<'_, V> {
-    /// Reads the symbols of a row, of the elements among `read`, and returns what they become. `None` if one cannot be moved so.
+    /// Reads the symbols of a row, of the elements among `read`, and returns what they become. `None` if one
+    /// cannot be moved so.
     #[inline(always)]
     fn row<const N: usize>(
         &self,
@@ -293,7 +295,8 @@ impl<V: Vector> Ladder<'_, V> {
         Some(news)
     }
 
-    /// Reads the symbols of a row, of the elements among `read`, and moves them. `None` if one cannot be moved so.
+    /// Reads the symbols of a row, of the elements among `read`, and moves them. `None` if one cannot be
+    /// moved so.
     #[inline(always)]
     fn move_row<const N: usize>(
         &self,
@@ -353,7 +356,8 @@ fn far_distances(
     Some(())
 }
 
-/// Reads the symbols of the listed elements, 8 or 16 lanes at a time, and moves them. `None` if one cannot be moved so.
+/// Reads the symbols of the listed elements, 8 or 16 lanes at a time, and moves them. `None` if one cannot be
+/// moved so.
 ///
 /// # Safety
 /// The instructions must be there.
@@ -395,7 +399,8 @@ pub(in crate::sparse) unsafe fn moves<V: Vector, const LANES: usize>(
     Some(())
 }
 
-/// Reads a symbol for each element of a block, in as many lanes as `N` vectors have, and moves them. `None` if one cannot be moved so.
+/// Reads a symbol for each element of a block, in as many lanes as `N` vectors have, and moves them. `None`
+/// if one cannot be moved so.
 ///
 /// # Safety
 /// The instructions must be there.

@@ -65,8 +65,8 @@ pub(in crate::sparse) unsafe fn put_flags<V: Vector>(
     steps.truncate(first + sums.len());
 }
 
-/// Puts the symbols that take elements from old to new values, and the plain bits that they call for, by rows of `LANES`.
-/// There must be `WIDTH` values more than `count` says.
+/// Puts the symbols that take elements from old to new values, and the plain bits that they call for, by rows
+/// of `LANES`. There must be `WIDTH` values more than `count` says.
 ///
 /// # Safety
 /// The instructions must be there.

@@ -1,4 +1,5 @@
-//! Lanes side by side in vectors, for elements of two bytes: the phases of a block, written once for every set of instructions.
+//! Lanes side by side in vectors, for elements of two bytes: the phases of a block, written once for every
+//! set of instructions.
 #![expect(unsafe_code, reason = "vectors are made where their instructions are")]
 
 mod decode;
@@ -21,7 +22,8 @@ pub(super) const WIDTH: usize = 16;
 /// Bytes of a group.
 pub(super) const GROUP_BYTES: usize = 2 * GROUP;
 
-/// 16 numbers of 16 bits. A value, and one of the types that belong to it, exists only where its instructions do.
+/// 16 numbers of 16 bits. A value, and one of the types that belong to it, exists only where its instructions
+/// do.
 pub(super) trait Vector: Copy {
     /// A bit for each number.
     type Mask: Copy;

@@ -46,8 +46,8 @@ pub(super) fn open(
     Ok((set_up(url, store, policy)?, prefix))
 }
 
-/// The gateway keeps conditions on puts but not on gets, stores no metadata or tags, and answers a get with a redirect. None of that
-/// is used here; the client follows the redirect without its credentials.
+/// The gateway keeps conditions on puts but not on gets, stores no metadata or tags, and answers a get with a
+/// redirect. None of that is used here; the client follows the redirect without its credentials.
 pub(super) fn open_hub(
     url: &str,
     rest: &str,

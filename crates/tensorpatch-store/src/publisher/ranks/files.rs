@@ -1,5 +1,5 @@
-//! A rank's files as they are, for a first version and for those that alter the tensors or the files; and the anchor that the files of all
-//! ranks are together.
+//! A rank's files as they are, for a first version and for those that alter the tensors or the files; and the
+//! anchor that the files of all ranks are together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -33,19 +33,22 @@ pub(super) struct Joined {
     pub(super) passing: Vec<ObjectRef>,
 }
 
-/// Uploads a rank's files as they are, for the first version of the stream or for one that alters the tensors or the files.
+/// Uploads a rank's files as they are, for the first version of the stream or for one that alters the tensors
+/// or the files.
 ///
-/// `follows` is the newest version, if there is one. `attempt` is made by one rank with [`Nonce::random`] and sent to all: under it
-/// the files of all ranks lie in one directory, an ordinary checkpoint. `files` are the rank's `.safetensors` files, under the
-/// names that they have in the checkpoint, and, of one of the ranks, the files beside them (`config.json`). They are copied
-/// to `work` first, because they may change while they are read. Nothing is visible until [`commit`](crate::ranks::commit), which
-/// writes the index.
+/// `follows` is the newest version, if there is one. `attempt` is made by one rank with [`Nonce::random`] and
+/// sent to all: under it the files of all ranks lie in one directory, an ordinary checkpoint. `files` are the
+/// rank's `.safetensors` files, under the names that they have in the checkpoint, and, of one of the ranks,
+/// the files beside them (`config.json`). They are copied to `work` first, because they may change while they
+/// are read. Nothing is visible until [`commit`](crate::ranks::commit), which writes the index.
 ///
 /// # Errors
-/// If the files are no safetensors files, two hold the same tensor, the attempt was used before, or the store fails.
+/// If the files are no safetensors files, two hold the same tensor, the attempt was used before, or the store
+/// fails.
 ///
 /// # Cancel safety
-/// The future may be dropped at any time. What was uploaded is garbage, and the next attempt needs another nonce.
+/// The future may be dropped at any time. What was uploaded is garbage, and the next attempt needs another
+/// nonce.
 pub async fn upload_files(
     stream: &Stream,
     follows: Option<&Commit>,

@@ -1,4 +1,5 @@
-//! A rank's share of a version that keeps the tensors and files of the one before: a patch of the rank's tensors.
+//! A rank's share of a version that keeps the tensors and files of the one before: a patch of the rank's
+//! tensors.
 
 use std::path::{Path, PathBuf};
 
@@ -16,9 +17,10 @@ use crate::stream::{Stream, next_version};
 
 /// Makes and uploads a rank's patch of the version after `base`, the newest: of the rank's tensors alone.
 ///
-/// `old` and `new` are the files (or directories) with the rank's tensors before and after; `work` is a directory for the patch on
-/// its way. The tensors must be the same, and the version keeps the files of the one before; a first version, and one
-/// that alters either, is made with [`upload_files`](crate::ranks::upload_files). Nothing is visible until [`commit`](crate::ranks::commit).
+/// `old` and `new` are the files (or directories) with the rank's tensors before and after; `work` is a
+/// directory for the patch on its way. The tensors must be the same, and the version keeps the files of the
+/// one before; a first version, and one that alters either, is made with
+/// [`upload_files`](crate::ranks::upload_files). Nothing is visible until [`commit`](crate::ranks::commit).
 ///
 /// # Errors
 /// If the files do not have the same tensors, cannot be read, or the store fails.
