@@ -91,7 +91,7 @@ impl Source<'_> {
         let mut positions = positions;
         if is_last {
             for state in self.lanes.states.iter().take(self.lanes.count) {
-                let down = state.checked_sub(LEAST).filter(|&down| down < LEAST)?;
+                let down = state.checked_sub(LEAST)?;
                 let of_state = positions.split_off(..positions.len().min(16)).unwrap_or_default();
                 if !move_all(of_state, down) {
                     return None;
