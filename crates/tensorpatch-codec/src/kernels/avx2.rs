@@ -106,11 +106,16 @@ unsafe fn push_groups(
 }
 
 /// What brings the words of 16 bytes whose bit is set side by side.
-pub(crate) static SIDE_BY_SIDE: [[u8; 16]; 256] = {
+pub(crate) static SIDE_BY_SIDE: [[u8; 16]; 256] = side_by_side(false);
+
+/// For each set of bits, the shuffle that brings the words whose bit is set side by side, at the start of the
+/// 16 bytes or at their end.
+pub(crate) const fn side_by_side(at_end: bool) -> [[u8; 16]; 256] {
     let mut all = [[0x80; 16]; 256];
-    let mut bits = 0;
+    let mut bits = 0_usize;
     while bits < 256 {
-        let (mut place, mut word) = (0, 0);
+        let mut word = if at_end { 8 - bits.count_ones() as usize } else { 0 };
+        let mut place = 0;
         while place < 8 {
             if bits >> place & 1 == 1 {
                 all[bits][2 * word] = 2 * place;
@@ -122,7 +127,7 @@ pub(crate) static SIDE_BY_SIDE: [[u8; 16]; 256] = {
         bits += 1;
     }
     all
-};
+}
 
 /// The lengths of the classes of a chunk, in registers: low and high bytes, of 16 classes each.
 #[derive(Clone, Copy)]

@@ -7,34 +7,29 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::avx2::{Classes, SIDE_BY_SIDE};
+use crate::kernels::avx2::{Classes, SIDE_BY_SIDE, side_by_side};
 
-use super::bits::BitWriter;
-use super::block::Block;
-use super::cold::ColdChanges;
-use super::lengths::{Chance, Lengths};
-use super::rans::{EVERY_SECOND, States, Steps};
-use super::source::Source;
-use super::symbols::{SYMBOL_BITS, Symbols};
-use super::vector::{self, GROUP_BYTES, Scratch, Vector, WIDTH};
-use crate::kernels::Survey;
+use super::lengths::Lengths;
+use super::rans::{EVERY_SECOND, States};
+use super::symbols::SYMBOL_BITS;
+use super::vector::{GROUP_BYTES, Vector, WIDTH, shells};
 
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(__m256i);
 
-/// What spreads the first words of 16 bytes to the places whose bit is set.
+/// What spreads the first words of 16 bytes to the places whose bit is set: the inverse of [`SIDE_BY_SIDE`].
 static SPREAD: [[u8; 16]; 256] = {
+    let gathered = side_by_side(false);
     let mut all = [[0x80; 16]; 256];
     let mut bits = 0;
     while bits < 256 {
-        let (mut place, mut word) = (0, 0);
-        while place < 8 {
-            if bits >> place & 1 == 1 {
-                all[bits][2 * place] = 2 * word;
-                all[bits][2 * place + 1] = 2 * word + 1;
-                word += 1;
+        let mut to = 0;
+        while to < 16 {
+            let from = gathered[bits][to] as usize;
+            if from < 16 {
+                all[bits][from] = to as u8;
             }
-            place += 1;
+            to += 1;
         }
         bits += 1;
     }
@@ -42,23 +37,7 @@ static SPREAD: [[u8; 16]; 256] = {
 };
 
 /// What brings the words of 16 bytes whose bit is set side by side, at the end.
-static AT_END: [[u8; 16]; 256] = {
-    let mut all = [[0x80; 16]; 256];
-    let mut bits = 0_usize;
-    while bits < 256 {
-        let (mut place, mut word) = (0, 8 - bits.count_ones() as usize);
-        while place < 8 {
-            if bits >> place & 1 == 1 {
-                all[bits][2 * word] = 2 * place;
-                all[bits][2 * word + 1] = 2 * place + 1;
-                word += 1;
-            }
-            place += 1;
-        }
-        bits += 1;
-    }
-    all
-};
+static AT_END: [[u8; 16]; 256] = side_by_side(true);
 
 /// One of the tables for eight bits.
 ///
@@ -297,98 +276,7 @@ impl Vector for Avx2 {
     }
 }
 
-/// [`vector::find_cold`].
-///
-/// # Safety
-/// The AVX2 level must be there.
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-pub(super) unsafe fn find_cold<const LANES: usize>(
-    source: &mut Source<'_>,
-    lengths: &Lengths,
-    block: &[u8],
-    survey: &Survey,
-    scratch: &mut Scratch,
-    changed: &mut Vec<u16>,
-) -> Option<()> {
-    // SAFETY: as the caller says.
-    unsafe { vector::find_cold::<Avx2, LANES>(source, lengths, block, survey, scratch, changed) }
-}
-
-/// [`vector::moves`].
-///
-/// # Safety
-/// The AVX2 level must be there.
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-pub(super) unsafe fn moves<const LANES: usize>(
-    source: &mut Source<'_>,
-    lengths: &Lengths,
-    symbols: &Symbols,
-    block: &mut [u8],
-    positions: &[u16],
-    scratch: &mut Scratch,
-) -> Option<()> {
-    // SAFETY: as the caller says.
-    unsafe { vector::moves::<Avx2, LANES>(source, lengths, symbols, block, positions, scratch) }
-}
-
-/// [`vector::dense`].
-///
-/// # Safety
-/// The AVX2 level must be there.
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-pub(super) unsafe fn dense<const N: usize>(
-    source: &mut Source<'_>,
-    lengths: &Lengths,
-    symbols: &Symbols,
-    block: &mut [u8],
-) -> Option<()> {
-    // SAFETY: as the caller says.
-    unsafe { vector::dense::<Avx2, N>(source, lengths, symbols, block) }
-}
-
-/// [`vector::find_changes`].
-///
-/// # Safety
-/// The AVX2 level must be there.
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-pub(super) unsafe fn find_changes(
-    lengths: &Lengths,
-    symbols: &Symbols,
-    block: Block<'_>,
-    survey: &mut Survey,
-    changed: &[u16],
-    cold: &mut ColdChanges,
-) {
-    // SAFETY: as the caller says.
-    unsafe { vector::find_changes::<Avx2>(lengths, symbols, block, survey, changed, cold) }
-}
-
-/// [`vector::put_flags`].
-///
-/// # Safety
-/// The AVX2 level must be there.
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-pub(super) unsafe fn put_flags(chance: Chance, sums: &[u16], changed: &[u16], steps: &mut Steps) {
-    // SAFETY: as the caller says.
-    unsafe { vector::put_flags::<Avx2>(chance, sums, changed, steps) }
-}
-
-/// [`vector::put_moves`].
-///
-/// # Safety
-/// The AVX2 level must be there.
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-pub(super) unsafe fn put_moves<const N: usize, const LANES: usize>(
-    lengths: &Lengths,
-    symbols: &Symbols,
-    values: [&[u16]; 2],
-    count: usize,
-    steps: &mut Steps,
-    plain: &mut BitWriter,
-) {
-    // SAFETY: as the caller says.
-    unsafe { vector::put_moves::<Avx2, N, LANES>(lengths, symbols, values, count, steps, plain) }
-}
+shells!(Avx2, "AVX2", "avx2,bmi1,bmi2,lzcnt,popcnt");
 
 /// Puts the symbols of a phase, of `2^bits` slots, before what `words` ends with: returns where the words
 /// begin then.

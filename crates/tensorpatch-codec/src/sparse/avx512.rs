@@ -9,15 +9,10 @@ use std::arch::x86_64::*;
 
 use crate::kernels::avx512::Classes;
 
-use super::bits::BitWriter;
-use super::block::Block;
-use super::cold::ColdChanges;
-use super::lengths::{Chance, Lengths};
-use super::rans::{EVERY_SECOND, States, Steps};
-use super::source::Source;
-use super::symbols::{SYMBOL_BITS, Symbols};
-use super::vector::{self, GROUP_BYTES, Scratch, Vector, WIDTH};
-use crate::kernels::Survey;
+use super::lengths::Lengths;
+use super::rans::{EVERY_SECOND, States};
+use super::symbols::SYMBOL_BITS;
+use super::vector::{GROUP_BYTES, Vector, WIDTH, shells};
 
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(__m256i);
@@ -195,98 +190,7 @@ impl Vector for Avx512 {
     }
 }
 
-/// [`vector::find_cold`].
-///
-/// # Safety
-/// The AVX-512 level must be there.
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")]
-pub(super) unsafe fn find_cold<const LANES: usize>(
-    source: &mut Source<'_>,
-    lengths: &Lengths,
-    block: &[u8],
-    survey: &Survey,
-    scratch: &mut Scratch,
-    changed: &mut Vec<u16>,
-) -> Option<()> {
-    // SAFETY: as the caller says.
-    unsafe { vector::find_cold::<Avx512, LANES>(source, lengths, block, survey, scratch, changed) }
-}
-
-/// [`vector::moves`].
-///
-/// # Safety
-/// The AVX-512 level must be there.
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")]
-pub(super) unsafe fn moves<const LANES: usize>(
-    source: &mut Source<'_>,
-    lengths: &Lengths,
-    symbols: &Symbols,
-    block: &mut [u8],
-    positions: &[u16],
-    scratch: &mut Scratch,
-) -> Option<()> {
-    // SAFETY: as the caller says.
-    unsafe { vector::moves::<Avx512, LANES>(source, lengths, symbols, block, positions, scratch) }
-}
-
-/// [`vector::dense`].
-///
-/// # Safety
-/// The AVX-512 level must be there.
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")]
-pub(super) unsafe fn dense<const N: usize>(
-    source: &mut Source<'_>,
-    lengths: &Lengths,
-    symbols: &Symbols,
-    block: &mut [u8],
-) -> Option<()> {
-    // SAFETY: as the caller says.
-    unsafe { vector::dense::<Avx512, N>(source, lengths, symbols, block) }
-}
-
-/// [`vector::find_changes`].
-///
-/// # Safety
-/// The AVX-512 level must be there.
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")]
-pub(super) unsafe fn find_changes(
-    lengths: &Lengths,
-    symbols: &Symbols,
-    block: Block<'_>,
-    survey: &mut Survey,
-    changed: &[u16],
-    cold: &mut ColdChanges,
-) {
-    // SAFETY: as the caller says.
-    unsafe { vector::find_changes::<Avx512>(lengths, symbols, block, survey, changed, cold) }
-}
-
-/// [`vector::put_flags`].
-///
-/// # Safety
-/// The AVX-512 level must be there.
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")]
-pub(super) unsafe fn put_flags(chance: Chance, sums: &[u16], changed: &[u16], steps: &mut Steps) {
-    // SAFETY: as the caller says.
-    unsafe { vector::put_flags::<Avx512>(chance, sums, changed, steps) }
-}
-
-/// [`vector::put_moves`].
-///
-/// # Safety
-/// The AVX-512 level must be there.
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2")]
-pub(super) unsafe fn put_moves<const N: usize, const LANES: usize>(
-    lengths: &Lengths,
-    symbols: &Symbols,
-    values: [&[u16]; 2],
-    count: usize,
-    steps: &mut Steps,
-    plain: &mut BitWriter,
-) {
-    // SAFETY: as the caller says.
-    unsafe { vector::put_moves::<Avx512, N, LANES>(lengths, symbols, values, count, steps, plain) }
-}
+shells!(Avx512, "AVX-512", "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2");
 
 /// Puts the symbols of a phase, of `2^bits` slots, before what `words` ends with: returns where the words
 /// begin then.

@@ -4,9 +4,11 @@
 
 mod decode;
 mod encode;
+mod shells;
 
 pub(super) use decode::{Scratch, dense, find_cold, moves};
 pub(super) use encode::{find_changes, put_flags, put_moves};
+pub(super) use shells::shells;
 
 use crate::kernels::GROUP;
 
