@@ -1,5 +1,7 @@
 //! Safetensors headers, as the `safetensors` crate reads them.
 
+use std::collections::BTreeMap;
+
 use safetensors::tensor::Metadata;
 use tensorpatch_checkpoint::{HeaderError, HeaderViolation, SafetensorsHeader, dtype_to_safetensors};
 use tensorpatch_format::{Limits, SchemaError, TensorSpec};
@@ -12,7 +14,9 @@ pub fn safetensors_crate(json: &[u8]) {
     let theirs = std::str::from_utf8(json).ok().and_then(|json| serde_json::from_str::<Metadata>(json).ok());
     match (ours, theirs) {
         (Ok(ours), Some(theirs)) => same(&ours, &theirs),
-        (Err(error), Some(_)) => assert!(is_named(&error), "only the crate reads it: {error}"),
+        (Err(error), Some(_)) => {
+            assert!(is_named(&error) || is_serde_form(json), "only the crate reads it: {error}");
+        }
         (Ok(ours), None) => {
             let is_beyond =
                 |spec: &TensorSpec| dtype_to_safetensors(&spec.dtype).is_none() || overflows(spec);
@@ -33,8 +37,7 @@ fn same(ours: &SafetensorsHeader, theirs: &Metadata) {
         let begin_of_data = ours.header_len();
         assert_eq!((begin as u64, end as u64), (range.start - begin_of_data, range.end - begin_of_data));
     }
-    let metadata =
-        theirs.metadata().as_ref().map(|map| map.iter().collect::<std::collections::BTreeMap<_, _>>());
+    let metadata = theirs.metadata().as_ref().map(|map| map.iter().collect::<BTreeMap<_, _>>());
     assert_eq!(ours.metadata().map(|map| map.iter().collect()), metadata);
 }
 
@@ -45,15 +48,15 @@ fn is_named(error: &HeaderError) -> bool {
         HeaderViolation::Tensor(
             SchemaError::Rank { .. } | SchemaError::NameLength(_) | SchemaError::TooLarge,
         ) => true,
-        HeaderViolation::Json(message) => [
-            "occurs twice",
-            "invalid type: sequence, expected an object with",
-            "invalid type: map, expected a string",
-        ]
-        .iter()
-        .any(|named| message.contains(named)),
+        HeaderViolation::Json(message) => message.contains("occurs twice"),
         _ => false,
     }
+}
+
+/// Whether a tensor is written as serde alone would: a list instead of an object, or a dtype as an object.
+fn is_serde_form(json: &[u8]) -> bool {
+    let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(json).unwrap_or_default();
+    header.values().any(|entry| entry.is_array() || entry["dtype"].is_object())
 }
 
 /// Whether the dims in their order have a product that overflows before a zero comes.
@@ -69,6 +72,10 @@ pub(super) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("null", r#"{"__metadata__":null}"#),
         ("nameless", r#"{"":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#),
         ("list", r#"{"t":["U8",[],[0,1]]}"#),
+        (
+            "list of a tensor with a long name",
+            r#"{"a tensor whose name fills an error message to the place where it is cut, so that the reason is not in the message; a tensor whose name fills it":["U8",[],[0,1]]}"#,
+        ),
         ("object", r#"{"t":{"dtype":{"U8":null},"shape":[],"data_offsets":[0,1]}}"#),
         ("twice", r#"{"t":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"t":{"dtype":"I8","shape":[],"data_offsets":[0,1]}}"#),
         ("extra", r#"{"t":{"dtype":"F4","shape":[2],"x":[{"y":"\ud83d\ude00"},1e3,null,true],"data_offsets":[0,1]}}"#),
