@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-CHAT = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+CHAT = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
 
 
 def save(directory: Path, *, layers: int = 2, hidden: int = 128, seed: int = 0) -> Path:
@@ -37,7 +35,7 @@ def save(directory: Path, *, layers: int = 2, hidden: int = 128, seed: int = 0) 
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token for each byte, and those of the chat."""
+    """One token for each byte, and those of the chat. TRL knows only the chat templates that it brings."""
     special = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(special + alphabet)}
@@ -51,7 +49,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
         eos_token="</s>",
         additional_special_tokens=special[3:],
     )
-    fast.chat_template = CHAT
+    trl = find_spec("trl")
+    template = Path(trl.origin).parent / "chat_templates" / "qwen2_5.jinja" if trl and trl.origin else None
+    fast.chat_template = template.read_text() if template and template.exists() else CHAT
     return fast
 
 
