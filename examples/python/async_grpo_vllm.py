@@ -116,7 +116,8 @@ def main() -> int:
         stream = options.stream or str(scratch / "stream")
         if not servers.GPU:
             cpu.run_trl_without_gpu()
-        with servers.vllm(model, log=scratch / "vllm.log") as server:
+        with servers.vllm(model, log=scratch / "vllm.log") as running:
+            server = running.url
             transfer = WeightTransfer(
                 stream,
                 base=model,

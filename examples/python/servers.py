@@ -12,16 +12,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+
+class Running(NamedTuple):
+    """A server that answers."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "TOKENIZERS_PARALLELISM": "false"}
 GPU = torch.cuda.is_available()
 
 
 @contextmanager
-def vllm(model: Path, *, log: Path, environment: dict[str, str] | None = None) -> Iterator[str]:
-    """A vLLM server with the backend of tensorpatch; yields its URL as soon as it answers."""
+def vllm(model: Path, *, log: Path, environment: dict[str, str] | None = None) -> Iterator[Running]:
+    """A vLLM server with the backend of tensorpatch; yields it as soon as it answers."""
     port = free_port()
     command = [
         *("-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--host", "127.0.0.1"),
@@ -33,13 +41,13 @@ def vllm(model: Path, *, log: Path, environment: dict[str, str] | None = None) -
     own = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
     if not GPU:
         own |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    with _server(command, port, log, {**own, **(environment or {})}) as url:
-        yield url
+    with _server(command, port, log, {**own, **(environment or {})}) as running:
+        yield running
 
 
 @contextmanager
-def sglang(model: Path, *, log: Path) -> Iterator[str]:
-    """An SGLang server; yields its URL as soon as it answers."""
+def sglang(model: Path, *, log: Path) -> Iterator[Running]:
+    """An SGLang server; yields it as soon as it answers."""
     port = free_port()
     command = [
         *("-m", "sglang.launch_server", "--model-path", str(model), "--host", "127.0.0.1", "--port", str(port)),
@@ -48,12 +56,12 @@ def sglang(model: Path, *, log: Path) -> Iterator[str]:
     ]
     if not GPU:
         command += ["--device", "cpu", "--attention-backend", "torch_native"]
-    with _server(command, port, log, {}) as url:
-        yield url
+    with _server(command, port, log, {}) as running:
+        yield running
 
 
 @contextmanager
-def _server(command: list[str], port: int, log: Path, environment: dict[str, str]) -> Iterator[str]:
+def _server(command: list[str], port: int, log: Path, environment: dict[str, str]) -> Iterator[Running]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, *command],
@@ -68,7 +76,7 @@ def _server(command: list[str], port: int, log: Path, environment: dict[str, str
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the server did not start; {log} ends with\n{log.read_text()[-3000:]}")
             time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
+        yield Running(f"http://127.0.0.1:{port}", process)
     finally:
         stop(process)
 

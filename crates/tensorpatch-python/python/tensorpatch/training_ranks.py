@@ -23,12 +23,14 @@ class RankPublisher(StatePublisher):
     """A `StatePublisher` on each of several processes, for the tensors that each owns.
 
     A version is committed when every process has uploaded its part, or not at all. Each call is made by all processes
-    of `torch.distributed`, in the same order. Receipts travel over gloo, whatever the training uses.
+    of `group`, in the same order; a process that owns nothing is not in it. Receipts travel over gloo, whatever the
+    training uses: without a `group`, one of all processes is made.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        self._group = dist.new_group(backend="gloo")
-        self._rank, self._world = dist.get_rank(), dist.get_world_size()
+    def __init__(self, url: str, options: Mapping[str, Any], group: dist.ProcessGroup | None = None) -> None:
+        self._group = dist.new_group(backend="gloo") if group is None else group
+        self._rank, self._world = dist.get_rank(self._group), dist.get_world_size(self._group)
+        self._root = dist.get_global_rank(self._group, 0)
         self._mirror: dict[str, torch.Tensor] = {}
         super().__init__(self._open(url, options))
 
@@ -59,7 +61,7 @@ class RankPublisher(StatePublisher):
             error = caught
         # A process that failed still takes part, or the others would wait for ever.
         receipts: list[Any] | None = [None] * self._world if self._rank == 0 else None
-        dist.gather_object(receipt, receipts, dst=0, group=self._group)
+        dist.gather_object(receipt, receipts, dst=self._root, group=self._group)
         if receipts is None:
             published: Published = self._agree_on_value(None)
         elif None in receipts:
@@ -90,7 +92,7 @@ class RankPublisher(StatePublisher):
             except Exception as caught:
                 error = caught
         said: list[str | None] = [None if error is None else str(error)]
-        dist.broadcast_object_list(said, src=0, group=self._group)
+        dist.broadcast_object_list(said, src=self._root, group=self._group)
         if error is not None:
             raise error
         if said[0] is not None:
@@ -100,7 +102,7 @@ class RankPublisher(StatePublisher):
     def _agree_on_value(self, work: Callable[[], T] | None) -> T:
         done = self._agree(work)
         value: list[Any] = [done]
-        dist.broadcast_object_list(value, src=0, group=self._group)
+        dist.broadcast_object_list(value, src=self._root, group=self._group)
         return value[0]
 
 

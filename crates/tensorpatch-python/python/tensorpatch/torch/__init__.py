@@ -7,6 +7,6 @@ are sharded over processes.
 
 from .changes import Change, Snapshot, changed
 from .names import Names, state_of
-from .ranks import gather_to, owners, rank_state
+from .ranks import doubled, gather_to, owners, rank_state
 
-__all__ = ["Change", "Names", "Snapshot", "changed", "gather_to", "owners", "rank_state", "state_of"]
+__all__ = ["Change", "Names", "Snapshot", "changed", "doubled", "gather_to", "owners", "rank_state", "state_of"]

@@ -76,3 +76,15 @@ def gather_to(
     if parts is None:
         return None
     return torch.cat(parts).view(local.dtype).view(rows * world, *tensor.shape[1:])[: tensor.shape[0]]
+
+
+def doubled(names: Iterable[str], group: dist.ProcessGroup | None = None) -> set[str]:
+    """Those of this process's names that a process of a lower rank has too. A collective.
+
+    Pipeline stages export tied embeddings from the first stage and the last: only one of them may publish such a name.
+    """
+    everything: list[list[str]] = [[] for _ in range(dist.get_world_size(group))]
+    mine = list(names)
+    dist.all_gather_object(everything, mine, group=group)
+    lower = {name for others in everything[: dist.get_rank(group)] for name in others}
+    return lower.intersection(mine)
