@@ -1,6 +1,6 @@
 """Reinforcement learning with TRL and vLLM, and a stream of versions between them.
 
-    python async_grpo_vllm.py [--model DIRECTORY] [--stream URL] [--steps N]
+    python async_grpo_vllm.py [--model DIRECTORY] [--stream URL] [--steps N] [--page FILE]
 
 TRL's `AsyncGRPOTrainer` trains on the completions of a vLLM server. After each step it publishes what changed to a
 stream, and the server takes it over. For each version this prints the bytes and the times, and at the end it compares
@@ -25,6 +25,7 @@ os.environ.update(servers.OFFLINE)
 warnings.simplefilter("ignore")
 
 import cpu  # noqa: E402
+import page  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
@@ -88,6 +89,21 @@ def report(transfer: WeightTransfer) -> None:
         )
 
 
+def write_page(path: Path, transfer: WeightTransfer) -> None:
+    updates = {update.version: update for update in transfer.updates}
+    taken = [step for step in transfer.steps if step.published and step.published.version in updates]
+    of = [updates[step.published.version] for step in taken]
+    measures = {
+        "bytes of the version": [step.published.bytes for step in taken],
+        "elements that changed": [step.published.changed_elements for step in taken],
+        "compare on the trainer (s)": [step.compare for step in taken],
+        "encode, upload and commit (s)": [step.publish for step in taken],
+        "fetch and verify, while the server generates (s)": [update.fetch for update in of],
+        "pause of the server (s)": [update.pause for update in of],
+    }
+    page.write(path, "Versions of a training run", [update.version for update in of], measures)
+
+
 def check_bits(server: str, transfer: WeightTransfer, model: torch.nn.Module, scratch: Path) -> bool:
     """Whether the server holds the trainer's weights, cast to what is served: bit for bit, in every parameter."""
     engine = tensorpatch.vllm.Server(server)
@@ -107,6 +123,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="a checkpoint directory in bf16; a tiny random model if not given")
     parser.add_argument("--stream", help="URL of an empty stream; a temporary directory if not given")
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--page", type=Path, help="write an HTML page with charts of what is printed")
     parser.add_argument("--wait", action="store_true", help="begin a step only when the server serves the one before")
     options = parser.parse_args()
 
@@ -129,6 +146,8 @@ def main() -> int:
             training = trainer(model, server, transfer, scratch, options.steps)
             training.train()
             report(transfer)
+            if options.page:
+                write_page(options.page, transfer)
             same = check_bits(server, transfer, training.model, scratch)
     print("bit for bit the trainer's weights" if same else "the weights differ")
     return 0 if same else 1

@@ -68,23 +68,24 @@ class HostReplica:
         newest = self._replica.latest()
         return None if newest is None else newest.version
 
-    def fetch(self, version: int, served: int | None) -> Fetched:
+    def fetch(self, version: int, served: int | None, *, changes: bool = True) -> Fetched:
         """Brings a version to the disk of this host, with the changes since `served` if they can be had.
 
         Downloads, decodes and verifies; the engine goes on meanwhile. Waits while another process does the same.
+        Without `changes` they are not written out, for engines that reload.
         """
         with self._lock(fcntl.LOCK_EX):
             downloaded = 0
             if self._replica.version != version:
-                downloaded = self._move(version)
-            changes, contents = self._found(served, version)
-            return Fetched(version, self.checkpoint, changes, contents, downloaded)
+                downloaded = self._move(version, changes)
+            path, contents = self._found(served, version)
+            return Fetched(version, self.checkpoint, path, contents, downloaded)
 
-    def _move(self, version: int) -> int:
+    def _move(self, version: int, changes: bool) -> int:
         held = self._replica.version
         prepared = self._replica.prepare(version)
         try:
-            if held is not None:
+            if held is not None and changes:
                 write_changes(self._changes / f"{held}-{version}.safetensors", patches(prepared))
             return self._replica.activate(prepared).downloaded_bytes
         finally:

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from vllm.distributed.weight_transfer.base import (
 
 from .. import digest
 from ..host import Fetched, HostReplica, read_changes
-from ..torch.changes import bits
 from .probe import facts_of, scatter_is_exact
 from .routing import Decision, Facts, Route, at_start, for_version
 
@@ -83,6 +82,7 @@ class Engine(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._fetched: Fetched | None = None
         self._thread: threading.Thread | None = None
         self._status = Status(rank=self.parallel_config.rank, served=None)
+        self._saying = threading.Lock()
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Opens the stream, and finds which version the model was loaded from and which way updates can take."""
@@ -110,18 +110,23 @@ class Engine(WeightTransferEngine[InitInfo, UpdateInfo]):
         assert self._host is not None and self._facts is not None
         if at_start(self._facts).route is Route.RELOAD or self._facts.repacked is not None:
             return
-        assert self._status.served is not None
-        with self._host.reading(self._status.served) as checkpoint:
+        version = self._status.served
+        assert version is not None
+        self._say(served=None)
+        with self._host.reading(version) as checkpoint:
             exact = scatter_is_exact(self.model, checkpoint, self._scatter_all)
-        self._facts = Facts(**{**asdict(self._facts), "repacked": not exact})
+        self._facts = replace(self._facts, repacked=not exact)
         if not exact:
-            self._reload(self._status.served)
+            self._reload(version)
+        self._say(served=version)
 
     def fetch(self, version: int) -> Fetched:
         """Brings a version to the disk of this host and verifies it. The model stays as it is."""
         assert self._host is not None, "init_weight_transfer_engine comes first"
         started = time.perf_counter()
-        fetched = self._host.fetch(version, self._status.served)
+        # An engine that always reloads needs no changes written out.
+        scatters = self._facts is not None and at_start(self._facts).route is Route.SCATTER
+        fetched = self._host.fetch(version, self._status.served, changes=scatters)
         self._fetched = fetched
         self._say(
             fetched=version,
@@ -159,11 +164,11 @@ class Engine(WeightTransferEngine[InitInfo, UpdateInfo]):
         if fetched is None or fetched.version != update_info.version:
             fetched = self.fetch(update_info.version)
         started = time.perf_counter()
+        if self._status.served == fetched.version:
+            return
         decision = self._decide(fetched)
-        served, self._status = self._status.served, _replace(self._status, served=None)
-        if served == fetched.version:
-            decision = Decision(Route.SCATTER, "the version is served already")
-        elif decision.route is Route.SCATTER:
+        self._say(served=None)
+        if decision.route is Route.SCATTER:
             assert fetched.changes is not None
             try:
                 self._scatter(fetched.changes)
@@ -237,11 +242,9 @@ class Engine(WeightTransferEngine[InitInfo, UpdateInfo]):
         return asdict(self._status)
 
     def _say(self, **changes: Any) -> None:
-        self._status = _replace(self._status, **changes)
-
-
-def _replace(status: Status, **changes: Any) -> Status:
-    return Status(**{**asdict(status), **changes})
+        # The fetch is on another thread.
+        with self._saying:
+            self._status = replace(self._status, **changes)
 
 
 def default_directory(url: str) -> Path:
@@ -250,4 +253,4 @@ def default_directory(url: str) -> Path:
     return cache / "tensorpatch" / "hosts" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
-__all__ = ["Engine", "InitInfo", "Status", "UpdateInfo", "bits"]
+__all__ = ["Engine", "InitInfo", "Status", "UpdateInfo"]
