@@ -215,6 +215,20 @@ impl TensorFeed {
         self.added(added, values.len() as u64)
     }
 
+    /// As [`TensorFeed::add_changes`], with the new values as a tensor, whose dtype must be the tensor's.
+    ///
+    /// # Errors
+    /// As [`TensorDiff::add_changed_values`]. Then nothing can be published with this feed.
+    pub fn add_changed_values(
+        &mut self,
+        name: &str,
+        positions: &[u64],
+        values: &impl View,
+    ) -> Result<(), StoreError> {
+        let added = self.diff.add_changed_values(name, positions, values);
+        self.added(added, values.data_len() as u64)
+    }
+
     fn added(&mut self, result: Result<(), DiffError>, bytes: u64) -> Result<(), StoreError> {
         let result = result
             .map_err(StoreError::from)
