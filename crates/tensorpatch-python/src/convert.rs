@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use pyo3::prelude::*;
 use serde_json::json;
-use tensorpatch::formats::{self, ChecksumKind, ConvertOptions, Dialect, Encoding, Flavour, To};
+use tensorpatch::formats::{self, ChecksumKind, ConvertOptions, DeltaEncoding, Dialect, Flavour, To};
 
 use crate::errors::Failure;
 use crate::interrupt::{Listener, interruptible};
@@ -42,8 +42,8 @@ impl Conversion {
             To::IndexDelta { encoding, checksum, .. } => {
                 match self.encoding.as_deref() {
                     None => {}
-                    Some("xor") => *encoding = Encoding::Xor,
-                    Some("overwrite") => *encoding = Encoding::Overwrite,
+                    Some("xor") => *encoding = DeltaEncoding::Xor,
+                    Some("overwrite") => *encoding = DeltaEncoding::Overwrite,
                     Some(other) => return Err(Failure::refused(format!("encoding={other:?} is unknown"))),
                 }
                 match self.checksum.as_deref() {

@@ -49,8 +49,7 @@ pub(crate) fn open_replica(access: Access, following: Following, done: Py<PyAny>
     let mut policy = access.policy()?;
     if let Some(seconds) = poll {
         let poll = Duration::try_from_secs_f64(seconds);
-        policy =
-            policy.with_poll(poll.map_err(|error| Failure::refused(format!("poll={seconds}: {error}")))?);
+        policy.following.poll = poll.map_err(|error| Failure::refused(format!("poll={seconds}: {error}")))?;
     }
     let builder = tensorpatch::Replica::builder(&access.url, directory)
         .policy(policy)
