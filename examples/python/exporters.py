@@ -129,8 +129,8 @@ def main(flow: str) -> int:
         pulled = tensorpatch.Replica(url, scratch / "replica").pull()
         served, expected = load_file(scratch / "replica" / "model.safetensors"), trained(base, STEPS)
         same = served.keys() == expected.keys() and all(torch.equal(served[n], expected[n]) for n in served)
-        print(f"{flow}: version {pulled.to_version}, {'bit for bit' if same else 'NOT'} what the ranks have")
-        return 0 if same and pulled.to_version == STEPS + 1 else 1
+        print(f"{flow}: version {pulled.version}, {'bit for bit' if same else 'NOT'} what the ranks have")
+        return 0 if same and pulled.version == STEPS + 1 else 1
 
 
 if __name__ == "__main__":

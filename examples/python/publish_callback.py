@@ -81,7 +81,7 @@ def main() -> int:
         started = time.perf_counter()
         replica = scratch / "replica"
         pulled = Replica(stream, replica).pull()
-        print(f"pulled version {pulled.to_version}: {pulled.downloaded_bytes:,} bytes, {time.perf_counter() - started:.3f}s")
+        print(f"pulled version {pulled.version}: {pulled.downloaded_bytes:,} bytes, {time.perf_counter() - started:.3f}s")
         served = {name: t for path in replica.glob("*.safetensors") for name, t in load_file(path).items()}
         trained = state_of(trainer.model, dtype={name: t.dtype for name, t in served.items()})
         same = all(not changed(tensor.cpu(), served.pop(name)).numel() for name, tensor in trained) and not served

@@ -63,7 +63,7 @@ def test_grpo_publishes_the_base_and_each_step_as_the_trainer_has_it(
     assert [step.error for step in callback.steps] == [None] * STEPS
     assert any(step.changed for step in callback.steps)
     pulled = Replica(stream, tmp_path / "replica").pull()
-    assert pulled.to_version == 1 + STEPS
+    assert pulled.version == 1 + STEPS
     equals(tmp_path / "replica", trainer)
     # What engines need beside the weights came along with the base.
     AutoModelForCausalLM.from_pretrained(tmp_path / "replica")

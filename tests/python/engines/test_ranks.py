@@ -107,7 +107,7 @@ class _Broken:
 def test_fsdp2_ranks_publish_one_version_together_or_none(model: Path, stream: str, tmp_path: Path) -> None:
     in_processes(2, _train, model, stream, tmp_path)
     pulled = Replica(stream, tmp_path / "replica").pull()
-    assert pulled.to_version == 3
+    assert pulled.version == 3
     served = load_file(tmp_path / "replica" / "model.safetensors")
     final = torch.load(tmp_path / "final.pt")
     assert served.keys() == final.keys()

@@ -19,7 +19,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from . import LocalStateError, Replica, patches
+from . import LocalStateError, Replica
+from .torch.changes import changed
 from .torch.names import torch_dtype
 
 # Engines on one host may be a few versions apart: so many changes are kept for the slower ones.
@@ -32,7 +33,7 @@ class Contents:
 
     dtypes: tuple[str, ...] = ()  # of the changed tensors, as safetensors spells them
     nan: bool = False  # some new value is not a number
-    whole: tuple[str, ...] = ()  # tensors that are new, or have another dtype or shape
+    whole: tuple[str, ...] = ()  # tensors that are new or gone, or have another dtype or shape
     elements: int = 0
 
 
@@ -56,7 +57,7 @@ class HostReplica:
         self._changes = directory / "changes"
         self._changes.mkdir(exist_ok=True)
         self.checkpoint = directory / "checkpoint"
-        self._replica = Replica(url, self.checkpoint, trust=trust)
+        self._replica = Replica(url, self.checkpoint, mode="beside", trust=trust)
 
     @property
     def digest(self) -> str | None:
@@ -83,14 +84,13 @@ class HostReplica:
 
     def _move(self, version: int, changes: bool) -> int:
         held = self._replica.version
-        prepared = self._replica.prepare(version)
-        try:
-            if held is not None and changes:
-                write_changes(self._changes / f"{held}-{version}.safetensors", patches(prepared))
-            return self._replica.activate(prepared).downloaded_bytes
-        finally:
-            prepared.close()
+        # The files are replaced and not altered: those of the version before can be read until they are closed.
+        old = _Files(self.checkpoint) if held is not None and changes else None
+        pulled = self._replica.pull(version)
+        if old is not None:
+            write_changes(self._changes / f"{held}-{version}.safetensors", old, _Files(self.checkpoint))
             self._prune()
+        return pulled.downloaded_bytes
 
     def _found(self, served: int | None, version: int) -> tuple[Path | None, Contents]:
         path = self._changes / f"{served}-{version}.safetensors"
@@ -124,25 +124,56 @@ class HostReplica:
             os.close(descriptor)
 
 
-def write_changes(path: Path, changes: Any) -> None:
-    """Writes changes as a safetensors file, under its name only when it is whole."""
+class _Files:
+    """The tensors of a checkpoint directory, mapped into memory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._of: dict[str, Any] = {}
+        for path in sorted(directory.glob("*.safetensors")):
+            file = safe_open(path, framework="pt")
+            self._of.update((name, file) for name in file.keys())  # noqa: SIM118: not a dictionary
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def spec(self, name: str) -> tuple[str, list[int]] | None:
+        """Dtype, as safetensors spells it, and shape."""
+        if name not in self._of:
+            return None
+        found = self._of[name].get_slice(name)
+        return found.get_dtype(), found.get_shape()
+
+    def tensor(self, name: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._of[name].get_tensor(name)
+        return tensor
+
+
+def write_changes(path: Path, old: _Files, new: _Files) -> None:
+    """Writes what differs between two checkpoints as a safetensors file, under its name only when it is whole."""
     tensors: dict[str, torch.Tensor] = {}
     listed = []
-    dtypes, whole, nan, elements = set(), [], False, 0
-    for patch in changes:
-        dtypes.add(patch.dtype)
-        if patch.indices is None:
-            whole.append(patch.name)
+    dtypes, nan, elements = set(), False, 0
+    whole = [name for name in old if new.spec(name) is None]
+    for name in new:
+        spec = new.spec(name)
+        assert spec is not None
+        dtype, shape = spec
+        if old.spec(name) != spec:
+            whole.append(name)
+            dtypes.add(dtype)
             continue
-        dtype = torch_dtype(patch.dtype) if patch.dtype in _SCATTERED else None
-        if dtype is None:
+        after = new.tensor(name)
+        places = changed(old.tensor(name), after)
+        if not places.numel():
             continue
-        indices, values = torch.from_dlpack(patch.indices), torch.from_dlpack(patch.values)
-        small = indices.to(torch.int32) if _numel(patch.shape) < 1 << 31 else indices
+        dtypes.add(dtype)
+        if dtype not in _SCATTERED:
+            continue
+        values = after.reshape(-1)[places.long()]
         number = len(listed)
-        tensors[f"{number}.indices"], tensors[f"{number}.values"] = small, values
-        listed.append([patch.name, patch.dtype, list(patch.shape)])
-        elements += indices.numel()
+        tensors[f"{number}.indices"], tensors[f"{number}.values"] = places, values
+        listed.append([name, dtype, shape])
+        elements += places.numel()
         nan = nan or bool(torch.isnan(values.float()).any())
     contents = Contents(tuple(sorted(dtypes)), nan, tuple(whole), elements)
     metadata = {"contents": json.dumps(asdict(contents)), "tensors": json.dumps(listed)}
@@ -152,13 +183,6 @@ def write_changes(path: Path, changes: Any) -> None:
 
 
 _SCATTERED = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
-
-
-def _numel(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def read_contents(path: Path) -> Contents:

@@ -58,7 +58,7 @@ class Follower:
     def update(self, pulled: Pulled) -> list[Update]:
         """Has every server load the version that was pulled. A server that fails does not hold up the others."""
         self._behind = set(self._servers)
-        return [self._load(server, pulled.to_version) for server in self._servers]
+        return [self._load(server, pulled.version) for server in self._servers]
 
     def retry(self) -> list[Update]:
         """Has the servers that failed load again."""
