@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 from typing import Any
@@ -29,3 +30,16 @@ def call(url: str, body: dict[str, Any] | None = None, *, timeout: float = 1800,
     except OSError as error:
         raise EngineError(f"{url} does not answer: {error}") from error
     return json.loads(text) if text.strip() else None
+
+
+def wait_until_healthy(server: str, timeout: float = 600) -> None:
+    """Waits until an engine answers, for so many seconds at most."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            call(f"{server.rstrip('/')}/health", timeout=5)
+            return
+        except EngineError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)

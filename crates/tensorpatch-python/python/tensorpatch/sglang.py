@@ -13,21 +13,21 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from threading import Event
 
-from . import Error, Pulled, Replica
-from .http import EngineError, call
+from . import Error, Replica
+from .follow import keep_up
+from .http import EngineError, call, wait_until_healthy
 
 
 @dataclass(frozen=True)
 class Update:
     """What bringing a version into a server took. Times are in seconds."""
 
-    server: str
     version: int
-    load: float  # SGLang reads the checkpoint and generates nothing meanwhile
-    error: str | None = None  # then the server must load again before it serves
+    load: float  # SGLang reads the checkpoint, and generates nothing meanwhile
 
 
 class Follower:
@@ -44,53 +44,32 @@ class Follower:
     ) -> None:
         """`timeout` bounds each reload, in seconds."""
         self._replica = Replica(url, directory, trust=trust)
-        self._directory = str(directory)
         self._servers = [server.rstrip("/") for server in servers]
         self._timeout = timeout
-        # A server whose load failed may hold a mixture, whatever version it tells.
-        self._behind = set(self._servers)
 
-    def follow(self, *, poll: float = 1.0, stop: Event | None = None) -> Iterator[list[Update]]:
-        """Brings each version into the servers, beginning with the newest, until `stop` is set."""
-        for pulled in self._replica.follow(poll=poll, stop=stop):
-            yield self.update(pulled)
+    def follow(self, *, poll: float = 1.0, stop: Event | None = None) -> Iterator[tuple[str, int, Update | Error]]:
+        """Brings each version into the servers, beginning with the newest, until `stop` is set.
 
-    def update(self, pulled: Pulled) -> list[Update]:
-        """Has every server load the version that was pulled. A server that fails does not hold up the others."""
-        self._behind = set(self._servers)
-        return [self._load(server, pulled.version) for server in self._servers]
+        Yields the server, the version, and what the update took or why it failed. A server whose load failed may hold
+        a mixture, whatever version it tells: it is tried again.
+        """
+        takers = {server: partial(self._load, server) for server in self._servers}
+        return keep_up(self._pull, takers, poll=poll, stop=stop)
 
-    def retry(self) -> list[Update]:
-        """Has the servers that failed load again."""
-        version = self._replica.version
-        return [self._load(server, version) for server in sorted(self._behind)] if version is not None else []
+    def _pull(self) -> int | None:
+        newest = self._replica.latest()
+        if newest is None:
+            return None
+        held = self._replica.version
+        return held if held == newest.version else self._replica.pull().version
 
     def _load(self, server: str, version: int) -> Update:
         started = time.perf_counter()
-        error = None
-        try:
-            body = {"model_path": self._directory, "weight_version": str(version)}
-            reply = call(f"{server}/update_weights_from_disk", body, timeout=self._timeout)
-            if not reply.get("success"):
-                error = str(reply.get("message"))
-        except EngineError as caught:
-            error = str(caught)
-        if error is None:
-            self._behind.discard(server)
-        return Update(server, version, time.perf_counter() - started, error)
-
-
-def wait_until_ready(server: str, timeout: float = 600) -> None:
-    """Waits until a server answers."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            call(f"{server.rstrip('/')}/health", timeout=5)
-            return
-        except EngineError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
+        body = {"model_path": str(self._replica.directory), "weight_version": str(version)}
+        reply = call(f"{server}/update_weights_from_disk", body, timeout=self._timeout)
+        if not reply.get("success"):
+            raise EngineError(f"{server}: {reply.get('message')}")
+        return Update(version, time.perf_counter() - started)
 
 
 def main() -> int:
@@ -104,19 +83,20 @@ def main() -> int:
     options = parser.parse_args()
 
     for server in options.server:
-        wait_until_ready(server)
+        wait_until_healthy(server)
     follower = Follower(options.stream, options.directory, options.server, trust=options.trust)
-    for updates in follower.follow(poll=options.poll):
-        for update in updates:
-            if update.error is None:
-                print(f"{update.server}: version {update.version}, loaded in {update.load:.3f} s", flush=True)
-            else:
-                print(f"{update.server}: version {update.version} failed: {update.error}", file=sys.stderr, flush=True)
+    for server, version, taken in follower.follow(poll=options.poll):
+        if isinstance(taken, Update):
+            print(f"{server}: version {version}, loaded in {taken.load:.3f} s", flush=True)
+        else:
+            print(f"{server}: version {version} failed: {taken}", file=sys.stderr, flush=True)
     return 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (KeyboardInterrupt, Error) as stopped:
-        sys.exit(130 if isinstance(stopped, KeyboardInterrupt) else str(stopped))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Error as error:
+        sys.exit(str(error))

@@ -6,8 +6,8 @@ import argparse
 import sys
 import tempfile
 
-from .. import Error
-from ..follow import newest_versions
+from .. import Error, Replica
+from ..follow import keep_up
 from .client import Server
 
 
@@ -21,23 +21,28 @@ def main() -> int:
     parser.add_argument("--poll", type=float, default=1.0, help="seconds between looks at the stream")
     options = parser.parse_args()
 
-    servers = [Server(url) for url in options.server]
-    for server in servers:
+    servers = {url: Server(url) for url in options.server}
+    for server in servers.values():
         server.wait_until_ready()
         server.connect(options.stream, directory=options.directory, trust=options.trust)
     with tempfile.TemporaryDirectory() as scratch:
-        for version in newest_versions(options.stream, scratch, poll=options.poll, trust=options.trust):
-            for server in servers:
-                try:
-                    update = server.update(version)
-                except Error as error:
-                    print(f"{server.url}: version {version} was not taken over: {error}", file=sys.stderr, flush=True)
-                    continue
-                print(
-                    f"{server.url}: version {update.version} by {update.route}, fetched in {update.fetch:.3f} s, "
-                    f"paused for {update.pause:.3f} s{f' ({update.reason})' if update.reason else ''}",
-                    flush=True,
-                )
+        # Only to look at the stream: the servers have replicas of their own.
+        stream = Replica(options.stream, scratch, trust=options.trust)
+
+        def newest() -> int | None:
+            tip = stream.latest()
+            return None if tip is None else tip.version
+
+        takers = {url: server.update for url, server in servers.items()}
+        for url, version, update in keep_up(newest, takers, poll=options.poll):
+            if isinstance(update, Error):
+                print(f"{url}: version {version} was not taken over: {update}", file=sys.stderr, flush=True)
+                continue
+            print(
+                f"{url}: version {version} by {update.route}, fetched in {update.fetch:.3f} s, "
+                f"paused for {update.pause:.3f} s{f' ({update.reason})' if update.reason else ''}",
+                flush=True,
+            )
     return 0
 
 
@@ -46,3 +51,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(130)
+    except Error as error:
+        sys.exit(str(error))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..http import EngineError, call
+from ..http import EngineError, call, wait_until_healthy
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,7 @@ class Server:
 
     def wait_until_ready(self, timeout: float = 600) -> None:
         """Waits until the server answers."""
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                call(f"{self.url}/health", timeout=5)
-                return
-            except EngineError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.5)
+        wait_until_healthy(self.url, timeout)
 
     def connect(self, stream: str, *, directory: str | None = None, trust: Sequence[str] = ()) -> None:
         """Tells the server which stream to read. It recognises the version that it was started with, if it can."""
