@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from . import LocalStateError, Replica
 from .torch.changes import changed
 from .torch.names import torch_dtype
+
+log = logging.getLogger("tensorpatch")
 
 # Engines on one host may be a few versions apart: so many changes are kept for the slower ones.
 KEPT = 4
@@ -96,7 +99,13 @@ class HostReplica:
         path = self._changes / f"{served}-{version}.safetensors"
         if served is None or not path.exists():
             return None, Contents()
-        return path, read_contents(path)
+        try:
+            return path, read_contents(path)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            # Nothing is lost: what cannot scatter reloads the checkpoint.
+            log.warning("%s is damaged and left out: %s", path, error)
+            path.unlink()
+            return None, Contents()
 
     def _prune(self) -> None:
         by_age = sorted(self._changes.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
@@ -110,7 +119,8 @@ class HostReplica:
             if self._replica.version != version:
                 raise LocalStateError(
                     f"{self.checkpoint} holds version {self._replica.version} and not {version}: another engine moved "
-                    "it; give each engine that is updated on its own a directory of its own"
+                    "it; give each engine that is updated on its own a directory of its own",
+                    "local_damage",
                 )
             yield self.checkpoint
 

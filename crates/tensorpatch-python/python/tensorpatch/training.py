@@ -127,6 +127,9 @@ class StatePublisher:
         return step
 
     def _commit(self, changes: list[Change], label: str) -> Published:
+        if self.error is not None:
+            # The version before may have been committed although its publisher was not told.
+            self._publisher.catch_up()
         if self._behind:
             return self._publisher.publish(self._snapshot.on_host(), label=label, partial=True)
         return self._publisher.publish_sparse(changes, label=label)
@@ -158,7 +161,7 @@ def base_directory(base: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.is_absolute() or str(base).startswith("."):
-        raise UsageError(f"{base} is not a directory with a checkpoint")
+        raise UsageError(f"{base} is not a directory with a checkpoint", "refused")
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(str(base), allow_patterns=["*.safetensors", *(f"*{end}" for end in COMPANIONS)]))

@@ -46,7 +46,7 @@ class PublishCallback(TrainerCallback):
         * the rest: options of `tensorpatch.Publisher`.
         """
         if every < 1:
-            raise UsageError("every must be at least 1")
+            raise UsageError("every must be at least 1", "refused")
         self._url = url
         self._base = base
         self._dtype: Dtypes = getattr(torch, dtype) if isinstance(dtype, str) else dtype
@@ -111,6 +111,6 @@ def _is_sharded(model: torch.nn.Module) -> bool:
 
 def _refuse_unknown_sharding(model: torch.nn.Module) -> None:
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
-        raise UsageError("the parameters are sharded by DeepSpeed ZeRO-3, which this callback does not gather")
+        raise UsageError("the parameters are sharded by DeepSpeed ZeRO-3, which this callback does not gather", "refused")
     if type(model).__name__ == "FullyShardedDataParallel":
-        raise UsageError("the model is wrapped by FSDP1: set fsdp_version 2")
+        raise UsageError("the model is wrapped by FSDP1: set fsdp_version 2", "refused")
