@@ -140,7 +140,7 @@ class _Files:
     def __init__(self, directory: Path) -> None:
         self._of: dict[str, Any] = {}
         for path in sorted(directory.glob("*.safetensors")):
-            file = safe_open(path, framework="pt")
+            file: Any = safe_open(path, framework="pt")
             self._of.update((name, file) for name in file.keys())  # noqa: SIM118: not a dictionary
 
     def __iter__(self) -> Iterator[str]:
@@ -161,7 +161,7 @@ class _Files:
 def write_changes(path: Path, old: _Files, new: _Files) -> None:
     """Writes what differs between two checkpoints as a safetensors file, under its name only when it is whole."""
     tensors: dict[str, torch.Tensor] = {}
-    listed = []
+    listed: list[tuple[str, str, list[int]]] = []
     dtypes, nan, elements = set(), False, 0
     whole = [name for name in old if new.spec(name) is None]
     for name in new:
@@ -182,7 +182,7 @@ def write_changes(path: Path, old: _Files, new: _Files) -> None:
         values = after.reshape(-1)[places.long()]
         number = len(listed)
         tensors[f"{number}.indices"], tensors[f"{number}.values"] = places, values
-        listed.append([name, dtype, shape])
+        listed.append((name, dtype, shape))
         elements += places.numel()
         nan = nan or bool(torch.isnan(values.float()).any())
     contents = Contents(tuple(sorted(dtypes)), nan, tuple(whole), elements)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -193,5 +193,6 @@ def _cast_files(base: Path, dtypes: Mapping[str, torch.dtype]) -> Iterator[tuple
 
     for path in sorted(base.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118: not a dictionary
+            names: Any = file.keys()
+            for name in names:
                 yield name, file.get_tensor(name).to(dtypes[name])

@@ -103,7 +103,8 @@ class RankPublisher(StatePublisher):
         done = self._agree(work)
         value: list[Any] = [done]
         dist.broadcast_object_list(value, src=self._root, group=self._group)
-        return value[0]
+        agreed: T = value[0]
+        return agreed
 
 
 def _raise(error: Exception) -> Any:
