@@ -109,9 +109,7 @@ class StatePublisher:
         published = None
         changed = 0 if self._behind else sum(change.indices.numel() for change in changes)
         try:
-            if error is not None:
-                raise error
-            published = self._commit(changes, label)
+            published = self._commit(changes, label, error)
             self._behind = False
         except Exception as caught:
             error = caught
@@ -126,7 +124,10 @@ class StatePublisher:
         self.steps.append(step)
         return step
 
-    def _commit(self, changes: list[Change], label: str) -> Published:
+    def _commit(self, changes: list[Change], label: str, error: Exception | None) -> Published:
+        """Publishes, unless the walk over the state ended with an error."""
+        if error is not None:
+            raise error
         if self.error is not None:
             # The version before may have been committed although its publisher was not told.
             self._publisher.catch_up()
