@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use tensorpatch::store::{Event, Observer, Phase, Policy, SignKey, Stream, StreamBuilder, TrustKey};
+use tensorpatch::store::{
+    Event, Observer, Phase, Policy, SignKey, Stream, StreamBuilder, StreamId, TrustKey, Version,
+};
 
 use crate::exit::Refusal;
 use crate::progress::Bar;
@@ -35,8 +37,22 @@ pub(crate) struct Access {
     /// keygen prints them. May be given several times
     #[arg(long, value_name = "KEY")]
     pub(crate) trust_key: Vec<TrustKey>,
+    /// Refuse every stream but the one with this id, as publish prints it: a key may have signed several
+    /// streams
+    #[arg(long, value_name = "ID")]
+    pub(crate) stream: Option<StreamId>,
+    /// Refuse a stream whose newest version is below this one, which is known to exist: the bucket hides what
+    /// is newer
+    #[arg(long, value_name = "N", value_parser = parse_version)]
+    pub(crate) expect_tip: Option<Version>,
     #[command(flatten)]
     transfer: Transfer,
+}
+
+/// Reads the number of a version.
+pub(crate) fn parse_version(text: &str) -> Result<Version, String> {
+    let number = text.parse().ok().and_then(Version::new);
+    number.ok_or_else(|| "expected a version: a whole number of at least 1".into())
 }
 
 /// `--sign-key`.
@@ -64,8 +80,16 @@ impl Source {
     }
 
     fn builder(&self) -> Result<StreamBuilder> {
-        let keys = self.access.trust_key.iter().copied();
-        Ok(Stream::builder(&self.url).policy(self.access.policy()?).trust_keys(keys))
+        let access = &self.access;
+        let keys = access.trust_key.iter().copied();
+        let mut builder = Stream::builder(&self.url).policy(access.policy()?).trust_keys(keys);
+        if let Some(id) = access.stream {
+            builder = builder.stream(id);
+        }
+        if let Some(version) = access.expect_tip {
+            builder = builder.expect_tip(version);
+        }
+        Ok(builder)
     }
 }
 
@@ -77,6 +101,13 @@ impl Access {
 }
 
 impl Sign {
+    /// The directory beside the key in which the newest version is kept that was signed with it.
+    pub(crate) fn signed_tips(&self) -> Option<PathBuf> {
+        let mut name = self.sign_key.as_ref()?.clone().into_os_string();
+        name.push(".tips");
+        Some(name.into())
+    }
+
     /// The key, if one is named.
     pub(crate) fn key(&self) -> Result<Option<SignKey>> {
         let Some(path) = &self.sign_key else { return Ok(None) };

@@ -73,7 +73,7 @@ pub use publisher::options::PublishOptions;
 pub use publisher::{Published, Publisher, ranks};
 pub use replica::builder::ReplicaBuilder;
 pub use replica::follow::Follow;
-pub use replica::options::{ApplyMode, ReplicaOptions, Target};
+pub use replica::options::{ApplyMode, ReplicaOptions, Target, Verify};
 pub use replica::{Prepared, Pulled, PulledEdge, Replica};
 pub use settings::{Policy, PolicyError, Setting};
 pub use stream::builder::StreamBuilder;

@@ -1,6 +1,8 @@
 //! A stream as a whole: creating and opening it, and writing its records.
 
+mod anchor_check;
 pub(crate) mod builder;
+pub(crate) mod expected;
 pub(crate) mod history;
 pub(crate) mod lease;
 pub(crate) mod log;
@@ -13,7 +15,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use tensorpatch_format::LeafHash;
 use tensorpatch_stream::record::MAX_RECORD_BYTES;
-use tensorpatch_stream::sign::distrust;
+use tensorpatch_stream::sign::{distrust, is_signed};
 use tensorpatch_stream::{
     Authorship, Commit, CommitRecord, EdgeRecord, JsonRecord, NewVersion, ObjectDigest, SignKey, StreamId,
     StreamRecord, TrustKey, Version, Writers, names,
@@ -25,13 +27,15 @@ use crate::bucket::{Bucket, buffered_all};
 use crate::error::StoreError;
 use crate::local;
 use crate::settings::Policy;
+use expected::Expected;
 
 /// How a stream is created.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct CreateOptions {
-    /// The leaf hash of all its states: BLAKE3 where checkpoints may be altered on purpose.
-    pub leaf_hash: LeafHash,
+    /// The leaf hash of all its states [default: BLAKE3 where the record is signed, else XXH3]. Signed streams
+    /// have BLAKE3 alone.
+    pub leaf_hash: Option<LeafHash>,
     /// A promise that there is never more than one publisher at a time: then any store will do.
     pub single_writer: bool,
     /// Signs the stream record. Give it to [`Stream::signing`] too.
@@ -42,7 +46,7 @@ impl CreateOptions {
     /// The same with states hashed by `leaf_hash`.
     #[must_use]
     pub fn with_leaf_hash(mut self, leaf_hash: LeafHash) -> Self {
-        self.leaf_hash = leaf_hash;
+        self.leaf_hash = Some(leaf_hash);
         self
     }
 
@@ -58,6 +62,20 @@ impl CreateOptions {
     pub fn with_sign_key(mut self, key: SignKey) -> Self {
         self.sign_key = Some(key);
         self
+    }
+}
+
+impl CreateOptions {
+    /// The leaf hash that was chosen, or that the key asks for.
+    fn settled_leaf_hash(&self, place: impl FnOnce() -> String) -> Result<LeafHash, StoreError> {
+        let signed = self.sign_key.is_some();
+        let default = if signed { LeafHash::Blake3 } else { LeafHash::Xxh3 };
+        match self.leaf_hash.unwrap_or(default) {
+            found if signed && !found.is_cryptographic() => {
+                Err(StoreError::WeakLeafHash { place: place(), found })
+            }
+            settled => Ok(settled),
+        }
     }
 }
 
@@ -81,7 +99,10 @@ impl CreateOptions {
 pub struct Stream {
     bucket: Bucket,
     record: StreamRecord,
+    /// Whether the record carries a signature, whoever made it.
+    signed: bool,
     keys: Keys,
+    expected: Expected,
 }
 
 /// Who signs and who is trusted.
@@ -112,21 +133,19 @@ impl Stream {
         if let Some(existing) = read_record::<StreamRecord>(&bucket, names::STREAM, &[]).await? {
             return Err(StoreError::StreamExists { place: bucket.place(), stream: existing.0.stream });
         }
+        let leaf_hash = options.settled_leaf_hash(|| bucket.place())?;
         let writers = match probe(&bucket).await? {
             None => Writers::Many,
             Some(_) if options.single_writer => Writers::Single,
             Some(why) => return Err(StoreError::NoConditionalCreate(why)),
         };
-        let record = StreamRecord {
-            stream: StreamId::random(),
-            created: local::unix_now(),
-            leaf_hash: options.leaf_hash,
-            writers,
-        };
+        let record =
+            StreamRecord { stream: StreamId::random(), created: local::unix_now(), leaf_hash, writers };
         let keys = Keys { sign: options.sign_key, trust: Vec::new() };
         let bytes = record_bytes(names::STREAM, &record, keys.sign.as_ref())?;
+        let signed = keys.sign.is_some();
         match create(&bucket, names::STREAM, bytes, writers).await {
-            Ok(Created::Mine) => Ok(Self { bucket, record, keys }),
+            Ok(Created::Mine) => Ok(Self { bucket, record, signed, keys, expected: Expected::default() }),
             Ok(Created::Theirs(bytes)) => {
                 let theirs: StreamRecord = parse(names::STREAM, &bytes, &[])?;
                 Err(StoreError::StreamExists { place: bucket.place(), stream: theirs.stream })
@@ -147,8 +166,14 @@ impl Stream {
     }
 
     async fn open_in(bucket: Bucket) -> Result<Self, StoreError> {
-        match read_record(&bucket, names::STREAM, &[]).await? {
-            Some((record, _)) => Ok(Self { bucket, record, keys: Keys::default() }),
+        match read_bytes(&bucket, names::STREAM).await? {
+            Some(bytes) => Ok(Self {
+                record: parse(names::STREAM, &bytes, &[])?,
+                signed: is_signed(&bytes),
+                bucket,
+                keys: Keys::default(),
+                expected: Expected::default(),
+            }),
             None => Err(StoreError::NoStream { place: bucket.place() }),
         }
     }
@@ -202,19 +227,38 @@ impl Stream {
     /// read again.
     ///
     /// # Errors
-    /// [`StoreError::Untrusted`] if the stream record is not, or if the store fails.
+    /// [`StoreError::Untrusted`] if the stream record is not; [`StoreError::WeakLeafHash`] if its states are
+    /// hashed with XXH3, so that weights could be exchanged under a signature; or if the store fails.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.
     pub async fn trusting(mut self, keys: Vec<TrustKey>) -> Result<Self, StoreError> {
         self.keys.trust = keys;
         self.record = self.record_now().await?;
+        let found = self.record.leaf_hash;
+        if self.trusts_keys() && !found.is_cryptographic() {
+            return Err(StoreError::WeakLeafHash { place: self.place(), found });
+        }
         Ok(self)
+    }
+
+    /// Whether records count only if a trusted key has signed them.
+    pub(crate) fn trusts_keys(&self) -> bool {
+        !self.keys.trust.is_empty()
+    }
+
+    /// Refuses to go on with a stream that is signed without knowing whose signatures count: `what` would
+    /// believe whoever can write to the bucket.
+    pub(crate) fn require_keys(&self, what: &'static str) -> Result<(), StoreError> {
+        if self.signed && !self.trusts_keys() {
+            return Err(StoreError::NeedsKey { place: self.place(), what });
+        }
+        Ok(())
     }
 
     /// The stream that `original` is, in another place.
     pub(crate) fn of(bucket: Bucket, original: &Self) -> Self {
-        Self { bucket, record: original.record.clone(), keys: original.keys.clone() }
+        Self { bucket, ..original.clone() }
     }
 
     /// The bytes of a record to store, signed if this handle signs.
@@ -325,7 +369,11 @@ impl Stream {
         let bytes = self.record_bytes(&name, &record)?;
         let created = create(&self.bucket, &name, bytes.clone(), self.record.writers).await;
         match created.map_err(|error| error.for_version(number))? {
-            Created::Mine => Ok(Commit { record, digest: ObjectDigest::of(&bytes) }),
+            Created::Mine => {
+                let commit = Commit { record, digest: ObjectDigest::of(&bytes) };
+                self.remember_signed(&commit).await;
+                Ok(commit)
+            }
             Created::Theirs(theirs) => {
                 let winner = self.parse_commit(number, &theirs)?.record.publisher;
                 Err(StoreError::LostRace { version: number, winner })
@@ -388,12 +436,16 @@ fn parse<T: JsonRecord>(name: &str, bytes: &[u8], trust: &[TrustKey]) -> Result<
     T::parse(bytes).map_err(|source| StoreError::Record { name: name.into(), source })
 }
 
+async fn read_bytes(bucket: &Bucket, name: &str) -> Result<Option<Bytes>, StoreError> {
+    bucket.get_small(name, MAX_RECORD_BYTES).await
+}
+
 async fn read_record<T: JsonRecord>(
     bucket: &Bucket,
     name: &str,
     trust: &[TrustKey],
 ) -> Result<Option<(T, ObjectDigest)>, StoreError> {
-    match bucket.get_small(name, MAX_RECORD_BYTES).await? {
+    match read_bytes(bucket, name).await? {
         None => Ok(None),
         Some(bytes) => Ok(Some((parse(name, &bytes, trust)?, ObjectDigest::of(&bytes)))),
     }

@@ -39,6 +39,26 @@ pub(crate) fn examine(
     }))
 }
 
+/// Checks that the weights at `path` are those of a version.
+pub(crate) fn is_version(
+    path: &Path,
+    version: &InstalledVersion,
+    options: &delta::Options,
+) -> Result<(), StoreError> {
+    let id = &version.id;
+    let found = match examine(path, id.state.leaf_hash, options)? {
+        Some(found) if found.state == id.state && found.layout == id.layout => return Ok(()),
+        Some(found) if found.state == id.state => {
+            let what = "its weights lie in other files than those of the version".into();
+            return Err(StoreError::LocalDamage { path: path.to_owned(), what });
+        }
+        found => found.map(|found| found.state),
+    };
+    let none = TaggedStateDigest { leaf_hash: id.state.leaf_hash, digest: StateDigest::NONE };
+    let found = found.unwrap_or(none);
+    Err(StoreError::WrongState { path: path.to_owned(), expected: id.state, found })
+}
+
 /// Brings what was interrupted to its end, and says what the replica is then (section 6, step R1).
 pub(crate) fn recover(
     directory: &ReplicaDir,
