@@ -338,6 +338,10 @@ fn store(error: &StoreError) -> Verdict {
         StoreError::SignedTip { .. } => {
             verdict.advise("remove the file, and name the newest version that you know of with --expect-tip")
         }
+        StoreError::RetiredKey { .. } => verdict.advise("sign with the key that it was handed over to"),
+        StoreError::Handover(_) => verdict.advise(
+            "ask the owner of the stream for its newest public key, and trust that alone (--trust-key)",
+        ),
         StoreError::NeedsKey { .. } => verdict.advise("name the public key of the publisher with --trust-key"),
         StoreError::NoCache(_) => verdict.advise("name a directory with --baseline or --work"),
         StoreError::Untrusted { .. } => verdict.advise(

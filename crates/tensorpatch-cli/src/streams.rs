@@ -1,7 +1,7 @@
 //! What the commands about streams share: opening them, waiting for them, and where baselines are kept.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
@@ -79,7 +79,8 @@ impl Source {
         Ok(builder.open().await?)
     }
 
-    fn builder(&self) -> Result<StreamBuilder> {
+    /// How the stream is opened.
+    pub(crate) fn builder(&self) -> Result<StreamBuilder> {
         let access = &self.access;
         let keys = access.trust_key.iter().copied();
         let mut builder = Stream::builder(&self.url).policy(access.policy()?).trust_keys(keys);
@@ -110,14 +111,17 @@ impl Sign {
 
     /// The key, if one is named.
     pub(crate) fn key(&self) -> Result<Option<SignKey>> {
-        let Some(path) = &self.sign_key else { return Ok(None) };
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("{}: cannot read the signing key", path.display()))?;
-        let key = text.parse().map_err(|error| {
-            Refusal::usage(format!("{}: {error}", path.display()), "make a key with tensorpatch keygen FILE")
-        })?;
-        Ok(Some(key))
+        self.sign_key.as_deref().map(read_key).transpose()
     }
+}
+
+/// Reads the file of a secret key.
+pub(crate) fn read_key(path: &Path) -> Result<SignKey> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{}: cannot read the signing key", path.display()))?;
+    Ok(text.parse().map_err(|error| {
+        Refusal::usage(format!("{}: {error}", path.display()), "make a key with tensorpatch keygen FILE")
+    })?)
 }
 
 /// An observer that draws a bar for each phase.

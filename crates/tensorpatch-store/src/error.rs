@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use crate::settings::PolicyError;
 use tensorpatch_format::{ErrorKind, LeafHash, TaggedStateDigest};
-use tensorpatch_stream::{ChainError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version};
+use tensorpatch_stream::{
+    ChainError, HandoverError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version,
+};
 
 /// A refusal or failure of the store layer. Whatever existed before is as it was, unless the variant says
 /// otherwise.
@@ -310,6 +312,17 @@ pub enum StoreError {
         /// What was to be done.
         what: &'static str,
     },
+    /// The key to sign with was handed over, and counts no more.
+    #[error("{place}: the key to sign with was handed over after version {last}")]
+    RetiredKey {
+        /// The store and prefix.
+        place: String,
+        /// The last version for which it counts.
+        last: Version,
+    },
+    /// What is said of the keys of the stream contradicts itself.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// There is no directory for caches, and none was named.
     #[error("there is no home directory to keep {0} in: name a directory")]
     NoCache(&'static str),
@@ -371,7 +384,10 @@ impl StoreError {
             | Self::Tensors(_)
             | Self::Text(_) => ErrorKind::Refused,
             Self::Missing { .. } | Self::Damaged { .. } | Self::PatchDiffers { .. } => ErrorKind::BadInput,
-            Self::Untrusted { .. } | Self::WeakLeafHash { .. } => ErrorKind::Untrusted,
+            Self::Untrusted { .. }
+            | Self::WeakLeafHash { .. }
+            | Self::RetiredKey { .. }
+            | Self::Handover(_) => ErrorKind::Untrusted,
             Self::WrongState { .. }
             | Self::LocalDamage { .. }
             | Self::LocalState { .. }

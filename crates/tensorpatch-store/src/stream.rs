@@ -3,6 +3,7 @@
 mod anchor_check;
 pub(crate) mod builder;
 pub(crate) mod expected;
+pub(crate) mod handover;
 pub(crate) mod history;
 pub(crate) mod lease;
 pub(crate) mod log;
@@ -15,10 +16,10 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use tensorpatch_format::LeafHash;
 use tensorpatch_stream::record::MAX_RECORD_BYTES;
-use tensorpatch_stream::sign::{distrust, is_signed};
+use tensorpatch_stream::sign::is_signed;
 use tensorpatch_stream::{
     Authorship, Commit, CommitRecord, EdgeRecord, JsonRecord, NewVersion, ObjectDigest, SignKey, StreamId,
-    StreamRecord, TrustKey, Version, Writers, names,
+    StreamRecord, Trust, TrustError, TrustKey, Version, Writers, names,
 };
 
 use crate::bucket::create::{Created, create};
@@ -109,7 +110,7 @@ pub struct Stream {
 #[derive(Debug, Clone, Default)]
 struct Keys {
     sign: Option<SignKey>,
-    trust: Vec<TrustKey>,
+    trust: Trust,
 }
 
 impl Stream {
@@ -130,7 +131,8 @@ impl Stream {
     }
 
     async fn create_in(bucket: Bucket, options: CreateOptions) -> Result<Self, StoreError> {
-        if let Some(existing) = read_record::<StreamRecord>(&bucket, names::STREAM, &[]).await? {
+        let nobody = Trust::default();
+        if let Some(existing) = read_record::<StreamRecord>(&bucket, names::STREAM, &nobody).await? {
             return Err(StoreError::StreamExists { place: bucket.place(), stream: existing.0.stream });
         }
         let leaf_hash = options.settled_leaf_hash(|| bucket.place())?;
@@ -141,13 +143,13 @@ impl Stream {
         };
         let record =
             StreamRecord { stream: StreamId::random(), created: local::unix_now(), leaf_hash, writers };
-        let keys = Keys { sign: options.sign_key, trust: Vec::new() };
+        let keys = Keys { sign: options.sign_key, trust: nobody };
         let bytes = record_bytes(names::STREAM, &record, keys.sign.as_ref())?;
         let signed = keys.sign.is_some();
         match create(&bucket, names::STREAM, bytes, writers).await {
             Ok(Created::Mine) => Ok(Self { bucket, record, signed, keys, expected: Expected::default() }),
             Ok(Created::Theirs(bytes)) => {
-                let theirs: StreamRecord = parse(names::STREAM, &bytes, &[])?;
+                let theirs: StreamRecord = parse(&bucket, names::STREAM, &bytes, &Trust::default())?;
                 Err(StoreError::StreamExists { place: bucket.place(), stream: theirs.stream })
             }
             Err(error) => Err(error.for_name(names::STREAM)),
@@ -168,7 +170,7 @@ impl Stream {
     async fn open_in(bucket: Bucket) -> Result<Self, StoreError> {
         match read_bytes(&bucket, names::STREAM).await? {
             Some(bytes) => Ok(Self {
-                record: parse(names::STREAM, &bytes, &[])?,
+                record: parse(&bucket, names::STREAM, &bytes, &Trust::default())?,
                 signed: is_signed(&bytes),
                 bucket,
                 keys: Keys::default(),
@@ -223,23 +225,37 @@ impl Stream {
         self
     }
 
-    /// The same stream, with every record refused that is not signed by one of `keys`; the stream record is
-    /// read again.
+    /// The same stream, with every record refused that is not signed by one of `keys`, or by a key that one of
+    /// them was handed over to or has taken over from; the stream record is read again.
     ///
     /// # Errors
     /// [`StoreError::Untrusted`] if the stream record is not; [`StoreError::WeakLeafHash`] if its states are
-    /// hashed with XXH3, so that weights could be exchanged under a signature; or if the store fails.
+    /// hashed with XXH3, so that weights could be exchanged under a signature; [`StoreError::RetiredKey`] if
+    /// the key to sign with was handed over; or if the store fails.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.
     pub async fn trusting(mut self, keys: Vec<TrustKey>) -> Result<Self, StoreError> {
-        self.keys.trust = keys;
+        self.keys.trust = match keys.as_slice() {
+            [] => Trust::default(),
+            _ => Trust::of(keys).after(&self.handovers().await?)?,
+        };
+        let stream = self.id();
         self.record = self.record_now().await?;
-        let found = self.record.leaf_hash;
-        if self.trusts_keys() && !found.is_cryptographic() {
-            return Err(StoreError::WeakLeafHash { place: self.place(), found });
+        if self.id() != stream {
+            let (expected, found) = (stream, self.id());
+            return Err(StoreError::WrongStream { place: self.place(), expected, found });
         }
-        Ok(self)
+        let retired = self.keys.sign.as_ref().and_then(|key| self.keys.trust.handed_over(key.public()));
+        match retired {
+            Some(last) => Err(StoreError::RetiredKey { place: self.place(), last: last.version }),
+            None => Ok(self),
+        }
+    }
+
+    /// Whose signatures count.
+    pub(crate) fn trust(&self) -> &Trust {
+        &self.keys.trust
     }
 
     /// Whether records count only if a trusted key has signed them.
@@ -294,8 +310,7 @@ impl Stream {
     /// The future may be dropped at any time; it only reads.
     pub async fn commit(&self, version: Version) -> Result<Option<Commit>, StoreError> {
         let name = names::commit(version);
-        let Some((record, digest)) =
-            read_record::<CommitRecord>(&self.bucket, &name, &self.keys.trust).await?
+        let Some((record, digest)) = read_record::<CommitRecord>(&self.bucket, &name, self.trust()).await?
         else {
             return Ok(None);
         };
@@ -306,7 +321,7 @@ impl Stream {
     /// Reads the bytes of a commit record that stands under the name of `version`.
     pub(crate) fn parse_commit(&self, version: Version, bytes: &[u8]) -> Result<Commit, StoreError> {
         let name = names::commit(version);
-        let record = parse(&name, bytes, &self.keys.trust)?;
+        let record = parse(&self.bucket, &name, bytes, self.trust())?;
         self.check_commit(&name, version, &record)?;
         Ok(Commit { record, digest: ObjectDigest::of(bytes) })
     }
@@ -329,15 +344,14 @@ impl Stream {
 
     /// The stream record as it is in the store now.
     pub(crate) async fn record_now(&self) -> Result<StreamRecord, StoreError> {
-        let found = read_record(&self.bucket, names::STREAM, &self.keys.trust).await?;
+        let found = read_record(&self.bucket, names::STREAM, self.trust()).await?;
         found.map(|(record, _)| record).ok_or_else(|| StoreError::NoStream { place: self.bucket.place() })
     }
 
     pub(crate) async fn edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
         let name = format!("{}/{file}", names::EDGES);
         // One that was listed may be deleted by now.
-        let Some((record, _)) = read_record::<EdgeRecord>(&self.bucket, &name, &self.keys.trust).await?
-        else {
+        let Some((record, _)) = read_record::<EdgeRecord>(&self.bucket, &name, self.trust()).await? else {
             return Ok(None);
         };
         let base = record.delta.as_ref().map(|delta| delta.base.version);
@@ -427,13 +441,12 @@ fn record_bytes<T: JsonRecord>(name: &str, record: &T, sign: Option<&SignKey>) -
     })
 }
 
-fn parse<T: JsonRecord>(name: &str, bytes: &[u8], trust: &[TrustKey]) -> Result<T, StoreError> {
-    if !trust.is_empty()
-        && let Some(what) = distrust(T::FORMAT, bytes, trust)
-    {
-        return Err(StoreError::Untrusted { name: name.into(), what });
-    }
-    T::parse(bytes).map_err(|source| StoreError::Record { name: name.into(), source })
+fn parse<T: JsonRecord>(bucket: &Bucket, name: &str, bytes: &[u8], trust: &Trust) -> Result<T, StoreError> {
+    trust.read(bytes).map_err(|error| match error {
+        TrustError::WeakLeafHash(found) => StoreError::WeakLeafHash { place: bucket.place(), found },
+        TrustError::Record(source) => StoreError::Record { name: name.into(), source },
+        untrusted => StoreError::Untrusted { name: name.into(), what: untrusted.to_string() },
+    })
 }
 
 async fn read_bytes(bucket: &Bucket, name: &str) -> Result<Option<Bytes>, StoreError> {
@@ -443,10 +456,10 @@ async fn read_bytes(bucket: &Bucket, name: &str) -> Result<Option<Bytes>, StoreE
 async fn read_record<T: JsonRecord>(
     bucket: &Bucket,
     name: &str,
-    trust: &[TrustKey],
+    trust: &Trust,
 ) -> Result<Option<(T, ObjectDigest)>, StoreError> {
     match read_bytes(bucket, name).await? {
         None => Ok(None),
-        Some(bytes) => Ok(Some((parse(name, &bytes, trust)?, ObjectDigest::of(&bytes)))),
+        Some(bytes) => Ok(Some((parse(bucket, name, &bytes, trust)?, ObjectDigest::of(&bytes)))),
     }
 }

@@ -259,7 +259,14 @@ pub(crate) fn check_staged(
     let staging = directory.staging();
     let expected = to.id.state;
     let none = TaggedStateDigest { leaf_hash: expected.leaf_hash, digest: StateDigest::NONE };
-    let found = examine(&staging, expected.leaf_hash, options)?.map_or(none, |found| found.state);
+    let found = match examine(&staging, expected.leaf_hash, options) {
+        Ok(found) => found.map_or(none, |found| found.state),
+        Err(error) if is_damage(&error) => {
+            let what = format!("its anchor is no checkpoint: {error}");
+            return Err(StoreError::PatchDiffers { version: to.id.version, what });
+        }
+        Err(error) => return Err(error),
+    };
     if found != expected {
         // Its objects are what their record says, so it is the record that is wrong.
         let what = format!("the state of its anchor is {found}, the commit says {expected}");

@@ -211,6 +211,7 @@ impl Stream {
         if held == Some(target.id()) {
             return Ok(Default::default());
         }
+        self.check_endorsed(target).await?;
         let near = self.history(held.map(|held| held.version), target, max_edges).await?;
         let mut found = self.plan_in(near, held, number, excluded).await;
         // Objects of the nearest edges are missing: perhaps the newest anchor is whole, or an older one.
