@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use support::{World, assert_same, copy_dir, files, v};
 use tensorpatch_format::LeafHash;
 use tensorpatch_store::{
-    AnchorPolicy, Commit, PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream,
-    TrustKey, Verify,
+    AnchorPolicy, Commit, OldKey, PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError,
+    Stream, TrustKey, Verify,
 };
 use tensorpatch_testkit::{XXH3_BLOCK, second_preimage};
 
@@ -231,4 +231,116 @@ async fn a_note_of_what_was_signed_that_cannot_be_read_stops_the_publisher() {
     let builder = Publisher::builder(url(&world)).sign_key(key).baseline(world.path("baseline"));
     let error = builder.signed_tips(dir).open().await.unwrap_err();
     assert!(matches!(error, StoreError::SignedTip { .. }), "{error}");
+}
+
+/// A signed stream of three versions that is handed over, and read or published to with any key.
+struct Rotated {
+    world: World,
+    old: SignKey,
+    new: SignKey,
+}
+
+impl Rotated {
+    /// Handed over after version 2, which the old key has signed; version 3 is the new one's.
+    async fn new(with_consent: bool) -> Self {
+        let (old, new) = (SignKey::generate(), SignKey::generate());
+        let world = signed(&old).await;
+        world.publish_steps(2).await;
+        let stream = trusting(&world, old.public()).await;
+        let from = if with_consent { OldKey::Agrees(old.clone()) } else { OldKey::Gone(old.public()) };
+        let handed_over = stream.hand_over(&from, &new, None).await.unwrap();
+        assert_eq!((handed_over.last, handed_over.agreed), (v(2), with_consent));
+        let rotated = Self { world, old, new };
+        rotated.publisher(&rotated.new).await.unwrap().publish(&rotated.world.step(3)).await.unwrap();
+        rotated
+    }
+
+    async fn publisher(&self, key: &SignKey) -> Result<Publisher, StoreError> {
+        let options = PublishOptions::default().with_anchors(AnchorPolicy::NEVER);
+        let builder = Publisher::builder(url(&self.world)).sign_key(key.clone()).options(options);
+        builder.baseline(self.world.path("baseline")).open().await
+    }
+
+    async fn pull(&self, dir: &str, key: &SignKey) -> Result<u64, StoreError> {
+        let stream = Stream::builder(url(&self.world)).trust_keys([key.public()]).open().await?;
+        let pulled = replica(&stream, self.world.path(dir)).pull().await?;
+        assert_same(&self.world.path(dir), &self.world.step(pulled.to.get()));
+        Ok(pulled.to.get())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_goes_on_under_a_new_key_and_the_old_one_stops_counting() {
+    let rotated = Rotated::new(true).await;
+    for (dir, key) in [("knows-the-old", &rotated.old), ("knows-the-new", &rotated.new)] {
+        assert_eq!(rotated.pull(dir, key).await.unwrap(), 3);
+    }
+    let error = rotated.publisher(&rotated.old).await.unwrap_err();
+    assert!(matches!(error, StoreError::RetiredKey { .. }), "{error}");
+    // Who has found the old key and can write to the bucket publishes nothing that anybody takes.
+    let stolen = Stream::builder(url(&rotated.world)).open().await.unwrap().signing(rotated.old.clone());
+    let options = PublishOptions::default().with_anchors(AnchorPolicy::NEVER);
+    let thief = Publisher::on(stolen, rotated.world.path("thief"), options).await.unwrap();
+    thief.publish(&rotated.world.step(40)).await.unwrap();
+    for (dir, key) in [("knows-the-old", &rotated.old), ("knows-the-new", &rotated.new)] {
+        let error = rotated.pull(dir, key).await.unwrap_err();
+        assert!(matches!(error, StoreError::Untrusted { .. }), "{error}");
+        assert_same(&rotated.world.path(dir), &rotated.world.step(3));
+    }
+    // Once it is removed, the stream goes on.
+    std::fs::remove_file(rotated.world.path(&format!("bucket/commits/{:020}.json", 4))).unwrap();
+    std::fs::remove_file(rotated.world.path("bucket/latest.json")).unwrap();
+    rotated.publisher(&rotated.new).await.unwrap().publish(&rotated.world.step(4)).await.unwrap();
+    assert_eq!(rotated.pull("knows-the-old", &rotated.old).await.unwrap(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_lost_is_replaced_without_its_consent_and_replicas_are_told() {
+    let rotated = Rotated::new(false).await;
+    assert_eq!(rotated.pull("told", &rotated.new).await.unwrap(), 3);
+    let error = rotated.pull("untold", &rotated.old).await.unwrap_err();
+    assert!(matches!(error, StoreError::Untrusted { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_key_signs_no_other_old_versions() {
+    let rotated = Rotated::new(false).await;
+    // Another version 1, well signed, that leads to nothing: the chain up to the handover does not have it.
+    let other = signed(&rotated.old).await;
+    other.publish_steps(1).await;
+    let bucket = rotated.world.path("bucket");
+    let first = format!("commits/{:020}.json", 1);
+    let text = std::fs::read_to_string(bucket.join(&first)).unwrap();
+    let unsigned = format!("{}}}", &text[..text.len() - 230]);
+    let forged = unsigned.replace("\"publisher\":\"trainer\"", "\"publisher\":\"mallory\"");
+    assert_ne!(unsigned, forged);
+    std::fs::write(bucket.join(&first), rotated.old.sign("tensorpatch-commit", forged.into_bytes())).unwrap();
+    let stream = trusting(&rotated.world, rotated.new.public()).await;
+    let error = replica(&stream, rotated.world.path("r")).pull_version(v(1)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Untrusted { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_ends_before_the_handover_is_not_shown() {
+    let rotated = Rotated::new(true).await;
+    for version in [2, 3] {
+        std::fs::remove_file(rotated.world.path(&format!("bucket/commits/{version:020}.json"))).unwrap();
+    }
+    std::fs::remove_file(rotated.world.path("bucket/latest.json")).unwrap();
+    let error = rotated.pull("r", &rotated.new).await.unwrap_err();
+    assert!(matches!(error, StoreError::HiddenTip { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_among_the_handovers_and_is_none_is_ignored_up_to_a_limit() {
+    let rotated = Rotated::new(true).await;
+    let dir = rotated.world.path("bucket/handovers");
+    std::fs::write(dir.join("x.json"), vec![b'x'; 100_000]).unwrap();
+    std::fs::write(dir.join("y"), "{}").unwrap();
+    assert_eq!(rotated.pull("r", &rotated.old).await.unwrap(), 3);
+    for number in 0..64 {
+        std::fs::write(dir.join(format!("z{number}")), "{}").unwrap();
+    }
+    let error = rotated.pull("r", &rotated.old).await.unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
 }

@@ -17,7 +17,7 @@ impl Stream {
     /// something else.
     pub(crate) async fn check_anchor(&self, commit: &Commit, anchor: &Anchor) -> Result<(), StoreError> {
         let observer = Observer::default();
-        buffered_all(anchor.objects(), self.policy().parallel_downloads, |object| {
+        buffered_all(anchor.objects(), self.policy().transfers.parallel_downloads, |object| {
             self.bucket().check_contents(object, &observer)
         })
         .await?;
@@ -30,7 +30,7 @@ impl Stream {
         // Some at a time: a model has millions of chunks.
         futures::stream::iter(chunks)
             .map(|address| reader.read_chunk(address))
-            .buffer_unordered(self.policy().parallel_requests.max(1))
+            .buffer_unordered(self.policy().transfers.parallel_requests.max(1))
             .try_for_each(|_| std::future::ready(Ok(())))
             .await?;
         self.check_anchor_layout(commit, anchor, &limits).await

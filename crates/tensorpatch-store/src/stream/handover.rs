@@ -103,7 +103,7 @@ impl Stream {
                 what: format!("it has {} objects: at most {MAX_HANDOVERS} are read", listed.len()),
             });
         }
-        let read = buffered_all(listed, self.policy().parallel_requests, |object| async move {
+        let read = buffered_all(listed, self.policy().transfers.parallel_requests, |object| async move {
             let name = format!("{}/{}", names::HANDOVERS, object.name);
             let bytes = match self.bucket().get_small(&name, MAX_HANDOVER_BYTES).await {
                 Err(StoreError::Damaged { .. }) => None,
