@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use crate::settings::PolicyError;
 use tensorpatch_format::{ErrorKind, LeafHash, TaggedStateDigest};
-use tensorpatch_stream::{ChainError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version};
+use tensorpatch_stream::{
+    ChainError, HandoverError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version,
+};
 
 /// A refusal or failure of the store layer. Whatever existed before is as it was, unless the variant says
 /// otherwise.
@@ -259,6 +261,68 @@ pub enum StoreError {
         /// That of the stream.
         found: LeafHash,
     },
+    /// A key is trusted, or to sign with, but the stream hashes its states so that other weights with the same
+    /// digest can be made.
+    #[error(
+        "{place}: the leaf hash of its states is {found}, for which anybody can make other weights with the same \
+         digest: signatures guard streams of the leaf hash blake3 alone"
+    )]
+    WeakLeafHash {
+        /// The store and prefix.
+        place: String,
+        /// The leaf hash of the stream.
+        found: LeafHash,
+    },
+    /// The stream at the place is another than was asked for.
+    #[error("{place} has the stream {found}, not {expected}")]
+    WrongStream {
+        /// The store and prefix.
+        place: String,
+        /// The id that was asked for.
+        expected: StreamId,
+        /// The id of the stream that is there.
+        found: StreamId,
+    },
+    /// The stream does not show a version that it is known to have had: somebody has hidden or deleted it.
+    #[error(
+        "{place}: the newest version is {}, but version {known} is known to exist",
+        found.map_or("none".into(), |v| v.to_string())
+    )]
+    HiddenTip {
+        /// The store and prefix.
+        place: String,
+        /// The version that is known.
+        known: Version,
+        /// The newest that was found.
+        found: Option<Version>,
+    },
+    /// The file that says which version was signed last cannot be understood.
+    #[error("{}: it does not say which version was signed last: {what}", path.display())]
+    SignedTip {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The stream is signed, and it was not said whose signatures count.
+    #[error("{place} is signed: {what} needs a key to trust, or would believe unsigned records")]
+    NeedsKey {
+        /// The store and prefix.
+        place: String,
+        /// What was to be done.
+        what: &'static str,
+    },
+    /// The key to sign with was handed over, and counts no more.
+    #[error("{place}: the key to sign with was handed over after version {last}")]
+    RetiredKey {
+        /// The store and prefix.
+        place: String,
+        /// The last version for which it counts.
+        last: Version,
+    },
+    /// What is said of the keys of the stream contradicts itself.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// There is no directory for caches, and none was named.
     #[error("there is no home directory to keep {0} in: name a directory")]
     NoCache(&'static str),
@@ -302,6 +366,8 @@ impl StoreError {
             Self::LostRace { .. }
             | Self::NotAtTip { .. }
             | Self::AnotherStream { .. }
+            | Self::WrongStream { .. }
+            | Self::HiddenTip { .. }
             | Self::StreamExists { .. }
             | Self::HistoryRewritten(_) => ErrorKind::Conflict,
             Self::ForeignDirectory { .. }
@@ -313,14 +379,19 @@ impl StoreError {
             | Self::Policy(_)
             | Self::LeafHash { .. }
             | Self::NoCache(_)
+            | Self::NeedsKey { .. }
             | Self::Companion { .. }
             | Self::Tensors(_)
             | Self::Text(_) => ErrorKind::Refused,
             Self::Missing { .. } | Self::Damaged { .. } | Self::PatchDiffers { .. } => ErrorKind::BadInput,
-            Self::Untrusted { .. } => ErrorKind::Untrusted,
-            Self::WrongState { .. } | Self::LocalDamage { .. } | Self::LocalState { .. } => {
-                ErrorKind::LocalDamage
-            }
+            Self::Untrusted { .. }
+            | Self::WeakLeafHash { .. }
+            | Self::RetiredKey { .. }
+            | Self::Handover(_) => ErrorKind::Untrusted,
+            Self::WrongState { .. }
+            | Self::LocalDamage { .. }
+            | Self::LocalState { .. }
+            | Self::SignedTip { .. } => ErrorKind::LocalDamage,
             Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => match source {
                 object_store::Error::PermissionDenied { .. }
                 | object_store::Error::Unauthenticated { .. } => ErrorKind::Denied,

@@ -31,7 +31,7 @@ use crate::observe::{Observer, Phase};
 use crate::replica::Replica;
 use crate::replica::directory::{InstalledVersion, ReplicaDir, first_entry};
 use crate::replica::install;
-use crate::replica::options::{ReplicaOptions, Target};
+use crate::replica::options::{ReplicaOptions, Target, Verify};
 use crate::replica::update::{self, Ready};
 use crate::stream::{Stream, next_version};
 
@@ -203,6 +203,8 @@ impl Publisher {
     fn replica(&self) -> Replica {
         let options = ReplicaOptions::default()
             .with_apply(self.options.diff.clone())
+            // Whoever makes a patch from the baseline hashes it.
+            .with_verify(Verify::Never)
             .with_observer(self.options.observer.clone());
         Replica::of(self.stream.clone(), &self.baseline, options)
     }

@@ -27,7 +27,7 @@ use crate::stream::Stream;
 use builder::ReplicaBuilder;
 use directory::{Condition, InstalledVersion, LocalState, ReplicaDir, first_entry};
 use install::Found;
-use options::{ReplicaOptions, Target};
+use options::{ReplicaOptions, Target, Verify};
 use prepare::{Patching, Staging, Work};
 use retry_plan::PlanAttempts;
 use update::{Ready, Update};
@@ -54,9 +54,11 @@ pub struct Pulled {
     pub to: Version,
     /// The digest of its commit record.
     pub commit: ObjectDigest,
-    /// What it is, verified.
+    /// What it is.
     #[serde(flatten)]
     pub contents: VersionContents,
+    /// Whether the weights were hashed by this pull. If not, the state file says that they are the version.
+    pub verified: bool,
     /// The edges taken.
     pub edges: Vec<PulledEdge>,
     /// Bytes of the objects of the plan.
@@ -267,6 +269,9 @@ impl Replica {
                 (held, Vec::new(), known)
             }
             Some(LocalState { condition: Condition::Held(held), .. }) => {
+                // What was altered beside the weights is fetched again, as what is missing there is.
+                let checked = directory.clone();
+                let held = blocking(move || install::with_whole_companions(&checked, held)).await?;
                 let (companions, known) = (held.companions.clone(), held.id);
                 (Some(held), companions, Some(known))
             }
@@ -297,6 +302,11 @@ impl Replica {
             return Err(StoreError::PlanBytes { version: number, bytes, limit });
         }
         attempts.take(&history, &plan);
+        let mut verified = !plan.edges.is_empty();
+        if let Some(held) = held.as_ref().filter(|_| !verified && self.verifies_held()) {
+            self.verify_held(directory, held).await?;
+            verified = true;
+        }
         attempts.fetched(self.download(directory, &history, &plan, &target, &old_companions).await?);
         let report = Pulled {
             stream: self.stream.id(),
@@ -304,6 +314,7 @@ impl Replica {
             to: number,
             commit: target.digest,
             contents: target.record.contents,
+            verified,
             edges: plan.edges.iter().map(PulledEdge::of).collect(),
             plan_bytes: plan.bytes(),
             downloaded_bytes: attempts.fetched_bytes(),
@@ -359,6 +370,26 @@ impl Replica {
         let directory = directory.clone();
         blocking(move || directory.save(&state)).await?;
         Ok(Some(held))
+    }
+
+    fn verifies_held(&self) -> bool {
+        match self.options.verify {
+            Verify::WhereTrusted => self.stream.trusts_keys(),
+            Verify::Always => true,
+            Verify::Never => false,
+        }
+    }
+
+    /// Checks that the weights are those of the version that the state file says; if not, it says so from
+    /// then on.
+    async fn verify_held(&self, directory: &ReplicaDir, held: &InstalledVersion) -> Result<(), StoreError> {
+        let (directory, options) = (directory.clone(), self.options.apply.clone());
+        let (stream, held) = (self.stream.id(), held.clone());
+        blocking(move || {
+            let found = install::is_version(directory.path(), &held, &options);
+            found.map_err(|error| update::damage_noted(&directory, stream, &held, error))
+        })
+        .await
     }
 
     async fn examine(&self, directory: &ReplicaDir) -> Result<Option<Found>, StoreError> {

@@ -24,6 +24,8 @@ pub const EDGES: &str = "edges";
 pub const LEASES: &str = "leases";
 /// The folder of pruning records.
 pub const PRUNED: &str = "pruned";
+/// The folder of handovers.
+pub const HANDOVERS: &str = "handovers";
 /// The folder of test objects.
 pub const PROBE: &str = "probe";
 
@@ -300,6 +302,11 @@ pub fn patch(version: Version, nonce: Nonce, name: &str) -> Result<Key, KeyError
 /// If `name` is no plain file name.
 pub fn companion(version: Version, nonce: Nonce, name: &str) -> Result<Key, KeyError> {
     Key::new(format!("companions/{}-{nonce}/{name}", version.digits()))
+}
+
+/// A handover after `last`.
+pub fn handover(last: Version, nonce: Nonce) -> String {
+    format!("{HANDOVERS}/{}-{nonce}.json", last.digits())
 }
 
 /// A file of an anchor.

@@ -39,6 +39,26 @@ pub(crate) fn examine(
     }))
 }
 
+/// Checks that the weights at `path` are those of a version.
+pub(crate) fn is_version(
+    path: &Path,
+    version: &InstalledVersion,
+    options: &delta::Options,
+) -> Result<(), StoreError> {
+    let id = &version.id;
+    let found = match examine(path, id.state.leaf_hash, options)? {
+        Some(found) if found.state == id.state && found.layout == id.layout => return Ok(()),
+        Some(found) if found.state == id.state => {
+            let what = "its weights lie in other files than those of the version".into();
+            return Err(StoreError::LocalDamage { path: path.to_owned(), what });
+        }
+        found => found.map(|found| found.state),
+    };
+    let none = TaggedStateDigest { leaf_hash: id.state.leaf_hash, digest: StateDigest::NONE };
+    let found = found.unwrap_or(none);
+    Err(StoreError::WrongState { path: path.to_owned(), expected: id.state, found })
+}
+
 /// Brings what was interrupted to its end, and says what the replica is then (section 6, step R1).
 pub(crate) fn recover(
     directory: &ReplicaDir,
@@ -239,7 +259,14 @@ pub(crate) fn check_staged(
     let staging = directory.staging();
     let expected = to.id.state;
     let none = TaggedStateDigest { leaf_hash: expected.leaf_hash, digest: StateDigest::NONE };
-    let found = examine(&staging, expected.leaf_hash, options)?.map_or(none, |found| found.state);
+    let found = match examine(&staging, expected.leaf_hash, options) {
+        Ok(found) => found.map_or(none, |found| found.state),
+        Err(error) if is_damage(&error) => {
+            let what = format!("its anchor is no checkpoint: {error}");
+            return Err(StoreError::PatchDiffers { version: to.id.version, what });
+        }
+        Err(error) => return Err(error),
+    };
     if found != expected {
         // Its objects are what their record says, so it is the record that is wrong.
         let what = format!("the state of its anchor is {found}, the commit says {expected}");

@@ -29,6 +29,20 @@ pub enum ApplyMode {
     Beside,
 }
 
+/// When a pull that finds nothing newer hashes the weights that it holds, instead of believing the state
+/// file. Weights that were altered are then repaired. What a patch is applied to is always hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Verify {
+    /// Where the stream is read with trusted keys.
+    #[default]
+    WhereTrusted,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
 /// Choices for a replica.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -43,11 +57,20 @@ pub struct ReplicaOptions {
     pub lease: Option<String>,
     /// Threads and limits for decoding.
     pub apply: delta::Options,
+    /// When weights are hashed although there is nothing to apply to them.
+    pub verify: Verify,
     /// Who is told of progress.
     pub observer: Observer,
 }
 
 impl ReplicaOptions {
+    /// The same with the weights that are held hashed as `verify` says.
+    #[must_use]
+    pub fn with_verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
+        self
+    }
+
     /// The same with files that change as `mode` says.
     #[must_use]
     pub fn with_mode(mut self, mode: ApplyMode) -> Self {
