@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use crate::durable::sync_open_dir;
 use crate::staging::Staging;
-use crate::writer::{check_destination, destination, open_parent};
+use crate::writer::{IN_PLACE, check_destination, destination, open_parent};
 use crate::{CheckpointError, Form};
 
 /// Bytes that wait for their turn to be written.
@@ -53,7 +54,7 @@ impl AtomicFile {
         let written = self.out.flush().and_then(|()| self.staging.handle().sync_all());
         written.map_err(CheckpointError::io("write", &dest))?;
         self.staging.rename(&dest).map_err(CheckpointError::io("rename the new file to", &dest))?;
-        opened.sync_all().map_err(CheckpointError::io("sync", &parent))
+        sync_open_dir(&opened).map_err(CheckpointError::io(IN_PLACE, &parent))
     }
 }
 

@@ -9,9 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tensorpatch_format::{Layout, Schema, TensorIndex};
 
 use crate::checkpoint::is_companion_name;
+use crate::durable::sync_open_dir;
 use crate::room::{NoReservation, available, check_available, reserve};
 use crate::staging::Staging;
 use crate::{CheckpointError, Placement};
+
+/// What failed when only the directory could not be synced: the destination is no longer as it was.
+pub(crate) const IN_PLACE: &str = "sync it: the new file is in place, but a power cut may still lose it";
 
 /// Bytes of a companion that are in memory at once.
 const COPIED_AT_ONCE: usize = 1 << 17;
@@ -183,7 +187,7 @@ impl CheckpointWriter {
         }
         if self.form == Form::Directory {
             let path = self.staging.path();
-            self.staging.handle().sync_all().map_err(CheckpointError::io("sync", path))?;
+            sync_open_dir(self.staging.handle()).map_err(CheckpointError::io("sync", path))?;
         }
         let (dest, (parent, opened)) = (self.dest, self.parent);
         self.staging.rename(&dest).map_err(|error| match error.kind() {
@@ -191,7 +195,7 @@ impl CheckpointWriter {
             io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(&dest),
             _ => CheckpointError::io("rename the new checkpoint to", &dest)(error),
         })?;
-        opened.sync_all().map_err(CheckpointError::io("sync", &parent))
+        sync_open_dir(&opened).map_err(CheckpointError::io(IN_PLACE, &parent))
     }
 }
 

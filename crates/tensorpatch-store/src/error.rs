@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::cause::{Cause, Told};
 use crate::settings::PolicyError;
 use tensorpatch_format::{ErrorKind, LeafHash, TaggedStateDigest};
 use tensorpatch_stream::{ChainError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version};
@@ -11,8 +12,8 @@ use tensorpatch_stream::{ChainError, KeyError, PlanError, ReceiptError, RecordEr
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The store failed, and kept failing. Try again when it works.
-    #[error("{name}: {source}")]
+    /// The store refused or failed; [`StoreError::cause`] says why.
+    #[error("{name}: {}", Told(source))]
     Object {
         /// The object or folder, relative to the stream.
         name: String,
@@ -80,7 +81,7 @@ pub enum StoreError {
         winner: String,
     },
     /// The store did not say whether the commit arrived, and it may still. The next run finds out.
-    #[error("it is not known whether version {version} was published: {source}")]
+    #[error("it is not known whether version {version} was published: {}", Told(source))]
     OutcomeUnknown {
         /// The version.
         version: Version,
@@ -321,14 +322,18 @@ impl StoreError {
             Self::WrongState { .. } | Self::LocalDamage { .. } | Self::LocalState { .. } => {
                 ErrorKind::LocalDamage
             }
-            Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => match source {
-                object_store::Error::PermissionDenied { .. }
-                | object_store::Error::Unauthenticated { .. } => ErrorKind::Denied,
-                source if is_transient(source) => ErrorKind::Transient,
-                _ => ErrorKind::Io,
-            },
+            Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => Cause::of(source).kind(),
             Self::Cancelled(_) => ErrorKind::Cancelled,
             Self::Local { .. } | Self::State(_) | Self::Task(_) => ErrorKind::Io,
+        }
+    }
+
+    /// Why the store or the file system refused or failed, for errors that are theirs.
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => Some(Cause::of(source)),
+            Self::Local { source, .. } => Some(Cause::of_io(source)),
+            _ => None,
         }
     }
 
@@ -340,5 +345,5 @@ impl StoreError {
 
 /// Whether a store may answer otherwise when asked again.
 pub(crate) fn is_transient(error: &object_store::Error) -> bool {
-    matches!(error, object_store::Error::Generic { .. } | object_store::Error::JoinError { .. })
+    Cause::of(error).may_pass()
 }

@@ -24,7 +24,8 @@ impl Stream {
     /// The leases that live at `now` of the store's clock, and the names of those that do not.
     pub(crate) async fn leases(&self, now: i64) -> Result<(Vec<LiveLease>, Vec<String>), StoreError> {
         let (mut live, mut dead) = (Vec::new(), Vec::new());
-        for object in self.bucket().list(names::LEASES, None).await? {
+        let listed = self.bucket().list(names::LEASES, None).await?;
+        for object in listed.into_iter().filter(|object| names::is_lease(&object.name)) {
             let name = format!("{}/{}", names::LEASES, object.name);
             let bytes = match self.bucket().get_small(&name, MAX_LEASE_BYTES).await {
                 Ok(Some(bytes)) => bytes,
@@ -72,6 +73,9 @@ mod tests {
         let (held, target) = (Version::new(5), Version::new(9).unwrap());
         stream.lease("a", &Lease::new("engine-1", held, target, Duration::from_secs(60))).await.unwrap();
         stream.bucket().put("leases/b.json", vec![b' '; 5000].into()).await.unwrap();
+        for stray in [".DS_Store", "._a.json", "Thumbs.db", "a.json~", "a (copy).json", "sub/a.json", ".json"] {
+            stream.bucket().put(&format!("leases/{stray}"), "x".into()).await.unwrap();
+        }
         let now = stream.store_now().await.unwrap();
         let (live, dead) = stream.leases(now).await.unwrap();
         assert_eq!((live.len(), dead.len()), (2, 0));
