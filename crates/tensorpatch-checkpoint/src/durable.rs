@@ -36,7 +36,9 @@ mod tests {
 
     #[test]
     fn only_what_says_that_directories_cannot_be_synced_is_passed_over() {
-        for (number, passed_over) in [(22, true), (95, true), (38, true), (5, false), (28, false), (30, false)] {
+        for (number, passed_over) in
+            [(22, true), (95, true), (38, true), (5, false), (28, false), (30, false)]
+        {
             let error = io::Error::from_raw_os_error(number);
             assert_eq!(is_unsupported(&error), passed_over, "{error}");
         }

@@ -14,9 +14,6 @@ use crate::room::{NoReservation, available, check_available, reserve};
 use crate::staging::Staging;
 use crate::{CheckpointError, Placement};
 
-/// What failed when only the directory could not be synced: the destination is no longer as it was.
-pub(crate) const IN_PLACE: &str = "sync it: the new file is in place, but a power cut may still lose it";
-
 /// Bytes of a companion that are in memory at once.
 const COPIED_AT_ONCE: usize = 1 << 17;
 
@@ -174,8 +171,8 @@ impl CheckpointWriter {
     /// Makes the checkpoint durable and visible: syncs every file, renames, syncs the directories.
     ///
     /// # Errors
-    /// [`CheckpointError::Incomplete`] if the bytes written are not as many as the tensors have. If the
-    /// operating system refuses before the rename, the destination is as it was.
+    /// [`CheckpointError::Incomplete`] if the bytes written are not as many as the tensors have.
+    /// [`CheckpointError::NotDurable`] once the destination is replaced; in all other cases it is as it was.
     pub fn commit(self) -> Result<(), CheckpointError> {
         let written = self.written.load(Ordering::Acquire);
         if written != self.expected {
@@ -189,13 +186,13 @@ impl CheckpointWriter {
             let path = self.staging.path();
             sync_open_dir(self.staging.handle()).map_err(CheckpointError::io("sync", path))?;
         }
-        let (dest, (parent, opened)) = (self.dest, self.parent);
+        let (dest, (_, opened)) = (self.dest, self.parent);
         self.staging.rename(&dest).map_err(|error| match error.kind() {
             // Somebody was faster since `create` looked.
             io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(&dest),
             _ => CheckpointError::io("rename the new checkpoint to", &dest)(error),
         })?;
-        sync_open_dir(&opened).map_err(CheckpointError::io(IN_PLACE, &parent))
+        sync_open_dir(&opened).map_err(CheckpointError::not_durable(&dest))
     }
 }
 

@@ -211,7 +211,7 @@ pub(crate) fn index_delta(
     let parent = File::open(parent(dest)).map_err(io("write"))?;
     // A directory takes the place of an empty one, and of nothing else.
     fs::rename(&directory, dest).map_err(io("rename the new version to"))?;
-    sync_open_dir(&parent).map_err(io("sync the directory of"))?;
+    sync_open_dir(&parent).map_err(|source| CheckpointError::NotDurable { path: dest.to_owned(), source })?;
     let files = (groups.len() as u64).saturating_add(1);
     Ok(Written { files, bytes: bytes.saturating_add(json.len() as u64) })
 }

@@ -159,24 +159,38 @@ impl Cause {
                 "get new credentials, such as with aws sso login or \
                  eval \"$(aws configure export-credentials --format env)\""
             }
-            Self::CredentialsRefused => "check the key id, the secret key and the endpoint: they must belong together",
+            Self::CredentialsRefused => {
+                "check the key id, the secret key and the endpoint: they must belong together"
+            }
             Self::Clock => "set the clock of this machine, such as with NTP",
             Self::NotAllowed => {
                 "allow listing the bucket and reading below the URL, to publish also writing; gc deletes"
             }
             Self::WrongRegion => "set AWS_REGION to the region of the bucket",
             Self::NoBucket => "check the URL, or create the bucket",
-            Self::Certificate => "name the file of the certificate authority with AWS_CA_BUNDLE or SSL_CERT_FILE",
-            Self::ProxyLogin => "put the login into HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT), or add the store to NO_PROXY",
-            Self::NotTheStore => "check the endpoint and the proxy: a login page or a gateway answers in the place of the store",
-            Self::Archived => "restore the object from the archive first, and keep streams out of archive storage classes",
-            Self::Unreachable => "check the URL or endpoint and the network; if they are right, try again later",
+            Self::Certificate => {
+                "name the file of the certificate authority with AWS_CA_BUNDLE or SSL_CERT_FILE"
+            }
+            Self::ProxyLogin => {
+                "put the login into HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT), or add the store to NO_PROXY"
+            }
+            Self::NotTheStore => {
+                "check the endpoint and the proxy: a login page or a gateway answers in the place of the store"
+            }
+            Self::Archived => {
+                "restore the object from the archive first, and keep streams out of archive storage classes"
+            }
+            Self::Unreachable => {
+                "check the URL or endpoint and the network; if they are right, try again later"
+            }
             Self::Busy => "try again later",
             Self::MountLost => "mount it again",
             Self::NoRoom => "free some room or raise the quota, then run the same command again",
             Self::ReadOnly => "mount it for writing, or use another directory",
             Self::NotPermitted => "run it as the owner of the files, or change their permissions",
-            Self::NotSupported => "use a directory on another file system, or another store: docs/stores.md says what each must have",
+            Self::NotSupported => {
+                "use a directory on another file system, or another store: docs/stores.md says what each must have"
+            }
             Self::Fault => "try again",
             Self::Other => return None,
         })
@@ -266,7 +280,9 @@ impl Answer {
             Some(_) => Cause::Other,
             None if self.has(&[NO_CREDENTIALS, "/latest/api/token", "169.254.170.2"]) => Cause::NoCredentials,
             None if self.has(&[WRONG_REGION, "redirect without LOCATION"]) => Cause::WrongRegion,
-            None if lower.contains("proxy") && self.has(&["407", "authorization required", "authentication required"]) => {
+            None if lower.contains("proxy")
+                && self.has(&["407", "authorization required", "authentication required"]) =>
+            {
                 Cause::ProxyLogin
             }
             None if self.has(&["certificate", "InvalidContentType", "UnknownIssuer", "corrupt message"]) => {
@@ -275,7 +291,13 @@ impl Answer {
             None if is_page || self.has(&[NOT_THE_STORE, "invalid list response", "Got invalid"]) => {
                 Cause::NotTheStore
             }
-            None if self.has(&["dns error", "error trying to connect", "tcp connect error", "no answer within"]) => {
+            None if self.has(&[
+                "dns error",
+                "error trying to connect",
+                "tcp connect error",
+                "no answer within",
+            ]) =>
+            {
                 Cause::Unreachable
             }
             None if self.has(&["operation timed out", "error sending request", "connection closed"]) => {
@@ -288,26 +310,50 @@ impl Answer {
     /// The codes of S3, its compatibles and Azure.
     fn of_code(code: &str) -> Option<Cause> {
         Some(match code {
-            "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "RequestExpired"
+            "ExpiredToken"
+            | "ExpiredTokenException"
+            | "TokenRefreshRequired"
+            | "RequestExpired"
             | "InvalidAuthenticationInfo" => Cause::CredentialsExpired,
-            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "InvalidSecurity"
-            | "AuthenticationFailed" | "InvalidClientTokenId" | "UnrecognizedClientException" => {
-                Cause::CredentialsRefused
-            }
+            "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "InvalidToken"
+            | "InvalidSecurity"
+            | "AuthenticationFailed"
+            | "InvalidClientTokenId"
+            | "UnrecognizedClientException" => Cause::CredentialsRefused,
             "RequestTimeTooSkewed" | "RequestInTheFuture" => Cause::Clock,
-            "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "NotSignedUp" | "AuthorizationFailure"
-            | "AuthorizationPermissionMismatch" | "InsufficientAccountPermissions" | "UnauthorizedAccess" => {
-                Cause::NotAllowed
-            }
-            "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException"
-            | "TemporaryRedirect" | "IncorrectEndpoint" => Cause::WrongRegion,
+            "AccessDenied"
+            | "AllAccessDisabled"
+            | "AccountProblem"
+            | "NotSignedUp"
+            | "AuthorizationFailure"
+            | "AuthorizationPermissionMismatch"
+            | "InsufficientAccountPermissions"
+            | "UnauthorizedAccess" => Cause::NotAllowed,
+            "AuthorizationHeaderMalformed"
+            | "PermanentRedirect"
+            | "IllegalLocationConstraintException"
+            | "TemporaryRedirect"
+            | "IncorrectEndpoint" => Cause::WrongRegion,
             "NoSuchBucket" | "ContainerNotFound" | "ContainerBeingDeleted" => Cause::NoBucket,
             "InvalidObjectState" | "BlobArchived" | "BlobBeingRehydrated" => Cause::Archived,
-            "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" | "EntityTooLarge"
-            | "StorageQuotaExceeded" | "InsufficientCapacity" => Cause::NoRoom,
+            "QuotaExceeded"
+            | "XMinioStorageFull"
+            | "XMinioAdminBucketQuotaExceeded"
+            | "EntityTooLarge"
+            | "StorageQuotaExceeded"
+            | "InsufficientCapacity" => Cause::NoRoom,
             "NotImplemented" | "UnsupportedHeader" => Cause::NotSupported,
-            "SlowDown" | "ServiceUnavailable" | "InternalError" | "ServerBusy" | "RequestTimeout"
-            | "OperationTimedOut" | "Throttling" | "ThrottlingException" | "TooManyRequests" => Cause::Busy,
+            "SlowDown"
+            | "ServiceUnavailable"
+            | "InternalError"
+            | "ServerBusy"
+            | "RequestTimeout"
+            | "OperationTimedOut"
+            | "Throttling"
+            | "ThrottlingException"
+            | "TooManyRequests" => Cause::Busy,
             _ => return None,
         })
     }
@@ -368,7 +414,10 @@ mod tests {
     }
 
     fn coded(status: &str, code: &str) -> object_store::Error {
-        answered(status, &format!("<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>Why.</Message></Error>"))
+        answered(
+            status,
+            &format!("<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>Why.</Message></Error>"),
+        )
     }
 
     fn local(error: io::Error) -> object_store::Error {
@@ -400,13 +449,17 @@ mod tests {
 
     #[test]
     fn answers_without_a_code_are_known_by_their_status_or_their_words() {
-        let connect = |what: &str| object_store::Error::Generic { store: "S3", source: what.to_owned().into() };
+        let connect =
+            |what: &str| object_store::Error::Generic { store: "S3", source: what.to_owned().into() };
         for (error, cause) in [
             (answered("407 Proxy Authentication Required", ""), Cause::ProxyLogin),
             (answered("502 Bad Gateway", "<html>Bad Gateway</html>"), Cause::Busy),
             (answered("404 Not Found", "<html>nginx</html>"), Cause::NotTheStore),
             (answered("507 Insufficient Storage", ""), Cause::NoRoom),
-            (connect("PUT http://169.254.169.254/latest/api/token: Connection refused"), Cause::NoCredentials),
+            (
+                connect("PUT http://169.254.169.254/latest/api/token: Connection refused"),
+                Cause::NoCredentials,
+            ),
             (connect("invalid peer certificate: UnknownIssuer"), Cause::Certificate),
             (connect("client error (Connect): dns error: failed to lookup"), Cause::Unreachable),
             (connect("Got invalid list response: expected Event::Eof"), Cause::NotTheStore),

@@ -58,6 +58,28 @@ pub enum StoreError {
         /// The store and prefix.
         place: String,
     },
+    /// The stream record is gone, but other records of the stream are there. Nothing was created.
+    #[error(
+        "{place}: stream.json is gone, but records of {} are there, {}",
+        stream.map_or("a stream".into(), |id| format!("the stream {id}")),
+        newest.map_or("without versions".into(), |v| format!("up to version {v}"))
+    )]
+    StreamRecordLost {
+        /// The store and prefix.
+        place: String,
+        /// The newest version that is there.
+        newest: Option<Version>,
+        /// The stream, by its newest commit record.
+        stream: Option<StreamId>,
+    },
+    /// The stream is signed, and what was to be added is not.
+    #[error(
+        "{place} is signed, and what would be published is not: no replica that trusts its key would take it"
+    )]
+    Unsigned {
+        /// The store and prefix.
+        place: String,
+    },
     /// A stream is already at the place where one should be created.
     #[error("there is a stream {stream} at {place} already")]
     StreamExists {
@@ -68,8 +90,8 @@ pub enum StoreError {
     },
     /// The store does not keep create-if-absent (spec/stream.md sections 2 and 7).
     #[error(
-        "the store cannot keep two publishers apart: {0}. Use another store, or create the stream for a single \
-         writer, if you can promise that there is never more than one publisher at a time"
+        "the store cannot keep two publishers apart: {0}. Use another store, or create the stream with \
+         --single-writer, if you can promise that there is never more than one publisher at a time"
     )]
     NoConditionalCreate(String),
     /// Another publisher has won the version. The own bytes are abandoned; catch up and publish again.
@@ -317,8 +339,11 @@ impl StoreError {
             | Self::Companion { .. }
             | Self::Tensors(_)
             | Self::Text(_) => ErrorKind::Refused,
-            Self::Missing { .. } | Self::Damaged { .. } | Self::PatchDiffers { .. } => ErrorKind::BadInput,
-            Self::Untrusted { .. } => ErrorKind::Untrusted,
+            Self::Missing { .. }
+            | Self::Damaged { .. }
+            | Self::PatchDiffers { .. }
+            | Self::StreamRecordLost { .. } => ErrorKind::BadInput,
+            Self::Untrusted { .. } | Self::Unsigned { .. } => ErrorKind::Untrusted,
             Self::WrongState { .. } | Self::LocalDamage { .. } | Self::LocalState { .. } => {
                 ErrorKind::LocalDamage
             }

@@ -148,7 +148,8 @@ mod tests {
 
     #[test]
     fn only_what_says_that_there_are_no_locks_is_passed_over() {
-        for (number, passed_over) in [(38, true), (95, true), (37, true), (5, false), (9, false), (4, false)] {
+        for (number, passed_over) in [(38, true), (95, true), (37, true), (5, false), (9, false), (4, false)]
+        {
             let error = io::Error::from_raw_os_error(number);
             assert_eq!(lacks_locks(&error), passed_over, "{error}");
         }

@@ -13,7 +13,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use tensorpatch_format::LeafHash;
 use tensorpatch_stream::record::MAX_RECORD_BYTES;
-use tensorpatch_stream::sign::distrust;
+use tensorpatch_stream::sign::{distrust, is_signed};
 use tensorpatch_stream::{
     Authorship, Commit, CommitRecord, EdgeRecord, JsonRecord, NewVersion, ObjectDigest, SignKey, StreamId,
     StreamRecord, TrustKey, Version, Writers, names,
@@ -81,6 +81,8 @@ impl CreateOptions {
 pub struct Stream {
     bucket: Bucket,
     record: StreamRecord,
+    /// Whether the record carries a signature, whoever made it.
+    signed: bool,
     keys: Keys,
 }
 
@@ -112,10 +114,14 @@ impl Stream {
         if let Some(existing) = read_record::<StreamRecord>(&bucket, names::STREAM, &[]).await? {
             return Err(StoreError::StreamExists { place: bucket.place(), stream: existing.0.stream });
         }
-        let writers = match probe(&bucket).await? {
-            None => Writers::Many,
-            Some(_) if options.single_writer => Writers::Single,
-            Some(why) => return Err(StoreError::NoConditionalCreate(why)),
+        check_vacant(&bucket).await?;
+        let writers = if options.single_writer {
+            Writers::Single
+        } else {
+            match probe(&bucket).await? {
+                None => Writers::Many,
+                Some(why) => return Err(StoreError::NoConditionalCreate(why)),
+            }
         };
         let record = StreamRecord {
             stream: StreamId::random(),
@@ -124,9 +130,10 @@ impl Stream {
             writers,
         };
         let keys = Keys { sign: options.sign_key, trust: Vec::new() };
+        let signed = keys.sign.is_some();
         let bytes = record_bytes(names::STREAM, &record, keys.sign.as_ref())?;
         match create(&bucket, names::STREAM, bytes, writers).await {
-            Ok(Created::Mine) => Ok(Self { bucket, record, keys }),
+            Ok(Created::Mine) => Ok(Self { bucket, record, signed, keys }),
             Ok(Created::Theirs(bytes)) => {
                 let theirs: StreamRecord = parse(names::STREAM, &bytes, &[])?;
                 Err(StoreError::StreamExists { place: bucket.place(), stream: theirs.stream })
@@ -147,10 +154,12 @@ impl Stream {
     }
 
     async fn open_in(bucket: Bucket) -> Result<Self, StoreError> {
-        match read_record(&bucket, names::STREAM, &[]).await? {
-            Some((record, _)) => Ok(Self { bucket, record, keys: Keys::default() }),
-            None => Err(StoreError::NoStream { place: bucket.place() }),
-        }
+        let Some(bytes) = bucket.get_small(names::STREAM, MAX_RECORD_BYTES).await? else {
+            check_vacant(&bucket).await?;
+            return Err(StoreError::NoStream { place: bucket.place() });
+        };
+        let record = parse(names::STREAM, &bytes, &[])?;
+        Ok(Self { bucket, record, signed: is_signed(&bytes), keys: Keys::default() })
     }
 
     /// Opens the stream below `prefix`, or creates it there; also when several do at the same time.
@@ -170,7 +179,7 @@ impl Stream {
 
     async fn open_or_create_in(bucket: Bucket, options: CreateOptions) -> Result<Self, StoreError> {
         match Self::open_in(bucket.clone()).await {
-            Err(StoreError::NoStream { .. }) => {}
+            Err(StoreError::NoStream { .. } | StoreError::StreamExists { .. }) => {}
             opened => return opened,
         }
         match Self::create_in(bucket.clone(), options).await {
@@ -214,12 +223,21 @@ impl Stream {
 
     /// The stream that `original` is, in another place.
     pub(crate) fn of(bucket: Bucket, original: &Self) -> Self {
-        Self { bucket, record: original.record.clone(), keys: original.keys.clone() }
+        Self { bucket, ..original.clone() }
     }
 
     /// The bytes of a record to store, signed if this handle signs.
     pub(crate) fn record_bytes<T: JsonRecord>(&self, name: &str, record: &T) -> Result<Bytes, StoreError> {
         record_bytes(name, record, self.keys.sign.as_ref())
+    }
+
+    /// Refuses to add an unsigned record to a stream that is signed: replicas that trust its key could not
+    /// follow, and its owner could not build on it.
+    pub(crate) fn check_signing(&self) -> Result<(), StoreError> {
+        if self.signed && self.keys.sign.is_none() {
+            return Err(StoreError::Unsigned { place: self.place() });
+        }
+        Ok(())
     }
 
     /// The identity of the stream.
@@ -319,6 +337,7 @@ impl Stream {
         version: NewVersion,
         author: Authorship<'_>,
     ) -> Result<Commit, StoreError> {
+        self.check_signing()?;
         let number = next_version(tip)?;
         let record = version.into_record(self.id(), tip, author).ok_or_else(|| no_next(tip))?;
         let name = names::commit(number);
@@ -335,6 +354,7 @@ impl Stream {
 
     /// Writes an edge whose objects are uploaded, and takes it back if one of them has vanished meanwhile.
     pub(crate) async fn add_edge(&self, record: &EdgeRecord) -> Result<(), StoreError> {
+        self.check_signing()?;
         let base = record.delta.as_ref().map(|delta| delta.base.version);
         let name = names::edge(record.target.version, base, record.nonce);
         let bytes = self.record_bytes(&name, record)?;
@@ -359,6 +379,40 @@ impl Stream {
         }
         Ok(())
     }
+}
+
+/// Refuses a place that has records of a stream, but no stream record: another identity would make the
+/// versions there useless.
+async fn check_vacant(bucket: &Bucket) -> Result<(), StoreError> {
+    let commits = bucket.list(names::COMMITS, None).await?;
+    let newest = commits.iter().filter_map(|object| names::commit_version(&object.name)).max();
+    let has_others = async {
+        let edges = bucket.list(names::EDGES, None).await?;
+        Ok::<bool, StoreError>(
+            edges.iter().any(|object| names::edge_ends(&object.name).is_some())
+                || bucket.size(names::LATEST).await?.is_some()
+                || bucket
+                    .list(names::PRUNED, None)
+                    .await?
+                    .iter()
+                    .any(|object| object.name.ends_with(".json")),
+        )
+    };
+    if newest.is_none() && !has_others.await? {
+        return Ok(());
+    }
+    // Somebody may have created the stream and published since it was looked for.
+    if let Some((theirs, _)) = read_record::<StreamRecord>(bucket, names::STREAM, &[]).await? {
+        return Err(StoreError::StreamExists { place: bucket.place(), stream: theirs.stream });
+    }
+    let stream = match newest {
+        None => None,
+        Some(version) => {
+            let record = read_record::<CommitRecord>(bucket, &names::commit(version), &[]).await;
+            record.ok().flatten().map(|(record, _)| record.stream)
+        }
+    };
+    Err(StoreError::StreamRecordLost { place: bucket.place(), newest, stream })
 }
 
 /// The number after that of `tip`, or the first.

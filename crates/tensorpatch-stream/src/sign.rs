@@ -120,6 +120,11 @@ pub fn distrust(format: &str, record: &[u8], keys: &[TrustKey]) -> Option<String
     (!valid).then(|| format!("its signature by {key} does not fit its contents"))
 }
 
+/// Whether a record ends with a signature, whoever made it and whether or not it fits.
+pub fn is_signed(record: &[u8]) -> bool {
+    split(record).is_some()
+}
+
 /// What is signed, the digits of the key, and those of the signature.
 fn split(record: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let rest = record.strip_suffix(END.as_bytes())?;

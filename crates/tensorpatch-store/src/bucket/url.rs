@@ -148,7 +148,13 @@ mod tests {
     #[test]
     fn urls_that_name_no_store_are_refused() {
         let mut urls = vec!["", "file://relative/path", "carrier-pigeon://roof", "s3://", "hf://models/a/b"];
-        urls.extend(["s3:/bucket/run", "s3:bucket/run", "gpu1:/data/run", "s3://bad bucket/x", "file:///a%zz"]);
+        urls.extend([
+            "s3:/bucket/run",
+            "s3:bucket/run",
+            "gpu1:/data/run",
+            "s3://bad bucket/x",
+            "file:///a%zz",
+        ]);
         urls.extend(["s3://bucket/a//b", "gs://", "az:///x", "hf://buckets/only-a-namespace"]);
         for url in urls {
             assert!(matches!(open_store(url, &Policy::default()), Err(StoreError::Url { .. })), "{url}");

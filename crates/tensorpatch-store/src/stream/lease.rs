@@ -73,7 +73,8 @@ mod tests {
         let (held, target) = (Version::new(5), Version::new(9).unwrap());
         stream.lease("a", &Lease::new("engine-1", held, target, Duration::from_secs(60))).await.unwrap();
         stream.bucket().put("leases/b.json", vec![b' '; 5000].into()).await.unwrap();
-        for stray in [".DS_Store", "._a.json", "Thumbs.db", "a.json~", "a (copy).json", "sub/a.json", ".json"] {
+        for stray in [".DS_Store", "._a.json", "Thumbs.db", "a.json~", "a (copy).json", "sub/a.json", ".json"]
+        {
             stream.bucket().put(&format!("leases/{stray}"), "x".into()).await.unwrap();
         }
         let now = stream.store_now().await.unwrap();

@@ -41,7 +41,10 @@ pub(super) fn open(
 }
 
 /// A client with the settings of the AWS tools: the environment goes before the profile.
-fn connect(bucket: &str, policy: &Policy) -> Result<object_store::Result<object_store::aws::AmazonS3>, String> {
+fn connect(
+    bucket: &str,
+    policy: &Policy,
+) -> Result<object_store::Result<object_store::aws::AmazonS3>, String> {
     let environment = Environment::of_process(&["AWS_"])?;
     let profile = Profile::load(&environment)?;
     let mut builder = AmazonS3Builder::new().with_bucket_name(bucket);
@@ -82,7 +85,11 @@ fn connect(bucket: &str, policy: &Policy) -> Result<object_store::Result<object_
         no_metadata: environment.is_true("AWS_EC2_METADATA_DISABLED"),
     };
     builder = with_credentials(builder, &environment, &profile)?;
-    Ok(builder.with_client_options(options).with_retry(policy.retry_config()).with_http_connector(connector).build())
+    Ok(builder
+        .with_client_options(options)
+        .with_retry(policy.retry_config())
+        .with_http_connector(connector)
+        .build())
 }
 
 /// The endpoint, and the variable or setting that names it.
@@ -149,9 +156,11 @@ fn with_credentials(
         && environment.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE").is_none()
         && environment.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI").is_none()
     {
-        return Err("AWS_CONTAINER_CREDENTIALS_FULL_URI needs AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE; without it, \
+        return Err(
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI needs AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE; without it, \
                     set the keys with eval \"$(aws configure export-credentials --format env)\""
-            .into());
+                .into(),
+        );
     }
     Ok(builder)
 }

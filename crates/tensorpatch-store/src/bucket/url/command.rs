@@ -141,7 +141,7 @@ mod tests {
         for (command, said) in [
             ("echo 'The SSO session has expired' >&2; exit 255", "The SSO session has expired"),
             ("echo hello", "no credentials"),
-            ("echo '{\"AccessKeyId\": \"A\\nB\", \"SecretAccessKey\": \"s\"}'", "AccessKeyId"),
+            ("echo '{\"AccessKeyId\": \"A B\", \"SecretAccessKey\": \"s\"}'", "AccessKeyId"),
         ] {
             let error = ask(command).await.unwrap_err();
             assert_eq!(Cause::of(&error), Cause::NoCredentials);

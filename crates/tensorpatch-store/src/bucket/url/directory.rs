@@ -154,7 +154,8 @@ mod tests {
     #[tokio::test]
     async fn an_object_is_created_once_and_replaced_as_often_as_wanted() {
         let (_dir, store) = store();
-        let (path, create) = (Path::from("a/b/c"), || PutOptions { mode: PutMode::Create, ..Default::default() });
+        let (path, create) =
+            (Path::from("a/b/c"), || PutOptions { mode: PutMode::Create, ..Default::default() });
         store.put_opts(&path, "one".into(), create()).await.unwrap();
         let again = store.put_opts(&path, "two".into(), create()).await;
         assert!(matches!(again, Err(object_store::Error::AlreadyExists { .. })));

@@ -60,7 +60,8 @@ impl Environment {
 
 /// Refuses what would break a header or a URL.
 fn check_value(name: &str, value: &str) -> Result<(), String> {
-    const HEADERS: [&str; 6] = ["_KEY_ID", "_ACCESS_KEY", "_SESSION_TOKEN", "_REGION", "_ACCOUNT_KEY", "_CLIENT_ID"];
+    const HEADERS: [&str; 6] =
+        ["_KEY_ID", "_ACCESS_KEY", "_SESSION_TOKEN", "_REGION", "_ACCOUNT_KEY", "_CLIENT_ID"];
     if value.chars().any(char::is_control) {
         return Err(format!("{name} has a line break or another control character in it"));
     }
@@ -77,7 +78,9 @@ fn check_value(name: &str, value: &str) -> Result<(), String> {
 pub(super) fn check_plain(name: &str, value: &str) -> Result<(), String> {
     match value.bytes().all(|byte| byte.is_ascii_graphic()) {
         true => Ok(()),
-        false => Err(format!("{name} has a blank or another character in it that no key, token or region has")),
+        false => {
+            Err(format!("{name} has a blank or another character in it that no key, token or region has"))
+        }
     }
 }
 
@@ -182,7 +185,9 @@ mod tests {
             let error = read(&[(name, value)]).unwrap_err();
             assert!(error.contains(name), "{error}");
         }
-        for value in ["http://127.0.0.1:9000", "https://[::1]:9/", "https://s3.example.com/minio/", "http://a_b"] {
+        for value in
+            ["http://127.0.0.1:9000", "https://[::1]:9/", "https://s3.example.com/minio/", "http://a_b"]
+        {
             read(&[("AWS_ENDPOINT_URL", value)]).unwrap();
         }
         assert!(check_region("AWS_REGION", "eu-west-1").is_ok());

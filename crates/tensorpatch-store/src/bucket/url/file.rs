@@ -17,7 +17,9 @@ pub(super) fn path(text: &str) -> Result<&Path, String> {
         return Err(match scheme {
             "s3" | "gs" | "az" | "hf" => format!("a URL has two slashes, as {scheme}://BUCKET/PREFIX"),
             "file" => "a file URL has three slashes and an absolute path, as file:///data/stream".into(),
-            _ => format!("this looks like HOST:PATH, which is no store; for a directory of that name write ./{text}"),
+            _ => format!(
+                "this looks like HOST:PATH, which is no store; for a directory of that name write ./{text}"
+            ),
         });
     }
     Ok(Path::new(text))
@@ -30,7 +32,10 @@ pub(super) fn decode(rest: &str) -> Result<PathBuf, String> {
         return Err("a file URL has three slashes and an absolute path, as file:///data/stream".into());
     }
     if let Some(mark) = path.chars().find(|c| matches!(c, '?' | '#')) {
-        return Err(format!("{mark} has a meaning in a URL: write it as %{:02X}, or give the path itself", u32::from(mark)));
+        return Err(format!(
+            "{mark} has a meaning in a URL: write it as %{:02X}, or give the path itself",
+            u32::from(mark)
+        ));
     }
     let mut decoded = Vec::with_capacity(path.len());
     let mut bytes = path.bytes();
@@ -43,7 +48,11 @@ pub(super) fn decode(rest: &str) -> Result<PathBuf, String> {
         let value = digit().zip(digit()).and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
         match value.filter(|value| *value != 0) {
             Some(value) => decoded.push(value),
-            None => return Err("% in a file URL is followed by two hexadecimal digits: write %25 for % itself".into()),
+            None => {
+                return Err(
+                    "% in a file URL is followed by two hexadecimal digits: write %25 for % itself".into()
+                );
+            }
         }
     }
     Ok(OsString::from_vec(decoded).into())
@@ -55,7 +64,9 @@ mod tests {
 
     #[test]
     fn what_looks_like_the_destination_of_another_tool_is_no_path() {
-        for text in ["s3:/b/run", "s3:b/run", "gpu1:/data/run", "user@gpu1:run", "file:/data", "sftp:host:x", ""] {
+        for text in
+            ["s3:/b/run", "s3:b/run", "gpu1:/data/run", "user@gpu1:run", "file:/data", "sftp:host:x", ""]
+        {
             assert!(path(text).is_err(), "{text}");
         }
         for text in ["./s3:/b", "/data/a:b", "runs/12:30", "a b", ":x"] {

@@ -167,7 +167,8 @@ fn sections(text: &str) -> BTreeMap<String, Section> {
         let Some((key, value)) = line.split_once('=') else { continue };
         let Some(section) = section.as_ref().and_then(|name| sections.get_mut(name)) else { continue };
         // A comment begins after a blank.
-        let value = value.split(" #").next().unwrap_or_default().split(" ;").next().unwrap_or_default().trim();
+        let value =
+            value.split(" #").next().unwrap_or_default().split(" ;").next().unwrap_or_default().trim();
         let key = key.trim().to_ascii_lowercase();
         match &table {
             Some(table) if is_nested => section.insert(format!("{table}.{key}"), value.to_owned()),

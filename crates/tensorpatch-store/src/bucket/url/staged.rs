@@ -70,9 +70,7 @@ impl Staged {
                 let path = path.display().to_string();
                 Err(Error::AlreadyExists { path, source: error.into() })
             }
-            Err(error) if lacks_links(&error) => {
-                Err(Error::NotSupported { source: NoCreate(error).into() })
-            }
+            Err(error) if lacks_links(&error) => Err(Error::NotSupported { source: NoCreate(error).into() }),
             Err(error) => Err(failed(path, error)),
         }
     }
@@ -121,7 +119,8 @@ fn named(path: &FilePath) -> Result<PutResult> {
 /// Gives a file its name, after making the folder if it is missing.
 fn in_made_folder(path: &FilePath, name: impl Fn() -> io::Result<()>) -> io::Result<()> {
     match (name(), path.parent()) {
-        (Err(error), Some(folder)) if error.kind() == ErrorKind::NotFound && !folder.exists() => {
+        // Others may have made it meanwhile, which is as good.
+        (Err(error), Some(folder)) if error.kind() == ErrorKind::NotFound => {
             make_dir(folder)?;
             name()
         }
@@ -190,7 +189,9 @@ pub(super) fn failed(path: &FilePath, source: io::Error) -> Error {
     Error::Generic { store: STORE, source: FileError { path: path.to_owned(), source }.into() }
 }
 
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|source| Error::JoinError { source })?
 }
 
