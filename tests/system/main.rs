@@ -12,6 +12,7 @@ mod convert;
 mod crash;
 mod demo;
 mod file_systems;
+mod hub;
 mod memory;
 mod patches;
 mod room;

@@ -3,6 +3,8 @@
 
 pub(crate) mod create;
 mod download;
+#[cfg(feature = "hub")]
+mod hub;
 pub(crate) mod probe;
 pub(crate) mod upload;
 pub(crate) mod url;
@@ -63,7 +65,7 @@ impl Bucket {
 
     /// Waits before the attempt after this one.
     pub(crate) async fn pause(&self, attempt: u32) {
-        tokio::time::sleep(self.policy.backoff(attempt)).await;
+        tokio::time::sleep(self.policy.retries.backoff(attempt)).await;
     }
 
     /// Runs a small request until it succeeds, fails for good, or has failed as often as the policy allows.
@@ -71,7 +73,7 @@ impl Bucket {
     where
         F: Future<Output = Result<T, object_store::Error>>,
     {
-        self.retry_within(self.policy.request_timeout, name, request).await
+        self.retry_within(self.policy.timeouts.request_timeout, name, request).await
     }
 
     async fn retry_within<T, F>(
@@ -100,13 +102,13 @@ impl Bucket {
     /// Whether a request that failed is worth another attempt: the client below has made its own, so that
     /// the time for all of them counts as well as their number.
     pub(crate) fn may_try_again(&self, begun: Instant, attempt: u32, error: &object_store::Error) -> bool {
-        attempt < self.policy.attempts
+        attempt < self.policy.retries.attempts
             && is_transient(error)
-            && begun.elapsed() < self.policy.client_retry_timeout
+            && begun.elapsed() < self.policy.retries.client_retry_timeout
     }
 
     pub(crate) fn tell_failure(&self, name: &str, attempt: u32, error: &object_store::Error) {
-        let (of, why) = (self.policy.attempts, Told(error));
+        let (of, why) = (self.policy.retries.attempts, Told(error));
         tracing::info!("{name}: attempt {attempt} of {of} failed, trying again: {why}");
     }
 
@@ -155,7 +157,7 @@ impl Bucket {
     pub(crate) async fn create(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };
         let path = self.path(name);
-        within(self.policy.request_timeout, self.store.put_opts(&path, bytes.into(), options))
+        within(self.policy.timeouts.request_timeout, self.store.put_opts(&path, bytes.into(), options))
             .await
             .map(|_| ())
     }
@@ -163,7 +165,7 @@ impl Bucket {
     /// Puts an object, whether there is one or not. One attempt, as for [`Bucket::create`].
     pub(crate) async fn put_once(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
         let path = self.path(name);
-        within(self.policy.request_timeout, self.store.put(&path, bytes.into())).await.map(|_| ())
+        within(self.policy.timeouts.request_timeout, self.store.put(&path, bytes.into())).await.map(|_| ())
     }
 
     /// Puts a small object, whether there is one or not.

@@ -14,6 +14,8 @@ mod environment;
 mod file;
 #[cfg(feature = "gcp")]
 mod gcp;
+#[cfg(feature = "hub")]
+mod hub;
 #[cfg(feature = "aws")]
 mod profile;
 mod staged;
@@ -35,7 +37,7 @@ use directory::Directory;
 /// |---|---|---|
 /// | a path, `file:///PATH` | a local directory, made if it is missing; writes are synced | |
 /// | `s3://BUCKET/PREFIX` | S3, or what the endpoint of the AWS tools names (feature `aws`) | `AWS_…` variables, a profile (single sign-on and roles by way of the AWS command line), a token file, a container or instance role |
-/// | `hf://buckets/NAMESPACE/BUCKET/PREFIX` | a Hugging Face bucket, through the Hub's S3 gateway (feature `aws`) | `HF_S3_ACCESS_KEY_ID` and `HF_S3_SECRET_ACCESS_KEY`, or the `AWS_…` ones |
+/// | `hf://buckets/NAMESPACE/BUCKET/PREFIX` | a bucket of the Hugging Face Hub (feature `hub`): through its S3 gateway with keys, else for reading only | `HF_S3_ACCESS_KEY_ID` and `HF_S3_SECRET_ACCESS_KEY`; for reading `HF_TOKEN`, or what `hf auth login` stored, or none for a public bucket |
 /// | `gs://BUCKET/PREFIX` | Google Cloud Storage (feature `gcp`) | `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_…` variables, a role |
 /// | `az://CONTAINER/PREFIX` | Azure Blob Storage (feature `azure`) | `AZURE_STORAGE_ACCOUNT_NAME` and `AZURE_…` variables |
 ///
@@ -89,8 +91,8 @@ fn open(
         "file" => open_directory(&file::decode(rest).map_err(|what| bad(url, what))?),
         #[cfg(feature = "aws")]
         "s3" => aws::open(url, rest, policy),
-        #[cfg(feature = "aws")]
-        "hf" => aws::open_hub(url, rest, policy),
+        #[cfg(feature = "hub")]
+        "hf" => hub::open(url, rest, policy),
         #[cfg(feature = "gcp")]
         "gs" => gcp::open(url, rest, policy),
         #[cfg(feature = "azure")]
@@ -98,7 +100,8 @@ fn open(
         kind => Err(bad(
             url,
             match kind {
-                "s3" | "hf" => "this build has no support for it: enable the feature \"aws\"",
+                "s3" => "this build has no support for it: enable the feature \"aws\"",
+                "hf" => "this build has no support for it: enable the feature \"hub\"",
                 "gs" => "this build has no support for it: enable the feature \"gcp\"",
                 "az" => "this build has no support for it: enable the feature \"azure\"",
                 _ => "the kinds of stores are file, s3, gs, az and hf",
@@ -138,7 +141,7 @@ fn set_up<T: ObjectStore>(
     policy: &Policy,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let store = store.map_err(|e| bad(url, e.to_string()))?;
-    Ok(Arc::new(object_store::limit::LimitStore::new(store, policy.max_connections)))
+    Ok(Arc::new(object_store::limit::LimitStore::new(store, policy.transfers.max_connections)))
 }
 
 #[cfg(test)]

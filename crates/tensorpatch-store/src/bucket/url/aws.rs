@@ -1,4 +1,4 @@
-//! S3 and its compatibles, and the Hugging Face Hub's S3 gateway.
+//! S3 and its compatibles.
 
 use std::sync::Arc;
 
@@ -14,8 +14,6 @@ use super::{bad, bucket_and_prefix, set_up};
 use crate::error::StoreError;
 use crate::settings::Policy;
 
-/// The gateway, to which the namespace is appended.
-const HUB: &str = "https://s3.hf.co";
 /// Settings that are worked out here, and not taken as the environment has them.
 const RESOLVED: [AmazonS3ConfigKey; 10] = [
     AmazonS3ConfigKey::AccessKeyId,
@@ -75,7 +73,7 @@ fn connect(
         }
     }
     let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-    let mut options = policy.client_options(is_plain || environment.is_true("AWS_ALLOW_HTTP"));
+    let mut options = policy.timeouts.client_options(is_plain || environment.is_true("AWS_ALLOW_HTTP"));
     let bundle = environment.first(&["AWS_CA_BUNDLE"]);
     if let Some((name, path)) = bundle.or_else(|| Some(("ca_bundle", profile.get("ca_bundle")?))) {
         options = trust_bundle(options, name, path)?;
@@ -87,7 +85,7 @@ fn connect(
     builder = with_credentials(builder, &environment, &profile)?;
     Ok(builder
         .with_client_options(options)
-        .with_retry(policy.retry_config())
+        .with_retry(policy.retries.retry_config())
         .with_http_connector(connector)
         .build())
 }
@@ -163,52 +161,4 @@ fn with_credentials(
         );
     }
     Ok(builder)
-}
-
-/// The gateway keeps conditions on puts but not on gets, stores no metadata or tags, and answers a get with a
-/// redirect. None of that is used here; the client follows the redirect without its credentials.
-pub(super) fn open_hub(
-    url: &str,
-    rest: &str,
-    policy: &Policy,
-) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
-    let form = "a Hub URL is hf://buckets/NAMESPACE/BUCKET and a prefix";
-    let rest = rest.strip_prefix("buckets/").ok_or_else(|| bad(url, form))?;
-    let (namespace, rest) = rest.split_once('/').ok_or_else(|| bad(url, form))?;
-    let (bucket, prefix) = bucket_and_prefix(url, rest)?;
-    let is_plain = |name: &str| {
-        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-    };
-    if !is_plain(namespace) || !is_plain(bucket) {
-        return Err(bad(url, form));
-    }
-    let refuse = |what: String| bad(url, what);
-    let environment = Environment::of_process(&["HF_S3_", "AWS_"]).map_err(refuse)?;
-    let hub = environment.get("HF_S3_ENDPOINT").unwrap_or(HUB);
-    let endpoint = format!("{}/{namespace}", hub.trim_end_matches('/'));
-    let variable = |name: &str| {
-        let names = [format!("HF_S3_{name}"), format!("AWS_{name}")];
-        let value = names.iter().find_map(|name| environment.get(name));
-        value.ok_or_else(|| {
-            bad(url, format!(
-                "set HF_S3_ACCESS_KEY_ID and HF_S3_SECRET_ACCESS_KEY to an S3 key pair from the token settings of the Hub (HF_S3_{name} is missing)"
-            ))
-        })
-    };
-    let mut options = policy.client_options(endpoint.starts_with("http://"));
-    if let Some(path) = environment.get("AWS_CA_BUNDLE") {
-        options = trust_bundle(options, "AWS_CA_BUNDLE", path).map_err(refuse)?;
-    }
-    let store = AmazonS3Builder::new()
-        .with_endpoint(&endpoint)
-        .with_bucket_name(bucket)
-        .with_region("us-east-1")
-        .with_access_key_id(variable("ACCESS_KEY_ID")?)
-        .with_secret_access_key(variable("SECRET_ACCESS_KEY")?)
-        .with_disable_tagging(true)
-        .with_client_options(options)
-        .with_retry(policy.retry_config())
-        .with_http_connector(Connector::default())
-        .build();
-    Ok((set_up(url, store, policy)?, prefix))
 }

@@ -37,13 +37,13 @@ pub(super) fn open(
         .get_config_value(&AzureConfigKey::UseEmulator)
         .is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let allow_http = emulator || plain(AzureConfigKey::Endpoint);
-    let mut options = policy.client_options(allow_http);
+    let mut options = policy.timeouts.client_options(allow_http);
     if let Some(path) = environment.get("REQUESTS_CA_BUNDLE") {
         options = trust_bundle(options, "REQUESTS_CA_BUNDLE", path).map_err(refuse)?;
     }
     let store = builder
         .with_client_options(options)
-        .with_retry(policy.retry_config())
+        .with_retry(policy.retries.retry_config())
         .with_http_connector(Connector::default())
         .build();
     Ok((set_up(url, store, policy)?, prefix))

@@ -79,7 +79,7 @@ pub(super) fn check_plain(name: &str, value: &str) -> Result<(), String> {
     match value.bytes().all(|byte| byte.is_ascii_graphic()) {
         true => Ok(()),
         false => {
-            Err(format!("{name} has a blank or another character in it that no key, token or region has"))
+            Err(format!("{name} has a blank or a character that no key, token or region has"))
         }
     }
 }

@@ -31,8 +31,8 @@ pub(super) fn open(
     }
     let store = builder
         .with_bucket_name(bucket)
-        .with_client_options(policy.client_options(false))
-        .with_retry(policy.retry_config())
+        .with_client_options(policy.timeouts.client_options(false))
+        .with_retry(policy.retries.retry_config())
         .with_http_connector(Connector::default())
         .build();
     Ok((set_up(url, store, policy)?, prefix))
