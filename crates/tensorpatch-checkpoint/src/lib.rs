@@ -20,6 +20,7 @@
 
 mod atomic_file;
 mod checkpoint;
+mod durable;
 mod error;
 mod header;
 mod index;
@@ -35,6 +36,7 @@ mod writer;
 
 pub use atomic_file::AtomicFile;
 pub use checkpoint::{Checkpoint, is_companion_name};
+pub use durable::{sync_dir, sync_open_dir};
 pub use error::{CheckpointError, Obstacle};
 pub use header::{HeaderError, HeaderPlace, HeaderViolation, SafetensorsHeader};
 pub use index::IndexError;

@@ -47,12 +47,14 @@
 
 pub mod blocking;
 mod bucket;
+mod cause;
 mod error;
 #[cfg(test)]
 #[allow(dead_code, reason = "the tests beside the code use some of it")]
 #[path = "../tests/support/faulty_store.rs"]
 mod faulty_store;
 mod local;
+mod lock;
 mod observe;
 mod publisher;
 mod replica;
@@ -61,6 +63,7 @@ mod stream;
 pub mod upkeep;
 
 pub use bucket::url::{open_existing_store, open_store};
+pub use cause::Cause;
 pub use error::StoreError;
 pub use local::cache_dir;
 pub use object_store;

@@ -278,6 +278,14 @@ pub fn commit_version(file: &str) -> Option<Version> {
     Version::from_digits(file.strip_suffix(".json")?)
 }
 
+/// Whether the last segment of a name in the folder of leases is that of a lease; others are files that
+/// desktops, file servers and copies leave.
+pub fn is_lease(file: &str) -> bool {
+    file.strip_suffix(".json").is_some_and(|id| {
+        !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    })
+}
+
 /// Target, base (`None` for an anchor) and nonce of an edge record, by the last segment of its name.
 pub fn edge_ends(file: &str) -> Option<(Version, Option<Version>, Nonce)> {
     let mut fields = file.strip_suffix(".json")?.split('-');
