@@ -7,10 +7,12 @@ pub(crate) mod follow;
 pub(crate) mod install;
 mod merge;
 pub(crate) mod options;
+mod places;
 mod prepare;
 mod repair;
 mod retry_plan;
 pub(crate) mod update;
+pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -31,6 +33,7 @@ use options::{ReplicaOptions, Target};
 use prepare::{Patching, Staging, Work};
 use retry_plan::PlanAttempts;
 use update::{Ready, Update};
+use verify::{Depth, find_weights_fault, with_companions_as_found};
 
 /// A directory with an ordinary checkpoint that is brought from version to version, verified.
 ///
@@ -63,6 +66,10 @@ pub struct Pulled {
     pub plan_bytes: u64,
     /// Bytes fetched, companions and repairs included, without what was there already.
     pub downloaded_bytes: u64,
+    /// What was not as it was published before, and is again: names of files beside the weights, and what was
+    /// wrong with the weights.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub restored: Vec<String>,
 }
 
 /// One edge that a pull took.
@@ -258,7 +265,7 @@ impl Replica {
         target: Target,
         attempts: &mut PlanAttempts,
     ) -> Result<Prepared, StoreError> {
-        let local = self.local(directory).await?;
+        let (local, restored) = self.checked(directory, self.local(directory).await?).await?;
         // The last is the version that was held by the state file: the stream must still have it.
         let (held, old_companions, known) = match local {
             None => {
@@ -272,7 +279,8 @@ impl Replica {
             }
             Some(LocalState { condition: Condition::Damaged { was }, .. }) => {
                 let (checked, known) = (directory.clone(), was.id);
-                let was = blocking(move || install::with_whole_companions(&checked, was)).await?;
+                let found = move || with_companions_as_found(&checked, was, Depth::Contents);
+                let (was, _) = blocking(found).await?;
                 let (held, fetched) = self.repair(directory, &was).await?;
                 attempts.fetched(fetched);
                 (held, was.companions, Some(known))
@@ -307,6 +315,7 @@ impl Replica {
             edges: plan.edges.iter().map(PulledEdge::of).collect(),
             plan_bytes: plan.bytes(),
             downloaded_bytes: attempts.fetched_bytes(),
+            restored,
         };
         let staging = Staging {
             directory: directory.clone(),
@@ -322,6 +331,39 @@ impl Replica {
         };
         let work = blocking(move || staging.run()).await?;
         Ok(Prepared { directory: directory.clone(), held, target, work, report })
+    }
+
+    /// Looks whether the files are still there as the state file says, all of them read if that was asked for;
+    /// and what is not. Damage of the weights is written into the state file.
+    async fn checked(
+        &self,
+        directory: &ReplicaDir,
+        local: Option<LocalState>,
+    ) -> Result<(Option<LocalState>, Vec<String>), StoreError> {
+        let Some(LocalState { stream, condition: Condition::Held(held) }) = local else {
+            return Ok((local, Vec::new()));
+        };
+        let depth = if self.options.verify { Depth::Contents } else { Depth::Sizes };
+        let (directory, options) = (directory.clone(), self.options.apply.clone());
+        blocking(move || {
+            let fault = find_weights_fault(&directory, &held, depth, &options)?;
+            let (found, mut altered) = with_companions_as_found(&directory, held.clone(), depth)?;
+            for name in &altered {
+                tracing::warn!("{name} is not as it was published, and is restored");
+            }
+            let condition = match fault {
+                None => Condition::Held(found),
+                Some(fault) => {
+                    tracing::warn!("the weights are not as they were published, and are restored: {}", fault.what);
+                    altered.push(fault.what);
+                    let condition = Condition::Damaged { was: held };
+                    directory.save(&LocalState { stream, condition: condition.clone() })?;
+                    condition
+                }
+            };
+            Ok((Some(LocalState { stream, condition }), altered))
+        })
+        .await
     }
 
     /// Finds out which version the weights in a directory without a state file are.

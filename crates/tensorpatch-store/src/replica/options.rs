@@ -37,6 +37,9 @@ pub struct ReplicaOptions {
     pub mode: ApplyMode,
     /// Whether weights in the directory that are no version of the stream may be replaced.
     pub replace: bool,
+    /// Whether a pull reads every byte of the version held before it says that there is nothing to do, and
+    /// repairs what is not as it was published. Otherwise it compares presence, sizes and headers.
+    pub verify: bool,
     /// A name that no other replica of the stream has, for people too, under which the replica keeps a lease:
     /// while that lives, collectors keep the path from the replica's version to the tip. Each pull renews it,
     /// and so does following.
@@ -59,6 +62,13 @@ impl ReplicaOptions {
     #[must_use]
     pub fn replacing(mut self) -> Self {
         self.replace = true;
+        self
+    }
+
+    /// The same, but every byte of the version held is read first.
+    #[must_use]
+    pub fn verifying(mut self) -> Self {
+        self.verify = true;
         self
     }
 
