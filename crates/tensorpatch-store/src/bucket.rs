@@ -62,7 +62,7 @@ impl Bucket {
 
     /// Waits before the attempt after this one.
     pub(crate) async fn pause(&self, attempt: u32) {
-        tokio::time::sleep(self.policy.backoff(attempt)).await;
+        tokio::time::sleep(self.policy.retries.backoff(attempt)).await;
     }
 
     /// Runs a small request until it succeeds, fails for good, or has failed as often as the policy allows.
@@ -70,7 +70,7 @@ impl Bucket {
     where
         F: Future<Output = Result<T, object_store::Error>>,
     {
-        self.retry_within(self.policy.request_timeout, name, request).await
+        self.retry_within(self.policy.timeouts.request_timeout, name, request).await
     }
 
     async fn retry_within<T, F>(
@@ -86,7 +86,7 @@ impl Bucket {
         let mut attempt = 1;
         loop {
             match within(limit, request(path.clone())).await {
-                Err(error) if attempt < self.policy.attempts && is_transient(&error) => {
+                Err(error) if attempt < self.policy.retries.attempts && is_transient(&error) => {
                     tracing::debug!(name, attempt, %error, "request failed, trying again");
                     self.pause(attempt).await;
                     attempt = attempt.saturating_add(1);
@@ -139,7 +139,7 @@ impl Bucket {
     pub(crate) async fn create(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };
         let path = self.path(name);
-        within(self.policy.request_timeout, self.store.put_opts(&path, bytes.into(), options))
+        within(self.policy.timeouts.request_timeout, self.store.put_opts(&path, bytes.into(), options))
             .await
             .map(|_| ())
     }
@@ -147,7 +147,7 @@ impl Bucket {
     /// Puts an object, whether there is one or not. One attempt, as for [`Bucket::create`].
     pub(crate) async fn put_once(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
         let path = self.path(name);
-        within(self.policy.request_timeout, self.store.put(&path, bytes.into())).await.map(|_| ())
+        within(self.policy.timeouts.request_timeout, self.store.put(&path, bytes.into())).await.map(|_| ())
     }
 
     /// Puts a small object, whether there is one or not.

@@ -384,7 +384,7 @@ impl Publisher {
         self.options.observer.start(Phase::Upload, bytes);
         let mut files = buffered_all(
             staged.files.clone(),
-            self.stream.policy().parallel_uploads,
+            self.stream.policy().transfers.parallel_uploads,
             |(name, path)| async move {
                 let key = names::anchor(version, nonce, &name)?;
                 let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;
@@ -495,7 +495,7 @@ impl Publisher {
         companions: &[Companion],
         known: &[NamedObject],
     ) -> Result<Vec<NamedObject>, StoreError> {
-        buffered_all(companions, self.stream.policy().parallel_uploads, |companion| async move {
+        buffered_all(companions, self.stream.policy().transfers.parallel_uploads, |companion| async move {
             let same = known.iter().find(|known| {
                 known.object.blake3 == companion.digest && known.object.bytes == companion.bytes
             });

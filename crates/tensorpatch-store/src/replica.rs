@@ -203,7 +203,7 @@ impl Replica {
         directory: &ReplicaDir,
         target: Target,
     ) -> Result<Pulled, StoreError> {
-        let mut attempts = PlanAttempts::at_most(self.stream.policy().plan_attempts);
+        let mut attempts = PlanAttempts::at_most(self.stream.policy().plans.plan_attempts);
         loop {
             let result = match self.prepare_locked(directory, target, &mut attempts).await {
                 Ok(prepared) => self.activate(prepared).await,
@@ -232,7 +232,7 @@ impl Replica {
     /// downloads are resumed.
     pub async fn prepare(&self, target: Target) -> Result<Prepared, StoreError> {
         let directory = self.lock().await?;
-        let mut attempts = PlanAttempts::at_most(self.stream.policy().plan_attempts);
+        let mut attempts = PlanAttempts::at_most(self.stream.policy().plans.plan_attempts);
         loop {
             match self.prepare_locked(&directory, target, &mut attempts).await {
                 Ok(prepared) => return Ok(prepared),
@@ -300,7 +300,7 @@ impl Replica {
         let held_id = held.as_ref().map(|held| held.id);
         self.lease(held_id.map(|id| id.version), number).await;
         let (history, plan) = self.stream.plan_to(held_id, &target, attempts.excluded()).await?;
-        let (bytes, limit) = (plan.bytes(), self.stream.policy().max_plan_bytes);
+        let (bytes, limit) = (plan.bytes(), self.stream.policy().plans.max_plan_bytes);
         if bytes > limit {
             return Err(StoreError::PlanBytes { version: number, bytes, limit });
         }
@@ -473,7 +473,7 @@ impl Replica {
     /// works.
     async fn lease(&self, version: Option<Version>, target: Version) {
         let Some(holder) = &self.options.lease else { return };
-        let lease = Lease::new(holder, version, target, self.stream.policy().lease_lifetime);
+        let lease = Lease::new(holder, version, target, self.stream.policy().leases.lease_lifetime);
         if let Err(error) = self.stream.lease(&lease_id(holder), &lease).await {
             tracing::warn!(%error, "the lease could not be written");
         }

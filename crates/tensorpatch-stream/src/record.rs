@@ -13,8 +13,7 @@ use crate::names::{
     Key, MAX_INTEGER, Nonce, StreamId, Version, check_distinct, is_file_path, is_plain_name,
 };
 use json::sealed::Rules;
-use json::{integers, rule};
-use wire::there;
+use json::{integers, rule, there};
 
 pub use json::{JsonRecord, MAX_RECORD_BYTES, RecordError};
 
@@ -35,8 +34,7 @@ pub struct ObjectRef {
 }
 
 /// A stored object that is a file of a checkpoint directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "wire::NamedObject")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NamedObject {
     /// The name of the file.
     pub name: String,
@@ -95,8 +93,7 @@ pub struct Delta {
 }
 
 /// A stored patch, of all tensors or of those of one rank.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "wire::PatchObject")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PatchObject {
     /// The patch.
     #[serde(flatten)]
@@ -158,8 +155,7 @@ pub struct VersionContents {
 }
 
 /// `commits/V.json` (section 4.2).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "wire::CommitRecord")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CommitRecord {
     /// The identity of the stream.
     pub stream: StreamId,

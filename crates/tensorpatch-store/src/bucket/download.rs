@@ -22,7 +22,7 @@ impl Bucket {
         object: &ObjectRef,
         observer: &Observer,
     ) -> Result<(), StoreError> {
-        let (sender, receiver) = mpsc::channel::<Bytes>(self.policy.parts_in_flight());
+        let (sender, receiver) = mpsc::channel::<Bytes>(self.policy.transfers.parts_in_flight());
         let (wanted, observer) = (object.clone(), observer.clone());
         let mut receiver = receiver;
         let reader = tokio::task::spawn_blocking(move || {
@@ -77,7 +77,7 @@ impl Bucket {
         let (mut output, mut verifier) = begun.await.map_err(|e| StoreError::Task(e.to_string()))??;
         let start = verifier.len;
         observer.advance(Phase::Resumed, start)?;
-        let (sender, mut receiver) = mpsc::channel::<Bytes>(self.policy.parts_in_flight());
+        let (sender, mut receiver) = mpsc::channel::<Bytes>(self.policy.transfers.parts_in_flight());
         let observer = observer.clone();
         let writer = tokio::task::spawn_blocking(move || {
             let mut result = Ok(());
@@ -124,7 +124,7 @@ impl Bucket {
                 attempt = 1;
             }
             match fetched {
-                Err(error) if attempt < self.policy.attempts && is_transient(&error) => {
+                Err(error) if attempt < self.policy.retries.attempts && is_transient(&error) => {
                     tracing::debug!(%path, done, attempt, %error, "download broke, taking it up again");
                     self.pause(attempt).await;
                     attempt = attempt.saturating_add(1);

@@ -130,7 +130,7 @@ fn set_up<T: ObjectStore>(
     policy: &Policy,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let store = store.map_err(|e| bad(url, e.to_string()))?;
-    Ok(Arc::new(object_store::limit::LimitStore::new(store, policy.max_connections)))
+    Ok(Arc::new(object_store::limit::LimitStore::new(store, policy.transfers.max_connections)))
 }
 
 #[cfg(test)]

@@ -40,8 +40,8 @@ pub(super) fn open(
     let allow_http = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"))
         || std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| value == "true");
     let store = builder
-        .with_client_options(policy.client_options(allow_http))
-        .with_retry(policy.retry_config())
+        .with_client_options(policy.timeouts.client_options(allow_http))
+        .with_retry(policy.retries.retry_config())
         .build();
     Ok((set_up(url, store, policy)?, prefix))
 }
@@ -79,8 +79,8 @@ pub(super) fn open_hub(
         .with_access_key_id(variable("ACCESS_KEY_ID")?)
         .with_secret_access_key(variable("SECRET_ACCESS_KEY")?)
         .with_disable_tagging(true)
-        .with_client_options(policy.client_options(endpoint.starts_with("http://")))
-        .with_retry(policy.retry_config())
+        .with_client_options(policy.timeouts.client_options(endpoint.starts_with("http://")))
+        .with_retry(policy.retries.retry_config())
         .build();
     Ok((set_up(url, store, policy)?, prefix))
 }
