@@ -177,6 +177,20 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+    /// A directory that is no replica.
+    #[error("{} is no replica: it has no .tensorpatch/state.json; give the directory of a pull", path.display())]
+    NotAReplica {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file of the version cannot be put in its place. Nothing was altered.
+    #[error("{}: {what}; the version held stays as it was", path.display())]
+    Place {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is in the way, and what to do.
+        what: String,
+    },
     /// The local state file is not one, or says what cannot be.
     #[error("{} cannot be understood: {what}. Remove it to start again from the weights that lie there", path.display())]
     LocalState {
@@ -203,10 +217,18 @@ pub enum StoreError {
         what: String,
     },
     /// A file that cannot be published under its name.
-    #[error("{} has a name that cannot be published: no control characters and none of / \\ {{ }} ^ % [ ] \" > < ~ # | * ? and `", path.display())]
+    #[error("{} has a name that cannot be published: no control characters and none of / \\ {{ }} ^ % [ ] \" > < ~ # | * ? and `; rename it, or remove it", path.display())]
     FileName {
         /// The file.
         path: PathBuf,
+    },
+    /// A file that no version may have, because not every replica could write it, or that cannot be read.
+    #[error("{} cannot be published: {what}", path.display())]
+    Unpublishable {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to do.
+        what: String,
     },
     /// A file that was given to lie beside the weights, and may not.
     #[error("{name:?} cannot be published beside the weights: {what}")]
@@ -397,6 +419,8 @@ impl StoreError {
             | Self::NoConditionalCreate(_)
             | Self::Url { .. }
             | Self::FileName { .. }
+            | Self::Unpublishable { .. }
+            | Self::NotAReplica { .. }
             | Self::FileSize { .. }
             | Self::PlanBytes { .. }
             | Self::Policy(_)
@@ -421,7 +445,7 @@ impl StoreError {
             | Self::SignedTip { .. } => ErrorKind::LocalDamage,
             Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => Cause::of(source).kind(),
             Self::Cancelled(_) => ErrorKind::Cancelled,
-            Self::Local { .. } | Self::State(_) | Self::Task(_) => ErrorKind::Io,
+            Self::Local { .. } | Self::Place { .. } | Self::State(_) | Self::Task(_) => ErrorKind::Io,
         }
     }
 

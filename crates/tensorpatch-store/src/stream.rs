@@ -467,7 +467,8 @@ async fn check_vacant(bucket: &Bucket) -> Result<(), StoreError> {
     let stream = match newest {
         None => None,
         Some(version) => {
-            let record = read_record::<CommitRecord>(bucket, &names::commit(version), &Trust::default()).await;
+            let record =
+                read_record::<CommitRecord>(bucket, &names::commit(version), &Trust::default()).await;
             record.ok().flatten().map(|(record, _)| record.stream)
         }
     };
