@@ -12,7 +12,8 @@ use crate::CheckpointError;
 
 /// Directories within directories that are looked at.
 const MAX_DEPTH: usize = 8;
-/// Entries of all directories together. A model has tens of files; whoever has more names the wrong directory.
+/// Entries of all directories together. A model has tens of files; whoever has more names the wrong
+/// directory.
 const MAX_ENTRIES: usize = 16_384;
 
 /// What ends in one of these holds weights in another format, or the state of a trainer. It would go stale
@@ -196,10 +197,12 @@ impl Scan<'_> {
         let entries = self.list(directory)?;
         if depth > 0 {
             if entries.is_empty() {
-                return Ok(self.leave(below.to_owned(), Omission::Empty));
+                self.leave(below.to_owned(), Omission::Empty);
+                return Ok(());
             }
             if entries.iter().any(|entry| is_safetensors(&entry.file_name())) {
-                return Ok(self.leave(below.to_owned(), Omission::Component));
+                self.leave(below.to_owned(), Omission::Component);
+                return Ok(());
             }
         }
         for entry in entries {

@@ -22,7 +22,8 @@ pub enum CheckpointError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The new file is in place, but it is not known to outlive a power cut: its directory could not be synced.
+    /// The new file is in place, but it is not known to outlive a power cut: its directory could not be
+    /// synced.
     #[error(
         "{}: the new file is in place, but its directory could not be synced, so that a power cut may still lose it: \
          {source}",

@@ -306,8 +306,8 @@ pub enum StoreError {
         /// That of the stream.
         found: LeafHash,
     },
-    /// A key is trusted, or to sign with, but the stream hashes its states so that other weights with the same
-    /// digest can be made.
+    /// A key is trusted, or to sign with, but the stream hashes its states so that other weights with the
+    /// same digest can be made.
     #[error(
         "{place}: the leaf hash of its states is {found}, for which anybody can make other weights with the same \
          digest: signatures guard streams of the leaf hash blake3 alone"

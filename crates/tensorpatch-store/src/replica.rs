@@ -342,8 +342,8 @@ impl Replica {
         Ok(Prepared { directory: directory.clone(), held, target, work, report })
     }
 
-    /// Looks whether the files are still there as the state file says, all of them read if that was asked for;
-    /// and what is not. Damage of the weights is written into the state file.
+    /// Looks whether the files are still there as the state file says, all of them read if that was asked
+    /// for; and what is not. Damage of the weights is written into the state file.
     async fn checked(
         &self,
         directory: &ReplicaDir,

@@ -34,8 +34,8 @@ use expected::Expected;
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct CreateOptions {
-    /// The leaf hash of all its states [default: BLAKE3 where the record is signed, else XXH3]. Signed streams
-    /// have BLAKE3 alone.
+    /// The leaf hash of all its states [default: BLAKE3 where the record is signed, else XXH3]. Signed
+    /// streams have BLAKE3 alone.
     pub leaf_hash: Option<LeafHash>,
     /// A promise that there is never more than one publisher at a time: then any store will do.
     pub single_writer: bool,
@@ -230,8 +230,8 @@ impl Stream {
         self
     }
 
-    /// The same stream, with every record refused that is not signed by one of `keys`, or by a key that one of
-    /// them was handed over to or has taken over from; the stream record is read again.
+    /// The same stream, with every record refused that is not signed by one of `keys`, or by a key that one
+    /// of them was handed over to or has taken over from; the stream record is read again.
     ///
     /// # Errors
     /// [`StoreError::Untrusted`] if the stream record is not; [`StoreError::WeakLeafHash`] if its states are

@@ -268,8 +268,8 @@ pub fn is_plain_name(name: &str) -> bool {
         && !name.chars().any(|c| c.is_control() || r#"/\{}^%`[]"><~#|*?"#.contains(c))
 }
 
-/// A path below the directory of a checkpoint, of a file that is no weights: plain names with `/` between them
-/// (section 3).
+/// A path below the directory of a checkpoint, of a file that is no weights: plain names with `/` between
+/// them (section 3).
 pub fn is_file_path(path: &str) -> bool {
     path.len() <= MAX_PATH_BYTES
         && path.split('/').count() <= MAX_PATH_SEGMENTS
