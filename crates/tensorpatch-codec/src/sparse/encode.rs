@@ -53,8 +53,14 @@ fn count_keys<T: Element>(key: Key, base: &[u8], sample: usize, counts: &mut Cou
     let every = 1_u64 << (base.len() / T::WIDTH / sample).max(1).ilog2();
     let groups = base.chunks(GROUP * T::WIDTH);
     for group in groups.step_by(usize::try_from(every).unwrap_or(usize::MAX)) {
-        for (bytes, tally) in group.chunks_exact(T::WIDTH).zip((0..4).cycle()) {
-            tallies[tally][key.find(T::load(bytes)) & 0xff] += 1;
+        let mut fours = group.chunks_exact(4 * T::WIDTH);
+        for four in &mut fours {
+            for (bytes, tally) in four.chunks_exact(T::WIDTH).zip(&mut tallies) {
+                tally[key.find(T::load(bytes)) & 0xff] += 1;
+            }
+        }
+        for bytes in fours.remainder().chunks_exact(T::WIDTH) {
+            tallies[0][key.find(T::load(bytes)) & 0xff] += 1;
         }
     }
     let sum = |key: usize| tallies.iter().map(|tally| u64::from(tally[key])).sum::<u64>();
@@ -110,8 +116,7 @@ impl Encoder {
         let mut hot_elements = [0; MAX_CLASSES];
         for ((block, _), survey) in blocks.iter().zip(&mut self.surveys) {
             if model.is_dense() {
-                survey.mark_all(block.olds.len() / T::WIDTH);
-                continue;
+                break;
             }
             kernels::survey::<T>(level, &lengths, block.olds, survey);
             for &position in survey.hot() {
@@ -171,7 +176,12 @@ impl Encoder {
                         plain,
                     );
                 }
-                None => put_moves::<T>(lanes, &self.symbols, block, survey.hot(), &mut self.steps, plain),
+                None => {
+                    if model.is_dense() {
+                        survey.mark_all(block.olds.len() / T::WIDTH);
+                    }
+                    put_moves::<T>(lanes, &self.symbols, block, survey.hot(), &mut self.steps, plain);
+                }
             }
             self.steps.end_phase(SYMBOL_BITS, lanes);
             let held = if is_last { lanes } else { 0 };

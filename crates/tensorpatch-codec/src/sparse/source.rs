@@ -18,7 +18,6 @@ pub(super) struct Source<'a> {
 
 impl Source<'_> {
     /// Reads a symbol for each element of `elements`, and moves it. `None` if one cannot be moved so.
-    #[expect(clippy::cast_possible_truncation, reason = "at most 64 bits")]
     pub(super) fn symbols<T: Element>(
         &mut self,
         symbols: &Symbols,
