@@ -178,6 +178,7 @@ impl ColdChanges {
 }
 
 /// Puts for each group whether something changes in it.
+#[expect(clippy::cast_possible_truncation, reason = "4096")]
 pub(super) fn put_flags(chance: Chance, sums: &[u16], changed: &[u16], steps: &mut Steps) {
     let of_group = |(&sum, &changed): (&u16, &u16)| {
         let unchanged = chance.unchanged(sum);

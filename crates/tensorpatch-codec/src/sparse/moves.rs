@@ -10,6 +10,7 @@ use super::rans::{EVERY_SECOND, MAX_LANES, Steps};
 use super::symbols::{NEAR_BITS, Symbols};
 
 /// Puts the symbols of the listed elements, and the plain bits that they call for.
+#[expect(clippy::cast_possible_truncation, reason = "numbers of slots")]
 pub(super) fn put_moves<T: Element>(
     lanes: usize,
     symbols: &Symbols,
@@ -60,6 +61,7 @@ impl Default for WithPlain {
 }
 
 /// Puts the plain bits of a row.
+#[expect(clippy::cast_possible_truncation, reason = "at most 32")]
 fn put_plain(symbols: &Symbols, of_row: &mut [WithPlain], plain: &mut BitWriter) {
     let is_near = |of: &WithPlain| of.step <= NEAR_BITS + 1;
     let mut far = [WithPlain::default(); MAX_LANES + 1];
