@@ -11,6 +11,8 @@ mod bad_input;
 mod convert;
 mod crash;
 mod demo;
+mod file_systems;
+mod hub;
 mod memory;
 mod patches;
 mod room;

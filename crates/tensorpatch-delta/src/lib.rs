@@ -31,6 +31,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod changed;
 mod changes;
 mod continuation;
 mod diff;
@@ -61,9 +62,10 @@ pub use apply::{AppliedInPlace, Apply};
 // Its types are in the interfaces of this crate.
 pub use safetensors;
 
+pub use changed::{ChangedTensor, ChangedTensors};
 pub use changes::{ChangesError, TensorChanges};
 pub use diff::{Diff, DiffTensors, diff, diff_tensors, full, full_tensors};
-pub use digest::digest;
+pub use digest::{StateHasher, digest};
 pub use encode::{DiffError, DiffReport, EncodingUse, encode_changes, encode_diff, encode_full};
 pub use error::ApplyError;
 pub use files::{apply_full, apply_to};

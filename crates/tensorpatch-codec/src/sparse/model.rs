@@ -267,8 +267,8 @@ impl Count {
     }
 }
 
-/// What a symbol of a hot element takes, and what a cold change does, in times of a symbol of a chunk that has
-/// one for each element.
+/// What a symbol of a hot element takes, and what a cold change does, in times of a symbol of a chunk that
+/// has one for each element.
 const HOT_COST: u64 = 2;
 const COLD_COST: u64 = 12;
 
@@ -308,8 +308,8 @@ impl Counts {
         self.counts.iter_mut().zip(elements).for_each(|(count, elements)| count.elements = elements);
     }
 
-    /// Which classes are to be hot. Where many elements would have a symbol, or many changes be cold, a symbol
-    /// for each element takes less time.
+    /// Which classes are to be hot. Where many elements would have a symbol, or many changes be cold, a
+    /// symbol for each element takes less time.
     pub(super) fn hot_from(&self) -> HotFrom {
         let [few, some, many] = [HotFrom::RATES[2], HotFrom::RATES[1], HotFrom::RATES[0]];
         let changes: u64 = self.counts.iter().map(|count| u64::from(count.changes)).sum();
