@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, and says what it left out"
 )]
 
+mod addresses;
 mod bad_input;
 mod convert;
 mod crash;
@@ -20,3 +21,4 @@ mod streams;
 mod support;
 mod trace;
 mod upkeep;
+mod verdicts;

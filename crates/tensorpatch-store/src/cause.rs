@@ -262,6 +262,9 @@ impl Answer {
         if let Some(cause) = self.code().and_then(Self::of_code) {
             return Some(cause);
         }
+        if self.has(&["there is no such bucket"]) {
+            return Some(Cause::NoBucket);
+        }
         let lower = self.0.to_ascii_lowercase();
         let is_page = lower.contains("<html") || lower.contains("<!doctype html");
         Some(match self.status() {

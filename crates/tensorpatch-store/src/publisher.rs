@@ -88,6 +88,8 @@ pub struct Published {
     pub total_elements: Option<u64>,
     /// Whether it was published already, by an attempt whose end was not seen.
     pub resumed: bool,
+    /// Whether it was not published, since the newest version, which this is then, is the same.
+    pub unchanged: bool,
     /// The anchor of the version that was added, if one was due.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<AnchorAdded>,
@@ -111,6 +113,7 @@ impl Published {
             changed_elements: delta.map(|delta| delta.changed_elements),
             total_elements: delta.map(|delta| delta.total_elements),
             resumed,
+            unchanged: false,
             anchor: None,
             anchor_error: None,
         }
@@ -233,7 +236,7 @@ impl Publisher {
         Ok(Some(tip))
     }
 
-    /// Publishes the checkpoint at `checkpoint` as the next version.
+    /// Publishes the checkpoint at `checkpoint` as the next version, unless it is the newest version already.
     ///
     /// # Errors
     /// [`StoreError::LostRace`] and [`StoreError::NotAtTip`] if another publisher was there first: then
@@ -310,11 +313,17 @@ impl Publisher {
         let (new, old) = (&patch.checked.contents, &tip.record.contents);
         let same_attempt = known.attempt == Some(tip.record.nonce);
         let same_label = label.is_some() && tip.record.label.as_deref() == label;
-        if new.state == old.state && new.layout == old.layout && (same_attempt || same_label) {
+        let is_same = new.state == old.state && new.layout == old.layout;
+        let unchanged = label.is_none()
+            && !self.options.allow_unchanged
+            && is_same_companions(companions, &tip.record.companions);
+        if is_same && (same_attempt || same_label || unchanged) {
             *known = Known { tip: Some(tip.id()), ..Known::default() };
             drop(patch.outgoing);
             patch.uploading.give_up().await;
-            return Ok(Published::of(tip, 0, true));
+            let mut published = Published::of(tip, 0, same_attempt || same_label);
+            published.unchanged = !published.resumed;
+            return Ok(published);
         }
         let nonce = patch.nonce;
         let prepared = self.next(companions, patch, tip).await?;
@@ -537,4 +546,16 @@ impl Publisher {
         let (directory, stream, options) = (directory.clone(), self.stream.id(), self.options.diff.clone());
         blocking(move || update::activate(&directory, stream, from.as_ref(), &to, ready, &options)).await
     }
+}
+
+/// Whether the files beside the weights are those of a version.
+fn is_same_companions(companions: &[Companion], known: &[NamedObject]) -> bool {
+    companions.len() == known.len()
+        && companions.iter().all(|companion| {
+            known.iter().any(|known| {
+                known.name == companion.name
+                    && known.object.blake3 == companion.digest
+                    && known.object.bytes == companion.bytes
+            })
+        })
 }

@@ -388,11 +388,12 @@ impl Replica {
     /// Checks that the stream still has the version that is held.
     async fn check_held(&self, number: Version, held: ObjectDigest) -> Result<(), StoreError> {
         let what = match self.stream.commit(number).await? {
-            None => "is held, and is there no longer",
-            Some(commit) if commit.digest != held => "is not the one that is held",
+            None => "is there no longer",
+            Some(commit) if commit.digest != held => "is another one now",
             Some(_) => return Ok(()),
         };
-        Err(StoreError::HistoryRewritten(format!("version {number} {what}")))
+        let dir = self.dir.display();
+        Err(StoreError::HistoryRewritten(format!("version {number}, which {dir} holds, {what}")))
     }
 
     /// Lets the directory become the prepared version. Short: it alters bytes or renames files, and fetches

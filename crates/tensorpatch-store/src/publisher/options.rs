@@ -17,6 +17,9 @@ pub struct PublishOptions {
     /// When [`Publisher::publish`](crate::Publisher::publish) and [`ranks::commit`](crate::ranks::commit) add
     /// an anchor to the version, so that newcomers need no long chain of patches.
     pub anchors: AnchorPolicy,
+    /// Whether a checkpoint that is the newest version already becomes a version of its own all the same
+    /// [default: only with a label of its own].
+    pub allow_unchanged: bool,
     /// Who is told of progress.
     pub observer: Observer,
 }
@@ -27,6 +30,7 @@ impl Default for PublishOptions {
             publisher: format!("publisher-{}", Nonce::random()),
             diff: delta::Options::default(),
             anchors: AnchorPolicy::default(),
+            allow_unchanged: false,
             observer: Observer::default(),
         }
     }
@@ -51,6 +55,13 @@ impl PublishOptions {
     #[must_use]
     pub fn with_anchors(mut self, anchors: AnchorPolicy) -> Self {
         self.anchors = anchors;
+        self
+    }
+
+    /// Publishes a checkpoint that is the newest version already all the same.
+    #[must_use]
+    pub fn allowing_unchanged(mut self) -> Self {
+        self.allow_unchanged = true;
         self
     }
 

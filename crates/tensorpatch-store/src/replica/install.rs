@@ -151,7 +151,10 @@ pub(crate) fn is_damage(error: &StoreError) -> bool {
     };
     match checkpoint {
         CheckpointError::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-        CheckpointError::NotInPlace { .. } | CheckpointError::Limit { .. } => false,
+        CheckpointError::NotInPlace { .. }
+        | CheckpointError::Limit { .. }
+        | CheckpointError::NoRoom { .. }
+        | CheckpointError::NotDurable { .. } => false,
         _ => true,
     }
 }

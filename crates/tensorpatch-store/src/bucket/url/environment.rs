@@ -78,9 +78,7 @@ fn check_value(name: &str, value: &str) -> Result<(), String> {
 pub(super) fn check_plain(name: &str, value: &str) -> Result<(), String> {
     match value.bytes().all(|byte| byte.is_ascii_graphic()) {
         true => Ok(()),
-        false => {
-            Err(format!("{name} has a blank or a character that no key, token or region has"))
-        }
+        false => Err(format!("{name} has a blank or a character that no key, token or region has")),
     }
 }
 

@@ -17,7 +17,8 @@ use crate::settings::Policy;
 /// The gateway, to which the namespace is appended.
 const GATEWAY: &str = "https://s3.hf.co";
 /// Prefixes of the variables that count.
-const VARIABLES: [&str; 5] = ["HF_", "HUGGING_FACE_HUB_TOKEN", "AWS_", "REQUESTS_CA_BUNDLE", "XDG_CACHE_HOME"];
+const VARIABLES: [&str; 5] =
+    ["HF_", "HUGGING_FACE_HUB_TOKEN", "AWS_", "REQUESTS_CA_BUNDLE", "XDG_CACHE_HOME"];
 /// The Hub itself.
 const HUB: &str = "https://huggingface.co";
 
