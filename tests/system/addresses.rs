@@ -73,12 +73,22 @@ fn answer(stream: TcpStream, status: &str, headers: &str, body: &[u8], log: &Mut
             return;
         }
         log.lock().unwrap().push(head.clone());
+        // A bucket without objects has an empty list.
+        let is_list =
+            status.starts_with("404") && head.contains("list-type=2") && !contains(body, b"NoSuchBucket");
+        let (status, body) = if is_list { ("200 OK", EMPTY_LIST) } else { (status, body) };
         let answer = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
         let shown = if head.starts_with("HEAD") { &[][..] } else { body };
         if stream.write_all(&[answer.as_bytes(), shown].concat()).is_err() {
             return;
         }
     }
+}
+
+const EMPTY_LIST: &[u8] = b"<?xml version=\"1.0\"?><ListBucketResult><Name>b</Name><KeyCount>0</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated></ListBucketResult>";
+
+fn contains(body: &[u8], word: &[u8]) -> bool {
+    body.windows(word.len()).any(|window| window == word)
 }
 
 /// A command with nothing of the user's environment about it.

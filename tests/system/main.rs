@@ -14,6 +14,7 @@ mod crash;
 mod demo;
 mod file_systems;
 mod hub;
+mod logs;
 mod memory;
 mod patches;
 mod room;

@@ -127,6 +127,8 @@ fn the_advice_after_damage_mends_the_stream() {
     let replica = scene.path("replica");
     let pull = arguments!["pull", scene.path("stream"), replica];
     run(&pull).ok();
+    let (stream, mirror) = (scene.path("stream"), scene.path("mirror"));
+    run(&arguments!["mirror", stream, mirror, "--work", scene.path("work")]).ok();
     scene.publish(3, &[]).ok();
     fs::remove_file(scene.object("patches", 3)).unwrap();
     run(&pull).fails(BAD_INPUT, &["tensorpatch anchor URL", "what is held stays as it was"]);
@@ -136,8 +138,6 @@ fn the_advice_after_damage_mends_the_stream() {
     run(&pull).ok();
     same_checkpoint(&replica, &snapshot(3));
     // A stream record that is gone is restored from a mirror, and nothing takes its place before that.
-    let (stream, mirror) = (scene.path("stream"), scene.path("mirror"));
-    run(&arguments!["mirror", stream, mirror, "--work", scene.path("work")]).ok();
     fs::remove_file(stream.join("stream.json")).unwrap();
     let before = tree(&stream);
     scene.publish(4, &[]).fails(BAD_INPUT, &["stream.json is gone", "up to version 3", "from a mirror"]);

@@ -528,8 +528,14 @@ impl Publisher {
         *known = Known { tip: Some(commit.id()), attempt: None, chain };
         if let Err(error) = self.advance(directory, tip, &commit, ready).await {
             // The version is published, so saying anything else would be wrong. The next call catches up.
-            tracing::warn!(%error, "the baseline could not be advanced");
+            tracing::warn!("the baseline could not be advanced, the next publisher catches up: {error}");
         }
+        let record = &commit.record;
+        tracing::info!(
+            "committed version {} as {:?}: {bytes} bytes uploaded",
+            record.version,
+            record.publisher
+        );
         self.stream.hint(commit.record.version).await;
         Ok(Published::of(&commit, bytes, false))
     }

@@ -58,7 +58,7 @@ pub(crate) fn recover(
         let found = match found {
             Ok(found) => found.map(|found| found.state),
             Err(error) if is_damage(&error) => {
-                tracing::warn!(%error, "an interrupted update cannot be finished");
+                tracing::warn!("an interrupted update cannot be finished, the files are restored: {error}");
                 remove_journal(directory)?;
                 None
             }

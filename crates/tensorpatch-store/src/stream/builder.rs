@@ -120,7 +120,8 @@ impl StreamBuilder {
         if !trusted.is_empty() {
             stream = stream.trusting(trusted).await?;
         }
-        let found = stream.record().leaf_hash;
+        let (found, writers) = (stream.record().leaf_hash, stream.record().writers);
+        tracing::info!("opened the stream {} at {}, {writers:?} writers", stream.id(), stream.place());
         match self.leaf_hash {
             Some(wanted) if wanted != found => {
                 Err(StoreError::LeafHash { place: stream.place(), wanted, found })

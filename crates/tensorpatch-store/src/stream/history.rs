@@ -136,7 +136,7 @@ impl Stream {
         match self.edge(file).await {
             Err(error @ StoreError::Object { .. }) => Err(error),
             Err(error) => {
-                tracing::warn!(name = file, %error, "an edge record is ignored");
+                tracing::warn!("an edge record is passed over: {error} (edges/{file})");
                 Ok(None)
             }
             edge => edge,
@@ -277,7 +277,11 @@ impl Stream {
             if missing.len() == before {
                 return Ok(plan);
             }
-            tracing::warn!(?missing, "objects of the plan are missing, planning again");
+            let first = missing.first().map_or("none", |object| object.key.as_str());
+            tracing::warn!(
+                "{} objects of the plan are missing, the first is {first}: planning again",
+                missing.len()
+            );
         }
     }
 
@@ -312,7 +316,7 @@ impl Stream {
     /// The future may be dropped at any time; it only reads.
     pub async fn pruned(&self) -> Result<Option<Version>, StoreError> {
         let listed = self.bucket().list(names::PRUNED, None).await?;
-        Ok(listed.iter().filter_map(|object| Version::from_digits(object.name.get(..20)?)).max())
+        Ok(listed.iter().filter_map(|object| names::pruned_floor(&object.name)).max())
     }
 }
 

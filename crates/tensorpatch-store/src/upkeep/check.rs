@@ -153,7 +153,7 @@ async fn check_above(
     }
     // One version above the tip may be under way; anchors and folds are made of versions that exist.
     let next = tip.map_or(Some(Version::FIRST), Version::next);
-    let made = listed.keys().filter(|key| {
+    let made = listed.keys().filter(|key| names::is_made(key)).filter(|key| {
         let version = key.version().filter(is_above);
         let after = matches!(key.folder(), "anchors" | "folds") && version != Some(Version::FIRST);
         version.is_some_and(|version| after || next.is_some_and(|next| version > next))
@@ -197,14 +197,12 @@ async fn readable_commits(
 
 async fn check_edges(stream: &Stream, report: &mut Checked) -> Result<(), StoreError> {
     for object in stream.bucket().list(names::EDGES, None).await? {
+        // Other names are those of strays.
         if names::edge_ends(&object.name).is_none() {
-            let name = format!("{}/{}", names::EDGES, object.name);
-            report.problems.push(Problem { name, what: "this is no name of an edge".into() });
             continue;
         }
-        match stream.edge(&object.name).await {
-            Ok(_) => {}
-            Err(error) => report.problem(error)?,
+        if let Err(error) = stream.edge(&object.name).await {
+            report.problem(error)?;
         }
     }
     Ok(())
