@@ -1,7 +1,7 @@
 //! File systems that lack something: what works there, and what is said of what cannot.
 //!
-//! A library that is loaded before the C library makes system calls fail as they do there. Where there is no C
-//! compiler these tests say that they are left out.
+//! A library that is loaded before the C library makes system calls fail as they do there. Where there is no
+//! C compiler these tests say that they are left out.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tensorpatch_format::{ErrorKind, LayoutError, LimitKind, SchemaError, TensorIndex};
 
-use crate::{HeaderError, IndexError};
+use crate::{CompanionObstacle, ForeignFile, HeaderError, IndexError};
 
 /// A refusal or a failure of the file layer.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,8 @@ pub enum CheckpointError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The new file is in place, but it is not known to outlive a power cut: its directory could not be synced.
+    /// The new file is in place, but it is not known to outlive a power cut: its directory could not be
+    /// synced.
     #[error(
         "{}: the new file is in place, but its directory could not be synced, so that a power cut may still lose it: \
          {source}",
@@ -39,8 +40,26 @@ pub enum CheckpointError {
     NotACheckpoint {
         /// The path.
         path: PathBuf,
-        /// What is there instead.
-        found: &'static str,
+        /// What is there instead, and what to do.
+        found: String,
+    },
+    /// A file of another kind under the name of a safetensors file.
+    #[error("{}: not a safetensors file: {found} ({bytes} bytes)", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: ForeignFile,
+        /// How long it is.
+        bytes: u64,
+    },
+    /// A file beside the weights that cannot be carried along.
+    #[error("{}: cannot be carried along: {obstacle}", path.display())]
+    Companion {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not, and what to do.
+        obstacle: CompanionObstacle,
     },
     /// A directory, a named pipe or a device where a file is needed.
     #[error("{}: not a regular file", path.display())]
@@ -73,8 +92,10 @@ pub enum CheckpointError {
         tensor: String,
     },
     /// Two files hold the same tensor.
-    #[error("tensor {tensor:?} is in {first:?} and in {second:?}")]
+    #[error("{}: tensor {tensor:?} is in {first:?} and in {second:?}", path.display())]
     TensorInTwoFiles {
+        /// The checkpoint.
+        path: PathBuf,
         /// The tensor.
         tensor: String,
         /// One file.
@@ -110,10 +131,8 @@ pub enum CheckpointError {
         /// The limit in force.
         limit: u64,
     },
-    /// A layout without an index that is not the one file `model.safetensors`.
-    #[error(
-        "a layout without an index must be the one file model.safetensors; this one has {files} files, the first is {first:?}"
-    )]
+    /// A layout of several files without an index.
+    #[error("a layout without an index must be one file; this one has {files} files, the first is {first:?}")]
     NoIndex {
         /// The number of files.
         files: usize,
@@ -278,8 +297,10 @@ impl CheckpointError {
             | Self::OutOfRange { .. }
             | Self::HeaderReplaced { .. }
             | Self::NotInPlace { .. }
+            | Self::Companion { .. }
             | Self::Pending { .. } => ErrorKind::Refused,
             Self::NotACheckpoint { .. }
+            | Self::Foreign { .. }
             | Self::NotAFile { .. }
             | Self::Header { .. }
             | Self::Index { .. }

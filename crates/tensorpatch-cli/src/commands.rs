@@ -17,6 +17,7 @@ mod mirror;
 mod publish;
 mod pull;
 mod rollback;
+mod rotate;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     Convert(convert::Arguments),
     /// Make a key to sign with
     Keygen(keygen::Arguments),
+    /// Let another key sign the versions of a stream from now on
+    Rotate(rotate::Arguments),
     /// Show all of it on this machine, with no set-up
     Demo(demo::Arguments),
 }
@@ -82,6 +85,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<()> {
         Command::Mirror(arguments) => mirror::run(&arguments, session),
         Command::Convert(arguments) => convert::run(&arguments, session),
         Command::Keygen(arguments) => keygen::run(&arguments, session),
+        Command::Rotate(arguments) => rotate::run(&arguments, session),
         Command::Demo(arguments) => demo::run(&arguments, session),
     }
 }

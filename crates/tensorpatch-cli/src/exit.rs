@@ -371,6 +371,21 @@ fn store(error: &StoreError) -> Verdict {
         StoreError::LeafHash { .. } => {
             verdict.advise("leave --leaf-hash out, or publish to a new stream")
         }
+        StoreError::WeakLeafHash { .. } => verdict.advise(
+            "publish to a new stream with --sign-key, which then has the leaf hash blake3; or read this one without a key",
+        ),
+        StoreError::WrongStream { .. } => verdict.advise("check the URL and --stream"),
+        StoreError::HiddenTip { .. } => verdict.advise(
+            "find out who hides or has deleted the newer versions, and restore them: going on would fork the stream",
+        ),
+        StoreError::SignedTip { .. } => {
+            verdict.advise("remove the file, and name the newest version that you know of with --expect-tip")
+        }
+        StoreError::RetiredKey { .. } => verdict.advise("sign with the key that it was handed over to"),
+        StoreError::Handover(_) => verdict.advise(
+            "ask the owner of the stream for its newest public key, and trust that alone (--trust-key)",
+        ),
+        StoreError::NeedsKey { .. } => verdict.advise("name the public key of the publisher with --trust-key"),
         StoreError::NoCache(_) => verdict.advise("name a directory with --baseline or --work"),
         StoreError::Untrusted { .. } => verdict.advise(
             "the record is forged, or signed with a key that is not named: see --trust-key and --sign-key",

@@ -78,9 +78,11 @@ pub(crate) fn checkpoint(
         writer.write(index, 0, bytes)?;
     }
     if form == Form::Directory {
-        let companions = [Some(target), base].into_iter().flatten().map(Checkpoint::companions);
-        let companions = companions.into_iter().find(|companions| !companions.is_empty()).unwrap_or_default();
-        companions.iter().try_for_each(|path| writer.copy_companion(path))?;
+        let mut companions = target.companions(&[])?.carried;
+        if let Some(base) = base.filter(|_| companions.is_empty()) {
+            companions = base.companions(&[])?.carried;
+        }
+        companions.iter().try_for_each(|companion| writer.copy_companion(companion))?;
     }
     writer.commit()?;
     let files = layout.files().len();

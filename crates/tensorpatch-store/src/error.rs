@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use crate::cause::{Cause, Told};
 use crate::settings::PolicyError;
 use tensorpatch_format::{ErrorKind, LeafHash, TaggedStateDigest};
-use tensorpatch_stream::{ChainError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version};
+use tensorpatch_stream::{
+    ChainError, HandoverError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version,
+};
 
 /// A refusal or failure of the store layer. Whatever existed before is as it was, unless the variant says
 /// otherwise.
@@ -183,6 +185,20 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+    /// A directory that is no replica.
+    #[error("{} is no replica: it has no .tensorpatch/state.json; give the directory of a pull", path.display())]
+    NotAReplica {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file of the version cannot be put in its place. Nothing was altered.
+    #[error("{}: {what}; the version held stays as it was", path.display())]
+    Place {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is in the way, and what to do.
+        what: String,
+    },
     /// The local state file is not one, or says what cannot be.
     #[error("{} cannot be understood: {what}. Remove it to start again from the weights that lie there", path.display())]
     LocalState {
@@ -209,10 +225,18 @@ pub enum StoreError {
         what: String,
     },
     /// A file that cannot be published under its name.
-    #[error("{} has a name that cannot be published: no control characters and none of / \\ {{ }} ^ % [ ] \" > < ~ # | * ? and `", path.display())]
+    #[error("{} has a name that cannot be published: no control characters and none of / \\ {{ }} ^ % [ ] \" > < ~ # | * ? and `; rename it, or remove it", path.display())]
     FileName {
         /// The file.
         path: PathBuf,
+    },
+    /// A file that no version may have, because not every replica could write it, or that cannot be read.
+    #[error("{} cannot be published: {what}", path.display())]
+    Unpublishable {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to do.
+        what: String,
     },
     /// A file that was given to lie beside the weights, and may not.
     #[error("{name:?} cannot be published beside the weights: {what}")]
@@ -290,6 +314,68 @@ pub enum StoreError {
         /// That of the stream.
         found: LeafHash,
     },
+    /// A key is trusted, or to sign with, but the stream hashes its states so that other weights with the
+    /// same digest can be made.
+    #[error(
+        "{place}: the leaf hash of its states is {found}, for which anybody can make other weights with the same \
+         digest: signatures guard streams of the leaf hash blake3 alone"
+    )]
+    WeakLeafHash {
+        /// The store and prefix.
+        place: String,
+        /// The leaf hash of the stream.
+        found: LeafHash,
+    },
+    /// The stream at the place is another than was asked for.
+    #[error("{place} has the stream {found}, not {expected}")]
+    WrongStream {
+        /// The store and prefix.
+        place: String,
+        /// The id that was asked for.
+        expected: StreamId,
+        /// The id of the stream that is there.
+        found: StreamId,
+    },
+    /// The stream does not show a version that it is known to have had: somebody has hidden or deleted it.
+    #[error(
+        "{place}: the newest version is {}, but version {known} is known to exist",
+        found.map_or("none".into(), |v| v.to_string())
+    )]
+    HiddenTip {
+        /// The store and prefix.
+        place: String,
+        /// The version that is known.
+        known: Version,
+        /// The newest that was found.
+        found: Option<Version>,
+    },
+    /// The file that says which version was signed last cannot be understood.
+    #[error("{}: it does not say which version was signed last: {what}", path.display())]
+    SignedTip {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The stream is signed, and it was not said whose signatures count.
+    #[error("{place} is signed: {what} needs a key to trust, or would believe unsigned records")]
+    NeedsKey {
+        /// The store and prefix.
+        place: String,
+        /// What was to be done.
+        what: &'static str,
+    },
+    /// The key to sign with was handed over, and counts no more.
+    #[error("{place}: the key to sign with was handed over after version {last}")]
+    RetiredKey {
+        /// The store and prefix.
+        place: String,
+        /// The last version for which it counts.
+        last: Version,
+    },
+    /// What is said of the keys of the stream contradicts itself.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// There is no directory for caches, and none was named.
     #[error("there is no home directory to keep {0} in: name a directory")]
     NoCache(&'static str),
@@ -335,17 +421,22 @@ impl StoreError {
             Self::LostRace { .. }
             | Self::NotAtTip { .. }
             | Self::AnotherStream { .. }
+            | Self::WrongStream { .. }
+            | Self::HiddenTip { .. }
             | Self::StreamExists { .. }
             | Self::HistoryRewritten(_) => ErrorKind::Conflict,
             Self::ForeignDirectory { .. }
             | Self::NoConditionalCreate(_)
             | Self::Url { .. }
             | Self::FileName { .. }
+            | Self::Unpublishable { .. }
+            | Self::NotAReplica { .. }
             | Self::FileSize { .. }
             | Self::PlanBytes { .. }
             | Self::Policy(_)
             | Self::LeafHash { .. }
             | Self::NoCache(_)
+            | Self::NeedsKey { .. }
             | Self::Companion { .. }
             | Self::Tensors(_)
             | Self::Text(_) => ErrorKind::Refused,
@@ -353,13 +444,18 @@ impl StoreError {
             | Self::Damaged { .. }
             | Self::PatchDiffers { .. }
             | Self::StreamRecordLost { .. } => ErrorKind::BadInput,
-            Self::Untrusted { .. } | Self::Unsigned { .. } => ErrorKind::Untrusted,
-            Self::WrongState { .. } | Self::LocalDamage { .. } | Self::LocalState { .. } => {
-                ErrorKind::LocalDamage
-            }
+            Self::Untrusted { .. }
+            | Self::Unsigned { .. }
+            | Self::WeakLeafHash { .. }
+            | Self::RetiredKey { .. }
+            | Self::Handover(_) => ErrorKind::Untrusted,
+            Self::WrongState { .. }
+            | Self::LocalDamage { .. }
+            | Self::LocalState { .. }
+            | Self::SignedTip { .. } => ErrorKind::LocalDamage,
             Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => Cause::of(source).kind(),
             Self::Cancelled(_) => ErrorKind::Cancelled,
-            Self::Local { .. } | Self::State(_) | Self::Task(_) => ErrorKind::Io,
+            Self::Local { .. } | Self::Place { .. } | Self::State(_) | Self::Task(_) => ErrorKind::Io,
         }
     }
 

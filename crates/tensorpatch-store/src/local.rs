@@ -93,11 +93,12 @@ impl Drop for NewFile {
     }
 }
 
-/// The name of a file while it is not complete.
+/// The name of a file while it is not complete: always of the same length, so that a name of any length has
+/// one.
 pub(crate) fn partial(target: &Path) -> PathBuf {
-    let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    target.with_file_name(name)
+    let name = target.file_name().unwrap_or_default();
+    let digest = blake3::hash(name.as_encoded_bytes()).to_hex();
+    target.with_file_name(format!(".{}.partial", digest.get(..32).unwrap_or_default()))
 }
 
 /// Replaces a file by one with these bytes, durably.

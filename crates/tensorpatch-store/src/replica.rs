@@ -7,10 +7,12 @@ pub(crate) mod follow;
 pub(crate) mod install;
 mod merge;
 pub(crate) mod options;
+mod places;
 mod prepare;
 mod repair;
 mod retry_plan;
 pub(crate) mod update;
+pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -27,10 +29,11 @@ use crate::stream::Stream;
 use builder::ReplicaBuilder;
 use directory::{Condition, InstalledVersion, LocalState, ReplicaDir, first_entry};
 use install::Found;
-use options::{ReplicaOptions, Target};
+use options::{ReplicaOptions, Target, Verify};
 use prepare::{Patching, Staging, Work};
 use retry_plan::PlanAttempts;
 use update::{Ready, Update};
+use verify::{Depth, find_weights_fault, with_companions_as_found};
 
 /// A directory with an ordinary checkpoint that is brought from version to version, verified.
 ///
@@ -54,15 +57,21 @@ pub struct Pulled {
     pub to: Version,
     /// The digest of its commit record.
     pub commit: ObjectDigest,
-    /// What it is, verified.
+    /// What it is.
     #[serde(flatten)]
     pub contents: VersionContents,
+    /// Whether the weights were hashed by this pull. If not, the state file says that they are the version.
+    pub verified: bool,
     /// The edges taken.
     pub edges: Vec<PulledEdge>,
     /// Bytes of the objects of the plan.
     pub plan_bytes: u64,
     /// Bytes fetched, companions and repairs included, without what was there already.
     pub downloaded_bytes: u64,
+    /// What was not as it was published before, and is again: names of files beside the weights, and what was
+    /// wrong with the weights.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub restored: Vec<String>,
 }
 
 /// One edge that a pull took.
@@ -258,7 +267,7 @@ impl Replica {
         target: Target,
         attempts: &mut PlanAttempts,
     ) -> Result<Prepared, StoreError> {
-        let local = self.local(directory).await?;
+        let (local, restored) = self.checked(directory, self.local(directory).await?).await?;
         // The last is the version that was held by the state file: the stream must still have it.
         let (held, old_companions, known) = match local {
             None => {
@@ -272,7 +281,8 @@ impl Replica {
             }
             Some(LocalState { condition: Condition::Damaged { was }, .. }) => {
                 let (checked, known) = (directory.clone(), was.id);
-                let was = blocking(move || install::with_whole_companions(&checked, was)).await?;
+                let found = move || with_companions_as_found(&checked, was, Depth::Contents);
+                let (was, _) = blocking(found).await?;
                 let (held, fetched) = self.repair(directory, &was).await?;
                 attempts.fetched(fetched);
                 (held, was.companions, Some(known))
@@ -304,6 +314,12 @@ impl Replica {
             return Err(StoreError::PlanBytes { version: number, bytes, limit });
         }
         attempts.take(&history, &plan);
+        let mut verified = !plan.edges.is_empty() || self.options.verify == Verify::Always;
+        let trusts = self.options.verify == Verify::WhereTrusted && self.stream.trusts_keys();
+        if let Some(held) = held.as_ref().filter(|_| !verified && trusts) {
+            self.verify_held(directory, held).await?;
+            verified = true;
+        }
         attempts.fetched(self.download(directory, &history, &plan, &target, &old_companions).await?);
         let report = Pulled {
             stream: self.stream.id(),
@@ -311,9 +327,11 @@ impl Replica {
             to: number,
             commit: target.digest,
             contents: target.record.contents,
+            verified,
             edges: plan.edges.iter().map(PulledEdge::of).collect(),
             plan_bytes: plan.bytes(),
             downloaded_bytes: attempts.fetched_bytes(),
+            restored,
         };
         let staging = Staging {
             directory: directory.clone(),
@@ -329,6 +347,45 @@ impl Replica {
         };
         let work = blocking(move || staging.run()).await?;
         Ok(Prepared { directory: directory.clone(), held, target, work, report })
+    }
+
+    /// Looks whether the files are still there as the state file says, all of them read if that was asked
+    /// for; and what is not. Damage of the weights is written into the state file.
+    async fn checked(
+        &self,
+        directory: &ReplicaDir,
+        local: Option<LocalState>,
+    ) -> Result<(Option<LocalState>, Vec<String>), StoreError> {
+        let Some(LocalState { stream, condition: Condition::Held(held) }) = local else {
+            return Ok((local, Vec::new()));
+        };
+        let depth = match self.options.verify {
+            Verify::Always => Depth::Contents,
+            Verify::WhereTrusted | Verify::Never => Depth::Sizes,
+        };
+        let (directory, options) = (directory.clone(), self.options.apply.clone());
+        blocking(move || {
+            let fault = find_weights_fault(&directory, &held, depth, &options)?;
+            let (found, mut altered) = with_companions_as_found(&directory, held.clone(), depth)?;
+            for name in &altered {
+                tracing::warn!("{name} is not as it was published, and is restored");
+            }
+            let condition = match fault {
+                None => Condition::Held(found),
+                Some(fault) => {
+                    tracing::warn!(
+                        "the weights are not as they were published, and are restored: {}",
+                        fault.what
+                    );
+                    altered.push(fault.what);
+                    let condition = Condition::Damaged { was: held };
+                    directory.save(&LocalState { stream, condition: condition.clone() })?;
+                    condition
+                }
+            };
+            Ok((Some(LocalState { stream, condition }), altered))
+        })
+        .await
     }
 
     /// Finds out which version the weights in a directory without a state file are.
@@ -366,6 +423,18 @@ impl Replica {
         let directory = directory.clone();
         blocking(move || directory.save(&state)).await?;
         Ok(Some(held))
+    }
+
+    /// Checks that the weights are those of the version that the state file says; if not, it says so from
+    /// then on.
+    async fn verify_held(&self, directory: &ReplicaDir, held: &InstalledVersion) -> Result<(), StoreError> {
+        let (directory, options) = (directory.clone(), self.options.apply.clone());
+        let (stream, held) = (self.stream.id(), held.clone());
+        blocking(move || {
+            let found = install::is_version(directory.path(), &held, &options);
+            found.map_err(|error| update::damage_noted(&directory, stream, &held, error))
+        })
+        .await
     }
 
     async fn examine(&self, directory: &ReplicaDir) -> Result<Option<Found>, StoreError> {

@@ -39,7 +39,8 @@ pub(crate) struct Arguments {
     /// What a reader of the patches needs besides them
     #[arg(long, value_enum, default_value_t)]
     profile: ProfileChoice,
-    /// For a new stream: the hash over chunks [default: xxh3]
+    /// For a new stream: the hash over chunks. xxh3 guards against accidents alone, and cannot be signed
+    /// [default: blake3 with --sign-key, else xxh3]
     #[arg(long, value_enum)]
     leaf_hash: Option<LeafHashChoice>,
     /// For a new stream: promise that nobody else publishes at the same time, for stores that could not tell
@@ -158,6 +159,15 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
         .options(options);
     if let Some(key) = arguments.sign.key()? {
         builder = builder.sign_key(key);
+    }
+    if let Some(dir) = arguments.sign.signed_tips() {
+        builder = builder.signed_tips(dir);
+    }
+    if let Some(id) = arguments.access.stream {
+        builder = builder.stream(id);
+    }
+    if let Some(version) = arguments.access.expect_tip {
+        builder = builder.expect_tip(version);
     }
     if let Some(hash) = arguments.leaf_hash {
         builder = builder.leaf_hash(hash.into());

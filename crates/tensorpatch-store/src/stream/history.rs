@@ -36,8 +36,14 @@ impl Stream {
         self.tip_after(None).await
     }
 
-    /// The newest version, given one that is known to exist.
+    /// The newest version, given one that is known to exist. Refuses one below what the caller expects.
     pub(crate) async fn tip_after(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
+        let tip = self.find_tip(known).await?;
+        self.check_tip(tip.as_ref()).await?;
+        Ok(tip)
+    }
+
+    async fn find_tip(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
         let hint = self.hinted().await?;
         let mut tip = None;
         for version in [hint, known].into_iter().flatten() {
@@ -210,6 +216,7 @@ impl Stream {
         if held == Some(target.id()) {
             return Ok(Default::default());
         }
+        self.check_endorsed(target).await?;
         let near = self.history(held.map(|held| held.version), target, max_edges).await?;
         let mut found = self.plan_in(near, held, number, excluded).await;
         // Objects of the nearest edges are missing: perhaps the newest anchor is whole, or an older one.

@@ -122,13 +122,10 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
     let wanted = wanted(&history);
     let bad = check_objects(stream, &wanted, &listed, options, &mut report).await?;
     let floor = report.pruned_below.unwrap_or(Version::FIRST);
-    for commit in history.commits() {
-        let version = commit.record.version;
-        // Below the floor a missing object is no damage, so neither is a version that cannot be reached.
-        if version >= floor && history.plan(None, version, &bad, usize::MAX).is_err() {
-            report.unreachable.push(version);
-        }
-    }
+    let reachable = history.reachable(&bad);
+    // Below the floor a missing object is no damage, so neither is a version that cannot be reached.
+    let versions = history.commits().map(|commit| commit.record.version).filter(|version| *version >= floor);
+    report.unreachable.extend(versions.filter(|version| !reachable.contains(version)));
     let names: BTreeSet<&Key> = wanted.iter().map(|(object, _)| &object.key).collect();
     report.abandoned = listed.keys().filter(|key| !names.contains(key)).map(Key::to_string).collect();
     Ok(report)

@@ -1,5 +1,5 @@
-//! Credentials that a command prints: `credential_process` of a profile, or the AWS command line itself, which
-//! follows single sign-on and roles.
+//! Credentials that a command prints: `credential_process` of a profile, or the AWS command line itself,
+//! which follows single sign-on and roles.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;

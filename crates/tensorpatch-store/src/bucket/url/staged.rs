@@ -1,5 +1,5 @@
-//! Objects of a local directory while they are written, and how they get their names on file systems that lack
-//! something.
+//! Objects of a local directory while they are written, and how they get their names on file systems that
+//! lack something.
 //!
 //! `object_store` creates with a hard link, stages beside the object where no list shows it, and fails if
 //! directories cannot be synced.
