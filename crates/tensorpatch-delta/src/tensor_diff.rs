@@ -238,8 +238,8 @@ impl<'b> TensorDiff<'b> {
         assembly.finish(&continuation)
     }
 
-    /// Writes the patch to a file at `path`, which appears, or replaces the one there, when it is whole and on
-    /// disk. `inputs` are files that must not be replaced, such as those of the base.
+    /// Writes the patch to a file at `path`, which appears, or replaces the one there, when it is whole and
+    /// on disk. `inputs` are files that must not be replaced, such as those of the base.
     ///
     /// # Errors
     /// As [`TensorDiff::finish`], and as [`Diff::write`](crate::Diff::write).

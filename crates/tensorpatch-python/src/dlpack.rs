@@ -2,9 +2,9 @@
 //! addresses of the array interface, and `bytes`. Out: arrays of this package as DLPack capsules. The only
 //! unsafe code of the package is here.
 //!
-//! What a producer says is believed as far as it cannot be checked: that the memory it points to is there for
-//! as long as the object that is kept beside it. Another thread that writes to a tensor while it is read gives
-//! bytes of before or after; that is the caller's to prevent, as with every library that reads tensors.
+//! What a producer says is believed as far as it cannot be checked: that the memory it points to is there
+//! for as long as the object that is kept beside it. Another thread that writes to a tensor while it is read
+//! gives bytes of before or after; that is the caller's to prevent, as with every library that reads tensors.
 
 #![allow(unsafe_code, reason = "the memory belongs to Python objects")]
 

@@ -46,7 +46,7 @@ impl Tensor {
     pub(crate) fn of(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = object.py();
         read(object).map_err(|error| {
-            // A type or a value that does not fit is told with the tensor; anything else is the producer's own.
+            // A type or a value that does not fit is told with the tensor; anything else is the producer's.
             let what = format!("tensor {name:?}: {}", error.value(py));
             let named = if error.is_instance_of::<PyTypeError>(py) {
                 PyTypeError::new_err(what)
