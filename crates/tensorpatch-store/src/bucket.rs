@@ -223,7 +223,7 @@ impl Bucket {
     /// The objects in a folder, those after `after` (a name in it) if given; in no order.
     pub(crate) async fn list(&self, folder: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError> {
         let folder_path = self.path(folder);
-        let objects: Vec<ObjectMeta> = self
+        let objects: Result<Vec<ObjectMeta>, object_store::Error> = self
             // However long the list is, each of its pages is a request that the client watches.
             .retry_within(Duration::MAX, folder, async |path| match after {
                 None => self.store.list(Some(&path)).try_collect().await,
@@ -232,8 +232,12 @@ impl Bucket {
                     self.store.list_with_offset(Some(&path), &offset).try_collect().await
                 }
             })
-            .await
-            .map_err(|source| object_error(folder, source))?;
+            .await;
+        let objects = match objects {
+            // A store that has no such folder.
+            Err(error) if is_absent(&error) => Vec::new(),
+            objects => objects.map_err(|source| object_error(folder, source))?,
+        };
         let listed = objects.into_iter().filter_map(|meta| {
             let name: Path = meta.location.prefix_match(&folder_path)?.collect();
             Some(Listed {
