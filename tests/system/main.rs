@@ -8,9 +8,12 @@
 )]
 
 mod bad_input;
+mod carried;
+mod claims;
 mod convert;
 mod crash;
 mod demo;
+mod ends;
 mod memory;
 mod patches;
 mod room;

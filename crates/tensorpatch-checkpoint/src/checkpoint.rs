@@ -180,7 +180,9 @@ impl Opened<'_> {
         let header = SafetensorsHeader::parse(mapped.bytes(), self.limits)
             .and_then(|header| header.check_file_len(mapped.bytes().len() as u64).map(|()| header))
             .map_err(|source| match ForeignFile::of(mapped.bytes()) {
-                Some(found) => CheckpointError::Foreign { path: path.clone(), found, bytes: mapped.identity.len },
+                Some(found) => {
+                    CheckpointError::Foreign { path: path.clone(), found, bytes: mapped.identity.len }
+                }
                 None => CheckpointError::Header { path: path.clone(), source },
             })?;
         self.add_metadata(&path, header.header_len())?;
@@ -231,8 +233,11 @@ fn find_files(directory: &Path, limits: &Limits) -> Result<Found, CheckpointErro
         Err(error) => Err(CheckpointError::io("look at", path)(error)),
     };
     if !exists(&index_path)? {
-        let name =
-            if exists(&single_path)? { Layout::SINGLE_FILE.to_owned() } else { foreign::only_file(directory)? };
+        let name = if exists(&single_path)? {
+            Layout::SINGLE_FILE.to_owned()
+        } else {
+            foreign::only_file(directory)?
+        };
         return Ok((None, vec![(name, None)]));
     }
     let mapped = MappedFile::open(&index_path)?;

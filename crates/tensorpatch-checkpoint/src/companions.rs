@@ -18,14 +18,47 @@ const MAX_ENTRIES: usize = 16_384;
 /// What ends in one of these holds weights in another format, or the state of a trainer. It would go stale
 /// beside patched weights, and much of it runs code when it is loaded.
 const WEIGHT_EXTENSIONS: [&str; 25] = [
-    "safetensors", "bin", "pt", "pth", "ckpt", "h5", "hdf5", "keras", "msgpack", "gguf", "ggml", "onnx",
-    "onnx_data", "ort", "ot", "npz", "npy", "distcp", "tflite", "pb", "pkl", "pickle", "nemo", "pdparams",
+    "safetensors",
+    "bin",
+    "pt",
+    "pth",
+    "ckpt",
+    "h5",
+    "hdf5",
+    "keras",
+    "msgpack",
+    "gguf",
+    "ggml",
+    "onnx",
+    "onnx_data",
+    "ort",
+    "ot",
+    "npz",
+    "npy",
+    "distcp",
+    "tflite",
+    "pb",
+    "pkl",
+    "pickle",
+    "nemo",
+    "pdparams",
     "mlmodel",
 ];
 /// What ends in one of these is a download that is not complete, or a copy that somebody put aside.
 const LEFTOVER_EXTENSIONS: [&str; 13] = [
-    "incomplete", "part", "partial", "crdownload", "download", "aria2", "tmp", "temp", "bak", "old", "orig",
-    "swp", "lock",
+    "incomplete",
+    "part",
+    "partial",
+    "crdownload",
+    "download",
+    "aria2",
+    "tmp",
+    "temp",
+    "bak",
+    "old",
+    "orig",
+    "swp",
+    "lock",
 ];
 const TRAINING_LOG: &str = "events.out.tfevents";
 
@@ -97,7 +130,9 @@ impl fmt::Display for Omission {
 #[non_exhaustive]
 pub enum CompanionObstacle {
     /// A link whose target is gone.
-    #[error("it is a symbolic link to {0:?}, which is not there; download the file again, or remove the link")]
+    #[error(
+        "it is a symbolic link to {0:?}, which is not there; download the file again, or remove the link"
+    )]
     DanglingLink(PathBuf),
     /// A link that leads out of the checkpoint.
     #[error(
@@ -161,10 +196,12 @@ impl Scan<'_> {
         let entries = self.list(directory)?;
         if depth > 0 {
             if entries.is_empty() {
-                return Ok(self.leave(below.to_owned(), Omission::Empty));
+                self.leave(below.to_owned(), Omission::Empty);
+                return Ok(());
             }
             if entries.iter().any(|entry| is_safetensors(&entry.file_name())) {
-                return Ok(self.leave(below.to_owned(), Omission::Component));
+                self.leave(below.to_owned(), Omission::Component);
+                return Ok(());
             }
         }
         for entry in entries {

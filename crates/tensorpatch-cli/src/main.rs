@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod exit;
+mod interrupt;
 mod output;
 mod patch_file;
 mod progress;
@@ -40,12 +41,15 @@ struct Arguments {
 }
 
 fn main() -> std::process::ExitCode {
-    let arguments = Arguments::parse();
-    let session = Session::new(&arguments.global);
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::report_usage(&error),
+    };
     trace(arguments.global.quiet);
-    match commands::run(arguments.command, &session) {
+    let run = Session::new(&arguments.global).and_then(|session| commands::run(arguments.command, &session));
+    match run {
         Ok(()) => exit::Code::Success.into(),
-        Err(error) => exit::report(&error, session.output.is_json()),
+        Err(error) => exit::report(&error, arguments.global.json),
     }
 }
 

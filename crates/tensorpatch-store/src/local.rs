@@ -1,7 +1,7 @@
 //! Files on local disk that are there whole or not at all, also after a power cut.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -152,7 +152,10 @@ pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
         Err(e) => Err(e),
     };
     match result {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::local(path, e)),
+        // Where a file is instead of the directory, there is nothing either.
+        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(StoreError::local(path, e))
+        }
         _ => Ok(()),
     }
 }

@@ -318,11 +318,7 @@ impl Publisher {
         let same_attempt = known.attempt == Some(tip.record.nonce);
         let same_label = label.is_some() && tip.record.label.as_deref() == label;
         let same_files = same_companions(companions, &tip.record.companions);
-        if new.state == old.state
-            && new.layout == old.layout
-            && same_files
-            && (same_attempt || same_label)
-        {
+        if new.state == old.state && new.layout == old.layout && same_files && (same_attempt || same_label) {
             *known = Known { tip: Some(tip.id()), ..Known::default() };
             drop(patch.outgoing);
             patch.uploading.give_up().await;

@@ -354,7 +354,10 @@ impl Replica {
             let condition = match fault {
                 None => Condition::Held(found),
                 Some(fault) => {
-                    tracing::warn!("the weights are not as they were published, and are restored: {}", fault.what);
+                    tracing::warn!(
+                        "the weights are not as they were published, and are restored: {}",
+                        fault.what
+                    );
                     altered.push(fault.what);
                     let condition = Condition::Damaged { was: held };
                     directory.save(&LocalState { stream, condition: condition.clone() })?;

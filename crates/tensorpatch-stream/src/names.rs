@@ -276,7 +276,9 @@ pub fn is_file_path(path: &str) -> bool {
 
 /// Two paths that cannot both be files of one directory on every file system.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} and {1:?} are in each other's way: names that differ in the case of letters alone count as the same")]
+#[error(
+    "{0:?} and {1:?} are in each other's way: names that differ in the case of letters alone count as the same"
+)]
 pub struct Collision(pub String, pub String);
 
 impl Collision {
@@ -458,7 +460,9 @@ mod tests {
             assert!(is_file_path(path), "{path:?}");
         }
         let (deeper, long) = (format!("{deep}/a"), format!("{0}/{0}/{0}", "x".repeat(200)));
-        for path in ["", "/", "/a", "a/", "a//b", "./a", "a/./b", "../a", "a/../b", "a/.b", "a\\b", &deeper, &long] {
+        for path in
+            ["", "/", "/a", "a/", "a//b", "./a", "a/./b", "../a", "a/../b", "a/.b", "a\\b", &deeper, &long]
+        {
             assert!(!is_file_path(path), "{path:?}");
         }
     }

@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use tensorpatch_format::{Layout, LayoutDigest, LeafHash, SchemaDigest, TaggedStateDigest};
 
 use crate::digest::{ObjectDigest, text};
-use crate::names::{
-    Key, MAX_INTEGER, Nonce, StreamId, Version, check_distinct, is_file_path, is_plain_name,
-};
+use crate::names::{Key, MAX_INTEGER, Nonce, StreamId, Version, check_distinct, is_file_path, is_plain_name};
 use json::sealed::Rules;
 use json::{integers, rule, there};
 

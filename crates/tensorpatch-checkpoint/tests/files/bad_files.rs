@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::support::{contents, file_of, one_tensor, open, put, put_index, sharded};
 use tensorpatch_checkpoint::{
-    Checkpoint, CheckpointError, ForeignFile, HeaderError, HeaderPlace, HeaderViolation, IndexError, SafetensorsHeader,
+    Checkpoint, CheckpointError, ForeignFile, HeaderError, HeaderPlace, HeaderViolation, IndexError,
+    SafetensorsHeader,
 };
 use tensorpatch_format::{LimitKind, Limits, SchemaError};
 

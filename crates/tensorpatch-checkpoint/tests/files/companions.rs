@@ -101,10 +101,10 @@ fn what_is_asked_for_comes_along_unless_it_never_can() {
     }
     let checkpoint = open(path).unwrap();
     let found = checkpoint.companions(&["a.bin".into()]).unwrap();
-    assert_eq!(found.carried.iter().map(|companion| companion.name.as_str()).collect::<Vec<_>>(), [
-        "a.bin",
-        "config.json"
-    ]);
+    assert_eq!(
+        found.carried.iter().map(|companion| companion.name.as_str()).collect::<Vec<_>>(),
+        ["a.bin", "config.json"]
+    );
     for name in [".hidden", "b.safetensors", "absent.bin"] {
         let error = checkpoint.companions(&[name.into()]).unwrap_err();
         let is_refused = |error: &CheckpointError| {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::{contents, one_tensor, open, put, sharded};
 use tensorpatch_checkpoint::{
-    AtomicFile, Checkpoint, CheckpointError, Companion, CheckpointWriter, Form, Placement, generate_layout,
+    AtomicFile, Checkpoint, CheckpointError, CheckpointWriter, Companion, Form, Placement, generate_layout,
 };
 use tensorpatch_format::{Dtype, Limits, Schema, TensorIndex, TensorSpec};
 

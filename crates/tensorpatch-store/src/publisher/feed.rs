@@ -12,8 +12,8 @@ use tensorpatch_stream::{Commit, Nonce};
 use tokio::sync::{MutexGuard, oneshot};
 
 use super::local::{Companion, copy_companion, write_companion};
-use super::survey::is_writable_everywhere;
 use super::memory::{finish_and_check, stage_tensors, verify_baseline};
+use super::survey::is_writable_everywhere;
 use super::{Known, Published, Publisher};
 use crate::error::StoreError;
 use crate::local::blocking;

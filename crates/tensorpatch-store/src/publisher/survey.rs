@@ -60,7 +60,8 @@ pub(super) fn companions(
     options: &PublishOptions,
 ) -> Result<Companions, StoreError> {
     let refused = |name: &str, what: String| {
-        let path = if checkpoint.is_directory() { checkpoint.path().join(name) } else { checkpoint.path().into() };
+        let path =
+            if checkpoint.is_directory() { checkpoint.path().join(name) } else { checkpoint.path().into() };
         StoreError::Unpublishable { path, what }
     };
     let companions = match checkpoint.companions(&options.carried) {
@@ -84,7 +85,10 @@ pub(super) fn companions(
     }
     for Companion { name, path } in carried.iter().filter(|companion| !is_file_path(&companion.name)) {
         if name.split('/').all(is_plain_name) {
-            return Err(refused(name, format!("its path has {} bytes: at most 512 can be carried", name.len())));
+            return Err(refused(
+                name,
+                format!("its path has {} bytes: at most 512 can be carried", name.len()),
+            ));
         }
         return Err(StoreError::FileName { path: path.clone() });
     }
@@ -101,7 +105,10 @@ pub(super) fn companions(
     }
     // Other file systems fold more letters than records do.
     check_distinct(names(), str::to_lowercase).map_err(|Collision(first, second)| {
-        refused(&second, format!("on file systems that ignore case it is the same as {first}; rename one of them"))
+        refused(
+            &second,
+            format!("on file systems that ignore case it is the same as {first}; rename one of them"),
+        )
     })?;
     carried.iter().try_for_each(|companion| check_readable(companion))?;
     Ok(companions)

@@ -44,6 +44,11 @@ pub(super) fn check_places(directory: &ReplicaDir, install: &FileSwap) -> Result
 /// Puts a staged file in its place. The staged one is there until the other is whole.
 pub(super) fn put(staged: &Path, file: &Path) -> io::Result<()> {
     match fs::rename(staged, file) {
+        // An empty one: with anything in it, it stays.
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            fs::remove_dir(file)?;
+            fs::rename(staged, file)
+        }
         // A mount. There is no other way, and whoever comes after a crash finds the staged file still there.
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
             let mut target = fs::OpenOptions::new().write(true).truncate(true).open(file)?;
@@ -62,8 +67,12 @@ pub(super) fn put(staged: &Path, file: &Path) -> io::Result<()> {
 /// The names of `install` that must be removed before its files are put in their places: files where a
 /// directory will be, and files in a directory where a file will be.
 pub(super) fn in_the_way(install: &FileSwap) -> impl Iterator<Item = &String> {
-    let is_in = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
-    install.remove.iter().filter(move |old| install.files.iter().any(|new| is_in(old, new) || is_in(new, old)))
+    let is_in =
+        |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
+    install
+        .remove
+        .iter()
+        .filter(move |old| install.files.iter().any(|new| is_in(old, new) || is_in(new, old)))
 }
 
 /// Removes a file of `root`, and the directories that are empty then.
@@ -99,7 +108,8 @@ pub(super) fn make_parents(root: &Path, name: &str) -> Result<(), StoreError> {
 pub(super) fn parents(root: &Path, install: &FileSwap) -> Vec<PathBuf> {
     let mut parents = vec![root.to_owned()];
     for name in install.files.iter().chain(&install.remove) {
-        parents.extend(name.match_indices('/').map(|(end, _)| root.join(name.get(..end).unwrap_or_default())));
+        parents
+            .extend(name.match_indices('/').map(|(end, _)| root.join(name.get(..end).unwrap_or_default())));
     }
     parents.sort();
     parents.dedup();
@@ -148,7 +158,10 @@ fn check_replaceable(parent: &Path, path: &Path, metadata: &fs::Metadata) -> Res
     let directory = directory.map_err(|e| StoreError::local(parent, e))?;
     let owns = |metadata: &fs::Metadata| metadata.uid() == uid.as_raw();
     if directory.mode() & STICKY != 0 && !uid.is_root() && !owns(metadata) && !owns(&directory) {
-        return Err(refused(path, "it belongs to another user, in a directory with the sticky bit: remove it"));
+        return Err(refused(
+            path,
+            "it belongs to another user, in a directory with the sticky bit: remove it",
+        ));
     }
     Ok(())
 }
@@ -159,7 +172,9 @@ fn check_directory(path: &Path) -> Result<(), StoreError> {
     }
     match accessat(CWD, path, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
         Ok(()) => Ok(()),
-        Err(error) => Err(refused(path, &format!("files cannot be replaced in it ({error}): make it writable"))),
+        Err(error) => {
+            Err(refused(path, &format!("files cannot be replaced in it ({error}): make it writable")))
+        }
     }
 }
 

@@ -93,7 +93,8 @@ fn verify_locked(directory: &ReplicaDir, options: &delta::Options) -> Result<Ver
         Condition::Damaged { .. } => return Err(unsettled("an earlier command has found it damaged")),
         _ => return Err(unsettled("an update of it was interrupted")),
     };
-    let mut faults: Vec<Fault> = find_weights_fault(directory, &held, Depth::Contents, options)?.into_iter().collect();
+    let mut faults: Vec<Fault> =
+        find_weights_fault(directory, &held, Depth::Contents, options)?.into_iter().collect();
     for companion in &held.companions {
         let path = directory.path().join(&companion.name);
         let what = match as_found(directory, companion, Depth::Contents)? {
@@ -152,7 +153,9 @@ pub(super) fn as_found(
     let metadata = match std::fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() => metadata,
         Ok(_) => return Ok(None),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(e) => return Err(failed(e)),
     };
     let mut found = companion.clone();
