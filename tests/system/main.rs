@@ -14,6 +14,7 @@ mod convert;
 mod crash;
 mod demo;
 mod ends;
+mod hub;
 mod memory;
 mod patches;
 mod room;

@@ -1,8 +1,8 @@
 //! Exit codes, and how errors are told.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use serde::Serialize;
 use tensorpatch::checkpoint::{CheckpointError, HeaderViolation};
@@ -94,12 +94,6 @@ impl From<Interrupted> for Code {
     }
 }
 
-impl From<Code> for ExitCode {
-    fn from(code: Code) -> Self {
-        Self::from(code.number())
-    }
-}
-
 /// A refusal of the command line itself, with what to do instead.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
@@ -146,12 +140,12 @@ struct ErrorBody<'a> {
 }
 
 /// Tells the user what is wrong with the command line, or what was asked about it.
-pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
-    let asks_for_json = std::env::args_os().take_while(|argument| argument != "--").any(|a| a == "--json");
+pub(crate) fn report_usage(error: &clap::Error, arguments: &[OsString]) -> Code {
+    let asks_for_json = arguments.iter().take_while(|argument| *argument != "--").any(|a| a == "--json");
     // If the stream is gone there is nobody left to tell.
     let _ = error.print();
     if !error.use_stderr() {
-        return Code::Success.into();
+        return Code::Success;
     }
     if asks_for_json {
         let text = error.render().to_string();
@@ -164,7 +158,7 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
             advice: Some(advice.trim()).filter(|advice| !advice.is_empty()),
         });
     }
-    Code::Refused.into()
+    Code::Refused
 }
 
 fn print_json(error: &ErrorBody<'_>) {
@@ -175,10 +169,10 @@ fn print_json(error: &ErrorBody<'_>) {
 }
 
 /// Tells the user what went wrong and what to do about it, and says what to exit with.
-pub(crate) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error, json: bool) -> Code {
     let verdict = judge(error);
     if verdict.code == Code::OutputClosed {
-        return verdict.code.into();
+        return verdict.code;
     }
     let message = message(error);
     let mut text = format!("error: {message}\n");
@@ -197,7 +191,7 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
             advice: verdict.advice.as_deref(),
         });
     }
-    verdict.code.into()
+    verdict.code
 }
 
 /// The whole chain of causes in one line, without those that the one before has said already.

@@ -125,7 +125,7 @@ pub(crate) fn read_file(path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreE
     use std::io::Read;
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(StoreError::local(path, e)),
     };
     let mut bytes = Vec::new();
