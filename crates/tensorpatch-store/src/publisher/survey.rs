@@ -80,10 +80,10 @@ pub(super) fn companions(
         );
         return Err(refused("", what));
     }
-    for name in weights(checkpoint).filter(|name| !is_plain_name(name)) {
+    if let Some(name) = weights(checkpoint).find(|name| !is_plain_name(name)) {
         return Err(StoreError::FileName { path: checkpoint.path().join(name) });
     }
-    for Companion { name, path } in carried.iter().filter(|companion| !is_file_path(&companion.name)) {
+    if let Some(Companion { name, path }) = carried.iter().find(|companion| !is_file_path(&companion.name)) {
         if name.split('/').all(is_plain_name) {
             return Err(refused(
                 name,
@@ -110,7 +110,7 @@ pub(super) fn companions(
             format!("on file systems that ignore case it is the same as {first}; rename one of them"),
         )
     })?;
-    carried.iter().try_for_each(|companion| check_readable(companion))?;
+    carried.iter().try_for_each(check_readable)?;
     Ok(companions)
 }
 

@@ -77,7 +77,12 @@ pub(super) fn in_the_way(install: &FileSwap) -> impl Iterator<Item = &String> {
 
 /// Removes a file of `root`, and the directories that are empty then.
 pub(super) fn remove(root: &Path, name: &str) -> Result<(), StoreError> {
-    local::remove(&root.join(name))?;
+    let path = root.join(name);
+    match look(&path)? {
+        Some(metadata) if !metadata.is_dir() => local::remove(&path)?,
+        // A directory has taken the place of the file: it is of the new version, or somebody's own.
+        _ => return Ok(()),
+    }
     let mut below = name;
     while let Some((parent, _)) = below.rsplit_once('/') {
         // One that has other files stays.
