@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, and says what it left out"
 )]
 
+mod addresses;
 mod bad_input;
 mod carried;
 mod claims;
@@ -14,7 +15,9 @@ mod convert;
 mod crash;
 mod demo;
 mod ends;
+mod file_systems;
 mod hub;
+mod logs;
 mod memory;
 mod patches;
 mod room;
@@ -22,3 +25,4 @@ mod streams;
 mod support;
 mod trace;
 mod upkeep;
+mod verdicts;

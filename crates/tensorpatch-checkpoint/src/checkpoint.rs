@@ -137,9 +137,10 @@ impl Checkpoint {
     }
 
     /// The files beside the weights that belong to the model, such as `config.json`, `tokenizer.json` and
-    /// `1_Pooling/config.json`, and those that stay behind: hidden files, weights of other formats, unfinished
-    /// downloads, and directories with safetensors files of their own. `asked` names files that come along
-    /// although their name says weights of another format, leftover or log. Nothing for a single file.
+    /// `1_Pooling/config.json`, and those that stay behind: hidden files, weights of other formats,
+    /// unfinished downloads, and directories with safetensors files of their own. `asked` names files that
+    /// come along although their name says weights of another format, leftover or log. Nothing for a single
+    /// file.
     ///
     /// # Errors
     /// [`CheckpointError::Companion`] if a file could not be carried: a link that leads nowhere or out of the

@@ -12,7 +12,8 @@ use crate::CheckpointError;
 
 /// Directories within directories that are looked at.
 const MAX_DEPTH: usize = 8;
-/// Entries of all directories together. A model has tens of files; whoever has more names the wrong directory.
+/// Entries of all directories together. A model has tens of files; whoever has more names the wrong
+/// directory.
 const MAX_ENTRIES: usize = 16_384;
 
 /// What ends in one of these holds weights in another format, or the state of a trainer. It would go stale

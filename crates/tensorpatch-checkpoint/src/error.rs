@@ -22,6 +22,19 @@ pub enum CheckpointError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The new file is in place, but it is not known to outlive a power cut: its directory could not be
+    /// synced.
+    #[error(
+        "{}: the new file is in place, but its directory could not be synced, so that a power cut may still lose it: \
+         {source}",
+        path.display()
+    )]
+    NotDurable {
+        /// The file or directory that was replaced.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// A directory without weights, or with weights of which it is not clear which ones count.
     #[error("{}: not a checkpoint: {found}", path.display())]
     NotACheckpoint {
@@ -275,7 +288,9 @@ impl CheckpointError {
     /// Who must act on the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { .. } | Self::NoRoom { .. } | Self::Incomplete { .. } => ErrorKind::Io,
+            Self::Io { .. } | Self::NotDurable { .. } | Self::NoRoom { .. } | Self::Incomplete { .. } => {
+                ErrorKind::Io
+            }
             Self::NeedsDirectory { .. }
             | Self::Destination { .. }
             | Self::OtherPlacement { .. }
@@ -299,6 +314,12 @@ impl CheckpointError {
             | Self::UnexpectedTensor { .. }
             | Self::TensorDiffers { .. } => ErrorKind::BadInput,
         }
+    }
+
+    /// For `map_err` on the sync of a directory, once the file at `path` is in place.
+    pub(crate) fn not_durable(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::NotDurable { path, source }
     }
 
     /// For `map_err` on an I/O operation.

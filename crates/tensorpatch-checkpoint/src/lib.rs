@@ -22,6 +22,7 @@
 mod atomic_file;
 mod checkpoint;
 mod companions;
+mod durable;
 mod error;
 mod foreign;
 mod header;
@@ -39,6 +40,7 @@ mod writer;
 pub use atomic_file::AtomicFile;
 pub use checkpoint::Checkpoint;
 pub use companions::{Companion, CompanionObstacle, Companions, LeftOut, Omission, is_companion_name};
+pub use durable::{sync_dir, sync_open_dir};
 pub use error::{CheckpointError, Obstacle};
 pub use foreign::ForeignFile;
 pub use header::{HeaderError, HeaderPlace, HeaderViolation, SafetensorsHeader};

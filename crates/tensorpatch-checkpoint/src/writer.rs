@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tensorpatch_format::{Layout, Schema, TensorIndex};
 
 use crate::companions::is_safetensors;
+use crate::durable::sync_open_dir;
 use crate::room::{NoReservation, available, check_available, reserve};
 use crate::staging::Staging;
 use crate::{CheckpointError, Companion, Placement};
@@ -175,8 +176,8 @@ impl CheckpointWriter {
     /// Makes the checkpoint durable and visible: syncs every file, renames, syncs the directories.
     ///
     /// # Errors
-    /// [`CheckpointError::Incomplete`] if the bytes written are not as many as the tensors have. If the
-    /// operating system refuses before the rename, the destination is as it was.
+    /// [`CheckpointError::Incomplete`] if the bytes written are not as many as the tensors have.
+    /// [`CheckpointError::NotDurable`] once the destination is replaced; in all other cases it is as it was.
     pub fn commit(self) -> Result<(), CheckpointError> {
         let written = self.written.load(Ordering::Acquire);
         if written != self.expected {
@@ -188,15 +189,15 @@ impl CheckpointWriter {
         }
         if self.form == Form::Directory {
             let path = self.staging.path();
-            self.staging.handle().sync_all().map_err(CheckpointError::io("sync", path))?;
+            sync_open_dir(self.staging.handle()).map_err(CheckpointError::io("sync", path))?;
         }
-        let (dest, (parent, opened)) = (self.dest, self.parent);
+        let (dest, (_, opened)) = (self.dest, self.parent);
         self.staging.rename(&dest).map_err(|error| match error.kind() {
             // Somebody was faster since `create` looked.
             io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(&dest),
             _ => CheckpointError::io("rename the new checkpoint to", &dest)(error),
         })?;
-        opened.sync_all().map_err(CheckpointError::io("sync", &parent))
+        sync_open_dir(&opened).map_err(CheckpointError::not_durable(&dest))
     }
 }
 

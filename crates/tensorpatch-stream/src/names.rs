@@ -29,6 +29,8 @@ pub const EDGES: &str = "edges";
 pub const LEASES: &str = "leases";
 /// The folder of pruning records.
 pub const PRUNED: &str = "pruned";
+/// The folder of handovers.
+pub const HANDOVERS: &str = "handovers";
 /// The folder of test objects.
 pub const PROBE: &str = "probe";
 
@@ -266,8 +268,8 @@ pub fn is_plain_name(name: &str) -> bool {
         && !name.chars().any(|c| c.is_control() || r#"/\{}^%`[]"><~#|*?"#.contains(c))
 }
 
-/// A path below the directory of a checkpoint, of a file that is no weights: plain names with `/` between them
-/// (section 3).
+/// A path below the directory of a checkpoint, of a file that is no weights: plain names with `/` between
+/// them (section 3).
 pub fn is_file_path(path: &str) -> bool {
     path.len() <= MAX_PATH_BYTES
         && path.split('/').count() <= MAX_PATH_SEGMENTS
@@ -330,6 +332,29 @@ pub fn commit_version(file: &str) -> Option<Version> {
     Version::from_digits(file.strip_suffix(".json")?)
 }
 
+/// The floor that a pruning record names, by the last segment of its name.
+pub fn pruned_floor(file: &str) -> Option<Version> {
+    let (digits, nonce) = file.strip_suffix(".json")?.split_once('-')?;
+    nonce.parse::<Nonce>().ok()?;
+    Version::from_digits(digits)
+}
+
+/// Whether a data object has a name as this protocol gives them: the version, and a nonce at the end of its
+/// first segment. Others are strays of whoever else writes to the place.
+pub fn is_made(key: &Key) -> bool {
+    let folder = key.as_str().split('/').nth(1).unwrap_or_default();
+    let folder = folder.strip_suffix(".leaves").unwrap_or(folder);
+    key.version().is_some() && folder.rsplit('-').next().is_some_and(|nonce| nonce.parse::<Nonce>().is_ok())
+}
+
+/// Whether the last segment of a name in the folder of leases is that of a lease; others are files that
+/// desktops, file servers and copies leave.
+pub fn is_lease(file: &str) -> bool {
+    file.strip_suffix(".json").is_some_and(|id| {
+        !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    })
+}
+
 /// Target, base (`None` for an anchor) and nonce of an edge record, by the last segment of its name.
 pub fn edge_ends(file: &str) -> Option<(Version, Option<Version>, Nonce)> {
     let mut fields = file.strip_suffix(".json")?.split('-');
@@ -354,6 +379,11 @@ pub fn patch(version: Version, nonce: Nonce, name: &str) -> Result<Key, KeyError
 /// If `name` is no path of plain names.
 pub fn companion(version: Version, nonce: Nonce, name: &str) -> Result<Key, KeyError> {
     Key::new(format!("companions/{}-{nonce}/{name}", version.digits()))
+}
+
+/// A handover after `last`.
+pub fn handover(last: Version, nonce: Nonce) -> String {
+    format!("{HANDOVERS}/{}-{nonce}.json", last.digits())
 }
 
 /// A file of an anchor.

@@ -10,6 +10,7 @@ use tensorpatch_format::{Layout, LayoutDigest, LeafHash, SchemaDigest, TaggedSta
 
 use crate::digest::{ObjectDigest, text};
 use crate::names::{Key, MAX_INTEGER, Nonce, StreamId, Version, check_distinct, is_file_path, is_plain_name};
+use crate::trust::HandoverRecord;
 use json::sealed::Rules;
 use json::{integers, rule, there};
 
@@ -120,6 +121,37 @@ pub enum Writers {
     Single,
 }
 
+/// What a record is about, by which it is judged whose signature counts, and with what its states are hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// The stream as a whole.
+    Stream(LeafHash),
+    /// A version.
+    Commit(Version, LeafHash),
+    /// An edge to a version.
+    Edge(Version, LeafHash),
+    /// The keys of the stream.
+    Keys,
+}
+
+impl Subject {
+    /// The leaf hash of the states that it names.
+    pub fn leaf_hash(self) -> Option<LeafHash> {
+        match self {
+            Self::Stream(hash) | Self::Commit(_, hash) | Self::Edge(_, hash) => Some(hash),
+            Self::Keys => None,
+        }
+    }
+
+    /// The version that it makes or leads to.
+    pub fn version(self) -> Option<Version> {
+        match self {
+            Self::Commit(version, _) | Self::Edge(version, _) => Some(version),
+            Self::Stream(_) | Self::Keys => None,
+        }
+    }
+}
+
 /// `stream.json` (section 4.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamRecord {
@@ -212,6 +244,27 @@ impl Rules for StreamRecord {
     fn check(&self) -> Result<(), RecordError> {
         integers(&[("created", self.created)])
     }
+
+    fn subject(&self) -> Subject {
+        Subject::Stream(self.leaf_hash)
+    }
+}
+
+impl JsonRecord for HandoverRecord {
+    const FORMAT: &'static str = "tensorpatch-handover";
+}
+
+impl Rules for HandoverRecord {
+    fn check(&self) -> Result<(), RecordError> {
+        if self.from == self.to {
+            return Err(rule("`from` and `to` are the same key"));
+        }
+        integers(&[("created", self.created)])
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Keys
+    }
 }
 
 impl JsonRecord for CommitRecord {
@@ -259,6 +312,10 @@ impl Rules for CommitRecord {
             None => Ok(()),
         }
     }
+
+    fn subject(&self) -> Subject {
+        Subject::Commit(self.version, self.contents.state.leaf_hash)
+    }
 }
 
 impl JsonRecord for EdgeRecord {
@@ -274,6 +331,10 @@ impl Rules for EdgeRecord {
             (None, Some(anchor)) => anchor.check(),
             _ => Err(rule("it must have either `delta` or `anchor`")),
         }
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Edge(self.target.version, self.target.state.leaf_hash)
     }
 }
 

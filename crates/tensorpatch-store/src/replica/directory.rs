@@ -9,7 +9,8 @@ use tensorpatch_stream::names::is_file_path;
 use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, StreamId, VersionId};
 
 use crate::error::StoreError;
-use crate::local::{self, Lock};
+use crate::local;
+use crate::lock::Lock;
 
 /// The name of the hidden directory.
 pub(crate) const HIDDEN: &str = ".tensorpatch";

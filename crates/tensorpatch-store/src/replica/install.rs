@@ -40,6 +40,26 @@ pub(crate) fn examine(
     }))
 }
 
+/// Checks that the weights at `path` are those of a version.
+pub(crate) fn is_version(
+    path: &Path,
+    version: &InstalledVersion,
+    options: &delta::Options,
+) -> Result<(), StoreError> {
+    let id = &version.id;
+    let found = match examine(path, id.state.leaf_hash, options)? {
+        Some(found) if found.state == id.state && found.layout == id.layout => return Ok(()),
+        Some(found) if found.state == id.state => {
+            let what = "its weights lie in other files than those of the version".into();
+            return Err(StoreError::LocalDamage { path: path.to_owned(), what });
+        }
+        found => found.map(|found| found.state),
+    };
+    let none = TaggedStateDigest { leaf_hash: id.state.leaf_hash, digest: StateDigest::NONE };
+    let found = found.unwrap_or(none);
+    Err(StoreError::WrongState { path: path.to_owned(), expected: id.state, found })
+}
+
 /// Brings what was interrupted to its end, and says what the replica is then (section 6, step R1).
 pub(crate) fn recover(
     directory: &ReplicaDir,
@@ -59,7 +79,7 @@ pub(crate) fn recover(
         let found = match found {
             Ok(found) => found.map(|found| found.state),
             Err(error) if is_damage(&error) => {
-                tracing::warn!(%error, "an interrupted update cannot be finished");
+                tracing::warn!("an interrupted update cannot be finished, the files are restored: {error}");
                 remove_journal(directory)?;
                 None
             }
@@ -137,7 +157,10 @@ pub(crate) fn is_damage(error: &StoreError) -> bool {
     };
     match checkpoint {
         CheckpointError::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-        CheckpointError::NotInPlace { .. } | CheckpointError::Limit { .. } => false,
+        CheckpointError::NotInPlace { .. }
+        | CheckpointError::Limit { .. }
+        | CheckpointError::NoRoom { .. }
+        | CheckpointError::NotDurable { .. } => false,
         _ => true,
     }
 }
@@ -235,7 +258,14 @@ pub(crate) fn check_staged(
     let staging = directory.staging();
     let expected = to.id.state;
     let none = TaggedStateDigest { leaf_hash: expected.leaf_hash, digest: StateDigest::NONE };
-    let found = examine(&staging, expected.leaf_hash, options)?.map_or(none, |found| found.state);
+    let found = match examine(&staging, expected.leaf_hash, options) {
+        Ok(found) => found.map_or(none, |found| found.state),
+        Err(error) if is_damage(&error) => {
+            let what = format!("its anchor is no checkpoint: {error}");
+            return Err(StoreError::PatchDiffers { version: to.id.version, what });
+        }
+        Err(error) => return Err(error),
+    };
     if found != expected {
         // Its objects are what their record says, so it is the record that is wrong.
         let what = format!("the state of its anchor is {found}, the commit says {expected}");

@@ -29,6 +29,20 @@ pub enum ApplyMode {
     Beside,
 }
 
+/// When a pull reads every byte of the version held, and repairs what is not as it was published. Otherwise
+/// it compares presence, sizes and headers. What a patch is applied to is always hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Verify {
+    /// The weights, where the stream is read with trusted keys and has nothing newer.
+    #[default]
+    WhereTrusted,
+    /// All files, first of all.
+    Always,
+    /// Never.
+    Never,
+}
+
 /// Choices for a replica.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -37,20 +51,26 @@ pub struct ReplicaOptions {
     pub mode: ApplyMode,
     /// Whether weights in the directory that are no version of the stream may be replaced.
     pub replace: bool,
-    /// Whether a pull reads every byte of the version held before it says that there is nothing to do, and
-    /// repairs what is not as it was published. Otherwise it compares presence, sizes and headers.
-    pub verify: bool,
     /// A name that no other replica of the stream has, for people too, under which the replica keeps a lease:
     /// while that lives, collectors keep the path from the replica's version to the tip. Each pull renews it,
     /// and so does following.
     pub lease: Option<String>,
     /// Threads and limits for decoding.
     pub apply: delta::Options,
+    /// When the files that are held are read, and not only looked at.
+    pub verify: Verify,
     /// Who is told of progress.
     pub observer: Observer,
 }
 
 impl ReplicaOptions {
+    /// The same with the weights that are held hashed as `verify` says.
+    #[must_use]
+    pub fn with_verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
+        self
+    }
+
     /// The same with files that change as `mode` says.
     #[must_use]
     pub fn with_mode(mut self, mode: ApplyMode) -> Self {
@@ -62,13 +82,6 @@ impl ReplicaOptions {
     #[must_use]
     pub fn replacing(mut self) -> Self {
         self.replace = true;
-        self
-    }
-
-    /// The same, but every byte of the version held is read first.
-    #[must_use]
-    pub fn verifying(mut self) -> Self {
-        self.verify = true;
         self
     }
 

@@ -11,8 +11,8 @@ use super::directory::{FileSwap, ReplicaDir};
 use crate::error::StoreError;
 use crate::local;
 
-/// Checks that each file of `install` can be put in its place, and what goes can be removed: so that a version
-/// is there whole or not at all, files beside the weights included.
+/// Checks that each file of `install` can be put in its place, and what goes can be removed: so that a
+/// version is there whole or not at all, files beside the weights included.
 ///
 /// # Errors
 /// [`StoreError::Place`], with what is in the way and what to do about it.

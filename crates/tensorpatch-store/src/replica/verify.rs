@@ -52,8 +52,9 @@ pub struct Fault {
 /// Reads every byte of the replica in `dir` and compares it with what its state file says; alters nothing.
 ///
 /// # Errors
-/// [`StoreError::NotAReplica`] if there is none, [`StoreError::LocalState`] if an update of it was interrupted,
-/// or if files cannot be read. Files that are not as they should be are no error: see [`Verified::faults`].
+/// [`StoreError::NotAReplica`] if there is none, [`StoreError::LocalState`] if an update of it was
+/// interrupted, or if files cannot be read. Files that are not as they should be are no error: see
+/// [`Verified::faults`].
 ///
 /// # Cancel safety
 /// The future may be dropped at any time; it only reads.
