@@ -9,9 +9,12 @@
 
 mod addresses;
 mod bad_input;
+mod carried;
+mod claims;
 mod convert;
 mod crash;
 mod demo;
+mod ends;
 mod file_systems;
 mod hub;
 mod logs;
