@@ -16,14 +16,15 @@ import tempfile
 from pathlib import Path
 
 ERROR = 100  # cudaErrorNoDevice: what NVIDIA's libraries answer where there is no GPU
-OURS = re.compile(r"lib(cu|nv|nccl)")
-THEIRS_TO_KEEP = "libcudart."
+NVIDIA = re.compile(r"lib(cu|nv|nccl)")
+REAL = "libcudart."
 SYMBOL = re.compile(r"cu|nv|Nv|nccl")
 RETURNS_TEXT = re.compile(r"(String|Name|_string)$")
 
 
 def readelf(option: str, path: Path) -> list[str]:
-    return subprocess.run(["readelf", "-W", option, path], capture_output=True, text=True, check=True).stdout.splitlines()
+    command = ["readelf", "-W", option, path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def linked(path: Path) -> list[str]:
@@ -45,8 +46,10 @@ def undefined(path: Path) -> list[tuple[str, str]]:
 def build(target: Path, symbols: set[str], version: str) -> None:
     source = ["int tensorpatch_stand_in(void) { return 0; }"]
     for name in sorted(symbols):
-        text = RETURNS_TEXT.search(name)
-        source.append(f'const char *{name}(void) {{ return "none"; }}' if text else f"int {name}(void) {{ return {ERROR}; }}")
+        if RETURNS_TEXT.search(name):
+            source.append(f'const char *{name}(void) {{ return "none"; }}')
+        else:
+            source.append(f"int {name}(void) {{ return {ERROR}; }}")
     with tempfile.TemporaryDirectory() as scratch:
         code, script = Path(scratch, "code.c"), Path(scratch, "versions")
         code.write_text("\n".join(source))
@@ -65,7 +68,7 @@ def main() -> None:
         for name, version in undefined(path):
             wanted.setdefault(version, set()).add(name)
     names = dict.fromkeys(name for path in torch for name in linked(path))
-    missing = [n for n in names if OURS.match(n) and not n.startswith(THEIRS_TO_KEEP) and not (directory / n).exists()]
+    missing = [n for n in names if NVIDIA.match(n) and not n.startswith(REAL) and not (directory / n).exists()]
     unversioned = wanted.pop("", set())
     for name in missing:
         version = name if name in wanted else "NVSHMEM" if name.startswith("libnvshmem") and "NVSHMEM" in wanted else ""

@@ -84,9 +84,8 @@ def report(transfer: WeightTransfer) -> None:
         version = step.published.version
         u = updates.get(version)
         taken = f"{u.fetch:7.3f}s {u.pause:7.3f}s {u.apply:7.3f}s  {u.route} {u.reason}" if u else "was not taken over"
-        print(
-            f"{version:7} {step.changed:10,} {step.published.bytes:11,} {step.compare:7.3f}s {step.publish:7.3f}s {taken}"
-        )
+        sizes = f"{version:7} {step.published.changed_elements:10,} {step.published.bytes:11,}"
+        print(f"{sizes} {step.compare:7.3f}s {step.publish:7.3f}s {taken}")
 
 
 def write_page(path: Path, transfer: WeightTransfer) -> None:

@@ -54,7 +54,11 @@ def pipeline(rank: int, base: Path, url: str, baseline: Path) -> None:
         stage = rank // 2
         state = trained(base, step)
         last = max(name for name in state if ".layers." in name).split(".")[2]
-        mine = {name: t for name, t in state.items() if (f".layers.{last}." in name or "layers" not in name) == stage}
+
+        def in_last_stage(name: str) -> bool:
+            return f".layers.{last}." in name or ".layers." not in name
+
+        mine = {name: tensor for name, tensor in state.items() if in_last_stage(name) == bool(stage)}
         # An embedding that is tied to the output lies on the first stage and on the last.
         return {**mine, "model.embed_tokens.weight": state["model.embed_tokens.weight"]}
 
@@ -68,7 +72,7 @@ def pipeline(rank: int, base: Path, url: str, baseline: Path) -> None:
 
 
 def replicated(rank: int, base: Path, url: str, baseline: Path) -> None:
-    """Every rank gets every tensor, one at a time: `AutoBridge.export_hf_weights(model, cpu=True)` of Megatron Bridge."""
+    """Every rank gets every tensor: `AutoBridge.export_hf_weights(model, cpu=True)` of Megatron Bridge."""
     world = dist.get_world_size()
 
     def export(step: int) -> Iterator[tuple[str, torch.Tensor]]:
@@ -88,7 +92,6 @@ def zero3(rank: int, base: Path, url: str, baseline: Path) -> None:
 
     @contextmanager
     def gathered(parameter: torch.Tensor) -> Iterator[torch.Tensor]:
-        parts = [torch.empty(0) for _ in range(world)]
         parts = [torch.empty_like(part) for part in parameter.reshape(-1).tensor_split(world)]
         dist.all_gather(parts, parameter.reshape(-1).tensor_split(world)[rank].contiguous())
         yield torch.cat(parts).view(parameter.shape)

@@ -64,7 +64,9 @@ def main() -> int:
                 use_cpu=not gpu,
                 bf16=gpu,
             ),
-            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": f"question {n}"}]} for n in range(32)]),
+            train_dataset=Dataset.from_list(
+                [{"prompt": [{"role": "user", "content": f"question {n}"}]} for n in range(32)]
+            ),
             processing_class=AutoTokenizer.from_pretrained(model),
             callbacks=[callback],
         )
@@ -81,7 +83,8 @@ def main() -> int:
         started = time.perf_counter()
         replica = scratch / "replica"
         pulled = Replica(stream, replica).pull()
-        print(f"pulled version {pulled.version}: {pulled.downloaded_bytes:,} bytes, {time.perf_counter() - started:.3f}s")
+        taken = time.perf_counter() - started
+        print(f"pulled version {pulled.version}: {pulled.downloaded_bytes:,} bytes, {taken:.3f}s")
         served = {name: t for path in replica.glob("*.safetensors") for name, t in load_file(path).items()}
         trained = state_of(trainer.model, dtype={name: t.dtype for name, t in served.items()})
         same = all(not changed(tensor.cpu(), served.pop(name)).numel() for name, tensor in trained) and not served

@@ -46,12 +46,12 @@ def vllm(model: Path, *, log: Path, environment: dict[str, str] | None = None) -
 
 
 @contextmanager
-def sglang(model: Path, *, log: Path) -> Iterator[Running]:
+def sglang(model: Path, *, log: Path, dtype: str = "bfloat16") -> Iterator[Running]:
     """An SGLang server; yields it as soon as it answers."""
     port = free_port()
     command = [
         *("-m", "sglang.launch_server", "--model-path", str(model), "--host", "127.0.0.1", "--port", str(port)),
-        *("--dtype", "bfloat16", "--disable-cuda-graph", "--skip-server-warmup", "--mem-fraction-static", "0.2"),
+        *("--dtype", dtype, "--disable-cuda-graph", "--skip-server-warmup", "--mem-fraction-static", "0.2"),
         *("--max-total-tokens", "4096"),
     ]
     if not GPU:

@@ -14,11 +14,13 @@ mod retry_plan;
 pub(crate) mod update;
 pub(crate) mod verify;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tensorpatch_delta as delta;
-use tensorpatch_format::TaggedStateDigest;
+use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_delta::{self as delta, ChangedTensor, ChangedTensors, Patch, State};
+use tensorpatch_format::{TaggedStateDigest, TensorIndex};
 use tensorpatch_stream::lease::Lease;
 use tensorpatch_stream::{Commit, Edge, ObjectDigest, StreamId, Version, VersionContents, VersionId};
 
@@ -101,6 +103,7 @@ pub struct Prepared {
     target: Commit,
     work: Work,
     report: Pulled,
+    options: delta::Options,
 }
 
 impl Prepared {
@@ -112,6 +115,57 @@ impl Prepared {
     /// The state that activation will bring.
     pub fn state(&self) -> TaggedStateDigest {
         self.target.record.contents.state
+    }
+
+    /// What activation will report.
+    pub fn report(&self) -> &Pulled {
+        &self.report
+    }
+
+    /// Hands over what activation will change in the tensors of the version held, one tensor at a time and in
+    /// the order of their names, for engines that scatter it into weights which they hold in memory. Several
+    /// patches are taken together. If nothing is held, every tensor is handed over whole.
+    ///
+    /// It reads local files only, blocks, and ends early when `visit` breaks it off. `wanted` leaves tensors
+    /// out by name.
+    ///
+    /// # Errors
+    /// If a local file cannot be read, or is not what it was when the version was prepared.
+    pub fn visit_changed(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        mut visit: impl FnMut(ChangedTensor) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let limits = &self.options.limits;
+        let open = |path: &Path| Checkpoint::open(path, limits).map_err(StoreError::from);
+        let base = self.held.as_ref().map(|_| open(self.directory.path())).transpose()?;
+        let base_state = base.as_ref().map(State::of).transpose()?;
+        let (staged, patches);
+        let changed = match &self.work {
+            Work::Nothing => return Ok(()),
+            // Only files beside the weights.
+            Work::Switch(_) if self.report.edges.is_empty() => return Ok(()),
+            Work::Switch(_) => {
+                staged = open(&self.directory.staging())?;
+                ChangedTensors::between(base_state, State::of(&staged)?, &self.options)
+            }
+            Work::InPlace(patchings) => {
+                let opened = patchings.iter().map(|patching| Patch::open_within(&patching.patch, limits));
+                patches = opened.collect::<Result<Vec<_>, _>>()?;
+                ChangedTensors::by_patches(base_state, &patches, &self.options)?
+            }
+        };
+        for (spec, index) in changed.schema().tensors().iter().zip((0..).map(TensorIndex)) {
+            if !wanted(&spec.name) {
+                continue;
+            }
+            if let Some(tensor) = changed.tensor(index)?
+                && visit(tensor).is_break()
+            {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Whether there is anything to activate.
@@ -346,7 +400,8 @@ impl Replica {
             observer: self.options.observer.clone(),
         };
         let work = blocking(move || staging.run()).await?;
-        Ok(Prepared { directory: directory.clone(), held, target, work, report })
+        let options = self.options.apply.clone();
+        Ok(Prepared { directory: directory.clone(), held, target, work, report, options })
     }
 
     /// Looks whether the files are still there as the state file says, all of them read if that was asked
@@ -483,7 +538,7 @@ impl Replica {
     /// locked until then; of several patches in place the rest are not begun, and the directory holds a
     /// version on the way.
     pub async fn activate(&self, prepared: Prepared) -> Result<Pulled, StoreError> {
-        let Prepared { directory, held, target, work, report } = prepared;
+        let Prepared { directory, held, target, work, report, .. } = prepared;
         let stream = self.stream.id();
         match work {
             Work::Nothing => {}

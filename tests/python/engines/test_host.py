@@ -88,6 +88,21 @@ def test_what_cannot_be_scattered_is_told(publisher: Publisher, stream: str, tmp
     assert host.fetch(version, version - 1).contents.whole == ("w",)
 
 
+def test_a_small_tensor_that_changes_as_a_whole_is_scattered_all_the_same(
+    publisher: Publisher, stream: str, tmp_path: Path
+) -> None:
+    host = HostReplica(stream, tmp_path / "host")
+    host.fetch(1, None)
+    state = start()
+    state["w"] += 1
+    version = publisher.publish(state).version
+    fetched = host.fetch(version, 1)
+    assert fetched.contents == Contents(dtypes=("BF16",), elements=100)
+    assert fetched.changes is not None
+    (change,) = read_changes(fetched.changes, CPU)
+    assert change.indices.tolist() == list(range(100))
+
+
 def test_changes_since_another_version_are_not_made_up(publisher: Publisher, stream: str, tmp_path: Path) -> None:
     host = HostReplica(stream, tmp_path / "host")
     version = step(publisher, start(), 1)

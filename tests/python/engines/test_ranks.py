@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def _train(rank: int, count: int, base: Path, stream: str, scratch: Path) -> Non
 
 
 class _Broken:
-    def prepare(self, *args: Any, **kwargs: Any) -> str:
+    def prepare_sparse(self, *args: Any, **kwargs: Any) -> str:
         raise StorageError("the store does not answer")
 
 
@@ -113,6 +113,30 @@ def test_fsdp2_ranks_publish_one_version_together_or_none(model: Path, stream: s
     assert served.keys() == final.keys()
     for name, tensor in final.items():
         assert torch.equal(bits(served[name]), bits(tensor)), name
+
+
+def _walk_fails(rank: int, count: int, base: Path, stream: str, scratch: Path) -> None:
+    states = RankPublisher(stream, {"baseline": scratch / "baseline"})
+    states.first(lambda publisher: publish_base(publisher, base, None))
+    state = load_file(base / "model.safetensors")
+
+    def walk() -> Iterator[tuple[str, torch.Tensor]]:
+        for place, (name, tensor) in enumerate(state.items()):
+            if place == 5 and rank == 1:
+                raise RuntimeError("out of memory")
+            if place % count == rank:
+                yield name, tensor + 1
+
+    states.publish(walk(), label="step 1")
+    with pytest.raises(Exception, match="out of memory" if rank == 1 else r"ranks \[1\] could not"):
+        states.close()
+
+
+def test_a_walk_that_fails_on_one_rank_ends_on_all_without_a_version(
+    model: Path, stream: str, tmp_path: Path
+) -> None:
+    in_processes(2, _walk_fails, model, stream, tmp_path)
+    assert Replica(stream, tmp_path / "replica").pull().version == 1
 
 
 def _cannot_open(rank: int, count: int, stream: str) -> None:

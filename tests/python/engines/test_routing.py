@@ -38,7 +38,7 @@ def test_changes_of_floats_on_a_known_version_are_scattered() -> None:
     [
         (CHANGES, None, "not known which version"),
         (None, 4, "since version 4"),
-        (Contents(dtypes=("BF16",), whole=("new.weight",)), 4, "new.weight is new or gone"),
+        (Contents(dtypes=("BF16",), whole=("new.weight",)), 4, "new.weight is new"),
         (Contents(dtypes=("BF16",), nan=True), 4, "NaN"),
         (Contents(dtypes=("BF16", "I8")), 4, "I8 is not"),
         (Contents(dtypes=("F4",)), 4, "F4 is not"),

@@ -60,6 +60,9 @@ class Unreliable:
         self.sparse += 1
         return self._publisher.publish_sparse(*args, **kwargs)
 
+    def catch_up(self) -> Any:
+        return self._publisher.catch_up()
+
     def close(self) -> None:
         self._publisher.close()
 
@@ -106,6 +109,23 @@ def test_what_a_failed_publish_had_comes_with_the_next(publisher: Unreliable, st
     states.publish(three.items(), label="step 3")
     states.close()
     assert states.error is None
+    assert same(pulled(stream, tmp_path / "replica"), three)
+
+
+def test_a_version_that_was_committed_unnoticed_is_built_on(
+    publisher: Unreliable, stream: str, tmp_path: Path
+) -> None:
+    states = StatePublisher(publisher)
+    states.publish(later(start(), 1).items(), label="step 1")
+    states.wait()
+    with Publisher(stream, baseline=tmp_path / "other") as other:
+        other.publish(later(start(), 9))
+    two, three = later(start(), 2), later(start(), 3)
+    states.publish(two.items(), label="step 2")
+    states.wait()
+    assert states.error is not None
+    states.publish(three.items(), label="step 3")
+    states.close()
     assert same(pulled(stream, tmp_path / "replica"), three)
 
 

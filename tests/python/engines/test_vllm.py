@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import servers
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tensorpatch import Publisher
@@ -44,6 +45,15 @@ def reloaded(server: Server, state: State, directory: Path) -> dict[str, str]:
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
     call(f"{server.url}/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}})
     return server.checksums()
+
+
+def out_of_range(changes: Path) -> None:
+    """Makes the last position of the changes one that no tensor has."""
+    with safe_open(changes, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(changes)
+    tensors[sorted(name for name in tensors if name.endswith(".indices"))[-1]][-1] = 2**31 - 1
+    save_file(tensors, changes, metadata=metadata)
 
 
 class Run:
@@ -89,14 +99,23 @@ def test_changes_are_scattered_and_leave_the_bits_of_a_reload(
         run.state["model.layers.0.mlp.up_proj.weight"][0, 0] = 1
         assert server.update(run.publisher.publish(run.state).version).route == "scatter"
 
-        # A scatter that fails half-way is followed by a reload in the same pause.
+        # A scatter that fails is followed by a reload in the same pause.
         version = run.step(5)
         server.fetch(version)
         changes = tmp_path / "host" / "changes" / f"{version - 1}-{version}.safetensors"
-        changes.write_bytes(changes.read_bytes()[:-100])
+        out_of_range(changes)
         update = server.update(version)
         assert update.route == "reload"
         assert "the scatter failed" in update.reason
+
+        # Changes that were damaged on the disk are not there.
+        version = run.step(6)
+        server.fetch(version)
+        changes = changes.with_name(f"{version - 1}-{version}.safetensors")
+        changes.write_bytes(changes.read_bytes()[:-100])
+        update = server.update(version)
+        assert update.route == "reload"
+        assert "not on this host" in update.reason
 
         after_updates = server.checksums()
         assert after_updates == reloaded(server, run.state, tmp_path / "final")

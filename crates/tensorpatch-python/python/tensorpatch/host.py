@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from . import LocalStateError, Replica
-from .torch.changes import changed
-from .torch.names import torch_dtype
+from . import LocalStateError, Replica, TensorPatch, patches
+from .torch.names import specs_of, torch_dtype
+
+log = logging.getLogger("tensorpatch")
 
 # Engines on one host may be a few versions apart: so many changes are kept for the slower ones.
 KEPT = 4
@@ -33,7 +36,7 @@ class Contents:
 
     dtypes: tuple[str, ...] = ()  # of the changed tensors, as safetensors spells them
     nan: bool = False  # some new value is not a number
-    whole: tuple[str, ...] = ()  # tensors that are new or gone, or have another dtype or shape
+    whole: tuple[str, ...] = ()  # tensors that are new, or have another dtype or shape
     elements: int = 0
 
 
@@ -57,7 +60,7 @@ class HostReplica:
         self._changes = directory / "changes"
         self._changes.mkdir(exist_ok=True)
         self.checkpoint = directory / "checkpoint"
-        self._replica = Replica(url, self.checkpoint, mode="beside", trust=trust)
+        self._replica = Replica(url, self.checkpoint, trust=trust)
 
     @property
     def digest(self) -> str | None:
@@ -83,20 +86,25 @@ class HostReplica:
             return Fetched(version, self.checkpoint, path, contents, downloaded)
 
     def _move(self, version: int, changes: bool) -> int:
-        held = self._replica.version
-        # The files are replaced and not altered: those of the version before can be read until they are closed.
-        old = _Files(self.checkpoint) if held is not None and changes else None
-        pulled = self._replica.pull(version)
-        if old is not None:
-            write_changes(self._changes / f"{held}-{version}.safetensors", old, _Files(self.checkpoint))
-            self._prune()
-        return pulled.downloaded_bytes
+        with self._replica.prepare(version) as prepared:
+            held = prepared.base_version
+            if held is not None and changes:
+                path = self._changes / f"{held}-{version}.safetensors"
+                write_changes(path, patches(prepared), specs_of(self.checkpoint))
+                self._prune()
+            return self._replica.activate(prepared).downloaded_bytes
 
     def _found(self, served: int | None, version: int) -> tuple[Path | None, Contents]:
         path = self._changes / f"{served}-{version}.safetensors"
         if served is None or not path.exists():
             return None, Contents()
-        return path, read_contents(path)
+        try:
+            return path, read_contents(path)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            # Nothing is lost: what cannot scatter reloads the checkpoint.
+            log.warning("%s is damaged and left out: %s", path, error)
+            path.unlink()
+            return None, Contents()
 
     def _prune(self) -> None:
         by_age = sorted(self._changes.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
@@ -110,7 +118,8 @@ class HostReplica:
             if self._replica.version != version:
                 raise LocalStateError(
                     f"{self.checkpoint} holds version {self._replica.version} and not {version}: another engine moved "
-                    "it; give each engine that is updated on its own a directory of its own"
+                    "it; give each engine that is updated on its own a directory of its own",
+                    "local_damage",
                 )
             yield self.checkpoint
 
@@ -124,57 +133,31 @@ class HostReplica:
             os.close(descriptor)
 
 
-class _Files:
-    """The tensors of a checkpoint directory, mapped into memory."""
+def write_changes(
+    path: Path, changes: Iterable[TensorPatch], before: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> None:
+    """Writes changes as a safetensors file, under its name only when it is whole.
 
-    def __init__(self, directory: Path) -> None:
-        self._of: dict[str, Any] = {}
-        for path in sorted(directory.glob("*.safetensors")):
-            file = safe_open(path, framework="pt")
-            self._of.update((name, file) for name in file.keys())  # noqa: SIM118: not a dictionary
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._of)
-
-    def spec(self, name: str) -> tuple[str, list[int]] | None:
-        """Dtype, as safetensors spells it, and shape."""
-        if name not in self._of:
-            return None
-        found = self._of[name].get_slice(name)
-        return found.get_dtype(), found.get_shape()
-
-    def tensor(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._of[name].get_tensor(name)
-        return tensor
-
-
-def write_changes(path: Path, old: _Files, new: _Files) -> None:
-    """Writes what differs between two checkpoints as a safetensors file, under its name only when it is whole."""
+    `before` has the dtype and shape that the tensors had.
+    """
     tensors: dict[str, torch.Tensor] = {}
-    listed = []
-    dtypes, nan, elements = set(), False, 0
-    whole = [name for name in old if new.spec(name) is None]
-    for name in new:
-        spec = new.spec(name)
-        assert spec is not None
-        dtype, shape = spec
-        if old.spec(name) != spec:
-            whole.append(name)
-            dtypes.add(dtype)
-            continue
-        after = new.tensor(name)
-        places = changed(old.tensor(name), after)
-        if not places.numel():
-            continue
+    listed: list[tuple[str, str, tuple[int, ...]]] = []
+    dtypes, whole, nan, elements = set(), [], False, 0
+    for name, dtype, shape, indices, values in changes:
         dtypes.add(dtype)
+        if before.get(name) != (dtype, shape):
+            whole.append(name)
+            continue
         if dtype not in _SCATTERED:
             continue
-        values = after.reshape(-1)[places.long()]
+        new = torch.from_dlpack(values).reshape(-1)
+        places = torch.arange(new.numel()) if indices is None else torch.from_dlpack(indices)
         number = len(listed)
-        tensors[f"{number}.indices"], tensors[f"{number}.values"] = places, values
-        listed.append([name, dtype, shape])
+        tensors[f"{number}.indices"] = places.to(torch.int32) if math.prod(shape) < 1 << 31 else places
+        tensors[f"{number}.values"] = new
+        listed.append((name, dtype, shape))
         elements += places.numel()
-        nan = nan or bool(torch.isnan(values.float()).any())
+        nan = nan or bool(torch.isnan(new.float()).any())
     contents = Contents(tuple(sorted(dtypes)), nan, tuple(whole), elements)
     metadata = {"contents": json.dumps(asdict(contents)), "tensors": json.dumps(listed)}
     beside = path.with_suffix(".writing")

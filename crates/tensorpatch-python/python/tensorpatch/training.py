@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -109,9 +109,7 @@ class StatePublisher:
         published = None
         changed = 0 if self._behind else sum(change.indices.numel() for change in changes)
         try:
-            if error is not None:
-                raise error
-            published = self._commit(changes, label)
+            published = self._commit(changes, label, error)
             self._behind = False
         except Exception as caught:
             error = caught
@@ -126,7 +124,13 @@ class StatePublisher:
         self.steps.append(step)
         return step
 
-    def _commit(self, changes: list[Change], label: str) -> Published:
+    def _commit(self, changes: list[Change], label: str, error: Exception | None) -> Published:
+        """Publishes, unless the walk over the state ended with an error."""
+        if error is not None:
+            raise error
+        if self.error is not None:
+            # The version before may have been committed although its publisher was not told.
+            self._publisher.catch_up()
         if self._behind:
             return self._publisher.publish(self._snapshot.on_host(), label=label, partial=True)
         return self._publisher.publish_sparse(changes, label=label)
@@ -158,7 +162,7 @@ def base_directory(base: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.is_absolute() or str(base).startswith("."):
-        raise UsageError(f"{base} is not a directory with a checkpoint")
+        raise UsageError(f"{base} is not a directory with a checkpoint", "refused")
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(str(base), allow_patterns=["*.safetensors", *(f"*{end}" for end in COMPANIONS)]))
@@ -190,5 +194,6 @@ def _cast_files(base: Path, dtypes: Mapping[str, torch.dtype]) -> Iterator[tuple
 
     for path in sorted(base.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118: not a dictionary
+            names: Any = file.keys()
+            for name in names:
                 yield name, file.get_tensor(name).to(dtypes[name])

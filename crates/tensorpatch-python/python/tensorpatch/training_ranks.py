@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 
 from . import Published, Publisher, StorageError
@@ -31,7 +30,6 @@ class RankPublisher(StatePublisher):
         self._group = dist.new_group(backend="gloo") if group is None else group
         self._rank, self._world = dist.get_rank(self._group), dist.get_world_size(self._group)
         self._root = dist.get_global_rank(self._group, 0)
-        self._mirror: dict[str, torch.Tensor] = {}
         super().__init__(self._open(url, options))
 
     def _open(self, url: str, options: Mapping[str, Any]) -> Publisher:
@@ -51,37 +49,32 @@ class RankPublisher(StatePublisher):
             return self._agree_on_value(None)
         return self._agree_on_value(lambda: super(RankPublisher, self).first(publish, walk))
 
-    def _commit(self, changes: list[Change], label: str) -> Published:
-        self._reflect(changes)
-        error: Exception | None = None
+    def _commit(self, changes: list[Change], label: str, error: Exception | None) -> Published:
         receipt = None
-        try:
-            receipt = self._publisher.prepare(self._mirror, rank=self._rank, world_size=self._world)
-        except Exception as caught:
-            error = caught
+        if error is None:
+            try:
+                receipt = self._prepare(changes)
+            except Exception as caught:
+                error = caught
         # A process that failed still takes part, or the others would wait for ever.
-        receipts: list[Any] | None = [None] * self._world if self._rank == 0 else None
-        dist.gather_object(receipt, receipts, dst=self._root, group=self._group)
-        if receipts is None:
-            published: Published = self._agree_on_value(None)
-        elif None in receipts:
-            missing = [rank for rank, sent in enumerate(receipts) if sent is None]
-            published = self._agree_on_value(lambda: _raise(error or StorageError(f"ranks {missing} failed")))
-        else:
-            complete = list(receipts)
-            published = self._agree_on_value(lambda: self._publisher.commit(complete, label=label))
+        shares: list[Any] = [None] * self._world
+        dist.all_gather_object(shares, (receipt, self._torn), group=self._group)
+        # What one process cannot publish again, none may: its part would be of another step.
+        self._torn = any(torn for _, torn in shares)
         if error is not None:
             raise error
-        return published
+        receipts = [sent for sent, _ in shares]
+        if None in receipts:
+            failed = [rank for rank, sent in enumerate(receipts) if sent is None]
+            raise StorageError(f"ranks {failed} could not upload their part, so there is no version")
+        if self._rank != 0:
+            return self._agree_on_value(None)
+        return self._agree_on_value(lambda: self._publisher.commit(receipts, label=label))
 
-    def _reflect(self, changes: list[Change]) -> None:
-        """Keeps host copies of the tensors that are on a device, from the changes alone."""
-        if self._behind or not self._mirror:
-            self._mirror = dict(self._snapshot.on_host())
-            return
-        for name, indices, values in changes:
-            if not self._snapshot.is_on_host(name):
-                self._mirror[name].reshape(-1)[indices.long()] = values
+    def _prepare(self, changes: list[Change]) -> str:
+        if self._behind:
+            return self._publisher.prepare(self._snapshot.on_host(), rank=self._rank, world_size=self._world)
+        return self._publisher.prepare_sparse(changes, rank=self._rank, world_size=self._world)
 
     def _agree(self, work: Callable[[], T] | None) -> T | None:
         """Rank 0 does `work`; every process raises what it raised."""
@@ -103,11 +96,8 @@ class RankPublisher(StatePublisher):
         done = self._agree(work)
         value: list[Any] = [done]
         dist.broadcast_object_list(value, src=self._root, group=self._group)
-        return value[0]
-
-
-def _raise(error: Exception) -> Any:
-    raise error
+        agreed: T = value[0]
+        return agreed
 
 
 def _default_baseline(url: str) -> Path:

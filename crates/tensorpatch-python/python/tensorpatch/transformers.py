@@ -46,7 +46,7 @@ class PublishCallback(TrainerCallback):
         * the rest: options of `tensorpatch.Publisher`.
         """
         if every < 1:
-            raise UsageError("every must be at least 1")
+            raise UsageError("every must be at least 1", "refused")
         self._url = url
         self._base = base
         self._dtype: Dtypes = getattr(torch, dtype) if isinstance(dtype, str) else dtype
@@ -83,8 +83,9 @@ class PublishCallback(TrainerCallback):
         # A walk over shards is a collective: it happens on every process, and the main one publishes it.
         with tempfile.TemporaryDirectory() as scratch:
             for part in (getattr(model, "config", None), processing_class):
-                if hasattr(part, "save_pretrained"):
-                    part.save_pretrained(scratch)
+                save = getattr(part, "save_pretrained", None)
+                if save is not None:
+                    save(scratch)
             companions = companions_of(Path(scratch))
             walk = state_of(model, dtype=self._dtype)
             self._states.first(lambda publisher: publisher.publish(walk, label="start", companions=companions), walk)
@@ -111,6 +112,6 @@ def _is_sharded(model: torch.nn.Module) -> bool:
 
 def _refuse_unknown_sharding(model: torch.nn.Module) -> None:
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
-        raise UsageError("the parameters are sharded by DeepSpeed ZeRO-3, which this callback does not gather")
+        raise UsageError("DeepSpeed ZeRO-3 shards the parameters, and this callback does not gather them", "refused")
     if type(model).__name__ == "FullyShardedDataParallel":
-        raise UsageError("the model is wrapped by FSDP1: set fsdp_version 2")
+        raise UsageError("the model is wrapped by FSDP1: set fsdp_version 2", "refused")

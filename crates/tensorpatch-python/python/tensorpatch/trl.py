@@ -110,11 +110,12 @@ class WeightTransfer:
 
 def _skeleton(base: Path) -> torch.nn.Module | None:
     """The model of a checkpoint without its weights: it knows which of its tensors transformers fuses."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
+    auto: Any = transformers.AutoModelForCausalLM
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+            model: torch.nn.Module = auto.from_config(transformers.AutoConfig.from_pretrained(base))
     except ValueError:  # a kind of model that is not a causal one: its names are taken as they are
         return None
     return model

@@ -107,10 +107,6 @@ class Snapshot:
         for name in list(self._tensors) if names is None else names:
             yield name, self._tensors[name].cpu()
 
-    def is_on_host(self, name: str) -> bool:
-        """Whether the remembered tensor is in host memory already."""
-        return self._tensors[name].device.type == "cpu"
-
     def clear(self) -> None:
         """Forgets everything, so that the next state is published whole."""
         self._tensors.clear()

@@ -65,7 +65,8 @@ def named_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     if hasattr(model, "peft_config"):
         raise UsageError(
             "the model has adapters, which its checkpoint file does not know: merge them first "
-            "(`model.merge_and_unload()`), or publish a merged copy"
+            "(`model.merge_and_unload()`), or publish a merged copy",
+            "refused",
         )
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     ignored = [re.compile(key) for key in getattr(model, "_keys_to_ignore_on_save", None) or ()]
@@ -94,22 +95,28 @@ def torch_dtype(name: str) -> torch.dtype:
     try:
         return _SAFETENSORS[name]
     except KeyError:
-        raise UsageError(f"torch has no dtype for {name} of safetensors") from None
+        raise UsageError(f"torch has no dtype for {name} of safetensors", "refused") from None
 
 
 def dtypes_of(checkpoint: Path) -> dict[str, torch.dtype]:
-    """The dtype of each tensor of a checkpoint directory or file, read from its headers."""
+    """The dtype of each tensor of a checkpoint directory or file."""
+    return {name: torch_dtype(dtype) for name, (dtype, _) in specs_of(checkpoint).items()}
+
+
+def specs_of(checkpoint: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The dtype, as safetensors spells it, and the shape of each tensor of a checkpoint, read from its headers."""
     files = [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.safetensors"))
     if not files:
-        raise UsageError(f"{checkpoint} has no .safetensors file")
-    found: dict[str, torch.dtype] = {}
+        raise UsageError(f"{checkpoint} has no .safetensors file", "refused")
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for path in files:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > path.stat().st_size:
-                raise UsageError(f"{path} is not a safetensors file: its header is longer than the file")
+                raise UsageError(f"{path} is not a safetensors file: its header is longer than the file", "refused")
             header = json.loads(file.read(length))
-        found.update((n, torch_dtype(entry["dtype"])) for n, entry in header.items() if n != "__metadata__")
+        header.pop("__metadata__", None)
+        found.update((name, (entry["dtype"], tuple(entry["shape"]))) for name, entry in header.items())
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from .names import Dtypes, Names, named_tensors, plain_name, whole
 
@@ -33,7 +34,7 @@ def rank_state(
     A collective: every process of `group` walks it to its end. A tensor travels only to its owner, and in the dtype
     that is published, unless it is sharded over another dimension than the first or over several.
     """
-    rank, world = dist.get_rank(group), dist.get_world_size(group)
+    world = dist.get_world_size(group)
     named = list(named_tensors(model))
     owner = owners(named, world)
     names = Names(model, dtype)
@@ -54,9 +55,9 @@ def gather_to(
 ) -> torch.Tensor | None:
     """The whole tensor on rank `destination` of `group`, `None` on the others. A collective."""
     rank, world = dist.get_rank(group), dist.get_world_size(group)
-    mesh = getattr(tensor, "device_mesh", None)
-    if mesh is None:
+    if not isinstance(tensor, DTensor):
         return tensor.detach() if rank == destination else None
+    mesh = tensor.device_mesh
     first = len(tensor.placements) == 1 and tensor.placements[0].is_shard(0) and mesh.size() == world
     if not first:
         gathered = whole(tensor)

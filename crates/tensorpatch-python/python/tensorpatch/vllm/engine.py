@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -24,13 +23,11 @@ from ..host import Fetched, HostReplica, read_changes
 from .probe import facts_of, scatter_is_exact
 from .routing import Decision, Facts, Route, at_start, for_version
 
+patching: Any
 try:
-    from vllm.model_executor.model_loader.checkpoint_weight_patch import (
-        CheckpointWeightPatch,
-        load_checkpoint_weight_patches,
-    )
+    from vllm.model_executor.model_loader import checkpoint_weight_patch as patching
 except ImportError:  # vLLM before 0.29
-    CheckpointWeightPatch = load_checkpoint_weight_patches = None
+    patching = None
 
 log = logging.getLogger("tensorpatch.vllm")
 
@@ -88,7 +85,7 @@ class Engine(WeightTransferEngine[InitInfo, UpdateInfo]):
         """Opens the stream, and finds which version the model was loaded from and which way updates can take."""
         directory = Path(init_info.directory) if init_info.directory else default_directory(init_info.url)
         self._host = HostReplica(init_info.url, directory, trust=init_info.trust)
-        self._facts = facts_of(self.model, self.model_config, self.device, load_checkpoint_weight_patches is not None)
+        self._facts = facts_of(self.model, self.model_config, self.device, patching is not None)
         self._say(served=None, fetched=None, error=None)
         newest = self._host.latest()
         if newest is not None:
@@ -97,7 +94,8 @@ class Engine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def _recognise(self, version: int) -> None:
         """Finds out whether the model was loaded from this version, and whether scattering into it is exact."""
-        assert self._host is not None and self._facts is not None
+        assert self._host is not None
+        assert self._facts is not None
         loaded = Path(self.model_config.model)
         # A checkpoint that this engine moves may have been another version when the model was loaded from it.
         moved = loaded.resolve() == self._host.checkpoint.resolve()
@@ -107,7 +105,8 @@ class Engine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def _probe(self) -> None:
         """Scatters values that are there already: if a weight changes, its layout is not that of the checkpoint."""
-        assert self._host is not None and self._facts is not None
+        assert self._host is not None
+        assert self._facts is not None
         if at_start(self._facts).route is Route.RELOAD or self._facts.repacked is not None:
             return
         version = self._status.served
@@ -203,15 +202,16 @@ class Engine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def _scatter_all(self, changes: Any) -> None:
         # The codec writes each index once, in ascending order: sorting them again would lengthen the pause.
-        load_checkpoint_weight_patches(
-            self.model, (CheckpointWeightPatch(*change) for change in changes), validate_unique_indices=False
-        )
+        patches = (patching.CheckpointWeightPatch(*change) for change in changes)
+        patching.load_checkpoint_weight_patches(self.model, patches, validate_unique_indices=False)
 
     def _reload(self, version: int) -> None:
         from vllm.config import LoadConfig
         from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
-        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+        from vllm.model_executor.model_loader import reload
 
+        model: Any = self.model
+        steps: Any = reload
         assert self._host is not None
         with self._host.reading(version) as checkpoint:
             config = copy.copy(self.model_config)
@@ -219,9 +219,9 @@ class Engine(WeightTransferEngine[InitInfo, UpdateInfo]):
             if hasattr(config, "model_weights"):
                 config.model_weights = ""
             loader = DefaultModelLoader(LoadConfig(load_format="safetensors"))
-            initialize_layerwise_reload(self.model)
-            self.model.load_weights(loader.get_all_weights(config, self.model))
-            finalize_layerwise_reload(self.model, self.model_config)
+            steps.initialize_layerwise_reload(model)
+            model.load_weights(loader.get_all_weights(config, model))
+            steps.finalize_layerwise_reload(model, self.model_config)
 
     def finish_weight_update(self) -> None:
         """Nothing: `receive_weights` leaves a whole version, or raises."""

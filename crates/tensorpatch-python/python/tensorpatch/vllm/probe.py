@@ -57,13 +57,14 @@ def _samples(checkpoint: Path, device: torch.device) -> Iterator[tuple[Any, ...]
     chance = torch.Generator().manual_seed(0)
     for path in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118: not a dictionary
+            names: Any = file.keys()
+            for name in names:
                 tensor = file.get_tensor(name)
                 if tensor.dtype not in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
                     continue
                 if not tensor.numel():
                     continue
-                places = torch.randint(tensor.numel(), (SAMPLES,), generator=chance).unique()
+                places = torch.unique(torch.randint(tensor.numel(), (SAMPLES,), generator=chance))
                 values = tensor.reshape(-1)[places]
                 kept = ~torch.isnan(values)
                 yield name, tuple(tensor.shape), tensor.dtype, values[kept].to(device), places[kept].to(device)

@@ -67,7 +67,7 @@ def for_version(start: Decision, facts: Facts, contents: Contents | None, served
     if contents is None:
         return Decision(Route.RELOAD, f"the changes since version {served} are not on this host")
     if contents.whole:
-        return Decision(Route.RELOAD, f"{contents.whole[0]} is new or gone, or has another dtype or shape")
+        return Decision(Route.RELOAD, f"{contents.whole[0]} is new, or has another dtype or shape")
     if contents.nan:
         return Decision(Route.RELOAD, "some new values are NaN, which marks unchanged elements in a scatter")
     for dtype in contents.dtypes:
