@@ -105,10 +105,12 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         stream.require_keys("deleting what is not needed")?;
     }
     let tip = stream.tip().await?.ok_or(StoreError::Empty)?.record.version;
-    let history = stream.whole_history(tip).await?;
+    let mut history = stream.whole_history(tip).await?;
     let now = stream.store_now().await?;
     let (leases, expired) = stream.leases(now).await?;
     let listed = stream.data_objects().await?;
+    let broken = broken_edges(stream, &history, &listed).await?;
+    history.leave_out(&broken);
 
     let lowest = lowest_needed(tip, options.keep, leases.iter().map(|lease| lease.needs));
     let no_anchor = || StoreError::Missing { name: format!("an anchor at or below version {lowest}") };
@@ -128,6 +130,11 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
             kept.add_what_is_there(&history, wanted, is_there);
         }
         (complete, _) => complete?,
+    }
+    if !broken.is_empty() {
+        check_goes_around(&history, floor, &broken, &listed)?;
+        let objects = broken.iter().flat_map(Edge::all_objects);
+        kept.add_objects(objects.filter(|object| listed.contains_key(&object.key)));
     }
     if options.delete {
         check_successor(stream, &history, floor, &kept).await?;
@@ -160,6 +167,54 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         garbage: objects,
         deleted: options.delete,
     })
+}
+
+/// The edges that cannot be taken, since objects of them are gone, without those that a collector took.
+async fn broken_edges(
+    stream: &Stream,
+    history: &History,
+    listed: &BTreeMap<Key, Listed>,
+) -> Result<Vec<Edge>, StoreError> {
+    let pruned = stream.pruned().await?.unwrap_or(Version::FIRST);
+    let starts = |edge: &&Edge| edge.base().map_or(edge.target.version, |base| base.version) >= pruned;
+    let is_doubtful =
+        |object: &&ObjectRef| listed.get(&object.key).is_none_or(|listed| listed.bytes != object.bytes);
+    let edges = history.edges().iter().filter(starts);
+    let doubtful: BTreeSet<&ObjectRef> = edges.flat_map(Edge::objects).filter(is_doubtful).collect();
+    let at_once = stream.policy().transfers.parallel_requests;
+    let missing = buffered_all(doubtful, at_once, |object| async move {
+        match stream.bucket().check_there(object).await {
+            Ok(()) => Ok(None),
+            Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => Ok(Some(object)),
+            Err(error) => Err(error),
+        }
+    })
+    .await?;
+    let missing: BTreeSet<&ObjectRef> = missing.into_iter().flatten().collect();
+    let edges = history.edges().iter().filter(starts);
+    Ok(edges.filter(|edge| edge.objects().iter().any(|object| missing.contains(object))).cloned().collect())
+}
+
+/// Checks that every version from `floor` on can be reached without the broken edges, from what is kept alone.
+fn check_goes_around(
+    history: &History,
+    floor: Version,
+    broken: &[Edge],
+    listed: &BTreeMap<Key, Listed>,
+) -> Result<(), StoreError> {
+    let is_below = |edge: &&Edge| edge.base().map_or(edge.target.version, |base| base.version) < floor;
+    let below: Vec<Edge> = history.edges().iter().filter(is_below).cloned().collect();
+    let mut kept = history.clone();
+    kept.leave_out(&below);
+    let reachable = kept.reachable(&BTreeSet::new());
+    let mut versions = history.commits().map(|commit| commit.record.version);
+    if versions.all(|version| version < floor || reachable.contains(&version)) {
+        tracing::warn!("{} edges are broken: every version can be reached without them", broken.len());
+        return Ok(());
+    }
+    let gone = broken.iter().flat_map(Edge::objects).find(|object| !listed.contains_key(&object.key));
+    let name = gone.map_or_else(|| "an object".to_owned(), |object| object.key.to_string());
+    Err(StoreError::Missing { name })
 }
 
 /// Everything from `floor` on, and the paths to pinned versions below it.
