@@ -11,6 +11,8 @@ use std::io::{Error as IoError, ErrorKind as IoErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -83,9 +85,12 @@ impl Bucket {
         F: Future<Output = Result<T, object_store::Error>>,
     {
         let path = self.path(name);
+        let begun = Instant::now();
         let mut attempt = 1;
         loop {
-            match within(limit, request(path.clone())).await {
+            // All attempts together: a server that answers byte by byte is not waited for again and again.
+            let left = limit.saturating_sub(begun.elapsed());
+            match within(left, request(path.clone())).await {
                 Err(error) if attempt < self.policy.retries.attempts && is_transient(&error) => {
                     tracing::debug!(name, attempt, %error, "request failed, trying again");
                     self.pause(attempt).await;
@@ -205,26 +210,29 @@ impl Bucket {
     /// The objects in a folder, those after `after` (a name in it) if given; in no order.
     pub(crate) async fn list(&self, folder: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError> {
         let folder_path = self.path(folder);
-        let objects: Vec<ObjectMeta> = self
+        let most = self.policy.plans.max_listed;
+        let listed = self
             // However long the list is, each of its pages is a request that the client watches.
-            .retry_within(Duration::MAX, folder, async |path| match after {
-                None => self.store.list(Some(&path)).try_collect().await,
-                Some(after) => {
-                    let offset = below(&path, after);
-                    self.store.list_with_offset(Some(&path), &offset).try_collect().await
+            .retry_within(Duration::MAX, folder, async |path| {
+                let mut objects = match after {
+                    None => self.store.list(Some(&path)),
+                    Some(after) => self.store.list_with_offset(Some(&path), &below(&path, after)),
+                };
+                let mut listed = Vec::new();
+                while let Some(meta) = objects.try_next().await? {
+                    if listed.len() >= most {
+                        return Ok(None);
+                    }
+                    listed.extend(listed_in(&folder_path, &meta));
                 }
+                Ok(Some(listed))
             })
             .await
             .map_err(|source| object_error(folder, source))?;
-        let listed = objects.into_iter().filter_map(|meta| {
-            let name: Path = meta.location.prefix_match(&folder_path)?.collect();
-            Some(Listed {
-                name: name.to_string(),
-                bytes: meta.size,
-                modified: meta.last_modified.timestamp(),
-            })
-        });
-        Ok(listed.collect())
+        listed.ok_or_else(|| StoreError::Damaged {
+            name: folder.into(),
+            what: format!("it has more than {most} objects (max_listed)"),
+        })
     }
 
     /// Deletes an object; one that is not there is as good as deleted.
@@ -234,6 +242,11 @@ impl Bucket {
             Err(source) => Err(object_error(name, source)),
         }
     }
+}
+
+fn listed_in(folder: &Path, meta: &ObjectMeta) -> Option<Listed> {
+    let name: Path = meta.location.prefix_match(folder)?.collect();
+    Some(Listed { name: name.to_string(), bytes: meta.size, modified: meta.last_modified.timestamp() })
 }
 
 /// The path of `name` below `folder`, letter by letter: what is not ASCII stays as it is, or lists would show

@@ -4,6 +4,8 @@
 mod aws;
 #[cfg(feature = "azure")]
 mod azure;
+#[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
+mod bounded;
 #[cfg(feature = "gcp")]
 mod gcp;
 #[cfg(feature = "aws")]

@@ -1,7 +1,7 @@
 //! All versions of a stream as a list, for people and scripts.
 
 use serde::Serialize;
-use tensorpatch_stream::{Edge, History, ObjectDigest, Version, VersionContents, VersionKind};
+use tensorpatch_stream::{Edge, ObjectDigest, Version, VersionContents, VersionKind};
 
 use super::Stream;
 use crate::error::StoreError;
@@ -16,9 +16,7 @@ impl Stream {
     /// The future may be dropped at any time; it only reads.
     pub async fn log(&self) -> Result<Vec<LogEntry>, StoreError> {
         let Some(tip) = self.tip().await? else { return Ok(Vec::new()) };
-        let commits = self.commits(Version::FIRST, tip.record.version).await?;
-        let edges = self.edges(Version::FIRST, tip.record.version).await?;
-        let history = History::new(commits, edges)?;
+        let history = self.whole_history(tip.record.version).await?;
         let mut entries: Vec<LogEntry> = Vec::new();
         for commit in history.commits() {
             let record = &commit.record;

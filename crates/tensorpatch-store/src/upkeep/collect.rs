@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tensorpatch_stream::retention::{Garbage, Kept, Listed, floor, garbage_probes, lowest_needed};
-use tensorpatch_stream::{Edge, EdgeKind, History, Key, Nonce, ObjectRef, Version, names};
+use tensorpatch_stream::{EdgeKind, History, Key, Nonce, ObjectRef, Version, names};
 
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
@@ -105,6 +105,7 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         stream.require_keys("deleting what is not needed")?;
     }
     let tip = stream.tip().await?.ok_or(StoreError::Empty)?.record.version;
+    let edge_records = stream.all_edges().await?;
     let history = stream.whole_history(tip).await?;
     let now = stream.store_now().await?;
     let (leases, expired) = stream.leases(now).await?;
@@ -130,10 +131,10 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         (complete, _) => complete?,
     }
     if options.delete {
-        check_successor(stream, &history, floor, &kept).await?;
+        check_successor(stream, &history, floor, &kept, &listed).await?;
     }
 
-    let edges = kept.garbage_edges(tip, &stream.bucket().list(names::EDGES, None).await?);
+    let edges = kept.garbage_edges(tip, &edge_records);
     let mut objects = kept.garbage(&history, tip, &listed, now, options.grace);
     objects.extend(garbage_probes(&stream.bucket().list(names::PROBE, None).await?, now, options.grace));
     if options.delete {
@@ -191,16 +192,17 @@ async fn check_complete(
     Ok(())
 }
 
-/// Reads the anchor that everything rests on from now on, before an older one goes.
+/// Reads the anchor that everything rests on from now on, before anything goes that leads to a version.
 async fn check_successor(
     stream: &Stream,
     history: &History,
     floor: Version,
     kept: &Kept,
+    listed: &BTreeMap<Key, Listed>,
 ) -> Result<(), StoreError> {
     let stays: BTreeSet<&Key> = kept.objects().map(|object| &object.key).collect();
-    let goes = |edge: &&Edge| edge.all_objects().iter().any(|object| !stays.contains(&object.key));
-    if !history.anchors().filter(|edge| edge.target.version < floor).any(|edge| goes(&edge)) {
+    let goes = |object: &&ObjectRef| !stays.contains(&object.key) && listed.contains_key(&object.key);
+    if !history.edges().iter().any(|edge| edge.all_objects().iter().any(goes)) {
         return Ok(());
     }
     let mut first = None;

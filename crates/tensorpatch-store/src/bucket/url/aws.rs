@@ -6,6 +6,7 @@ use object_store::ObjectStore;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
 
+use super::bounded::Bounded;
 use super::profile::Profile;
 use super::{bad, bucket_and_prefix, set_up};
 use crate::error::StoreError;
@@ -41,6 +42,7 @@ pub(super) fn open(
         || std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| value == "true");
     let store = builder
         .with_client_options(policy.timeouts.client_options(allow_http))
+        .with_http_connector(Bounded)
         .with_retry(policy.retries.retry_config())
         .build();
     Ok((set_up(url, store, policy)?, prefix))
@@ -80,6 +82,7 @@ pub(super) fn open_hub(
         .with_secret_access_key(variable("SECRET_ACCESS_KEY")?)
         .with_disable_tagging(true)
         .with_client_options(policy.timeouts.client_options(endpoint.starts_with("http://")))
+        .with_http_connector(Bounded)
         .with_retry(policy.retries.retry_config())
         .build();
     Ok((set_up(url, store, policy)?, prefix))

@@ -6,6 +6,7 @@ use object_store::ObjectStore;
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::path::Path;
 
+use super::bounded::Bounded;
 use super::{bucket_and_prefix, set_up};
 use crate::error::StoreError;
 use crate::settings::Policy;
@@ -25,6 +26,7 @@ pub(super) fn open(
     let allow_http = emulator || plain(AzureConfigKey::Endpoint);
     let store = builder
         .with_client_options(policy.timeouts.client_options(allow_http))
+        .with_http_connector(Bounded)
         .with_retry(policy.retries.retry_config())
         .build();
     Ok((set_up(url, store, policy)?, prefix))
