@@ -3,6 +3,8 @@
 
 pub(crate) mod create;
 mod download;
+#[cfg(feature = "hub")]
+mod hub;
 pub(crate) mod probe;
 pub(crate) mod upload;
 pub(crate) mod url;

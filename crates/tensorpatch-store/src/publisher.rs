@@ -12,6 +12,7 @@ pub(crate) mod options;
 pub mod ranks;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use tensorpatch_checkpoint::Checkpoint;
@@ -42,14 +43,16 @@ use options::PublishOptions;
 /// Publishes checkpoints as versions of a stream.
 ///
 /// It keeps a baseline, a directory with the newest version, which advances only after a version is committed
-/// and is made anew from the stream when it is missing. One checkpoint is read, and never held in memory.
-#[derive(Debug)]
+/// and is restored from the stream when it is missing. One checkpoint is read, and never held in memory.
+///
+/// Clones are the same publisher: one call at a time does its work, and the others wait for it.
+#[derive(Debug, Clone)]
 pub struct Publisher {
     stream: Stream,
     baseline: PathBuf,
     options: PublishOptions,
     /// The newest version that this publisher knows of and builds on, and the nonce of its last attempt.
-    known: Mutex<Known>,
+    known: Arc<Mutex<Known>>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -167,7 +170,7 @@ impl Publisher {
     ) -> Result<Self, StoreError> {
         check_texts(&options.publisher, None).map_err(StoreError::Text)?;
         options.diff = options.diff.with_leaf_hash(stream.record().leaf_hash);
-        let publisher = Self { stream, baseline: baseline.into(), options, known: Mutex::default() };
+        let publisher = Self { stream, baseline: baseline.into(), options, known: Arc::default() };
         publisher.catch_up().await?;
         Ok(publisher)
     }
