@@ -7,7 +7,7 @@ mod support;
 use support::{World, assert_same, v};
 use tensorpatch_store::{
     Anchor, AnchorPolicy, ApplyMode, Commit, EdgeRecord, JsonRecord, NamedObject, ObjectDigest, ObjectRef,
-    Replica, ReplicaOptions, SignKey, StoreError, Stream,
+    Policy, Replica, ReplicaOptions, SignKey, StoreError, Stream,
     upkeep::{self, CollectOptions},
 };
 use tensorpatch_stream::names;
