@@ -13,6 +13,7 @@ mod crash;
 mod demo;
 mod hostile;
 mod hub;
+mod keys;
 mod memory;
 mod patches;
 mod room;

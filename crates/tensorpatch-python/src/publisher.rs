@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use tensorpatch::delta::Others;
-use tensorpatch::store::{AnchorPolicy, PublishOptions, TensorFeed};
+use tensorpatch::store::{AnchorPolicy, PublishOptions, TensorFeed, signed_tips_beside};
 
 use crate::errors::Failure;
 use crate::job::{Job, Workers};
@@ -59,7 +59,13 @@ pub(crate) fn open_publisher(access: Access, publishing: Publishing, done: Py<Py
         .options(options)
         .trust_keys(access.trust_keys()?);
     if let Some(path) = &publishing.sign_key {
-        builder = builder.sign_key(sign_key(path)?);
+        builder = builder.sign_key(sign_key(path)?).signed_tips(signed_tips_beside(path));
+    }
+    if let Some(id) = access.stream()? {
+        builder = builder.stream(id);
+    }
+    if let Some(version) = access.expect_tip()? {
+        builder = builder.expect_tip(version);
     }
     if let Some(baseline) = publishing.baseline {
         builder = builder.baseline(baseline);

@@ -11,6 +11,7 @@ mod prepare;
 mod repair;
 mod retry_plan;
 pub(crate) mod update;
+mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +29,7 @@ use crate::stream::budget::Budget;
 use builder::ReplicaBuilder;
 use directory::{Condition, InstalledVersion, LocalState, ReplicaDir, first_entry};
 use install::Found;
-use options::{ReplicaOptions, Target, Verify};
+use options::{ReplicaOptions, Target};
 use prepare::{Patching, Staging, Work};
 use retry_plan::PlanAttempts;
 use update::{Ready, Update};
@@ -303,11 +304,7 @@ impl Replica {
             return Err(StoreError::PlanBytes { version: number, bytes, limit });
         }
         attempts.take(&history, &plan);
-        let mut verified = !plan.edges.is_empty();
-        if let Some(held) = held.as_ref().filter(|_| !verified && self.verifies_held()) {
-            self.verify_held(directory, held).await?;
-            verified = true;
-        }
+        let verified = !plan.edges.is_empty() || self.verify_held(directory, held.as_ref()).await?;
         attempts.fetched(self.download(directory, &history, &plan, &target, &old_companions).await?);
         let report = Pulled {
             stream: self.stream.id(),
@@ -372,26 +369,6 @@ impl Replica {
         let directory = directory.clone();
         blocking(move || directory.save(&state)).await?;
         Ok(Some(held))
-    }
-
-    fn verifies_held(&self) -> bool {
-        match self.options.verify {
-            Verify::WhereTrusted => self.stream.trusts_keys(),
-            Verify::Always => true,
-            Verify::Never => false,
-        }
-    }
-
-    /// Checks that the weights are those of the version that the state file says; if not, it says so from
-    /// then on.
-    async fn verify_held(&self, directory: &ReplicaDir, held: &InstalledVersion) -> Result<(), StoreError> {
-        let (directory, options) = (directory.clone(), self.options.apply.clone());
-        let (stream, held) = (self.stream.id(), held.clone());
-        blocking(move || {
-            let found = install::is_version(directory.path(), &held, &options);
-            found.map_err(|error| update::damage_noted(&directory, stream, &held, error))
-        })
-        .await
     }
 
     async fn examine(&self, directory: &ReplicaDir) -> Result<Option<Found>, StoreError> {
