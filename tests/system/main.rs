@@ -11,6 +11,7 @@ mod bad_input;
 mod convert;
 mod crash;
 mod demo;
+mod file_systems;
 mod hostile;
 mod hub;
 mod keys;

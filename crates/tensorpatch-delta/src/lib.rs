@@ -31,6 +31,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod changed;
 mod changes;
 mod continuation;
 mod diff;
@@ -61,6 +62,7 @@ pub use apply::{AppliedInPlace, Apply};
 // Its types are in the interfaces of this crate.
 pub use safetensors;
 
+pub use changed::{ChangedTensor, ChangedTensors};
 pub use changes::{ChangesError, TensorChanges};
 pub use diff::{Diff, DiffTensors, diff, diff_tensors, full, full_tensors};
 pub use digest::{StateHasher, digest};

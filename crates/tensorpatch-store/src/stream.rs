@@ -36,8 +36,8 @@ use expected::Expected;
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct CreateOptions {
-    /// The leaf hash of all its states [default: BLAKE3 where the record is signed, else XXH3]. Signed streams
-    /// have BLAKE3 alone.
+    /// The leaf hash of all its states [default: BLAKE3 where the record is signed, else XXH3]. Signed
+    /// streams have BLAKE3 alone.
     pub leaf_hash: Option<LeafHash>,
     /// A promise that there is never more than one publisher at a time: then any store will do.
     pub single_writer: bool,
@@ -137,11 +137,15 @@ impl Stream {
         if let Some(existing) = read_stream(&bucket, &nobody).await? {
             return Err(StoreError::StreamExists { place: bucket.place(), stream: existing.stream });
         }
+        check_vacant(&bucket).await?;
         let leaf_hash = options.settled_leaf_hash(|| bucket.place())?;
-        let writers = match probe(&bucket).await? {
-            None => Writers::Many,
-            Some(_) if options.single_writer => Writers::Single,
-            Some(why) => return Err(StoreError::NoConditionalCreate(why)),
+        let writers = if options.single_writer {
+            Writers::Single
+        } else {
+            match probe(&bucket).await? {
+                None => Writers::Many,
+                Some(why) => return Err(StoreError::NoConditionalCreate(why)),
+            }
         };
         let record =
             StreamRecord { stream: StreamId::random(), created: local::unix_now(), leaf_hash, writers };
@@ -170,16 +174,17 @@ impl Stream {
     }
 
     async fn open_in(bucket: Bucket) -> Result<Self, StoreError> {
-        match read_bytes(&bucket, names::STREAM).await? {
-            Some(bytes) => Ok(Self {
-                record: parse(&bucket, names::STREAM, &bytes, &Trust::default())?,
-                signed: is_signed(&bytes),
-                bucket,
-                keys: Keys::default(),
-                expected: Expected::default(),
-            }),
-            None => Err(StoreError::NoStream { place: bucket.place() }),
-        }
+        let Some(bytes) = read_bytes(&bucket, names::STREAM).await? else {
+            check_vacant(&bucket).await?;
+            return Err(StoreError::NoStream { place: bucket.place() });
+        };
+        Ok(Self {
+            record: parse(&bucket, names::STREAM, &bytes, &Trust::default())?,
+            signed: is_signed(&bytes),
+            bucket,
+            keys: Keys::default(),
+            expected: Expected::default(),
+        })
     }
 
     /// Opens the stream below `prefix`, or creates it there; also when several do at the same time.
@@ -199,7 +204,7 @@ impl Stream {
 
     async fn open_or_create_in(bucket: Bucket, options: CreateOptions) -> Result<Self, StoreError> {
         match Self::open_in(bucket.clone()).await {
-            Err(StoreError::NoStream { .. }) => {}
+            Err(StoreError::NoStream { .. } | StoreError::StreamExists { .. }) => {}
             opened => return opened,
         }
         match Self::create_in(bucket.clone(), options).await {
@@ -227,8 +232,8 @@ impl Stream {
         self
     }
 
-    /// The same stream, with every record refused that is not signed by one of `keys`, or by a key that one of
-    /// them was handed over to or has taken over from; the stream record is read again.
+    /// The same stream, with every record refused that is not signed by one of `keys`, or by a key that one
+    /// of them was handed over to or has taken over from; the stream record is read again.
     ///
     /// # Errors
     /// [`StoreError::Untrusted`] if the stream record is not; [`StoreError::WeakLeafHash`] if its states are
@@ -282,6 +287,15 @@ impl Stream {
     /// The bytes of a record to store, signed if this handle signs.
     pub(crate) fn record_bytes<T: JsonRecord>(&self, name: &str, record: &T) -> Result<Bytes, StoreError> {
         record_bytes(name, record, self.keys.sign.as_ref())
+    }
+
+    /// Refuses to add an unsigned record to a stream that is signed: replicas that trust its key could not
+    /// follow, and its owner could not build on it.
+    pub(crate) fn check_signing(&self) -> Result<(), StoreError> {
+        if self.signed && self.keys.sign.is_none() {
+            return Err(StoreError::Unsigned { place: self.place() });
+        }
+        Ok(())
     }
 
     /// The identity of the stream.
@@ -379,6 +393,7 @@ impl Stream {
         version: NewVersion,
         author: Authorship<'_>,
     ) -> Result<Commit, StoreError> {
+        self.check_signing()?;
         let number = next_version(tip)?;
         let record = version.into_record(self.id(), tip, author).ok_or_else(|| no_next(tip))?;
         let name = names::commit(number);
@@ -399,6 +414,7 @@ impl Stream {
 
     /// Writes an edge whose objects are uploaded, and takes it back if one of them has vanished meanwhile.
     pub(crate) async fn add_edge(&self, record: &EdgeRecord) -> Result<(), StoreError> {
+        self.check_signing()?;
         let base = record.delta.as_ref().map(|delta| delta.base.version);
         let name = names::edge(record.target.version, base, record.nonce);
         let bytes = self.record_bytes(&name, record)?;
@@ -424,6 +440,41 @@ impl Stream {
         }
         Ok(())
     }
+}
+
+/// Refuses a place that has records of a stream, but no stream record: another identity would make the
+/// versions there useless.
+async fn check_vacant(bucket: &Bucket) -> Result<(), StoreError> {
+    let commits = bucket.list(names::COMMITS, None).await?;
+    let newest = commits.iter().filter_map(|object| names::commit_version(&object.name)).max();
+    let has_others = async {
+        let edges = bucket.list(names::EDGES, None).await?;
+        Ok::<bool, StoreError>(
+            edges.iter().any(|object| names::edge_ends(&object.name).is_some())
+                || bucket.size(names::LATEST).await?.is_some()
+                || bucket
+                    .list(names::PRUNED, None)
+                    .await?
+                    .iter()
+                    .any(|object| object.name.ends_with(".json")),
+        )
+    };
+    if newest.is_none() && !has_others.await? {
+        return Ok(());
+    }
+    // Somebody may have created the stream and published since it was looked for.
+    if let Some(theirs) = read_stream(bucket, &Trust::default()).await? {
+        return Err(StoreError::StreamExists { place: bucket.place(), stream: theirs.stream });
+    }
+    let stream = match newest {
+        None => None,
+        Some(version) => {
+            let bytes = read_bytes(bucket, &names::commit(version)).await.ok().flatten();
+            let record = bytes.and_then(|bytes| CommitRecord::parse(&bytes).ok());
+            record.map(|record| record.stream)
+        }
+    };
+    Err(StoreError::StreamRecordLost { place: bucket.place(), newest, stream })
 }
 
 /// The number after that of `tip`, or the first.

@@ -13,8 +13,8 @@ pub const MAX_HANDOVER_BYTES: u64 = 4096;
 /// The most handovers of a stream that are read. A key lives for months.
 pub const MAX_HANDOVERS: usize = 64;
 
-/// `handovers/V-NONCE.json` (section 4.5): from a version on another key signs. The record is signed by the new
-/// key.
+/// `handovers/V-NONCE.json` (section 4.5): from a version on another key signs. The record is signed by the
+/// new key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandoverRecord {
     /// The identity of the stream.

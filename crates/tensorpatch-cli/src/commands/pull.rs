@@ -42,11 +42,11 @@ pub(crate) struct How {
     /// held to the newest
     #[arg(long, value_name = "NAME")]
     lease: Option<String>,
-    /// Hash the weights although there is nothing newer, and repair them if they were altered
-    /// [default: with --trust-key]
+    /// Read every file of the version held first, and repair what was altered [default: the weights, with
+    /// --trust-key, where there is nothing newer]
     #[arg(long)]
     verify: bool,
-    /// Believe what .tensorpatch says of the weights where there is nothing newer
+    /// Look at no more than the sizes of the files where there is nothing newer
     #[arg(long, conflicts_with = "verify")]
     no_verify: bool,
 }

@@ -5,12 +5,13 @@ use crate::element::{Element, Key};
 use crate::kernels::{self, BLOCK_BYTES, GROUP, Survey};
 use crate::level::Level;
 
-use super::block::element;
+use super::block::{element, store};
 use super::head::Head;
 use super::lengths::{Lengths, PLACE_BITS, Places};
 use super::payload::Padded;
 use super::rans::{Lanes, MAX_LANES};
 use super::simd::{Scratch, Simd};
+use super::slots::Slots;
 use super::source::Source;
 use super::symbols::{SYMBOL_BITS, Symbols};
 use super::target::TargetBlocks;
@@ -30,7 +31,10 @@ pub(crate) struct Decoder {
 #[derive(Debug, Default)]
 struct BlockDecoder {
     symbols: Symbols,
+    slots: Slots,
     survey: Survey,
+    /// The listed elements, side by side.
+    elements: Vec<u8>,
     groups: Vec<Group>,
     scratch: Scratch,
     changed: Vec<u16>,
@@ -60,6 +64,7 @@ impl Decoder {
         let Head { model, lanes: count, states } = Head::read(&mut input)?;
         let lengths = Lengths::new(&model, key);
         blocks.symbols.fill(&model, T::WIDTH);
+        blocks.slots.clear();
         let simd = Simd::new::<T>(level, count);
         let mut source = Source { lanes: Lanes { states, count }, input };
         let len = target.len();
@@ -95,13 +100,10 @@ impl BlockDecoder {
         lengths: &Lengths,
         block: &mut [u8],
     ) -> Option<()> {
-        if let Some(simd) = simd
-            && source.lanes.count > 8
-        {
-            return simd.dense(source, lengths, &self.symbols, block);
+        match simd {
+            Some(simd) => simd.dense(source, lengths, &self.symbols, block),
+            None => source.symbols::<T>(&self.symbols, &mut self.slots, lengths.key, block),
         }
-        self.survey.mark_all(block.len() / T::WIDTH);
-        self.moves::<T>(simd, source, lengths, block)
     }
 
     /// Moves the listed elements as their symbols say.
@@ -118,7 +120,16 @@ impl BlockDecoder {
         {
             return simd.moves(source, lengths, &self.symbols, block, listed, &mut self.scratch);
         }
-        source.symbols::<T>(&self.symbols, lengths.key, block, listed)
+        let elements = &mut self.elements;
+        elements.resize(listed.len() * T::WIDTH, 0);
+        for (bytes, &position) in elements.chunks_exact_mut(T::WIDTH).zip(listed) {
+            element::<T>(block, usize::from(position)).store(bytes);
+        }
+        source.symbols::<T>(&self.symbols, &mut self.slots, lengths.key, elements)?;
+        for (bytes, &position) in elements.chunks_exact(T::WIDTH).zip(listed) {
+            store(block, usize::from(position), T::load(bytes));
+        }
+        Some(())
     }
 
     /// Takes those cold changes out of the list whose class has a reach: they have symbols as the hot

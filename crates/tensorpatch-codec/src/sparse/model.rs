@@ -38,6 +38,11 @@ impl HotFrom {
 
     /// Those that change often; the lower the more of the chunk changes.
     pub(super) const RATES: [Self; 3] = [Self(1), Self(2), Self(3)];
+
+    /// The lowest rate of a hot class.
+    fn lowest(self) -> u8 {
+        HOT_FROM[usize::from(self.0) % HOT_FROM.len()]
+    }
 }
 
 /// The classes of a chunk.
@@ -63,7 +68,7 @@ impl Model {
     }
 
     pub(super) fn is_hot(&self, class: Class) -> bool {
-        self.is_dense() || class.rate >= HOT_FROM[usize::from(self.hot_from.0) % HOT_FROM.len()]
+        self.is_dense() || class.rate >= self.hot_from.lowest()
     }
 
     /// The highest rate of the cold classes; 0 if there is none.
@@ -243,6 +248,11 @@ impl Count {
     }
 }
 
+/// What a symbol of a hot element takes, and what a cold change does, in times of a symbol of a chunk that
+/// has one for each element.
+const HOT_COST: u64 = 2;
+const COLD_COST: u64 = 12;
+
 /// What an encoder has counted, by key.
 #[derive(Debug, Clone)]
 pub(super) struct Counts(Vec<Count>);
@@ -271,18 +281,24 @@ impl Counts {
         self.0[key].elements += elements;
     }
 
-    /// Which classes are to be hot. A symbol for each element costs less time than to find the cold changes
-    /// among many, and more where they are few.
+    /// Which classes are to be hot. Where many elements would have a symbol, or many changes be cold, a
+    /// symbol for each element takes less time.
     fn hot_from(&self) -> HotFrom {
         let [few, some, many] = [HotFrom::RATES[2], HotFrom::RATES[1], HotFrom::RATES[0]];
         let changes: u64 = self.0.iter().map(|count| u64::from(count.changes)).sum();
         let elements: u64 = self.0.iter().map(|count| count.elements).sum();
-        match changes * 1000 / elements.max(1) {
+        let hot_from = match changes * 1000 / elements.max(1) {
             0..25 => few,
             25..50 => some,
             50..100 => many,
             _ => HotFrom::DENSE,
-        }
+        };
+        // In symbols of a chunk that has one for each element.
+        let cost = |count: &Count| {
+            let is_hot = count.rate() >= hot_from.lowest();
+            if is_hot { HOT_COST * count.elements } else { COLD_COST * u64::from(count.changes) }
+        };
+        if self.0.iter().map(cost).sum::<u64>() > elements { HotFrom::DENSE } else { hot_from }
     }
 
     /// What belongs to each class of keys from `first` to `last`.
@@ -332,7 +348,7 @@ impl Model {
     pub(super) fn refit_hot(&mut self, counts: &Counts, elements: &[u64; MAX_CLASSES]) {
         let first = usize::from(self.first_key);
         let last = first + self.classes.len() - 1;
-        let lowest = HOT_FROM[usize::from(self.hot_from.0) % HOT_FROM.len()];
+        let lowest = self.hot_from.lowest();
         for ((class, merged), &elements) in
             self.classes.iter_mut().zip(counts.merged(first, last)).zip(elements)
         {

@@ -30,9 +30,7 @@ impl Lanes {
     pub(super) fn take(&mut self, lane: usize, bits: u32, freq: u32, offset: u32, input: &mut Input<'_>) {
         let state = &mut self.states[lane % MAX_LANES];
         *state = (*state >> bits).wrapping_mul(freq).wrapping_add(offset);
-        if *state < LEAST {
-            *state = *state << 16 | u32::from(input.word());
-        }
+        input.refill(state);
     }
 }
 

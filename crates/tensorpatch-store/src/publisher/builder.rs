@@ -72,6 +72,12 @@ impl PublisherBuilder {
         self
     }
 
+    /// Refuses to create the stream: it must exist.
+    pub fn existing(mut self) -> Self {
+        self.existing = true;
+        self
+    }
+
     /// As [`StreamBuilder::stream`].
     pub fn stream(mut self, id: StreamId) -> Self {
         self.stream = self.stream.stream(id);
@@ -87,12 +93,6 @@ impl PublisherBuilder {
     /// As [`StreamBuilder::signed_tips`].
     pub fn signed_tips(mut self, dir: impl Into<PathBuf>) -> Self {
         self.stream = self.stream.signed_tips(dir);
-        self
-    }
-
-    /// Refuses to create the stream: it must exist.
-    pub fn existing(mut self) -> Self {
-        self.existing = true;
         self
     }
 

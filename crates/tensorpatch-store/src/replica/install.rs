@@ -9,6 +9,7 @@ use tensorpatch_stream::names::is_plain_name;
 use tensorpatch_stream::{ObjectDigest, ObjectRef, StreamId};
 
 use super::directory::{Condition, FileSwap, InstalledVersion, LocalState, ReplicaDir};
+use super::places::{self, check_places};
 use crate::error::StoreError;
 use crate::local;
 
@@ -146,21 +147,6 @@ pub(crate) fn has_contents(path: &Path, object: &ObjectRef) -> Result<bool, Stor
     Ok(ObjectDigest::finish(&hasher) == object.blake3)
 }
 
-/// The same version with those of its companions alone that are there as they were published.
-pub(crate) fn with_whole_companions(
-    directory: &ReplicaDir,
-    mut held: InstalledVersion,
-) -> Result<InstalledVersion, StoreError> {
-    let mut whole = Vec::new();
-    for companion in held.companions {
-        if has_contents(&directory.path().join(&companion.name), &companion.object)? {
-            whole.push(companion);
-        }
-    }
-    held.companions = whole;
-    Ok(held)
-}
-
 /// Whether an error says that local files are broken or gone, and not that they cannot be reached just now.
 pub(crate) fn is_damage(error: &StoreError) -> bool {
     let checkpoint = match error {
@@ -178,10 +164,14 @@ pub(crate) fn is_damage(error: &StoreError) -> bool {
 
 /// Renames what is left to rename, and returns what was not there any more. May be repeated.
 fn finish_switch(directory: &ReplicaDir, install: &FileSwap) -> Result<Vec<String>, StoreError> {
-    let mut vanished = Vec::new();
+    let (root, mut vanished) = (directory.path(), Vec::new());
+    for name in places::in_the_way(install) {
+        places::remove(root, name)?;
+    }
     for name in &install.files {
-        let (staged, file) = (directory.staging().join(name), directory.path().join(name));
-        match std::fs::rename(&staged, &file) {
+        places::make_parents(root, name)?;
+        let (staged, file) = (directory.staging().join(name), root.join(name));
+        match places::put(&staged, &file) {
             Ok(()) => {}
             // Done before the crash, or so it seems.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => vanished.push(name.clone()),
@@ -189,9 +179,11 @@ fn finish_switch(directory: &ReplicaDir, install: &FileSwap) -> Result<Vec<Strin
         }
     }
     for name in &install.remove {
-        local::remove(&directory.path().join(name))?;
+        places::remove(root, name)?;
     }
-    local::sync_dir(directory.path())?;
+    for parent in places::parents(root, install).iter().filter(|parent| parent.is_dir()) {
+        local::sync_dir(parent)?;
+    }
     Ok(vanished)
 }
 
@@ -203,7 +195,10 @@ pub(crate) fn switch(
     to: InstalledVersion,
     install: FileSwap,
 ) -> Result<(), StoreError> {
-    local::sync_dir(&directory.staging())?;
+    check_places(directory, &install)?;
+    for parent in places::parents(&directory.staging(), &install).iter().filter(|parent| parent.is_dir()) {
+        local::sync_dir(parent)?;
+    }
     let condition = Condition::Switching { to: to.clone(), install: install.clone() };
     directory.save(&LocalState { stream, condition })?;
     let vanished = finish_switch(directory, &install)?;
@@ -229,6 +224,7 @@ pub(crate) fn activate_in_place(
     then: &FileSwap,
     options: &delta::Options,
 ) -> Result<(), StoreError> {
+    check_places(directory, then)?;
     let condition = Condition::Applying { from: from.clone(), to: to.clone(), then: then.clone() };
     directory.save(&LocalState { stream, condition })?;
     let activated = delta::activate_in_place(directory.path(), &directory.journal(), options)?;
@@ -320,6 +316,7 @@ pub(crate) fn stage(
 ) -> Result<(), StoreError> {
     local::create_dir(&directory.staging())?;
     for (name, source) in files {
+        places::make_parents(&directory.staging(), name)?;
         let target = directory.staging().join(name);
         if copy {
             local::copy_file(source, &target)?;

@@ -29,15 +29,15 @@ pub enum ApplyMode {
     Beside,
 }
 
-/// When a pull that finds nothing newer hashes the weights that it holds, instead of believing the state
-/// file. Weights that were altered are then repaired. What a patch is applied to is always hashed.
+/// When a pull reads every byte of the version held, and repairs what is not as it was published. Otherwise
+/// it compares presence, sizes and headers. What a patch is applied to is always hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Verify {
-    /// Where the stream is read with trusted keys.
+    /// The weights, where the stream is read with trusted keys and has nothing newer.
     #[default]
     WhereTrusted,
-    /// Always.
+    /// All files, first of all.
     Always,
     /// Never.
     Never,
@@ -57,7 +57,7 @@ pub struct ReplicaOptions {
     pub lease: Option<String>,
     /// Threads and limits for decoding.
     pub apply: delta::Options,
-    /// When weights are hashed although there is nothing to apply to them.
+    /// When the files that are held are read, and not only looked at.
     pub verify: Verify,
     /// Who is told of progress.
     pub observer: Observer,

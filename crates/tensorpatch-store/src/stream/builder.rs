@@ -62,8 +62,8 @@ impl StreamBuilder {
         self
     }
 
-    /// Refuses every stream but the one with this id, and creates none. A key may have signed several streams,
-    /// and whoever can write to a bucket can put one in the place of another.
+    /// Refuses every stream but the one with this id, and creates none. A key may have signed several
+    /// streams, and whoever can write to a bucket can put one in the place of another.
     pub fn stream(mut self, id: StreamId) -> Self {
         self.expected.stream = Some(id);
         self

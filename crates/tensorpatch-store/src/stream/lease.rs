@@ -30,7 +30,8 @@ impl Stream {
             let age = u64::try_from(now.saturating_sub(object.modified)).unwrap_or(0);
             (format!("{}/{}", names::LEASES, object.name), age)
         };
-        let listed = self.bucket().list(names::LEASES, None).await?.into_iter().map(named);
+        let listed = self.bucket().list(names::LEASES, None).await?.into_iter();
+        let listed = listed.filter(|object| names::is_lease(&object.name)).map(named);
         let (mut young, old): (Vec<_>, Vec<_>) = listed.partition(|(_, age)| *age <= MAX_SECONDS);
         let (mut live, mut dead) = (Vec::new(), old.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
         let unread = young.len().saturating_sub(MAX_LEASES);
@@ -90,6 +91,10 @@ mod tests {
         let (held, target) = (Version::new(5), Version::new(9).unwrap());
         stream.lease("a", &Lease::new("engine-1", held, target, Duration::from_secs(60))).await.unwrap();
         stream.bucket().put("leases/b.json", vec![b' '; 5000].into()).await.unwrap();
+        for stray in [".DS_Store", "._a.json", "Thumbs.db", "a.json~", "a (copy).json", "sub/a.json", ".json"]
+        {
+            stream.bucket().put(&format!("leases/{stray}"), "x".into()).await.unwrap();
+        }
         let now = stream.store_now().await.unwrap();
         let (live, dead) = stream.leases(now).await.unwrap();
         assert_eq!((live.len(), dead.len()), (2, 0));

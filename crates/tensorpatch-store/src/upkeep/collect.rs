@@ -94,8 +94,8 @@ struct Pruned {
 ///
 /// # Errors
 /// If the stream is empty, the store fails, or something that is to be kept is missing; if something is to be
-/// deleted, also if the stream is signed and read without a trusted key, or the anchor that takes the place of
-/// an older one is not the version that it should be. Nothing is deleted then.
+/// deleted, also if the stream is signed and read without a trusted key, or the anchor that takes the place
+/// of an older one is not the version that it should be. Nothing is deleted then.
 ///
 /// # Cancel safety
 /// The future may be dropped at any time. Some of the garbage is then deleted, edges before objects; the next

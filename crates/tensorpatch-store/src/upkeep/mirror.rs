@@ -13,7 +13,8 @@ use tensorpatch_stream::{ObjectDigest, ObjectRef, Version, Writers, names};
 use crate::bucket::create::{Created, create};
 use crate::bucket::{Bucket, buffered_all};
 use crate::error::StoreError;
-use crate::local::{self, Lock};
+use crate::local;
+use crate::lock::Lock;
 use crate::observe::{Observer, Phase};
 use crate::stream::Stream;
 

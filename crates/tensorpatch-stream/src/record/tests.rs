@@ -163,4 +163,10 @@ fn records_that_break_a_rule_are_refused() {
     twin.name = "Config.JSON".into();
     record.companions.push(twin);
     assert!(record.to_bytes().is_err(), "two names that are one file on some systems");
+    let one = record.companions[0].clone();
+    record.companions =
+        (0..MAX_COMPANIONS).map(|number| NamedObject { name: number.to_string(), ..one.clone() }).collect();
+    assert!(record.to_bytes().is_ok());
+    record.companions.push(one);
+    assert!(record.to_bytes().is_err(), "one companion too many");
 }

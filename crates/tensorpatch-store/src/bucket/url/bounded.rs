@@ -3,10 +3,8 @@
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use object_store::ClientOptions;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
-    HttpService, ReqwestConnector,
+    HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
 };
 
 /// A page of a list has at most 5000 names of at most 1024 bytes, each with a few hundred bytes of XML around
@@ -15,14 +13,9 @@ const MAX_ANSWER: usize = 16 << 20;
 /// People read the beginning of an error.
 const MAX_ERROR: usize = 64 << 10;
 
-/// Makes clients whose answers are bounded, but for the objects that they get: whoever reads those bounds them.
-#[derive(Debug)]
-pub(super) struct Bounded;
-
-impl HttpConnector for Bounded {
-    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(BoundedService(ReqwestConnector::default().connect(options)?)))
-    }
+/// A client whose answers are bounded, but for the objects that it gets: whoever reads those bounds them.
+pub(super) fn bounded(client: HttpClient) -> HttpClient {
+    HttpClient::new(BoundedService(client))
 }
 
 #[derive(Debug)]
