@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, and says what it left out"
 )]
 
+mod addresses;
 mod bad_input;
 mod convert;
 mod crash;
@@ -15,6 +16,7 @@ mod file_systems;
 mod hostile;
 mod hub;
 mod keys;
+mod logs;
 mod memory;
 mod patches;
 mod room;
@@ -22,3 +24,4 @@ mod streams;
 mod support;
 mod trace;
 mod upkeep;
+mod verdicts;

@@ -357,9 +357,17 @@ fn store(error: &StoreError) -> Verdict {
         | StoreError::Damaged { .. }
         | StoreError::Record { .. }
         | StoreError::PatchDiffers { .. }
-        | StoreError::Plan(PlanError::NoPath { .. }) => {
-            verdict.advise("the stream is damaged: restore what is missing or altered, or publish again from the start")
+        | StoreError::Plan(PlanError::NoPath { .. }) => verdict.advise(
+            "the stream is damaged, and what is held stays as it was: tensorpatch anchor URL, where the newest version \
+             was published, mends the way to it; or copy what is missing or altered from a mirror",
+        ),
+        StoreError::Collected { .. } => {
+            verdict.advise("tensorpatch log URL lists the versions; gc --pin keeps one for longer")
         }
+        StoreError::HistoryRewritten(_) => verdict.advise(
+            "if the stream was restored or rolled back on purpose: for a publisher, delete that directory, its baseline; \
+             for a replica, delete the folder .tensorpatch in it and pull with --replace",
+        ),
         StoreError::LeafHash { .. } => {
             verdict.advise("leave --leaf-hash out, or publish to a new stream")
         }
@@ -395,7 +403,7 @@ fn store(error: &StoreError) -> Verdict {
             "restore stream.json, from a mirror or a backup: the versions are as they were, and nothing was created",
         ),
         StoreError::Unsigned { .. } => {
-            verdict.advise("publish with --sign-key and the key that the stream is signed with")
+            verdict.advise("give --sign-key with the key that the stream is signed with")
         }
         // The messages of the others say what to do.
         error => match error.cause().and_then(Cause::advice) {

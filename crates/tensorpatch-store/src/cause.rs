@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind as IoErrorKind};
 use tensorpatch_format::ErrorKind;
 
 /// How much of an answer that is not understood is shown.
-const SHOWN_CHARS: usize = 240;
+const SHOWN_CHARS: usize = 400;
 
 /// Why a store or a file system refused or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,7 +77,7 @@ impl Cause {
         match error {
             object_store::Error::PermissionDenied { .. } => Self::NotAllowed,
             object_store::Error::Unauthenticated { .. } => Self::CredentialsRefused,
-            object_store::Error::Generic { .. } => Self::Fault,
+            object_store::Error::Generic { .. } if Answer::of(error).status().is_none() => Self::Fault,
             _ => Self::Other,
         }
     }
@@ -255,6 +255,10 @@ impl Answer {
     /// What is left when the client's own words about the request are taken away.
     fn last_words(&self) -> String {
         let text = self.0.rsplit_once(" - ").map_or(self.0.as_str(), |(_, said)| said);
+        let text = match text.strip_prefix("Generic ").and_then(|text| text.split_once(" error: ")) {
+            Some((_, said)) => said,
+            None => text,
+        };
         text.trim_start_matches("HTTP error: ").to_owned()
     }
 

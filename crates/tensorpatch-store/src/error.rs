@@ -142,6 +142,14 @@ pub enum StoreError {
         /// The newest version.
         tip: Option<Version>,
     },
+    /// A collector has removed what leads to the version.
+    #[error("version {wanted} was collected: the oldest that is kept is {oldest}")]
+    Collected {
+        /// The version asked for.
+        wanted: Version,
+        /// The oldest version that is kept.
+        oldest: Version,
+    },
     /// The stream has no version at all.
     #[error("the stream has no version yet")]
     Empty,
@@ -411,9 +419,11 @@ impl StoreError {
             Self::Receipts(error) => error.kind(),
             Self::Key(error) => error.kind(),
             Self::Record { source, .. } => source.kind(),
-            Self::NoStream { .. } | Self::Empty | Self::NoVersion { .. } | Self::NoSuchRange { .. } => {
-                ErrorKind::NotFound
-            }
+            Self::NoStream { .. }
+            | Self::Empty
+            | Self::NoVersion { .. }
+            | Self::Collected { .. }
+            | Self::NoSuchRange { .. } => ErrorKind::NotFound,
             Self::LostRace { .. }
             | Self::NotAtTip { .. }
             | Self::AnotherStream { .. }

@@ -89,6 +89,8 @@ pub struct Published {
     pub total_elements: Option<u64>,
     /// Whether it was published already, by an attempt whose end was not seen.
     pub resumed: bool,
+    /// Whether it was not published, since the newest version, which this is then, is the same.
+    pub unchanged: bool,
     /// The files beside the weights that it has.
     pub companions: Vec<String>,
     /// What of the checkpoint it does not have.
@@ -116,6 +118,7 @@ impl Published {
             changed_elements: delta.map(|delta| delta.changed_elements),
             total_elements: delta.map(|delta| delta.total_elements),
             resumed,
+            unchanged: false,
             companions: record.companions.iter().map(|companion| companion.name.clone()).collect(),
             left_out: Vec::new(),
             anchor: None,
@@ -242,7 +245,7 @@ impl Publisher {
         Ok(Some(tip))
     }
 
-    /// Publishes the checkpoint at `checkpoint` as the next version.
+    /// Publishes the checkpoint at `checkpoint` as the next version, unless it is the newest version already.
     ///
     /// # Errors
     /// [`StoreError::LostRace`] and [`StoreError::NotAtTip`] if another publisher was there first: then
@@ -323,11 +326,15 @@ impl Publisher {
         let same_attempt = known.attempt == Some(tip.record.nonce);
         let same_label = label.is_some() && tip.record.label.as_deref() == label;
         let same_files = same_companions(companions, &tip.record.companions);
-        if new.state == old.state && new.layout == old.layout && same_files && (same_attempt || same_label) {
+        let unchanged = label.is_none() && !self.options.allow_unchanged;
+        let is_same = new.state == old.state && new.layout == old.layout && same_files;
+        if is_same && (same_attempt || same_label || unchanged) {
             *known = Known { tip: Some(tip.id()), ..Known::default() };
             drop(patch.outgoing);
             patch.uploading.give_up().await;
-            return Ok(Published::of(tip, 0, true));
+            let mut published = Published::of(tip, 0, same_attempt || same_label);
+            published.unchanged = !published.resumed;
+            return Ok(published);
         }
         let nonce = patch.nonce;
         let prepared = self.next(companions, patch, tip).await?;
@@ -535,8 +542,14 @@ impl Publisher {
         *known = Known { tip: Some(commit.id()), attempt: None, chain };
         if let Err(error) = self.advance(directory, tip, &commit, ready).await {
             // The version is published, so saying anything else would be wrong. The next call catches up.
-            tracing::warn!(%error, "the baseline could not be advanced");
+            tracing::warn!("the baseline could not be advanced, the next publisher catches up: {error}");
         }
+        let record = &commit.record;
+        tracing::info!(
+            "committed version {} as {:?}: {bytes} bytes uploaded",
+            record.version,
+            record.publisher
+        );
         self.stream.hint(commit.record.version).await;
         Ok(Published::of(&commit, bytes, false))
     }

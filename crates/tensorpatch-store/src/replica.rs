@@ -357,6 +357,13 @@ impl Replica {
         let held_id = held.as_ref().map(|held| held.id);
         self.lease(held_id.map(|id| id.version), number).await;
         let (history, plan) = self.stream.plan_to(held_id, &target, attempts.excluded()).await?;
+        let shown = held_id.map_or("nothing".to_owned(), |held| format!("version {}", held.version));
+        tracing::info!(
+            "{} holds {shown}, the target is version {number}: a plan of {} edges with {} bytes",
+            self.dir.display(),
+            plan.edges.len(),
+            plan.bytes()
+        );
         let (bytes, limit) = (plan.bytes(), self.stream.policy().plans.max_plan_bytes);
         if bytes > limit {
             return Err(StoreError::PlanBytes { version: number, bytes, limit });
@@ -514,11 +521,12 @@ impl Replica {
     /// Checks that the stream still has the version that is held.
     async fn check_held(&self, number: Version, held: ObjectDigest) -> Result<(), StoreError> {
         let what = match self.stream.commit(number).await? {
-            None => "is held, and is there no longer",
-            Some(commit) if commit.digest != held => "is not the one that is held",
+            None => "is there no longer",
+            Some(commit) if commit.digest != held => "is another one now",
             Some(_) => return Ok(()),
         };
-        Err(StoreError::HistoryRewritten(format!("version {number} {what}")))
+        let dir = self.dir.display();
+        Err(StoreError::HistoryRewritten(format!("version {number}, which {dir} holds, {what}")))
     }
 
     /// Lets the directory become the prepared version. Short: it alters bytes or renames files, and fetches
@@ -559,7 +567,9 @@ impl Replica {
         let Some(holder) = &self.options.lease else { return };
         let lease = Lease::new(holder, version, target, self.stream.policy().leases.lease_lifetime);
         if let Err(error) = self.stream.lease(&lease_id(holder), &lease).await {
-            tracing::warn!(%error, "the lease could not be written");
+            tracing::warn!(
+                "the lease could not be written, so that gc may remove what this replica needs: {error}"
+            );
         }
     }
 

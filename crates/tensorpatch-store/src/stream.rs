@@ -298,6 +298,24 @@ impl Stream {
         Ok(())
     }
 
+    /// Refuses what only the owner of the stream's key may do.
+    pub(crate) fn check_owned(&self) -> Result<(), StoreError> {
+        if !self.signed || self.keys.sign.is_none() || self.keys.trust.is_empty() {
+            return Err(StoreError::Unsigned { place: self.place() });
+        }
+        Ok(())
+    }
+
+    /// The versions that records are listed of, whatever the records say, from the newest down.
+    pub(crate) async fn listed_from_newest(&self) -> Result<Vec<Version>, StoreError> {
+        let listed = self.bucket.list(names::COMMITS, None).await?;
+        let mut versions: Vec<Version> =
+            listed.iter().filter_map(|object| names::commit_version(&object.name)).collect();
+        versions.sort_unstable();
+        versions.reverse();
+        Ok(versions)
+    }
+
     /// The identity of the stream.
     pub fn id(&self) -> StreamId {
         self.record.stream

@@ -332,6 +332,21 @@ pub fn commit_version(file: &str) -> Option<Version> {
     Version::from_digits(file.strip_suffix(".json")?)
 }
 
+/// The floor that a pruning record names, by the last segment of its name.
+pub fn pruned_floor(file: &str) -> Option<Version> {
+    let (digits, nonce) = file.strip_suffix(".json")?.split_once('-')?;
+    nonce.parse::<Nonce>().ok()?;
+    Version::from_digits(digits)
+}
+
+/// Whether a data object has a name as this protocol gives them: the version, and a nonce at the end of its
+/// first segment. Others are strays of whoever else writes to the place.
+pub fn is_made(key: &Key) -> bool {
+    let folder = key.as_str().split('/').nth(1).unwrap_or_default();
+    let folder = folder.strip_suffix(".leaves").unwrap_or(folder);
+    key.version().is_some() && folder.rsplit('-').next().is_some_and(|nonce| nonce.parse::<Nonce>().is_ok())
+}
+
 /// Whether the last segment of a name in the folder of leases is that of a lease; others are files that
 /// desktops, file servers and copies leave.
 pub fn is_lease(file: &str) -> bool {

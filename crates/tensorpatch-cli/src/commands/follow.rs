@@ -48,6 +48,8 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
 
 async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
     let stream = arguments.source.open().await?;
+    let (url, dir) = (&arguments.source.url, arguments.dir.display());
+    session.output.note(&format!("following {url} ({}) into {dir}", stream.id()))?;
     let replica = Replica::of(stream, &arguments.dir, arguments.how.options(session));
     let following = async {
         let mut versions = replica.follow();
@@ -76,10 +78,16 @@ async fn tell(arguments: &Arguments, output: Output, pulled: &Pulled) -> Result<
     if output.is_json() {
         output.line(&serde_json::to_string(&FollowLine { dir: &arguments.dir, pulled })?)?;
     } else {
+<<<<<<< HEAD
         let from = pulled.from.filter(|from| *from != pulled.to).map(|from| format!(" from {from}"));
         // A directory that held nothing takes whatever stream is there.
         let stream =
             if pulled.from.is_none() { format!(" of the stream {}", pulled.stream) } else { String::new() };
+=======
+        let from = pulled.from.filter(|from| *from != pulled.to);
+        let from =
+            from.map(|from| format!(" from {from} ({} behind)", pulled.to.get().saturating_sub(from.get())));
+>>>>>>> main
         let (from, downloaded) = (from.unwrap_or_default(), bytes(pulled.downloaded_bytes));
         output.note(&format!(
             "version {}{stream}{from}: {downloaded} downloaded, {}",

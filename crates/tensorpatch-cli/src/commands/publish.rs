@@ -54,6 +54,9 @@ pub(crate) struct Arguments {
     /// bytes as it, and after 512 versions]
     #[arg(long)]
     no_anchors: bool,
+    /// Publish a version even if the checkpoint is the newest version already and has no label of its own
+    #[arg(long)]
+    allow_unchanged: bool,
     #[command(flatten)]
     sign: Sign,
     #[command(flatten)]
@@ -86,7 +89,11 @@ impl Report for PublishReport {
             None => "the whole checkpoint".to_owned(),
             Some(base) => format!("a patch of version {base}"),
         };
-        let resumed = if published.resumed { ", published already" } else { "" };
+        let resumed = match (published.resumed, published.unchanged) {
+            (true, _) => ", published already",
+            (false, true) => ", unchanged: nothing was published (--allow-unchanged does)",
+            (false, false) => "",
+        };
         let mut lines = vec![
             ("version", format!("{}: {kind}{resumed}", published.version)),
             ("stream", format!("{} ({})", self.url, published.stream)),
@@ -142,6 +149,9 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
         .with_observer(streams::observer(session));
     if let Some(name) = &arguments.publisher {
         options = options.with_publisher(name);
+    }
+    if arguments.allow_unchanged {
+        options = options.allowing_unchanged();
     }
     let mut builder = Publisher::builder(&arguments.to)
         .policy(arguments.access.policy()?)

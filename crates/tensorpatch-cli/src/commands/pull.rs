@@ -108,7 +108,13 @@ impl Report for PullReport {
             ("directory", self.dir.display().to_string()),
             ("steps", steps),
             ("downloaded", bytes(pulled.downloaded_bytes)),
-            ("state", pulled.contents.state.to_string()),
+            (
+                "state",
+                match pulled.edges.is_empty() {
+                    true => format!("{} (recorded, not read)", pulled.contents.state),
+                    false => pulled.contents.state.to_string(),
+                },
+            ),
             ("time", seconds(Duration::from_secs_f64(self.seconds))),
         ])
     }

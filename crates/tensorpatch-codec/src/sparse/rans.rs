@@ -63,13 +63,6 @@ impl Steps {
         self.phases.clear();
     }
 
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "numbers of slots")]
-    pub(super) fn push(&mut self, start: u32, freq: u32) {
-        self.starts.push(start as u16);
-        self.freqs.push(freq as u16);
-    }
-
     /// Makes room for so many steps, and vectors that reach beyond the last: returns where the first one
     /// goes.
     #[cfg(target_arch = "x86_64")]

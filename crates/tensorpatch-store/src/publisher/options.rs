@@ -17,6 +17,9 @@ pub struct PublishOptions {
     /// When [`Publisher::publish`](crate::Publisher::publish) and [`ranks::commit`](crate::ranks::commit) add
     /// an anchor to the version, so that newcomers need no long chain of patches.
     pub anchors: AnchorPolicy,
+    /// Whether a checkpoint that is the newest version already becomes a version of its own all the same
+    /// [default: only with a label of its own].
+    pub allow_unchanged: bool,
     /// Files beside the weights that are published although their names say weights of another format, a
     /// leftover or a log; below the directory of the checkpoint, such as `onnx/model.onnx`.
     pub carried: Vec<String>,
@@ -30,6 +33,7 @@ impl Default for PublishOptions {
             publisher: format!("publisher-{}", Nonce::random()),
             diff: delta::Options::default(),
             anchors: AnchorPolicy::default(),
+            allow_unchanged: false,
             carried: Vec::new(),
             observer: Observer::default(),
         }
@@ -55,6 +59,13 @@ impl PublishOptions {
     #[must_use]
     pub fn with_anchors(mut self, anchors: AnchorPolicy) -> Self {
         self.anchors = anchors;
+        self
+    }
+
+    /// Publishes a checkpoint that is the newest version already all the same.
+    #[must_use]
+    pub fn allowing_unchanged(mut self) -> Self {
+        self.allow_unchanged = true;
         self
     }
 

@@ -98,7 +98,7 @@ pub async fn commit(
         Ok(added) => published.anchor = added,
         // The version is published whatever becomes of its anchor.
         Err(error) => {
-            tracing::warn!(%error, "an anchor is due and could not be added");
+            tracing::warn!("an anchor is due and could not be added, the next version tries again: {error}");
             published.anchor_error = Some(error.to_string());
         }
     }

@@ -79,7 +79,7 @@ pub(crate) fn recover(
         let found = match found {
             Ok(found) => found.map(|found| found.state),
             Err(error) if is_damage(&error) => {
-                tracing::warn!(%error, "an interrupted update cannot be finished");
+                tracing::warn!("an interrupted update cannot be finished, the files are restored: {error}");
                 remove_journal(directory)?;
                 None
             }
@@ -157,7 +157,10 @@ pub(crate) fn is_damage(error: &StoreError) -> bool {
     };
     match checkpoint {
         CheckpointError::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-        CheckpointError::NotInPlace { .. } | CheckpointError::Limit { .. } => false,
+        CheckpointError::NotInPlace { .. }
+        | CheckpointError::Limit { .. }
+        | CheckpointError::NoRoom { .. }
+        | CheckpointError::NotDurable { .. } => false,
         _ => true,
     }
 }

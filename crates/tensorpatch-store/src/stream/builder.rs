@@ -151,7 +151,8 @@ impl StreamBuilder {
             stream = stream.trusting(trusted).await?;
         }
         stream.check_id()?;
-        let found = stream.record().leaf_hash;
+        let (found, writers) = (stream.record().leaf_hash, stream.record().writers);
+        tracing::info!("opened the stream {} at {}, {writers:?} writers", stream.id(), stream.place());
         match self.leaf_hash {
             Some(wanted) if wanted != found => {
                 Err(StoreError::LeafHash { place: stream.place(), wanted, found })

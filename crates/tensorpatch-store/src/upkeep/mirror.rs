@@ -135,7 +135,7 @@ async fn copy_edges(
             Ok(None) => continue,
             Err(error @ StoreError::Object { .. }) => return Err(error),
             Err(error) => {
-                tracing::warn!(name, %error, "an edge is not copied");
+                tracing::warn!("{name} is not copied: {error}");
                 continue;
             }
         };
