@@ -225,12 +225,8 @@ impl Bucket {
     /// The objects in a folder, those after `after` (a name in it) if given; in no order.
     pub(crate) async fn list(&self, folder: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError> {
         let folder_path = self.path(folder);
-<<<<<<< HEAD
         let most = self.policy.plans.max_listed;
         let listed = self
-=======
-        let objects: Result<Vec<ObjectMeta>, object_store::Error> = self
->>>>>>> main
             // However long the list is, each of its pages is a request that the client watches.
             .retry_within(Duration::MAX, folder, async |path| {
                 let mut objects = match after {
@@ -246,30 +242,16 @@ impl Bucket {
                 }
                 Ok(Some(listed))
             })
-<<<<<<< HEAD
-            .await
-            .map_err(|source| object_error(folder, source))?;
+            .await;
+        let listed = match listed {
+            // A store that has no such folder.
+            Err(error) if is_absent(&error) => Some(Vec::new()),
+            listed => listed.map_err(|source| object_error(folder, source))?,
+        };
         listed.ok_or_else(|| StoreError::Damaged {
             name: folder.into(),
             what: format!("it has more than {most} objects (max_listed)"),
         })
-=======
-            .await;
-        let objects = match objects {
-            // A store that has no such folder.
-            Err(error) if is_absent(&error) => Vec::new(),
-            objects => objects.map_err(|source| object_error(folder, source))?,
-        };
-        let listed = objects.into_iter().filter_map(|meta| {
-            let name: Path = meta.location.prefix_match(&folder_path)?.collect();
-            Some(Listed {
-                name: name.to_string(),
-                bytes: meta.size,
-                modified: meta.last_modified.timestamp(),
-            })
-        });
-        Ok(listed.collect())
->>>>>>> main
     }
 
     /// Deletes an object; one that is not there is as good as deleted.

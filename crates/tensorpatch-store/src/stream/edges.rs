@@ -37,7 +37,7 @@ impl PassedOver {
     /// One line, however many there are.
     fn tell(&self) {
         if let Some((name, why)) = &self.first {
-            tracing::warn!(count = self.count, name, why, "edge records are ignored");
+            tracing::warn!("{} edge records are passed over, the first: {why} (edges/{name})", self.count);
         }
     }
 }
@@ -50,7 +50,7 @@ impl Stream {
     pub(super) async fn listed_edges(&self) -> Result<ListedEdges, StoreError> {
         let listed = match self.bucket().list(names::EDGES, None).await {
             Err(StoreError::Object { source: source @ object_store::Error::InvalidPath { .. }, .. }) => {
-                tracing::warn!(%source, "the edge records cannot be listed, and are ignored");
+                tracing::warn!("the edge records cannot be listed, and are passed over: {source}");
                 Vec::new()
             }
             listed => listed?,
@@ -63,7 +63,7 @@ impl Stream {
         edges.sort_unstable_by(|a, b| (b.target, &b.file).cmp(&(a.target, &a.file)));
         let most = self.policy().plans.max_edge_records;
         if edges.len() > most {
-            tracing::warn!(count = edges.len(), most, "there are more edge records than are read");
+            tracing::warn!("there are {} edge records, {most} are read (max_edge_records)", edges.len());
             edges.truncate(most);
         }
         Ok(ListedEdges(edges))

@@ -97,7 +97,7 @@ impl Stream {
             local::write_file(&kept, &bytes)
         });
         if let Err(error) = written.await {
-            tracing::warn!(path = %path.display(), %error, "the version that was signed could not be noted");
+            tracing::warn!("{}: the version that was signed could not be noted: {error}", path.display());
         }
     }
 }

@@ -112,7 +112,7 @@ impl Stream {
             };
             let record = bytes.map(|bytes| HandoverRecord::read(&bytes, self.id()));
             if !matches!(record, Some(Ok(_))) {
-                tracing::warn!(name, "this is no handover of the stream, and is ignored");
+                tracing::warn!("{name} is no handover of the stream, and is passed over");
             }
             Ok(record.and_then(Result::ok))
         });

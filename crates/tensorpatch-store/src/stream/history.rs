@@ -73,13 +73,12 @@ impl Stream {
         }
     }
 
-<<<<<<< HEAD
     /// The commit that the hint names. Anybody can write a hint, also to what is no commit of the stream.
     async fn hinted_commit(&self, hint: Version) -> Result<Option<Commit>, StoreError> {
         match self.commit(hint).await {
             Err(error @ StoreError::Object { .. }) => Err(error),
             Err(error) => {
-                tracing::warn!(%error, "the hint is of no use");
+                tracing::warn!("the hint is of no use: {error}");
                 Ok(None)
             }
             found => found,
@@ -92,18 +91,18 @@ impl Stream {
         let after = tip.map(|tip| names::commit_file(tip.record.version));
         let listed = match self.bucket().list(names::COMMITS, after.as_deref()).await {
             Err(StoreError::Object { source: source @ object_store::Error::InvalidPath { .. }, .. }) => {
-                tracing::warn!(%source, "the commit records cannot be listed, and are asked for one by one");
+                tracing::warn!("the commit records cannot be listed, and are asked for one by one: {source}");
                 Vec::new()
             }
             listed => listed?,
         };
         Ok(listed.iter().filter_map(|object| names::commit_version(&object.name)).collect())
-=======
+    }
+
     /// The version that the hint names. A hint that cannot be read counts as none.
     pub(crate) async fn hinted(&self) -> Result<Option<Version>, StoreError> {
         let hint = self.bucket().get_small(names::LATEST, 1024).await?;
         Ok(hint.and_then(|bytes| serde_json::from_slice::<Latest>(&bytes).ok()).map(|hint| hint.version))
->>>>>>> main
     }
 
     /// Overwrites the hint. It being wrong costs requests and nothing else, so a failure is none of the
@@ -136,54 +135,6 @@ impl Stream {
         Ok(commits)
     }
 
-<<<<<<< HEAD
-=======
-    /// The edge records that the store lists.
-    async fn listed_edges(&self) -> Result<Vec<ListedEdge>, StoreError> {
-        let listed = self.bucket().list(names::EDGES, None).await?;
-        let edge = |object: Listed| {
-            let (target, base, _) = names::edge_ends(&object.name)?;
-            Some(ListedEdge { target, base, file: object.name })
-        };
-        Ok(listed.into_iter().filter_map(edge).collect())
-    }
-
-    /// The edges whose ends are between `from` and `to`; those that cannot be read are left out with a
-    /// warning, as the stream is whole without them.
-    pub(crate) async fn edges(&self, from: Version, to: Version) -> Result<Vec<EdgeRecord>, StoreError> {
-        let listed = self.listed_edges().await?;
-        self.read_edges(&listed, from, to).await
-    }
-
-    async fn read_edges(
-        &self,
-        listed: &[ListedEdge],
-        from: Version,
-        to: Version,
-    ) -> Result<Vec<EdgeRecord>, StoreError> {
-        let is_between = |edge: &&ListedEdge| {
-            (from..=to).contains(&edge.target) && edge.base.is_none_or(|base| base >= from)
-        };
-        let wanted = listed.iter().filter(is_between);
-        let read = buffered_all(wanted, self.policy().transfers.parallel_requests, |edge| {
-            self.readable_edge(&edge.file)
-        });
-        Ok(read.await?.into_iter().flatten().collect())
-    }
-
-    /// An edge that was listed, unless it is gone by now, or cannot be read and is ignored.
-    async fn readable_edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
-        match self.edge(file).await {
-            Err(error @ StoreError::Object { .. }) => Err(error),
-            Err(error) => {
-                tracing::warn!("an edge record is passed over: {error} (edges/{file})");
-                Ok(None)
-            }
-            edge => edge,
-        }
-    }
-
->>>>>>> main
     /// What a plan from `held` to `target` may need: the commits back to `held` if it is near enough, else
     /// back to the newest anchor, and the edges between them.
     ///
@@ -282,41 +233,16 @@ impl Stream {
         avoided: BTreeSet<ObjectRef>,
     ) -> Result<Plan, StoreError> {
         let mut missing = avoided;
-<<<<<<< HEAD
         let mut plan = history.plan(held, target, &missing, max_edges)?;
         let mut absent = self.absent(plan.objects()).await?;
         if absent.is_empty() {
             return Ok(plan);
-=======
-        loop {
-            let plan = history.plan(held, target, &missing, max_edges)?;
-            let absent = buffered_all(
-                plan.objects(),
-                self.policy().transfers.parallel_requests,
-                |object| async move {
-                    match self.bucket().check_there(object).await {
-                        Ok(()) => Ok(None),
-                        Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => {
-                            Ok(Some(object.clone()))
-                        }
-                        Err(error) => Err(error),
-                    }
-                },
-            )
-            .await?;
-            let before = missing.len();
-            missing.extend(absent.into_iter().flatten());
-            if missing.len() == before {
-                return Ok(plan);
-            }
-            let first = missing.first().map_or("none", |object| object.key.as_str());
-            tracing::warn!(
-                "{} objects of the plan are missing, the first is {first}: planning again",
-                missing.len()
-            );
->>>>>>> main
         }
-        tracing::warn!(count = absent.len(), "objects of the plan are missing, planning again");
+        let first = absent.first().map_or("none", |object| object.key.as_str());
+        tracing::warn!(
+            "{} objects of the plan are missing, the first is {first}: planning again",
+            absent.len()
+        );
         let known: BTreeSet<ObjectRef> = plan.objects().into_iter().cloned().collect();
         missing.append(&mut absent);
         plan = history.plan(held, target, &missing, max_edges)?;

@@ -207,12 +207,8 @@ async fn readable_commits(
 }
 
 async fn check_edges(stream: &Stream, report: &mut Checked) -> Result<(), StoreError> {
-<<<<<<< HEAD
     for object in stream.all_edges().await? {
-=======
-    for object in stream.bucket().list(names::EDGES, None).await? {
         // Other names are those of strays.
->>>>>>> main
         if names::edge_ends(&object.name).is_none() {
             continue;
         }

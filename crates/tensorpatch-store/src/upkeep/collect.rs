@@ -212,7 +212,7 @@ async fn check_successor(
             Ok(()) => return Ok(()),
             Err(error @ (StoreError::Object { .. } | StoreError::Cancelled(_))) => return Err(error),
             Err(error) => {
-                tracing::warn!(version = floor.get(), %error, "an anchor is not the version that it should be");
+                tracing::warn!("an anchor of version {floor} is not what it should be: {error}");
                 first.get_or_insert(error);
             }
         }
