@@ -2,8 +2,9 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pyo3::exceptions::{PyBufferError, PyStopIteration};
@@ -91,18 +92,19 @@ type Found = Result<ChangedTensor, Failure>;
 #[derive(Debug)]
 pub(crate) struct Patches {
     found: Mutex<Option<Receiver<Found>>>,
+    finder: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Patches {
     fn start(find: impl FnOnce(&SyncSender<Found>) -> Result<(), Failure> + Send + 'static) -> Self {
         let (sender, receiver) = sync_channel(AHEAD);
-        std::thread::spawn(move || {
+        let finder = std::thread::spawn(move || {
             if let Err(failure) = find(&sender) {
                 // Nobody waits for it if the receiver is gone.
                 let _ = sender.send(Err(failure));
             }
         });
-        Self { found: Mutex::new(Some(receiver)) }
+        Self { found: Mutex::new(Some(receiver)), finder: Mutex::new(Some(finder)) }
     }
 }
 
@@ -123,17 +125,22 @@ impl Patches {
             });
             match taken {
                 Some(Ok(tensor)) => return parts(py, tensor?),
-                Some(Err(std::sync::mpsc::RecvTimeoutError::Timeout)) => py.check_signals()?,
-                Some(Err(std::sync::mpsc::RecvTimeoutError::Disconnected)) | None => {
+                Some(Err(RecvTimeoutError::Timeout)) => py.check_signals()?,
+                Some(Err(RecvTimeoutError::Disconnected)) | None => {
                     return Err(PyStopIteration::new_err(()));
                 }
             }
         }
     }
 
-    /// Ends early.
-    fn close(&self) {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Ends early, and returns once nothing is read any more.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| {
+            self.found.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let finder = self.finder.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // A panic of it has been told as the end of the iterator.
+            let _ = finder.map(JoinHandle::join);
+        });
     }
 }
 
@@ -147,10 +154,12 @@ fn parts(py: Python<'_>, tensor: ChangedTensor) -> PyResult<Parts> {
         .map(|&dim| i64::try_from(dim))
         .collect::<Result<_, _>>()
         .map_err(|_| too_large())?;
-    // What has no width of its own is handed on as bytes.
     let width = spec.dtype.element_format().width();
-    let element = element_type(&spec.dtype);
-    let values = Array::new(Owned::Bytes(values), element, width, whole.then_some(shape))?;
+    // A dtype that no framework has is flat bytes.
+    let values = match element_type(&spec.dtype) {
+        Some(element) => Array::new(Owned::Bytes(values), element, width, whole.then_some(shape))?,
+        None => Array::new(Owned::Bytes(values), BYTES, 1, None)?,
+    };
     let dtype = spec.dtype.as_str().to_owned();
     Ok((spec.name, dtype, spec.shape, indices, Py::new(py, values)?))
 }
@@ -181,8 +190,6 @@ impl Array {
         let flat = vec![flat.map_err(|_| too_large())?];
         let shape = match whole {
             None => flat,
-            // A dtype that no framework has is bytes.
-            Some(_) if element == BYTES => flat,
             Some(mut shape) => {
                 if let Some(last) = shape.last_mut() {
                     *last /= i64::from(element.lanes);
@@ -195,7 +202,7 @@ impl Array {
 }
 
 /// Unsigned bytes.
-pub(crate) const BYTES: ElementType = ElementType { code: 1, bits: 8, lanes: 1 };
+const BYTES: ElementType = ElementType { code: 1, bits: 8, lanes: 1 };
 
 #[pymethods]
 impl Array {

@@ -384,3 +384,52 @@ impl Model {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key of so many elements and changes by so many bits each.
+    fn count(elements: u64, by_bits: &[u32]) -> Count {
+        let mut count = Count { elements, ..Count::ZERO };
+        for (to, &from) in count.by_bits.iter_mut().zip(by_bits) {
+            *to = from;
+            count.changes += from;
+        }
+        count
+    }
+
+    fn counts(keys: &[Count]) -> Counts {
+        let mut counts = Counts::default();
+        counts.counts[100..100 + keys.len()].copy_from_slice(keys);
+        counts
+    }
+
+    #[test]
+    fn all_classes_are_hot_where_symbols_and_cold_changes_would_take_longer() {
+        let few = counts(&[count(1000, &[300]), count(99_000, &[500])]);
+        assert!(few.hot_from() != HotFrom::DENSE);
+        let mostly_hot = counts(&[count(60_000, &[6000]), count(40_000, &[100])]);
+        assert!(mostly_hot.hot_from() == HotFrom::DENSE);
+        let both = counts(&[count(25_000, &[2500]), count(75_000, &[5000])]);
+        assert!(both.hot_from() == HotFrom::DENSE);
+    }
+
+    #[test]
+    fn a_few_far_moves_do_not_hide_what_the_others_are_like() {
+        let near = count(1000, &[900, 60, 3]).reach(2);
+        let with_far = count(1000, &[900, 60, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]).reach(2);
+        assert!(near.abs_diff(with_far) <= 2, "{near} and {with_far}");
+    }
+
+    #[test]
+    fn every_class_has_a_reach_where_not_all_changes_were_looked_at() {
+        for weight in [1, 4] {
+            let mut counts = Counts::default();
+            counts.set_elements(std::iter::repeat_n(1000, 256));
+            (0..100).for_each(|_| counts.add_change(100, 0, weight));
+            let model = Model::fit(&counts, HotFrom::DENSE, 2);
+            assert_eq!(model.classes.iter().all(|class| class.reach > 0), weight > 1);
+        }
+    }
+}

@@ -39,3 +39,30 @@ impl Slots {
         self.known |= 1 << (class % MAX_CLASSES);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sparse::model::{Class, HotFrom, Model};
+    use crate::sparse::symbols::Run;
+
+    #[test]
+    fn each_slot_belongs_to_the_symbol_in_whose_run_it_lies() {
+        let class = |rate, reach| Class { rate, reach };
+        let classes = vec![class(0, 0), class(95, 0), class(70, 1), class(85, 40), class(1, 255)];
+        let model = Model { hot_from: HotFrom::DENSE, first_key: 0, classes };
+        let (mut symbols, mut slots) = (Symbols::default(), Slots::default());
+        for width in [1, 2, 4, 8] {
+            symbols.fill(&model, width);
+            slots.clear();
+            for class in 0..model.classes.len() {
+                for slot in 0..SLOTS {
+                    let step = slots.step(&symbols, class, slot);
+                    let Run { start, slots } = symbols.run(class, step);
+                    let run = u32::from(start)..u32::from(start) + u32::from(slots);
+                    assert!(run.contains(&slot), "slot {slot} of class {class}: {run:?}");
+                }
+            }
+        }
+    }
+}

@@ -5,6 +5,30 @@ from os import PathLike
 from typing import Any, TypedDict, final
 
 __version__: str
+__all__ = [
+    "Array",
+    "Feed",
+    "Job",
+    "Patches",
+    "Prepared",
+    "Publisher",
+    "Raw",
+    "Replica",
+    "Versions",
+    "__version__",
+    "apply",
+    "convert",
+    "diff_paths",
+    "diff_tensors",
+    "digest_path",
+    "digest_tensors",
+    "inspect",
+    "open_publisher",
+    "open_replica",
+    "patches_of_file",
+    "patches_of_prepared",
+    "run_command",
+]
 
 _Path = str | PathLike[str]
 _Done = Callable[[Any, BaseException | None], None]

@@ -112,10 +112,10 @@ def _skeleton(base: Path) -> torch.nn.Module | None:
     """The model of a checkpoint without its weights: it knows which of its tensors transformers fuses."""
     import transformers
 
-    auto: Any = transformers.AutoModelForCausalLM
-    try:
-        with torch.device("meta"):
-            model: torch.nn.Module = auto.from_config(transformers.AutoConfig.from_pretrained(base))
-    except ValueError:  # a kind of model that is not a causal one: its names are taken as they are
+    config = transformers.AutoConfig.from_pretrained(base)
+    kind = getattr(transformers, (config.architectures or [""])[0], None)
+    if kind is None:  # a class of the user's own: its names are taken as they are
         return None
+    with torch.device("meta"):
+        model: torch.nn.Module = kind(config)
     return model
