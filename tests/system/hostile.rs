@@ -169,7 +169,7 @@ fn records_are_kept_up_to_a_sum_however_many_there_are() {
     let mut record = CommitRecord::parse(&fs::read(commit_path(&stream, 1)).unwrap()).unwrap();
     let anchor = record.anchor.clone().unwrap();
     // Each is valid, and nearly as large as a record may be.
-    record.companions = (0..15_000)
+    record.companions = (0..11_500)
         .map(|number| {
             let mut file = anchor.files[0].clone();
             file.name = format!("file-{number:0>100}");
