@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use tensorpatch::store::{
     Event, Observer, Phase, Policy, SignKey, Stream, StreamBuilder, StreamId, TrustKey, Version,
+    signed_tips_beside,
 };
 
 use crate::exit::Refusal;
@@ -120,9 +121,7 @@ impl Access {
 impl Sign {
     /// The directory beside the key in which the newest version is kept that was signed with it.
     pub(crate) fn signed_tips(&self) -> Option<PathBuf> {
-        let mut name = self.sign_key.as_ref()?.clone().into_os_string();
-        name.push(".tips");
-        Some(name.into())
+        self.sign_key.as_deref().map(signed_tips_beside)
     }
 
     /// The key, if one is named.

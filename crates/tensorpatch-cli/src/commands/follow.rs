@@ -75,12 +75,15 @@ async fn tell(arguments: &Arguments, output: Output, pulled: &Pulled) -> Result<
     if output.is_json() {
         output.line(&serde_json::to_string(&FollowLine { dir: &arguments.dir, pulled })?)?;
     } else {
+        // A directory that held nothing takes whatever stream is there.
+        let stream =
+            if pulled.from.is_none() { format!(" of the stream {}", pulled.stream) } else { String::new() };
         let from = pulled.from.filter(|from| *from != pulled.to);
         let from =
             from.map(|from| format!(" from {from} ({} behind)", pulled.to.get().saturating_sub(from.get())));
         let (from, downloaded) = (from.unwrap_or_default(), bytes(pulled.downloaded_bytes));
         output.note(&format!(
-            "version {}{from}: {downloaded} downloaded, {}",
+            "version {}{stream}{from}: {downloaded} downloaded, {}",
             pulled.to, pulled.contents.state
         ))?;
     }

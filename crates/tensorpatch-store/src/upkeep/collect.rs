@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tensorpatch_stream::retention::{Garbage, Kept, Listed, floor, garbage_probes, lowest_needed};
-use tensorpatch_stream::{Edge, EdgeKind, History, Key, Nonce, ObjectRef, Version, names};
+use tensorpatch_stream::{EdgeKind, History, Key, Nonce, ObjectRef, Version, names};
 
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
@@ -105,6 +105,7 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         stream.require_keys("deleting what is not needed")?;
     }
     let tip = stream.tip().await?.ok_or(StoreError::Empty)?.record.version;
+    let edge_records = stream.all_edges().await?;
     let mut history = stream.whole_history(tip).await?;
     let now = stream.store_now().await?;
     let (leases, expired) = stream.leases(now).await?;
@@ -137,10 +138,10 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         kept.add_objects(objects.filter(|object| listed.contains_key(&object.key)));
     }
     if options.delete {
-        check_successor(stream, &history, floor, &kept).await?;
+        check_successor(stream, &history, floor, &kept, &listed).await?;
     }
 
-    let edges = kept.garbage_edges(tip, &stream.bucket().list(names::EDGES, None).await?);
+    let edges = kept.garbage_edges(tip, &edge_records);
     let mut objects = kept.garbage(&history, tip, &listed, now, options.grace);
     objects.extend(garbage_probes(&stream.bucket().list(names::PROBE, None).await?, now, options.grace));
     if options.delete {
@@ -246,16 +247,17 @@ async fn check_complete(
     Ok(())
 }
 
-/// Reads the anchor that everything rests on from now on, before an older one goes.
+/// Reads the anchor that everything rests on from now on, before anything goes that leads to a version.
 async fn check_successor(
     stream: &Stream,
     history: &History,
     floor: Version,
     kept: &Kept,
+    listed: &BTreeMap<Key, Listed>,
 ) -> Result<(), StoreError> {
     let stays: BTreeSet<&Key> = kept.objects().map(|object| &object.key).collect();
-    let goes = |edge: &&Edge| edge.all_objects().iter().any(|object| !stays.contains(&object.key));
-    if !history.anchors().filter(|edge| edge.target.version < floor).any(|edge| goes(&edge)) {
+    let goes = |object: &&ObjectRef| !stays.contains(&object.key) && listed.contains_key(&object.key);
+    if !history.edges().iter().any(|edge| edge.all_objects().iter().any(goes)) {
         return Ok(());
     }
     let mut first = None;
@@ -265,7 +267,7 @@ async fn check_successor(
             Ok(()) => return Ok(()),
             Err(error @ (StoreError::Object { .. } | StoreError::Cancelled(_))) => return Err(error),
             Err(error) => {
-                tracing::warn!(version = floor.get(), %error, "an anchor is not the version that it should be");
+                tracing::warn!("an anchor of version {floor} is not what it should be: {error}");
                 first.get_or_insert(error);
             }
         }
