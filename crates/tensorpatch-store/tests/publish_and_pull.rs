@@ -1,12 +1,15 @@
 //! A publisher and replicas over a local directory.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 mod support;
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use support::{World, assert_same, v, write_sharded, write_single};
+use support::{World, assert_same, v, values, write_sharded, write_single};
+use tensorpatch_delta::ChangedTensor;
 use tensorpatch_store::{
     ApplyMode, PublishOptions, Publisher, Replica, ReplicaOptions, StoreError, Target, Version, VersionKind,
 };
@@ -371,4 +374,42 @@ async fn versions_that_do_not_exist_are_named() {
     world.publish_steps(1).await;
     let error = replica.pull_version(v(7)).await.unwrap_err();
     assert_eq!(error.to_string(), "the stream has no version 7: the newest is 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_prepared_version_changes_is_told_before_it_is_activated() {
+    let world = World::new().await;
+    let publisher = world.publisher().await;
+    publisher.publish(&world.step(1)).await.unwrap();
+    for mode in [ApplyMode::InPlace, ApplyMode::Beside] {
+        let replica = world.replica(&format!("told-{mode:?}"), mode);
+        replica.pull_version(v(1)).await.unwrap();
+        for step in 2..=3 {
+            publisher.publish(&world.step(step)).await.unwrap();
+        }
+        let prepared = replica.prepare(Target::Latest).await.unwrap();
+        let mut held: BTreeMap<&str, Vec<u8>> =
+            BTreeMap::from([("a", values(1, 1, 3000)), ("b.weight", values(2, 1, 5000))]);
+        let scatter = |tensor: ChangedTensor| {
+            let bytes = held.get_mut(tensor.spec.name.as_str()).unwrap();
+            for (position, value) in tensor.positions.unwrap().iter().zip(tensor.values.chunks(2)) {
+                let at = usize::try_from(*position).unwrap() * 2;
+                bytes[at..at + 2].copy_from_slice(value);
+            }
+            ControlFlow::Continue(())
+        };
+        prepared.visit_changed(|_| true, scatter).unwrap();
+        assert!(held["a"] == values(1, 3, 3000) && held["b.weight"] == values(2, 3, 5000), "{mode:?}");
+        let mut seen = Vec::new();
+        let see = |tensor: ChangedTensor| {
+            seen.push(tensor.spec.name);
+            ControlFlow::Break(())
+        };
+        prepared.visit_changed(|name| name != "a", see).unwrap();
+        assert_eq!(seen, ["b.weight"]);
+        replica.activate(prepared).await.unwrap();
+        assert_same(replica.dir(), &world.step(3));
+        let nothing = replica.prepare(Target::Latest).await.unwrap();
+        nothing.visit_changed(|_| true, |_| panic!("nothing changes")).unwrap();
+    }
 }

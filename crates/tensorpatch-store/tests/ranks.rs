@@ -7,6 +7,9 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use support::{World, assert_same, files, safetensors, short_plans, v, values, write_sharded};
+use tensorpatch_delta::Others;
+use tensorpatch_delta::safetensors::{Dtype, tensor::TensorView};
+use tensorpatch_store::ranks::RankPublisher;
 use tensorpatch_store::{
     AnchorPolicy, ApplyMode, CommitRecord, Folder, JsonRecord, Nonce, ObjectDigest, PublishOptions,
     Published, Rank, Receipt, ReceiptContent, ReceiptError, Replica, ReplicaOptions, StoreError, ranks,
@@ -378,4 +381,121 @@ async fn parts_that_are_not_all_tensors_of_the_version_are_not_put_together() {
     let error = replica.pull().await.unwrap_err();
     assert!(error.to_string().contains("the tensors of its patches"), "{error}");
     assert_same(replica.dir(), &ranks.step(1));
+}
+
+/// Ranks that publish from memory, each with one of the two tensors.
+struct MemoryRanks {
+    world: World,
+}
+
+impl MemoryRanks {
+    fn publisher(&self, index: u32) -> RankPublisher {
+        let dir = self.world.path(&format!("memory-{index}"));
+        let (stream, options) = (self.world.stream.clone(), PublishOptions::default());
+        RankPublisher::new(stream, Rank { index, count: 2 }, dir, options)
+    }
+
+    async fn prepare(&self, step: u64, attempt: Nonce) -> Result<Vec<Receipt>, StoreError> {
+        let mut receipts = Vec::new();
+        for (index, (name, elements)) in (0..).zip([("a", 3000), ("b.weight", 5000)]) {
+            let bytes = values(u64::from(index) + 1, step, elements);
+            let mut feed = self.publisher(index).feed().await?;
+            feed.add(name, &TensorView::new(Dtype::BF16, vec![elements], &bytes).unwrap())?;
+            receipts.push(travelled(&feed.finish(attempt, Others::Refused).await?));
+        }
+        Ok(receipts)
+    }
+
+    async fn publish(&self, step: u64) -> Published {
+        let receipts = self.prepare(step, Nonce::random()).await.unwrap();
+        let options = PublishOptions::default().with_anchors(AnchorPolicy::NEVER);
+        let work = self.world.path("committer");
+        ranks::commit(&self.world.stream, &receipts, None, &work, &options).await.unwrap()
+    }
+
+    /// Checks that the newest version has the tensors of a step.
+    async fn check(&self, step: u64) {
+        let tip = self.world.stream.tip().await.unwrap().unwrap();
+        let reader = self.world.stream.range_reader(&tip, &Default::default()).await.unwrap();
+        assert!(reader.read_tensor("a").await.unwrap() == values(1, step, 3000));
+        assert!(reader.read_tensor("b.weight").await.unwrap() == values(2, step, 5000));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_publish_from_memory_and_notice_what_became_of_it() {
+    let ranks = MemoryRanks { world: World::new().await };
+    let whole = ranks.publish(1).await.bytes;
+    for step in 2..=4 {
+        let published = ranks.publish(step).await;
+        assert!(published.bytes < whole, "a patch, not the whole of it");
+        ranks.check(step).await;
+    }
+    // An attempt that nobody commits.
+    ranks.prepare(9, Nonce::random()).await.unwrap();
+    ranks.publish(5).await;
+    ranks.check(5).await;
+    assert!(upkeep::check(&ranks.world.stream, &CheckOptions::default()).await.unwrap().is_sound());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rank_whose_tensors_are_lost_damaged_or_old_reads_them_from_the_stream() {
+    let ranks = MemoryRanks { world: World::new().await };
+    ranks.publish(1).await;
+    ranks.publish(2).await;
+    std::fs::remove_dir_all(ranks.world.path("memory-0")).unwrap();
+    let weights = ranks.world.path("memory-1/held/weights/model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    ranks.publish(3).await;
+    ranks.check(3).await;
+    // Somebody else publishes a version.
+    ranks
+        .world
+        .publisher()
+        .await
+        .publish(&{
+            let path = ranks.world.path("elsewhere");
+            write_sharded(&path, 4);
+            path
+        })
+        .await
+        .unwrap();
+    ranks.publish(5).await;
+    ranks.check(5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rank_with_other_tensors_than_before_is_refused_unless_all_are_whole() {
+    let ranks = MemoryRanks { world: World::new().await };
+    ranks.publish(1).await;
+    ranks.publish(2).await;
+    let tensor = |bytes| TensorView::new(Dtype::BF16, vec![1], bytes).unwrap();
+    let mut feed = ranks.publisher(0).feed().await.unwrap();
+    feed.add("a", &tensor(&[1, 2])).unwrap();
+    let error = feed.finish(Nonce::random(), Others::Refused).await.unwrap_err();
+    assert!(matches!(error, StoreError::Receipts(ReceiptError::Tensor(_))), "{error}");
+
+    let (attempt, mut receipts) = (Nonce::random(), Vec::new());
+    for (index, name) in [(0, "a"), (1, "c")] {
+        let mut feed = ranks.publisher(index).feed_whole().await.unwrap();
+        feed.add(name, &tensor(&[1, 2])).unwrap();
+        receipts.push(travelled(&feed.finish(attempt, Others::Refused).await.unwrap()));
+    }
+    let work = ranks.world.path("committer");
+    let options = PublishOptions::default();
+    let published = ranks::commit(&ranks.world.stream, &receipts, None, &work, &options).await.unwrap();
+    assert_eq!(published.contents.tensors, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_tensor_spoils_the_share_of_a_rank() {
+    let ranks = MemoryRanks { world: World::new().await };
+    let mut feed = ranks.publisher(0).feed().await.unwrap();
+    let tensor = TensorView::new(Dtype::BF16, vec![1], &[1, 2]).unwrap();
+    feed.add("a", &tensor).unwrap();
+    assert!(feed.add("a", &tensor).is_err());
+    let error = feed.finish(Nonce::random(), Others::Refused).await.unwrap_err();
+    assert!(matches!(error, StoreError::Tensors(_)), "{error}");
 }

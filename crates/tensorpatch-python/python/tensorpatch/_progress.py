@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from typing import Any
@@ -48,7 +49,8 @@ def listener(progress: ProgressCallback | bool | None) -> ProgressCallback | Non
     if progress is False or (progress is None and not _somebody_looks()):
         return None
     try:
-        from tqdm.auto import tqdm
+        # It may be missing, and has no types.
+        tqdm = importlib.import_module("tqdm.auto").tqdm
     except ImportError:
         return None
     return Bar(tqdm)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from tensorpatch._types import StateLike, StrPath, TensorLike
 
 
 def path_of(state: StateLike) -> StrPath | None:
     """The path, if the state is one."""
-    return cast("StrPath", state) if isinstance(state, str | os.PathLike) else None
+    return state if isinstance(state, str | os.PathLike) else None
 
 
 def pairs_of(state: Any) -> Iterable[tuple[str, TensorLike]]:
