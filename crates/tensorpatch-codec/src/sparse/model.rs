@@ -267,8 +267,8 @@ impl Count {
     }
 }
 
-/// What a symbol of a hot element takes, and what a cold change does, in times of a symbol of a chunk that
-/// has one for each element.
+/// How long a symbol of a hot element takes, and a cold change, where a symbol of a chunk that has one for
+/// each element takes 1.
 const HOT_COST: u64 = 2;
 const COLD_COST: u64 = 12;
 
