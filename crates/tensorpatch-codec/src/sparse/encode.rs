@@ -21,8 +21,8 @@ use super::writer::Writer;
 /// are hot, whose elements are counted then, and where all have a symbol and none is counted.
 const SAMPLE: usize = 1 << 13;
 const DENSE_SAMPLE: usize = 1 << 16;
-/// Of a block of which more than one element in so many changes, one in [`CHANGES_EVERY`] changes is looked
-/// at.
+/// Of a block of which more than one element in [`MANY_CHANGES`] changes, one in [`CHANGES_EVERY`] changes is
+/// looked at.
 const MANY_CHANGES: usize = 4;
 const CHANGES_EVERY: u16 = 4;
 /// What lanes may cost: a byte in so many changes, which take about as many bytes. Eight are worth more than

@@ -240,8 +240,8 @@ impl Count {
             }
             cost
         };
-        // Where half of the distances or less lie beyond, the law tells the reach well enough to look only
-        // near it: from there on uphill on both sides.
+        // Where at most half of the distances lie beyond, the law tells the reach well enough to look only
+        // near it, on both sides until it gets worse.
         let (mut bits, mut beyond) = (0, self.changes - self.by_bits[0]);
         while beyond > self.changes / 2 {
             bits += 1;
@@ -267,8 +267,8 @@ impl Count {
     }
 }
 
-/// What a symbol of a hot element takes, and what a cold change does, in times of a symbol of a chunk that
-/// has one for each element.
+/// How long a symbol of a hot element takes, and a cold change, where a symbol of a chunk that has one for
+/// each element takes 1.
 const HOT_COST: u64 = 2;
 const COLD_COST: u64 = 12;
 
