@@ -52,7 +52,6 @@ impl Marks {
     }
 }
 
-#[cfg(target_arch = "aarch64")]
 /// Adds the elements of a group whose bits are set in `mask`, for machines that cannot compress a register.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "a block has at most 2^16 elements")]

@@ -4,21 +4,7 @@ use crate::element::Element;
 use crate::sparse::{HOT_BIT, Lengths};
 
 use super::GROUP;
-
-/// Marks the elements of group number `group` whose bits are set in `mask`, and returns how many marks there
-/// are then.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "a block has at most 2^16 elements")]
-fn push(marks: &mut [u16], mut len: usize, group: usize, mut mask: u32) -> usize {
-    while mask != 0 {
-        if let Some(free) = marks.get_mut(len) {
-            *free = (group * GROUP + mask.trailing_zeros() as usize) as u16;
-        }
-        len += 1;
-        mask &= mask - 1;
-    }
-    len
-}
+use super::marks::push_bits;
 
 /// Whether two groups are the same: in pieces that are compared without a call.
 #[inline(always)]
@@ -47,7 +33,7 @@ pub(super) fn changed_from<T: Element>(
         }
         let pairs = olds.chunks_exact(T::WIDTH).zip(news.chunks_exact(T::WIDTH));
         let differ = (0..).zip(pairs).map(|(i, (old, new))| u32::from(T::load(old) != T::load(new)) << i);
-        len = push(marks, len, group, differ.fold(0, |mask, bit| mask | bit));
+        push_bits(marks, &mut len, group * GROUP, differ.fold(0, |mask, bit| mask | bit));
     }
     len
 }
@@ -81,7 +67,8 @@ pub(super) fn survey_from<T: Element>(
             continue;
         }
         let hot = bytes.chunks_exact(T::WIDTH).map(|bytes| lengths.marked(T::load(bytes)) >> HOT_BIT);
-        len = push(marks, len, group, (0..).zip(hot).fold(0, |mask, (i, hot)| mask | hot << i));
+        let hot = (0..).zip(hot).fold(0, |mask, (i, hot)| mask | hot << i);
+        push_bits(marks, &mut len, group * GROUP, hot);
     }
     len
 }

@@ -44,7 +44,7 @@ impl<'a> Input<'a> {
     #[inline(always)]
     pub(super) fn refill(&mut self, state: &mut u32) {
         let next = self.bytes.get(self.taken..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
-        // When one is cannot be foreseen: so no branch depends on it.
+        // Which states are cannot be foreseen: so no branch depends on it.
         let is_small = *state < LEAST;
         *state = if is_small { *state << 16 | u32::from(u16::from_le_bytes(next)) } else { *state };
         self.taken = self.taken.saturating_add(if is_small { 2 } else { 0 });
