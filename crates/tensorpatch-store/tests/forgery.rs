@@ -193,7 +193,7 @@ async fn a_fold_that_is_forged_or_of_another_stream_is_not_used_and_a_check_name
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fold_that_nobody_trusted_has_signed_is_not_used() {
     let (world, trusting) = signed(&SignKey::generate()).await;
-    folded(&world, &open(&world.path("bucket")).await).await;
+    folded(&world, &open(&world.path("bucket")).await.signing(SignKey::generate())).await;
     let replica = at_first(&world, &trusting).await;
     assert_eq!(replica.pull().await.unwrap().edges.len(), 2);
     assert_same(replica.dir(), &world.step(3));

@@ -152,9 +152,10 @@ async fn what_is_held_is_hashed_with_a_trusted_key_though_nothing_is_newer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_beside_the_weights_that_was_altered_is_fetched_again() {
-    let world = World::new().await;
+    let key = SignKey::generate();
+    let world = signed(&key).await;
     world.publish_steps(2).await;
-    let replica = world.replica("r", Default::default());
+    let replica = replica(&trusting(&world, key.public()).await, world.path("r"));
     for version in [1, 1, 2, 2] {
         replica.pull_version(v(version)).await.unwrap();
         assert_same(replica.dir(), &world.step(version));
