@@ -9,4 +9,5 @@ pub mod pair;
 pub mod report;
 pub mod rivals;
 pub mod sizes;
+pub mod system;
 pub mod table;

@@ -60,22 +60,33 @@ impl Bucket {
         below(&self.prefix, name)
     }
 
+    /// Tells of a request to the store that is about to be made: `TENSORPATCH_LOG=requests=trace` shows them all.
+    fn tell(&self, request: &str, name: &str) {
+        tracing::trace!(target: "requests", name, "{request}");
+    }
+
     /// Waits before the attempt after this one.
     pub(crate) async fn pause(&self, attempt: u32) {
         tokio::time::sleep(self.policy.backoff(attempt)).await;
     }
 
     /// Runs a small request until it succeeds, fails for good, or has failed as often as the policy allows.
-    async fn retry<T, F>(&self, name: &str, request: impl FnMut(Path) -> F) -> Result<T, object_store::Error>
+    async fn retry<T, F>(
+        &self,
+        what: &str,
+        name: &str,
+        request: impl FnMut(Path) -> F,
+    ) -> Result<T, object_store::Error>
     where
         F: Future<Output = Result<T, object_store::Error>>,
     {
-        self.retry_within(self.policy.request_timeout, name, request).await
+        self.retry_within(self.policy.request_timeout, what, name, request).await
     }
 
     async fn retry_within<T, F>(
         &self,
         limit: Duration,
+        what: &str,
         name: &str,
         mut request: impl FnMut(Path) -> F,
     ) -> Result<T, object_store::Error>
@@ -85,6 +96,7 @@ impl Bucket {
         let path = self.path(name);
         let mut attempt = 1;
         loop {
+            self.tell(what, name);
             match within(limit, request(path.clone())).await {
                 Err(error) if attempt < self.policy.attempts && is_transient(&error) => {
                     tracing::debug!(name, attempt, %error, "request failed, trying again");
@@ -101,7 +113,7 @@ impl Bucket {
     /// An object of more than `max` bytes is refused before its body is read.
     pub(crate) async fn get_small(&self, name: &str, max: u64) -> Result<Option<Bytes>, StoreError> {
         let result = self
-            .retry(name, async |path| {
+            .retry("get", name, async |path| {
                 let response = self.store.get(&path).await?;
                 let size = response.meta.size;
                 if size > max {
@@ -129,7 +141,7 @@ impl Bucket {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        self.retry(name, async |path| self.store.get_range(&path, range.clone()).await)
+        self.retry("get", name, async |path| self.store.get_range(&path, range.clone()).await)
             .await
             .map_err(|source| missing_or(name, source))
     }
@@ -137,6 +149,7 @@ impl Bucket {
     /// Puts an object if the name is free. One attempt: what to make of a failure is the caller's to find
     /// out.
     pub(crate) async fn create(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
+        self.tell("create", name);
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };
         let path = self.path(name);
         within(self.policy.request_timeout, self.store.put_opts(&path, bytes.into(), options))
@@ -146,13 +159,14 @@ impl Bucket {
 
     /// Puts an object, whether there is one or not. One attempt, as for [`Bucket::create`].
     pub(crate) async fn put_once(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
+        self.tell("put", name);
         let path = self.path(name);
         within(self.policy.request_timeout, self.store.put(&path, bytes.into())).await.map(|_| ())
     }
 
     /// Puts a small object, whether there is one or not.
     pub(crate) async fn put(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
-        self.retry(name, async |path| self.store.put(&path, PutPayload::from(bytes.clone())).await)
+        self.retry("put", name, async |path| self.store.put(&path, PutPayload::from(bytes.clone())).await)
             .await
             .map(|_| ())
             .map_err(|source| object_error(name, source))
@@ -195,7 +209,7 @@ impl Bucket {
     }
 
     async fn head(&self, name: &str) -> Result<Option<ObjectMeta>, StoreError> {
-        match self.retry(name, async |path| self.store.head(&path).await).await {
+        match self.retry("head", name, async |path| self.store.head(&path).await).await {
             Ok(meta) => Ok(Some(meta)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(object_error(name, source)),
@@ -207,7 +221,7 @@ impl Bucket {
         let folder_path = self.path(folder);
         let objects: Vec<ObjectMeta> = self
             // However long the list is, each of its pages is a request that the client watches.
-            .retry_within(Duration::MAX, folder, async |path| match after {
+            .retry_within(Duration::MAX, "list", folder, async |path| match after {
                 None => self.store.list(Some(&path)).try_collect().await,
                 Some(after) => {
                     let offset = below(&path, after);
@@ -229,7 +243,7 @@ impl Bucket {
 
     /// Deletes an object; one that is not there is as good as deleted.
     pub(crate) async fn delete(&self, name: &str) -> Result<(), StoreError> {
-        match self.retry(name, async |path| self.store.delete(&path).await).await {
+        match self.retry("delete", name, async |path| self.store.delete(&path).await).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(source) => Err(object_error(name, source)),
         }

@@ -28,7 +28,7 @@ use crate::error::StoreError;
 use crate::local::{blocking, file_len, unix_now};
 use crate::observe::{Observer, Phase};
 use crate::replica::Replica;
-use crate::replica::directory::{InstalledVersion, ReplicaDir, first_entry};
+use crate::replica::directory::{InstalledVersion, LocalState, ReplicaDir, first_entry};
 use crate::replica::install;
 use crate::replica::options::{ReplicaOptions, Target};
 use crate::replica::update::{self, Ready};
@@ -52,9 +52,9 @@ pub struct Publisher {
     known: Mutex<Known>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Known {
-    tip: Option<VersionId>,
+    tip: Option<Commit>,
     attempt: Option<Nonce>,
     /// The deltas to the tip since the newest anchor, once they have been looked at.
     chain: Option<Chain>,
@@ -193,8 +193,9 @@ impl Publisher {
         let mut known = self.known.lock().await;
         let directory = ReplicaDir::lock(&self.baseline).await?;
         let tip = self.to_tip(&directory).await?;
-        *known = Known { tip: tip.as_ref().map(Commit::id), ..Known::default() };
-        Ok(known.tip)
+        let id = tip.as_ref().map(Commit::id);
+        *known = Known { tip, ..Known::default() };
+        Ok(id)
     }
 
     fn replica(&self) -> Replica {
@@ -206,9 +207,26 @@ impl Publisher {
 
     /// Steps P1 and P2 of section 5.
     async fn to_tip(&self, directory: &ReplicaDir) -> Result<Option<Commit>, StoreError> {
-        let Some(tip) = self.stream.tip().await? else {
-            let (directory, options) = (directory.clone(), self.options.diff.clone());
-            return match blocking(move || install::recover(&directory, &options)).await? {
+        let held = self.recovered(directory).await?.map(|state| state.condition.version());
+        let tip = self.stream.tip_after(held).await?;
+        self.to_version(directory, tip).await
+    }
+
+    /// What the baseline holds, once an interrupted step is brought to its end.
+    async fn recovered(&self, directory: &ReplicaDir) -> Result<Option<LocalState>, StoreError> {
+        let (directory, options) = (directory.clone(), self.options.diff.clone());
+        blocking(move || install::recover(&directory, &options)).await
+    }
+
+    /// Brings the baseline to `tip`, the newest version.
+    async fn to_version(
+        &self,
+        directory: &ReplicaDir,
+        tip: Option<Commit>,
+    ) -> Result<Option<Commit>, StoreError> {
+        let local = self.recovered(directory).await?;
+        let Some(tip) = tip else {
+            return match local {
                 None => match first_entry(&self.baseline)? {
                     None => Ok(None),
                     Some(name) => Err(StoreError::ForeignDirectory {
@@ -226,7 +244,11 @@ impl Publisher {
                 }
             };
         };
-        self.replica().pull_locked(directory, Target::Version(tip.record.version)).await?;
+        let is_there =
+            local.is_some_and(|local| local.stream == self.stream.id() && local.condition.holds(&tip));
+        if !is_there {
+            self.replica().pull_locked(directory, Target::Version(tip.record.version)).await?;
+        }
         Ok(Some(tip))
     }
 
@@ -308,7 +330,7 @@ impl Publisher {
         let same_attempt = known.attempt == Some(tip.record.nonce);
         let same_label = label.is_some() && tip.record.label.as_deref() == label;
         if new.state == old.state && new.layout == old.layout && (same_attempt || same_label) {
-            *known = Known { tip: Some(tip.id()), ..Known::default() };
+            *known = Known { tip: Some(tip.clone()), ..Known::default() };
             drop(patch.outgoing);
             patch.uploading.give_up().await;
             return Ok(Published::of(tip, 0, true));
@@ -324,21 +346,22 @@ impl Publisher {
         directory: &ReplicaDir,
         known: &mut Known,
     ) -> Result<Option<Commit>, StoreError> {
-        let tip = self.stream.tip_after(known.tip.map(|tip| tip.version)).await?;
-        let unchanged = tip.as_ref().map(Commit::id) == known.tip;
+        let held = known.tip.as_ref().map(|tip| tip.record.version);
+        let tip = self.stream.tip_after(held).await?;
+        let unchanged = tip == known.tip;
         let own = tip.as_ref().is_some_and(|tip| known.attempt == Some(tip.record.nonce));
         if !unchanged && !own {
-            return Err(match (known.tip, &tip) {
-                (held, Some(tip)) if held.is_none_or(|held| held.version < tip.record.version) => {
-                    StoreError::NotAtTip { held: held.map(|held| held.version), tip: tip.record.version }
+            return Err(match &tip {
+                Some(tip) if held.is_none_or(|held| held < tip.record.version) => {
+                    StoreError::NotAtTip { held, tip: tip.record.version }
                 }
                 _ => StoreError::HistoryRewritten(format!(
                     "version {} was the newest, and is no longer",
-                    known.tip.map_or(0, |tip| tip.version.get())
+                    held.map_or(0, Version::get)
                 )),
             });
         }
-        self.to_tip(directory).await
+        self.to_version(directory, tip).await
     }
 
     /// The content of a first version: private copies of the files, their digest, and the objects (steps P3
@@ -512,8 +535,9 @@ impl Publisher {
             known.attempt = None;
         }
         let commit = created?;
-        let chain = known.chain.map(|chain| chain.and(&commit.record));
-        *known = Known { tip: Some(commit.id()), attempt: None, chain };
+        let chain =
+            known.chain.or_else(|| Chain::load(directory, tip?)).map(|chain| chain.and(&commit.record));
+        *known = Known { tip: Some(commit.clone()), attempt: None, chain };
         if let Err(error) = self.advance(directory, tip, &commit, ready).await {
             // The version is published, so saying anything else would be wrong. The next call catches up.
             tracing::warn!(%error, "the baseline could not be advanced");

@@ -198,7 +198,7 @@ impl Replica {
     ) -> Result<Pulled, StoreError> {
         let mut attempts = PlanAttempts::at_most(self.stream.policy().plan_attempts);
         loop {
-            let result = match self.prepare_locked(directory, target, &mut attempts).await {
+            let result = match self.reading_once().prepare_locked(directory, target, &mut attempts).await {
                 Ok(prepared) => self.activate(prepared).await,
                 Err(error) => Err(error),
             };
@@ -227,11 +227,16 @@ impl Replica {
         let directory = self.lock().await?;
         let mut attempts = PlanAttempts::at_most(self.stream.policy().plan_attempts);
         loop {
-            match self.prepare_locked(&directory, target, &mut attempts).await {
+            match self.reading_once().prepare_locked(&directory, target, &mut attempts).await {
                 Ok(prepared) => return Ok(prepared),
                 Err(error) => attempts.go_on(error)?,
             }
         }
+    }
+
+    /// The same for one attempt, in which each record is read at most once.
+    fn reading_once(&self) -> Self {
+        Self { stream: self.stream.reading_once(), ..self.clone() }
     }
 
     async fn lock(&self) -> Result<ReplicaDir, StoreError> {
@@ -291,7 +296,8 @@ impl Replica {
         let number = target.record.version;
         let held_id = held.as_ref().map(|held| held.id);
         self.lease(held_id.map(|id| id.version), number).await;
-        let (history, plan) = self.stream.plan_to(held_id, &target, attempts.excluded()).await?;
+        let (history, plan) =
+            self.stream.plan_to(held_id, &target, attempts.excluded(), attempts.is_first()).await?;
         let (bytes, limit) = (plan.bytes(), self.stream.policy().max_plan_bytes);
         if bytes > limit {
             return Err(StoreError::PlanBytes { version: number, bytes, limit });
@@ -339,20 +345,20 @@ impl Replica {
             return Ok(None);
         };
         let Some(tip) = self.stream.tip().await? else { return Err(StoreError::Empty) };
-        let commits = self.stream.commits(Version::FIRST, tip.record.version).await?;
-        let same: Vec<&Commit> =
-            commits.iter().rev().filter(|commit| commit.record.contents.state == found.state).collect();
-        if same.is_empty() {
+        let is_state = |commit: &Commit| commit.record.contents.state == found.state;
+        let is_whole = |commit: &Commit| is_state(commit) && commit.record.contents.layout == found.layout;
+        let read = self.stream.commits_back_to(tip.record.version, is_whole).await?;
+        let Some(commit) = read.iter().find(|commit| is_whole(commit)) else {
+            if read.iter().any(is_state) {
+                tracing::info!(
+                    "the weights are those of a version, in other files: they are replaced by the version's own"
+                );
+                return Ok(None);
+            }
             if replace {
                 return Ok(None);
             }
             return Err(foreign(format!("its weights have the state {}, which no version has", found.state)));
-        }
-        let Some(commit) = same.iter().find(|commit| commit.record.contents.layout == found.layout) else {
-            tracing::info!(
-                "the weights are those of a version, in other files: they are replaced by the version's own"
-            );
-            return Ok(None);
         };
         let held = InstalledVersion { id: commit.id(), companions: Vec::new() };
         let state = LocalState { stream: self.stream.id(), condition: Condition::Held(held.clone()) };

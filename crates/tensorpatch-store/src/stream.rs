@@ -6,7 +6,8 @@ pub(crate) mod lease;
 pub(crate) mod log;
 pub(crate) mod range_reader;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -82,6 +83,15 @@ pub struct Stream {
     bucket: Bucket,
     record: StreamRecord,
     keys: Keys,
+    /// The records that were read, for a handle that reads each of them once.
+    read: Option<Arc<Mutex<Read>>>,
+}
+
+/// Records that were read and found to be what their names say.
+#[derive(Debug, Default)]
+struct Read {
+    commits: BTreeMap<Version, Commit>,
+    edges: BTreeMap<String, EdgeRecord>,
 }
 
 /// Who signs and who is trusted.
@@ -126,7 +136,7 @@ impl Stream {
         let keys = Keys { sign: options.sign_key, trust: Vec::new() };
         let bytes = record_bytes(names::STREAM, &record, keys.sign.as_ref())?;
         match create(&bucket, names::STREAM, bytes, writers).await {
-            Ok(Created::Mine) => Ok(Self { bucket, record, keys }),
+            Ok(Created::Mine) => Ok(Self { bucket, record, keys, read: None }),
             Ok(Created::Theirs(bytes)) => {
                 let theirs: StreamRecord = parse(names::STREAM, &bytes, &[])?;
                 Err(StoreError::StreamExists { place: bucket.place(), stream: theirs.stream })
@@ -148,7 +158,7 @@ impl Stream {
 
     async fn open_in(bucket: Bucket) -> Result<Self, StoreError> {
         match read_record(&bucket, names::STREAM, &[]).await? {
-            Some((record, _)) => Ok(Self { bucket, record, keys: Keys::default() }),
+            Some((record, _)) => Ok(Self { bucket, record, keys: Keys::default(), read: None }),
             None => Err(StoreError::NoStream { place: bucket.place() }),
         }
     }
@@ -214,7 +224,13 @@ impl Stream {
 
     /// The stream that `original` is, in another place.
     pub(crate) fn of(bucket: Bucket, original: &Self) -> Self {
-        Self { bucket, record: original.record.clone(), keys: original.keys.clone() }
+        Self { bucket, record: original.record.clone(), keys: original.keys.clone(), read: None }
+    }
+
+    /// The same stream for one command, which reads each record at most once: all that it decides, it decides
+    /// by the same records.
+    pub(crate) fn reading_once(&self) -> Self {
+        Self { read: Some(Arc::default()), ..self.clone() }
     }
 
     /// The bytes of a record to store, signed if this handle signs.
@@ -249,6 +265,9 @@ impl Stream {
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.
     pub async fn commit(&self, version: Version) -> Result<Option<Commit>, StoreError> {
+        if let Some(commit) = self.read_before().and_then(|read| read.commits.get(&version).cloned()) {
+            return Ok(Some(commit));
+        }
         let name = names::commit(version);
         let Some((record, digest)) =
             read_record::<CommitRecord>(&self.bucket, &name, &self.keys.trust).await?
@@ -256,7 +275,15 @@ impl Stream {
             return Ok(None);
         };
         self.check_commit(&name, version, &record)?;
-        Ok(Some(Commit { record, digest }))
+        let commit = Commit { record, digest };
+        if let Some(mut read) = self.read_before() {
+            read.commits.insert(version, commit.clone());
+        }
+        Ok(Some(commit))
+    }
+
+    fn read_before(&self) -> Option<MutexGuard<'_, Read>> {
+        self.read.as_deref().map(|read| read.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads the bytes of a commit record that stands under the name of `version`.
@@ -290,6 +317,9 @@ impl Stream {
     }
 
     pub(crate) async fn edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
+        if let Some(record) = self.read_before().and_then(|read| read.edges.get(file).cloned()) {
+            return Ok(Some(record));
+        }
         let name = format!("{}/{file}", names::EDGES);
         // One that was listed may be deleted by now.
         let Some((record, _)) = read_record::<EdgeRecord>(&self.bucket, &name, &self.keys.trust).await?
@@ -303,6 +333,9 @@ impl Stream {
         } else if names::edge_ends(file) != ends {
             "its name does not agree with its contents"
         } else {
+            if let Some(mut read) = self.read_before() {
+                read.edges.insert(file.to_owned(), record.clone());
+            }
             return Ok(Some(record));
         };
         Err(StoreError::Damaged { name, what: what.into() })

@@ -1,19 +1,26 @@
 //! Objects on their way to local disk: taken up again where they broke off, and verified before they have
 //! their name.
 
-use std::path::Path as FilePath;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path as FilePath, PathBuf};
 use tensorpatch_stream::{ObjectDigest, ObjectRef};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
-use object_store::GetOptions;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
+use object_store::{GetOptions, GetResultPayload};
 use tokio::sync::mpsc;
 
 use super::{Bucket, missing_or};
 use crate::error::{StoreError, is_transient};
 use crate::local;
 use crate::observe::{Observer, Phase};
+
+/// Bytes that are hashed and written at once.
+const PIECE_BYTES: usize = 1 << 20;
 
 impl Bucket {
     /// Reads an object and compares it with what it must be, without keeping it.
@@ -148,16 +155,55 @@ impl Bucket {
             }
             options = options.with_range(Some(*done..len));
         }
-        let mut stream = self.store.get_opts(path, options).await?.into_stream();
-        while let Some(block) = stream.try_next().await? {
-            *done = done.saturating_add(block.len() as u64);
-            if sink.send(block).await.is_err() {
-                // The writer has given up and says why.
+        self.tell("get", path.as_ref());
+        let response = self.store.get_opts(path, options).await?;
+        let mut stream = match response.payload {
+            GetResultPayload::File(file, path) => read_file(file, path, response.range),
+            GetResultPayload::Stream(stream) => stream,
+        };
+        // A network gives small pieces. Hashed and written one by one they take twice the time, and leave the
+        // page cache in small pieces too, for every later reader of the file.
+        let mut gathered = Vec::new();
+        loop {
+            let next = stream.try_next().await;
+            let is_end = !matches!(next, Ok(Some(_)));
+            if let Ok(Some(piece)) = &next {
+                gathered.extend_from_slice(piece);
+            }
+            if !gathered.is_empty() && (is_end || gathered.len() >= PIECE_BYTES) {
+                let piece = Bytes::from(std::mem::take(&mut gathered));
+                *done = done.saturating_add(piece.len() as u64);
+                if sink.send(piece).await.is_err() {
+                    // The writer has given up and says why.
+                    return Ok(());
+                }
+            }
+            if next?.is_none() {
                 return Ok(());
             }
         }
-        Ok(())
     }
+}
+
+/// The bytes of a file of a local store: the store's own stream reads 8 KiB at a time.
+fn read_file(
+    mut file: File,
+    path: PathBuf,
+    range: Range<u64>,
+) -> BoxStream<'static, Result<Bytes, object_store::Error>> {
+    let open = move || {
+        file.seek(SeekFrom::Start(range.start))?;
+        Ok(file.take(range.end.saturating_sub(range.start)))
+    };
+    let blocks = local::read_blocks(open, PIECE_BYTES as u64);
+    futures::stream::unfold((blocks, path), async |(mut blocks, path)| {
+        let block = blocks.recv().await?.map_err(|source| {
+            let source = format!("cannot read {}: {source}", path.display());
+            object_store::Error::Generic { store: "local", source: source.into() }
+        });
+        Some((block, (blocks, path)))
+    })
+    .boxed()
 }
 
 /// Sees the bytes of an object go by, and says at the end whether they were those of the object.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tensorpatch_stream::names::is_plain_name;
-use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, StreamId, VersionId};
+use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, StreamId, Version, VersionId};
 
 use crate::error::StoreError;
 use crate::local::{self, Lock};
@@ -62,6 +62,21 @@ pub(crate) enum Condition {
     Switching { to: InstalledVersion, install: FileSwap },
     /// Found to be no version any more, or not yet again.
     Damaged { was: InstalledVersion },
+}
+
+impl Condition {
+    /// The newest version that it speaks of, which the stream had.
+    pub(crate) fn version(&self) -> Version {
+        match self {
+            Self::Held(installed) | Self::Damaged { was: installed } => installed.id.version,
+            Self::Applying { to, .. } | Self::Switching { to, .. } => to.id.version,
+        }
+    }
+
+    /// Whether the files are those of this commit.
+    pub(crate) fn holds(&self, commit: &Commit) -> bool {
+        matches!(self, Self::Held(held) if *held == InstalledVersion::of(commit))
+    }
 }
 
 /// The contents of the state file.
@@ -129,6 +144,11 @@ impl ReplicaDir {
     /// The journal of an application to the files in the staging directory.
     pub(crate) fn staging_journal(&self) -> PathBuf {
         self.hidden().join("staging-journal")
+    }
+
+    /// Where a publisher keeps what it knows of the patches since the newest anchor.
+    pub(crate) fn chain(&self) -> PathBuf {
+        self.hidden().join("chain.json")
     }
 
     pub(crate) fn downloads(&self) -> PathBuf {

@@ -15,8 +15,14 @@ use crate::error::StoreError;
 
 /// Records for which requests are made ready.
 const BATCH: u64 = 1024;
-/// Records that are read at once when the history is walked back to an anchor.
+/// Records that are read at once when the history is walked back, to an anchor or to what is looked for.
 const STRIDE: u64 = 64;
+
+/// Versions from the known one on that are asked for one by one before the hint is: a replica is rarely further
+/// behind.
+const STEPS_BEFORE_HINT: u64 = 3;
+/// Versions after the hint that are asked for one by one before all are listed: the hint is rarely older.
+const STEPS_BEFORE_LIST: u64 = 8;
 
 /// The hint of section 3.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,42 +39,78 @@ impl Stream {
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.
     pub async fn tip(&self) -> Result<Option<Commit>, StoreError> {
-        self.tip_after(None).await
+        let near = self.tip_after(None).await?;
+        // A record beyond a gap is none that anybody could follow, but those who look after a stream are to know.
+        self.listed_after(near).await
     }
 
     /// The newest version, given one that is known to exist.
+    ///
+    /// Where nothing or little is new, this takes a request for each newer version and one that finds none, and
+    /// one for the version that is known.
     pub(crate) async fn tip_after(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
-        let hint = self.bucket().get_small(names::LATEST, 1024).await?;
-        // A hint that cannot be read counts as none.
-        let hint =
-            hint.and_then(|bytes| serde_json::from_slice::<Latest>(&bytes).ok()).map(|hint| hint.version);
         let mut tip = None;
-        for version in [hint, known].into_iter().flatten() {
-            if tip.as_ref().is_some_and(|tip: &Commit| tip.record.version >= version) {
-                continue;
-            }
-            if let Some(commit) = self.commit(version).await? {
-                tip = Some(commit);
+        if let Some(known) = known {
+            tip = self.last_of(known, STEPS_BEFORE_HINT).await?;
+            let newer = |tip: &Commit| tip.record.version.get().saturating_sub(known.get());
+            if tip.as_ref().is_some_and(|tip| newer(tip).saturating_add(1) < STEPS_BEFORE_HINT) {
+                return Ok(tip);
             }
         }
-        let after = tip.as_ref().map(|tip: &Commit| names::commit_file(tip.record.version));
-        let listed = self.bucket().list(names::COMMITS, after.as_deref()).await?;
-        if let Some(newest) = listed.iter().filter_map(|object| names::commit_version(&object.name)).max()
-            && tip.as_ref().is_none_or(|tip| newest > tip.record.version)
+        if let Some(hint) = self.hinted().await?
+            && tip.as_ref().is_none_or(|tip: &Commit| tip.record.version < hint)
         {
-            tip = self.commit(newest).await?;
+            tip = self.commit(hint).await?.or(tip);
         }
-        // A stale list ends early; a get does not lie.
+        if tip.is_none() {
+            tip = self.listed_after(None).await?;
+        }
         loop {
-            let next = match &tip {
+            let first = match &tip {
                 None => Some(Version::FIRST),
                 Some(tip) => tip.record.version.next(),
             };
-            let Some(next) = next else { return Ok(tip) };
-            match self.commit(next).await? {
-                None => return Ok(tip),
-                Some(commit) => tip = Some(commit),
+            let Some(first) = first else { return Ok(tip) };
+            // A stale list ends early; a get does not lie.
+            let Some(last) = self.last_of(first, STEPS_BEFORE_LIST).await? else { return Ok(tip) };
+            let found = last.record.version.get().saturating_sub(first.get()).saturating_add(1);
+            tip = Some(last);
+            if found < STEPS_BEFORE_LIST {
+                return Ok(tip);
             }
+            tip = self.listed_after(tip).await?;
+        }
+    }
+
+    /// The last of at most `most` consecutive commits from `first` on.
+    async fn last_of(&self, first: Version, most: u64) -> Result<Option<Commit>, StoreError> {
+        let mut last = None;
+        let mut next = Some(first);
+        for _ in 0..most {
+            let Some(version) = next else { break };
+            let Some(commit) = self.commit(version).await? else { break };
+            last = Some(commit);
+            next = version.next();
+        }
+        Ok(last)
+    }
+
+    /// The version that the hint names. A hint that cannot be read counts as none.
+    async fn hinted(&self) -> Result<Option<Version>, StoreError> {
+        let hint = self.bucket().get_small(names::LATEST, 1024).await?;
+        let hint = hint.and_then(|bytes| serde_json::from_slice::<Latest>(&bytes).ok());
+        Ok(hint.map(|hint| hint.version))
+    }
+
+    /// The highest version after `tip` that the store lists, or `tip`.
+    async fn listed_after(&self, tip: Option<Commit>) -> Result<Option<Commit>, StoreError> {
+        let after = tip.as_ref().map(|tip| names::commit_file(tip.record.version));
+        let listed = self.bucket().list(names::COMMITS, after.as_deref()).await?;
+        match listed.iter().filter_map(|object| names::commit_version(&object.name)).max() {
+            Some(newest) if tip.as_ref().is_none_or(|tip| newest > tip.record.version) => {
+                Ok(self.commit(newest).await?.or(tip))
+            }
+            _ => Ok(tip),
         }
     }
 
@@ -90,6 +132,26 @@ impl Stream {
                 commit.ok_or_else(|| StoreError::Missing { name: names::commit(version) })
             });
             commits.extend(batch.await?);
+        }
+        Ok(commits)
+    }
+
+    /// The commits from `to` back to one that is `wanted`, or to the first; the newest come first.
+    pub(crate) async fn commits_back_to(
+        &self,
+        to: Version,
+        wanted: impl Fn(&Commit) -> bool,
+    ) -> Result<Vec<Commit>, StoreError> {
+        let mut commits: Vec<Commit> = Vec::new();
+        let mut high = Some(to);
+        while let Some(to) = high
+            && !commits.iter().any(&wanted)
+        {
+            let low = Version::new(to.get().saturating_sub(STRIDE)).unwrap_or(Version::FIRST);
+            let mut read = self.commits(low, to).await?;
+            read.reverse();
+            commits.extend(read);
+            high = low.previous();
         }
         Ok(commits)
     }
@@ -194,11 +256,15 @@ impl Stream {
 
     /// The cheapest plan from `held`, or from nothing, to `target` without what is excluded, and the records
     /// that it is of.
+    ///
+    /// Whether the objects of a plan exist is asked beforehand, but for the one of a plan that has no more and is
+    /// the `first` to be tried: fetching it tells as soon.
     pub(crate) async fn plan_to(
         &self,
         held: Option<VersionId>,
         target: &Commit,
         excluded: &Exclusions,
+        first: bool,
     ) -> Result<(History, Plan), StoreError> {
         let max_edges = self.policy().max_edges;
         let number = target.record.version;
@@ -206,6 +272,12 @@ impl Stream {
             return Ok(Default::default());
         }
         let near = self.history(held.map(|held| held.version), target, max_edges).await?;
+        if first
+            && let Ok(plan) = near.plan(held.as_ref(), number, &excluded.objects, max_edges)
+            && plan.objects().len() == 1
+        {
+            return Self::of_target(near, plan, target);
+        }
         let mut found = self.plan_in(near, held, number, excluded).await;
         // Objects of the nearest edges are missing: perhaps the newest anchor is whole, or an older one.
         if held.is_some() && is_no_path(&found) {
@@ -216,6 +288,12 @@ impl Stream {
             found = self.plan_in(self.whole_history(number).await?, held, number, excluded).await;
         }
         let (history, plan) = found?;
+        Self::of_target(history, plan, target)
+    }
+
+    /// Says that a history has the target that was asked for.
+    fn of_target(history: History, plan: Plan, target: &Commit) -> Result<(History, Plan), StoreError> {
+        let number = target.record.version;
         if history.commit(number).map(Commit::id) != Some(target.id()) {
             let what = format!("the record of version {number} was replaced while it was read");
             return Err(StoreError::HistoryRewritten(what));
