@@ -31,6 +31,7 @@ mod placement;
 mod raw_header;
 mod room;
 mod staging;
+mod sync;
 mod writer;
 
 pub use atomic_file::AtomicFile;
@@ -43,6 +44,7 @@ pub use layout::generate_layout;
 pub use map::MappedFile;
 pub use patcher::CheckpointPatcher;
 pub use placement::Placement;
+pub use sync::sync_files;
 pub use writer::{CheckpointWriter, Form};
 
 #[cfg(doctest)]

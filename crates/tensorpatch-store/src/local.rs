@@ -80,11 +80,19 @@ impl NewFile {
         self.file.write_all(bytes).map_err(|e| StoreError::local(&self.staged, e))
     }
 
-    pub(crate) fn commit(mut self) -> Result<(), StoreError> {
+    /// Gives the file its name, durably.
+    pub(crate) fn commit(self) -> Result<(), StoreError> {
         self.file.sync_all().map_err(|e| StoreError::local(&self.staged, e))?;
+        let target = self.target.clone();
+        self.commit_unsynced()?;
+        sync_parent(&target)
+    }
+
+    /// Gives the file its name. After a power cut it may hold anything, so whoever uses it must verify it.
+    pub(crate) fn commit_unsynced(mut self) -> Result<(), StoreError> {
         std::fs::rename(&self.staged, &self.target).map_err(|e| StoreError::local(&self.target, e))?;
         self.keep = true;
-        sync_parent(&self.target)
+        Ok(())
     }
 }
 
@@ -112,22 +120,19 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     file.commit()
 }
 
-/// Replaces a file by one with these bytes, or leaves it as it is. What must be there after a power cut is not
-/// for this.
-pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+/// Replaces a file by one with these bytes, or leaves it as it is. After a power cut it may hold anything.
+pub(crate) fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let mut file = NewFile::create(path)?;
     file.write(bytes)?;
-    std::fs::rename(&file.staged, &file.target).map_err(|e| StoreError::local(&file.target, e))?;
-    file.keep = true;
-    Ok(())
+    file.commit_unsynced()
 }
 
-/// Copies a file, durably, sharing blocks where the file system can.
+/// Copies a file, sharing blocks where the file system can.
 pub(crate) fn copy_file(from: &Path, to: &Path) -> Result<(), StoreError> {
     let mut source = File::open(from).map_err(|e| StoreError::local(from, e))?;
     let mut file = NewFile::create(to)?;
     std::io::copy(&mut source, &mut file.file).map_err(|e| StoreError::local(to, e))?;
-    file.commit()
+    file.commit_unsynced()
 }
 
 /// The bytes of a file of at most `max` bytes, or `None` if there is none.

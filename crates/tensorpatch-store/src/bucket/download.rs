@@ -10,8 +10,7 @@ use tensorpatch_stream::{ObjectDigest, ObjectRef};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use object_store::path::Path;
-use object_store::{GetOptions, GetResultPayload};
+use object_store::{GetOptions, GetResultPayload, ObjectStoreExt};
 use tokio::sync::mpsc;
 
 use super::{Bucket, missing_or};
@@ -47,9 +46,10 @@ impl Bucket {
         verified
     }
 
-    /// Downloads an object to `file`, which appears only when it is complete, verified and synced.
+    /// Downloads an object to `file`, which appears only when it is complete and verified.
     ///
-    /// A connection that breaks is taken up again where it broke.
+    /// A connection that breaks is taken up again where it broke. The file is not synced: after a power cut it
+    /// may hold anything.
     pub(crate) async fn download(
         &self,
         object: &ObjectRef,
@@ -102,7 +102,7 @@ impl Bucket {
         // If the writer gave up early, `fetch` has returned without an error and the writer says why.
         fetched.map_err(|source| missing_or(name, source))?;
         tokio::task::spawn_blocking(move || match written.and_then(|()| verifier.finish()) {
-            Ok(()) => output.commit(),
+            Ok(()) => output.commit_unsynced(),
             // What is there is right, and is where the next call goes on.
             Err(error @ StoreError::Cancelled(_)) => Err(error),
             Err(error) => {
@@ -120,19 +120,19 @@ impl Bucket {
         start: u64,
         sink: &mpsc::Sender<Bytes>,
     ) -> Result<(), object_store::Error> {
-        let path = self.path(object.key.as_str());
+        let path = object.key.as_str();
         let mut done = start;
         let mut attempt = 1;
         loop {
             let before = done;
-            let fetched = self.fetch_from(&path, &mut done, object.bytes, sink).await;
+            let fetched = self.fetch_from(object, &mut done, sink).await;
             if done > before {
                 // However often a long way breaks off, it ends if each attempt gets further.
                 attempt = 1;
             }
             match fetched {
                 Err(error) if attempt < self.policy.attempts && is_transient(&error) => {
-                    tracing::debug!(%path, done, attempt, %error, "download broke, taking it up again");
+                    tracing::debug!(path, done, attempt, %error, "download broke, taking it up again");
                     self.pause(attempt).await;
                     attempt = attempt.saturating_add(1);
                 }
@@ -143,23 +143,29 @@ impl Bucket {
 
     async fn fetch_from(
         &self,
-        path: &Path,
+        object: &ObjectRef,
         done: &mut u64,
-        len: u64,
         sink: &mpsc::Sender<Bytes>,
     ) -> Result<(), object_store::Error> {
-        let mut options = GetOptions::default();
-        if *done > 0 {
-            if *done >= len {
-                return Ok(());
-            }
-            options = options.with_range(Some(*done..len));
+        let (name, len) = (object.key.as_str(), object.bytes);
+        let path = self.path(name);
+        if *done > 0 && *done >= len {
+            return Ok(());
         }
-        self.tell("get", path.as_ref());
-        let response = self.store.get_opts(path, options).await?;
+        // The beginning of a large object, or the whole of a small one.
+        let first = *done..len.min(done.saturating_add(self.policy.part_bytes));
+        let mut options = GetOptions::default();
+        if first != (0..len) {
+            options = options.with_range(Some(first.clone()));
+        }
+        self.tell("get", name);
+        let response = self.store.get_opts(&path, options).await?;
         let mut stream = match response.payload {
-            GetResultPayload::File(file, path) => read_file(file, path, response.range),
-            GetResultPayload::Stream(stream) => stream,
+            GetResultPayload::File(file, path) => {
+                let end = if first.end < len { len } else { response.range.end };
+                read_file(file, path, response.range.start..end)
+            }
+            GetResultPayload::Stream(stream) => stream.chain(self.parts(name, first.end..len)).boxed(),
         };
         // A network gives small pieces. Hashed and written one by one they take twice the time, and leave the
         // page cache in small pieces too, for every later reader of the file.
@@ -182,6 +188,29 @@ impl Bucket {
                 return Ok(());
             }
         }
+    }
+}
+
+impl Bucket {
+    /// Bytes of an object in parts, of which several are on their way at once.
+    fn parts<'a>(
+        &'a self,
+        name: &'a str,
+        range: Range<u64>,
+    ) -> impl futures::Stream<Item = Result<Bytes, object_store::Error>> + Send + 'a {
+        let part = self.policy.part_bytes.max(1);
+        let count = range.end.saturating_sub(range.start).div_ceil(part);
+        let parts = (0..count).map(move |number| {
+            let start = range.start.saturating_add(number.saturating_mul(part));
+            start..range.end.min(start.saturating_add(part))
+        });
+        let get = move |part: Range<u64>| {
+            self.retry("get", name, move |path| {
+                let part = part.clone();
+                async move { self.store.get_range(&path, part).await }
+            })
+        };
+        futures::stream::iter(parts).map(get).buffered(self.policy.parts_in_flight())
     }
 }
 
@@ -245,8 +274,8 @@ mod tests {
     use super::*;
     use crate::faulty_store::{Call, Fault, FaultyStore};
     use crate::observe::Event;
-    use object_store::ObjectStoreExt;
     use object_store::memory::InMemory;
+    use object_store::path::Path;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
     use tensorpatch_stream::Key;
@@ -333,6 +362,31 @@ mod tests {
         let bucket = Bucket::new(Arc::new(store), Path::default());
         bucket.download(&object(&bytes), &file, &Observer::default()).await.unwrap();
         assert!(std::fs::read(&file).unwrap() == bytes);
+    }
+
+    #[tokio::test]
+    async fn a_large_object_is_fetched_in_parts_side_by_side_and_also_when_some_of_them_fail() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, bytes) = (dir.path().join("x"), (0..100_003_u32).map(|i| i as u8).collect::<Vec<_>>());
+        let inner = Arc::new(InMemory::new());
+        inner.put(&Path::from("patches/1/x"), bytes.clone().into()).await.unwrap();
+        let gets = Arc::new(AtomicU64::new(0));
+        let made = Arc::clone(&gets);
+        let store = FaultyStore::new(inner, move |call| match call {
+            Call::Get(_) => match made.fetch_add(1, Ordering::SeqCst) % 3 {
+                1 => Fault::Broken(100),
+                2 => Fault::BeforeEffect,
+                _ => Fault::None,
+            },
+            _ => Fault::None,
+        });
+        let policy = crate::Policy::default().with_part_bytes(10_000).with_bytes_in_flight(40_000);
+        let bucket = Bucket::new(Arc::new(store), Path::default()).with_policy(policy);
+        let (observer, count) = counted();
+        bucket.download(&object(&bytes), &file, &observer).await.unwrap();
+        assert!(std::fs::read(&file).unwrap() == bytes);
+        assert!(gets.load(Ordering::SeqCst) >= 11 && count.load(Ordering::SeqCst) == 100_003);
+        bucket.check_contents(&object(&bytes), &observer).await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -65,6 +65,7 @@ impl Publisher {
         }
         let mut added = None;
         if is_due(known.chain) {
+            known.settle().await;
             let tip = self.to_tip_if_own(directory, known).await?.ok_or(StoreError::Empty)?;
             added = Some(self.anchor(directory, known, &tip).await?);
         }
@@ -86,8 +87,7 @@ impl Publisher {
     /// The future may be dropped at any time; the anchor is then added or not. What was uploaded of it is
     /// garbage.
     pub async fn add_anchor(&self) -> Result<AnchorAdded, StoreError> {
-        let mut known = self.known.lock().await;
-        let directory = ReplicaDir::lock(&self.baseline).await?;
+        let (directory, mut known) = self.lock().await?;
         let tip = self.to_tip_if_own(&directory, &mut known).await?.ok_or(StoreError::Empty)?;
         known.tip = Some(tip.clone());
         self.anchor(&directory, &mut known, &tip).await

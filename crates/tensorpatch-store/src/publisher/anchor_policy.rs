@@ -94,7 +94,7 @@ impl Chain {
         let path = directory.chain();
         let bytes = serde_json::to_vec(&Kept { commit: tip.digest, chain: self })
             .map_err(|e| StoreError::LocalState { path: path.clone(), what: e.to_string() })?;
-        local::replace_file(&path, &bytes)
+        local::write_unsynced(&path, &bytes)
     }
 
     /// The chain with one more version.

@@ -137,8 +137,11 @@ impl Publisher {
     /// ```
     pub async fn feed(&self, label: Option<&str>) -> Result<TensorFeed<'_>, StoreError> {
         check_texts(&self.options.publisher, label).map_err(StoreError::Text)?;
-        let mut known = self.known.lock().await;
-        let directory = ReplicaDir::lock(&self.baseline).await?;
+        if self.options.base.is_some() {
+            let what = "they are compared with the baseline, and this publisher keeps none (its options have a base)";
+            return Err(StoreError::Tensors(what.into()));
+        }
+        let (directory, mut known) = self.lock().await?;
         let tip = self.to_tip_if_own(&directory, &mut known).await?;
         let diff = match &tip {
             None => self.begin(&directory, None).await?,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError, sync_files};
 use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Progress, State};
 use tensorpatch_format::{Layout, LayoutDigest, LeafHash, StateDigest, TaggedStateDigest};
 use tensorpatch_stream::names::is_plain_name;
@@ -171,7 +171,9 @@ fn finish_switch(directory: &ReplicaDir, install: &FileSwap) -> Result<Vec<Strin
     for name in &install.remove {
         local::remove(&directory.path().join(name))?;
     }
-    local::sync_dir(directory.path())?;
+    if directory.syncs() {
+        local::sync_dir(directory.path())?;
+    }
     Ok(vanished)
 }
 
@@ -183,7 +185,10 @@ pub(crate) fn switch(
     to: InstalledVersion,
     install: FileSwap,
 ) -> Result<(), StoreError> {
-    local::sync_dir(&directory.staging())?;
+    if directory.syncs() {
+        sync_files(install.files.iter().map(|name| directory.staging().join(name)))?;
+        local::sync_dir(&directory.staging())?;
+    }
     let condition = Condition::Switching { to: to.clone(), install: install.clone() };
     directory.save(&LocalState { stream, condition })?;
     let vanished = finish_switch(directory, &install)?;
