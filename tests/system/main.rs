@@ -11,6 +11,7 @@ mod bad_input;
 mod convert;
 mod crash;
 mod demo;
+mod hub;
 mod memory;
 mod patches;
 mod room;

@@ -15,7 +15,7 @@ const MOST_MEMORY: u32 = 2048;
 
 /// Writes the seeds, builds the targets, and runs each of them, or the one named, for so many seconds.
 #[expect(clippy::print_stderr, reason = "a heading for each target is what this prints")]
-pub(crate) fn run(seconds: u64, sanitizer: &str, only: Option<&str>) -> Result<()> {
+pub(crate) fn run(seconds: u64, seed: Option<u32>, sanitizer: &str, only: Option<&str>) -> Result<()> {
     let targets: Vec<&Target> =
         TARGETS.iter().filter(|target| only.is_none_or(|name| target.name == name)).collect();
     if targets.is_empty() {
@@ -45,6 +45,7 @@ pub(crate) fn run(seconds: u64, sanitizer: &str, only: Option<&str>) -> Result<(
             "-verbosity=0".to_owned(),
             "-print_final_stats=1".to_owned(),
         ]);
+        command.args(seed.map(|seed| format!("-seed={seed}")));
         shell::run(&mut command)?;
     }
     Ok(())

@@ -55,6 +55,9 @@ enum Command {
         /// How long each runs
         #[arg(long, default_value_t = 60)]
         seconds: u64,
+        /// Start from this seed, so that a run can be repeated [default: another one each time]
+        #[arg(long)]
+        seed: Option<u32>,
         /// What watches the memory: `address` finds what unsafe code does wrong, and runs at half the speed
         #[arg(long, default_value = "none")]
         sanitizer: String,
@@ -89,8 +92,8 @@ fn run(arguments: Arguments) -> Result<()> {
         Some(Command::Tidy) => tidy::run(),
         Some(Command::Compat { what }) => compat::run(what),
         Some(Command::PublicApi { check }) => public_api::run(check),
-        Some(Command::Fuzz { seconds, sanitizer, target }) => {
-            fuzz::run(seconds, &sanitizer, target.as_deref())
+        Some(Command::Fuzz { seconds, seed, sanitizer, target }) => {
+            fuzz::run(seconds, seed, &sanitizer, target.as_deref())
         }
         Some(Command::Vectors { check, pack }) => vectors::run(check, pack),
         Some(Command::Bench { arguments }) => {

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use serde::Serialize;
 use tensorpatch::checkpoint::CheckpointError;
@@ -43,7 +42,7 @@ pub(crate) enum Code {
 }
 
 impl Code {
-    fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Self::Success => 0,
             Self::Failure => 1,
@@ -72,12 +71,6 @@ impl From<ErrorKind> for Code {
             ErrorKind::LocalDamage => Self::LocalDamage,
             _ => Self::Failure,
         }
-    }
-}
-
-impl From<Code> for ExitCode {
-    fn from(code: Code) -> Self {
-        Self::from(code.number())
     }
 }
 
@@ -123,10 +116,10 @@ struct ErrorBody<'a> {
 }
 
 /// Tells the user what went wrong and what to do about it, and says what to exit with.
-pub(crate) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error, json: bool) -> Code {
     let verdict = judge(error);
     if verdict.code == Code::OutputClosed {
-        return verdict.code.into();
+        return verdict.code;
     }
     let message = message(error);
     let mut text = format!("error: {message}\n");
@@ -149,7 +142,7 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> ExitCode {
             let _ = io::stdout().write_all(json.as_bytes());
         }
     }
-    verdict.code.into()
+    verdict.code
 }
 
 /// The whole chain of causes in one line, without those that the one before has said already.

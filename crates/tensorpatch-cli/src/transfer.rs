@@ -24,7 +24,7 @@ impl Transfer {
 
 impl Args for Transfer {
     fn augment_args(command: Command) -> Command {
-        command.args(Policy::SETTINGS.iter().map(flag))
+        command.args(Policy::settings().map(flag))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -49,8 +49,7 @@ fn flag(setting: &Setting) -> Arg {
 
 impl FromArgMatches for Transfer {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = Policy::SETTINGS
-            .iter()
+        let given = Policy::settings()
             .filter_map(|setting| Some((setting.name, matches.get_one::<String>(setting.name)?.clone())));
         Ok(Self { given: given.collect() })
     }

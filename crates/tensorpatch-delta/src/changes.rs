@@ -42,6 +42,16 @@ pub enum ChangesError {
         /// The elements of the tensor.
         elements: u64,
     },
+    /// Values of another dtype than the tensor's.
+    #[error("{tensor}: values of {found} for a tensor of {expected}")]
+    Dtype {
+        /// The name of the tensor.
+        tensor: String,
+        /// Its dtype.
+        expected: String,
+        /// The dtype of the values.
+        found: String,
+    },
     /// There are not as many values as positions.
     #[error("{tensor}: {found} bytes of values for {positions} positions, expected {expected}")]
     Values {

@@ -66,7 +66,7 @@ pub use safetensors;
 
 pub use changes::{ChangesError, TensorChanges};
 pub use diff::{Diff, DiffTensors, diff, diff_tensors, full, full_tensors};
-pub use digest::digest;
+pub use digest::{StateHasher, digest};
 pub use encode::{DiffError, DiffReport, EncodingUse, encode_changes, encode_diff, encode_full};
 pub use error::ApplyError;
 pub use files::{apply_full, apply_to};

@@ -8,15 +8,16 @@ use std::path::Path;
 
 use safetensors::View;
 use tempfile::SpooledTempFile;
-use tensorpatch_checkpoint::{Checkpoint, ViewError, generate_layout, spec_of_view};
+use tensorpatch_checkpoint::{Checkpoint, ViewError, dtype_to_safetensors, generate_layout, spec_of_view};
 use tensorpatch_codec::{ChunkContext, ChunkEncoder, Encoded};
 use tensorpatch_format::{ChunkAddress, ChunkIndex, LeafDigest, Schema, TensorIndex, TensorSpec};
 
-use crate::changes::ByTensor;
+use crate::changes::{ByTensor, ChangesError};
 use crate::continuation::{Continuation, base_of};
 use crate::diff_base::DiffBase;
 use crate::encode::{Assembly, SpanBuilder, encode_over};
 use crate::parallel::ordered;
+use crate::patch_file::write_file;
 use crate::spans::Spans;
 use crate::{DiffError, DiffReport, LeafTable, Options, Progress, Snapshot, TensorChanges, TensorsError};
 
@@ -173,6 +174,29 @@ impl<'b> TensorDiff<'b> {
         })
     }
 
+    /// As [`TensorDiff::add_changes`], with the new values as a tensor of one element for each position, in
+    /// any shape. Of a dtype that packs several elements in a byte, positions and values are whole bytes.
+    ///
+    /// # Errors
+    /// As [`TensorDiff::add_changes`]; also if the values have another dtype than the tensor.
+    pub fn add_changed_values(
+        &mut self,
+        name: &str,
+        positions: &[u64],
+        values: &impl View,
+    ) -> Result<(), DiffError> {
+        let schema = self.base.as_ref().map(DiffBase::schema);
+        let spec = schema.and_then(|schema| schema.get(schema.find(name)?));
+        let found = values.dtype();
+        if let Some(spec) = spec
+            && dtype_to_safetensors(&spec.dtype) != Some(found)
+        {
+            let (tensor, expected) = (name.to_owned(), spec.dtype.to_string());
+            return Err(ChangesError::Dtype { tensor, expected, found: found.to_string() }.into());
+        }
+        self.add_changes(name, positions, &values.data())
+    }
+
     /// Writes the patch to `out`, with the tensors of the base that were not given treated as `others` says.
     ///
     /// # Errors
@@ -212,6 +236,20 @@ impl<'b> TensorDiff<'b> {
             assembly.add(builder.finish()?)?;
         }
         assembly.finish(&continuation)
+    }
+
+    /// Writes the patch to a file at `path`, which appears, or replaces the one there, when it is whole and
+    /// on disk. `inputs` are files that must not be replaced, such as those of the base.
+    ///
+    /// # Errors
+    /// As [`TensorDiff::finish`], and as [`Diff::write`](crate::Diff::write).
+    pub fn write<'a>(
+        self,
+        others: Others,
+        path: impl AsRef<Path>,
+        inputs: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<DiffReport, DiffError> {
+        write_file(path.as_ref(), inputs.into_iter(), |out| self.finish(others, out))
     }
 
     fn settle_others(&mut self, others: Others) -> Result<(), DiffError> {

@@ -8,7 +8,7 @@ use tensorpatch_delta::{ApplyError, LeafTable, Options, Patch, Progress, State, 
 use tensorpatch_format::{Kind, Layout, LeafHash, Schema, TaggedStateDigest, TensorIndex, TensorSpec};
 
 use crate::checksum::StateChecksum;
-use crate::index_delta::{Dialect, Encoding};
+use crate::index_delta::{DeltaEncoding, Dialect};
 use crate::source::Full;
 use crate::trl::Flavour;
 use crate::{ChecksumKind, Delta, DeltaFiles, Format, FormatsError, Verified, write};
@@ -25,8 +25,8 @@ pub enum To {
     IndexDelta {
         /// Who is to read it.
         dialect: Dialect,
-        /// How changes are written. ModelExpress reads [`Encoding::Xor`] alone.
-        encoding: Encoding,
+        /// How changes are written. ModelExpress reads [`DeltaEncoding::Xor`] alone.
+        encoding: DeltaEncoding,
         /// The kind of the checksums. ModelExpress reads [`ChecksumKind::Adler32`] alone.
         checksum: ChecksumKind,
         /// Bytes of tensors, not compressed, after which another file is begun.
@@ -43,7 +43,7 @@ impl To {
             Dialect::Numbered => ChecksumKind::Xxh3,
             Dialect::ModelExpress => ChecksumKind::Adler32,
         };
-        Self::IndexDelta { dialect, encoding: Encoding::Xor, checksum, file_bytes: 4 << 30 }
+        Self::IndexDelta { dialect, encoding: DeltaEncoding::Xor, checksum, file_bytes: 4 << 30 }
     }
 }
 

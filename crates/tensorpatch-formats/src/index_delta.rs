@@ -19,7 +19,7 @@ use crate::{ChecksumKind, Fault, Operation, Places, TensorDelta, Violation, fram
 
 /// How a tensor's change is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Encoding {
+pub enum DeltaEncoding {
     /// The XOR of old and new bytes, as long as the tensor.
     #[default]
     Xor,
@@ -27,7 +27,7 @@ pub enum Encoding {
     Overwrite,
 }
 
-impl Encoding {
+impl DeltaEncoding {
     /// The name in an index.
     pub const fn name(self) -> &'static str {
         match self {
@@ -58,7 +58,7 @@ pub struct Index {
     /// The version that it is a delta from.
     pub base_version: String,
     /// How changes are written.
-    pub encoding: Encoding,
+    pub encoding: DeltaEncoding,
     /// The kind of the checksums.
     pub checksum: ChecksumKind,
     /// The file of each changed tensor.
@@ -105,8 +105,8 @@ impl Index {
             None => Err(Violation::Missing(key)),
         };
         let encoding = match text("delta_encoding")? {
-            "xor" => Encoding::Xor,
-            "overwrite" => Encoding::Overwrite,
+            "xor" => DeltaEncoding::Xor,
+            "overwrite" => DeltaEncoding::Overwrite,
             other => return Err(Violation::differs("delta_encoding", "xor or overwrite", other).into()),
         };
         let compression = text("compression_format")?;
@@ -258,8 +258,8 @@ impl<'a> IndexDelta<'a> {
             return Ok(None);
         };
         let delta = match self.index.encoding {
-            Encoding::Xor => frame::unpack(frame, spec.byte_len).map(whole_xor),
-            Encoding::Overwrite => overwritten(frame, spec.byte_len),
+            DeltaEncoding::Xor => frame::unpack(frame, spec.byte_len).map(whole_xor),
+            DeltaEncoding::Overwrite => overwritten(frame, spec.byte_len),
         };
         let delta = delta.map_err(|violation| violation.of(&spec.name).in_file(file))?;
         let checksum = Some((self.index.checksum, Cow::Borrowed(checksum.as_str())));
@@ -308,19 +308,19 @@ fn overwritten<'a>(frame: &[u8], byte_len: u64) -> Result<TensorDelta<'a>, Viola
     Ok(TensorDelta { operation: Operation::Overwrite, places, values: values.into(), checksum: None })
 }
 
-/// The frame that says how `base` becomes `target`, which is as long and, for [`Encoding::Overwrite`], not
-/// longer than [`OVERWRITE_BYTES`].
+/// The frame that says how `base` becomes `target`, which is as long and, for [`DeltaEncoding::Overwrite`],
+/// not longer than [`OVERWRITE_BYTES`].
 ///
 /// # Errors
 /// If the compression fails.
-pub fn encode(encoding: Encoding, base: &[u8], target: &[u8]) -> std::io::Result<Vec<u8>> {
+pub fn encode(encoding: DeltaEncoding, base: &[u8], target: &[u8]) -> std::io::Result<Vec<u8>> {
     frame::pack(&match encoding {
-        Encoding::Xor => {
+        DeltaEncoding::Xor => {
             let mut bytes = target.to_vec();
             xor(&mut bytes, base);
             bytes
         }
-        Encoding::Overwrite => {
+        DeltaEncoding::Overwrite => {
             let delta = TensorDelta::between(base, target, 1);
             let positions = delta.positions().unwrap_or_default();
             let mut bytes = positions::to_u32(&[positions.len() as u64]);
@@ -332,10 +332,10 @@ pub fn encode(encoding: Encoding, base: &[u8], target: &[u8]) -> std::io::Result
 }
 
 /// The most bytes that [`encode`] gives for a tensor of `byte_len`.
-pub(crate) fn most_encoded(encoding: Encoding, byte_len: u64) -> usize {
+pub(crate) fn most_encoded(encoding: DeltaEncoding, byte_len: u64) -> usize {
     let len = usize::try_from(byte_len).unwrap_or(usize::MAX);
     frame::bound(match encoding {
-        Encoding::Xor => len,
-        Encoding::Overwrite => len.saturating_mul(5).saturating_add(4),
+        DeltaEncoding::Xor => len,
+        DeltaEncoding::Overwrite => len.saturating_mul(5).saturating_add(4),
     })
 }

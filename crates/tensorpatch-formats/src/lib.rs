@@ -48,7 +48,7 @@ pub use checksum::ChecksumKind;
 pub use convert::{ConvertOptions, Note, Report, To, convert};
 pub use error::{Fault, FormatsError, Violation};
 pub use grail::GrailDelta;
-pub use index_delta::{Dialect, Encoding, IndexDelta};
+pub use index_delta::{DeltaEncoding, Dialect, IndexDelta};
 pub use nemo_rl::NemoRlDelta;
 pub use skyrl::SkyRlDelta;
 pub use source::{Delta, DeltaFiles, Format, Verified};

@@ -14,7 +14,7 @@ use tensorpatch_format::{Dtype, FileLayout, Layout, LayoutError, Limits, Schema,
 use crate::checksum::StateChecksum;
 use crate::convert::{changed, tensors};
 use crate::error::short;
-use crate::index_delta::{self, Dialect, Encoding, Index, OVERWRITE_BYTES, most_encoded};
+use crate::index_delta::{self, DeltaEncoding, Dialect, Index, OVERWRITE_BYTES, most_encoded};
 use crate::safetensors::{self, Entry};
 use crate::trl::{self, ELEMENTS, Flavour, Metadata};
 use crate::{ChecksumKind, FormatsError, TensorDelta, positions};
@@ -34,7 +34,7 @@ pub(crate) struct Versions<'a> {
 /// How an index-delta directory is to be.
 pub(crate) struct IndexDeltaStyle {
     pub(crate) dialect: Dialect,
-    pub(crate) encoding: Encoding,
+    pub(crate) encoding: DeltaEncoding,
     pub(crate) checksum: ChecksumKind,
     pub(crate) file_bytes: u64,
 }
@@ -149,7 +149,7 @@ pub(crate) fn index_delta(
         ));
     };
     if style.dialect == Dialect::ModelExpress
-        && (style.encoding != Encoding::Xor || style.checksum != ChecksumKind::Adler32)
+        && (style.encoding != DeltaEncoding::Xor || style.checksum != ChecksumKind::Adler32)
     {
         return Err(request(
             "ModelExpress reads xor with adler32 alone",
@@ -175,7 +175,7 @@ pub(crate) fn index_delta(
     let (version, base_version) =
         (version(versions.version, "version")?, version(versions.base, "version of the base")?);
     let changed = changed(Some(base), target);
-    if style.encoding == Encoding::Overwrite
+    if style.encoding == DeltaEncoding::Overwrite
         && let Some((spec, _)) = changed.iter().find(|(spec, _)| spec.byte_len > OVERWRITE_BYTES)
     {
         let what = format!(

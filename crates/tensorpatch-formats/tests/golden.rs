@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use common::{Scratch, Tensors, tensors, to};
 use tensorpatch_checkpoint::SafetensorsHeader;
 use tensorpatch_format::Limits;
-use tensorpatch_formats::index_delta::{Dialect, Encoding};
+use tensorpatch_formats::index_delta::{DeltaEncoding, Dialect};
 use tensorpatch_formats::{
     ChecksumKind, ConvertOptions, Flavour, Format, FormatsError, Report, To, Verified, Violation, convert,
 };
@@ -215,16 +215,16 @@ fn index_delta_directories_that_are_written_have_the_index_and_the_checksums_of_
     let slime = |encoding, checksum| style(Dialect::Numbered, encoding, checksum);
     let modelexpress = To::index_delta(Dialect::ModelExpress);
     for (directory, names, to) in [
-        ("slime-xor-xxh3/weight_v00000", ["0", "1", "2", "3"], slime(Encoding::Xor, ChecksumKind::Xxh3)),
+        ("slime-xor-xxh3/weight_v00000", ["0", "1", "2", "3"], slime(DeltaEncoding::Xor, ChecksumKind::Xxh3)),
         (
             "slime-overwrite-xxh3/weight_v00000",
             ["0", "1", "2", "3"],
-            slime(Encoding::Overwrite, ChecksumKind::Xxh3),
+            slime(DeltaEncoding::Overwrite, ChecksumKind::Xxh3),
         ),
         (
             "slime-xor-adler32/weight_v00000",
             ["0", "1", "2", "3"],
-            slime(Encoding::Xor, ChecksumKind::Adler32),
+            slime(DeltaEncoding::Xor, ChecksumKind::Adler32),
         ),
         ("modelexpress/run/weights-", ["base-0", "1", "2", "3"], modelexpress),
     ] {

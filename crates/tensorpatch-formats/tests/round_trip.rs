@@ -12,7 +12,7 @@ use common::{Scratch, tensors, to};
 use proptest::collection::{btree_map, btree_set};
 use proptest::prelude::*;
 use tensorpatch_format::{Dtype, TensorSpec};
-use tensorpatch_formats::index_delta::{Dialect, Encoding};
+use tensorpatch_formats::index_delta::{DeltaEncoding, Dialect};
 use tensorpatch_formats::{ChecksumKind, ConvertOptions, Flavour, Note, To, Verified, convert};
 use tensorpatch_testkit::{Change, FileStyle, Fill, Model, Rng, Tensor, write_sharded, write_single};
 
@@ -159,9 +159,9 @@ proptest! {
             write_single(&into, &target, &FileStyle::default());
         }
         for (dialect, encoding, checksum) in [
-            (Dialect::Numbered, Encoding::Xor, ChecksumKind::Xxh3),
-            (Dialect::Numbered, Encoding::Overwrite, ChecksumKind::Blake3),
-            (Dialect::ModelExpress, Encoding::Xor, ChecksumKind::Adler32),
+            (Dialect::Numbered, DeltaEncoding::Xor, ChecksumKind::Xxh3),
+            (Dialect::Numbered, DeltaEncoding::Overwrite, ChecksumKind::Blake3),
+            (Dialect::ModelExpress, DeltaEncoding::Xor, ChecksumKind::Adler32),
         ] {
             let format = To::IndexDelta { dialect, encoding, checksum, file_bytes: 600 };
             if sharded {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Scratch, tensors, to};
 use tensorpatch_format::TaggedStateDigest;
-use tensorpatch_formats::index_delta::{Dialect, Encoding};
+use tensorpatch_formats::index_delta::{DeltaEncoding, Dialect};
 use tensorpatch_formats::{ChecksumKind, ConvertOptions, Flavour, Format, To, Verified, convert};
 use tensorpatch_testkit::fixture::{NO_TRACE, full_trace, minilm_grpo};
 
@@ -27,7 +27,7 @@ struct Held {
     digest: TaggedStateDigest,
 }
 
-fn follow(snapshots: &[PathBuf], flavour: Flavour, encoding: Encoding, checksum: ChecksumKind) {
+fn follow(snapshots: &[PathBuf], flavour: Flavour, encoding: DeltaEncoding, checksum: ChecksumKind) {
     let scratch = Scratch::new();
     let to_directory = To::IndexDelta { dialect: Dialect::Numbered, encoding, checksum, file_bytes: 1 << 16 };
     let anchor = scratch.path("step_000001.safetensors");
@@ -82,10 +82,10 @@ fn follow(snapshots: &[PathBuf], flavour: Flavour, encoding: Encoding, checksum:
 
 fn follow_all(snapshots: &[PathBuf]) {
     for (flavour, encoding, checksum) in [
-        (Flavour::A, Encoding::Xor, ChecksumKind::Xxh3),
-        (Flavour::B, Encoding::Overwrite, ChecksumKind::Blake3),
-        (Flavour::CRaw, Encoding::Xor, ChecksumKind::Adler32),
-        (Flavour::CGaps, Encoding::Overwrite, ChecksumKind::Xxh3),
+        (Flavour::A, DeltaEncoding::Xor, ChecksumKind::Xxh3),
+        (Flavour::B, DeltaEncoding::Overwrite, ChecksumKind::Blake3),
+        (Flavour::CRaw, DeltaEncoding::Xor, ChecksumKind::Adler32),
+        (Flavour::CGaps, DeltaEncoding::Overwrite, ChecksumKind::Xxh3),
     ] {
         follow(snapshots, flavour, encoding, checksum);
     }

@@ -3,6 +3,8 @@
 
 pub(crate) mod create;
 mod download;
+#[cfg(feature = "hub")]
+mod hub;
 pub(crate) mod probe;
 pub(crate) mod upload;
 pub(crate) mod url;
@@ -67,7 +69,7 @@ impl Bucket {
 
     /// Waits before the attempt after this one.
     pub(crate) async fn pause(&self, attempt: u32) {
-        tokio::time::sleep(self.policy.backoff(attempt)).await;
+        tokio::time::sleep(self.policy.retries.backoff(attempt)).await;
     }
 
     /// Runs a small request until it succeeds, fails for good, or has failed as often as the policy allows.
@@ -80,7 +82,7 @@ impl Bucket {
     where
         F: Future<Output = Result<T, object_store::Error>>,
     {
-        self.retry_within(self.policy.request_timeout, what, name, request).await
+        self.retry_within(self.policy.timeouts.request_timeout, what, name, request).await
     }
 
     async fn retry_within<T, F>(
@@ -98,7 +100,7 @@ impl Bucket {
         loop {
             self.tell(what, name);
             match within(limit, request(path.clone())).await {
-                Err(error) if attempt < self.policy.attempts && is_transient(&error) => {
+                Err(error) if attempt < self.policy.retries.attempts && is_transient(&error) => {
                     tracing::debug!(name, attempt, %error, "request failed, trying again");
                     self.pause(attempt).await;
                     attempt = attempt.saturating_add(1);
@@ -152,7 +154,7 @@ impl Bucket {
         self.tell("create", name);
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };
         let path = self.path(name);
-        within(self.policy.request_timeout, self.store.put_opts(&path, bytes.into(), options))
+        within(self.policy.timeouts.request_timeout, self.store.put_opts(&path, bytes.into(), options))
             .await
             .map(|_| ())
     }
@@ -161,7 +163,7 @@ impl Bucket {
     pub(crate) async fn put_once(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
         self.tell("put", name);
         let path = self.path(name);
-        within(self.policy.request_timeout, self.store.put(&path, bytes.into())).await.map(|_| ())
+        within(self.policy.timeouts.request_timeout, self.store.put(&path, bytes.into())).await.map(|_| ())
     }
 
     /// Puts a small object, whether there is one or not.

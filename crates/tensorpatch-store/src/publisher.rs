@@ -12,6 +12,7 @@ pub(crate) mod options;
 pub mod ranks;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use tensorpatch_checkpoint::Checkpoint;
@@ -21,7 +22,7 @@ use tensorpatch_stream::{
     Anchor, Authorship, Commit, NamedObject, NewVersion, Nonce, ObjectDigest, StreamId, Version,
     VersionContents, VersionId, VersionKind, names,
 };
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 
 use crate::bucket::buffered_all;
@@ -44,14 +45,16 @@ use options::PublishOptions;
 /// Publishes checkpoints as versions of a stream.
 ///
 /// It keeps a baseline, a directory with the newest version, which advances only after a version is committed
-/// and is made anew from the stream when it is missing. One checkpoint is read, and never held in memory.
-#[derive(Debug)]
+/// and is restored from the stream when it is missing. One checkpoint is read, and never held in memory.
+///
+/// Clones are the same publisher: one call at a time does its work, and the others wait for it.
+#[derive(Debug, Clone)]
 pub struct Publisher {
     stream: Stream,
     baseline: PathBuf,
     options: PublishOptions,
     /// The newest version that this publisher knows of and builds on, and the nonce of its last attempt.
-    known: Mutex<Known>,
+    known: Arc<Mutex<Known>>,
 }
 
 #[derive(Debug, Default)]
@@ -197,7 +200,7 @@ impl Publisher {
         // The baseline is made again from the stream when it is lost, so that nothing waits for the disk.
         options.diff =
             options.diff.with_leaf_hash(stream.record().leaf_hash).with_durability(Durability::None);
-        let publisher = Self { stream, baseline: baseline.into(), options, known: Mutex::default() };
+        let publisher = Self { stream, baseline: baseline.into(), options, known: Arc::default() };
         publisher.catch_up().await?;
         Ok(publisher)
     }
@@ -228,8 +231,8 @@ impl Publisher {
     }
 
     /// Locks the publisher and its baseline, which has settled then.
-    async fn lock(&self) -> Result<(ReplicaDir, MutexGuard<'_, Known>), StoreError> {
-        let mut known = self.known.lock().await;
+    async fn lock(&self) -> Result<(ReplicaDir, OwnedMutexGuard<Known>), StoreError> {
+        let mut known = Arc::clone(&self.known).lock_owned().await;
         known.settle().await;
         let directory = ReplicaDir::lock(&self.baseline, self.options.diff.durability).await?;
         Ok((directory, known))
@@ -442,7 +445,7 @@ impl Publisher {
         self.options.observer.start(Phase::Upload, bytes);
         let mut files = buffered_all(
             staged.files.clone(),
-            self.stream.policy().parallel_uploads,
+            self.stream.policy().transfers.parallel_uploads,
             |(name, path)| async move {
                 let key = names::anchor(version, nonce, &name)?;
                 let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;
@@ -552,7 +555,7 @@ impl Publisher {
         companions: &[Companion],
         known: &[NamedObject],
     ) -> Result<Vec<NamedObject>, StoreError> {
-        buffered_all(companions, self.stream.policy().parallel_uploads, |companion| async move {
+        buffered_all(companions, self.stream.policy().transfers.parallel_uploads, |companion| async move {
             let same = known.iter().find(|known| {
                 known.object.blake3 == companion.digest && known.object.bytes == companion.bytes
             });

@@ -197,7 +197,7 @@ impl Replica {
         directory: &ReplicaDir,
         target: Target,
     ) -> Result<Pulled, StoreError> {
-        let mut attempts = PlanAttempts::at_most(self.stream.policy().plan_attempts);
+        let mut attempts = PlanAttempts::at_most(self.stream.policy().plans.plan_attempts);
         loop {
             let result = match self.reading_once().prepare_locked(directory, target, &mut attempts).await {
                 Ok(prepared) => self.activate(prepared).await,
@@ -223,7 +223,7 @@ impl Replica {
     /// downloads are resumed.
     pub async fn prepare(&self, target: Target) -> Result<Prepared, StoreError> {
         let directory = self.lock().await?;
-        let mut attempts = PlanAttempts::at_most(self.stream.policy().plan_attempts);
+        let mut attempts = PlanAttempts::at_most(self.stream.policy().plans.plan_attempts);
         loop {
             match self.reading_once().prepare_locked(&directory, target, &mut attempts).await {
                 Ok(prepared) => return Ok(prepared),
@@ -299,7 +299,7 @@ impl Replica {
             Some(back) => back,
             None => self.stream.plan_to(held_id, &target, attempts.excluded(), attempts.is_first()).await?,
         };
-        let (bytes, limit) = (plan.bytes(), self.stream.policy().max_plan_bytes);
+        let (bytes, limit) = (plan.bytes(), self.stream.policy().plans.max_plan_bytes);
         if bytes > limit {
             return Err(StoreError::PlanBytes { version: number, bytes, limit });
         }
@@ -440,7 +440,7 @@ impl Replica {
     /// works.
     async fn lease(&self, version: Option<Version>, target: Version) {
         let Some(holder) = &self.options.lease else { return };
-        let lease = Lease::new(holder, version, target, self.stream.policy().lease_lifetime);
+        let lease = Lease::new(holder, version, target, self.stream.policy().leases.lease_lifetime);
         if let Err(error) = self.stream.lease(&lease_id(holder), &lease).await {
             tracing::warn!(%error, "the lease could not be written");
         }

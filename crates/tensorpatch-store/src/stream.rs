@@ -383,9 +383,10 @@ impl Stream {
         }
         let anchor = record.anchor.iter().flat_map(|anchor| anchor.objects());
         let objects = anchor.chain(record.delta.iter().flat_map(|delta| delta.objects()));
-        let there =
-            buffered_all(objects, self.policy().parallel_requests, |object| self.bucket.check_there(object))
-                .await;
+        let there = buffered_all(objects, self.policy().transfers.parallel_requests, |object| {
+            self.bucket.check_there(object)
+        })
+        .await;
         if let Err(error) = there {
             self.bucket.delete(&name).await?;
             return Err(error);

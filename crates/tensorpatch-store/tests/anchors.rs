@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use object_store::memory::InMemory;
 use support::faulty_store::{Call, Fault, FaultyStore};
-use support::{World, assert_same, v, write_noise, write_single};
+use support::{World, assert_same, short_plans, v, write_noise, write_single};
 use tensorpatch_store::{
-    AnchorPolicy, CreateOptions, Policy, PublishOptions, Publisher, Replica, ReplicaOptions, Stream, Version,
+    AnchorPolicy, CreateOptions, PublishOptions, Publisher, Replica, ReplicaOptions, Stream, Version,
 };
 
 async fn anchored(stream: &Stream) -> Vec<Version> {
@@ -30,7 +30,7 @@ async fn a_program_that_only_publishes_makes_a_stream_that_newcomers_can_join() 
         let published = publisher.publish(&world.path("model")).await.unwrap();
         assert_eq!(published.anchor_error, None);
         assert_eq!(published.anchor.is_some(), seed > 1 && anchored(&world.stream).await.contains(&v(seed)));
-        let stream = world.stream.clone().with_policy(Policy::default().with_max_edges(2));
+        let stream = world.stream.clone().with_policy(short_plans(2));
         let path = world.path(&format!("replica-{seed}"));
         let newcomer = Replica::of(stream, path, ReplicaOptions::default());
         newcomer.pull().await.unwrap();

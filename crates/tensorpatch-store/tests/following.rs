@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
-use support::{World, v};
+use support::{World, quick_polls, v};
 use tensorpatch_store::{
     ApplyMode, CreateOptions, Policy, PublishOptions, Publisher, Replica, ReplicaOptions, StoreError, Stream,
     open_store,
@@ -15,7 +15,7 @@ use tensorpatch_store::{
 
 /// What following ends with when `disturb` happens to the bucket while the follower waits.
 async fn followed(world: &World, disturb: impl AsyncFn(&Path)) -> StoreError {
-    let stream = world.stream.clone().with_policy(Policy::default().with_poll(Duration::from_millis(1)));
+    let stream = world.stream.clone().with_policy(quick_polls());
     let replica = Replica::of(stream, world.path("r"), ReplicaOptions::default());
     let bucket = world.path("bucket");
     let mut versions = replica.follow();

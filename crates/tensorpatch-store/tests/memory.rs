@@ -215,7 +215,7 @@ async fn a_patch_of_a_baseline_that_was_altered_meanwhile_is_not_published() {
     let before = all_objects(&world);
     for later in [false, true] {
         let mut feed = publisher.feed(None).await.unwrap();
-        let add = |feed: &mut tensorpatch_store::TensorFeed<'_>| {
+        let add = |feed: &mut tensorpatch_store::TensorFeed| {
             for (name, tensor) in views(&step(2)) {
                 feed.add(name, &tensor).unwrap();
             }

@@ -7,7 +7,7 @@ mod support;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use support::{World, assert_same, v};
+use support::{World, assert_same, quick_polls, v};
 use tensorpatch_format::{ErrorKind, LeafHash};
 use tensorpatch_store::{
     Event, Observer, Phase, Policy, PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError,
@@ -62,7 +62,8 @@ async fn a_stream_with_another_leaf_hash_is_refused() {
 async fn a_plan_with_more_bytes_than_are_allowed_is_refused() {
     let world = World::new().await;
     world.publish_steps(1).await;
-    let policy = Policy::default().with_max_plan_bytes(1000);
+    let mut policy = Policy::default();
+    policy.plans.max_plan_bytes = 1000;
     let builder = Replica::builder(url(&world, "bucket"), world.path("r")).policy(policy);
     let error = builder.open().await.unwrap().pull().await.unwrap_err();
     assert!(matches!(error, StoreError::PlanBytes { limit: 1000, .. }), "{error}");
@@ -105,7 +106,7 @@ async fn waiting_for_the_next_version_can_be_given_up_without_losing_one() {
     let world = World::new().await;
     world.publish_steps(1).await;
     let publisher = world.publisher().await;
-    let stream = world.stream.clone().with_policy(Policy::default().with_poll(Duration::from_millis(1)));
+    let stream = world.stream.clone().with_policy(quick_polls());
     let replica = Replica::of(stream, world.path("r"), ReplicaOptions::default());
     let mut versions = replica.follow();
     let mut seen = Vec::new();

@@ -6,9 +6,9 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use support::{World, assert_same, files, safetensors, v, values, write_sharded};
+use support::{World, assert_same, files, safetensors, short_plans, v, values, write_sharded};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CommitRecord, Folder, JsonRecord, Nonce, ObjectDigest, Policy, PublishOptions,
+    AnchorPolicy, ApplyMode, CommitRecord, Folder, JsonRecord, Nonce, ObjectDigest, PublishOptions,
     Published, Rank, Receipt, ReceiptContent, ReceiptError, Replica, ReplicaOptions, StoreError, ranks,
     upkeep::{self, CheckOptions},
 };
@@ -126,7 +126,7 @@ async fn ranks_that_only_publish_make_a_stream_that_newcomers_can_join() {
         let anchor = published.anchor.map(|anchor| anchor.version);
         assert_eq!(anchor, [3, 5].contains(&step).then(|| v(step)));
     }
-    let stream = ranks.world.stream.clone().with_policy(Policy::default().with_max_edges(1));
+    let stream = ranks.world.stream.clone().with_policy(short_plans(1));
     let newcomer = Replica::of(stream, ranks.world.path("newcomer"), ReplicaOptions::default());
     newcomer.pull().await.unwrap();
     assert_same(newcomer.dir(), &ranks.step(5));

@@ -11,8 +11,7 @@ use tensorpatch_format::{Layout, LayoutDigest, LeafHash, SchemaDigest, TaggedSta
 use crate::digest::{ObjectDigest, text};
 use crate::names::{Key, MAX_INTEGER, Nonce, StreamId, Version, is_plain_name};
 use json::sealed::Rules;
-use json::{integers, rule};
-use wire::there;
+use json::{integers, rule, there};
 
 pub use json::{JsonRecord, MAX_RECORD_BYTES, RecordError};
 
@@ -31,8 +30,7 @@ pub struct ObjectRef {
 }
 
 /// A stored object that is a file of a checkpoint directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "wire::NamedObject")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NamedObject {
     /// The name of the file.
     pub name: String,
@@ -91,8 +89,7 @@ pub struct Delta {
 }
 
 /// A stored patch, of all tensors or of those of one rank.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "wire::PatchObject")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PatchObject {
     /// The patch.
     #[serde(flatten)]
@@ -154,8 +151,7 @@ pub struct VersionContents {
 }
 
 /// `commits/V.json` (section 4.2).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "wire::CommitRecord")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CommitRecord {
     /// The identity of the stream.
     pub stream: StreamId,

@@ -156,9 +156,10 @@
 //!
 //! | feature | what it brings |
 //! |---|---|
-//! | `aws` | streams on S3, whatever speaks S3, and the Hugging Face Hub |
+//! | `aws` | streams on S3 and whatever speaks S3 |
 //! | `gcp` | streams on Google Cloud Storage |
 //! | `azure` | streams on Azure Blob Storage |
+//! | `hub` | streams in buckets of the Hugging Face Hub; it includes `aws` |
 //!
 //! None is on by default: each brings an HTTP client and TLS. Streams in local directories, and in any
 //! `ObjectStore` that the caller brings, need none.

@@ -71,6 +71,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "tensorpatch-synthetic", may_use: &[], never: ASYNC },
     Layer { name: "tensorpatch-reference", may_use: &[], never: &["zstd", "zstd-sys", "serde"] },
     Layer { name: "tensorpatch-cli", may_use: &["tensorpatch", "tensorpatch-synthetic"], never: &[] },
+    Layer { name: "tensorpatch-python", may_use: &["tensorpatch", "tensorpatch-cli"], never: &[] },
     Layer {
         name: "tensorpatch-testkit",
         may_use: &[

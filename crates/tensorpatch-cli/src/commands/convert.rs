@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tensorpatch::format::TaggedStateDigest;
-use tensorpatch::formats::{self, ChecksumKind, ConvertOptions, Dialect, Encoding, Flavour, To};
+use tensorpatch::formats::{self, ChecksumKind, ConvertOptions, DeltaEncoding, Dialect, Flavour, To};
 
 use crate::exit::Refusal;
 use crate::output::{Report, bytes, counted, fields, seconds};
@@ -101,8 +101,8 @@ impl Arguments {
         if let To::IndexDelta { encoding, checksum, .. } = &mut to {
             if let Some(choice) = self.encoding {
                 *encoding = match choice {
-                    EncodingChoice::Xor => Encoding::Xor,
-                    EncodingChoice::Overwrite => Encoding::Overwrite,
+                    EncodingChoice::Xor => DeltaEncoding::Xor,
+                    EncodingChoice::Overwrite => DeltaEncoding::Overwrite,
                 };
             }
             if let Some(choice) = self.checksum {

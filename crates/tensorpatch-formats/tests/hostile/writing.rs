@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use tensorpatch_format::ErrorKind;
-use tensorpatch_formats::index_delta::{Dialect, Encoding};
+use tensorpatch_formats::index_delta::{DeltaEncoding, Dialect};
 use tensorpatch_formats::{ChecksumKind, ConvertOptions, Flavour, FormatsError, Note, Report, To, convert};
 use tensorpatch_testkit::Tensor;
 
@@ -114,7 +114,7 @@ fn positions_beyond_their_four_bytes_are_refused_and_do_not_wrap() {
     sparse(&target, "U8", (1 << 32) + 1, 1);
     let to = To::IndexDelta {
         dialect: Dialect::Numbered,
-        encoding: Encoding::Overwrite,
+        encoding: DeltaEncoding::Overwrite,
         checksum: ChecksumKind::Xxh3,
         file_bytes: 1,
     };
@@ -164,16 +164,19 @@ fn what_no_reader_of_a_dialect_reads_is_not_written() {
     };
     let (mx, base) = (Dialect::ModelExpress, Some(base.as_path()));
     refused(
-        write(mx, Encoding::Overwrite, ChecksumKind::Adler32, base),
+        write(mx, DeltaEncoding::Overwrite, ChecksumKind::Adler32, base),
         "ModelExpress reads xor with adler32 alone",
     );
-    refused(write(mx, Encoding::Xor, ChecksumKind::Xxh3, base), "ModelExpress reads xor with adler32 alone");
     refused(
-        write(Dialect::Numbered, Encoding::Xor, ChecksumKind::Sha256, base),
+        write(mx, DeltaEncoding::Xor, ChecksumKind::Xxh3, base),
+        "ModelExpress reads xor with adler32 alone",
+    );
+    refused(
+        write(Dialect::Numbered, DeltaEncoding::Xor, ChecksumKind::Sha256, base),
         "readers do not know sha256",
     );
-    refused(write(Dialect::Numbered, Encoding::Xor, ChecksumKind::Xxh3, None), "there is no base");
-    let report = write(Dialect::Numbered, Encoding::Xor, ChecksumKind::Adler32, base).unwrap();
+    refused(write(Dialect::Numbered, DeltaEncoding::Xor, ChecksumKind::Xxh3, None), "there is no base");
+    let report = write(Dialect::Numbered, DeltaEncoding::Xor, ChecksumKind::Adler32, base).unwrap();
     assert_eq!(report.notes, [Note::WeakChecksum]);
 }
 

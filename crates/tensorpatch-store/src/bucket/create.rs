@@ -92,7 +92,7 @@ pub(crate) async fn create(
                     "it said that {name} was created, but has no such object"
                 ))));
             }
-            (None, Err(source)) if attempt >= bucket.policy().attempts => {
+            (None, Err(source)) if attempt >= bucket.policy().retries.attempts => {
                 return Err(CreateError::Unknown(source));
             }
             (None, Err(error)) => {

@@ -28,7 +28,7 @@ impl Bucket {
         object: &ObjectRef,
         observer: &Observer,
     ) -> Result<(), StoreError> {
-        let (sender, receiver) = mpsc::channel::<Bytes>(self.policy.parts_in_flight());
+        let (sender, receiver) = mpsc::channel::<Bytes>(self.policy.transfers.parts_in_flight());
         let (wanted, observer) = (object.clone(), observer.clone());
         let mut receiver = receiver;
         let reader = tokio::task::spawn_blocking(move || {
@@ -84,7 +84,7 @@ impl Bucket {
         let (mut output, mut verifier) = begun.await.map_err(|e| StoreError::Task(e.to_string()))??;
         let start = verifier.len;
         observer.advance(Phase::Resumed, start)?;
-        let (sender, mut receiver) = mpsc::channel::<Bytes>(self.policy.parts_in_flight());
+        let (sender, mut receiver) = mpsc::channel::<Bytes>(self.policy.transfers.parts_in_flight());
         let observer = observer.clone();
         let writer = tokio::task::spawn_blocking(move || {
             let mut result = Ok(());
@@ -131,7 +131,7 @@ impl Bucket {
                 attempt = 1;
             }
             match fetched {
-                Err(error) if attempt < self.policy.attempts && is_transient(&error) => {
+                Err(error) if attempt < self.policy.retries.attempts && is_transient(&error) => {
                     tracing::debug!(path, done, attempt, %error, "download broke, taking it up again");
                     self.pause(attempt).await;
                     attempt = attempt.saturating_add(1);
@@ -153,7 +153,7 @@ impl Bucket {
             return Ok(());
         }
         // The beginning of a large object, or the whole of a small one.
-        let first = *done..len.min(done.saturating_add(self.policy.part_bytes));
+        let first = *done..len.min(done.saturating_add(self.policy.transfers.part_bytes));
         let mut options = GetOptions::default();
         if first != (0..len) {
             options = options.with_range(Some(first.clone()));
@@ -198,7 +198,7 @@ impl Bucket {
         name: &'a str,
         range: Range<u64>,
     ) -> impl futures::Stream<Item = Result<Bytes, object_store::Error>> + Send + 'a {
-        let part = self.policy.part_bytes.max(1);
+        let part = self.policy.transfers.part_bytes.max(1);
         let count = range.end.saturating_sub(range.start).div_ceil(part);
         let parts = (0..count).map(move |number| {
             let start = range.start.saturating_add(number.saturating_mul(part));
@@ -210,7 +210,7 @@ impl Bucket {
                 async move { self.store.get_range(&path, part).await }
             })
         };
-        futures::stream::iter(parts).map(get).buffered(self.policy.parts_in_flight())
+        futures::stream::iter(parts).map(get).buffered(self.policy.transfers.parts_in_flight())
     }
 }
 

@@ -32,7 +32,7 @@ impl Bucket {
         loop {
             match self.upload_once(&key, file, observer).await {
                 Err(StoreError::Object { name, source })
-                    if attempt < self.policy.attempts && is_transient(&source) =>
+                    if attempt < self.policy.retries.attempts && is_transient(&source) =>
                 {
                     tracing::debug!(name, attempt, %source, "upload failed, trying again");
                     self.pause(attempt).await;
@@ -50,7 +50,7 @@ impl Bucket {
         file: &FilePath,
         observer: &Observer,
     ) -> Result<ObjectRef, StoreError> {
-        let part_bytes = self.policy.part_bytes.max(local::file_len(file)?.div_ceil(MAX_PARTS));
+        let part_bytes = self.policy.transfers.part_bytes.max(local::file_len(file)?.div_ceil(MAX_PARTS));
         let path = file.to_owned();
         let mut blocks = local::read_blocks(move || File::open(path), part_bytes);
         let mut sink = Sink::new(self, key, part_bytes);
@@ -82,7 +82,7 @@ impl Bucket {
         file: PathBuf,
         observer: &Observer,
     ) -> Result<(Outgoing, Uploading), StoreError> {
-        let (sender, receiver) = mpsc::channel(self.policy.parts_in_flight());
+        let (sender, receiver) = mpsc::channel(self.policy.transfers.parts_in_flight());
         let created = File::create(&file).map_err(|e| StoreError::local(&file, e))?;
         let task = tokio::spawn(upload_pieces(self.clone(), key.clone(), receiver));
         let uploading = Uploading { bucket: self.clone(), key, path: file, observer: observer.clone(), task };
@@ -166,7 +166,7 @@ async fn upload_pieces(
     key: Key,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> Result<Option<ObjectRef>, StoreError> {
-    let part_bytes = bucket.policy.part_bytes;
+    let part_bytes = bucket.policy.transfers.part_bytes;
     let mut sink = Sink::new(&bucket, &key, part_bytes);
     while let Some(piece) = pieces.recv().await {
         match piece {
@@ -209,7 +209,7 @@ impl<'a> Sink<'a> {
         self.hasher.update(&block);
         self.bytes = self.bytes.saturating_add(block.len() as u64);
         if let Some(parts) = &mut self.parts {
-            let room = parts.wait_for_capacity(self.bucket.policy.parts_in_flight()).await;
+            let room = parts.wait_for_capacity(self.bucket.policy.transfers.parts_in_flight()).await;
             room.map_err(|source| object_error(self.key.as_str(), source))?;
             parts.put(block);
             return Ok(());
@@ -301,7 +301,7 @@ mod tests {
             before = now;
         }
         let policy = bucket.policy();
-        let in_flight = policy.bytes_in_flight + 2 * policy.part_bytes;
+        let in_flight = policy.transfers.bytes_in_flight + 2 * policy.transfers.part_bytes;
         assert!(before <= in_flight, "{before} bytes were taken of which none had arrived");
         open.store(true, Ordering::SeqCst);
         let object = uploading.finish(writer.await.unwrap()).await.unwrap();

@@ -6,6 +6,8 @@ mod aws;
 mod azure;
 #[cfg(feature = "gcp")]
 mod gcp;
+#[cfg(feature = "hub")]
+mod hub;
 #[cfg(feature = "aws")]
 mod profile;
 
@@ -26,7 +28,7 @@ use crate::settings::Policy;
 /// |---|---|---|
 /// | a path, `file:///PATH` | a local directory, made if it is missing; writes are synced | |
 /// | `s3://BUCKET/PREFIX` | S3, or what `AWS_ENDPOINT_URL` names (feature `aws`) | `AWS_…` variables, a profile with keys, an instance or container role |
-/// | `hf://buckets/NAMESPACE/BUCKET/PREFIX` | a Hugging Face bucket, through the Hub's S3 gateway (feature `aws`) | `HF_S3_ACCESS_KEY_ID` and `HF_S3_SECRET_ACCESS_KEY`, or the `AWS_…` ones |
+/// | `hf://buckets/NAMESPACE/BUCKET/PREFIX` | a bucket of the Hugging Face Hub (feature `hub`): through its S3 gateway with keys, else for reading only | `HF_S3_ACCESS_KEY_ID` and `HF_S3_SECRET_ACCESS_KEY`; for reading `HF_TOKEN`, or what `hf auth login` stored, or none for a public bucket |
 /// | `gs://BUCKET/PREFIX` | Google Cloud Storage (feature `gcp`) | `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_…` variables, a role |
 /// | `az://CONTAINER/PREFIX` | Azure Blob Storage (feature `azure`) | `AZURE_STORAGE_ACCOUNT_NAME` and `AZURE_…` variables |
 ///
@@ -84,8 +86,8 @@ fn open(
         "file" => Err(bad(url, "a file URL has three slashes and an absolute path, as file:///data/stream")),
         #[cfg(feature = "aws")]
         "s3" => aws::open(url, rest, policy),
-        #[cfg(feature = "aws")]
-        "hf" => aws::open_hub(url, rest, policy),
+        #[cfg(feature = "hub")]
+        "hf" => hub::open(url, rest, policy),
         #[cfg(feature = "gcp")]
         "gs" => gcp::open(url, rest, policy),
         #[cfg(feature = "azure")]
@@ -93,7 +95,8 @@ fn open(
         kind => Err(bad(
             url,
             match kind {
-                "s3" | "hf" => "this build has no support for it: enable the feature \"aws\"",
+                "s3" => "this build has no support for it: enable the feature \"aws\"",
+                "hf" => "this build has no support for it: enable the feature \"hub\"",
                 "gs" => "this build has no support for it: enable the feature \"gcp\"",
                 "az" => "this build has no support for it: enable the feature \"azure\"",
                 _ => "the kinds of stores are file, s3, gs, az and hf",
@@ -130,7 +133,7 @@ fn set_up<T: ObjectStore>(
     policy: &Policy,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let store = store.map_err(|e| bad(url, e.to_string()))?;
-    Ok(Arc::new(object_store::limit::LimitStore::new(store, policy.max_connections)))
+    Ok(Arc::new(object_store::limit::LimitStore::new(store, policy.transfers.max_connections)))
 }
 
 #[cfg(test)]

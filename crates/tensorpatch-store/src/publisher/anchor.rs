@@ -151,7 +151,7 @@ impl Publisher {
         let mut files = blocking(move || install::weight_files(&dir, &options)).await?;
         files.extend(tip.record.companions.iter().map(|companion| companion.name.clone()));
         self.options.observer.start(Phase::Upload, tip.record.contents.state_bytes);
-        let files = buffered_all(files, self.stream.policy().parallel_uploads, |name| async move {
+        let files = buffered_all(files, self.stream.policy().transfers.parallel_uploads, |name| async move {
             let key = names::anchor(version, nonce, &name)?;
             let path = directory.path().join(&name);
             let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;

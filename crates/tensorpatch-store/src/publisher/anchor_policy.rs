@@ -141,7 +141,7 @@ mod tests {
         assert!(is_due(usual, 3, 1000, 1000));
         assert!(!is_due(usual, 300, 999, 1000));
         assert!(!is_due(usual, 0, 0, 0));
-        let edges = crate::Policy::default().max_edges as u64;
+        let edges = crate::Policy::default().plans.max_edges as u64;
         assert!(is_due(usual, edges / 2, 0, 1 << 40));
         assert!(!is_due(AnchorPolicy::NEVER, 1_000_000, 1 << 40, 1));
     }

@@ -20,11 +20,13 @@ pub struct PublisherBuilder {
     stream: StreamBuilder,
     baseline: Option<PathBuf>,
     options: PublishOptions,
+    existing: bool,
 }
 
 impl PublisherBuilder {
     pub(super) fn new(url: String) -> Self {
-        Self { stream: Stream::builder(url), baseline: None, options: PublishOptions::default() }
+        let (stream, options) = (Stream::builder(url), PublishOptions::default());
+        Self { stream, baseline: None, options, existing: false }
     }
 
     /// Sets the directory of the baseline [default: one for the stream in the user's cache, see
@@ -70,15 +72,23 @@ impl PublisherBuilder {
         self
     }
 
+    /// Refuses to create the stream: it must exist.
+    pub fn existing(mut self) -> Self {
+        self.existing = true;
+        self
+    }
+
     /// Opens the stream, or creates it, and brings the baseline to its tip.
     ///
     /// # Errors
-    /// As [`StreamBuilder::open_or_create`] and [`Publisher::on`].
+    /// As [`StreamBuilder::open_or_create`], or [`StreamBuilder::open`] if the stream must exist; as
+    /// [`Publisher::on`].
     ///
     /// # Cancel safety
     /// As [`Publisher::open`].
     pub async fn open(self) -> Result<Publisher, StoreError> {
-        let stream = self.stream.open_or_create().await?;
+        let stream = self.stream;
+        let stream = if self.existing { stream.open().await? } else { stream.open_or_create().await? };
         let baseline = self.baseline.map_or_else(|| cache_dir("baselines", stream.id()), Ok)?;
         Publisher::on(stream, baseline, self.options).await
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::Arc;
 
 use tensorpatch_checkpoint::is_companion_name;
 use tensorpatch_delta::safetensors::View;
@@ -9,7 +10,7 @@ use tensorpatch_delta::{Cancelled, DiffError, Others, Progress, TensorDiff};
 use tensorpatch_stream::names::is_plain_name;
 use tensorpatch_stream::record::check_texts;
 use tensorpatch_stream::{Commit, Nonce};
-use tokio::sync::{MutexGuard, oneshot};
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::local::{Companion, copy_companion, write_companion};
 use super::memory::{finish_and_check, stage_tensors, verify_baseline};
@@ -31,19 +32,19 @@ use crate::replica::directory::ReplicaDir;
 /// Dropping it publishes nothing. While it exists it keeps the publisher and the baseline locked: every other
 /// call waits for it, and must not come from the task that holds it.
 #[derive(Debug)]
-pub struct TensorFeed<'p> {
+pub struct TensorFeed {
     diff: TensorDiff<'static>,
     observer: Observer,
     /// Whether a tensor was refused. Without it the version would not be what its publisher takes it for.
     refused: bool,
-    next: NextVersion<'p>,
+    next: NextVersion,
 }
 
 /// What becomes of the tensors.
 #[derive(Debug)]
-struct NextVersion<'p> {
-    publisher: &'p Publisher,
-    known: MutexGuard<'p, Known>,
+struct NextVersion {
+    publisher: Publisher,
+    known: OwnedMutexGuard<Known>,
     directory: ReplicaDir,
     tip: Option<Commit>,
     label: Option<String>,
@@ -135,7 +136,7 @@ impl Publisher {
     /// # })?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub async fn feed(&self, label: Option<&str>) -> Result<TensorFeed<'_>, StoreError> {
+    pub async fn feed(&self, label: Option<&str>) -> Result<TensorFeed, StoreError> {
         check_texts(&self.options.publisher, label).map_err(StoreError::Text)?;
         if self.options.base.is_some() {
             let what = "they are compared with the baseline, and this publisher keeps none (its options have a base)";
@@ -156,7 +157,8 @@ impl Publisher {
         };
         let (observer, label) = (self.options.observer.clone(), label.map(str::to_owned));
         let (others, companions) = (Others::default(), None);
-        let next = NextVersion { publisher: self, known, directory, tip, label, others, companions };
+        let publisher = self.clone();
+        let next = NextVersion { publisher, known, directory, tip, label, others, companions };
         Ok(TensorFeed { diff, observer, refused: false, next })
     }
 
@@ -184,7 +186,7 @@ impl Publisher {
     }
 }
 
-impl TensorFeed<'_> {
+impl TensorFeed {
     /// Says what becomes of the tensors of the version before that are not given; by default there must be
     /// none.
     #[must_use]
@@ -214,6 +216,20 @@ impl TensorFeed<'_> {
     pub fn add_changes(&mut self, name: &str, positions: &[u64], values: &[u8]) -> Result<(), StoreError> {
         let added = self.diff.add_changes(name, positions, values);
         self.added(added, values.len() as u64)
+    }
+
+    /// As [`TensorFeed::add_changes`], with the new values as a tensor, whose dtype must be the tensor's.
+    ///
+    /// # Errors
+    /// As [`TensorDiff::add_changed_values`]. Then nothing can be published with this feed.
+    pub fn add_changed_values(
+        &mut self,
+        name: &str,
+        positions: &[u64],
+        values: &impl View,
+    ) -> Result<(), StoreError> {
+        let added = self.diff.add_changed_values(name, positions, values);
+        self.added(added, values.data_len() as u64)
     }
 
     fn added(&mut self, result: Result<(), DiffError>, bytes: u64) -> Result<(), StoreError> {
@@ -339,7 +355,7 @@ impl TensorFeed<'_> {
     }
 }
 
-impl NextVersion<'_> {
+impl NextVersion {
     fn check_companion(&self, name: &str) -> Result<(), StoreError> {
         let refused = |what| Err(StoreError::Companion { name: name.to_owned(), what });
         if !is_plain_name(name) || !is_companion_name(OsStr::new(name)) {

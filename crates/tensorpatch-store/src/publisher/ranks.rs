@@ -143,8 +143,10 @@ async fn version_of_patches(
         }
     }
     let objects = patches.iter().flat_map(|(patch, schema)| [*patch, *schema]);
-    buffered_all(objects, stream.policy().parallel_requests, |object| stream.bucket().check_there(object))
-        .await?;
+    buffered_all(objects, stream.policy().transfers.parallel_requests, |object| {
+        stream.bucket().check_there(object)
+    })
+    .await?;
     let single = patches.len() == 1;
     let kind = if state == tip.record.contents.state { DeltaKind::Empty } else { DeltaKind::Delta };
     let named = |(patch, schema): &(&ObjectRef, &ObjectRef)| PatchObject {

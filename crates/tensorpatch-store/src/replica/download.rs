@@ -46,7 +46,7 @@ impl Replica {
         let bytes = objects.iter().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
         let observer = &self.options.observer;
         observer.start(Phase::Download, bytes);
-        let at_once = self.stream.policy().parallel_downloads;
+        let at_once = self.stream.policy().transfers.parallel_downloads;
         buffered_all(&objects, at_once, |object| async move {
             self.stream.bucket().download(object, &directory.download(&object.blake3), observer).await
         })

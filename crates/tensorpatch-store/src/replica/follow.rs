@@ -52,10 +52,10 @@ impl Replica {
     ///
     /// The first item is what is held at the start, activated just now or before, so that a process that died
     /// between an activation and its consequences makes up for it. Between two items the stream is asked
-    /// every [`Policy::poll`](crate::Policy::poll); an ask costs one request while nothing is new, and two
-    /// more each [`Policy::recheck`](crate::Policy::recheck), to see that the stream is still the same and
-    /// has the version that is held. Failures of the store that may pass are waited out. Errors that waiting
-    /// does not mend end it.
+    /// every [`poll`](crate::settings::Following::poll); an ask costs one request while nothing is new, and
+    /// two more each [`recheck`](crate::settings::Following::recheck), to see that the stream is still
+    /// the same and has the version that is held. Failures of the store that may pass are waited out. Errors
+    /// that waiting does not mend end it.
     ///
     /// Work is done only while an item is waited for: a lease is not renewed by somebody who takes a day over
     /// one.
@@ -77,7 +77,7 @@ impl Replica {
         let following = Following {
             replica: self.clone(),
             told: None,
-            pause: self.stream.policy().poll,
+            pause: self.stream.policy().following.poll,
             renewed: Instant::now(),
             idle: 0,
         };
@@ -135,7 +135,7 @@ impl Following {
             let mut step = replica.step(self.told).await;
             self.idle = if matches!(step, Ok(None)) { self.idle.saturating_add(1) } else { 0 };
             if let Some((version, commit)) = self.told
-                && (self.idle >= policy.polls_between_rechecks()
+                && (self.idle >= policy.following.polls_between_rechecks()
                     || step.as_ref().is_err_and(|error| !error.is_transient()))
             {
                 self.idle = 0;
@@ -147,14 +147,14 @@ impl Following {
             match step {
                 Ok(Some(pulled)) => {
                     self.told = Some((pulled.to, pulled.commit));
-                    self.pause = policy.poll;
+                    self.pause = policy.following.poll;
                     return Ok(pulled);
                 }
                 Ok(None) => {
-                    self.pause = policy.poll;
-                    let since = self.renewed.elapsed().saturating_mul(policy.lease_renewals);
+                    self.pause = policy.following.poll;
+                    let since = self.renewed.elapsed().saturating_mul(policy.leases.lease_renewals);
                     if let Some((held, _)) = self.told
-                        && since >= policy.lease_lifetime
+                        && since >= policy.leases.lease_lifetime
                     {
                         replica.lease(Some(held), held).await;
                         self.renewed = Instant::now();
@@ -163,8 +163,10 @@ impl Following {
                 Err(StoreError::Empty) => {}
                 Err(error) if error.is_transient() => {
                     tracing::warn!(%error, pause = ?self.pause, "the store fails, waiting");
-                    let (least, most) =
-                        (policy.poll.max(policy.first_backoff), policy.poll.max(policy.max_backoff));
+                    let (least, most) = (
+                        policy.following.poll.max(policy.retries.first_backoff),
+                        policy.following.poll.max(policy.retries.max_backoff),
+                    );
                     self.pause = self.pause.saturating_mul(2).clamp(least, most.max(least));
                 }
                 Err(error) => return Err(error),

@@ -127,10 +127,11 @@ impl Stream {
     pub(crate) async fn commits(&self, from: Version, to: Version) -> Result<Vec<Commit>, StoreError> {
         let mut commits = Vec::new();
         for numbers in batches(from, to) {
-            let batch = buffered_all(numbers, self.policy().parallel_requests, |version| async move {
-                let commit = self.commit(version).await?;
-                commit.ok_or_else(|| StoreError::Missing { name: names::commit(version) })
-            });
+            let batch =
+                buffered_all(numbers, self.policy().transfers.parallel_requests, |version| async move {
+                    let commit = self.commit(version).await?;
+                    commit.ok_or_else(|| StoreError::Missing { name: names::commit(version) })
+                });
             commits.extend(batch.await?);
         }
         Ok(commits)
@@ -183,8 +184,9 @@ impl Stream {
             (from..=to).contains(&edge.target) && edge.base.is_none_or(|base| base >= from)
         };
         let wanted = listed.iter().filter(is_between);
-        let read =
-            buffered_all(wanted, self.policy().parallel_requests, |edge| self.readable_edge(&edge.file));
+        let read = buffered_all(wanted, self.policy().transfers.parallel_requests, |edge| {
+            self.readable_edge(&edge.file)
+        });
         Ok(read.await?.into_iter().flatten().collect())
     }
 
@@ -266,7 +268,7 @@ impl Stream {
         excluded: &Exclusions,
         first: bool,
     ) -> Result<(History, Plan), StoreError> {
-        let max_edges = self.policy().max_edges;
+        let max_edges = self.policy().plans.max_edges;
         let number = target.record.version;
         if held == Some(target.id()) {
             return Ok(Default::default());
@@ -309,7 +311,7 @@ impl Stream {
         excluded: &Exclusions,
     ) -> Result<(History, Plan), StoreError> {
         history.leave_out(&excluded.edges);
-        let (objects, max_edges) = (excluded.objects.clone(), self.policy().max_edges);
+        let (objects, max_edges) = (excluded.objects.clone(), self.policy().plans.max_edges);
         let plan = self.complete_plan(&history, held.as_ref(), target, max_edges, objects).await?;
         Ok((history, plan))
     }
@@ -326,13 +328,19 @@ impl Stream {
         let mut missing = avoided;
         loop {
             let plan = history.plan(held, target, &missing, max_edges)?;
-            let absent = buffered_all(plan.objects(), self.policy().parallel_requests, |object| async move {
-                match self.bucket().check_there(object).await {
-                    Ok(()) => Ok(None),
-                    Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => Ok(Some(object.clone())),
-                    Err(error) => Err(error),
-                }
-            })
+            let absent = buffered_all(
+                plan.objects(),
+                self.policy().transfers.parallel_requests,
+                |object| async move {
+                    match self.bucket().check_there(object).await {
+                        Ok(()) => Ok(None),
+                        Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => {
+                            Ok(Some(object.clone()))
+                        }
+                        Err(error) => Err(error),
+                    }
+                },
+            )
             .await?;
             let before = missing.len();
             missing.extend(absent.into_iter().flatten());

@@ -96,10 +96,11 @@ impl Stream {
         let mut deltas = Vec::new();
         for edge in edges {
             let EdgeKind::Delta(delta) = &edge.kind else { return Err(no_path().into()) };
-            let patches = buffered_all(&delta.patches, bucket.policy().parallel_requests, |patch| {
-                open_patch(&bucket, patch, &schema, limits, &fetched)
-            })
-            .await?;
+            let patches =
+                buffered_all(&delta.patches, bucket.policy().transfers.parallel_requests, |patch| {
+                    open_patch(&bucket, patch, &schema, limits, &fetched)
+                })
+                .await?;
             for patch in &patches {
                 let index = patch.access.index();
                 for (number, address) in index.addresses().iter().enumerate() {
@@ -193,7 +194,7 @@ impl RangeReader {
         let first = bytes.start.div_euclid(chunk);
         let last = bytes.end.saturating_sub(1).div_euclid(chunk);
         let numbers = (first..=last).filter_map(|number| u32::try_from(number).ok());
-        let chunks = buffered_all(numbers, self.bucket.policy().parallel_requests, |number| {
+        let chunks = buffered_all(numbers, self.bucket.policy().transfers.parallel_requests, |number| {
             self.read_chunk(ChunkAddress { tensor, chunk: ChunkIndex(number) })
         })
         .await?;
@@ -357,7 +358,7 @@ async fn open_anchor(
     fetched: &AtomicU64,
 ) -> Result<Vec<AnchorFile>, StoreError> {
     let weights = anchor.files.iter().filter(|file| file.name.ends_with(".safetensors"));
-    buffered_all(weights, bucket.policy().parallel_requests, |file| async move {
+    buffered_all(weights, bucket.policy().transfers.parallel_requests, |file| async move {
         let object = &file.object;
         let broken = |what: String| StoreError::Damaged { name: object.key.to_string(), what };
         let head = get_range(bucket, object, 0..8.min(object.bytes), fetched).await?;

@@ -140,7 +140,7 @@ async fn readable_commits(
 ) -> Result<Vec<Commit>, StoreError> {
     let mut commits = Vec::new();
     for numbers in batches(Version::FIRST, tip) {
-        let read = buffered_all(numbers, stream.policy().parallel_requests, |version| async move {
+        let read = buffered_all(numbers, stream.policy().transfers.parallel_requests, |version| async move {
             match stream.commit(version).await {
                 Err(error @ (StoreError::Object { .. } | StoreError::Cancelled(_))) => Err(error),
                 result => Ok((version, result)),
@@ -192,7 +192,8 @@ async fn check_objects(
         observer.start(Phase::Download, bytes);
     }
     let policy = stream.policy();
-    let at_once = if *deep { policy.parallel_downloads } else { policy.parallel_requests };
+    let at_once =
+        if *deep { policy.transfers.parallel_downloads } else { policy.transfers.parallel_requests };
     let results = buffered_all(wanted, at_once, |(object, version)| async move {
         let result = if *deep {
             stream.bucket().check_contents(object, observer).await

@@ -133,7 +133,7 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
             let name = garbage.name.clone();
             async move { stream.bucket().delete(&name).await }
         };
-        let at_once = stream.policy().parallel_requests;
+        let at_once = stream.policy().transfers.parallel_requests;
         buffered_all(&edges, at_once, delete).await?;
         buffered_all(&objects, at_once, delete).await?;
         buffered_all(&expired, at_once, |name| stream.bucket().delete(name)).await?;
@@ -175,7 +175,7 @@ async fn check_complete(
 ) -> Result<(), StoreError> {
     let is_doubtful =
         |object: &&ObjectRef| listed.get(&object.key).is_none_or(|listed| listed.bytes != object.bytes);
-    let at_once = stream.policy().parallel_requests;
+    let at_once = stream.policy().transfers.parallel_requests;
     buffered_all(kept.objects().filter(is_doubtful), at_once, |object| stream.bucket().check_there(object))
         .await?;
     Ok(())

@@ -162,7 +162,7 @@ async fn copy_objects(
 ) -> Result<(), StoreError> {
     let total = objects.iter().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
     options.observer.start(Phase::Download, total);
-    let copied = buffered_all(objects, stream.policy().parallel_downloads, |object| async move {
+    let copied = buffered_all(objects, stream.policy().transfers.parallel_downloads, |object| async move {
         if to.size(object.key.as_str()).await? == Some(object.bytes) {
             return Ok(0);
         }

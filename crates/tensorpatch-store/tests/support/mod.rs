@@ -176,3 +176,17 @@ pub(crate) fn write_noise(dir: &Path, seed: u64, elements: usize) {
     }
     std::fs::write(dir.join("model.safetensors"), safetensors(&[("a", bytes)])).unwrap();
 }
+
+/// A policy that polls as often as it can.
+pub(crate) fn quick_polls() -> Policy {
+    let mut policy = Policy::default();
+    policy.following.poll = std::time::Duration::from_millis(1);
+    policy
+}
+
+/// A policy whose plans have at most so many edges.
+pub(crate) fn short_plans(max_edges: usize) -> Policy {
+    let mut policy = Policy::default();
+    policy.plans.max_edges = max_edges;
+    policy
+}

@@ -1,7 +1,7 @@
 //! Records as JSON: the members that all have, and the trait that reads and writes them.
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tensorpatch_format::ErrorKind;
 
 use crate::names::MAX_INTEGER;
@@ -47,6 +47,13 @@ impl RecordError {
     }
 }
 
+/// An optional member that is there, and so has a value: `null` is none.
+pub(super) fn there<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
 pub(super) fn rule(message: impl Into<String>) -> RecordError {
     RecordError::Rule(shortened(message.into()))
 }
@@ -80,7 +87,7 @@ struct Head {
 
 /// The first text of a list, if it has one: a record of 16 MiB has room for millions of short ones, which
 /// would take ten times as much memory, and one is enough to refuse it.
-fn first_of_list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+fn first_of_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct First;
     impl<'de> serde::de::Visitor<'de> for First {
         type Value = Vec<String>;

@@ -5,32 +5,27 @@
 use serde::{Deserialize, Deserializer};
 use tensorpatch_format::{LayoutDigest, SchemaDigest, TaggedStateDigest};
 
+use super::json::there;
 use crate::digest::{ObjectDigest, text};
 use crate::names::{Key, Nonce, StreamId, Version};
 
-/// An optional member that is there, and so has a value: `null` is none.
-pub(super) fn there<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
-}
-
 #[derive(Deserialize)]
-pub(super) struct NamedObject {
+struct NamedObject {
     name: String,
     key: Key,
     bytes: u64,
     blake3: ObjectDigest,
 }
 
-impl From<NamedObject> for super::NamedObject {
-    fn from(NamedObject { name, key, bytes, blake3 }: NamedObject) -> Self {
-        Self { name, object: super::ObjectRef { key, bytes, blake3 } }
+impl<'de> Deserialize<'de> for super::NamedObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let NamedObject { name, key, bytes, blake3 } = NamedObject::deserialize(deserializer)?;
+        Ok(Self { name, object: super::ObjectRef { key, bytes, blake3 } })
     }
 }
 
 #[derive(Deserialize)]
-pub(super) struct PatchObject {
+struct PatchObject {
     key: Key,
     bytes: u64,
     blake3: ObjectDigest,
@@ -38,14 +33,15 @@ pub(super) struct PatchObject {
     schema: Option<super::ObjectRef>,
 }
 
-impl From<PatchObject> for super::PatchObject {
-    fn from(PatchObject { key, bytes, blake3, schema }: PatchObject) -> Self {
-        Self { object: super::ObjectRef { key, bytes, blake3 }, schema }
+impl<'de> Deserialize<'de> for super::PatchObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let PatchObject { key, bytes, blake3, schema } = PatchObject::deserialize(deserializer)?;
+        Ok(Self { object: super::ObjectRef { key, bytes, blake3 }, schema })
     }
 }
 
 #[derive(Deserialize)]
-pub(super) struct CommitRecord {
+struct CommitRecord {
     stream: StreamId,
     version: Version,
     #[serde(deserialize_with = "Option::deserialize")]
@@ -70,9 +66,10 @@ pub(super) struct CommitRecord {
     companions: Vec<super::NamedObject>,
 }
 
-impl From<CommitRecord> for super::CommitRecord {
-    fn from(wire: CommitRecord) -> Self {
-        Self {
+impl<'de> Deserialize<'de> for super::CommitRecord {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wire = CommitRecord::deserialize(deserializer)?;
+        Ok(Self {
             stream: wire.stream,
             version: wire.version,
             previous: wire.previous,
@@ -90,6 +87,6 @@ impl From<CommitRecord> for super::CommitRecord {
             delta: wire.delta,
             anchor: wire.anchor,
             companions: wire.companions,
-        }
+        })
     }
 }

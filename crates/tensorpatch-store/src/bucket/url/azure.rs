@@ -24,8 +24,8 @@ pub(super) fn open(
         .is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let allow_http = emulator || plain(AzureConfigKey::Endpoint);
     let store = builder
-        .with_client_options(policy.client_options(allow_http))
-        .with_retry(policy.retry_config())
+        .with_client_options(policy.timeouts.client_options(allow_http))
+        .with_retry(policy.retries.retry_config())
         .build();
     Ok((set_up(url, store, policy)?, prefix))
 }

@@ -17,7 +17,9 @@ pub(super) fn open(
 ) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
     let (bucket, prefix) = bucket_and_prefix(url, rest)?;
     let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
-    let store =
-        builder.with_client_options(policy.client_options(false)).with_retry(policy.retry_config()).build();
+    let store = builder
+        .with_client_options(policy.timeouts.client_options(false))
+        .with_retry(policy.retries.retry_config())
+        .build();
     Ok((set_up(url, store, policy)?, prefix))
 }

@@ -97,13 +97,15 @@ async fn upload(
         wanted.push((names::anchor(version, attempt, name)?, name.clone()));
     }
     let files =
-        buffered_all(wanted, stream.policy().parallel_uploads, |(key, name)| upload(key, name)).await?;
+        buffered_all(wanted, stream.policy().transfers.parallel_uploads, |(key, name)| upload(key, name))
+            .await?;
     let mut wanted = Vec::new();
     for name in copied.names.iter().filter(|name| !is_weights(name)) {
         wanted.push((names::companion(version, attempt, name)?, name.clone()));
     }
     let companions =
-        buffered_all(wanted, stream.policy().parallel_uploads, |(key, name)| upload(key, name)).await?;
+        buffered_all(wanted, stream.policy().transfers.parallel_uploads, |(key, name)| upload(key, name))
+            .await?;
     let key = names::patch(version, attempt, &format!("layout-{}", rank.index))?;
     let layout = stream.bucket().put_bytes(key, copied.layout.to_bytes().into()).await?;
     let key = names::patch(version, attempt, &format!("leaves-{}", rank.index))?;
@@ -141,9 +143,11 @@ pub(super) async fn version_of_files(
         whole.passing.extend([layout.clone(), leaves.clone()]);
     }
     let attempt = attempt.ok_or(ReceiptError::None)?;
-    buffered_all(whole.files.iter().chain(&whole.companions), stream.policy().parallel_requests, |named| {
-        stream.bucket().check_there(&named.object)
-    })
+    buffered_all(
+        whole.files.iter().chain(&whole.companions),
+        stream.policy().transfers.parallel_requests,
+        |named| stream.bucket().check_there(&named.object),
+    )
     .await?;
     let failed = |what: String| ReceiptError::Tensor(what);
     let index = whole.index(&schema);

@@ -1,0 +1,92 @@
+"""Waiting for the native half: as a call, as a future, or as a coroutine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from tensorpatch import _progress
+from tensorpatch._types import ProgressCallback
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from tensorpatch import _native
+
+    Done: TypeAlias = Callable[[Any, BaseException | None], None]
+    Start: TypeAlias = Callable[[Done], _native.Job]
+    Position: TypeAlias = Callable[[], tuple[str, int, int] | None]
+
+T = TypeVar("T")
+
+_TICK = 0.1
+"""Seconds between two looks at the progress."""
+
+
+def begin(start: Start, convert: Callable[[Any], T]) -> Future[T]:
+    """Starts a job, and returns the future of its converted result. Cancelling the future ends the job."""
+    from concurrent.futures import Future
+
+    future: Future[T] = Future()
+
+    def done(value: Any, error: BaseException | None) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            result = convert(value) if error is None else None
+        except BaseException as failure:
+            error = failure
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    job = start(done)
+    future.add_done_callback(lambda ended: job.cancel() if ended.cancelled() else None)
+    return future
+
+
+def wait(
+    start: Start,
+    convert: Callable[[Any], T],
+    *,
+    progress: ProgressCallback | bool | None = False,
+    position: Position | None = None,
+    timeout: float | None = None,
+) -> T:
+    """The result of a job. An interrupt, an error of ``progress`` and a ``TimeoutError`` end the job."""
+    import concurrent.futures
+    import time
+
+    listening = _progress.listener(progress) if position is not None else None
+    deadline = None if timeout is None else time.monotonic() + timeout
+    future = begin(start, convert)
+    told: tuple[str, int, int] | None = None
+    try:
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            tick = left if listening is None else _TICK if left is None else min(left, _TICK)
+            try:
+                return future.result(tick)
+            except concurrent.futures.TimeoutError:
+                if future.done():
+                    return future.result()
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError(f"not done after {timeout} seconds, and stopped") from None
+            if listening is not None and position is not None:
+                found = position()
+                if found is not None and found != told:
+                    told = found
+                    listening(*found)
+    except BaseException:
+        future.cancel()
+        raise
+    finally:
+        _progress.close(listening)
+
+
+async def wait_async(start: Start, convert: Callable[[Any], T]) -> T:
+    """The result of a job, without a thread that waits. Cancelling the task ends the job."""
+    import asyncio
+
+    return await asyncio.wrap_future(begin(start, convert))

@@ -1,0 +1,136 @@
+"""The native half. Use the package, not this module: it may change at any time."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Any, TypedDict, final
+
+__version__: str
+
+_Path = str | PathLike[str]
+_Done = Callable[[Any, BaseException | None], None]
+_Progress = Callable[[str, int, int], object] | None
+
+class _Access(TypedDict):
+    url: str
+    trust: Sequence[str]
+    storage: Mapping[str, str]
+    threads: int | None
+
+class _Publishing(TypedDict):
+    baseline: _Path | None
+    name: str | None
+    sign_key: _Path | None
+    profile: str
+    anchors: bool
+    anchor_every: int | None
+    create: bool
+    single_writer: bool
+    leaf_hash: str | None
+
+class _Following(TypedDict):
+    directory: _Path
+    mode: str
+    replace: bool
+    lease: str | None
+    poll: float | None
+
+class _Making(TypedDict):
+    profile: str
+    leaf_hash: str
+    threads: int | None
+
+class _Conversion(TypedDict):
+    to: str
+    base: _Path | None
+    base_digest: str | None
+    version: str | None
+    base_version: str | None
+    encoding: str | None
+    checksum: str | None
+    threads: int | None
+
+def run_command(arguments: Sequence[str]) -> int: ...
+def diff_paths(base: _Path | None, target: _Path, out: _Path, making: _Making, progress: _Progress) -> str: ...
+def diff_tensors(
+    base: _Path | list[tuple[str, Any]] | None,
+    tensors: Iterable[tuple[str, Any]],
+    out: _Path,
+    kept: bool,
+    making: _Making,
+    progress: _Progress,
+) -> str: ...
+def apply(
+    base: _Path | None, patch: _Path, out: _Path | None, threads: int | None, progress: _Progress
+) -> str: ...
+def inspect(patch: _Path) -> str: ...
+def digest_path(checkpoint: _Path, hash: str, threads: int | None) -> str: ...
+def digest_tensors(tensors: Iterable[tuple[str, Any]], hash: str, threads: int | None) -> str: ...
+def convert(source: _Path, dest: _Path, conversion: _Conversion) -> str: ...
+def open_publisher(access: _Access, publishing: _Publishing, done: _Done) -> Job: ...
+def open_replica(access: _Access, following: _Following, done: _Done) -> Job: ...
+
+@final
+class Raw:
+    """A tensor given by its bytes.
+
+    dtype is a name of safetensors, such as "BF16" or "F8_E4M3". bytes are read where they are; any other
+    buffer is copied.
+    """
+
+    def __new__(cls, dtype: str, shape: Sequence[int], buffer: Any) -> Raw: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+@final
+class Job:
+    def cancel(self) -> None: ...
+
+@final
+class Publisher:
+    @property
+    def baseline(self) -> Any: ...
+    @property
+    def stream(self) -> str: ...
+    def position(self) -> tuple[str, int, int] | None: ...
+    def publish(self, checkpoint: _Path, label: str | None, done: _Done) -> Job: ...
+    def feed(self, label: str | None, kept: bool, done: _Done) -> Job: ...
+    def catch_up(self, done: _Done) -> Job: ...
+    def latest(self, done: _Done) -> Job: ...
+
+@final
+class Feed:
+    def add(self, name: str, tensor: Any) -> None: ...
+    def add_changes(self, name: str, indices: Any, values: Any) -> None: ...
+    def add_companion(self, name: str, bytes: bytes) -> None: ...
+    def add_companion_file(self, path: _Path) -> None: ...
+    def abandon(self) -> None: ...
+    def finish(self, done: _Done) -> Job: ...
+
+@final
+class Replica:
+    @property
+    def stream(self) -> str: ...
+    def position(self) -> tuple[str, int, int] | None: ...
+    def latest(self, done: _Done) -> Job: ...
+    def held(self, done: _Done) -> Job: ...
+    def pull(self, number: int | None, done: _Done) -> Job: ...
+    def prepare(self, number: int | None, done: _Done) -> Job: ...
+    def activate(self, prepared: Prepared, done: _Done) -> Job: ...
+    def release(self, done: _Done) -> Job: ...
+    def follow(self) -> Versions: ...
+
+@final
+class Versions:
+    def next(self, done: _Done) -> Job: ...
+
+@final
+class Prepared:
+    @property
+    def version(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def needed(self) -> bool: ...
+    def close(self) -> None: ...

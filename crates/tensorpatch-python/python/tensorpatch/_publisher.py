@@ -1,0 +1,317 @@
+"""Publishing versions of a stream."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from tensorpatch import _native
+from tensorpatch._jobs import begin, wait, wait_async
+from tensorpatch._reports import Published, Version, made, made_or_none
+from tensorpatch._state import pairs_of, path_of
+from tensorpatch._types import Changes, Companions, ProgressCallback, StateLike, StrPath
+from tensorpatch.exceptions import UsageError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from tensorpatch._jobs import Start
+
+T = TypeVar("T")
+
+
+class Publisher:
+    """Publishes states as versions of the stream at ``url``.
+
+    The first version is a whole checkpoint, the others are patches. The publisher keeps a baseline, a
+    directory with the newest version, to make patches from.
+
+    It may be shared by threads: one call at a time does its work, and the others wait. A process that was
+    forked must open its own. Opening it creates the stream if there is none, and brings the baseline to the
+    tip; ``close``, or leaving a ``with`` block, waits for what is published in the background.
+
+    Args:
+        url: A path or ``file:///PATH``, ``s3://BUCKET/PREFIX``, ``gs://``, ``az://`` or ``hf://buckets/``,
+            with the credentials that each provider's own tools use.
+        baseline: The directory of the baseline; in the user's cache by default. It may be deleted at any
+            time, and is restored from the stream.
+        name: The publisher's name in the log.
+        sign_key: The file of a secret key, made by ``tensorpatch keygen``, to sign every record with.
+        trust: Public keys, of 64 hexadecimal digits. What is built on must be signed by one of these.
+        profile: ``compact`` for the smallest patches, ``direct`` for those that can be scattered without
+            reading the base.
+        anchors: Whether versions get anchors at all, whole checkpoints for newcomers.
+        anchor_every: An anchor after so many versions without one, instead of when it pays.
+        create: Whether a missing stream is created; otherwise it is a ``NotFoundError``.
+        single_writer: For a new stream, the promise that there is never another publisher, for stores that
+            could not tell.
+        leaf_hash: The leaf hash of a new stream, ``xxh3`` by default; an existing one must have it.
+        threads: Threads that encode and hash; one for each core by default.
+        storage: Settings of the transfer by name, such as ``{"parallel_uploads": "16"}``; see
+            ``tensorpatch publish --help``. Those of the environment are the default.
+        progress: Called with the phase, the bytes done and the bytes to do. None shows a bar of tqdm, if it
+            is installed, on a terminal or in a notebook; False shows nothing.
+
+    Raises:
+        ConflictError: The baseline belongs to another stream.
+        NotFoundError: There is no stream, and none is to be created.
+        StorageError: The store or a disk failed.
+        UntrustedError: A record is not signed by a trusted key.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        baseline: StrPath | None = None,
+        name: str | None = None,
+        sign_key: StrPath | None = None,
+        trust: Sequence[str] = (),
+        profile: Literal["compact", "direct"] = "compact",
+        anchors: bool = True,
+        anchor_every: int | None = None,
+        create: bool = True,
+        single_writer: bool = False,
+        leaf_hash: Literal["xxh3", "blake3"] | None = None,
+        threads: int | None = None,
+        storage: Mapping[str, str] | None = None,
+        progress: ProgressCallback | bool | None = None,
+    ) -> None:
+        self._url = os.fspath(url)
+        self._progress = progress
+        self._process = os.getpid()
+        self._background: Future[Published] | None = None
+        access: _native._Access = {
+            "url": self._url,
+            "trust": list(trust),
+            "storage": dict(storage or {}),
+            "threads": threads,
+        }
+        publishing: _native._Publishing = {
+            "baseline": baseline,
+            "name": name,
+            "sign_key": sign_key,
+            "profile": profile,
+            "anchors": anchors,
+            "anchor_every": anchor_every,
+            "create": create,
+            "single_writer": single_writer,
+            "leaf_hash": leaf_hash,
+        }
+        self._native: _native.Publisher | None = wait(
+            lambda done: _native.open_publisher(access, publishing, done), _as_it_is
+        )
+
+    @property
+    def url(self) -> str:
+        """Where the stream is."""
+        return self._url
+
+    @property
+    def stream(self) -> str:
+        """The id of the stream."""
+        return self._opened().stream
+
+    @property
+    def baseline(self) -> Path:
+        """The directory of the baseline."""
+        return Path(self._opened().baseline)
+
+    def publish(
+        self,
+        state: StateLike,
+        *,
+        label: str | None = None,
+        partial: bool = False,
+        companions: Companions | None = None,
+    ) -> Published:
+        """Publishes a state as the next version.
+
+        ``state`` is the path of a checkpoint, a mapping of names to tensors, or pairs of both, made one at a
+        time: each tensor is compared while it is alive, without a copy, so that this needs the memory of one.
+        With ``partial`` the tensors that are not given stay as in the version before; without it they are an
+        error.
+
+        ``label`` is a mark such as a training step: a state whose label and digest are those of the tip is
+        taken for published, so that a call may be repeated. ``companions`` are the files beside the weights;
+        without any, tensors keep those of the version before, and a checkpoint brings its own.
+
+        Raises:
+            LostRaceError, NotAtTipError: Another publisher was there first; then ``catch_up``.
+            OutcomeUnknownError: The store did not say; publishing the same again finds out.
+            UsageError: A tensor is missing, doubled, or none that a patch can hold.
+            StorageError: The store or a disk failed.
+        """
+        path = self._path(state, partial, companions)
+        if path is not None:
+            return self._wait(lambda done: self._opened().publish(path, label, done), _published)
+        feed = self._filled(state, label, partial, companions)
+        return self._wait(feed.finish, _published)
+
+    async def publish_async(
+        self,
+        state: StateLike,
+        *,
+        label: str | None = None,
+        partial: bool = False,
+        companions: Companions | None = None,
+    ) -> Published:
+        """As ``publish``. Tensors are compared in this thread, as in ``publish_in_background``; the upload
+        and the commit are awaited. Cancelling the task ends them."""
+        path = self._path(state, partial, companions)
+        if path is not None:
+            return await wait_async(lambda done: self._opened().publish(path, label, done), _published)
+        native = await wait_async(lambda done: self._opened().feed(label, partial, done), _as_feed)
+        return await wait_async(_fill(native, state, companions).finish, _published)
+
+    def publish_in_background(
+        self,
+        state: StateLike,
+        *,
+        label: str | None = None,
+        partial: bool = False,
+        companions: Companions | None = None,
+    ) -> Future[Published]:
+        """As ``publish``, but returns once the tensors are compared and may change again; the rest, writing
+        the patch, uploading and committing it, goes on in the background. A checkpoint on disk must stay as
+        it is until the future is done.
+
+        One version at a time is under way: the next call, of any kind, waits for it. Errors are in the
+        future. Cancelling it ends the work; the version is then published or not, as if the process had died.
+        """
+        path = self._path(state, partial, companions)
+        if path is not None:
+            return self._begin(lambda done: self._opened().publish(path, label, done))
+        return self._begin(self._filled(state, label, partial, companions).finish)
+
+    def publish_sparse(self, changes: Changes, *, label: str | None = None) -> Published:
+        """Publishes changes that were found elsewhere, such as on an accelerator, as the next version. What
+        they do not name stays as it is.
+
+        ``changes`` are names, indices and values: the flat indices of elements, strictly ascending, as 32 or
+        64-bit integers, and their new values in the same order, of the tensor's dtype. Of a dtype that packs
+        two elements in a byte, indices and values are whole bytes.
+
+        Raises as ``publish``; also ``UsageError`` if changes do not fit the version before.
+        """
+        return self._wait(self._changed(changes, label).finish, _published)
+
+    def publish_sparse_in_background(
+        self, changes: Changes, *, label: str | None = None
+    ) -> Future[Published]:
+        """As ``publish_sparse``, but returns once the changes are taken over, as ``publish_in_background``
+        does."""
+        return self._begin(self._changed(changes, label).finish)
+
+    def latest(self) -> Version | None:
+        """The newest version of the stream, whoever published it; None if there is none."""
+        return wait(lambda done: self._opened().latest(done), _version)
+
+    async def latest_async(self) -> Version | None:
+        """As ``latest``."""
+        return await wait_async(lambda done: self._opened().latest(done), _version)
+
+    def catch_up(self) -> None:
+        """Brings the baseline to the newest version, whoever published it, to publish on top of it."""
+        self._wait(lambda done: self._opened().catch_up(done), _nothing)
+
+    async def catch_up_async(self) -> None:
+        """As ``catch_up``."""
+        await wait_async(lambda done: self._opened().catch_up(done), _nothing)
+
+    def close(self) -> None:
+        """Waits for what is published in the background, whose future has its error, and ends. Closing twice
+        does nothing."""
+        background, self._background = self._background, None
+        if background is not None and self._process == os.getpid():
+            import concurrent.futures
+
+            concurrent.futures.wait([background])
+        self._native = None
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Publisher({self._url!r})"
+
+    def _opened(self) -> _native.Publisher:
+        if self._native is None:
+            raise UsageError("the publisher is closed", "refused")
+        if self._process != os.getpid():
+            raise UsageError("the publisher was opened before a fork: open one in this process", "refused")
+        return self._native
+
+    def _path(self, state: StateLike, partial: bool, companions: Companions | None) -> StrPath | None:
+        path = path_of(state)
+        if path is not None and (partial or companions is not None):
+            raise UsageError("a checkpoint on disk is whole, with its own files: give its tensors", "refused")
+        return path
+
+    def _filled(
+        self, state: StateLike, label: str | None, partial: bool, companions: Companions | None
+    ) -> _native.Feed:
+        feed = self._wait(lambda done: self._opened().feed(label, partial, done), _as_feed)
+        return _fill(feed, state, companions)
+
+    def _changed(self, changes: Changes, label: str | None) -> _native.Feed:
+        feed = self._wait(lambda done: self._opened().feed(label, True, done), _as_feed)
+        try:
+            for name, indices, values in changes:
+                feed.add_changes(name, indices, values)
+        except BaseException:
+            feed.abandon()
+            raise
+        return feed
+
+    def _wait(self, start: Start, convert: Callable[[object], T]) -> T:
+        native = self._opened()
+        return wait(start, convert, progress=self._progress, position=native.position)
+
+    def _begin(self, start: Start) -> Future[Published]:
+        self._background = begin(start, _published)
+        return self._background
+
+
+def _fill(feed: _native.Feed, state: StateLike, companions: Companions | None) -> _native.Feed:
+    try:
+        for name, tensor in pairs_of(state):
+            feed.add(name, tensor)
+        for name, contents in (companions or {}).items():
+            feed.add_companion(name, contents if isinstance(contents, bytes) else Path(contents).read_bytes())
+    except BaseException:
+        feed.abandon()
+        raise
+    return feed
+
+
+def _as_it_is(native: _native.Publisher) -> _native.Publisher:
+    return native
+
+
+def _as_feed(native: object) -> _native.Feed:
+    assert isinstance(native, _native.Feed)
+    return native
+
+
+def _published(text: object) -> Published:
+    return made(Published, str(text))
+
+
+def _version(text: object) -> Version | None:
+    return made_or_none(Version, str(text))
+
+
+def _nothing(_: object) -> None:
+    return None

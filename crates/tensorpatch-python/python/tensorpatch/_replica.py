@@ -1,0 +1,311 @@
+"""Following a stream."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from tensorpatch import _native
+from tensorpatch._jobs import begin, wait, wait_async
+from tensorpatch._reports import Pulled, Version, made, made_or_none
+from tensorpatch._types import ProgressCallback, StrPath
+from tensorpatch.exceptions import UsageError
+
+if TYPE_CHECKING:
+    import threading
+
+T = TypeVar("T")
+
+
+class Prepared:
+    """A version that is downloaded and verified, to be activated by its replica.
+
+    It keeps the replica's directory locked until it is activated or closed, at the latest by a ``with``
+    block or the garbage collector.
+    """
+
+    def __init__(self, native: _native.Prepared) -> None:
+        self._native = native
+
+    @property
+    def version(self) -> int:
+        """The number of the version."""
+        return self._native.version
+
+    @property
+    def digest(self) -> str:
+        """The digest of the state that activation brings."""
+        return self._native.digest
+
+    @property
+    def needed(self) -> bool:
+        """Whether activation changes anything."""
+        return self._native.needed
+
+    def close(self) -> None:
+        """Lets go of the directory, which stays as it is. Closing twice does nothing."""
+        self._native.close()
+
+    def __enter__(self) -> Prepared:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Prepared(version={self.version})"
+
+
+class Replica:
+    """A local checkpoint directory that follows the stream at ``url``.
+
+    The directory has an ordinary Hugging Face checkpoint and one hidden folder for what is known about it.
+    Several processes may share it: a lock makes one do the work, and the others find it done. A process that
+    was forked must open its own.
+
+    Args:
+        url: As for ``Publisher``. The stream must exist.
+        directory: The directory; it is created when the first version is pulled.
+        mode: ``in_place`` alters bytes in the files, guarded by a journal; ``beside`` writes complete new
+            files and renames them, so that the old version can be read until the switch.
+        replace: Whether weights in the directory that are no version of the stream may be replaced.
+        trust: Public keys, of 64 hexadecimal digits. Records that none of these has signed are refused.
+        lease: A name that no other replica has, under which collectors are told what this one holds.
+        threads: Threads that decode and hash; one for each core by default.
+        storage: Settings of the transfer by name; see ``tensorpatch pull --help``.
+        progress: As for ``Publisher``.
+
+    Raises:
+        NotFoundError: There is no stream.
+        StorageError: The store failed.
+        UntrustedError: The stream is not signed by a trusted key.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        directory: StrPath,
+        *,
+        mode: Literal["in_place", "beside"] = "in_place",
+        replace: bool = False,
+        trust: Sequence[str] = (),
+        lease: str | None = None,
+        threads: int | None = None,
+        storage: Mapping[str, str] | None = None,
+        progress: ProgressCallback | bool | None = None,
+    ) -> None:
+        self._url = os.fspath(url)
+        self._directory = Path(directory)
+        self._progress = progress
+        self._process = os.getpid()
+        self._access: _native._Access = {
+            "url": self._url,
+            "trust": list(trust),
+            "storage": dict(storage or {}),
+            "threads": threads,
+        }
+        self._following: _native._Following = {
+            "directory": self._directory,
+            "mode": mode,
+            "replace": replace,
+            "lease": lease,
+            "poll": None,
+        }
+        self._native: _native.Replica | None = wait(
+            lambda done: _native.open_replica(self._access, self._following, done), _as_it_is
+        )
+
+    @property
+    def url(self) -> str:
+        """Where the stream is."""
+        return self._url
+
+    @property
+    def stream(self) -> str:
+        """The id of the stream."""
+        return self._opened().stream
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the checkpoint."""
+        return self._directory
+
+    @property
+    def version(self) -> int | None:
+        """The version that the directory holds, once an interrupted step is finished; None if it holds none.
+        Waits while another call or process is at work on the directory."""
+        held = self._held()
+        return None if held is None else int(held["version"])
+
+    @property
+    def digest(self) -> str | None:
+        """The digest of the state that the directory holds, as ``version``."""
+        held = self._held()
+        return None if held is None else str(held["digest"])
+
+    def latest(self) -> Version | None:
+        """The newest version of the stream; None if there is none. The directory is not looked at."""
+        return wait(lambda done: self._opened().latest(done), _version)
+
+    async def latest_async(self) -> Version | None:
+        """As ``latest``."""
+        return await wait_async(lambda done: self._opened().latest(done), _version)
+
+    def pull(self, version: int | None = None, *, timeout: float | None = None) -> Pulled:
+        """Brings the directory to ``version``, ahead or back, or to the newest: ``prepare`` and ``activate``.
+
+        Raises:
+            NotFoundError: There is no such version, or none at all.
+            DamagedError: The stream is damaged, or there is no way to the version.
+            ConflictError: The directory belongs to another stream, or has weights of no version of it.
+            StorageError: The store or a disk failed.
+            TimeoutError: It was not done after ``timeout`` seconds. The next call goes on with what was
+                downloaded.
+        """
+        return self._wait(lambda done: self._opened().pull(version, done), _pulled, timeout)
+
+    async def pull_async(self, version: int | None = None) -> Pulled:
+        """As ``pull``. Cancelling the task ends it; the next call goes on with what was downloaded."""
+        return await wait_async(lambda done: self._opened().pull(version, done), _pulled)
+
+    def prepare(self, version: int | None = None, *, timeout: float | None = None) -> Prepared:
+        """Downloads and verifies ``version``, or the newest, while the directory stays as it is.
+
+        The directory is locked until the result is activated or closed. Raises as ``pull``.
+        """
+        return self._wait(lambda done: self._opened().prepare(version, done), Prepared, timeout)
+
+    async def prepare_async(self, version: int | None = None) -> Prepared:
+        """As ``prepare``."""
+        return await wait_async(lambda done: self._opened().prepare(version, done), Prepared)
+
+    def activate(self, prepared: Prepared) -> Pulled:
+        """Lets the directory become the prepared version. Short, and for the time in which an engine pauses:
+        it alters bytes or renames files, and fetches nothing.
+
+        Raises ``StorageError`` if the files cannot be altered. What was begun is then finished or undone by
+        the next call of any method.
+        """
+        return self._wait(lambda done: self._opened().activate(prepared._native, done), _pulled)
+
+    async def activate_async(self, prepared: Prepared) -> Pulled:
+        """As ``activate``."""
+        return await wait_async(lambda done: self._opened().activate(prepared._native, done), _pulled)
+
+    def follow(
+        self, *, poll: float | None = None, stop: threading.Event | None = None
+    ) -> Iterator[Pulled]:
+        """Pulls the newest version, and each one that is published from then on.
+
+        The first item is what is held at the start, pulled just now or before. The stream is asked every
+        ``poll`` seconds, one by default; failures of the store that may pass are waited out. It ends when
+        ``stop`` is set, within a tenth of a second, or with the first error that waiting does not mend.
+        """
+        import concurrent.futures
+
+        versions = self._opened_with(poll).follow()
+        while stop is None or not stop.is_set():
+            future = begin(versions.next, _pulled_or_none)
+            try:
+                while True:
+                    try:
+                        pulled = future.result(None if stop is None else 0.1)
+                        break
+                    except concurrent.futures.TimeoutError:
+                        if not future.done() and stop is not None and stop.is_set():
+                            return
+            finally:
+                future.cancel()
+            if pulled is None:
+                return
+            yield pulled
+
+    async def follow_async(self, *, poll: float | None = None) -> AsyncIterator[Pulled]:
+        """As ``follow``. Cancelling the task ends it; no version is lost."""
+        native = await self._opened_with_async(poll)
+        versions = native.follow()
+        while (pulled := await wait_async(versions.next, _pulled_or_none)) is not None:
+            yield pulled
+
+    def release(self) -> None:
+        """Gives up the lease, so that collectors no longer wait for this replica."""
+        wait(lambda done: self._opened().release(done), _nothing)
+
+    def close(self) -> None:
+        """Ends. The directory keeps what it holds. Closing twice does nothing."""
+        self._native = None
+
+    def __enter__(self) -> Replica:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Replica({self._url!r}, {os.fspath(self._directory)!r})"
+
+    def _opened(self) -> _native.Replica:
+        if self._native is None:
+            raise UsageError("the replica is closed", "refused")
+        if self._process != os.getpid():
+            raise UsageError("the replica was opened before a fork: open one in this process", "refused")
+        return self._native
+
+    def _opened_with(self, poll: float | None) -> _native.Replica:
+        opened = self._opened()
+        if poll is None:
+            return opened
+        following: _native._Following = {**self._following, "poll": poll}
+        return wait(lambda done: _native.open_replica(self._access, following, done), _as_it_is)
+
+    async def _opened_with_async(self, poll: float | None) -> _native.Replica:
+        opened = self._opened()
+        if poll is None:
+            return opened
+        following: _native._Following = {**self._following, "poll": poll}
+        return await wait_async(lambda done: _native.open_replica(self._access, following, done), _as_it_is)
+
+    def _held(self) -> dict[str, Any] | None:
+        import json
+
+        held: dict[str, Any] | None = json.loads(wait(lambda done: self._opened().held(done), str))
+        return held
+
+    def _wait(
+        self, start: Callable[[Any], _native.Job], convert: Callable[[Any], T], timeout: float | None = None
+    ) -> T:
+        native = self._opened()
+        return wait(start, convert, progress=self._progress, position=native.position, timeout=timeout)
+
+
+def _as_it_is(native: _native.Replica) -> _native.Replica:
+    return native
+
+
+def _pulled(text: str) -> Pulled:
+    return made(Pulled, text)
+
+
+def _pulled_or_none(text: str) -> Pulled | None:
+    return made_or_none(Pulled, text)
+
+
+def _version(text: str) -> Version | None:
+    return made_or_none(Version, text)
+
+
+def _nothing(_: object) -> None:
+    return None

@@ -1,0 +1,222 @@
+"""Results: frozen dataclasses, made from the JSON of the native half."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+_R = TypeVar("_R", bound="Report")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A result. ``to_dict`` gives plain values that JSON can hold."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, reports in them as dicts."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingUse(Report):
+    """How often a patch uses an encoding."""
+
+    encoding: str
+    chunks: int
+    bytes: int
+    """Bytes of its payloads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffReport(Report):
+    """A patch that was made."""
+
+    kind: str
+    """``delta``, ``empty`` if nothing changed, or ``full`` for a patch that needs no base."""
+    base: str | None
+    """The digest of the base; None for a full patch."""
+    target: str
+    patch_bytes: int
+    """Bytes of the patch file."""
+    changed_elements: int
+    total_elements: int
+    total_chunks: int
+    """Chunks of at most 1 MiB."""
+    encodings: tuple[EncodingUse, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyReport(Report):
+    """A patch that was applied, and verified."""
+
+    base: str | None
+    target: str
+    recovered: bool
+    """Whether this call only finished what an interrupted one had begun."""
+    changed_chunks: int | None
+    """Chunks of at most 1 MiB; None after a recovery."""
+    state_bytes: int
+    """Bytes of all tensors."""
+    same_files: bool
+    """Whether the files are the author's byte for byte; otherwise the tensors are, in the base's files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchInfo(Report):
+    """What is in a patch."""
+
+    format_version: str
+    kind: str
+    profile: str
+    leaf_hash: str
+    file_bytes: int
+    base: str | None
+    target: str
+    tensors: tuple[str, ...] | None
+    """Names of all tensors of the target, if the patch lists them; otherwise they are the base's."""
+    files: tuple[str, ...] | None
+    """Names of the target's files, if the patch lists them; otherwise they are the base's."""
+    encodings: tuple[EncodingUse, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertReport(Report):
+    """A conversion."""
+
+    source_format: str
+    source_version: str | None
+    source_base_version: str | None
+    verified: str
+    """How much of the target the source vouches for: ``state``, ``changed-tensors`` or ``nothing``."""
+    files: int
+    bytes: int
+    base: str | None
+    target: str
+    changed_tensors: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version(Report):
+    """A version of a stream, as its commit record has it."""
+
+    version: int
+    """The number, from 1."""
+    commit: str
+    """The digest of the commit record."""
+    kind: str
+    """``anchor``, ``delta``, or ``empty`` for a delta that changes nothing."""
+    digest: str
+    """The digest of the state, as ``tensorpatch.digest`` computes it."""
+    schema: str
+    layout: str
+    state_bytes: int
+    tensors: int
+    label: str | None
+    publisher: str
+    created: int
+    """Seconds since 1970, by the publisher's clock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorAdded(Report):
+    """An anchor that was added to a version."""
+
+    version: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published(Report):
+    """A version that was published."""
+
+    stream: str
+    version: int
+    commit: str
+    """The digest of the commit record."""
+    base: int | None
+    """The version that it is a patch to."""
+    kind: str
+    digest: str
+    """The digest of the state, as ``tensorpatch.digest`` computes it."""
+    schema: str
+    layout: str
+    state_bytes: int
+    tensors: int
+    bytes: int
+    """Bytes of its own objects that were uploaded."""
+    changed_elements: int | None
+    """None for an anchor."""
+    total_elements: int | None
+    resumed: bool
+    """Whether it was published already, by an attempt whose end was not seen."""
+    anchor: AnchorAdded | None = None
+    """The anchor that was due and was added."""
+    anchor_error: str | None = None
+    """Why the anchor that was due could not be added. The next version tries again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PulledEdge(Report):
+    """One step of a pull."""
+
+    version: int
+    anchor: bool
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled(Report):
+    """What a pull did."""
+
+    stream: str
+    previous: int | None
+    """The version that was held before."""
+    version: int
+    """The version that is held now."""
+    commit: str
+    digest: str
+    """The digest of the state, verified."""
+    schema: str
+    layout: str
+    state_bytes: int
+    tensors: int
+    edges: tuple[PulledEdge, ...]
+    plan_bytes: int
+    downloaded_bytes: int
+    """Bytes fetched, without what was there already."""
+
+
+# What the library calls otherwise than this package.
+_NAMES = {"state": "digest", "from": "previous", "to": "version"}
+_PARTS: dict[str, type[Report]] = {"encodings": EncodingUse, "edges": PulledEdge, "anchor": AnchorAdded}
+
+
+def made(report: type[_R], text: str) -> _R:
+    """The report that a JSON document of the native half describes. Fields that are new are left out."""
+    return _of(report, json.loads(text))
+
+
+def made_or_none(report: type[_R], text: str) -> _R | None:
+    """As ``made``, for a document that may be null."""
+    found = json.loads(text)
+    return None if found is None else _of(report, found)
+
+
+def _of(report: type[_R], found: Mapping[str, Any]) -> _R:
+    known = {field.name for field in dataclasses.fields(report)}
+    values: dict[str, Any] = {}
+    for key, value in found.items():
+        name = _NAMES.get(key, key)
+        if name not in known:
+            continue
+        part = _PARTS.get(name)
+        if isinstance(value, list):
+            value = tuple(_of(part, item) if part else item for item in value)
+        elif part and isinstance(value, dict):
+            value = _of(part, value)
+        values[name] = value
+    return report(**values)

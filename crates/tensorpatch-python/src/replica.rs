@@ -1,0 +1,201 @@
+//! Replicas, and versions that they have prepared.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use tensorpatch::store::{ApplyMode, Follow, Prepared as Ready, ReplicaOptions, Target, Version};
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::errors::Failure;
+use crate::job::{Job, Workers};
+use crate::options::Access;
+use crate::reports::{Held, Tip};
+use crate::watch::Position;
+
+/// What a replica is opened with, besides its stream.
+#[derive(Debug, FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Following {
+    directory: PathBuf,
+    mode: String,
+    replace: bool,
+    lease: Option<String>,
+    poll: Option<f64>,
+}
+
+/// Opens a replica; `done` is called with it.
+#[pyfunction]
+pub(crate) fn open_replica(access: Access, following: Following, done: Py<PyAny>) -> PyResult<Job> {
+    let workers = Workers::start()?;
+    let Following { directory, mode, replace, lease, poll } = following;
+    let mut options =
+        ReplicaOptions::default().with_apply(access.options()?).with_observer(workers.watch.observer());
+    options = match mode.as_str() {
+        "in_place" => options.with_mode(ApplyMode::InPlace),
+        "beside" => options.with_mode(ApplyMode::Beside),
+        other => {
+            let what = format!("mode={other:?}: it is \"in_place\" or \"beside\"");
+            return Err(Failure::refused(what).into());
+        }
+    };
+    if replace {
+        options = options.replacing();
+    }
+    if let Some(holder) = &lease {
+        options = options.with_lease(holder);
+    }
+    let mut policy = access.policy()?;
+    if let Some(seconds) = poll {
+        let poll = Duration::try_from_secs_f64(seconds);
+        policy.following.poll = poll.map_err(|error| Failure::refused(format!("poll={seconds}: {error}")))?;
+    }
+    let builder = tensorpatch::Replica::builder(&access.url, directory)
+        .policy(policy)
+        .options(options)
+        .trust_keys(access.trust_keys()?);
+    let owner = workers.clone();
+    let opened = async move { Ok(builder.open().await?) };
+    Ok(workers.submit(done, opened, |py, replica| {
+        Ok(Py::new(py, Replica { workers: owner, replica })?.into_any())
+    })?)
+}
+
+/// A replica that is open.
+#[pyclass(frozen, module = "tensorpatch._native")]
+#[derive(Debug)]
+pub(crate) struct Replica {
+    workers: Workers,
+    replica: tensorpatch::Replica,
+}
+
+fn version(number: u64) -> Result<Version, Failure> {
+    Version::new(number).ok_or_else(|| Failure::refused(format!("{number} is no version: they start at 1")))
+}
+
+#[pymethods]
+impl Replica {
+    /// The id of the stream.
+    #[getter]
+    fn stream(&self) -> String {
+        self.replica.stream().id().to_string()
+    }
+
+    /// The phase at work, the bytes done and the bytes to do.
+    fn position(&self) -> Option<Position> {
+        self.workers.watch.position()
+    }
+
+    fn latest(&self, done: Py<PyAny>) -> PyResult<Job> {
+        let replica = self.replica.clone();
+        let work = async move { Ok(replica.stream().tip().await?.as_ref().map(Tip::of)) };
+        Ok(self.workers.submit_json(done, work)?)
+    }
+
+    fn held(&self, done: Py<PyAny>) -> PyResult<Job> {
+        let replica = self.replica.clone();
+        Ok(self.workers.submit_json(done, async move { Ok(replica.held().await?.map(Held::of)) })?)
+    }
+
+    fn pull(&self, number: Option<u64>, done: Py<PyAny>) -> PyResult<Job> {
+        let (replica, wanted) = (self.replica.clone(), number.map(version).transpose()?);
+        let work = async move {
+            Ok(match wanted {
+                None => replica.pull().await?,
+                Some(version) => replica.pull_version(version).await?,
+            })
+        };
+        Ok(self.workers.submit_json(done, work)?)
+    }
+
+    /// Prepares a version; `done` is called with it.
+    fn prepare(&self, number: Option<u64>, done: Py<PyAny>) -> PyResult<Job> {
+        let (replica, wanted) = (self.replica.clone(), number.map(version).transpose()?);
+        let work = async move { Ok(replica.prepare(wanted.map_or(Target::Latest, Target::Version)).await?) };
+        Ok(self.workers.submit(done, work, |py, ready| Ok(Py::new(py, Prepared::of(ready))?.into_any()))?)
+    }
+
+    fn activate(&self, prepared: &Prepared, done: Py<PyAny>) -> PyResult<Job> {
+        let (replica, ready) = (self.replica.clone(), prepared.take()?);
+        Ok(self.workers.submit_json(done, async move { Ok(replica.activate(ready).await?) })?)
+    }
+
+    /// Gives up the lease.
+    fn release(&self, done: Py<PyAny>) -> PyResult<Job> {
+        let replica = self.replica.clone();
+        Ok(self.workers.submit_json(done, async move { Ok(replica.release().await?) })?)
+    }
+
+    fn follow(&self) -> Versions {
+        let versions = Arc::new(AsyncMutex::new(self.replica.follow()));
+        Versions { workers: self.workers.clone(), versions }
+    }
+}
+
+/// The versions that a replica comes to hold.
+#[pyclass(frozen, module = "tensorpatch._native")]
+#[derive(Debug)]
+pub(crate) struct Versions {
+    workers: Workers,
+    versions: Arc<AsyncMutex<Follow>>,
+}
+
+#[pymethods]
+impl Versions {
+    /// Waits for the next one. A call that is cancelled loses none.
+    fn next(&self, done: Py<PyAny>) -> PyResult<Job> {
+        let versions = Arc::clone(&self.versions);
+        let work = async move { Ok(versions.lock().await.next().await?) };
+        Ok(self.workers.submit_json(done, work)?)
+    }
+}
+
+/// A version that is downloaded and verified, and keeps the replica's directory locked.
+#[pyclass(frozen, module = "tensorpatch._native")]
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    version: u64,
+    digest: String,
+    needed: bool,
+    ready: Mutex<Option<Ready>>,
+}
+
+impl Prepared {
+    fn of(ready: Ready) -> Self {
+        Self {
+            version: ready.version().get(),
+            digest: ready.state().to_string(),
+            needed: ready.is_needed(),
+            ready: Mutex::new(Some(ready)),
+        }
+    }
+
+    fn take(&self) -> Result<Ready, Failure> {
+        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+        ready.ok_or_else(|| Failure::refused("this version was activated or closed before"))
+    }
+}
+
+#[pymethods]
+impl Prepared {
+    #[getter]
+    fn version(&self) -> u64 {
+        self.version
+    }
+
+    #[getter]
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    #[getter]
+    fn needed(&self) -> bool {
+        self.needed
+    }
+
+    /// Lets go of the directory without activating.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| drop(self.take()));
+    }
+}
