@@ -612,7 +612,7 @@ impl Publisher {
         Ok(Published::of(&commit, bytes, false))
     }
 
-    /// Brings the baseline to what was just committed (step P6).
+    /// Brings the baseline to what was just committed (step P7).
     fn advance(
         &self,
         directory: &ReplicaDir,

@@ -144,8 +144,8 @@ async fn a_follower_that_waits_asks_once_each_time() {
     let counted = Counted::with_versions(3).await;
     let stream = counted.stream().await;
     let poll = Duration::from_millis(20);
-    let policy =
-        Policy::default().with_poll(poll).with_recheck(Duration::from_secs(3600)).with_recheck_polls(10_000);
+    let mut policy = Policy::default();
+    policy.following.poll = poll;
     let replica =
         Replica::of(stream.with_policy(policy), counted.dir.path().join("r"), ReplicaOptions::default());
     let mut following = replica.follow();

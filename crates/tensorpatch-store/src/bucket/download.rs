@@ -380,7 +380,8 @@ mod tests {
             },
             _ => Fault::None,
         });
-        let policy = crate::Policy::default().with_part_bytes(10_000).with_bytes_in_flight(40_000);
+        let mut policy = crate::Policy::default();
+        (policy.transfers.part_bytes, policy.transfers.bytes_in_flight) = (10_000, 40_000);
         let bucket = Bucket::new(Arc::new(store), Path::default()).with_policy(policy);
         let (observer, count) = counted();
         bucket.download(&object(&bytes), &file, &observer).await.unwrap();
