@@ -85,6 +85,10 @@ pub(crate) fn write_journal(
             write_block(&mut backwards, back).map_err(back_failed)
         },
     )?;
+    if walked.base == walked.target {
+        // Nothing is altered, and a patch that says so lists no schema. There is no journal then.
+        return Ok(walked);
+    }
     let ends = Ends {
         base_state: walked.base,
         target_state: walked.target,

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::Arc;
 
 use tensorpatch_checkpoint::is_companion_name;
 use tensorpatch_delta::safetensors::View;

@@ -74,11 +74,9 @@ impl Staging {
     /// weights are `companions`.
     fn steps(&self, edges: &[Edge], companions: &[NamedObject]) -> Result<Vec<Step>, StoreError> {
         let step = |edge: &Edge| {
-            let companions = match edge.target.version == self.target.record.version {
-                true => self.target.record.companions.clone(),
-                false => companions.to_vec(),
-            };
-            let to = InstalledVersion { id: edge.target, companions };
+            let is_last = edge.target.version == self.target.record.version;
+            let companions = if is_last { self.target.record.companions.as_slice() } else { companions };
+            let to = InstalledVersion { id: edge.target, companions: companions.to_vec() };
             Ok(Step { patch: self.patch_of(edge)?, to })
         };
         edges.iter().map(step).collect()
