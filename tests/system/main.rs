@@ -7,11 +7,14 @@
     reason = "a test fails by panicking, and says what it left out"
 )]
 
+mod addresses;
 mod bad_input;
 mod convert;
 mod crash;
 mod demo;
+mod file_systems;
 mod hub;
+mod logs;
 mod memory;
 mod patches;
 mod room;
@@ -19,3 +22,4 @@ mod streams;
 mod support;
 mod trace;
 mod upkeep;
+mod verdicts;

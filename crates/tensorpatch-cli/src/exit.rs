@@ -8,7 +8,7 @@ use tensorpatch::checkpoint::CheckpointError;
 use tensorpatch::delta::{ApplyError, DiffError};
 use tensorpatch::format::{self, ErrorClass, ErrorKind};
 use tensorpatch::formats::FormatsError;
-use tensorpatch::store::{PlanError, StoreError};
+use tensorpatch::store::{Cause, PlanError, StoreError};
 
 use crate::output::OutputClosed;
 
@@ -149,7 +149,12 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Code {
 fn message(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     let mut last = text.clone();
+    let mut said = error.chain().next().is_some_and(says_all);
     for cause in error.chain().skip(1) {
+        if said {
+            break;
+        }
+        said = says_all(cause);
         let cause = cause.to_string();
         if !last.contains(&cause) {
             let _ = write!(text, ": {cause}");
@@ -157,6 +162,31 @@ fn message(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// Puts `what` did not happen before an error, unless it did and is only not known to outlive a power cut.
+pub(crate) fn not_done(error: anyhow::Error, what: impl FnOnce() -> String) -> anyhow::Error {
+    let is_done = error.chain().any(|cause| {
+        let checkpoint = match (cause.downcast_ref(), cause.downcast_ref(), cause.downcast_ref()) {
+            (Some(ApplyError::Checkpoint(error)), ..) => Some(error),
+            (_, Some(DiffError::Checkpoint(error)), _) => Some(&**error),
+            (.., error) => error,
+        };
+        matches!(checkpoint, Some(CheckpointError::NotDurable { .. }))
+    });
+    if is_done { error } else { error.context(what()) }
+}
+
+/// Whether the message of an error has what those behind it say: behind a failed request are whole pages.
+fn says_all(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(
+            StoreError::Object { .. }
+                | StoreError::OutcomeUnknown { .. }
+                | StoreError::NoConditionalCreate(_)
+        )
+    )
 }
 
 struct Verdict {
@@ -177,8 +207,17 @@ impl Verdict {
     }
 }
 
-/// The first error of the chain that is known decides.
+/// The first error of the chain that is known decides; where it has no advice, the operating system's may.
 fn judge(error: &anyhow::Error) -> Verdict {
+    let mut verdict = judge_known(error);
+    if verdict.advice.is_none() {
+        let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+        verdict.advice = io.and_then(|io| Cause::of_io(io).advice()).map(str::to_owned);
+    }
+    verdict
+}
+
+fn judge_known(error: &anyhow::Error) -> Verdict {
     for cause in error.chain() {
         if cause.is::<OutputClosed>() {
             return Verdict::new(Code::OutputClosed);
@@ -246,6 +285,9 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
     match error {
         CheckpointError::Pending { .. } => {
             verdict.advise("apply it again with --in-place: that finishes what was interrupted first")
+        }
+        CheckpointError::NotDurable { .. } => {
+            verdict.advise("check the file system; once sync(1) succeeds, the file is safe")
         }
         CheckpointError::MissingShard { .. } => verdict.advise("download the checkpoint again, all of it"),
         // The messages of the others say what to do.
@@ -315,12 +357,35 @@ fn store(error: &StoreError) -> Verdict {
         | StoreError::Damaged { .. }
         | StoreError::Record { .. }
         | StoreError::PatchDiffers { .. }
-        | StoreError::Plan(PlanError::NoPath { .. }) => {
-            verdict.advise("the stream is damaged: restore what is missing or altered, or publish again from the start")
+        | StoreError::Plan(PlanError::NoPath { .. }) => verdict.advise(
+            "the stream is damaged, and what is held stays as it was: tensorpatch anchor URL, where the newest version \
+             was published, mends the way to it; or copy what is missing or altered from a mirror",
+        ),
+        StoreError::Collected { .. } => {
+            verdict.advise("tensorpatch log URL lists the versions; gc --pin keeps one for longer")
         }
+        StoreError::HistoryRewritten(_) => verdict.advise(
+            "if the stream was restored or rolled back on purpose: for a publisher, delete that directory, its baseline; \
+             for a replica, delete the folder .tensorpatch in it and pull with --replace",
+        ),
         StoreError::LeafHash { .. } => {
             verdict.advise("leave --leaf-hash out, or publish to a new stream")
         }
+        StoreError::WeakLeafHash { .. } => verdict.advise(
+            "publish to a new stream with --sign-key, which then has the leaf hash blake3; or read this one without a key",
+        ),
+        StoreError::WrongStream { .. } => verdict.advise("check the URL and --stream"),
+        StoreError::HiddenTip { .. } => verdict.advise(
+            "find out who hides or has deleted the newer versions, and restore them: going on would fork the stream",
+        ),
+        StoreError::SignedTip { .. } => {
+            verdict.advise("remove the file, and name the newest version that you know of with --expect-tip")
+        }
+        StoreError::RetiredKey { .. } => verdict.advise("sign with the key that it was handed over to"),
+        StoreError::Handover(_) => verdict.advise(
+            "ask the owner of the stream for its newest public key, and trust that alone (--trust-key)",
+        ),
+        StoreError::NeedsKey { .. } => verdict.advise("name the public key of the publisher with --trust-key"),
         StoreError::NoCache(_) => verdict.advise("name a directory with --baseline or --work"),
         StoreError::Untrusted { .. } => verdict.advise(
             "the record is forged, or signed with a key that is not named: see --trust-key and --sign-key",
@@ -331,16 +396,19 @@ fn store(error: &StoreError) -> Verdict {
         StoreError::Receipts(_) => {
             verdict.advise("nothing is published: collect the receipts of all ranks")
         }
-        StoreError::OutcomeUnknown { .. } => {
+        StoreError::OutcomeUnknown { .. } if error.is_transient() => {
             verdict.advise("run the same command again: it finds out and goes on")
         }
-        error => match error.kind() {
-            ErrorKind::Denied => verdict.advise(
-                "check the credentials: they may have expired, or may not list, read (and, to publish, write) below the URL",
-            ),
-            ErrorKind::Transient => verdict.advise("try again"),
-            // The messages of the others say what to do.
-            _ => verdict,
+        StoreError::StreamRecordLost { .. } => verdict.advise(
+            "restore stream.json, from a mirror or a backup: the versions are as they were, and nothing was created",
+        ),
+        StoreError::Unsigned { .. } => {
+            verdict.advise("give --sign-key with the key that the stream is signed with")
+        }
+        // The messages of the others say what to do.
+        error => match error.cause().and_then(Cause::advice) {
+            Some(advice) => verdict.advise(advice),
+            None => verdict,
         },
     }
 }

@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod exit;
+mod log;
 mod output;
 mod patch_file;
 mod progress;
@@ -62,13 +63,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// Warnings of the lower layers go to standard error; `TENSORPATCH_LOG=debug` shows more.
+/// Warnings of the lower layers go to standard error, each once; `TENSORPATCH_LOG=info` tells what is done, and
+/// `debug` every request.
 fn trace(quiet: bool) {
     let filter = EnvFilter::builder()
         .with_default_directive(if quiet { LevelFilter::ERROR } else { LevelFilter::WARN }.into())
         .with_env_var("TENSORPATCH_LOG")
         .from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(log::Once::default())
+        .with_target(false)
+        .init();
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! A new checkpoint from an old one and a patch.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Companion, Form};
 use tensorpatch_format::{CHUNK_BYTES, Layout};
 
 use crate::chain::BoundChain;
@@ -28,8 +28,8 @@ pub fn apply_to<'p>(
     let (chain, state) = (patches.into(), State::of(base)?);
     let bound = bind(chain, Some(&state), options)?;
     let (layout, same_layout) = chain.layout_over(base.layout());
-    let companions = if form == Form::Directory { base.companions() } else { &[] };
-    write(Some(&state), &bound, layout, (dest, form, companions), options, progress)
+    let companions = if form == Form::Directory { base.companions(&[])?.carried } else { Vec::new() };
+    write(Some(&state), &bound, layout, (dest, form, &companions), options, progress)
         .map(|report| ApplyReport { same_layout, ..report })
 }
 
@@ -55,7 +55,7 @@ fn write(
     base: Option<&State<'_>>,
     chain: &BoundChain<'_>,
     layout: &Layout,
-    (dest, form, companions): (&Path, Form, &[PathBuf]),
+    (dest, form, companions): (&Path, Form, &[Companion]),
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
@@ -74,7 +74,7 @@ fn write(
         },
         |()| Ok(()),
     )?;
-    companions.iter().try_for_each(|path| writer.copy_companion(path))?;
+    companions.iter().try_for_each(|companion| writer.copy_companion(companion))?;
     writer.commit()?;
     Ok(ApplyReport {
         base: walked.base,

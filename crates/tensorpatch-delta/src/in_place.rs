@@ -10,7 +10,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError, CheckpointPatcher, MappedFile, Obstacle};
+use tensorpatch_checkpoint::{
+    Checkpoint, CheckpointError, CheckpointPatcher, MappedFile, Obstacle, sync_open_dir,
+};
 use tensorpatch_format::{Layout, StateDigest, TensorIndex};
 
 use crate::chain::BoundChain;
@@ -393,7 +395,7 @@ fn publish(partial: &Path, journal: &Path, options: &Options) -> Result<(), Appl
     if !options.syncs() {
         return Ok(());
     }
-    parent.sync_all().map_err(|error| {
+    sync_open_dir(&parent).map_err(|error| {
         // The caller is told that nothing was prepared, so nothing may be found later.
         let _ = fs::remove_file(journal);
         failed(error)
@@ -401,7 +403,7 @@ fn publish(partial: &Path, journal: &Path, options: &Options) -> Result<(), Appl
 }
 
 fn remove_journal(journal: &Path, options: &Options) -> Result<(), ApplyError> {
-    let sync = |parent: File| if options.syncs() { parent.sync_all() } else { Ok(()) };
+    let sync = |parent: File| if options.syncs() { sync_open_dir(&parent) } else { Ok(()) };
     open_parent(journal)
         .and_then(|parent| fs::remove_file(journal).and_then(|()| sync(parent)))
         .map_err(|source| journal_error(journal, source))

@@ -33,6 +33,7 @@
 
 mod apply;
 mod chain;
+mod changed;
 mod changes;
 mod continuation;
 mod diff;
@@ -64,6 +65,7 @@ pub use chain::Chain;
 // Its types are in the interfaces of this crate.
 pub use safetensors;
 
+pub use changed::{ChangedTensor, ChangedTensors};
 pub use changes::{ChangesError, TensorChanges};
 pub use diff::{Diff, DiffTensors, diff, diff_tensors, full, full_tensors};
 pub use digest::{StateHasher, digest};

@@ -254,7 +254,11 @@ impl<'a> Patch<'a> {
         TaggedStateDigest { leaf_hash: self.leaf_hash(), digest }
     }
 
-    pub(crate) fn check_base(&self, found: StateDigest) -> Result<(), ApplyError> {
+    /// Refuses a base with another digest than the patch's.
+    ///
+    /// # Errors
+    /// [`ApplyError::WrongBase`] if `found` is not [`Patch::base_digest`].
+    pub fn check_base(&self, found: StateDigest) -> Result<(), ApplyError> {
         let expected = self.base_digest();
         if found == expected {
             return Ok(());

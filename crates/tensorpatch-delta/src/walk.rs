@@ -7,6 +7,7 @@ use tensorpatch_format::{CHUNK_BYTES, ChunkAddress, ErrorClass, LeafDigest, Stat
 use crate::chain::BoundChain;
 use crate::continuation::Continuation;
 use crate::parallel::ordered;
+use crate::patch::BoundPatch;
 use crate::spans::{Spans, chunk_len};
 use crate::{ApplyError, Chain, LeafTable, Options, Patch, Progress, State};
 
@@ -157,6 +158,15 @@ pub(crate) fn bind<'p>(
     options: &Options,
 ) -> Result<BoundChain<'p>, ApplyError> {
     chain.bind(base.map(State::schema)).map_err(|error| blame(base, chain.first(), options, error))
+}
+
+/// Binds a single patch, as [`bind`] does a chain.
+pub(crate) fn bind_patch<'p>(
+    patch: &'p Patch<'p>,
+    base: Option<&State<'p>>,
+    options: &Options,
+) -> Result<BoundPatch<'p>, ApplyError> {
+    patch.bind(base.map(State::schema)).map_err(|error| blame(base, patch, options, error))
 }
 
 /// The error that says what really was wrong: the base, if it is not the patch's.

@@ -1,5 +1,6 @@
-//! The bytes of tensors that Python objects own, borrowed without a copy: DLPack capsules, addresses of the
-//! array interface, and `bytes`. The only unsafe code of the package is here.
+//! Tensors across the border without a copy. In: the bytes that Python objects own, as DLPack capsules,
+//! addresses of the array interface, and `bytes`. Out: arrays of this package as DLPack capsules. The only
+//! unsafe code of the package is here.
 //!
 //! What a producer says is believed as far as it cannot be checked: that the memory it points to is there
 //! for as long as the object that is kept beside it. Another thread that writes to a tensor while it is read
@@ -9,8 +10,10 @@
 
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use pyo3::exceptions::PyBufferError;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCapsule};
 
@@ -20,6 +23,8 @@ const VERSIONED: &CStr = c"dltensor_versioned";
 const MAJOR: u32 = 1;
 /// A flag of the versioned form: elements of less than a byte take a whole one each.
 const PADDED: u64 = 1 << 2;
+/// A flag of the versioned form: the memory is not to be written to.
+const READ_ONLY: u64 = 1;
 /// More dims than any framework has.
 const MOST_DIMS: usize = 64;
 
@@ -53,7 +58,7 @@ struct DlTensor {
 struct Managed {
     tensor: DlTensor,
     context: *mut c_void,
-    deleter: *mut c_void,
+    deleter: Option<unsafe extern "C" fn(*mut Managed)>,
 }
 
 #[repr(C)]
@@ -61,7 +66,7 @@ struct ManagedVersioned {
     major: u32,
     minor: u32,
     context: *mut c_void,
-    deleter: *mut c_void,
+    deleter: Option<unsafe extern "C" fn(*mut ManagedVersioned)>,
     flags: u64,
     tensor: DlTensor,
 }
@@ -163,5 +168,125 @@ impl Borrowed {
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: the owner keeps the memory, see the constructors; `len` is at most isize::MAX.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+/// What an exported array consists of.
+#[derive(Debug)]
+pub(crate) enum Owned {
+    Bytes(Vec<u8>),
+    /// Aligned for words.
+    Words(Vec<u64>),
+}
+
+impl Owned {
+    /// Its bytes, in the order of this machine.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            // SAFETY: every byte of an initialised integer is one, and these are as many as the words have.
+            Self::Words(words) => unsafe {
+                std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words.as_slice()))
+            },
+        }
+    }
+}
+
+/// What a capsule of this package keeps alive.
+struct Kept {
+    _data: Arc<Owned>,
+    shape: Vec<i64>,
+}
+
+/// A capsule of an array of this package, for a consumer of either form. The consumer, or the capsule if
+/// nobody takes the array from it, lets go of the memory.
+pub(crate) fn export<'py>(
+    py: Python<'py>,
+    data: Arc<Owned>,
+    dtype: ElementType,
+    shape: &[i64],
+    versioned: bool,
+) -> PyResult<Bound<'py, PyCapsule>> {
+    let start = data.bytes().as_ptr().cast_mut().cast();
+    let kept = Box::new(Kept { _data: data, shape: shape.to_vec() });
+    let tensor = DlTensor {
+        data: start,
+        device: Device { kind: 1, index: 0 },
+        ndim: i32::try_from(shape.len()).map_err(|_| PyBufferError::new_err("too many dims"))?,
+        dtype,
+        // The vector does not move when its box does.
+        shape: kept.shape.as_ptr(),
+        strides: std::ptr::null(),
+        byte_offset: 0,
+    };
+    let context = Box::into_raw(kept).cast();
+    if versioned {
+        let managed = ManagedVersioned {
+            major: MAJOR,
+            minor: 0,
+            context,
+            deleter: Some(delete_versioned),
+            flags: READ_ONLY,
+            tensor,
+        };
+        capsule(py, Box::into_raw(Box::new(managed)).cast(), VERSIONED, drop_versioned)
+    } else {
+        let managed = Managed { tensor, context, deleter: Some(delete) };
+        capsule(py, Box::into_raw(Box::new(managed)).cast(), PLAIN, drop_plain)
+    }
+}
+
+fn capsule<'py>(
+    py: Python<'py>,
+    managed: *mut c_void,
+    name: &'static CStr,
+    destructor: unsafe extern "C" fn(*mut ffi::PyObject),
+) -> PyResult<Bound<'py, PyCapsule>> {
+    // SAFETY: the pointer is a leaked box of the structure that the name says, and the destructor frees it.
+    let object = unsafe {
+        Bound::from_owned_ptr_or_err(py, ffi::PyCapsule_New(managed, name.as_ptr(), Some(destructor)))?
+    };
+    Ok(object.cast_into::<PyCapsule>()?)
+}
+
+/// # Safety
+/// `managed` is that of a capsule of this module, and this is the only call for it.
+unsafe extern "C" fn delete(managed: *mut Managed) {
+    // SAFETY: both were leaked from boxes by [`export`].
+    unsafe {
+        let managed = Box::from_raw(managed);
+        drop(Box::from_raw(managed.context.cast::<Kept>()));
+    }
+}
+
+/// # Safety
+/// As [`delete`].
+unsafe extern "C" fn delete_versioned(managed: *mut ManagedVersioned) {
+    // SAFETY: as in [`delete`].
+    unsafe {
+        let managed = Box::from_raw(managed);
+        drop(Box::from_raw(managed.context.cast::<Kept>()));
+    }
+}
+
+/// # Safety
+/// The interpreter calls it with a capsule of this module.
+unsafe extern "C" fn drop_plain(capsule: *mut ffi::PyObject) {
+    // SAFETY: a consumer gives the capsule another name when it takes the array; then the pointer is its own.
+    unsafe {
+        if ffi::PyCapsule_IsValid(capsule, PLAIN.as_ptr()) == 1 {
+            delete(ffi::PyCapsule_GetPointer(capsule, PLAIN.as_ptr()).cast());
+        }
+    }
+}
+
+/// # Safety
+/// As [`drop_plain`].
+unsafe extern "C" fn drop_versioned(capsule: *mut ffi::PyObject) {
+    // SAFETY: as in [`drop_plain`].
+    unsafe {
+        if ffi::PyCapsule_IsValid(capsule, VERSIONED.as_ptr()) == 1 {
+            delete_versioned(ffi::PyCapsule_GetPointer(capsule, VERSIONED.as_ptr()).cast());
+        }
     }
 }

@@ -9,7 +9,7 @@ use tensorpatch::delta::{
     AppliedInPlace, Apply, DiffReport, LeafTable, Options, Patch, Progress, Snapshot, State, StateHasher,
     open_settled,
 };
-use tensorpatch::format::{Kind, StateDigest};
+use tensorpatch::format::{Kind, Schema, StateDigest};
 use tensorpatch::{Diff, LeafHash, MemoryState, Others, TaggedStateDigest, TensorDiff};
 
 use crate::errors::Failure;
@@ -147,7 +147,9 @@ pub(crate) fn apply(
         // Why a base cannot be opened is for the application to say.
         let limits = tensorpatch::Limits::default();
         let opened = base.as_ref().and_then(|base| open_settled(base, &limits).ok());
-        watch.start("apply", opened.map_or(0, |base| base.schema().state_bytes()));
+        let schema = patch.listed_schema().or(opened.as_ref().map(|base| base.schema()));
+        watch.start("apply", schema.map_or(0, Schema::state_bytes));
+        drop(opened);
         let (report, recovered) = match (&base, &out) {
             (Some(base), Some(out)) => (Some(apply.to(base, out)?), None),
             (None, Some(out)) => (Some(apply.unpack(out)?), None),

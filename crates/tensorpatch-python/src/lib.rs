@@ -11,6 +11,7 @@ mod files;
 mod interrupt;
 mod job;
 mod options;
+mod patches;
 mod publisher;
 mod replica;
 mod reports;
@@ -32,6 +33,8 @@ mod _native {
     use crate::files::{apply, diff_paths, diff_tensors, digest_path, digest_tensors, inspect};
     #[pymodule_export]
     use crate::job::Job;
+    #[pymodule_export]
+    use crate::patches::{Array, Patches, patches_of_file, patches_of_prepared};
     #[pymodule_export]
     use crate::publisher::{Feed, Publisher, open_publisher};
     #[pymodule_export]

@@ -1,16 +1,21 @@
 //! Publishers, and versions that are fed with tensors.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
+use tensorpatch::StoreError;
 use tensorpatch::delta::Others;
-use tensorpatch::store::{AnchorPolicy, PublishOptions, TensorFeed};
+use tensorpatch::store::ranks::{self, RankFeed, RankPublisher};
+use tensorpatch::store::{
+    AnchorPolicy, Nonce, ObjectDigest, PublishOptions, Rank, Receipt, Stream, TensorFeed, cache_dir,
+};
+use tokio::sync::OnceCell;
 
 use crate::errors::Failure;
 use crate::job::{Job, Workers};
 use crate::options::{Access, leaf_hash, profile, sign_key};
-use crate::reports::Tip;
+use crate::reports::{latest, versions};
 use crate::tensor::Tensor;
 use crate::watch::Position;
 
@@ -52,17 +57,10 @@ impl Publishing {
 #[pyfunction]
 pub(crate) fn open_publisher(access: Access, publishing: Publishing, done: Py<PyAny>) -> PyResult<Job> {
     let workers = Workers::start()?;
-    let policy = access.policy()?;
     let options = publishing.options(&access, &workers)?;
-    let mut builder = tensorpatch::Publisher::builder(&access.url)
-        .policy(policy)
-        .options(options)
-        .trust_keys(access.trust_keys()?);
+    let mut builder = Stream::builder(&access.url).policy(access.policy()?).trust_keys(access.trust_keys()?);
     if let Some(path) = &publishing.sign_key {
         builder = builder.sign_key(sign_key(path)?);
-    }
-    if let Some(baseline) = publishing.baseline {
-        builder = builder.baseline(baseline);
     }
     if let Some(hash) = &publishing.leaf_hash {
         builder = builder.leaf_hash(leaf_hash(hash)?);
@@ -70,22 +68,64 @@ pub(crate) fn open_publisher(access: Access, publishing: Publishing, done: Py<Py
     if publishing.single_writer {
         builder = builder.single_writer();
     }
-    if !publishing.create {
-        builder = builder.existing();
-    }
     let owner = workers.clone();
-    let opened = async move { Ok(builder.open().await?) };
-    Ok(workers.submit(done, opened, |py, publisher| {
-        Ok(Py::new(py, Publisher { workers: owner, publisher })?.into_any())
+    let opened = async move {
+        let stream = if publishing.create { builder.open_or_create().await? } else { builder.open().await? };
+        let baseline = match publishing.baseline {
+            Some(baseline) => baseline,
+            None => cache_dir("baselines", stream.id())?,
+        };
+        Ok((stream, baseline))
+    };
+    Ok(workers.submit(done, opened, |py, (stream, baseline)| {
+        let lazy = Lazy { stream, baseline, options, publisher: OnceCell::new() };
+        Ok(Py::new(py, Publisher { workers: owner, lazy: Arc::new(lazy) })?.into_any())
     })?)
+}
+
+/// A stream, and its publisher once there is something to publish that needs a baseline: ranks have each a
+/// share of it, and none has the whole.
+#[derive(Debug)]
+struct Lazy {
+    stream: Stream,
+    baseline: PathBuf,
+    options: PublishOptions,
+    publisher: OnceCell<tensorpatch::Publisher>,
+}
+
+impl Lazy {
+    async fn publisher(&self) -> Result<&tensorpatch::Publisher, StoreError> {
+        let (stream, baseline, options) = (&self.stream, &self.baseline, &self.options);
+        let open = || tensorpatch::Publisher::on(stream.clone(), baseline, options.clone());
+        self.publisher.get_or_try_init(open).await
+    }
+
+    /// Where ranks keep what they need, beside the baseline.
+    fn ranks(&self) -> PathBuf {
+        let mut name = self.baseline.file_name().unwrap_or_default().to_owned();
+        name.push("-ranks");
+        self.baseline.with_file_name(name)
+    }
+
+    fn rank(&self, rank: Rank) -> RankPublisher {
+        let dir = self.ranks().join(format!("{}-of-{}", rank.index, rank.count));
+        RankPublisher::new(self.stream.clone(), rank, dir, self.options.clone())
+    }
+
+    /// The nonce of an attempt that all ranks call by the same name.
+    fn attempt(&self, name: &str) -> Result<Nonce, Failure> {
+        let digest = ObjectDigest::of(format!("{}:{name}", self.stream.id()).as_bytes()).to_string();
+        let nonce = digest.get(..32).and_then(|text| text.parse().ok());
+        nonce.ok_or_else(|| Failure::refused("no nonce can be made of the attempt"))
+    }
 }
 
 /// A publisher that is open.
 #[pyclass(frozen, module = "tensorpatch._native")]
 #[derive(Debug)]
 pub(crate) struct Publisher {
-    pub(crate) workers: Workers,
-    pub(crate) publisher: tensorpatch::Publisher,
+    workers: Workers,
+    lazy: Arc<Lazy>,
 }
 
 #[pymethods]
@@ -93,13 +133,13 @@ impl Publisher {
     /// The directory of the baseline.
     #[getter]
     fn baseline(&self) -> PathBuf {
-        self.publisher.baseline().to_owned()
+        self.lazy.baseline.clone()
     }
 
     /// The id of the stream.
     #[getter]
     fn stream(&self) -> String {
-        self.publisher.stream().id().to_string()
+        self.lazy.stream.id().to_string()
     }
 
     /// The phase at work, the bytes done and the bytes to do.
@@ -108,49 +148,113 @@ impl Publisher {
     }
 
     fn publish(&self, checkpoint: PathBuf, label: Option<String>, done: Py<PyAny>) -> PyResult<Job> {
-        let publisher = self.publisher.clone();
-        let work = async move { Ok(publisher.publish_labelled(checkpoint, label.as_deref()).await?) };
+        let lazy = Arc::clone(&self.lazy);
+        let work =
+            async move { Ok(lazy.publisher().await?.publish_labelled(checkpoint, label.as_deref()).await?) };
         Ok(self.workers.submit_json(done, work)?)
     }
 
     /// Begins a version; `done` is called with its feed.
     fn feed(&self, label: Option<String>, kept: bool, done: Py<PyAny>) -> PyResult<Job> {
-        let (publisher, workers) = (self.publisher.clone(), self.workers.clone());
-        let others = if kept { Others::Kept } else { Others::Refused };
-        let work = async move { Ok(publisher.feed(label.as_deref()).await?.with_others(others)) };
-        Ok(self.workers.submit(done, work, |py, feed| {
-            Ok(Py::new(py, Feed { workers, feed: Mutex::new(Some(feed)) })?.into_any())
-        })?)
+        let (lazy, workers) = (Arc::clone(&self.lazy), self.workers.clone());
+        let others = others(kept);
+        let work = async move {
+            let feed = lazy.publisher().await?.feed(label.as_deref()).await?;
+            Ok(Sink::Version(Box::new(feed.with_others(others))))
+        };
+        Ok(self.workers.submit(done, work, |py, sink| Feed::begin(py, workers, sink))?)
+    }
+
+    /// Begins a rank's share of a version; `done` is called with its feed, which ends in a receipt.
+    fn feed_rank(&self, share: Share, done: Py<PyAny>) -> PyResult<Job> {
+        let (lazy, workers) = (Arc::clone(&self.lazy), self.workers.clone());
+        let Share { rank, world_size, whole, kept, attempt } = share;
+        if rank >= world_size {
+            return Err(Failure::refused(format!("rank={rank} of world_size={world_size}")).into());
+        }
+        let (rank, others) = (Rank { index: rank, count: world_size }, others(kept));
+        let attempt = lazy.attempt(&attempt)?;
+        let work = async move {
+            let publisher = lazy.rank(rank);
+            let feed = if whole { publisher.feed_whole().await? } else { publisher.feed().await? };
+            Ok(Sink::Rank(Box::new(feed), attempt, others))
+        };
+        Ok(self.workers.submit(done, work, |py, sink| Feed::begin(py, workers, sink))?)
+    }
+
+    /// Commits what ranks have uploaded, by their receipts.
+    fn commit(&self, receipts: Vec<String>, label: Option<String>, done: Py<PyAny>) -> PyResult<Job> {
+        let lazy = Arc::clone(&self.lazy);
+        let parse = |(index, text): (usize, &String)| {
+            serde_json::from_str(text)
+                .map_err(|error| Failure::refused(format!("receipts[{index}] is no receipt: {error}")))
+        };
+        let receipts: Vec<Receipt> = receipts.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+        let work = async move {
+            let (work, label) = (lazy.ranks().join("committer"), label.as_deref());
+            Ok(ranks::commit(&lazy.stream, &receipts, label, &work, &lazy.options).await?)
+        };
+        Ok(self.workers.submit_json(done, work)?)
     }
 
     fn catch_up(&self, done: Py<PyAny>) -> PyResult<Job> {
-        let publisher = self.publisher.clone();
-        Ok(self.workers.submit_json(done, async move { Ok(publisher.catch_up().await?) })?)
+        let lazy = Arc::clone(&self.lazy);
+        Ok(self.workers.submit_json(done, async move { Ok(lazy.publisher().await?.catch_up().await?) })?)
     }
 
     fn latest(&self, done: Py<PyAny>) -> PyResult<Job> {
-        let publisher = self.publisher.clone();
-        let work = async move { Ok(publisher.stream().tip().await?.as_ref().map(Tip::of)) };
-        Ok(self.workers.submit_json(done, work)?)
+        let lazy = Arc::clone(&self.lazy);
+        Ok(self.workers.submit_json(done, async move { Ok(latest(&lazy.stream).await?) })?)
+    }
+
+    fn versions(&self, done: Py<PyAny>) -> PyResult<Job> {
+        let lazy = Arc::clone(&self.lazy);
+        Ok(self.workers.submit_json(done, async move { Ok(versions(&lazy.stream).await?) })?)
     }
 }
 
-/// The next version, fed with tensors one at a time.
+fn others(kept: bool) -> Others {
+    if kept { Others::Kept } else { Others::Refused }
+}
+
+/// A rank's share of a version.
+#[derive(Debug, FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Share {
+    rank: u32,
+    world_size: u32,
+    whole: bool,
+    kept: bool,
+    attempt: String,
+}
+
+/// Where tensors go.
+#[derive(Debug)]
+enum Sink {
+    Version(Box<TensorFeed>),
+    Rank(Box<RankFeed>, Nonce, Others),
+}
+
+/// The next version, or a rank's share of it, fed with tensors one at a time.
 #[pyclass(frozen, module = "tensorpatch._native")]
 #[derive(Debug)]
 pub(crate) struct Feed {
     workers: Workers,
-    feed: Mutex<Option<TensorFeed>>,
+    sink: Mutex<Option<Sink>>,
 }
 
 impl Feed {
-    fn with(&self, work: impl FnOnce(&mut TensorFeed) -> Result<(), Failure>) -> Result<(), Failure> {
-        let mut feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
-        work(feed.as_mut().ok_or_else(ended)?)
+    fn begin(py: Python<'_>, workers: Workers, sink: Sink) -> PyResult<Py<PyAny>> {
+        Ok(Py::new(py, Self { workers, sink: Mutex::new(Some(sink)) })?.into_any())
     }
 
-    fn take(&self) -> Option<TensorFeed> {
-        self.feed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn with(&self, work: impl FnOnce(&mut Sink) -> Result<(), Failure>) -> Result<(), Failure> {
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        work(sink.as_mut().ok_or_else(ended)?)
+    }
+
+    fn take(&self) -> Option<Sink> {
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -163,7 +267,16 @@ impl Feed {
     fn add(&self, py: Python<'_>, name: &str, tensor: &Bound<'_, PyAny>) -> PyResult<()> {
         py.check_signals()?;
         let tensor = Tensor::of(name, tensor)?;
-        Ok(py.detach(|| self.with(|feed| Ok(feed.add(name, &&tensor)?)))?)
+        let added = py.detach(|| {
+            self.with(|sink| {
+                match sink {
+                    Sink::Version(feed) => feed.add(name, &&tensor)?,
+                    Sink::Rank(feed, ..) => feed.add(name, &&tensor)?,
+                }
+                Ok(())
+            })
+        });
+        Ok(added?)
     }
 
     fn add_changes(
@@ -175,15 +288,39 @@ impl Feed {
     ) -> PyResult<()> {
         py.check_signals()?;
         let (positions, values) = (Tensor::of(name, indices)?.positions()?, Tensor::of(name, values)?);
-        Ok(py.detach(|| self.with(|feed| Ok(feed.add_changed_values(name, &positions, &&values)?)))?)
+        let added = py.detach(|| {
+            self.with(|sink| {
+                match sink {
+                    Sink::Version(feed) => feed.add_changed_values(name, &positions, &&values)?,
+                    Sink::Rank(feed, ..) => feed.add_changed_values(name, &positions, &&values)?,
+                }
+                Ok(())
+            })
+        });
+        Ok(added?)
     }
 
     fn add_companion(&self, py: Python<'_>, name: &str, bytes: &[u8]) -> PyResult<()> {
-        Ok(py.detach(|| self.with(|feed| Ok(feed.add_companion(name, bytes)?)))?)
+        let added = py.detach(|| {
+            self.with(|sink| match sink {
+                Sink::Version(feed) => Ok(feed.add_companion(name, bytes)?),
+                Sink::Rank(..) => Err(Failure::refused("a rank's companions are files: give their paths")),
+            })
+        });
+        Ok(added?)
     }
 
     fn add_companion_file(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        Ok(py.detach(|| self.with(|feed| Ok(feed.add_companion_file(path)?)))?)
+        let added = py.detach(|| {
+            self.with(|sink| {
+                match sink {
+                    Sink::Version(feed) => feed.add_companion_file(path)?,
+                    Sink::Rank(feed, ..) => feed.add_companion_file(path),
+                }
+                Ok(())
+            })
+        });
+        Ok(added?)
     }
 
     /// Gives the version up.
@@ -192,7 +329,11 @@ impl Feed {
     }
 
     fn finish(&self, done: Py<PyAny>) -> PyResult<Job> {
-        let feed = self.take().ok_or_else(ended)?;
-        Ok(self.workers.submit_json(done, async move { Ok(feed.finish().await?) })?)
+        Ok(match self.take().ok_or_else(ended)? {
+            Sink::Version(feed) => self.workers.submit_json(done, async move { Ok(feed.finish().await?) })?,
+            Sink::Rank(feed, attempt, others) => {
+                self.workers.submit_json(done, async move { Ok(feed.finish(attempt, others).await?) })?
+            }
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! Replicas, and versions that they have prepared.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -11,7 +11,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use crate::errors::Failure;
 use crate::job::{Job, Workers};
 use crate::options::Access;
-use crate::reports::{Held, Tip};
+use crate::reports::{Held, latest, versions};
 use crate::watch::Position;
 
 /// What a replica is opened with, besides its stream.
@@ -89,8 +89,12 @@ impl Replica {
 
     fn latest(&self, done: Py<PyAny>) -> PyResult<Job> {
         let replica = self.replica.clone();
-        let work = async move { Ok(replica.stream().tip().await?.as_ref().map(Tip::of)) };
-        Ok(self.workers.submit_json(done, work)?)
+        Ok(self.workers.submit_json(done, async move { Ok(latest(replica.stream()).await?) })?)
+    }
+
+    fn versions(&self, done: Py<PyAny>) -> PyResult<Job> {
+        let replica = self.replica.clone();
+        Ok(self.workers.submit_json(done, async move { Ok(versions(replica.stream()).await?) })?)
     }
 
     fn held(&self, done: Py<PyAny>) -> PyResult<Job> {
@@ -158,7 +162,11 @@ pub(crate) struct Prepared {
     version: u64,
     digest: String,
     needed: bool,
-    ready: Mutex<Option<Ready>>,
+    base_version: Option<u64>,
+    plan_bytes: u64,
+    downloaded_bytes: u64,
+    /// Shared with the thread that finds out what it changes.
+    pub(crate) ready: Arc<Mutex<Option<Ready>>>,
 }
 
 impl Prepared {
@@ -167,13 +175,23 @@ impl Prepared {
             version: ready.version().get(),
             digest: ready.state().to_string(),
             needed: ready.is_needed(),
-            ready: Mutex::new(Some(ready)),
+            base_version: ready.report().from.map(Version::get),
+            plan_bytes: ready.report().plan_bytes,
+            downloaded_bytes: ready.report().downloaded_bytes,
+            ready: Arc::new(Mutex::new(Some(ready))),
         }
     }
 
     fn take(&self) -> Result<Ready, Failure> {
-        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
-        ready.ok_or_else(|| Failure::refused("this version was activated or closed before"))
+        let mut ready = match self.ready.try_lock() {
+            Ok(ready) => ready,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                let what = "its patches are still being read: take them all, or close them, before";
+                return Err(Failure::refused(what));
+            }
+        };
+        ready.take().ok_or_else(|| Failure::refused("this version was activated or closed before"))
     }
 }
 
@@ -192,6 +210,21 @@ impl Prepared {
     #[getter]
     fn needed(&self) -> bool {
         self.needed
+    }
+
+    #[getter]
+    fn base_version(&self) -> Option<u64> {
+        self.base_version
+    }
+
+    #[getter]
+    fn plan_bytes(&self) -> u64 {
+        self.plan_bytes
+    }
+
+    #[getter]
+    fn downloaded_bytes(&self) -> u64 {
+        self.downloaded_bytes
     }
 
     /// Lets go of the directory without activating.

@@ -1,7 +1,8 @@
 //! Results that the library has no serializable form of.
 
 use serde::Serialize;
-use tensorpatch::store::{Commit, VersionContents, VersionId, VersionKind};
+use tensorpatch::StoreError;
+use tensorpatch::store::{Commit, LogEntry, Stream, VersionContents, VersionId, VersionKind};
 
 /// A version as its commit record has it.
 #[derive(Debug, Serialize)]
@@ -17,7 +18,7 @@ pub(crate) struct Tip {
 }
 
 impl Tip {
-    pub(crate) fn of(commit: &Commit) -> Self {
+    fn of(commit: &Commit) -> Self {
         let record = &commit.record;
         Self {
             version: record.version.get(),
@@ -29,6 +30,30 @@ impl Tip {
             created: record.created,
         }
     }
+}
+
+impl From<LogEntry> for Tip {
+    fn from(entry: LogEntry) -> Self {
+        Self {
+            version: entry.version.get(),
+            commit: entry.commit.to_string(),
+            kind: entry.kind,
+            contents: entry.contents,
+            label: entry.label,
+            publisher: entry.publisher,
+            created: entry.created,
+        }
+    }
+}
+
+/// The newest version of a stream.
+pub(crate) async fn latest(stream: &Stream) -> Result<Option<Tip>, StoreError> {
+    Ok(stream.tip().await?.as_ref().map(Tip::of))
+}
+
+/// All versions of a stream that it still has.
+pub(crate) async fn versions(stream: &Stream) -> Result<Vec<Tip>, StoreError> {
+    Ok(stream.log().await?.into_iter().map(Tip::from).collect())
 }
 
 /// The version that a directory holds.

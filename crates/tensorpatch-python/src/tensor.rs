@@ -230,6 +230,34 @@ fn dtype_of(element: ElementType) -> Option<Dtype> {
     })
 }
 
+/// The DLPack type of a dtype by name, if DLPack has it.
+pub(crate) fn element_type(dtype: &DtypeName) -> Option<ElementType> {
+    let (code, bits, lanes) = match dtype.as_str() {
+        "I8" => (0, 8, 1),
+        "I16" => (0, 16, 1),
+        "I32" => (0, 32, 1),
+        "I64" => (0, 64, 1),
+        "U8" => (1, 8, 1),
+        "U16" => (1, 16, 1),
+        "U32" => (1, 32, 1),
+        "U64" => (1, 64, 1),
+        "F16" => (2, 16, 1),
+        "F32" => (2, 32, 1),
+        "F64" => (2, 64, 1),
+        "BF16" => (4, 16, 1),
+        "C64" => (5, 64, 1),
+        "BOOL" => (6, 8, 1),
+        "F8_E4M3" => (10, 8, 1),
+        "F8_E4M3FNUZ" => (11, 8, 1),
+        "F8_E5M2" => (12, 8, 1),
+        "F8_E5M2FNUZ" => (13, 8, 1),
+        "F8_E8M0" => (14, 8, 1),
+        "F4" => (17, 4, 2),
+        _ => return None,
+    };
+    Some(ElementType { code, bits, lanes })
+}
+
 /// An array by its `__array_interface__`, which NumPy has in every version, for every type.
 fn of_array(object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
     let interface = object.getattr("__array_interface__")?;
@@ -269,7 +297,8 @@ fn of_array(object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
         "<c8" => Dtype::C64,
         // NumPy has no names for these; ml_dtypes has.
         code => {
-            let name: String = object.getattr("dtype")?.getattr("name")?.extract()?;
+            let name = object.getattr("dtype").and_then(|dtype| dtype.getattr("name"));
+            let name = name.and_then(|name| name.extract()).unwrap_or_else(|_| "unknown".to_owned());
             match name.as_str() {
                 "bfloat16" => Dtype::BF16,
                 "float8_e4m3fn" => Dtype::F8_E4M3,

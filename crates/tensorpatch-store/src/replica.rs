@@ -8,16 +8,20 @@ pub(crate) mod follow;
 pub(crate) mod install;
 mod merge;
 pub(crate) mod options;
+mod places;
 mod prepare;
 mod repair;
 mod retry_plan;
 pub(crate) mod update;
+pub(crate) mod verify;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tensorpatch_delta as delta;
-use tensorpatch_format::TaggedStateDigest;
+use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_delta::{self as delta, ChangedTensor, ChangedTensors, Patch, State};
+use tensorpatch_format::{TaggedStateDigest, TensorIndex};
 use tensorpatch_stream::lease::Lease;
 use tensorpatch_stream::{Commit, Edge, ObjectDigest, StreamId, Version, VersionContents, VersionId};
 
@@ -28,10 +32,11 @@ use crate::stream::Stream;
 use builder::ReplicaBuilder;
 use directory::{Condition, InstalledVersion, LocalState, ReplicaDir, first_entry};
 use install::Found;
-use options::{ReplicaOptions, Target};
+use options::{ReplicaOptions, Target, Verify};
 use prepare::{Staging, Work};
 use retry_plan::PlanAttempts;
 use update::{Ready, Step, Update};
+use verify::{Depth, find_weights_fault, with_companions_as_found};
 
 /// A directory with an ordinary checkpoint that is brought from version to version, verified.
 ///
@@ -55,15 +60,21 @@ pub struct Pulled {
     pub to: Version,
     /// The digest of its commit record.
     pub commit: ObjectDigest,
-    /// What it is, verified.
+    /// What it is.
     #[serde(flatten)]
     pub contents: VersionContents,
+    /// Whether the weights were hashed by this pull. If not, the state file says that they are the version.
+    pub verified: bool,
     /// The edges taken.
     pub edges: Vec<PulledEdge>,
     /// Bytes of the objects of the plan.
     pub plan_bytes: u64,
     /// Bytes fetched, companions and repairs included, without what was there already.
     pub downloaded_bytes: u64,
+    /// What was not as it was published before, and is again: names of files beside the weights, and what was
+    /// wrong with the weights.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub restored: Vec<String>,
 }
 
 /// One edge that a pull took.
@@ -93,6 +104,7 @@ pub struct Prepared {
     target: Commit,
     work: Work,
     report: Pulled,
+    options: delta::Options,
 }
 
 impl Prepared {
@@ -104,6 +116,57 @@ impl Prepared {
     /// The state that activation will bring.
     pub fn state(&self) -> TaggedStateDigest {
         self.target.record.contents.state
+    }
+
+    /// What activation will report.
+    pub fn report(&self) -> &Pulled {
+        &self.report
+    }
+
+    /// Hands over what activation will change in the tensors of the version held, one tensor at a time and in
+    /// the order of their names, for engines that scatter it into weights which they hold in memory. Several
+    /// patches are taken together. If nothing is held, every tensor is handed over whole.
+    ///
+    /// It reads local files only, blocks, and ends early when `visit` breaks it off. `wanted` leaves tensors
+    /// out by name.
+    ///
+    /// # Errors
+    /// If a local file cannot be read, or is not what it was when the version was prepared.
+    pub fn visit_changed(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        mut visit: impl FnMut(ChangedTensor) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let limits = &self.options.limits;
+        let open = |path: &Path| Checkpoint::open(path, limits).map_err(StoreError::from);
+        let base = self.held.as_ref().map(|_| open(self.directory.path())).transpose()?;
+        let base_state = base.as_ref().map(State::of).transpose()?;
+        let (staged, patches);
+        let changed = match &self.work {
+            Work::Nothing => return Ok(()),
+            // Only files beside the weights.
+            Work::Switch(_) if self.report.edges.is_empty() => return Ok(()),
+            Work::Switch(_) => {
+                staged = open(&self.directory.staging())?;
+                ChangedTensors::between(base_state, State::of(&staged)?, &self.options)
+            }
+            Work::InPlace { steps, .. } => {
+                let opened = steps.iter().map(|step| Patch::open_within(&step.patch, limits));
+                patches = opened.collect::<Result<Vec<_>, _>>()?;
+                ChangedTensors::by_patches(base_state, &patches, &self.options)?
+            }
+        };
+        for (spec, index) in changed.schema().tensors().iter().zip((0..).map(TensorIndex)) {
+            if !wanted(&spec.name) {
+                continue;
+            }
+            if let Some(tensor) = changed.tensor(index)?
+                && visit(tensor).is_break()
+            {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Whether there is anything to activate.
@@ -261,7 +324,7 @@ impl Replica {
         target: Target,
         attempts: &mut PlanAttempts,
     ) -> Result<Prepared, StoreError> {
-        let local = self.local(directory).await?;
+        let (local, restored) = self.checked(directory, self.local(directory).await?).await?;
         // The last is the version that was held by the state file: the stream must still have it.
         let (held, old_companions, known) = match local {
             None => {
@@ -275,7 +338,8 @@ impl Replica {
             }
             Some(LocalState { condition: Condition::Damaged { was }, .. }) => {
                 let (checked, known) = (directory.clone(), was.id);
-                let was = blocking(move || install::with_whole_companions(&checked, was)).await?;
+                let found = move || with_companions_as_found(&checked, was, Depth::Contents);
+                let (was, _) = blocking(found).await?;
                 let (held, fetched) = self.repair(directory, &was).await?;
                 attempts.fetched(fetched);
                 (held, was.companions, Some(known))
@@ -299,11 +363,24 @@ impl Replica {
             Some(back) => back,
             None => self.stream.plan_to(held_id, &target, attempts.excluded(), attempts.is_first()).await?,
         };
+        let shown = held_id.map_or("nothing".to_owned(), |held| format!("version {}", held.version));
+        tracing::info!(
+            "{} holds {shown}, the target is version {number}: a plan of {} edges with {} bytes",
+            self.dir.display(),
+            plan.edges.len(),
+            plan.bytes()
+        );
         let (bytes, limit) = (plan.bytes(), self.stream.policy().plans.max_plan_bytes);
         if bytes > limit {
             return Err(StoreError::PlanBytes { version: number, bytes, limit });
         }
         attempts.take(&history, &plan);
+        let mut verified = !plan.edges.is_empty() || self.options.verify == Verify::Always;
+        let trusts = self.options.verify == Verify::WhereTrusted && self.stream.trusts_keys();
+        if let Some(held) = held.as_ref().filter(|_| !verified && trusts) {
+            self.verify_held(directory, held).await?;
+            verified = true;
+        }
         attempts.fetched(self.download(directory, &plan, &target, &old_companions).await?);
         let report = Pulled {
             stream: self.stream.id(),
@@ -311,9 +388,11 @@ impl Replica {
             to: number,
             commit: target.digest,
             contents: target.record.contents,
+            verified,
             edges: plan.edges.iter().map(PulledEdge::of).collect(),
             plan_bytes: plan.bytes(),
             downloaded_bytes: attempts.fetched_bytes(),
+            restored,
         };
         let staging = Staging {
             directory: directory.clone(),
@@ -329,7 +408,47 @@ impl Replica {
             observer: self.options.observer.clone(),
         };
         let work = blocking(move || staging.run()).await?;
-        Ok(Prepared { directory: directory.clone(), held, target, work, report })
+        let options = self.options.apply.clone();
+        Ok(Prepared { directory: directory.clone(), held, target, work, report, options })
+    }
+
+    /// Looks whether the files are still there as the state file says, all of them read if that was asked
+    /// for; and what is not. Damage of the weights is written into the state file.
+    async fn checked(
+        &self,
+        directory: &ReplicaDir,
+        local: Option<LocalState>,
+    ) -> Result<(Option<LocalState>, Vec<String>), StoreError> {
+        let Some(LocalState { stream, condition: Condition::Held(held) }) = local else {
+            return Ok((local, Vec::new()));
+        };
+        let depth = match self.options.verify {
+            Verify::Always => Depth::Contents,
+            Verify::WhereTrusted | Verify::Never => Depth::Sizes,
+        };
+        let (directory, options) = (directory.clone(), self.options.apply.clone());
+        blocking(move || {
+            let fault = find_weights_fault(&directory, &held, depth, &options)?;
+            let (found, mut altered) = with_companions_as_found(&directory, held.clone(), depth)?;
+            for name in &altered {
+                tracing::warn!("{name} is not as it was published, and is restored");
+            }
+            let condition = match fault {
+                None => Condition::Held(found),
+                Some(fault) => {
+                    tracing::warn!(
+                        "the weights are not as they were published, and are restored: {}",
+                        fault.what
+                    );
+                    altered.push(fault.what);
+                    let condition = Condition::Damaged { was: held };
+                    directory.save(&LocalState { stream, condition: condition.clone() })?;
+                    condition
+                }
+            };
+            Ok((Some(LocalState { stream, condition }), altered))
+        })
+        .await
     }
 
     /// Finds out which version the weights in a directory without a state file are.
@@ -369,6 +488,18 @@ impl Replica {
         Ok(Some(held))
     }
 
+    /// Checks that the weights are those of the version that the state file says; if not, it says so from
+    /// then on.
+    async fn verify_held(&self, directory: &ReplicaDir, held: &InstalledVersion) -> Result<(), StoreError> {
+        let (directory, options) = (directory.clone(), self.options.apply.clone());
+        let (stream, held) = (self.stream.id(), held.clone());
+        blocking(move || {
+            let found = install::is_version(directory.path(), &held, &options);
+            found.map_err(|error| update::damage_noted(&directory, stream, &held, error))
+        })
+        .await
+    }
+
     async fn examine(&self, directory: &ReplicaDir) -> Result<Option<Found>, StoreError> {
         let (directory, options) = (directory.clone(), self.options.apply.clone());
         let hash = self.stream.record().leaf_hash;
@@ -396,11 +527,12 @@ impl Replica {
     /// Checks that the stream still has the version that is held.
     async fn check_held(&self, number: Version, held: ObjectDigest) -> Result<(), StoreError> {
         let what = match self.stream.commit(number).await? {
-            None => "is held, and is there no longer",
-            Some(commit) if commit.digest != held => "is not the one that is held",
+            None => "is there no longer",
+            Some(commit) if commit.digest != held => "is another one now",
             Some(_) => return Ok(()),
         };
-        Err(StoreError::HistoryRewritten(format!("version {number} {what}")))
+        let dir = self.dir.display();
+        Err(StoreError::HistoryRewritten(format!("version {number}, which {dir} holds, {what}")))
     }
 
     /// Lets the directory become the prepared version. Short: it alters bytes or renames files, and fetches
@@ -414,7 +546,7 @@ impl Replica {
     /// locked until then; of very many patches in place the rest are not begun, and the directory
     /// holds a version on the way.
     pub async fn activate(&self, prepared: Prepared) -> Result<Pulled, StoreError> {
-        let Prepared { directory, held, target, work, report } = prepared;
+        let Prepared { directory, held, target, work, report, .. } = prepared;
         let stream = self.stream.id();
         match work {
             Work::Nothing => {}
@@ -442,7 +574,9 @@ impl Replica {
         let Some(holder) = &self.options.lease else { return };
         let lease = Lease::new(holder, version, target, self.stream.policy().leases.lease_lifetime);
         if let Err(error) = self.stream.lease(&lease_id(holder), &lease).await {
-            tracing::warn!(%error, "the lease could not be written");
+            tracing::warn!(
+                "the lease could not be written, so that gc may remove what this replica needs: {error}"
+            );
         }
     }
 

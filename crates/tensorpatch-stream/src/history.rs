@@ -1,7 +1,7 @@
 //! The versions of a stream and the edges between them, checked against one another (spec/stream.md sections
 //! 4 and 10).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use tensorpatch_format::ErrorKind;
@@ -270,6 +270,28 @@ impl History {
     /// All edges to all versions.
     pub fn edges(&self) -> &[Edge] {
         &self.edges
+    }
+
+    /// The versions that can be reached from nothing with no object of `missing`.
+    pub fn reachable(&self, missing: &BTreeSet<ObjectRef>) -> BTreeSet<Version> {
+        let mut reached = BTreeSet::new();
+        let mut onward: BTreeMap<Version, Vec<Version>> = BTreeMap::new();
+        let mut queue = Vec::new();
+        for edge in &self.edges {
+            if edge.objects().iter().any(|object| missing.contains(*object)) {
+                continue;
+            }
+            match edge.base() {
+                None => queue.push(edge.target.version),
+                Some(base) => onward.entry(base.version).or_default().push(edge.target.version),
+            }
+        }
+        while let Some(version) = queue.pop() {
+            if reached.insert(version) {
+                queue.extend(onward.remove(&version).unwrap_or_default());
+            }
+        }
+        reached
     }
 
     /// The edges that start from nothing.

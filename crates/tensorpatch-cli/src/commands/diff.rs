@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use tensorpatch::delta::{Diff, Progress};
 use tensorpatch::format::TaggedStateDigest;
 
 use crate::arguments::{LeafHashChoice, ProfileChoice};
+use crate::exit;
 use crate::output::{Report, bytes, count, fields, percent, rate, ratio, seconds};
 use crate::patch_file::{self, DASH};
 use crate::session::Session;
@@ -104,7 +105,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let advance = |bytes| bar.advance(bytes);
     let diff = diff.with_progress(Progress::new(&advance));
     let report = patch_file::write(&diff, &arguments.output)
-        .with_context(|| format!("{}: not written", arguments.output.display()))?;
+        .map_err(|error| exit::not_done(error, || format!("{}: not written", arguments.output.display())))?;
     drop(bar);
 
     let digest = |digest| TaggedStateDigest { leaf_hash, digest }.to_string();

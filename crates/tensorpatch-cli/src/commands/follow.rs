@@ -48,6 +48,8 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
 
 async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
     let stream = arguments.source.open().await?;
+    let (url, dir) = (&arguments.source.url, arguments.dir.display());
+    session.output.note(&format!("following {url} ({}) into {dir}", stream.id()))?;
     let replica = Replica::of(stream, &arguments.dir, arguments.how.options(session));
     let following = async {
         let mut versions = replica.follow();
@@ -76,7 +78,9 @@ async fn tell(arguments: &Arguments, output: Output, pulled: &Pulled) -> Result<
     if output.is_json() {
         output.line(&serde_json::to_string(&FollowLine { dir: &arguments.dir, pulled })?)?;
     } else {
-        let from = pulled.from.filter(|from| *from != pulled.to).map(|from| format!(" from {from}"));
+        let from = pulled.from.filter(|from| *from != pulled.to);
+        let from =
+            from.map(|from| format!(" from {from} ({} behind)", pulled.to.get().saturating_sub(from.get())));
         let (from, downloaded) = (from.unwrap_or_default(), bytes(pulled.downloaded_bytes));
         output.note(&format!(
             "version {}{from}: {downloaded} downloaded, {}",

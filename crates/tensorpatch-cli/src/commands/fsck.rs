@@ -45,7 +45,12 @@ impl Report for FsckReport {
             let abandoned = counted(checked.abandoned.len() as u64, "object");
             summary.push((
                 "abandoned",
-                format!("{abandoned} that no record names; tensorpatch gc removes them"),
+                match checked.problems.is_empty() {
+                    true => format!("{abandoned} that no record names; tensorpatch gc removes them"),
+                    false => {
+                        format!("{abandoned} that no record names: keep them until the problems are mended")
+                    }
+                },
             ));
         }
         let mut lines = fields(&summary);
@@ -55,7 +60,12 @@ impl Report for FsckReport {
         lines.extend(
             checked.unreachable.iter().map(|version| format!("problem: version {version} cannot be reached")),
         );
-        lines.push(if self.sound { "sound".to_owned() } else { "not sound".to_owned() });
+        let verdict = match (self.sound, checked.deep) {
+            (true, true) => "sound",
+            (true, false) => "records and sizes are right; the contents were not read",
+            (false, _) => "not sound",
+        };
+        lines.push(verdict.to_owned());
         lines
     }
 }

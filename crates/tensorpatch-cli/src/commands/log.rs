@@ -44,6 +44,7 @@ impl Report for LogReport {
             vec![
                 entry.version.to_string(),
                 match entry.kind {
+                    _ if entry.collected => "collected",
                     VersionKind::Anchor => "anchor",
                     VersionKind::Delta => "delta",
                     VersionKind::Empty => "empty",

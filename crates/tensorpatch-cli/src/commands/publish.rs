@@ -43,7 +43,8 @@ pub(crate) struct Arguments {
     /// What a reader of the patches needs besides them
     #[arg(long, value_enum, default_value_t)]
     profile: ProfileChoice,
-    /// For a new stream: the hash over chunks [default: xxh3]
+    /// For a new stream: the hash over chunks. xxh3 guards against accidents alone, and cannot be signed
+    /// [default: blake3 with --sign-key, else xxh3]
     #[arg(long, value_enum)]
     leaf_hash: Option<LeafHashChoice>,
     /// For a new stream: promise that nobody else publishes at the same time, for stores that could not tell
@@ -57,6 +58,9 @@ pub(crate) struct Arguments {
     /// bytes as it, and after 512 versions]
     #[arg(long)]
     no_anchors: bool,
+    /// Publish a version even if the checkpoint is the newest version already and has no label of its own
+    #[arg(long)]
+    allow_unchanged: bool,
     #[command(flatten)]
     sign: Sign,
     #[command(flatten)]
@@ -89,7 +93,11 @@ impl Report for PublishReport {
             None => "the whole checkpoint".to_owned(),
             Some(base) => format!("a patch of version {base}"),
         };
-        let resumed = if published.resumed { ", published already" } else { "" };
+        let resumed = match (published.resumed, published.unchanged) {
+            (true, _) => ", published already",
+            (false, true) => ", unchanged: nothing was published (--allow-unchanged does)",
+            (false, false) => "",
+        };
         let mut lines = vec![
             ("version", format!("{}: {kind}{resumed}", published.version)),
             ("stream", format!("{} ({})", self.url, published.stream)),
@@ -149,12 +157,24 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     if let Some(base) = &arguments.base {
         options = options.with_base(base);
     }
+    if arguments.allow_unchanged {
+        options = options.allowing_unchanged();
+    }
     let mut builder = Publisher::builder(&arguments.to)
         .policy(arguments.access.policy()?)
         .trust_keys(arguments.access.trust_key.iter().copied())
         .options(options);
     if let Some(key) = arguments.sign.key()? {
         builder = builder.sign_key(key);
+    }
+    if let Some(dir) = arguments.sign.signed_tips() {
+        builder = builder.signed_tips(dir);
+    }
+    if let Some(id) = arguments.access.stream {
+        builder = builder.stream(id);
+    }
+    if let Some(version) = arguments.access.expect_tip {
+        builder = builder.expect_tip(version);
     }
     if let Some(hash) = arguments.leaf_hash {
         builder = builder.leaf_hash(hash.into());

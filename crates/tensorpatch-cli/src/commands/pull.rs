@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{ApplyMode, Pulled, Replica, ReplicaOptions, Version};
+use tensorpatch::store::{ApplyMode, Pulled, Replica, ReplicaOptions, Verify, Version};
 
 use crate::arguments::DurabilityChoice;
 use crate::exit::Refusal;
@@ -51,6 +51,13 @@ pub(crate) struct How {
     /// held to the newest
     #[arg(long, value_name = "NAME")]
     lease: Option<String>,
+    /// Read every file of the version held first, and repair what was altered [default: the weights, with
+    /// --trust-key, where there is nothing newer]
+    #[arg(long)]
+    verify: bool,
+    /// Look at no more than the sizes of the files where there is nothing newer
+    #[arg(long, conflicts_with = "verify")]
+    no_verify: bool,
 }
 
 impl How {
@@ -59,6 +66,11 @@ impl How {
         let mut options =
             ReplicaOptions::default().with_apply(session.options()).with_observer(streams::observer(session));
         options = options.with_durability(self.durability.into());
+        if self.verify {
+            options = options.with_verify(Verify::Always);
+        } else if self.no_verify {
+            options = options.with_verify(Verify::Never);
+        }
         if self.beside {
             options = options.with_mode(ApplyMode::Beside);
         }
@@ -88,7 +100,8 @@ impl Report for PullReport {
     fn lines(&self) -> Vec<String> {
         let pulled = &self.pulled;
         let from = match pulled.from {
-            Some(from) if from == pulled.to => ", as before".to_owned(),
+            Some(from) if from == pulled.to && pulled.verified => ", as before".to_owned(),
+            Some(from) if from == pulled.to => ", as before, weights not hashed (--verify)".to_owned(),
             Some(from) => format!(", from version {from}"),
             None => String::new(),
         };
@@ -104,10 +117,17 @@ impl Report for PullReport {
         };
         fields(&[
             ("version", format!("{}{from}", pulled.to)),
+            ("stream", format!("{} ({})", self.url, pulled.stream)),
             ("directory", self.dir.display().to_string()),
             ("steps", steps),
             ("downloaded", bytes(pulled.downloaded_bytes)),
-            ("state", pulled.contents.state.to_string()),
+            (
+                "state",
+                match pulled.edges.is_empty() {
+                    true => format!("{} (recorded, not read)", pulled.contents.state),
+                    false => pulled.contents.state.to_string(),
+                },
+            ),
             ("time", seconds(Duration::from_secs_f64(self.seconds))),
         ])
     }

@@ -22,7 +22,8 @@ releases the interpreter, and an interrupt ends every wait. Nothing but the exte
 
 from tensorpatch import exceptions
 from tensorpatch._files import apply, convert, diff, digest, inspect
-from tensorpatch._native import Raw, __version__
+from tensorpatch._native import Array, Raw, __version__
+from tensorpatch._patches import TensorPatch, patches
 from tensorpatch._publisher import Publisher
 from tensorpatch._replica import Prepared, Replica
 from tensorpatch._reports import (
@@ -52,6 +53,7 @@ from tensorpatch.exceptions import *  # noqa: F403
 __all__ = [
     "AnchorAdded",
     "ApplyReport",
+    "Array",
     "Changes",
     "Companions",
     "ConvertReport",
@@ -71,6 +73,7 @@ __all__ = [
     "SupportsArrayInterface",
     "SupportsDLPack",
     "TensorLike",
+    "TensorPatch",
     "Version",
     "__version__",
     "apply",
@@ -79,5 +82,6 @@ __all__ = [
     "digest",
     "exceptions",
     "inspect",
+    "patches",
     *exceptions.__all__,
 ]

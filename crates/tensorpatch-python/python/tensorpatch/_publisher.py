@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tensorpatch import _native
 from tensorpatch._jobs import begin, wait, wait_async
-from tensorpatch._reports import Published, Version, made, made_or_none
+from tensorpatch._reports import Published, Version, made, made_all, made_or_none
 from tensorpatch._state import pairs_of, path_of
 from tensorpatch._types import Changes, Companions, ProgressCallback, StateLike, StrPath
 from tensorpatch.exceptions import UsageError
@@ -30,8 +31,8 @@ class Publisher:
     directory with the newest version, to make patches from.
 
     It may be shared by threads: one call at a time does its work, and the others wait. A process that was
-    forked must open its own. Opening it creates the stream if there is none, and brings the baseline to the
-    tip; ``close``, or leaving a ``with`` block, waits for what is published in the background.
+    forked must open its own. Opening it creates the stream if there is none; what is published first brings
+    the baseline to the tip. ``close``, or leaving a ``with`` block, waits for what is published in the background.
 
     Args:
         url: A path or ``file:///PATH``, ``s3://BUCKET/PREFIX``, ``gs://``, ``az://`` or ``hf://buckets/``,
@@ -206,6 +207,69 @@ class Publisher:
         does."""
         return self._begin(self._changed(changes, label).finish)
 
+    def prepare(
+        self,
+        state: StateLike,
+        *,
+        rank: int,
+        world_size: int,
+        attempt: str = "",
+        whole: bool = False,
+        partial: bool = False,
+        companions: Sequence[StrPath] = (),
+    ) -> str:
+        """Uploads the share of a rank of the next version, and returns the receipt: JSON, to be sent to the
+        rank that calls ``commit``, by whatever means. Nothing is visible before that.
+
+        ``state`` are the tensors that this rank, of ``world_size`` ranks, owns: each tensor has one owner,
+        the same in every version. They are given as pairs or as a mapping and compared as in ``publish``. A
+        rank keeps a copy of its own tensors, beside the baseline.
+
+        The first version is made of whole files, and so is one whose tensors have other names, dtypes or
+        shapes, for which every rank gives ``whole=True``. For these ``attempt`` is a text that all ranks have
+        and no earlier attempt at the version had, and one rank gives ``companions``, the paths of the files
+        beside the weights. With ``partial`` the rank's tensors that are not given stay as they are.
+
+        Raises ``UsageError`` if a tensor is missing or is none of the rank's, and ``StorageError`` if the
+        store or a disk failed.
+        """
+        share = self._share(rank, world_size, attempt, whole, partial)
+        feed = self._wait(lambda done: self._opened().feed_rank(share, done), _as_feed)
+        with _abandoned(feed):
+            for name, tensor in pairs_of(state):
+                feed.add(name, tensor)
+            for path in companions:
+                feed.add_companion_file(path)
+        return self._wait(feed.finish, str)
+
+    def prepare_sparse(self, changes: Changes, *, rank: int, world_size: int) -> str:
+        """As ``prepare``, with changes as in ``publish_sparse``: those of the tensors that this rank owns,
+        all of which stay where nothing is said. Not for a first version."""
+        share = self._share(rank, world_size, "", False, True)
+        feed = self._wait(lambda done: self._opened().feed_rank(share, done), _as_feed)
+        with _abandoned(feed):
+            for name, indices, values in changes:
+                feed.add_changes(name, indices, values)
+        return self._wait(feed.finish, str)
+
+    def commit(self, receipts: Sequence[str], *, label: str | None = None) -> Published:
+        """Publishes what all ranks have prepared as one version: all of it, or nothing.
+
+        Raises ``UsageError`` or ``DamagedError`` if a receipt is missing, doubled or does not fit, and
+        ``LostRaceError`` or ``NotAtTipError`` if another version came first: then the ranks prepare again.
+        """
+        texts = list(receipts)
+        return self._wait(lambda done: self._opened().commit(texts, label, done), _published)
+
+    async def commit_async(self, receipts: Sequence[str], *, label: str | None = None) -> Published:
+        """As ``commit``."""
+        texts = list(receipts)
+        return await wait_async(lambda done: self._opened().commit(texts, label, done), _published)
+
+    def versions(self) -> tuple[Version, ...]:
+        """All versions of the stream, from the first to the newest."""
+        return wait(lambda done: self._opened().versions(done), _versions)
+
     def latest(self) -> Version | None:
         """The newest version of the stream, whoever published it; None if there is none."""
         return wait(lambda done: self._opened().latest(done), _version)
@@ -253,6 +317,17 @@ class Publisher:
             raise UsageError("the publisher was opened before a fork: open one in this process", "refused")
         return self._native
 
+    def _share(
+        self, rank: int, world_size: int, attempt: str, whole: bool, partial: bool
+    ) -> _native._Share:
+        return {
+            "rank": rank,
+            "world_size": world_size,
+            "whole": whole,
+            "kept": partial,
+            "attempt": attempt,
+        }
+
     def _path(self, state: StateLike, partial: bool, companions: Companions | None) -> StrPath | None:
         path = path_of(state)
         if path is not None and (partial or companions is not None):
@@ -267,12 +342,9 @@ class Publisher:
 
     def _changed(self, changes: Changes, label: str | None) -> _native.Feed:
         feed = self._wait(lambda done: self._opened().feed(label, True, done), _as_feed)
-        try:
+        with _abandoned(feed):
             for name, indices, values in changes:
                 feed.add_changes(name, indices, values)
-        except BaseException:
-            feed.abandon()
-            raise
         return feed
 
     def _wait(self, start: Start, convert: Callable[[object], T]) -> T:
@@ -284,15 +356,22 @@ class Publisher:
         return self._background
 
 
-def _fill(feed: _native.Feed, state: StateLike, companions: Companions | None) -> _native.Feed:
+@contextmanager
+def _abandoned(feed: _native.Feed) -> Iterator[None]:
+    """Gives a version up on any error, so that the next call need not wait for the garbage collector."""
     try:
+        yield
+    except BaseException:
+        feed.abandon()
+        raise
+
+
+def _fill(feed: _native.Feed, state: StateLike, companions: Companions | None) -> _native.Feed:
+    with _abandoned(feed):
         for name, tensor in pairs_of(state):
             feed.add(name, tensor)
         for name, contents in (companions or {}).items():
             feed.add_companion(name, contents if isinstance(contents, bytes) else Path(contents).read_bytes())
-    except BaseException:
-        feed.abandon()
-        raise
     return feed
 
 
@@ -311,6 +390,10 @@ def _published(text: object) -> Published:
 
 def _version(text: object) -> Version | None:
     return made_or_none(Version, str(text))
+
+
+def _versions(text: object) -> tuple[Version, ...]:
+    return made_all(Version, str(text))
 
 
 def _nothing(_: object) -> None:

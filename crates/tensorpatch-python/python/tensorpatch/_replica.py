@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tensorpatch import _native
 from tensorpatch._jobs import begin, wait, wait_async
-from tensorpatch._reports import Pulled, Version, made, made_or_none
+from tensorpatch._reports import Pulled, Version, made, made_all, made_or_none
 from tensorpatch._types import ProgressCallback, StrPath
 from tensorpatch.exceptions import UsageError
 
@@ -44,6 +44,21 @@ class Prepared:
     def needed(self) -> bool:
         """Whether activation changes anything."""
         return self._native.needed
+
+    @property
+    def base_version(self) -> int | None:
+        """The version that the directory holds; None if it holds none."""
+        return self._native.base_version
+
+    @property
+    def plan_bytes(self) -> int:
+        """Bytes of the patches or files that lead to the version."""
+        return self._native.plan_bytes
+
+    @property
+    def downloaded_bytes(self) -> int:
+        """Bytes fetched, without what was there already."""
+        return self._native.downloaded_bytes
 
     def close(self) -> None:
         """Lets go of the directory, which stays as it is. Closing twice does nothing."""
@@ -158,6 +173,10 @@ class Replica:
     async def latest_async(self) -> Version | None:
         """As ``latest``."""
         return await wait_async(lambda done: self._opened().latest(done), _version)
+
+    def versions(self) -> tuple[Version, ...]:
+        """All versions of the stream, from the first to the newest."""
+        return wait(lambda done: self._opened().versions(done), _versions)
 
     def pull(self, version: int | None = None, *, timeout: float | None = None) -> Pulled:
         """Brings the directory to ``version``, ahead or back, or to the newest: ``prepare`` and ``activate``.
@@ -305,6 +324,10 @@ def _pulled_or_none(text: str) -> Pulled | None:
 
 def _version(text: str) -> Version | None:
     return made_or_none(Version, text)
+
+
+def _versions(text: str) -> tuple[Version, ...]:
+    return made_all(Version, text)
 
 
 def _nothing(_: object) -> None:

@@ -206,6 +206,11 @@ def made_or_none(report: type[_R], text: str) -> _R | None:
     return None if found is None else _of(report, found)
 
 
+def made_all(report: type[_R], text: str) -> tuple[_R, ...]:
+    """As ``made``, for a list."""
+    return tuple(_of(report, found) for found in json.loads(text))
+
+
 def _of(report: type[_R], found: Mapping[str, Any]) -> _R:
     known = {field.name for field in dataclasses.fields(report)}
     values: dict[str, Any] = {}

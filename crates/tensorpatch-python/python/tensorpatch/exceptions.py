@@ -98,6 +98,7 @@ class TransientError(StorageError):
 
     @property
     def retryable(self) -> bool:
+        """True: wait, and try again."""
         return True
 
 

@@ -24,6 +24,12 @@ pub struct PublishOptions {
     ///
     /// It is hashed while it is read, and refused if it is not the newest version of the stream, down to a bit.
     pub base: Option<PathBuf>,
+    /// Whether a checkpoint that is the newest version already becomes a version of its own all the same
+    /// [default: only with a label of its own].
+    pub allow_unchanged: bool,
+    /// Files beside the weights that are published although their names say weights of another format, a
+    /// leftover or a log; below the directory of the checkpoint, such as `onnx/model.onnx`.
+    pub carried: Vec<String>,
     /// Who is told of progress.
     pub observer: Observer,
 }
@@ -35,6 +41,8 @@ impl Default for PublishOptions {
             diff: delta::Options::default(),
             anchors: AnchorPolicy::default(),
             base: None,
+            allow_unchanged: false,
+            carried: Vec::new(),
             observer: Observer::default(),
         }
     }
@@ -70,6 +78,20 @@ impl PublishOptions {
     pub fn with_base(mut self, base: impl Into<PathBuf>) -> Self {
         self.base = Some(base.into());
         self.anchors = AnchorPolicy::NEVER;
+        self
+    }
+
+    /// Publishes a checkpoint that is the newest version already all the same.
+    #[must_use]
+    pub fn allowing_unchanged(mut self) -> Self {
+        self.allow_unchanged = true;
+        self
+    }
+
+    /// The same, but files of these names are published although they would be left out.
+    #[must_use]
+    pub fn carrying(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.carried = names.into_iter().collect();
         self
     }
 

@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tensorpatch_delta::Durability;
-use tensorpatch_stream::names::is_plain_name;
+use tensorpatch_stream::names::is_file_path;
 use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, StreamId, Version, VersionId};
 
 use crate::error::StoreError;
-use crate::local::{self, Lock};
+use crate::local;
+use crate::lock::Lock;
 
 /// The name of the hidden directory.
 pub(crate) const HIDDEN: &str = ".tensorpatch";
+const STATE: &str = "state.json";
 /// Room for the lists of files of a version, those of another, and their names once more: each is part of a
 /// record.
 const MAX_STATE_BYTES: u64 = 64 << 20;
@@ -44,8 +46,8 @@ impl InstalledVersion {
     }
 }
 
-/// Files that go from the staging directory into the replica, and files that then go away; plain names all of
-/// them.
+/// Files that go from the staging directory into the replica, and files that then go away; paths of plain
+/// names below the directory, all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct FileSwap {
     pub(crate) files: Vec<String>,
@@ -135,7 +137,7 @@ impl ReplicaDir {
     }
 
     fn state_path(&self) -> PathBuf {
-        self.hidden().join("state.json")
+        self.hidden().join(STATE)
     }
 
     /// Where complete files wait to be renamed into place.
@@ -210,8 +212,8 @@ impl ReplicaDir {
         };
         let companions = helds.into_iter().flat_map(|held| held.companions.iter().map(|named| &named.name));
         let installed = install.into_iter().flat_map(|install| install.files.iter().chain(&install.remove));
-        if let Some(name) = installed.chain(companions).find(|name| !is_plain_name(name)) {
-            return Err(bad(format!("{name:?} is not a plain file name")));
+        if let Some(name) = installed.chain(companions).find(|name| !is_file_path(name)) {
+            return Err(bad(format!("{name:?} is not a path of plain file names")));
         }
         Ok(Some(file.state))
     }
@@ -243,6 +245,11 @@ impl ReplicaDir {
         }
         Ok(())
     }
+}
+
+/// Whether a directory is a replica, by its state file.
+pub(crate) fn is_replica(dir: &Path) -> bool {
+    dir.join(HIDDEN).join(STATE).is_file()
 }
 
 /// The first thing in a directory, apart from what is the replica's own.

@@ -77,7 +77,7 @@ impl Update<'_> {
             Err(ApplyError::Checkpoint(error @ CheckpointError::NotInPlace { .. })) => error.to_string(),
             Err(error) => return Err(self.refused(error.into())),
         };
-        tracing::info!(why, "the files cannot be patched in place, new ones are made");
+        tracing::info!("the files cannot be patched in place, new ones are made: {why}");
         Ok(None)
     }
 

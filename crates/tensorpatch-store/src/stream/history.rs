@@ -44,11 +44,17 @@ impl Stream {
         self.listed_after(near).await
     }
 
-    /// The newest version, given one that is known to exist.
+    /// The newest version, given one that is known to exist. Refuses one below what the caller expects.
     ///
     /// Where nothing or little is new, this takes a request for each newer version and one that finds none, and
     /// one for the version that is known.
     pub(crate) async fn tip_after(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
+        let tip = self.find_tip(known).await?;
+        self.check_tip(tip.as_ref()).await?;
+        Ok(tip)
+    }
+
+    async fn find_tip(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
         let mut tip = None;
         if let Some(known) = known {
             tip = self.last_of(known, STEPS_BEFORE_HINT).await?;
@@ -95,13 +101,6 @@ impl Stream {
         Ok(last)
     }
 
-    /// The version that the hint names. A hint that cannot be read counts as none.
-    async fn hinted(&self) -> Result<Option<Version>, StoreError> {
-        let hint = self.bucket().get_small(names::LATEST, 1024).await?;
-        let hint = hint.and_then(|bytes| serde_json::from_slice::<Latest>(&bytes).ok());
-        Ok(hint.map(|hint| hint.version))
-    }
-
     /// The highest version after `tip` that the store lists, or `tip`.
     async fn listed_after(&self, tip: Option<Commit>) -> Result<Option<Commit>, StoreError> {
         let after = tip.as_ref().map(|tip| names::commit_file(tip.record.version));
@@ -112,6 +111,12 @@ impl Stream {
             }
             _ => Ok(tip),
         }
+    }
+
+    /// The version that the hint names. A hint that cannot be read counts as none.
+    pub(crate) async fn hinted(&self) -> Result<Option<Version>, StoreError> {
+        let hint = self.bucket().get_small(names::LATEST, 1024).await?;
+        Ok(hint.and_then(|bytes| serde_json::from_slice::<Latest>(&bytes).ok()).map(|hint| hint.version))
     }
 
     /// Overwrites the hint. It being wrong costs requests and nothing else, so a failure is none of the
@@ -195,7 +200,7 @@ impl Stream {
         match self.edge(file).await {
             Err(error @ StoreError::Object { .. }) => Err(error),
             Err(error) => {
-                tracing::warn!(name = file, %error, "an edge record is ignored");
+                tracing::warn!("an edge record is passed over: {error} (edges/{file})");
                 Ok(None)
             }
             edge => edge,
@@ -273,6 +278,7 @@ impl Stream {
         if held == Some(target.id()) {
             return Ok(Default::default());
         }
+        self.check_endorsed(target).await?;
         let near = self.history(held.map(|held| held.version), target, max_edges).await?;
         if first
             && let Ok(plan) = near.plan(held.as_ref(), number, &excluded.objects, max_edges)
@@ -288,6 +294,11 @@ impl Stream {
         }
         if is_no_path(&found) {
             found = self.plan_in(self.whole_history(number).await?, held, number, excluded).await;
+        }
+        if is_no_path(&found)
+            && let Some(oldest) = self.pruned().await?.filter(|floor| number < *floor)
+        {
+            return Err(StoreError::Collected { wanted: number, oldest });
         }
         let (history, plan) = found?;
         Self::of_target(history, plan, target)
@@ -347,7 +358,11 @@ impl Stream {
             if missing.len() == before {
                 return Ok(plan);
             }
-            tracing::warn!(?missing, "objects of the plan are missing, planning again");
+            let first = missing.first().map_or("none", |object| object.key.as_str());
+            tracing::warn!(
+                "{} objects of the plan are missing, the first is {first}: planning again",
+                missing.len()
+            );
         }
     }
 
@@ -372,11 +387,17 @@ impl Stream {
         Ok(objects)
     }
 
-    /// The highest floor that a collector has written down; the records below it may name objects that are
-    /// gone.
-    pub(crate) async fn pruned(&self) -> Result<Option<Version>, StoreError> {
+    /// The highest floor that a collector has written down, if any; the records below it may name objects that
+    /// are gone.
+    ///
+    /// # Errors
+    /// If the store fails.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
+    pub async fn pruned(&self) -> Result<Option<Version>, StoreError> {
         let listed = self.bucket().list(names::PRUNED, None).await?;
-        Ok(listed.iter().filter_map(|object| Version::from_digits(object.name.get(..20)?)).max())
+        Ok(listed.iter().filter_map(|object| names::pruned_floor(&object.name)).max())
     }
 }
 

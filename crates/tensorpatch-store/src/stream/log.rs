@@ -1,7 +1,7 @@
 //! All versions of a stream as a list, for people and scripts.
 
 use serde::Serialize;
-use tensorpatch_stream::{Edge, History, ObjectDigest, Version, VersionContents, VersionKind};
+use tensorpatch_stream::{Edge, History, ObjectDigest, ObjectRef, Version, VersionContents, VersionKind};
 
 use super::Stream;
 use crate::error::StoreError;
@@ -19,6 +19,10 @@ impl Stream {
         let commits = self.commits(Version::FIRST, tip.record.version).await?;
         let edges = self.edges(Version::FIRST, tip.record.version).await?;
         let history = History::new(commits, edges)?;
+        let floor = self.pruned().await?;
+        // Only where something was collected, and a pin may have kept some of it.
+        let left = if floor.is_some() { Some(self.data_objects().await?) } else { None };
+        let is_gone = |object: &ObjectRef| left.as_ref().is_some_and(|left| !left.contains_key(&object.key));
         let mut entries: Vec<LogEntry> = Vec::new();
         for commit in history.commits() {
             let record = &commit.record;
@@ -29,6 +33,12 @@ impl Stream {
                 .collect();
             let delta_bytes =
                 record.delta.as_ref().map(|delta| delta.patches.iter().map(|p| p.object.bytes).sum());
+            let of_version = history.edges().iter().filter(|edge| edge.target.version == record.version);
+            let mut edges = of_version.peekable();
+            let is_below = floor.is_some_and(|floor| record.version < floor);
+            let collected = is_below
+                && edges.peek().is_some()
+                && edges.all(|edge| edge.all_objects().into_iter().any(is_gone));
             let chain = entries.last().map_or(0, |entry| entry.chain_bytes);
             entries.push(LogEntry {
                 version: record.version,
@@ -37,6 +47,7 @@ impl Stream {
                 kind: record.kind(),
                 bytes: delta_bytes.or(anchors.first().copied()).unwrap_or(0),
                 anchored: !anchors.is_empty(),
+                collected,
                 chain_bytes: match delta_bytes {
                     Some(bytes) if anchors.is_empty() => chain.saturating_add(bytes),
                     _ => 0,
@@ -69,6 +80,8 @@ pub struct LogEntry {
     pub bytes: u64,
     /// Whether there is an anchor of the version.
     pub anchored: bool,
+    /// Whether a collector has removed what leads to the version.
+    pub collected: bool,
     /// Bytes of the deltas since the last anchor.
     pub chain_bytes: u64,
     /// Elements that changed; none for an anchor.

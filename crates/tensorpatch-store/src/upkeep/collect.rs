@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tensorpatch_stream::retention::{Garbage, Kept, Listed, floor, garbage_probes, lowest_needed};
-use tensorpatch_stream::{History, Key, Nonce, ObjectRef, Version, names};
+use tensorpatch_stream::{Edge, EdgeKind, History, Key, Nonce, ObjectRef, Version, names};
 
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
@@ -93,13 +93,17 @@ struct Pruned {
 /// Finds, and if the options say so deletes, what neither the options nor a lease can need.
 ///
 /// # Errors
-/// If the stream is empty, the store fails, or something that is to be kept is missing: then nothing is
-/// deleted.
+/// If the stream is empty, the store fails, or something that is to be kept is missing; if something is to be
+/// deleted, also if the stream is signed and read without a trusted key, or the anchor that takes the place
+/// of an older one is not the version that it should be. Nothing is deleted then.
 ///
 /// # Cancel safety
 /// The future may be dropped at any time. Some of the garbage is then deleted, edges before objects; the next
 /// call deletes the rest.
 pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collected, StoreError> {
+    if options.delete {
+        stream.require_keys("deleting what is not needed")?;
+    }
     let tip = stream.tip().await?.ok_or(StoreError::Empty)?.record.version;
     let history = stream.whole_history(tip).await?;
     let now = stream.store_now().await?;
@@ -108,19 +112,25 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
 
     let lowest = lowest_needed(tip, options.keep, leases.iter().map(|lease| lease.needs));
     let no_anchor = || StoreError::Missing { name: format!("an anchor at or below version {lowest}") };
-    let mut floor = floor(&history, lowest).ok_or_else(no_anchor)?;
+    let wanted = floor(&history, lowest).ok_or_else(no_anchor)?;
+    let mut floor = wanted;
     let mut kept = kept(stream, &history, floor, &options.pins).await?;
     match (check_complete(stream, &kept, &listed).await, stream.pruned().await?) {
         // What an earlier collector took is not missing. The record of it counts only where something is
-        // gone.
+        // gone, and releases nothing that is there.
         (Err(StoreError::Missing { .. }), Some(pruned))
             if pruned > floor && history.anchors().any(|edge| edge.target.version == pruned) =>
         {
             floor = pruned;
             kept = self::kept(stream, &history, floor, &options.pins).await?;
             check_complete(stream, &kept, &listed).await?;
+            let is_there = |object: &ObjectRef| listed.contains_key(&object.key);
+            kept.add_what_is_there(&history, wanted, is_there);
         }
         (complete, _) => complete?,
+    }
+    if options.delete {
+        check_successor(stream, &history, floor, &kept).await?;
     }
 
     let edges = kept.garbage_edges(tip, &stream.bucket().list(names::EDGES, None).await?);
@@ -179,6 +189,33 @@ async fn check_complete(
     buffered_all(kept.objects().filter(is_doubtful), at_once, |object| stream.bucket().check_there(object))
         .await?;
     Ok(())
+}
+
+/// Reads the anchor that everything rests on from now on, before an older one goes.
+async fn check_successor(
+    stream: &Stream,
+    history: &History,
+    floor: Version,
+    kept: &Kept,
+) -> Result<(), StoreError> {
+    let stays: BTreeSet<&Key> = kept.objects().map(|object| &object.key).collect();
+    let goes = |edge: &&Edge| edge.all_objects().iter().any(|object| !stays.contains(&object.key));
+    if !history.anchors().filter(|edge| edge.target.version < floor).any(|edge| goes(&edge)) {
+        return Ok(());
+    }
+    let mut first = None;
+    for edge in history.anchors().filter(|edge| edge.target.version == floor) {
+        let (EdgeKind::Anchor(anchor), Some(commit)) = (&edge.kind, history.commit(floor)) else { continue };
+        match stream.check_anchor(commit, anchor).await {
+            Ok(()) => return Ok(()),
+            Err(error @ (StoreError::Object { .. } | StoreError::Cancelled(_))) => return Err(error),
+            Err(error) => {
+                tracing::warn!(version = floor.get(), %error, "an anchor is not the version that it should be");
+                first.get_or_insert(error);
+            }
+        }
+    }
+    Err(first.unwrap_or_else(|| StoreError::Missing { name: format!("an anchor of version {floor}") }))
 }
 
 /// Says that what is below the floor may be gone, before it goes.

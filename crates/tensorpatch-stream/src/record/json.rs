@@ -106,12 +106,15 @@ fn first_of_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Strin
 }
 
 pub(super) mod sealed {
+    use super::super::Subject;
     use super::{DeserializeOwned, RecordError, Serialize};
 
     /// Keeps the kinds of records to those of the specification.
     pub trait Rules: Serialize + DeserializeOwned {
         /// The rules that types do not express.
         fn check(&self) -> Result<(), RecordError>;
+        /// What it is about.
+        fn subject(&self) -> Subject;
     }
 }
 use sealed::Rules;

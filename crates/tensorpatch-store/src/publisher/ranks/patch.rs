@@ -39,30 +39,33 @@ pub async fn upload_patch(
     local::create_dir(work)?;
     let nonce = Nonce::random();
     let path = work.join(format!("rank-{nonce}.tpatch"));
-    let receipt = upload(stream, base, rank, nonce, (old, new), &path, options).await;
+    let (old, new) = (old.to_vec(), new.to_vec());
+    let write = move |outgoing: &mut _, path: &Path, options: &_| {
+        encode_and_check(&old, &new, path, outgoing, options)
+    };
+    let receipt = upload(stream, base, rank, nonce, &path, options, write).await;
     local::remove(&path)?;
     receipt
 }
 
-async fn upload(
+/// Uploads the patch that `write` writes and checks, on a thread that may block.
+pub(super) async fn upload(
     stream: &Stream,
     base: &Commit,
     rank: Rank,
     nonce: Nonce,
-    (old, new): (&[PathBuf], &[PathBuf]),
     path: &Path,
     options: &PublishOptions,
+    write: impl FnOnce(&mut Outgoing, &Path, &delta::Options) -> Result<Checked, StoreError> + Send + 'static,
 ) -> Result<Receipt, StoreError> {
     let version = next_version(Some(base))?;
     let key = names::patch(version, nonce, "rank.tpatch")?;
     let (mut outgoing, uploading) =
         stream.bucket().upload_while_written(key, path.to_owned(), &options.observer)?;
     let (checked, outgoing) = {
-        let (old, new, path) = (old.to_vec(), new.to_vec(), path.to_owned());
+        let path = path.to_owned();
         let options = options.diff.clone().with_leaf_hash(stream.record().leaf_hash);
-        let checked =
-            blocking(move || Ok((encode_and_check(&old, &new, &path, &mut outgoing, &options)?, outgoing)))
-                .await;
+        let checked = blocking(move || Ok((write(&mut outgoing, &path, &options)?, outgoing))).await;
         match checked {
             Ok(checked) => checked,
             Err(error) => {
@@ -89,7 +92,7 @@ async fn upload(
 }
 
 /// The patch of a rank, decoded once to see that it is right.
-struct Checked {
+pub(super) struct Checked {
     encoded: Encoded,
     schema: Vec<u8>,
     tensors: Vec<TensorReceipt>,
@@ -131,7 +134,7 @@ fn encode_and_check(
 ) -> Result<Checked, StoreError> {
     let (old, new) = (Files::open(old, options)?, Files::open(new, options)?);
     if old.schema != new.schema {
-        return Err(ReceiptError::Tensor("the tensors of the rank are others than before".into()).into());
+        return Err(others_than_before());
     }
     // The layout is the same in both: a rank says nothing about files.
     let layout = layout_of(&old.schema)?;
@@ -140,14 +143,32 @@ fn encode_and_check(
     let end = |state| Snapshot { state, layout: &layout, leaves: None };
     let ends = (end(base.clone()), end(new.state()?));
     let encoded = encode(&ends.0, &ends.1, outgoing, path, options, Progress::none())?;
-    // As for a publisher: what is committed cannot be taken back, so it is decoded first.
+    check(path, &base, &base_leaves, encoded, options)
+}
+
+/// Decodes the patch at `path`. As for a publisher: what is committed cannot be taken back.
+pub(super) fn check(
+    path: &Path,
+    base: &State<'_>,
+    base_leaves: &LeafTable,
+    encoded: Encoded,
+    options: &delta::Options,
+) -> Result<Checked, StoreError> {
+    let schema = base.schema();
     let bytes = MappedFile::open(path)?;
     let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
-    let target_leaves = delta::apply_chunks(Some(&base), &patch, options, Progress::none(), &|_, _| ())?;
-    let digests = |leaves: &LeafTable| leaves.tensor_digests(&old.schema);
-    let tensors = old.schema.tensors().iter().zip(digests(&base_leaves)).zip(digests(&target_leaves));
+    if patch.listed_schema().is_some_and(|listed| listed != schema) {
+        return Err(others_than_before());
+    }
+    let target_leaves = delta::apply_chunks(Some(base), &patch, options, Progress::none(), &|_, _| ())?;
+    let digests = |leaves: &LeafTable| leaves.tensor_digests(schema);
+    let tensors = schema.tensors().iter().zip(digests(base_leaves)).zip(digests(&target_leaves));
     let tensors = tensors.map(|((spec, base), target)| TensorReceipt::new(spec, Some(base), target));
-    Ok(Checked { encoded, schema: old.schema.to_bytes(), tensors: tensors.collect() })
+    Ok(Checked { encoded, schema: schema.to_bytes(), tensors: tensors.collect() })
+}
+
+fn others_than_before() -> StoreError {
+    ReceiptError::Tensor("the tensors of the rank are others than before".into()).into()
 }
 
 fn layout_of(schema: &Schema) -> Result<Layout, StoreError> {

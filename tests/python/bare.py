@@ -1,0 +1,33 @@
+"""Runs the Python examples of the documentation with nothing installed but the package and NumPy."""
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy
+
+import tensorpatch
+
+root = Path(__file__).resolve().parents[2]
+state = {"w": numpy.arange(6, dtype=numpy.float32)}
+
+
+class Model:
+    def state_dict(self):
+        state["w"][1] += 1
+        return state
+
+
+with tempfile.TemporaryDirectory() as directory:
+    os.chdir(directory)
+    os.environ["XDG_CACHE_HOME"] = directory
+    tensorpatch.diff(None, state, "full.tpatch")
+    tensorpatch.apply(None, "full.tpatch", "step-5.safetensors")
+    for document in ("README.md", "crates/tensorpatch-python/README.md", "docs/python.md"):
+        blocks = re.findall(r"^```python\n(.*?)^```", (root / document).read_text(), re.DOTALL | re.MULTILINE)
+        names = {"model": Model()}
+        for block in blocks:
+            exec(block.replace("s3://bucket/run-7", document.replace("/", "-") + ".stream"), names)
+        print(f"{document}: {len(blocks)} examples ran on Python {sys.version.split()[0]}")

@@ -1,0 +1,156 @@
+"""Tensors of torch, on the processor."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Training
+
+import tensorpatch
+
+torch = pytest.importorskip("torch")
+
+DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "uint16": "U16",
+    "int32": "I32",
+    "uint32": "U32",
+    "int64": "I64",
+    "uint64": "U64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+    "complex64": "C64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
+    "float4_e2m1fn_x2": "F4",
+}
+
+
+def tensor_of(kind: str) -> Any:
+    """Twelve elements of random bits."""
+    dtype = getattr(torch, kind)
+    if kind == "bool":
+        return torch.randint(0, 2, (3, 4)).bool()
+    width = torch.empty(0, dtype=dtype).element_size()
+    return torch.randint(0, 256, (3, 4 * width), dtype=torch.uint8).view(dtype)
+
+
+def bytes_of(tensor: Any) -> bytes:
+    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist())
+
+
+@pytest.mark.parametrize(("kind", "dtype"), DTYPES.items())
+def test_every_dtype_goes_in_and_comes_out_bit_for_bit(kind: str, dtype: str, tmp_path: Path) -> None:
+    tensor = tensor_of(kind)
+    # Two elements of fp4 are one of torch's.
+    shape = (3, 8) if dtype == "F4" else (3, 4)
+    raw = tensorpatch.Raw(dtype, shape, bytes_of(tensor))
+    assert tensorpatch.digest({"w": tensor}) == tensorpatch.digest({"w": raw})
+    tensorpatch.diff(None, {"w": tensor}, tmp_path / "full.tpatch")
+    (patch,) = tensorpatch.patches(tmp_path / "full.tpatch")
+    assert (patch.dtype, patch.shape) == (dtype, shape)
+    back = torch.from_dlpack(patch.values)
+    assert back.dtype == tensor.dtype and back.shape == tensor.shape and bytes_of(back) == bytes_of(tensor)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float8_e4m3fn", "float4_e2m1fn_x2"])
+def test_changes_are_scattered_into_tensors_of_every_width(kind: str, training: Training) -> None:
+    tensor = torch.randint(0, 256, (64, 128), dtype=torch.uint8).view(getattr(torch, kind))
+    with tensorpatch.Publisher(training.path("stream")) as publisher:
+        publisher.publish({"w": tensor})
+        replica = tensorpatch.Replica(training.path("stream"), training.path("replica"))
+        replica.pull()
+        served = tensor.clone()
+        flat = tensor.view(torch.uint8).reshape(-1)
+        flat[[7, 8, 4000]] ^= 0x55
+        published = publisher.publish({"w": tensor})
+        prepared = replica.prepare()
+        (patch,) = tensorpatch.patches(prepared)
+        assert patch.indices is not None
+        indices, values = torch.from_dlpack(patch.indices), torch.from_dlpack(patch.values)
+        width = torch.uint8 if tensor.element_size() == 1 else torch.int16
+        served.view(width).reshape(-1)[indices] = values.view(width)
+        assert tensorpatch.digest({"w": served}) == published.digest == prepared.digest
+        replica.activate(prepared)
+        # The same, as changes that were found elsewhere.
+        flat[[1, 5000]] ^= 0x11
+        changed = (tensor.view(width).reshape(-1) != served.view(width).reshape(-1)).nonzero().reshape(-1)
+        changes = [("w", changed, tensor.view(width).reshape(-1)[changed].view(tensor.dtype))]
+        assert publisher.publish_sparse(changes).digest == tensorpatch.digest({"w": tensor})
+
+
+def test_views_and_parameters_are_read_as_their_elements_are() -> None:
+    tensor = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+    for view in (tensor.T, tensor[:, ::2], tensor[1:3], tensor[0].expand(3, 6)):
+        assert tensorpatch.digest({"w": view}) == tensorpatch.digest({"w": view.contiguous()})
+    parameter = torch.nn.Parameter(tensor)
+    assert parameter.requires_grad
+    assert tensorpatch.digest({"w": parameter}) == tensorpatch.digest({"w": tensor})
+    assert tensorpatch.digest({"w": torch.tensor(3.5)}) == tensorpatch.digest({"w": torch.tensor([3.5])[0]})
+    assert tensorpatch.digest({"w": torch.zeros(0, 3)}) == tensorpatch.digest({"w": torch.ones(0, 3)})
+
+
+def test_what_has_no_memory_is_refused() -> None:
+    with pytest.raises((BufferError, ValueError), match='tensor "w"'):
+        tensorpatch.digest({"w": torch.zeros(3, device="meta")})
+    with pytest.raises((BufferError, TypeError, RuntimeError, NotImplementedError)):
+        tensorpatch.digest({"w": torch.zeros(3, 3).to_sparse()})
+    with pytest.raises(TypeError, match="no dtype of safetensors"):
+        tensorpatch.digest({"w": torch.zeros(3, dtype=torch.complex128)})
+
+
+def test_a_module_is_published_and_its_replica_is_loaded(training: Training) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Linear(32, 4)).to(torch.bfloat16)
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.5)
+    with tensorpatch.Publisher(training.path("stream")) as publisher:
+        for _ in range(3):
+            module(torch.randn(2, 16, dtype=torch.bfloat16)).float().square().sum().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            publisher.publish(module.state_dict())
+            published = publisher.publish(module.named_parameters())
+            assert published.kind == "empty"
+    replica = tensorpatch.Replica(training.path("stream"), training.path("replica"))
+    replica.pull()
+    assert replica.digest == tensorpatch.digest(dict(module.named_parameters()))
+
+
+def resident(kind: str) -> int:
+    """Bytes of this process by a line of its status: anonymous memory, and its peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{kind}:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(kind)
+
+
+def test_publishing_copies_no_tensor(training: Training) -> None:
+    tensors = {f"w{number}": torch.randn(16 << 20, dtype=torch.bfloat16) for number in range(8)}
+    with tensorpatch.Publisher(training.path("stream"), threads=1) as publisher:
+        publisher.publish(tensors)
+        for tensor in tensors.values():
+            tensor[:: 1 << 14] += 1
+        gc.collect()
+        before, peak = resident("RssAnon"), 0
+
+        def measured() -> Any:
+            nonlocal peak
+            for name, tensor in tensors.items():
+                yield name, tensor
+                peak = max(peak, resident("RssAnon"))
+
+        published = publisher.publish(measured())
+        peak = max(peak, resident("RssAnon"))
+    assert published.changed_elements is not None and published.changed_elements > 0
+    # All of it is 256 MiB, and one tensor 32.
+    assert peak - before < 24 << 20
