@@ -25,11 +25,35 @@ pub fn apply_to<'p>(
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
-    let (chain, state) = (patches.into(), State::of(base)?);
+    let companions = if form == Form::Directory { base.companions(&[])?.carried } else { Vec::new() };
+    apply_with(base, patches.into(), (dest, form, &companions), options, progress)
+}
+
+/// As [`apply_to`] to a directory, but without the companions of `base`.
+///
+/// # Errors
+/// As [`apply_to`].
+pub fn apply_weights_to<'p>(
+    base: &'p Checkpoint,
+    patches: impl Into<Chain<'p>>,
+    dest: &Path,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<ApplyReport, ApplyError> {
+    apply_with(base, patches.into(), (dest, Form::Directory, &[]), options, progress)
+}
+
+fn apply_with(
+    base: &Checkpoint,
+    chain: Chain<'_>,
+    to: (&Path, Form, &[Companion]),
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<ApplyReport, ApplyError> {
+    let state = State::of(base)?;
     let bound = bind(chain, Some(&state), options)?;
     let (layout, same_layout) = chain.layout_over(base.layout());
-    let companions = if form == Form::Directory { base.companions(&[])?.carried } else { Vec::new() };
-    write(Some(&state), &bound, layout, (dest, form, &companions), options, progress)
+    write(Some(&state), &bound, layout, to, options, progress)
         .map(|report| ApplyReport { same_layout, ..report })
 }
 

@@ -29,6 +29,7 @@ use crate::error::StoreError;
 use crate::local::blocking;
 use crate::observe::Phase;
 use crate::stream::Stream;
+use crate::stream::budget::Budget;
 use builder::ReplicaBuilder;
 use directory::{Condition, InstalledVersion, LocalState, ReplicaDir, first_entry};
 use install::Found;
@@ -466,20 +467,21 @@ impl Replica {
             return Ok(None);
         };
         let Some(tip) = self.stream.tip().await? else { return Err(StoreError::Empty) };
-        let is_state = |commit: &Commit| commit.record.contents.state == found.state;
-        let is_whole = |commit: &Commit| is_state(commit) && commit.record.contents.layout == found.layout;
-        let read = self.stream.commits_back_to(tip.record.version, is_whole).await?;
-        let Some(commit) = read.iter().find(|commit| is_whole(commit)) else {
-            if read.iter().any(is_state) {
-                tracing::info!(
-                    "the weights are those of a version, in other files: they are replaced by the version's own"
-                );
-                return Ok(None);
-            }
+        let commits =
+            self.stream.commits(Version::FIRST, tip.record.version, &Budget::of(&self.stream)).await?;
+        let same: Vec<&Commit> =
+            commits.iter().rev().filter(|commit| commit.record.contents.state == found.state).collect();
+        if same.is_empty() {
             if replace {
                 return Ok(None);
             }
             return Err(foreign(format!("its weights have the state {}, which no version has", found.state)));
+        }
+        let Some(commit) = same.iter().find(|commit| commit.record.contents.layout == found.layout) else {
+            tracing::info!(
+                "the weights are those of a version, in other files: they are replaced by the version's own"
+            );
+            return Ok(None);
         };
         let held = InstalledVersion { id: commit.id(), companions: Vec::new() };
         let state = LocalState { stream: self.stream.id(), condition: Condition::Held(held.clone()) };

@@ -45,7 +45,7 @@ impl Report for AnchorReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let added = streams::wait(async {
+    let added = streams::wait(session, async {
         let mut options =
             PublishOptions::default().with_diff(session.options()).with_observer(streams::observer(session));
         if let Some(name) = &arguments.publisher {

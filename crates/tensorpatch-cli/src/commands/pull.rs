@@ -25,6 +25,10 @@ pub(crate) struct Arguments {
     /// The version, ahead or back [default: the newest]
     #[arg(long, value_name = "N")]
     version: Option<u64>,
+    /// Read every byte of what is there first, and restore what is not as it was published. Otherwise presence,
+    /// sizes and headers are compared
+    #[arg(long)]
+    verify: bool,
     #[command(flatten)]
     how: How,
 }
@@ -110,16 +114,20 @@ impl Report for PullReport {
         let some_patches = patches > 0;
         let patches = format!("{} patch{}", patches, if patches == 1 { "" } else { "es" });
         let steps = match (anchors > 0, some_patches) {
-            (false, false) => "nothing to do".to_owned(),
+            (false, false) if pulled.restored.is_empty() => "nothing to do".to_owned(),
+            (false, false) => "what was not as published".to_owned(),
             (true, false) => "the whole checkpoint".to_owned(),
             (false, true) => patches,
             (true, true) => format!("the whole checkpoint and {patches}"),
         };
-        fields(&[
+        let mut pairs = vec![
             ("version", format!("{}{from}", pulled.to)),
             ("stream", format!("{} ({})", self.url, pulled.stream)),
             ("directory", self.dir.display().to_string()),
             ("steps", steps),
+        ];
+        pairs.extend(pulled.restored.iter().map(|what| ("restored", what.clone())));
+        pairs.extend([
             ("downloaded", bytes(pulled.downloaded_bytes)),
             (
                 "state",
@@ -129,12 +137,13 @@ impl Report for PullReport {
                 },
             ),
             ("time", seconds(Duration::from_secs_f64(self.seconds))),
-        ])
+        ]);
+        fields(&pairs)
     }
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    streams::wait(pull(arguments, session))
+    streams::wait(session, pull(arguments, session))
 }
 
 async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {
@@ -143,7 +152,9 @@ async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {
     let version = arguments.version.map(|number| Version::new(number).ok_or_else(|| no_version(number)));
     let version = version.transpose()?;
     let stream = arguments.source.open().await?;
-    let replica = Replica::of(stream, &arguments.dir, arguments.how.options(session));
+    let options = arguments.how.options(session);
+    let options = if arguments.verify { options.verifying() } else { options };
+    let replica = Replica::of(stream, &arguments.dir, options);
     let pulled = match version {
         None => replica.pull().await?,
         Some(version) => replica.pull_version(version).await?,

@@ -42,7 +42,7 @@ impl Report for RollbackReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let rolled_back = streams::wait(async {
+    let rolled_back = streams::wait(session, async {
         let stream = arguments.source.open_signing(&arguments.sign).await?;
         Ok(upkeep::roll_back_unsigned(&stream).await?)
     })?;

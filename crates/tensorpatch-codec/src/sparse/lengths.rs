@@ -106,7 +106,6 @@ impl Chance {
     /// The eighth power of one minus an eighth is close to the exponential, and takes three products of 16
     /// bits.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the high half of a product of 32 bits")]
     pub(super) fn unchanged(self, sum: u16) -> u16 {
         let high = |a: u16, b: u16| ((u32::from(a) * u32::from(b)) >> 16) as u16;
         let eighth = high(sum, self.factor);

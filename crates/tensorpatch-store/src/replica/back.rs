@@ -12,6 +12,7 @@ use super::options::ApplyMode;
 use super::update;
 use crate::error::StoreError;
 use crate::local::{self, blocking};
+use crate::stream::budget::Budget;
 
 impl Replica {
     /// The plan to go back from what is held to `target` by the patch that was kept, which is then among the
@@ -32,7 +33,8 @@ impl Replica {
         let Some(object) = blocking(move || offer(&dir, &from, &to, &options)).await? else {
             return Ok(None);
         };
-        let history = History::new(self.stream.commits(number, held.id.version).await?, [])?;
+        let budget = Budget::of(&self.stream);
+        let history = History::new(self.stream.commits(number, held.id.version, &budget).await?, [])?;
         if history.commit(held.id.version).map(Commit::id) != Some(held.id) {
             return Ok(None);
         }

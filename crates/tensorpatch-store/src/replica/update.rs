@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError, Form};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError};
 use tensorpatch_delta::{self as delta, ApplyError, Chain, Durability, Patch, Progress};
 use tensorpatch_format::TaggedStateDigest;
 use tensorpatch_stream::{NamedObject, StreamId, Version};
@@ -92,7 +92,7 @@ impl Update<'_> {
         let options = self.options.clone().with_durability(Durability::None);
         let applied = Checkpoint::open(self.directory.path(), &self.options.limits)
             .map_err(ApplyError::from)
-            .and_then(|base| delta::apply_to(&base, chain, &staging, Form::Directory, &options, progress));
+            .and_then(|base| delta::apply_weights_to(&base, chain, &staging, &options, progress));
         applied.map(|_| patches.len()).map_err(|error| self.refused(error.into()))
     }
 
@@ -142,7 +142,7 @@ pub(crate) fn apply_to_staged(
             local::remove(&next)?;
             let unsynced = options.clone().with_durability(Durability::None);
             let base = Checkpoint::open(&staging, &options.limits)?;
-            let applied = delta::apply_to(&base, chain, &next, Form::Directory, &unsynced, progress);
+            let applied = delta::apply_weights_to(&base, chain, &next, &unsynced, progress);
             drop(base);
             if applied.is_ok() {
                 local::remove(&staging)?;
