@@ -1,5 +1,5 @@
-//! What of a checkpoint travels: all of it, or what stays behind is said by name; and what cannot arrive never
-//! leaves.
+//! What of a checkpoint travels: all of it, or what stays behind is said by name; and what cannot arrive
+//! never leaves.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,5 +1,5 @@
-//! Servers and records that are made to exhaust whoever reads them: the whole binary, and the memory that it is
-//! seen to take.
+//! Servers and records that are made to exhaust whoever reads them: the whole binary, and the memory that it
+//! is seen to take.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write};
@@ -15,8 +15,8 @@ use crate::support::{arguments, command, fixture, peak_of, run, temporary};
 /// What a command takes besides what it reads.
 const BESIDES: u64 = 48 << 20;
 
-/// Runs a command that must fail, for nothing but what it was sent; the most anonymous memory that it was seen to
-/// have, and what it said.
+/// Runs a command that must fail, for nothing but what it was sent; the most anonymous memory that it was
+/// seen to have, and what it said.
 fn refused(command: &mut Command) -> (u64, String) {
     let said = temporary();
     let file = said.path().join("stderr");
@@ -116,7 +116,8 @@ fn endless_error(to: &mut dyn Write) -> std::io::Result<()> {
 
 #[test]
 fn answers_of_a_server_that_do_not_end_take_bounded_memory_and_are_errors() {
-    let answers: [(fn(&mut dyn Write) -> std::io::Result<()>, &str); 3] =
+    type Answer = fn(&mut dyn Write) -> std::io::Result<()>;
+    let answers: [(Answer, &str); 3] =
         [(endless_page, "16777216"), (endless_pages, "max_listed"), (endless_error, "")];
     for (answer, said) in answers {
         let mut command = command(&arguments!["log", "s3://bucket/run"]);
@@ -192,7 +193,7 @@ fn records_are_kept_up_to_a_sum_however_many_there_are() {
         eprintln!("{name}: {} MiB", peak >> 20);
         assert!(stderr.contains("max_history_bytes"), "{stderr}");
         // The records, what is made of them, and those on their way.
-        assert!(peak < BESIDES + (3 * (32 + 4 * 4) << 20), "{name}: {peak}");
+        assert!(peak < BESIDES + ((3 * (32 + 4 * 4)) << 20), "{name}: {peak}");
     }
 }
 

@@ -64,7 +64,8 @@ pub(crate) fn json_error(json: &[u8], error: &serde_json::Error) -> (u64, String
 /// millions, each of which takes ten times its bytes.
 const MAX_METADATA: u64 = 1 << 16;
 
-/// Reads a map of strings in which a key may not occur twice, or `null`. Entries beyond `most` are counted only.
+/// Reads a map of strings in which a key may not occur twice, or `null`. Entries beyond `most` are counted
+/// only.
 pub(crate) struct Strings {
     pub(crate) most: u64,
 }

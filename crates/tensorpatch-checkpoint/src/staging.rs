@@ -138,8 +138,8 @@ fn sweep(parent: &Path, prefix: &OsStr) {
 /// Removes what this process is writing for `dest` and has not finished: for the end of a process whose
 /// threads cannot be stopped. What other processes write stays.
 ///
-/// Whether it is this process's is told by its open files, so it works on Linux only; elsewhere the next write
-/// to the same destination removes it.
+/// Whether it is this process's is told by its open files, so it works on Linux only; elsewhere the next
+/// write to the same destination removes it.
 pub fn remove_unfinished(dest: &Path) {
     let (Some(name), Ok(open)) = (dest.file_name(), fs::read_dir("/proc/self/fd")) else { return };
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());

@@ -1,7 +1,8 @@
 //! What a signal does: whoever is interrupted leaves no unfinished file, says so, and exits as documented.
 //!
 //! Commands that wait for a store are ended by dropping what they wait for, which is safe at any point. The
-//! others are busy on all threads: a thread of its own removes what they have not finished and ends the program.
+//! others are busy on all threads: a thread of its own removes what they have not finished and ends the
+//! program.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -61,8 +61,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// Warnings of the lower layers go to standard error, each once; `TENSORPATCH_LOG=info` tells what is done, and
-/// `debug` every request.
+/// Warnings of the lower layers go to standard error, each once; `TENSORPATCH_LOG=info` tells what is done,
+/// and `debug` every request.
 fn trace(quiet: bool) {
     let filter = EnvFilter::builder()
         .with_default_directive(if quiet { LevelFilter::ERROR } else { LevelFilter::WARN }.into())

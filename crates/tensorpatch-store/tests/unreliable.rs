@@ -101,7 +101,7 @@ async fn an_object_with_a_name_that_none_can_have_stops_neither_publishers_nor_r
     assert_same(replica.dir(), &scene.step(3));
     assert_eq!(scene.stream.log().await.unwrap().len(), 3);
     // A collector must know all that is there.
-    assert!(tensorpatch_store::upkeep::collect(&scene.stream, &Default::default()).await.is_err());
+    assert!(upkeep::collect(&scene.stream, &Default::default()).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,9 +17,9 @@ use crate::streams::{self, Access, Sign};
 /// version is the whole checkpoint, the others are patches.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The checkpoint: a .safetensors file, published as model.safetensors, or a directory. Of a directory the
-    /// files beside the weights (config.json, 1_Pooling/config.json) are published too, but for weights of
-    /// other formats, unfinished downloads and hidden files
+    /// The checkpoint: a .safetensors file, published as model.safetensors, or a directory. Of a directory
+    /// the files beside the weights (config.json, 1_Pooling/config.json) are published too, but for weights
+    /// of other formats, unfinished downloads and hidden files
     checkpoint: PathBuf,
     /// The stream: a path or file:///..., s3://, gs://, az:// or hf://buckets/...
     #[arg(long, value_name = "URL")]
@@ -36,8 +36,8 @@ pub(crate) struct Arguments {
     /// same state, it is taken for published: so the command can simply be repeated
     #[arg(long, value_name = "TEXT")]
     label: Option<String>,
-    /// Publish this file beside the weights too, though its name says weights of another format, an unfinished
-    /// download or a log: a path below CHECKPOINT. May be given several times
+    /// Publish this file beside the weights too, though its name says weights of another format, an
+    /// unfinished download or a log: a path below CHECKPOINT. May be given several times
     #[arg(long, value_name = "NAME")]
     carry: Vec<String>,
     /// The name of the publisher in the log

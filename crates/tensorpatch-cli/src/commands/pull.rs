@@ -25,10 +25,6 @@ pub(crate) struct Arguments {
     /// The version, ahead or back [default: the newest]
     #[arg(long, value_name = "N")]
     version: Option<u64>,
-    /// Read every byte of what is there first, and restore what is not as it was published. Otherwise presence,
-    /// sizes and headers are compared
-    #[arg(long)]
-    verify: bool,
     #[command(flatten)]
     how: How,
 }
@@ -152,9 +148,7 @@ async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {
     let version = arguments.version.map(|number| Version::new(number).ok_or_else(|| no_version(number)));
     let version = version.transpose()?;
     let stream = arguments.source.open().await?;
-    let options = arguments.how.options(session);
-    let options = if arguments.verify { options.verifying() } else { options };
-    let replica = Replica::of(stream, &arguments.dir, options);
+    let replica = Replica::of(stream, &arguments.dir, arguments.how.options(session));
     let pulled = match version {
         None => replica.pull().await?,
         Some(version) => replica.pull_version(version).await?,

@@ -17,11 +17,12 @@ use super::simd::Simd;
 use super::symbols::{SYMBOL_BITS, Symbols};
 use super::writer::Writer;
 
-/// About so many elements are looked at to estimate how many there are of each key: to choose which classes are
-/// hot, whose elements are counted then, and where all have a symbol and none is counted.
+/// About so many elements are looked at to estimate how many there are of each key: to choose which classes
+/// are hot, whose elements are counted then, and where all have a symbol and none is counted.
 const SAMPLE: usize = 1 << 13;
 const DENSE_SAMPLE: usize = 1 << 16;
-/// Of a block of which more than one element in so many changes, one in [`CHANGES_EVERY`] changes is looked at.
+/// Of a block of which more than one element in so many changes, one in [`CHANGES_EVERY`] changes is looked
+/// at.
 const MANY_CHANGES: usize = 4;
 const CHANGES_EVERY: u16 = 4;
 /// What lanes may cost: a byte in so many changes, which take about as many bytes. Eight are worth more than

@@ -240,8 +240,8 @@ impl Count {
             }
             cost
         };
-        // Where half of the distances or less lie beyond, the law tells the reach well enough to look only near
-        // it: from there on uphill on both sides.
+        // Where half of the distances or less lie beyond, the law tells the reach well enough to look only
+        // near it: from there on uphill on both sides.
         let (mut bits, mut beyond) = (0, self.changes - self.by_bits[0]);
         while beyond > self.changes / 2 {
             bits += 1;

@@ -15,9 +15,8 @@ settings! {
         /// The most edge records (anchors and folds added later) that are read [default: 4096].
         /// A collector leaves some dozens; of more, those to the newest versions are read.
         max_edge_records: usize = 4096;
-        /// The most objects that a list may have [default: 1000000].
-        /// A version has a handful, and a collector removes the old ones: this is a stream that nobody collects,
-        /// or a server whose lists do not end.
+        /// The most objects that a list may have [default: 1000000]. A version has a handful, and a collector
+        /// removes the old ones: this is a stream that nobody collects, or a server whose lists do not end.
         max_listed: usize = 1_000_000;
         /// The most bytes of the records that a plan, a log or a check keeps [default: 256MiB].
         /// A version has about a kilobyte of them, so this is enough for a hundred thousand versions.

@@ -142,8 +142,8 @@ impl Stream {
         Ok(records)
     }
 
-    /// The names of the edge records, if there are not more than are read: what decides by all of them must not
-    /// decide by some.
+    /// The names of the edge records, if there are not more than are read: what decides by all of them must
+    /// not decide by some.
     pub(crate) async fn all_edges(&self) -> Result<Vec<Listed>, StoreError> {
         let listed = self.bucket().list(names::EDGES, None).await?;
         let most = self.policy().plans.max_edge_records;

@@ -13,8 +13,8 @@ use crate::local::{self, blocking};
 /// The most bytes of a file of [`SignedTip`].
 const MAX_BYTES: u64 = 4096;
 
-/// The directory beside the file of a secret key in which [`StreamBuilder::signed_tips`] keeps what was signed
-/// with it: `KEY.tips`.
+/// The directory beside the file of a secret key in which [`StreamBuilder::signed_tips`] keeps what was
+/// signed with it: `KEY.tips`.
 ///
 /// [`StreamBuilder::signed_tips`]: crate::StreamBuilder::signed_tips
 pub fn signed_tips_beside(key: &Path) -> PathBuf {

@@ -121,8 +121,8 @@ impl Stream {
         }
     }
 
-    /// The versions after `tip` whose records the store lists. Lists only save requests, so one that cannot be
-    /// read counts as empty: an object with a name that none can have would otherwise stop every reader.
+    /// The versions after `tip` whose records the store lists. Lists only save requests, so one that cannot
+    /// be read counts as empty: an object with a name that none can have would otherwise stop every reader.
     pub(crate) async fn listed_commits(&self, tip: Option<&Commit>) -> Result<Vec<Version>, StoreError> {
         let after = tip.map(|tip| names::commit_file(tip.record.version));
         let listed = match self.bucket().list(names::COMMITS, after.as_deref()).await {
@@ -346,8 +346,8 @@ impl Stream {
         Ok(objects)
     }
 
-    /// The highest floor that a collector has written down, if any; the records below it may name objects that
-    /// are gone.
+    /// The highest floor that a collector has written down, if any; the records below it may name objects
+    /// that are gone.
     ///
     /// # Errors
     /// If the store fails.

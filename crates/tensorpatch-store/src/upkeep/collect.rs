@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tensorpatch_stream::retention::{Garbage, Kept, Listed, floor, garbage_probes, lowest_needed};
-use tensorpatch_stream::{EdgeKind, History, Key, Nonce, ObjectRef, Version, names};
+use tensorpatch_stream::{Edge, EdgeKind, History, Key, Nonce, ObjectRef, Version, names};
 
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
@@ -196,7 +196,8 @@ async fn broken_edges(
     Ok(edges.filter(|edge| edge.objects().iter().any(|object| missing.contains(object))).cloned().collect())
 }
 
-/// Checks that every version from `floor` on can be reached without the broken edges, from what is kept alone.
+/// Checks that every version from `floor` on can be reached without the broken edges, from what is kept
+/// alone.
 fn check_goes_around(
     history: &History,
     floor: Version,

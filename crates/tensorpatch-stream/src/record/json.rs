@@ -6,8 +6,8 @@ use tensorpatch_format::ErrorKind;
 
 use crate::names::MAX_INTEGER;
 
-/// The most bytes that a record may have: an anchor of ten thousand shards has room, and a few records at once
-/// fit into memory.
+/// The most bytes that a record may have: an anchor of ten thousand shards has room, and a few records at
+/// once fit into memory.
 pub const MAX_RECORD_BYTES: u64 = 4 << 20;
 /// The most bytes of a message about a broken record.
 const MAX_MESSAGE_BYTES: usize = 1000;
