@@ -97,7 +97,9 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         Some(Command::Vectors { check, pack }) => vectors::run(check, pack),
         Some(Command::Bench { arguments }) => {
-            if arguments.iter().any(|argument| argument.starts_with("--commands")) {
+            let runs_commands =
+                |argument: &String| argument.starts_with("--commands") || argument.starts_with("--system");
+            if arguments.iter().any(runs_commands) {
                 shell::run(&mut shell::cargo(&["build", "--release", "--package", "tensorpatch-cli"])?)?;
             }
             let mut command =

@@ -227,12 +227,12 @@ impl Bench<'_> {
     }
 }
 
-fn arguments(words: &[&str], paths: &[&OsStr]) -> Vec<OsString> {
+pub(crate) fn arguments(words: &[&str], paths: &[&OsStr]) -> Vec<OsString> {
     words.iter().map(OsStr::new).chain(paths.iter().copied()).map(OsStr::to_owned).collect()
 }
 
 /// `RssAnon` of a process in bytes; 0 once it has none.
-fn anonymous(process: u32) -> u64 {
+pub(crate) fn anonymous(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let kib = status.lines().find_map(|line| {
         line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
@@ -242,7 +242,7 @@ fn anonymous(process: u32) -> u64 {
 
 /// Seconds that processors spent for children that have ended: in them, and for them in the kernel of the
 /// system.
-fn children_seconds() -> Result<[f64; 2]> {
+pub(crate) fn children_seconds() -> Result<[f64; 2]> {
     let stat =
         std::fs::read_to_string("/proc/self/stat").context("this system does not tell what children take")?;
     // The fields after the name of the program, which may have anything in it: the first is number 3.

@@ -10,4 +10,5 @@ pub mod ratios;
 pub mod report;
 pub mod rivals;
 pub mod sizes;
+pub mod system;
 pub mod table;

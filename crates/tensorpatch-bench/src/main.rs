@@ -14,14 +14,14 @@ use tensorpatch_bench::pair::Pair;
 use tensorpatch_bench::ratios;
 use tensorpatch_bench::report::{Encodings, Kernels, Ratios, Report};
 use tensorpatch_bench::sizes::Sizes;
-use tensorpatch_bench::table;
+use tensorpatch_bench::{system, table};
 use tensorpatch_codec::Level;
 use tensorpatch_format::Profile;
 use tensorpatch_synthetic::{Config, Dtype};
 
 /// Measures tensorpatch on pairs of checkpoints, beside the encodings of others and in the same run.
 ///
-/// Without one of --sizes, --kernels, --table and --commands: all encodings side by side.
+/// Without one of --sizes, --kernels, --table, --commands and --system: all encodings side by side.
 #[derive(Parser)]
 #[command(max_term_width = 110)]
 struct Arguments {
@@ -80,6 +80,12 @@ struct Arguments {
     #[arg(long, group = "what", value_enum, value_delimiter = ',', num_args = 0.., require_equals = true,
         default_missing_value = "diff,apply,in-place,digest")]
     commands: Option<Vec<Which>>,
+    /// Only publishing to a stream and pulling from it, beside cp + sync of the same files
+    #[arg(long, group = "what")]
+    system: bool,
+    /// The bucket in which the stream of --system is created, such as s3://bench [default: a directory]
+    #[arg(long, requires = "system")]
+    to: Option<String>,
     /// The program whose commands are measured [default: the one built beside this]
     #[arg(long)]
     cli: Option<PathBuf>,
@@ -214,6 +220,11 @@ fn measure(arguments: &Arguments, input: &Input, scratch: &Path, report: &mut Re
         }
         let rows = commands::measure(&arguments.cli()?, which, input, scratch, passes, kernels.as_ref())?;
         report.commands.extend(rows);
+        return Ok(());
+    }
+    if arguments.system {
+        let rows = system::measure(&arguments.cli()?, input, arguments.to.as_deref(), scratch, passes)?;
+        report.system.extend(rows);
         return Ok(());
     }
     let pair = Pair::open(&input.base, &input.target)?;

@@ -8,6 +8,7 @@ use crate::commands;
 use crate::kernels;
 use crate::ratios;
 use crate::sizes::Sizes;
+use crate::system;
 use crate::table::{Row, Speed};
 
 /// All that one run of the benchmark measured, and where.
@@ -29,6 +30,8 @@ pub struct Report {
     pub ratios: Vec<Ratios>,
     /// Whole commands.
     pub commands: Vec<commands::Row>,
+    /// Publishing and pulling.
+    pub system: Vec<system::Row>,
 }
 
 /// Encodings side by side on one pair.
@@ -74,8 +77,8 @@ impl Report {
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let machine = model.map_or(std::env::consts::ARCH, |(_, model)| model).to_owned();
-        let (sizes, encodings, kernels, ratios, commands) = Default::default();
-        Self { machine, threads, passes, sizes, encodings, kernels, ratios, commands }
+        let (sizes, encodings, kernels, ratios, commands, system) = Default::default();
+        Self { machine, threads, passes, sizes, encodings, kernels, ratios, commands, system }
     }
 
     /// Tables in Markdown.
@@ -100,6 +103,10 @@ impl Report {
         if !self.commands.is_empty() {
             out += "\n";
             out += &commands_table(&self.commands);
+        }
+        if !self.system.is_empty() {
+            out += "\n";
+            out += &system_table(&self.system);
         }
         out
     }
@@ -320,6 +327,39 @@ fn commands_table(all: &[commands::Row]) -> String {
         })
         .collect();
     markdown(&headings, &rows)
+}
+
+fn system_table(all: &[system::Row]) -> String {
+    let headings = [
+        "pair",
+        "step",
+        "wall s",
+        "visible s",
+        "processors s",
+        "requests",
+        "read MiB",
+        "written MiB",
+        "to disk MiB",
+        "peak anonymous MiB",
+    ];
+    let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let row = |row: &system::Row| {
+        let [read, written] = row.transferred;
+        vec![
+            row.input.clone(),
+            row.step.to_owned(),
+            format!("{:.3}", row.wall),
+            or_dash(row.visible.map(|seconds| format!("{seconds:.3}"))),
+            format!("{:.3}", row.processors),
+            or_dash(row.requests.map(|requests| requests.to_string())),
+            mib(read),
+            mib(written),
+            mib(row.to_disk),
+            mib(row.peak_anonymous),
+        ]
+    };
+    markdown(&headings, &all.iter().map(row).collect::<Vec<_>>())
 }
 
 fn cells(cells: &[&str]) -> Vec<String> {

@@ -35,6 +35,7 @@ mod placement;
 mod raw_header;
 mod room;
 mod staging;
+mod sync;
 mod writer;
 
 pub use atomic_file::AtomicFile;
@@ -51,6 +52,7 @@ pub use map::MappedFile;
 pub use patcher::CheckpointPatcher;
 pub use placement::Placement;
 pub use staging::remove_unfinished;
+pub use sync::sync_files;
 pub use writer::{CheckpointWriter, Form};
 
 #[cfg(doctest)]

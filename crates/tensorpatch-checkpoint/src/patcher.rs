@@ -9,6 +9,7 @@ use tensorpatch_format::{FileLayout, Layout, TensorIndex};
 
 use crate::error::Obstacle;
 use crate::map::FileIdentity;
+use crate::sync::sync_all;
 use crate::{Checkpoint, CheckpointError, Placement};
 
 /// Writes into the files of an existing checkpoint, at given positions of its tensors.
@@ -130,10 +131,7 @@ impl CheckpointPatcher {
     /// # Errors
     /// If the operating system refuses; what was written since the last sync may then be lost.
     pub fn sync(&self) -> Result<(), CheckpointError> {
-        for (path, file) in &self.files {
-            file.sync_data().map_err(CheckpointError::io("sync", path))?;
-        }
-        Ok(())
+        sync_all(&self.files, File::sync_data)
     }
 }
 

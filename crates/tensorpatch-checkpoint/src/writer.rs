@@ -12,6 +12,7 @@ use crate::companions::is_safetensors;
 use crate::durable::sync_open_dir;
 use crate::room::{NoReservation, available, check_available, reserve};
 use crate::staging::Staging;
+use crate::sync::sync_all;
 use crate::{CheckpointError, Companion, Placement};
 
 /// Bytes of a companion that are in memory at once.
@@ -47,6 +48,8 @@ pub struct CheckpointWriter {
     files: Vec<(PathBuf, File)>,
     form: Form,
     staging: Staging,
+    /// Whether what is written is to be on disk before it has its name.
+    syncs: bool,
 }
 
 impl CheckpointWriter {
@@ -89,10 +92,19 @@ impl CheckpointWriter {
             form,
             staging,
             dest,
+            syncs: true,
         };
         writer.reserve()?;
         writer.write_layout(layout)?;
         Ok(writer)
+    }
+
+    /// Leaves it to the system when what is written gets to the disk: a power cut may take it away, or leave it
+    /// torn, also after the commit.
+    #[must_use]
+    pub fn unsynced(mut self) -> Self {
+        self.syncs = false;
+        self
     }
 
     fn reserve(&self) -> Result<(), CheckpointError> {
@@ -169,7 +181,7 @@ impl CheckpointWriter {
         let path = self.staging.path().join(name);
         let mut file = new_file(&path)?;
         write(&mut file)?
-            .and_then(|()| file.sync_all())
+            .and_then(|()| if self.syncs { file.sync_all() } else { Ok(()) })
             .map_err(CheckpointError::io("write", &self.dest.join(name)))
     }
 
@@ -184,19 +196,22 @@ impl CheckpointWriter {
             let (path, expected) = (self.dest, self.expected);
             return Err(CheckpointError::Incomplete { path, written, expected });
         }
-        for (path, file) in &self.files {
-            file.sync_all().map_err(CheckpointError::io("sync", path))?;
+        if self.syncs {
+            sync_all(&self.files, File::sync_all)?;
         }
-        if self.form == Form::Directory {
+        if self.syncs && self.form == Form::Directory {
             let path = self.staging.path();
             sync_open_dir(self.staging.handle()).map_err(CheckpointError::io("sync", path))?;
         }
-        let (dest, (_, opened)) = (self.dest, self.parent);
+        let (dest, (_, opened), syncs) = (self.dest, self.parent, self.syncs);
         self.staging.rename(&dest).map_err(|error| match error.kind() {
             // Somebody was faster since `create` looked.
             io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(&dest),
             _ => CheckpointError::io("rename the new checkpoint to", &dest)(error),
         })?;
+        if !syncs {
+            return Ok(());
+        }
         sync_open_dir(&opened).map_err(CheckpointError::not_durable(&dest))
     }
 }

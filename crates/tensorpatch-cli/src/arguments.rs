@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use clap::{Args, ValueEnum};
+use tensorpatch::delta::Durability;
 use tensorpatch::format::{LeafHash, Profile};
 
 /// Options that every command takes.
@@ -53,6 +54,25 @@ impl From<ProfileChoice> for Profile {
         match choice {
             ProfileChoice::Compact => Self::Compact,
             ProfileChoice::Direct => Self::Direct,
+        }
+    }
+}
+
+/// `--durability`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DurabilityChoice {
+    /// Everything is on disk when the command ends
+    #[default]
+    Synced,
+    /// The system writes to the disk when it sees fit
+    None,
+}
+
+impl From<DurabilityChoice> for Durability {
+    fn from(choice: DurabilityChoice) -> Self {
+        match choice {
+            DurabilityChoice::Synced => Self::Synced,
+            DurabilityChoice::None => Self::None,
         }
     }
 }

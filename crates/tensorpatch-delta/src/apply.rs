@@ -7,14 +7,14 @@ use tensorpatch_checkpoint::{Checkpoint, Form};
 
 use crate::pending::open_settled;
 use crate::{
-    ApplyError, ApplyReport, Options, Patch, Progress, Recovery, apply_full, apply_in_place, apply_to,
+    ApplyError, ApplyReport, Chain, Options, Patch, Progress, Recovery, apply_full, apply_in_place, apply_to,
     journal_path, recover,
 };
 
 /// What a directory has that is the replica of a stream.
 const REPLICA_STATE: &str = ".tensorpatch/state.json";
 
-/// A patch that is about to be applied, with options.
+/// A patch, or a [`Chain`] of them, that is about to be applied, with options.
 ///
 /// ```no_run
 /// use tensorpatch_delta::{Apply, Options, Patch, Progress};
@@ -29,7 +29,7 @@ const REPLICA_STATE: &str = ".tensorpatch/state.json";
 /// ```
 #[derive(Debug)]
 pub struct Apply<'a> {
-    patch: &'a Patch<'a>,
+    chain: Chain<'a>,
     options: Options,
     progress: Progress<'a>,
 }
@@ -50,9 +50,9 @@ pub enum AppliedInPlace {
 }
 
 impl<'a> Apply<'a> {
-    /// An application of `patch` with default options.
-    pub fn new(patch: &'a Patch<'a>) -> Self {
-        Self { patch, options: Options::default(), progress: Progress::none() }
+    /// An application of patches with default options.
+    pub fn new(patches: impl Into<Chain<'a>>) -> Self {
+        Self { chain: patches.into(), options: Options::default(), progress: Progress::none() }
     }
 
     /// Sets the options.
@@ -80,7 +80,7 @@ impl<'a> Apply<'a> {
     pub fn to(&self, base: impl AsRef<Path>, dest: impl AsRef<Path>) -> Result<ApplyReport, ApplyError> {
         let base = open_settled(base.as_ref(), &self.options.limits)?;
         let form = self.form(Some(&base), dest.as_ref());
-        apply_to(&base, self.patch, dest.as_ref(), form, &self.options, self.progress)
+        apply_to(&base, self.chain, dest.as_ref(), form, &self.options, self.progress)
     }
 
     /// Writes the checkpoint that a full patch holds to `dest`: a directory if it has several files or an
@@ -91,7 +91,7 @@ impl<'a> Apply<'a> {
     /// there is nothing at `dest` that was not there before.
     pub fn unpack(&self, dest: impl AsRef<Path>) -> Result<ApplyReport, ApplyError> {
         let form = self.form(None, dest.as_ref());
-        apply_full(self.patch, dest.as_ref(), form, &self.options, self.progress)
+        apply_full(self.chain.first(), dest.as_ref(), form, &self.options, self.progress)
     }
 
     /// Turns the checkpoint at `checkpoint` into the target of the patch, in place. Finishes what an
@@ -111,20 +111,20 @@ impl<'a> Apply<'a> {
         let journal = journal_path(checkpoint);
         let recovery = recover(checkpoint, &journal, &self.options, self.progress)?;
         if let Recovery::Finished { target } = recovery
-            && target == self.patch.target_digest()
+            && target == self.chain.last().target_digest()
         {
             let opened = open_settled(checkpoint, &self.options.limits)?;
-            let same_layout = opened.layout().digest() == self.patch.trailer().ends.target_layout;
+            let same_layout = opened.layout().digest() == self.chain.last().trailer().ends.target_layout;
             return Ok(AppliedInPlace::Finished { state_bytes: opened.schema().state_bytes(), same_layout });
         }
-        apply_in_place(checkpoint, self.patch, &journal, &self.options, self.progress)
+        apply_in_place(checkpoint, self.chain, &journal, &self.options, self.progress)
             .map(AppliedInPlace::Applied)
     }
 
     /// A file if the name says so; else a directory if the target needs one, or the base is one.
     fn form(&self, base: Option<&Checkpoint>, dest: &Path) -> Form {
         let named_file = dest.extension().is_some_and(|extension| extension == "safetensors");
-        let layout = self.patch.listed_layout().or(base.map(Checkpoint::layout));
+        let layout = self.chain.listed_layout().or(base.map(Checkpoint::layout));
         let needs_directory =
             layout.is_some_and(|layout| layout.files().len() > 1 || layout.index().is_some());
         let from_directory = base.is_some_and(Checkpoint::is_directory);

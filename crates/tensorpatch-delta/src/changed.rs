@@ -8,7 +8,7 @@ use crate::continuation::Continuation;
 use crate::parallel::ordered;
 use crate::patch::BoundPatch;
 use crate::spans::chunk_len;
-use crate::walk::bind;
+use crate::walk::bind_patch;
 use crate::{ApplyError, Options, Patch, State};
 
 /// Chunks that a thread compares at once.
@@ -90,7 +90,7 @@ impl<'a> ChangedTensors<'a> {
         let mut bound: Vec<BoundPatch<'a>> = Vec::new();
         for patch in patches {
             let next = match bound.last() {
-                None => bind(patch, base.as_ref(), options)?,
+                None => bind_patch(patch, base.as_ref(), options)?,
                 Some(before) => {
                     patch.check_base(before.patch().target_digest())?;
                     let next = patch.bind(Some(before.schema()))?;

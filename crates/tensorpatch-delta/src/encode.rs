@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 
 use tensorpatch_checkpoint::CheckpointError;
-use tensorpatch_codec::{ChunkContext, ChunkEncoder, CodecError, Encoded};
+use tensorpatch_codec::{ChunkContext, ChunkDecoder, ChunkEncoder, CodecError, Encoded, leaf_digest};
 use tensorpatch_format::{
-    BlockBuilder, ChunkAddress, ElementFormat, Encoding, Ends, ErrorKind, FinishedBlock, Kind, Layout,
-    LayoutDigest, LeafDigest, LeafHash, PatchHeader, Schema, StateDigest, TensorIndex, WriteError,
+    BlockBuilder, CHUNK_BYTES, ChunkAddress, ElementFormat, Encoding, Ends, ErrorKind, FinishedBlock, Kind,
+    Layout, LayoutDigest, LeafDigest, LeafHash, PatchHeader, Schema, StateDigest, TensorIndex, WriteError,
 };
 
 use crate::changes::{ByTensor, ChangesError, TensorChanges};
@@ -14,6 +14,7 @@ use crate::continuation::Continuation;
 use crate::emit::{Emitter, Head};
 use crate::parallel::ordered;
 use crate::spans::Spans;
+use crate::state::HashedChunk;
 use crate::{Cancelled, LeafTable, Options, Progress, Snapshot, State, TensorsError};
 
 /// What a patch holds, and the leaf table of its target.
@@ -77,6 +78,14 @@ pub enum DiffError {
         /// Why not.
         source: CodecError,
     },
+    /// A state was altered while it was read: what was encoded does not decode to what was hashed.
+    #[error("tensor {tensor:?}, chunk {}: it was altered while it was read", address.chunk.0)]
+    Altered {
+        /// The tensor.
+        tensor: String,
+        /// The chunk.
+        address: ChunkAddress,
+    },
     /// Content that the format has no room for.
     #[error("the patch cannot be encoded")]
     Encode(#[from] WriteError),
@@ -108,6 +117,7 @@ impl DiffError {
             Self::LeafHash { .. } | Self::NoChanges(_) | Self::Changes { .. } | Self::Encode(_) => {
                 ErrorKind::Refused
             }
+            Self::Altered { .. } => ErrorKind::Conflict,
             Self::Checkpoint(error) => error.kind(),
             Self::Tensors(error) => error.kind(),
             Self::Cancelled(_) => ErrorKind::Cancelled,
@@ -222,9 +232,9 @@ fn encode(
     ordered(
         options.threads,
         spans.all().len(),
-        ChunkEncoder::new,
-        |chunks, span| {
-            let encoded = encoder.encode(chunks, span)?;
+        || (ChunkEncoder::new(), options.checked.then(Check::new)),
+        |(chunks, check), span| {
+            let encoded = encoder.encode(chunks, check.as_mut(), span)?;
             progress.advance(spans.bytes(span))?;
             Ok(encoded)
         },
@@ -399,31 +409,91 @@ struct SpanEncoder<'a> {
     header: PatchHeader,
 }
 
+/// What decodes each chunk once it is encoded.
+struct Check {
+    decoder: ChunkDecoder,
+    /// The base's chunk as it was hashed: the base may be altered meanwhile.
+    base: Vec<u8>,
+    target: Vec<u8>,
+}
+
+impl Check {
+    fn new() -> Self {
+        Self { decoder: ChunkDecoder::new(), base: Vec::new(), target: vec![0; CHUNK_BYTES] }
+    }
+}
+
+/// Whether `payload` makes the chunk of which `encoded` has the digest, of `len` bytes, of `base`.
+fn is_sound(
+    (decoder, target): (&mut ChunkDecoder, &mut [u8]),
+    context: ChunkContext,
+    base: Option<(&[u8], LeafDigest)>,
+    encoded: &Encoded,
+    payload: &[u8],
+    len: usize,
+) -> bool {
+    let (Some(encoding), Some(target)) = (encoded.encoding, target.get_mut(..len)) else {
+        // Nothing changed, which is so where the digests are the same.
+        return base.is_some_and(|(_, leaf)| leaf == encoded.leaf);
+    };
+    let decoded = decoder.decode(context, encoding, payload, base.map(|(bytes, _)| bytes), target);
+    decoded.is_ok_and(|leaf| leaf == encoded.leaf)
+}
+
 impl SpanEncoder<'_> {
-    fn encode(&self, encoder: &mut ChunkEncoder, span: usize) -> Result<EncodedSpan, DiffError> {
+    fn encode(
+        &self,
+        encoder: &mut ChunkEncoder,
+        mut check: Option<&mut Check>,
+        span: usize,
+    ) -> Result<EncodedSpan, DiffError> {
         let mut out = SpanBuilder::new(&self.header);
-        self.spans.get(span).try_for_each(|address| self.encode_chunk(encoder, address, &mut out))?;
+        let mut encode = |address| self.encode_chunk(encoder, check.as_deref_mut(), address, &mut out);
+        self.spans.get(span).try_for_each(&mut encode)?;
         out.finish()
     }
 
     fn encode_chunk(
         &self,
         encoder: &mut ChunkEncoder,
+        check: Option<&mut Check>,
         address: ChunkAddress,
         out: &mut SpanBuilder,
     ) -> Result<(), DiffError> {
         let context = self.context(address.tensor);
-        let base = self.continuation.base_chunk(address);
-        let base = base.zip(self.base).and_then(|(address, base)| {
-            let chunk = base.chunk(address, context.leaf_hash)?;
-            if !chunk.known {
-                out.base_leaf(address, chunk.leaf);
+        let at = self.continuation.base_chunk(address);
+        let base = at.zip(self.base);
+        let mut decoder = None;
+        let base = match check {
+            None => base.and_then(|(at, base)| base.chunk(at, context.leaf_hash)),
+            Some(Check { decoder: checking, base: copy, target }) => {
+                decoder = Some((checking, target.as_mut_slice()));
+                copy.clear();
+                base.and_then(|(at, base)| base.state.chunk(at)).map(|bytes| {
+                    copy.extend_from_slice(bytes);
+                    HashedChunk { bytes: copy, leaf: leaf_digest(context.leaf_hash, copy), known: false }
+                })
             }
-            Some((chunk.bytes, chunk.leaf))
-        });
+        };
+        if let Some((at, chunk)) = at.zip(base.as_ref()).filter(|(_, chunk)| !chunk.known) {
+            out.base_leaf(at, chunk.leaf);
+        }
+        let base = base.map(|chunk| (chunk.bytes, chunk.leaf));
         out.chunk(address, |payload| match (self.target, base) {
             (Tensors::State(target), base) => {
-                Ok(target.chunk(address).map(|target| encode_over(encoder, context, base, target, payload)))
+                let Some(target) = target.chunk(address) else { return Ok(None) };
+                let before = payload.len();
+                let encoded = encode_over(encoder, context, base, target, payload);
+                let payload = payload.get(before..).unwrap_or_default();
+                let is_altered = decoder.is_some_and(|decoder| {
+                    !is_sound(decoder, context, base, &encoded, payload, target.len())
+                });
+                if is_altered {
+                    let spec = self.spans.schema().get(address.tensor);
+                    let tensor = spec.map(|spec| spec.name.clone()).unwrap_or_default();
+                    return Err(DiffError::Altered { tensor, address });
+                }
+                Ok(Some(encoded))
             }
             (Tensors::Changes(_), None) => Ok(None),
             (Tensors::Changes(changes), Some(base)) => {

@@ -5,11 +5,11 @@ use std::path::Path;
 use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Companion, Form};
 use tensorpatch_format::{CHUNK_BYTES, Layout};
 
-use crate::patch::BoundPatch;
+use crate::chain::BoundChain;
 use crate::walk::{Unchanged, Walk, bind};
-use crate::{ApplyError, ApplyReport, Options, Patch, Progress, State};
+use crate::{ApplyError, ApplyReport, Chain, Options, Patch, Progress, State};
 
-/// Writes the checkpoint that `patch` makes of `base` to `dest`.
+/// Writes the checkpoint that a patch, or a [`Chain`] of them, makes of `base` to `dest`.
 ///
 /// The result is written beside `dest` and renamed into place once its digest is verified; `base` is only
 /// read. From one directory to another the companions of `base` (such as `config.json`) are copied along.
@@ -17,42 +17,42 @@ use crate::{ApplyError, ApplyReport, Options, Patch, Progress, State};
 /// # Errors
 /// If the patch does not fit `base`, is broken, or the result cannot be written. Then there is nothing at
 /// `dest` that was not there before.
-pub fn apply_to(
-    base: &Checkpoint,
-    patch: &Patch<'_>,
+pub fn apply_to<'p>(
+    base: &'p Checkpoint,
+    patches: impl Into<Chain<'p>>,
     dest: &Path,
     form: Form,
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
     let companions = if form == Form::Directory { base.companions(&[])?.carried } else { Vec::new() };
-    apply_with(base, patch, (dest, form, &companions), options, progress)
+    apply_with(base, patches.into(), (dest, form, &companions), options, progress)
 }
 
 /// As [`apply_to`] to a directory, but without the companions of `base`.
 ///
 /// # Errors
 /// As [`apply_to`].
-pub fn apply_weights_to(
-    base: &Checkpoint,
-    patch: &Patch<'_>,
+pub fn apply_weights_to<'p>(
+    base: &'p Checkpoint,
+    patches: impl Into<Chain<'p>>,
     dest: &Path,
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
-    apply_with(base, patch, (dest, Form::Directory, &[]), options, progress)
+    apply_with(base, patches.into(), (dest, Form::Directory, &[]), options, progress)
 }
 
 fn apply_with(
     base: &Checkpoint,
-    patch: &Patch<'_>,
+    chain: Chain<'_>,
     to: (&Path, Form, &[Companion]),
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
     let state = State::of(base)?;
-    let bound = bind(patch, Some(&state), options)?;
-    let (layout, same_layout) = patch.layout_over(base.layout());
+    let bound = bind(chain, Some(&state), options)?;
+    let (layout, same_layout) = chain.layout_over(base.layout());
     write(Some(&state), &bound, layout, to, options, progress)
         .map(|report| ApplyReport { same_layout, ..report })
 }
@@ -68,7 +68,7 @@ pub fn apply_full(
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
-    let bound = patch.bind(None)?;
+    let bound = Chain::from(patch).bind(None)?;
     let Some(layout) = patch.listed_layout() else {
         return Err(ApplyError::Kind { found: patch.kind(), needed: "a patch with a layout" });
     };
@@ -77,16 +77,19 @@ pub fn apply_full(
 
 fn write(
     base: Option<&State<'_>>,
-    patch: &BoundPatch<'_>,
+    chain: &BoundChain<'_>,
     layout: &Layout,
     (dest, form, companions): (&Path, Form, &[Companion]),
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
-    let schema = patch.schema();
-    let placement = patch.patch().placement(schema, layout, &options.limits)?;
-    let writer = CheckpointWriter::create(dest, form, schema, layout, &placement)?;
-    let walk = Walk { base, patch, options, progress, unchanged: Unchanged::Copied };
+    let schema = chain.schema();
+    let placement = chain.chain().placement(schema, layout, &options.limits)?;
+    let mut writer = CheckpointWriter::create(dest, form, schema, layout, &placement)?;
+    if !options.syncs() {
+        writer = writer.unsynced();
+    }
+    let walk = Walk { base, chain, options, progress, unchanged: Unchanged::Copied };
     let walked = walk.run(
         || (),
         |(), chunk, _: &mut ()| {
@@ -100,7 +103,7 @@ fn write(
     Ok(ApplyReport {
         base: walked.base,
         target: walked.target,
-        changed_chunks: patch.records().len() as u64,
+        changed_chunks: walked.changed_chunks,
         state_bytes: schema.state_bytes(),
         same_layout: true,
         leaves: walked.leaves,

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use tensorpatch_checkpoint::{
     Checkpoint, CheckpointError, CheckpointPatcher, MappedFile, Obstacle, sync_open_dir,
 };
-use tensorpatch_format::{Kind, Layout, StateDigest, TensorIndex};
+use tensorpatch_format::{Layout, StateDigest, TensorIndex};
 
-use crate::journal::{Journal, journal_error, write_journal};
-use crate::patch::BoundPatch;
+use crate::chain::BoundChain;
+use crate::journal::{Journal, journal_error, offset, write_journal};
 use crate::pending::check_absent;
-use crate::walk::{Unchanged, Walk, bind};
-use crate::{ApplyError, ApplyReport, Options, Patch, Progress, State};
+use crate::walk::{TargetChunk, Unchanged, Walk, Walked, bind};
+use crate::{ApplyError, ApplyReport, Chain, Options, Progress, State};
 
 /// What [`recover`] found and did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,31 +36,65 @@ pub enum Recovery {
     },
 }
 
-/// Turns the checkpoint at `checkpoint` into the target of `patch`, in place: what [`prepare_in_place`] and
+/// Turns the checkpoint at `checkpoint` into the target of a patch, or of a [`Chain`] of them, in place: what [`prepare_in_place`] and
 /// [`activate_in_place`] do, with nobody else let in between.
 ///
 /// # Errors
 /// As those two. If writing fails half way, the journal stays, and so does the duty to [`recover`].
 /// `progress` can stop the preparation, which leaves the checkpoint as it was; once the journal is on disk it
 /// is not asked any more.
-pub fn apply_in_place(
+pub fn apply_in_place<'p>(
     checkpoint: &Path,
-    patch: &Patch<'_>,
+    patches: impl Into<Chain<'p>>,
     journal: &Path,
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
-    let (report, patcher) = prepare(checkpoint, patch, journal, options, progress)?;
-    if patch.kind() != Kind::Empty {
+    let (report, patcher) = prepare(checkpoint, patches.into(), (journal, None), options, progress)?;
+    if report.base != report.target {
         let file = MappedFile::open(journal)?;
         Journal::read(checkpoint, journal, &file, options, |journal| journal.replay(&patcher, options))?;
-        remove_journal(journal)?;
+        remove_journal(journal, options)?;
     }
     Ok(report)
 }
 
-/// Verifies that `patch` turns the checkpoint into its target, and writes the journal that does it, durably,
-/// to `journal`.
+/// Turns the checkpoint at `checkpoint` into the target of a patch, or of a [`Chain`] of them, in one pass and
+/// without a journal: for files that nobody else reads, and that are made again if this does not come to its end.
+/// They are not synced.
+///
+/// # Errors
+/// As [`prepare_in_place`], but the files are then of no use.
+pub fn rewrite<'p>(
+    checkpoint: &Path,
+    patches: impl Into<Chain<'p>>,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<ApplyReport, ApplyError> {
+    let chain = patches.into();
+    let base = Checkpoint::open(checkpoint, &options.limits)?;
+    let patcher = CheckpointPatcher::open(&base)?;
+    let state = State::of(&base)?;
+    let bound = bind(chain, Some(&state), options)?;
+    let (layout, same_layout) = chain.layout_over(base.layout());
+    check_in_place(&base, &bound, layout, options)?;
+    let write = |(): &mut (), chunk: TargetChunk<'_>, (): &mut ()| {
+        if !chunk.changed {
+            return Ok(());
+        }
+        Ok(patcher.write(chunk.address.tensor, offset(chunk.address), chunk.bytes)?)
+    };
+    let unchanged = Unchanged::Read(&patcher);
+    let walk = Walk { base: Some(&state), chain: &bound, options, progress, unchanged };
+    let walked = walk.run(|| (), write, |()| Ok(()))?;
+    for (file, layout) in layout.files().iter().enumerate() {
+        patcher.write_header(file, &layout.header)?;
+    }
+    Ok(report(walked, &base, same_layout))
+}
+
+/// Verifies that a patch, or a [`Chain`] of them, turns the checkpoint into its target, and writes the journal
+/// that does it, durably, to `journal`.
 ///
 /// The checkpoint is only read, so that it may serve meanwhile. `journal` should lie on the file system of
 /// the checkpoint, and be the same for all who alter it. Where nothing is to be altered, no journal is
@@ -69,21 +103,37 @@ pub fn apply_in_place(
 /// # Errors
 /// If the patch does not fit, is broken, or moves tensors within the files ([`ApplyError::NotInPlace`]), or
 /// the files must not be written, or another process is about to. Then this call leaves no journal.
-pub fn prepare_in_place(
+pub fn prepare_in_place<'p>(
     checkpoint: &Path,
-    patch: &Patch<'_>,
+    patches: impl Into<Chain<'p>>,
     journal: &Path,
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
-    prepare(checkpoint, patch, journal, options, progress).map(|(report, _)| report)
+    prepare(checkpoint, patches.into(), (journal, None), options, progress).map(|(report, _)| report)
+}
+
+/// Does what [`prepare_in_place`] does, and writes the patch that leads back, from the target to what is there now,
+/// to `inverse`, not durably. Where nothing is to be altered, what is there is of no use.
+///
+/// # Errors
+/// As [`prepare_in_place`]; also if `inverse` cannot be written.
+pub fn prepare_with_inverse<'p>(
+    checkpoint: &Path,
+    patches: impl Into<Chain<'p>>,
+    journal: &Path,
+    inverse: &Path,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<ApplyReport, ApplyError> {
+    prepare(checkpoint, patches.into(), (journal, Some(inverse)), options, progress).map(|(report, _)| report)
 }
 
 /// The preparation, and the locks under which it was made.
 fn prepare(
     checkpoint: &Path,
-    patch: &Patch<'_>,
-    journal: &Path,
+    chain: Chain<'_>,
+    (journal, inverse): (&Path, Option<&Path>),
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<(ApplyReport, CheckpointPatcher), ApplyError> {
@@ -92,38 +142,59 @@ fn prepare(
     let patcher = CheckpointPatcher::open(&Checkpoint::open(checkpoint, &options.limits)?)?;
     let base = Checkpoint::open(checkpoint, &options.limits)?;
     let state = State::of(&base)?;
-    let bound = bind(patch, Some(&state), options)?;
-    let (layout, same_layout) = patch.layout_over(base.layout());
+    let bound = bind(chain, Some(&state), options)?;
+    let (layout, same_layout) = chain.layout_over(base.layout());
     check_in_place(&base, &bound, layout, options)?;
 
-    let walked = if patch.kind() == Kind::Empty {
-        if layout != base.layout() {
-            return Err(ApplyError::NotInPlace("it alters nothing but headers".into()));
-        }
-        let (base, patch, unchanged) = (Some(&state), &bound, Unchanged::InPlace);
-        let walk = Walk { base, patch, options, progress, unchanged };
+    let walked = if chain.changes_nothing() {
+        check_something_altered(&base, layout)?;
+        let (base, unchanged) = (Some(&state), Unchanged::InPlace);
+        let walk = Walk { base, chain: &bound, options, progress, unchanged };
         walk.run(|| (), |(), _, (): &mut ()| Ok(()), |()| Ok(()))?
     } else {
         let partial = partial_path(journal);
         let file = begin(checkpoint, &partial)?;
-        let written = write_journal(&base, &bound, layout, (&partial, &file), options, progress)
+        let back = inverse.map(|path| File::create(path).map_err(|error| journal_error(path, error)));
+        let back = back.transpose()?;
+        let inverse = inverse.zip(back.as_ref());
+        let written = write_journal(&base, &bound, layout, (&partial, &file), inverse, options, progress)
             // What another process has written meanwhile, where files have no locks, must not be replaced.
             .and_then(|walked| Ok(check_absent(journal).map(|()| walked)?))
-            .and_then(|walked| publish(&partial, journal).map(|()| walked));
+            .and_then(|walked| {
+                if walked.base == walked.target {
+                    // The patches have taken back what they did.
+                    check_something_altered(&base, layout)?;
+                    fs::remove_file(&partial).map_err(|error| journal_error(&partial, error))?;
+                } else {
+                    publish(&partial, journal, options)?;
+                }
+                Ok(walked)
+            });
         written.inspect_err(|_| {
             // Best effort: only a finished journal gets the journal's name, and recovery sweeps this one.
             let _ = fs::remove_file(&partial);
         })?
     };
-    let report = ApplyReport {
+    Ok((report(walked, &base, same_layout), patcher))
+}
+
+fn report(walked: Walked, base: &Checkpoint, same_layout: bool) -> ApplyReport {
+    ApplyReport {
         base: walked.base,
         target: walked.target,
-        changed_chunks: bound.records().len() as u64,
+        changed_chunks: walked.changed_chunks,
         state_bytes: base.schema().state_bytes(),
         same_layout,
         leaves: walked.leaves,
-    };
-    Ok((report, patcher))
+    }
+}
+
+/// Refuses to alter headers where no tensor is altered: a journal has no way to say so.
+fn check_something_altered(base: &Checkpoint, layout: &Layout) -> Result<(), ApplyError> {
+    if layout == base.layout() {
+        return Ok(());
+    }
+    Err(ApplyError::NotInPlace("it alters nothing but headers".into()))
 }
 
 /// Alters the checkpoint as a prepared journal says, and removes the journal. Returns the digest of what the
@@ -201,7 +272,7 @@ fn finish<T>(
                 return Ok(None);
             }
             let done = replay(journal, &patcher)?;
-            remove_journal(path)?;
+            remove_journal(path, options)?;
             Ok(Some(done))
         })?;
         if done.is_some() {
@@ -214,7 +285,7 @@ fn finish<T>(
 /// Refuses a patch that would move tensors within the files: then there is no place to alter.
 fn check_in_place(
     base: &Checkpoint,
-    bound: &BoundPatch<'_>,
+    bound: &BoundChain<'_>,
     layout: &Layout,
     options: &Options,
 ) -> Result<(), ApplyError> {
@@ -222,7 +293,7 @@ fn check_in_place(
     if schema != base.schema() {
         return Err(ApplyError::NotInPlace("it adds, removes or reshapes tensors".into()));
     }
-    let target = bound.patch().placement(schema, layout, &options.limits)?;
+    let target = bound.chain().placement(schema, layout, &options.limits)?;
     let names = |layout: &Layout| layout.files().iter().map(|file| file.name.clone()).collect::<Vec<_>>();
     let mut tensors = (0..).map(TensorIndex).take(schema.tensors().len());
     let same_places = tensors.all(|tensor| target.locate(tensor) == base.placement().locate(tensor));
@@ -317,10 +388,13 @@ fn busy(checkpoint: &Path) -> ApplyError {
 }
 
 /// Gives the finished journal its name, durably.
-fn publish(partial: &Path, journal: &Path) -> Result<(), ApplyError> {
+fn publish(partial: &Path, journal: &Path, options: &Options) -> Result<(), ApplyError> {
     let failed = |error| journal_error(journal, error);
     let parent = open_parent(journal).map_err(failed)?;
     fs::rename(partial, journal).map_err(failed)?;
+    if !options.syncs() {
+        return Ok(());
+    }
     sync_open_dir(&parent).map_err(|error| {
         // The caller is told that nothing was prepared, so nothing may be found later.
         let _ = fs::remove_file(journal);
@@ -328,8 +402,9 @@ fn publish(partial: &Path, journal: &Path) -> Result<(), ApplyError> {
     })
 }
 
-fn remove_journal(journal: &Path) -> Result<(), ApplyError> {
+fn remove_journal(journal: &Path, options: &Options) -> Result<(), ApplyError> {
+    let sync = |parent: File| if options.syncs() { sync_open_dir(&parent) } else { Ok(()) };
     open_parent(journal)
-        .and_then(|parent| fs::remove_file(journal).and_then(|()| sync_open_dir(&parent)))
+        .and_then(|parent| fs::remove_file(journal).and_then(|()| sync(parent)))
         .map_err(|source| journal_error(journal, source))
 }

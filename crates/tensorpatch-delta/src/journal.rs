@@ -6,7 +6,7 @@
 //! so that it can be finished even where the header of a file was torn.
 
 use std::fs::File;
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use tensorpatch_checkpoint::{
@@ -17,6 +17,7 @@ use tensorpatch_format::{
     BlockBuilder, CHUNK_BYTES, ChunkAddress, Ends, Layout, Limits, Profile, Schema, StateDigest,
 };
 
+use crate::chain::BoundChain;
 use crate::emit::{Emitter, Head};
 use crate::parallel::ordered;
 use crate::patch::BoundPatch;
@@ -25,60 +26,98 @@ use crate::walk::{Unchanged, Walk, Walked};
 use crate::{ApplyError, DiffError, LeafTable, Options, Patch, Progress, State};
 
 /// Verifies base and target and writes the journal that makes the one the other, durably, to `file`, which is
-/// at `path`.
+/// at `path`. If there is an `inverse`, the patch that makes the base of the target is written there.
 pub(crate) fn write_journal(
     base: &Checkpoint,
-    patch: &BoundPatch<'_>,
+    chain: &BoundChain<'_>,
     layout: &Layout,
     (path, file): (&Path, &File),
+    inverse: Option<(&Path, &File)>,
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<Walked, ApplyError> {
     let failed = |source| journal_error(path, source);
     let mut out = BufWriter::with_capacity(CHUNK_BYTES, file);
+    let mut back = match inverse {
+        None => Box::new(io::sink()) as Box<dyn Write>,
+        Some((_, file)) => Box::new(BufWriter::with_capacity(CHUNK_BYTES, file)),
+    };
+    let back_failed = |source| journal_error(inverse.map_or(path, |(path, _)| path), source);
+    let back_head = Head {
+        full: false,
+        profile: Profile::Direct,
+        leaf_hash: chain.leaf_hash(),
+        schema: None,
+        layout: (layout != base.layout()).then_some(base.layout()),
+    };
+    let back_header = back_head.header(true);
+    let mut backwards = Emitter::new(back_head, &mut back);
     let head = Head {
         full: false,
         profile: Profile::Direct,
-        leaf_hash: patch.patch().leaf_hash(),
-        schema: Some(patch.schema()),
+        leaf_hash: chain.leaf_hash(),
+        schema: Some(chain.schema()),
         layout: Some(layout),
     };
     let header = head.header(true);
     let mut emitter = Emitter::new(head, &mut out);
     let state = State::of(base)?;
-    let walk = Walk { base: Some(&state), patch, options, progress, unchanged: Unchanged::InPlace };
+    let walk = Walk { base: Some(&state), chain, options, progress, unchanged: Unchanged::InPlace };
     let walked = walk.run(
         ChunkEncoder::new,
-        |encoder, chunk, block: &mut Option<BlockBuilder>| {
+        |encoder, chunk, blocks: &mut [Option<BlockBuilder>; 2]| {
             let (true, Some(base)) = (chunk.changed, chunk.base) else { return Ok(()) };
             let context = ChunkContext { profile: Profile::Direct, ..chunk.context };
-            let block = block.get_or_insert_with(|| BlockBuilder::new(&header));
-            let pushed = block.push_with(chunk.address, |payload| {
-                let encoded = encoder.encode(context, base, chunk.bytes, None, payload);
-                Some((encoded.encoding?, encoded.leaf))
-            });
-            pushed.map_err(|error| failed(io::Error::other(error)))
+            let mut push = |block: &mut Option<BlockBuilder>, header, from: &[u8], to: &[u8]| {
+                let block = block.get_or_insert_with(|| BlockBuilder::new(header));
+                let pushed = block.push_with(chunk.address, |payload| {
+                    let encoded = encoder.encode(context, from, to, None, payload);
+                    Some((encoded.encoding?, encoded.leaf))
+                });
+                pushed.map_err(|error| failed(io::Error::other(error)))
+            };
+            let [there, back] = blocks;
+            push(there, &header, base, chunk.bytes)?;
+            if inverse.is_some() { push(back, &back_header, chunk.bytes, base) } else { Ok(()) }
         },
-        // A record that decodes to what the base has already leaves a block empty.
-        |block| match block.filter(|block| !block.is_empty()) {
-            Some(block) => {
-                let written = block.finish().map_err(DiffError::from).and_then(|block| emitter.block(block));
-                written.map_err(|error| failed(io::Error::other(error)))
-            }
-            None => Ok(()),
+        |[there, back]| {
+            write_block(&mut emitter, there).map_err(failed)?;
+            write_block(&mut backwards, back).map_err(back_failed)
         },
     )?;
+    if walked.base == walked.target {
+        // Nothing is altered, and a patch that says so lists no schema. There is no journal then.
+        return Ok(walked);
+    }
     let ends = Ends {
         base_state: walked.base,
         target_state: walked.target,
-        target_schema: patch.schema().digest(),
+        target_schema: chain.schema().digest(),
         base_layout: base.layout().digest(),
         target_layout: layout.digest(),
     };
     emitter.finish(&ends).map_err(|error| failed(io::Error::other(error)))?;
+    let back_ends = Ends {
+        base_state: walked.target,
+        target_state: walked.base,
+        target_schema: chain.schema().digest(),
+        base_layout: layout.digest(),
+        target_layout: base.layout().digest(),
+    };
+    backwards.finish(&back_ends).map_err(|error| back_failed(io::Error::other(error)))?;
+    back.flush().map_err(back_failed)?;
     out.into_inner().map_err(|error| failed(error.into_error()))?;
-    file.sync_all().map_err(failed)?;
+    if options.syncs() {
+        file.sync_all().map_err(failed)?;
+    }
     Ok(walked)
+}
+
+/// Writes a block, unless it is empty: a record that decodes to what the base has already leaves it so.
+fn write_block(emitter: &mut Emitter<'_>, block: Option<BlockBuilder>) -> io::Result<()> {
+    let Some(block) = block.filter(|block| !block.is_empty()) else { return Ok(()) };
+    let written = block.finish().map_err(DiffError::from).and_then(|block| emitter.block(block));
+    written.map_err(io::Error::other)
 }
 
 /// A finished journal, read back: what replaying needs is in it, whatever became of the checkpoint.
@@ -94,13 +133,12 @@ pub(crate) struct Journal<'a> {
 /// What a thread that replays works with.
 struct Scratch {
     decoder: ChunkDecoder,
-    old: Vec<u8>,
-    new: Vec<u8>,
+    chunk: Vec<u8>,
 }
 
 impl Scratch {
     fn new() -> Self {
-        Self { decoder: ChunkDecoder::new(), old: vec![0; CHUNK_BYTES], new: vec![0; CHUNK_BYTES] }
+        Self { decoder: ChunkDecoder::new(), chunk: vec![0; CHUNK_BYTES] }
     }
 }
 
@@ -146,17 +184,16 @@ impl Journal<'_> {
         self.patch.bind(Some(self.schema)).map_err(|error| damaged(self.path, error))
     }
 
-    /// Fills `scratch.old` with a chunk as it is now, and returns how many bytes it has.
-    fn read_chunk(
+    /// A chunk as it is now.
+    fn read_chunk<'s>(
         &self,
         patcher: &CheckpointPatcher,
         address: ChunkAddress,
-        scratch: &mut Scratch,
-    ) -> Result<usize, ApplyError> {
-        let len = chunk_len(self.schema, address);
-        let old = scratch.old.get_mut(..len).unwrap_or_default();
-        patcher.read(address.tensor, offset(address), old)?;
-        Ok(len)
+        chunk: &'s mut [u8],
+    ) -> Result<&'s mut [u8], ApplyError> {
+        let chunk = chunk.get_mut(..chunk_len(self.schema, address)).unwrap_or_default();
+        patcher.read(address.tensor, offset(address), chunk)?;
+        Ok(chunk)
     }
 
     /// Says that replaying makes the whole checkpoint the target, by computing what it would be. Alters
@@ -176,16 +213,12 @@ impl Journal<'_> {
             |scratch, span| {
                 let mut records = bound.records_from(spans.get(span).next()).iter().peekable();
                 let leaf = |address: ChunkAddress| {
-                    let len = self.read_chunk(patcher, address, scratch)?;
-                    let old = scratch.old.get(..len).unwrap_or_default();
+                    let chunk = self.read_chunk(patcher, address, &mut scratch.chunk)?;
                     let leaf = match records.next_if(|(record, _)| record.address == address) {
-                        Some(record) => {
-                            let new = scratch.new.get_mut(..len).unwrap_or_default();
-                            bound
-                                .decode(&mut scratch.decoder, record, Some(old), new)
-                                .map_err(|error| self.altered(error))?
-                        }
-                        None => leaf_digest(hash, old),
+                        Some(record) => bound
+                            .decode_in_place(&mut scratch.decoder, record, chunk)
+                            .map_err(|error| self.altered(error))?,
+                        None => leaf_digest(hash, chunk),
                     };
                     Ok((address, leaf))
                 };
@@ -213,13 +246,11 @@ impl Journal<'_> {
                 let end = spans.get(span).last();
                 for record in records.take_while(|(record, _)| Some(record.address) <= end) {
                     let address = record.0.address;
-                    let len = self.read_chunk(patcher, address, scratch)?;
-                    let old = scratch.old.get(..len).unwrap_or_default();
-                    let new = scratch.new.get_mut(..len).unwrap_or_default();
+                    let chunk = self.read_chunk(patcher, address, &mut scratch.chunk)?;
                     bound
-                        .decode(&mut scratch.decoder, record, Some(old), new)
+                        .decode_in_place(&mut scratch.decoder, record, chunk)
                         .map_err(|error| self.altered(error))?;
-                    patcher.write(address.tensor, offset(address), new)?;
+                    patcher.write(address.tensor, offset(address), chunk)?;
                 }
                 Ok::<_, ApplyError>(())
             },
@@ -229,7 +260,10 @@ impl Journal<'_> {
         for (file, layout) in self.layout.files().iter().enumerate() {
             patcher.write_header(file, &layout.header)?;
         }
-        Ok(patcher.sync()?)
+        if options.syncs() {
+            patcher.sync()?;
+        }
+        Ok(())
     }
 
     /// Hashes the whole checkpoint, compares with what the journal promises, and returns the digest.
@@ -249,7 +283,8 @@ impl Journal<'_> {
     }
 }
 
-fn offset(address: ChunkAddress) -> u64 {
+/// Where a chunk begins in its tensor.
+pub(crate) fn offset(address: ChunkAddress) -> u64 {
     u64::from(address.chunk.0) * CHUNK_BYTES as u64
 }
 

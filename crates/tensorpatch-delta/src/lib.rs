@@ -20,6 +20,7 @@
 //! * [`State`] and [`Snapshot`] are tensors as slices, wherever they lie.
 //! * [`encode_diff`] and [`encode_full`] turn two of them, or one, into the bytes of a patch;
 //!   [`encode_changes`] one and a list of what changes.
+//! * [`Chain`] is one patch or several that are applied in one pass.
 //! * [`apply_to`], [`apply_full`] and [`apply_chunks`] decode; [`apply_in_place`], [`prepare_in_place`] and
 //!   [`activate_in_place`] alter a checkpoint with a journal of the caller's choice, [`recover`] finishes
 //!   what a crash interrupted.
@@ -31,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod chain;
 mod changed;
 mod changes;
 mod continuation;
@@ -59,6 +61,7 @@ mod tensors_error;
 mod walk;
 
 pub use apply::{AppliedInPlace, Apply};
+pub use chain::Chain;
 // Its types are in the interfaces of this crate.
 pub use safetensors;
 
@@ -69,10 +72,12 @@ pub use digest::{StateHasher, digest};
 pub use encode::{DiffError, DiffReport, EncodingUse, encode_changes, encode_diff, encode_full};
 pub use error::ApplyError;
 pub use files::{apply_full, apply_to, apply_weights_to};
-pub use in_place::{Recovery, activate_in_place, apply_in_place, prepare_in_place, recover};
+pub use in_place::{
+    Recovery, activate_in_place, apply_in_place, prepare_in_place, prepare_with_inverse, recover, rewrite,
+};
 pub use leaves::LeafTable;
 pub use memory::MemoryState;
-pub use options::Options;
+pub use options::{Durability, Options};
 pub use patch::{BoundPatch, ChunkFault, Patch};
 pub use pending::{journal_path, open_settled};
 pub use progress::{Cancelled, Progress};

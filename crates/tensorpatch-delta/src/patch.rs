@@ -309,12 +309,33 @@ impl<'p> BoundPatch<'p> {
     pub(crate) fn decode(
         &self,
         decoder: &mut ChunkDecoder,
-        (record, expected): &(ChunkRecord<'p>, LeafDigest),
+        record: &(ChunkRecord<'p>, LeafDigest),
         base: Option<&[u8]>,
         target: &mut [u8],
     ) -> Result<LeafDigest, ApplyError> {
-        let context = self.context(record.address.tensor);
-        let decoded = decoder.decode(context, record.encoding, record.payload, base, target);
+        let ChunkRecord { address, encoding, payload, .. } = record.0;
+        let decoded = decoder.decode(self.context(address.tensor), encoding, payload, base, target);
+        self.expect(record, decoded)
+    }
+
+    /// Decodes a record over `chunk`, which holds the base's.
+    pub(crate) fn decode_in_place(
+        &self,
+        decoder: &mut ChunkDecoder,
+        record: &(ChunkRecord<'p>, LeafDigest),
+        chunk: &mut [u8],
+    ) -> Result<LeafDigest, ApplyError> {
+        let ChunkRecord { address, encoding, payload, .. } = record.0;
+        let decoded = decoder.decode_in_place(self.context(address.tensor), encoding, payload, chunk);
+        self.expect(record, decoded)
+    }
+
+    /// Says that a record was decoded to the chunk that the index gives for it.
+    fn expect(
+        &self,
+        (record, expected): &(ChunkRecord<'p>, LeafDigest),
+        decoded: Result<LeafDigest, tensorpatch_codec::CodecError>,
+    ) -> Result<LeafDigest, ApplyError> {
         let wire = self.patch.wire();
         let (offset, source) = match decoded {
             Ok(found) if found == *expected => return Ok(found),

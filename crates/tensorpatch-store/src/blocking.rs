@@ -89,6 +89,11 @@ impl Publisher {
         self.publisher.baseline()
     }
 
+    /// As [`crate::Publisher::settle`].
+    pub fn settle(&self) {
+        self.runtime.block_on(self.publisher.settle());
+    }
+
     /// As [`crate::Publisher::publish`].
     ///
     /// # Errors

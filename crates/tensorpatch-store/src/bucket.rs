@@ -63,22 +63,33 @@ impl Bucket {
         below(&self.prefix, name)
     }
 
+    /// Tells of a request to the store that is about to be made: `TENSORPATCH_LOG=requests=trace` shows them all.
+    fn tell(&self, request: &str, name: &str) {
+        tracing::trace!(target: "requests", name, "{request}");
+    }
+
     /// Waits before the attempt after this one.
     pub(crate) async fn pause(&self, attempt: u32) {
         tokio::time::sleep(self.policy.retries.backoff(attempt)).await;
     }
 
     /// Runs a small request until it succeeds, fails for good, or has failed as often as the policy allows.
-    async fn retry<T, F>(&self, name: &str, request: impl FnMut(Path) -> F) -> Result<T, object_store::Error>
+    async fn retry<T, F>(
+        &self,
+        what: &str,
+        name: &str,
+        request: impl FnMut(Path) -> F,
+    ) -> Result<T, object_store::Error>
     where
         F: Future<Output = Result<T, object_store::Error>>,
     {
-        self.retry_within(self.policy.timeouts.request_timeout, name, request).await
+        self.retry_within(self.policy.timeouts.request_timeout, what, name, request).await
     }
 
     async fn retry_within<T, F>(
         &self,
         limit: Duration,
+        what: &str,
         name: &str,
         mut request: impl FnMut(Path) -> F,
     ) -> Result<T, object_store::Error>
@@ -88,6 +99,7 @@ impl Bucket {
         let path = self.path(name);
         let (begun, mut attempt) = (Instant::now(), 1);
         loop {
+            self.tell(what, name);
             // All attempts together: a server that answers byte by byte is not waited for again and again.
             let left = limit.saturating_sub(begun.elapsed());
             match within(left, request(path.clone())).await {
@@ -119,7 +131,7 @@ impl Bucket {
     /// An object of more than `max` bytes is refused before its body is read.
     pub(crate) async fn get_small(&self, name: &str, max: u64) -> Result<Option<Bytes>, StoreError> {
         let result = self
-            .retry(name, async |path| {
+            .retry("get", name, async |path| {
                 let response = self.store.get(&path).await?;
                 let size = response.meta.size;
                 if size > max {
@@ -149,7 +161,7 @@ impl Bucket {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        self.retry(name, async |path| self.store.get_range(&path, range.clone()).await)
+        self.retry("get", name, async |path| self.store.get_range(&path, range.clone()).await)
             .await
             .map_err(|source| missing_or(name, source))
     }
@@ -157,6 +169,7 @@ impl Bucket {
     /// Puts an object if the name is free. One attempt: what to make of a failure is the caller's to find
     /// out.
     pub(crate) async fn create(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
+        self.tell("create", name);
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };
         let path = self.path(name);
         within(self.policy.timeouts.request_timeout, self.store.put_opts(&path, bytes.into(), options))
@@ -166,13 +179,14 @@ impl Bucket {
 
     /// Puts an object, whether there is one or not. One attempt, as for [`Bucket::create`].
     pub(crate) async fn put_once(&self, name: &str, bytes: Bytes) -> Result<(), object_store::Error> {
+        self.tell("put", name);
         let path = self.path(name);
         within(self.policy.timeouts.request_timeout, self.store.put(&path, bytes.into())).await.map(|_| ())
     }
 
     /// Puts a small object, whether there is one or not.
     pub(crate) async fn put(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
-        self.retry(name, async |path| self.store.put(&path, PutPayload::from(bytes.clone())).await)
+        self.retry("put", name, async |path| self.store.put(&path, PutPayload::from(bytes.clone())).await)
             .await
             .map(|_| ())
             .map_err(|source| object_error(name, source))
@@ -215,7 +229,7 @@ impl Bucket {
     }
 
     async fn head(&self, name: &str) -> Result<Option<ObjectMeta>, StoreError> {
-        match self.retry(name, async |path| self.store.head(&path).await).await {
+        match self.retry("head", name, async |path| self.store.head(&path).await).await {
             Ok(meta) => Ok(Some(meta)),
             Err(error) if is_absent(&error) => Ok(None),
             Err(source) => Err(object_error(name, source)),
@@ -228,7 +242,7 @@ impl Bucket {
         let most = self.policy.plans.max_listed;
         let listed = self
             // However long the list is, each of its pages is a request that the client watches.
-            .retry_within(Duration::MAX, folder, async |path| {
+            .retry_within(Duration::MAX, "list", folder, async |path| {
                 let mut objects = match after {
                     None => self.store.list(Some(&path)),
                     Some(after) => self.store.list_with_offset(Some(&path), &below(&path, after)),
@@ -256,7 +270,7 @@ impl Bucket {
 
     /// Deletes an object; one that is not there is as good as deleted.
     pub(crate) async fn delete(&self, name: &str) -> Result<(), StoreError> {
-        match self.retry(name, async |path| self.store.delete(&path).await).await {
+        match self.retry("delete", name, async |path| self.store.delete(&path).await).await {
             Ok(()) => Ok(()),
             Err(error) if is_absent(&error) => Ok(()),
             Err(source) => Err(object_error(name, source)),

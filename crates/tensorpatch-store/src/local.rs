@@ -1,10 +1,12 @@
 //! Files on local disk that are there whole or not at all, also after a power cut.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use tensorpatch_stream::StreamId;
+use tokio::sync::mpsc;
 
 use crate::error::StoreError;
 
@@ -40,7 +42,6 @@ impl NewFile {
         max: u64,
         mut seen: impl FnMut(&[u8]),
     ) -> Result<(Self, u64), StoreError> {
-        use std::io::Read;
         let staged = partial(target);
         let failed = |e| StoreError::local(&staged, e);
         let mut file = OpenOptions::new()
@@ -75,11 +76,19 @@ impl NewFile {
         self.file.write_all(bytes).map_err(|e| StoreError::local(&self.staged, e))
     }
 
-    pub(crate) fn commit(mut self) -> Result<(), StoreError> {
+    /// Gives the file its name, durably.
+    pub(crate) fn commit(self) -> Result<(), StoreError> {
         self.file.sync_all().map_err(|e| StoreError::local(&self.staged, e))?;
+        let target = self.target.clone();
+        self.commit_unsynced()?;
+        sync_parent(&target)
+    }
+
+    /// Gives the file its name. After a power cut it may hold anything, so whoever uses it must verify it.
+    pub(crate) fn commit_unsynced(mut self) -> Result<(), StoreError> {
         std::fs::rename(&self.staged, &self.target).map_err(|e| StoreError::local(&self.target, e))?;
         self.keep = true;
-        sync_parent(&self.target)
+        Ok(())
     }
 }
 
@@ -108,17 +117,23 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     file.commit()
 }
 
-/// Copies a file, durably, sharing blocks where the file system can.
+/// Replaces a file by one with these bytes, or leaves it as it is. After a power cut it may hold anything.
+pub(crate) fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut file = NewFile::create(path)?;
+    file.write(bytes)?;
+    file.commit_unsynced()
+}
+
+/// Copies a file, sharing blocks where the file system can.
 pub(crate) fn copy_file(from: &Path, to: &Path) -> Result<(), StoreError> {
     let mut source = File::open(from).map_err(|e| StoreError::local(from, e))?;
     let mut file = NewFile::create(to)?;
     std::io::copy(&mut source, &mut file.file).map_err(|e| StoreError::local(to, e))?;
-    file.commit()
+    file.commit_unsynced()
 }
 
 /// The bytes of a file of at most `max` bytes, or `None` if there is none.
 pub(crate) fn read_file(path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreError> {
-    use std::io::Read;
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -130,6 +145,35 @@ pub(crate) fn read_file(path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreE
         return Err(StoreError::FileSize { path: path.into(), limit: max });
     }
     Ok(Some(bytes))
+}
+
+/// Reads what `open` opens block by block on a blocking thread, never more than a few blocks ahead.
+pub(crate) fn read_blocks<R: Read>(
+    open: impl FnOnce() -> std::io::Result<R> + Send + 'static,
+    block_bytes: u64,
+) -> mpsc::Receiver<std::io::Result<Bytes>> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::task::spawn_blocking(move || {
+        let mut reader = match open() {
+            Ok(reader) => reader,
+            Err(e) => return sender.blocking_send(Err(e)).unwrap_or_default(),
+        };
+        loop {
+            let mut block = Vec::new();
+            let read = reader.by_ref().take(block_bytes).read_to_end(&mut block);
+            let message = match read {
+                Ok(0) => return,
+                Ok(_) => Ok(Bytes::from(block)),
+                Err(e) => Err(e),
+            };
+            let failed = message.is_err();
+            // Nobody receives any more once the transfer has failed.
+            if sender.blocking_send(message).is_err() || failed {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 pub(crate) fn file_len(path: &Path) -> Result<u64, StoreError> {

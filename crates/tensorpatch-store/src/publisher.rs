@@ -17,12 +17,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tensorpatch_checkpoint::{Checkpoint, LeftOut};
+use tensorpatch_delta::{Durability, Progress};
 use tensorpatch_stream::record::check_texts;
 use tensorpatch_stream::{
     Anchor, Authorship, Commit, NamedObject, NewVersion, Nonce, ObjectDigest, StreamId, Version,
     VersionContents, VersionId, VersionKind, names,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::task::JoinHandle;
 
 use crate::bucket::buffered_all;
 use crate::bucket::upload::{Outgoing, Uploading};
@@ -30,15 +32,15 @@ use crate::error::StoreError;
 use crate::local::{blocking, file_len, unix_now};
 use crate::observe::{Observer, Phase};
 use crate::replica::Replica;
-use crate::replica::directory::{InstalledVersion, ReplicaDir, first_entry};
+use crate::replica::directory::{InstalledVersion, LocalState, ReplicaDir, first_entry};
 use crate::replica::install;
 use crate::replica::options::{ReplicaOptions, Target, Verify};
-use crate::replica::update::{self, Ready};
+use crate::replica::update::{self, Ready, Step, Update};
 use crate::stream::{Stream, next_version};
 
 use anchor_policy::{AnchorAdded, Chain};
 use builder::PublisherBuilder;
-use local::{Checked, Companion, Staged, copy_companion, encode_and_check, stage_checkpoint};
+use local::{Base, Checked, Companion, Staged, copy_companion, encode_and_check, stage_checkpoint};
 use options::PublishOptions;
 
 /// Publishes checkpoints as versions of a stream.
@@ -56,12 +58,29 @@ pub struct Publisher {
     known: Arc<Mutex<Known>>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 struct Known {
-    tip: Option<VersionId>,
+    tip: Option<Commit>,
     attempt: Option<Nonce>,
     /// The deltas to the tip since the newest anchor, once they have been looked at.
     chain: Option<Chain>,
+    /// What brings the baseline to the tip, in the background.
+    advancing: Option<JoinHandle<()>>,
+}
+
+impl Known {
+    fn of(tip: Option<Commit>) -> Self {
+        Self { tip, ..Self::default() }
+    }
+
+    /// Waits until the baseline has come to where it was on its way to.
+    async fn settle(&mut self) {
+        if let Some(advancing) = self.advancing.take()
+            && let Err(error) = advancing.await
+        {
+            tracing::warn!(%error, "the baseline was not advanced");
+        }
+    }
 }
 
 /// A version that was published.
@@ -132,7 +151,16 @@ struct Prepared {
     version: NewVersion,
     /// Bytes uploaded.
     bytes: u64,
-    ready: Ready,
+    advance: Advance,
+}
+
+/// How the baseline becomes a version that is committed.
+#[derive(Debug, Clone, Copy)]
+enum Advance {
+    /// The files are in the staging directory.
+    Staged,
+    /// By the patch that was uploaded, which has this digest.
+    Patch(ObjectDigest),
 }
 
 /// A patch that is written and checked, and whose object appears once its upload is finished.
@@ -179,7 +207,9 @@ impl Publisher {
         mut options: PublishOptions,
     ) -> Result<Self, StoreError> {
         check_texts(&options.publisher, None).map_err(StoreError::Text)?;
-        options.diff = options.diff.with_leaf_hash(stream.record().leaf_hash);
+        // The baseline is made again from the stream when it is lost, so that nothing waits for the disk.
+        options.diff =
+            options.diff.with_leaf_hash(stream.record().leaf_hash).with_durability(Durability::None);
         let publisher = Self { stream, baseline: baseline.into(), options, known: Arc::default() };
         publisher.catch_up().await?;
         Ok(publisher)
@@ -203,11 +233,30 @@ impl Publisher {
     /// # Cancel safety
     /// As [`Publisher::on`].
     pub async fn catch_up(&self) -> Result<Option<VersionId>, StoreError> {
-        let mut known = self.known.lock().await;
-        let directory = ReplicaDir::lock(&self.baseline).await?;
+        let (directory, mut known) = self.lock().await?;
         let tip = self.to_tip(&directory).await?;
-        *known = Known { tip: tip.as_ref().map(Commit::id), ..Known::default() };
-        Ok(known.tip)
+        let id = tip.as_ref().map(Commit::id);
+        *known = Known::of(tip);
+        Ok(id)
+    }
+
+    /// Locks the publisher and its baseline, which has settled then.
+    async fn lock(&self) -> Result<(ReplicaDir, OwnedMutexGuard<Known>), StoreError> {
+        let mut known = Arc::clone(&self.known).lock_owned().await;
+        known.settle().await;
+        let directory = ReplicaDir::lock(&self.baseline, self.options.diff.durability).await?;
+        Ok((directory, known))
+    }
+
+    /// Waits until the baseline has come to the version that was published last.
+    ///
+    /// A version is published when [`Publisher::publish`] returns; its baseline follows in the background. Nobody
+    /// has to wait for that: the next call does, and so does the next process, which finishes what this one has not.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time.
+    pub async fn settle(&self) {
+        self.known.lock().await.settle().await;
     }
 
     fn replica(&self) -> Replica {
@@ -215,15 +264,33 @@ impl Publisher {
             .with_apply(self.options.diff.clone())
             // Whoever makes a patch from the baseline hashes it.
             .with_verify(Verify::Never)
-            .with_observer(self.options.observer.clone());
+            .with_observer(self.options.observer.clone())
+            .without_inverse();
         Replica::of(self.stream.clone(), &self.baseline, options)
     }
 
     /// Steps P1 and P2 of section 5.
     async fn to_tip(&self, directory: &ReplicaDir) -> Result<Option<Commit>, StoreError> {
-        let Some(tip) = self.stream.tip().await? else {
-            let (directory, options) = (directory.clone(), self.options.diff.clone());
-            return match blocking(move || install::recover(&directory, &options)).await? {
+        let held = self.recovered(directory).await?.map(|state| state.condition.version());
+        let tip = self.stream.tip_after(held).await?;
+        self.to_version(directory, tip).await
+    }
+
+    /// What the baseline holds, once an interrupted step is brought to its end.
+    async fn recovered(&self, directory: &ReplicaDir) -> Result<Option<LocalState>, StoreError> {
+        let (directory, options) = (directory.clone(), self.options.diff.clone());
+        blocking(move || install::recover(&directory, &options)).await
+    }
+
+    /// Brings the baseline to `tip`, the newest version.
+    async fn to_version(
+        &self,
+        directory: &ReplicaDir,
+        tip: Option<Commit>,
+    ) -> Result<Option<Commit>, StoreError> {
+        let local = self.recovered(directory).await?;
+        let Some(tip) = tip else {
+            return match local {
                 None => match first_entry(&self.baseline)? {
                     None => Ok(None),
                     Some(name) => Err(StoreError::ForeignDirectory {
@@ -241,7 +308,11 @@ impl Publisher {
                 }
             };
         };
-        self.replica().pull_locked(directory, Target::Version(tip.record.version)).await?;
+        let is_there =
+            local.is_some_and(|local| local.stream == self.stream.id() && local.condition.holds(&tip));
+        if !is_there && self.options.base.is_none() {
+            self.replica().pull_locked(directory, Target::Version(tip.record.version)).await?;
+        }
         Ok(Some(tip))
     }
 
@@ -277,8 +348,7 @@ impl Publisher {
     ) -> Result<Published, StoreError> {
         let checkpoint = checkpoint.as_ref();
         check_texts(&self.options.publisher, label).map_err(StoreError::Text)?;
-        let mut known = self.known.lock().await;
-        let directory = ReplicaDir::lock(&self.baseline).await?;
+        let (directory, mut known) = self.lock().await?;
         let mut published = self.publish_locked(&directory, checkpoint, label, &mut known).await?;
         self.anchor_if_due(&directory, &mut known, &mut published).await;
         Ok(published)
@@ -301,7 +371,9 @@ impl Publisher {
         let (mut companions, mut left_out) = self.copy_companions(directory, checkpoint).await?;
         let patch = match self.encode(directory, checkpoint, &tip).await {
             // The baseline was damaged on disk, and now says so: it is restored from the stream.
-            Err(StoreError::WrongState { .. } | StoreError::LocalDamage { .. }) => {
+            Err(StoreError::WrongState { .. } | StoreError::LocalDamage { .. })
+                if self.options.base.is_none() =>
+            {
                 self.to_tip(directory).await?;
                 (companions, left_out) = self.copy_companions(directory, checkpoint).await?;
                 self.encode(directory, checkpoint, &tip).await?
@@ -329,7 +401,7 @@ impl Publisher {
         let unchanged = label.is_none() && !self.options.allow_unchanged;
         let is_same = new.state == old.state && new.layout == old.layout && same_files;
         if is_same && (same_attempt || same_label || unchanged) {
-            *known = Known { tip: Some(tip.id()), ..Known::default() };
+            *known = Known::of(Some(tip.clone()));
             drop(patch.outgoing);
             patch.uploading.give_up().await;
             let mut published = Published::of(tip, 0, same_attempt || same_label);
@@ -347,21 +419,22 @@ impl Publisher {
         directory: &ReplicaDir,
         known: &mut Known,
     ) -> Result<Option<Commit>, StoreError> {
-        let tip = self.stream.tip_after(known.tip.map(|tip| tip.version)).await?;
-        let unchanged = tip.as_ref().map(Commit::id) == known.tip;
+        let held = known.tip.as_ref().map(|tip| tip.record.version);
+        let tip = self.stream.tip_after(held).await?;
+        let unchanged = tip == known.tip;
         let own = tip.as_ref().is_some_and(|tip| known.attempt == Some(tip.record.nonce));
         if !unchanged && !own {
-            return Err(match (known.tip, &tip) {
-                (held, Some(tip)) if held.is_none_or(|held| held.version < tip.record.version) => {
-                    StoreError::NotAtTip { held: held.map(|held| held.version), tip: tip.record.version }
+            return Err(match &tip {
+                Some(tip) if held.is_none_or(|held| held < tip.record.version) => {
+                    StoreError::NotAtTip { held, tip: tip.record.version }
                 }
                 _ => StoreError::HistoryRewritten(format!(
                     "version {} was the newest, and is no longer",
-                    known.tip.map_or(0, |tip| tip.version.get())
+                    held.map_or(0, Version::get)
                 )),
             });
         }
-        self.to_tip(directory).await
+        self.to_version(directory, tip).await
     }
 
     /// The content of a first version: private copies of the files, their digest, and the objects (steps P3
@@ -411,7 +484,7 @@ impl Publisher {
         let anchor = Anchor { files, leaves };
         let bytes = anchor.objects().chain(companions.iter().map(|c| &c.object)).map(|o| o.bytes).sum();
         let version = NewVersion { contents: staged.contents, delta: None, anchor: Some(anchor), companions };
-        Ok(Prepared { version, bytes, ready: Ready::Staged })
+        Ok(Prepared { version, bytes, advance: Advance::Staged })
     }
 
     /// The patch of a later version from the baseline, checked by decoding it, and its upload, which has
@@ -423,9 +496,10 @@ impl Publisher {
         tip: &Commit,
     ) -> Result<Patch, StoreError> {
         let (checkpoint, options) = (checkpoint.to_owned(), self.options.diff.clone());
-        let observer = self.options.observer.clone();
+        let (base, observer) = (self.options.base.clone(), self.options.observer.clone());
         self.upload_patch(directory, tip, move |directory, tip, outgoing| {
-            encode_and_check(directory, &checkpoint, tip, &options, &observer, outgoing)
+            let base = base.as_deref().map_or(Base::Baseline, Base::Checkpoint);
+            encode_and_check(directory, base, &checkpoint, tip, &options, &observer, outgoing)
         })
         .await
     }
@@ -470,10 +544,11 @@ impl Publisher {
         let companions = self.upload_companions(version, nonce, companions, known).await?;
         let new = companions.iter().filter(|companion| !known.contains(companion));
         let bytes = new.map(|companion| companion.object.bytes).sum::<u64>().saturating_add(object.bytes);
-        let Checked { encoded, contents, ready } = checked;
+        let Checked { encoded, contents } = checked;
+        let advance = Advance::Patch(object.blake3);
         let delta = Some(encoded.into_delta(tip.id(), object));
         let version = NewVersion { contents, delta, anchor: None, companions };
-        Ok(Prepared { version, bytes, ready })
+        Ok(Prepared { version, bytes, advance })
     }
 
     /// Copies the files beside the weights, because they may change between being hashed and being uploaded;
@@ -529,7 +604,7 @@ impl Publisher {
         label: Option<&str>,
         known: &mut Known,
     ) -> Result<Published, StoreError> {
-        let Prepared { version, bytes, ready } = prepared;
+        let Prepared { version, bytes, advance } = prepared;
         let publisher = self.options.publisher.as_str();
         let author = Authorship { publisher, nonce, label, created: unix_now() };
         known.attempt = Some(nonce);
@@ -538,12 +613,9 @@ impl Publisher {
             known.attempt = None;
         }
         let commit = created?;
-        let chain = known.chain.map(|chain| chain.and(&commit.record));
-        *known = Known { tip: Some(commit.id()), attempt: None, chain };
-        if let Err(error) = self.advance(directory, tip, &commit, ready).await {
-            // The version is published, so saying anything else would be wrong. The next call catches up.
-            tracing::warn!("the baseline could not be advanced, the next publisher catches up: {error}");
-        }
+        let chain =
+            known.chain.or_else(|| Chain::load(directory, tip?)).map(|chain| chain.and(&commit.record));
+        *known = Known { chain, ..Known::of(Some(commit.clone())) };
         let record = &commit.record;
         tracing::info!(
             "committed version {} as {:?}: {bytes} bytes uploaded",
@@ -551,20 +623,51 @@ impl Publisher {
             record.publisher
         );
         self.stream.hint(commit.record.version).await;
+        if self.options.base.is_some() {
+            let directory = directory.clone();
+            blocking(move || directory.sweep(&[])).await?;
+            return Ok(Published::of(&commit, bytes, false));
+        }
+        let advancing = self.advance(directory, tip, &commit, advance);
+        known.advancing = Some(tokio::spawn(async move {
+            if let Err(error) = advancing.await {
+                // The version is published all the same. The next call catches up.
+                tracing::warn!(%error, "the baseline could not be advanced");
+            }
+        }));
+        if let Advance::Staged = advance {
+            known.settle().await;
+        }
         Ok(Published::of(&commit, bytes, false))
     }
 
-    /// Brings the baseline to what was just committed, with what was made ready before (step P6).
-    async fn advance(
+    /// Brings the baseline to what was just committed (step P7).
+    fn advance(
         &self,
         directory: &ReplicaDir,
         tip: Option<&Commit>,
         commit: &Commit,
-        ready: Ready,
-    ) -> Result<(), StoreError> {
+        advance: Advance,
+    ) -> impl Future<Output = Result<(), StoreError>> + use<> {
         let (to, from) = (InstalledVersion::of(commit), tip.map(InstalledVersion::of));
         let (directory, stream, options) = (directory.clone(), self.stream.id(), self.options.diff.clone());
-        blocking(move || update::activate(&directory, stream, from.as_ref(), &to, ready, &options)).await
+        blocking(move || {
+            let ready = match (advance, &from) {
+                (Advance::Patch(digest), Some(from)) => {
+                    // Under its own name the patch is found by the next process, if this one does not come to
+                    // the end.
+                    let patch = directory.download(&digest);
+                    std::fs::rename(directory.outgoing(), &patch)
+                        .map_err(|e| StoreError::local(&patch, e))?;
+                    let step = Step { patch, to: to.clone() };
+                    let (directory, options, steps) = (&directory, &options, std::slice::from_ref(&step));
+                    let update = Update { directory, stream, from, steps, keeps_inverse: false, options };
+                    update.prepare(Progress::none())?.0
+                }
+                _ => Ready::Staged,
+            };
+            update::activate(&directory, stream, from.as_ref(), &to, ready, &options)
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! A replica: a checkpoint directory that follows a stream (spec/stream.md section 6).
 
+mod back;
 pub(crate) mod builder;
 pub(crate) mod directory;
 mod download;
@@ -33,9 +34,9 @@ use builder::ReplicaBuilder;
 use directory::{Condition, InstalledVersion, LocalState, ReplicaDir, first_entry};
 use install::Found;
 use options::{ReplicaOptions, Target, Verify};
-use prepare::{Patching, Staging, Work};
+use prepare::{Staging, Work};
 use retry_plan::PlanAttempts;
-use update::{Ready, Update};
+use update::{Ready, Step, Update};
 use verify::{Depth, find_weights_fault, with_companions_as_found};
 
 /// A directory with an ordinary checkpoint that is brought from version to version, verified.
@@ -150,8 +151,8 @@ impl Prepared {
                 staged = open(&self.directory.staging())?;
                 ChangedTensors::between(base_state, State::of(&staged)?, &self.options)
             }
-            Work::InPlace(patchings) => {
-                let opened = patchings.iter().map(|patching| Patch::open_within(&patching.patch, limits));
+            Work::InPlace { steps, .. } => {
+                let opened = steps.iter().map(|step| Patch::open_within(&step.patch, limits));
                 patches = opened.collect::<Result<Vec<_>, _>>()?;
                 ChangedTensors::by_patches(base_state, &patches, &self.options)?
             }
@@ -262,7 +263,7 @@ impl Replica {
     ) -> Result<Pulled, StoreError> {
         let mut attempts = PlanAttempts::at_most(self.stream.policy().plans.plan_attempts);
         loop {
-            let result = match self.prepare_locked(directory, target, &mut attempts).await {
+            let result = match self.reading_once().prepare_locked(directory, target, &mut attempts).await {
                 Ok(prepared) => self.activate(prepared).await,
                 Err(error) => Err(error),
             };
@@ -275,11 +276,8 @@ impl Replica {
 
     /// Downloads and verifies what `target` needs, while the version held stays as it is.
     ///
-    /// In place only the first patch of several is decoded ahead: the others start from files that are not
-    /// there yet, so that their journals are written during [`Replica::activate`]. One patch is the rule for
-    /// a replica that follows; where activation must be short after a long sleep too, use
-    /// [`ApplyMode::Beside`](crate::ApplyMode::Beside), which makes the last version before any file is
-    /// altered.
+    /// All patches are decoded ahead, in one pass. Only where they are so many that their records would take
+    /// much memory, the rest is decoded during [`Replica::activate`].
     ///
     /// # Errors
     /// As [`Replica::pull`]; nothing has changed then.
@@ -291,15 +289,20 @@ impl Replica {
         let directory = self.lock().await?;
         let mut attempts = PlanAttempts::at_most(self.stream.policy().plans.plan_attempts);
         loop {
-            match self.prepare_locked(&directory, target, &mut attempts).await {
+            match self.reading_once().prepare_locked(&directory, target, &mut attempts).await {
                 Ok(prepared) => return Ok(prepared),
                 Err(error) => attempts.go_on(error)?,
             }
         }
     }
 
+    /// The same for one attempt, in which each record is read at most once.
+    fn reading_once(&self) -> Self {
+        Self { stream: self.stream.reading_once(), ..self.clone() }
+    }
+
     async fn lock(&self) -> Result<ReplicaDir, StoreError> {
-        ReplicaDir::lock(&self.dir).await
+        ReplicaDir::lock(&self.dir, self.options.apply.durability).await
     }
 
     /// The state file after recovery, if it is one of this stream.
@@ -356,7 +359,11 @@ impl Replica {
         let number = target.record.version;
         let held_id = held.as_ref().map(|held| held.id);
         self.lease(held_id.map(|id| id.version), number).await;
-        let (history, plan) = self.stream.plan_to(held_id, &target, attempts.excluded()).await?;
+        let back = self.way_back(directory, held.as_ref(), &target, attempts.is_first()).await?;
+        let (history, plan) = match back {
+            Some(back) => back,
+            None => self.stream.plan_to(held_id, &target, attempts.excluded(), attempts.is_first()).await?,
+        };
         let shown = held_id.map_or("nothing".to_owned(), |held| format!("version {}", held.version));
         tracing::info!(
             "{} holds {shown}, the target is version {number}: a plan of {} edges with {} bytes",
@@ -375,7 +382,7 @@ impl Replica {
             self.verify_held(directory, held).await?;
             verified = true;
         }
-        attempts.fetched(self.download(directory, &history, &plan, &target, &old_companions).await?);
+        attempts.fetched(self.download(directory, &plan, &target, &old_companions).await?);
         let report = Pulled {
             stream: self.stream.id(),
             from: held_id.map(|id| id.version),
@@ -397,6 +404,7 @@ impl Replica {
             plan,
             target: target.clone(),
             mode: self.options.mode,
+            keeps_inverse: !self.options.without_inverse,
             options: self.options.apply.clone(),
             observer: self.options.observer.clone(),
         };
@@ -540,8 +548,8 @@ impl Replica {
     ///
     /// # Cancel safety
     /// The future may be dropped at any time. The step that has begun runs to its end and keeps the directory
-    /// locked until then; of several patches in place the rest are not begun, and the directory holds a
-    /// version on the way.
+    /// locked until then; of very many patches in place the rest are not begun, and the directory
+    /// holds a version on the way.
     pub async fn activate(&self, prepared: Prepared) -> Result<Pulled, StoreError> {
         let Prepared { directory, held, target, work, report, .. } = prepared;
         let stream = self.stream.id();
@@ -552,10 +560,11 @@ impl Replica {
                 let directory = directory.clone();
                 blocking(move || install::switch(&directory, stream, to, install)).await?;
             }
-            Work::InPlace(patches) => {
-                let mut at = held.ok_or(StoreError::Empty)?;
-                for (index, patching) in patches.into_iter().enumerate() {
-                    at = self.patch_in_place(&directory, at, patching, index == 0).await?;
+            Work::InPlace { steps, mut prepared } => {
+                let (mut at, mut left) = (held.ok_or(StoreError::Empty)?, steps);
+                while !left.is_empty() {
+                    (at, left) = self.patch_in_place(&directory, at, left, prepared).await?;
+                    prepared = 0;
                 }
             }
         }
@@ -590,35 +599,31 @@ impl Replica {
         }
     }
 
-    /// Applies one of several patches to the files as they are. The journal of the first is written already.
+    /// Applies as many of `steps` to the files as go in one pass, and returns the version that is then held and
+    /// the steps that are left. A journal of the first `prepared` steps is written already.
     async fn patch_in_place(
         &self,
         directory: &ReplicaDir,
         from: InstalledVersion,
-        patching: Patching,
-        prepared: bool,
-    ) -> Result<InstalledVersion, StoreError> {
+        mut steps: Vec<Step>,
+        prepared: usize,
+    ) -> Result<(InstalledVersion, Vec<Step>), StoreError> {
         let (directory, stream) = (directory.clone(), self.stream.id());
         let (options, observer) = (self.options.apply.clone(), self.options.observer.clone());
+        let keeps_inverse = !self.options.without_inverse;
         blocking(move || {
-            let Patching { patch, to } = patching;
-            let ready = if prepared {
-                Ready::Journal
+            let (ready, done) = if prepared > 0 {
+                (Ready::Journal, prepared)
             } else {
                 let advance = observer.steer(Phase::Apply);
-                let target = (to.id.version, to.id.state);
-                let update = Update {
-                    directory: &directory,
-                    stream,
-                    from: &from,
-                    to: target,
-                    patch: &patch,
-                    options: &options,
-                };
+                let (directory, from, steps, options) = (&directory, &from, &steps, &options);
+                let update = Update { directory, stream, from, steps, keeps_inverse, options };
                 update.prepare(delta::Progress::stoppable(&advance))?
             };
+            let left = steps.split_off(done.clamp(1, steps.len()));
+            let to = steps.pop().ok_or(StoreError::Empty)?.to;
             update::activate(&directory, stream, Some(&from), &to, ready, &options)?;
-            Ok(to)
+            Ok((to, left))
         })
         .await
     }

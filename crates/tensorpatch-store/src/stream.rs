@@ -11,7 +11,8 @@ pub(crate) mod lease;
 pub(crate) mod log;
 pub(crate) mod range_reader;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -106,6 +107,15 @@ pub struct Stream {
     signed: bool,
     keys: Keys,
     expected: Expected,
+    /// The records that were read, for a handle that reads each of them once.
+    read: Option<Arc<Mutex<Read>>>,
+}
+
+/// Records that were read and found to be what their names say, with their bytes.
+#[derive(Debug, Default)]
+struct Read {
+    commits: BTreeMap<Version, (Commit, u64)>,
+    edges: BTreeMap<String, (EdgeRecord, u64)>,
 }
 
 /// Who signs and who is trusted.
@@ -153,7 +163,9 @@ impl Stream {
         let bytes = record_bytes(names::STREAM, &record, keys.sign.as_ref())?;
         let signed = keys.sign.is_some();
         match create(&bucket, names::STREAM, bytes, writers).await {
-            Ok(Created::Mine) => Ok(Self { bucket, record, signed, keys, expected: Expected::default() }),
+            Ok(Created::Mine) => {
+                Ok(Self { bucket, record, signed, keys, expected: Expected::default(), read: None })
+            }
             Ok(Created::Theirs(bytes)) => {
                 let theirs: StreamRecord = parse(&bucket, names::STREAM, &bytes, &Trust::default())?;
                 Err(StoreError::StreamExists { place: bucket.place(), stream: theirs.stream })
@@ -184,6 +196,7 @@ impl Stream {
             bucket,
             keys: Keys::default(),
             expected: Expected::default(),
+            read: None,
         })
     }
 
@@ -281,7 +294,13 @@ impl Stream {
 
     /// The stream that `original` is, in another place.
     pub(crate) fn of(bucket: Bucket, original: &Self) -> Self {
-        Self { bucket, ..original.clone() }
+        Self { bucket, read: None, ..original.clone() }
+    }
+
+    /// The same stream for one command, which reads each record at most once: all that it decides, it decides
+    /// by the same records.
+    pub(crate) fn reading_once(&self) -> Self {
+        Self { read: Some(Arc::default()), ..self.clone() }
     }
 
     /// The bytes of a record to store, signed if this handle signs.
@@ -348,8 +367,19 @@ impl Stream {
 
     /// The commit of `version`, and the bytes of its record.
     pub(crate) async fn sized_commit(&self, version: Version) -> Result<Option<(Commit, u64)>, StoreError> {
+        if let Some(commit) = self.read_before().and_then(|read| read.commits.get(&version).cloned()) {
+            return Ok(Some(commit));
+        }
         let Some(bytes) = read_bytes(&self.bucket, &names::commit(version)).await? else { return Ok(None) };
-        Ok(Some((self.parse_commit(version, &bytes)?, bytes.len() as u64)))
+        let commit = (self.parse_commit(version, &bytes)?, bytes.len() as u64);
+        if let Some(mut read) = self.read_before() {
+            read.commits.insert(version, commit.clone());
+        }
+        Ok(Some(commit))
+    }
+
+    fn read_before(&self) -> Option<MutexGuard<'_, Read>> {
+        self.read.as_deref().map(|read| read.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads the bytes of a commit record that stands under the name of `version`.
@@ -384,6 +414,9 @@ impl Stream {
 
     /// An edge record, and its bytes.
     pub(crate) async fn edge(&self, file: &str) -> Result<Option<(EdgeRecord, u64)>, StoreError> {
+        if let Some(edge) = self.read_before().and_then(|read| read.edges.get(file).cloned()) {
+            return Ok(Some(edge));
+        }
         let name = format!("{}/{file}", names::EDGES);
         // One that was listed may be deleted by now.
         let Some(bytes) = read_bytes(&self.bucket, &name).await? else { return Ok(None) };
@@ -395,7 +428,11 @@ impl Stream {
         } else if names::edge_ends(file) != ends {
             "its name does not agree with its contents"
         } else {
-            return Ok(Some((record, bytes.len() as u64)));
+            let edge = (record, bytes.len() as u64);
+            if let Some(mut read) = self.read_before() {
+                read.edges.insert(file.to_owned(), edge.clone());
+            }
+            return Ok(Some(edge));
         };
         Err(StoreError::Damaged { name, what: what.into() })
     }

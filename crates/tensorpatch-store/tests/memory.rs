@@ -147,6 +147,7 @@ proptest! {
             let replica = memory.replica("r", ApplyMode::Beside);
             replica.pull().await.unwrap();
             assert_same(replica.dir(), &disk.path("2"));
+            publisher.settle().await;
             assert_same(&memory.path("baseline"), &disk.path("2"));
             Ok(())
         };
@@ -231,6 +232,7 @@ async fn a_patch_of_a_baseline_that_was_altered_meanwhile_is_not_published() {
     }
     // The next call restores it.
     publisher.publish_tensors(owned(&step(2))).await.unwrap();
+    publisher.settle().await;
     assert_same(&world.path("baseline"), &world.step(2));
 }
 

@@ -71,7 +71,7 @@ pub const RIVALS: &[Rival] = &[
         any_width: false,
     },
     Rival {
-        name: "exponent-class Rice + zigzag + zstd-1",
+        name: "exponent-class Rice + zigzag + zstd-1, 4 to 5 times as fast as PULSEPT1 v3",
         encode: class_rice::encode,
         apply: class_rice::apply,
         any_width: false,

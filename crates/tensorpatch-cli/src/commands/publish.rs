@@ -28,6 +28,10 @@ pub(crate) struct Arguments {
     /// it is missing [default: in the user's cache, by stream]
     #[arg(long, value_name = "DIR")]
     baseline: Option<PathBuf>,
+    /// The newest version as a checkpoint, unaltered: the patch is made from it, and no copy of the model is
+    /// kept or written. It is hashed, and refused if it is not the newest version. No anchors are added
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "anchor_every")]
+    base: Option<PathBuf>,
     /// A mark for the version, such as the training step. If the newest version has the same mark and the
     /// same state, it is taken for published: so the command can simply be repeated
     #[arg(long, value_name = "TEXT")]
@@ -166,6 +170,9 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     if let Some(name) = &arguments.publisher {
         options = options.with_publisher(name);
     }
+    if let Some(base) = &arguments.base {
+        options = options.with_base(base);
+    }
     if arguments.allow_unchanged {
         options = options.allowing_unchanged();
     }
@@ -203,5 +210,8 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
         baseline: publisher.baseline().to_owned(),
         published,
         seconds: start.elapsed().as_secs_f64(),
-    })
+    })?;
+    // The version is published. What is left to do makes the next one faster.
+    publisher.settle().await;
+    Ok(())
 }

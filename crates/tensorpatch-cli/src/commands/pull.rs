@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::{ApplyMode, Pulled, Replica, ReplicaOptions, Verify, Version};
 
+use crate::arguments::DurabilityChoice;
 use crate::exit::Refusal;
 use crate::output::{Report, bytes, fields, seconds};
 use crate::session::Session;
@@ -35,6 +36,14 @@ pub(crate) struct How {
     /// be read until the switch
     #[arg(long)]
     beside: bool,
+    /// Whether the files must be on disk before the command ends. With `none` they are there some time later; a
+    /// power cut before that may leave them torn, which the next pull finds out and repairs
+    #[arg(long, value_enum, default_value_t)]
+    durability: DurabilityChoice,
+    /// Do not keep the patch that leads back to the version before: each pull takes a little less time, and going
+    /// back takes an anchor and all patches since
+    #[arg(long)]
+    no_inverse: bool,
     /// Replace weights in DIR that are no version of the stream
     #[arg(long)]
     replace: bool,
@@ -56,6 +65,7 @@ impl How {
     pub(crate) fn options(&self, session: &Session) -> ReplicaOptions {
         let mut options =
             ReplicaOptions::default().with_apply(session.options()).with_observer(streams::observer(session));
+        options = options.with_durability(self.durability.into());
         if self.verify {
             options = options.with_verify(Verify::Always);
         } else if self.no_verify {
@@ -63,6 +73,9 @@ impl How {
         }
         if self.beside {
             options = options.with_mode(ApplyMode::Beside);
+        }
+        if self.no_inverse {
+            options = options.without_inverse();
         }
         if self.replace {
             options = options.replacing();

@@ -1,15 +1,18 @@
 //! Objects on their way to local disk: taken up again where they broke off, and verified before they have
 //! their name.
 
-use std::path::Path as FilePath;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path as FilePath, PathBuf};
 use std::time::Instant;
 
 use tensorpatch_stream::{ObjectDigest, ObjectRef};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
-use object_store::GetOptions;
-use object_store::path::Path;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::{GetOptions, GetResultPayload, ObjectStoreExt};
 use tokio::sync::mpsc;
 
 use super::{Bucket, missing_or};
@@ -17,6 +20,9 @@ use crate::cause::Told;
 use crate::error::{StoreError, is_transient};
 use crate::local;
 use crate::observe::{Observer, Phase};
+
+/// Bytes that are hashed and written at once.
+const PIECE_BYTES: usize = 1 << 20;
 
 impl Bucket {
     /// Reads an object and compares it with what it must be, without keeping it.
@@ -43,9 +49,10 @@ impl Bucket {
         verified
     }
 
-    /// Downloads an object to `file`, which appears only when it is complete, verified and synced.
+    /// Downloads an object to `file`, which appears only when it is complete and verified.
     ///
-    /// A connection that breaks is taken up again where it broke.
+    /// A connection that breaks is taken up again where it broke. The file is not synced: after a power cut it
+    /// may hold anything.
     pub(crate) async fn download(
         &self,
         object: &ObjectRef,
@@ -102,7 +109,7 @@ impl Bucket {
         let told = format!("downloaded {name}: {fetched_bytes} of {} bytes", object.bytes);
         tokio::task::spawn_blocking(move || match written.and_then(|()| verifier.finish()) {
             Ok(()) => {
-                output.commit()?;
+                output.commit_unsynced()?;
                 tracing::info!("{told} in {} ms", started.elapsed().as_millis());
                 Ok(())
             }
@@ -123,12 +130,12 @@ impl Bucket {
         start: u64,
         sink: &mpsc::Sender<Bytes>,
     ) -> Result<(), object_store::Error> {
-        let path = self.path(object.key.as_str());
+        let path = object.key.as_str();
         let mut done = start;
         let mut attempt = 1;
         loop {
             let before = done;
-            let fetched = self.fetch_from(&path, &mut done, object.bytes, sink).await;
+            let fetched = self.fetch_from(object, &mut done, sink).await;
             if done > before {
                 // However often a long way breaks off, it ends if each attempt gets further.
                 attempt = 1;
@@ -149,28 +156,96 @@ impl Bucket {
 
     async fn fetch_from(
         &self,
-        path: &Path,
+        object: &ObjectRef,
         done: &mut u64,
-        len: u64,
         sink: &mpsc::Sender<Bytes>,
     ) -> Result<(), object_store::Error> {
+        let (name, len) = (object.key.as_str(), object.bytes);
+        let path = self.path(name);
+        if *done > 0 && *done >= len {
+            return Ok(());
+        }
+        // The beginning of a large object, or the whole of a small one.
+        let first = *done..len.min(done.saturating_add(self.policy.transfers.part_bytes));
         let mut options = GetOptions::default();
-        if *done > 0 {
-            if *done >= len {
+        if first != (0..len) {
+            options = options.with_range(Some(first.clone()));
+        }
+        self.tell("get", name);
+        let response = self.store.get_opts(&path, options).await?;
+        let mut stream = match response.payload {
+            GetResultPayload::File(file, path) => {
+                let end = if first.end < len { len } else { response.range.end };
+                read_file(file, path, response.range.start..end)
+            }
+            GetResultPayload::Stream(stream) => stream.chain(self.parts(name, first.end..len)).boxed(),
+        };
+        // A network gives small pieces. Hashed and written one by one they take twice the time, and leave the
+        // page cache in small pieces too, for every later reader of the file.
+        let mut gathered = Vec::new();
+        loop {
+            let next = stream.try_next().await;
+            let is_end = !matches!(next, Ok(Some(_)));
+            if let Ok(Some(piece)) = &next {
+                gathered.extend_from_slice(piece);
+            }
+            if !gathered.is_empty() && (is_end || gathered.len() >= PIECE_BYTES) {
+                let piece = Bytes::from(std::mem::take(&mut gathered));
+                *done = done.saturating_add(piece.len() as u64);
+                if sink.send(piece).await.is_err() {
+                    // The writer has given up and says why.
+                    return Ok(());
+                }
+            }
+            if next?.is_none() {
                 return Ok(());
             }
-            options = options.with_range(Some(*done..len));
         }
-        let mut stream = self.store.get_opts(path, options).await?.into_stream();
-        while let Some(block) = stream.try_next().await? {
-            *done = done.saturating_add(block.len() as u64);
-            if sink.send(block).await.is_err() {
-                // The writer has given up and says why.
-                return Ok(());
-            }
-        }
-        Ok(())
     }
+}
+
+impl Bucket {
+    /// Bytes of an object in parts, of which several are on their way at once.
+    fn parts<'a>(
+        &'a self,
+        name: &'a str,
+        range: Range<u64>,
+    ) -> impl futures::Stream<Item = Result<Bytes, object_store::Error>> + Send + 'a {
+        let part = self.policy.transfers.part_bytes.max(1);
+        let count = range.end.saturating_sub(range.start).div_ceil(part);
+        let parts = (0..count).map(move |number| {
+            let start = range.start.saturating_add(number.saturating_mul(part));
+            start..range.end.min(start.saturating_add(part))
+        });
+        let get = move |part: Range<u64>| {
+            self.retry("get", name, move |path| {
+                let part = part.clone();
+                async move { self.store.get_range(&path, part).await }
+            })
+        };
+        futures::stream::iter(parts).map(get).buffered(self.policy.transfers.parts_in_flight())
+    }
+}
+
+/// The bytes of a file of a local store: the store's own stream reads 8 KiB at a time.
+fn read_file(
+    mut file: File,
+    path: PathBuf,
+    range: Range<u64>,
+) -> BoxStream<'static, Result<Bytes, object_store::Error>> {
+    let open = move || {
+        file.seek(SeekFrom::Start(range.start))?;
+        Ok(file.take(range.end.saturating_sub(range.start)))
+    };
+    let blocks = local::read_blocks(open, PIECE_BYTES as u64);
+    futures::stream::unfold((blocks, path), async |(mut blocks, path)| {
+        let block = blocks.recv().await?.map_err(|source| {
+            let source = format!("cannot read {}: {source}", path.display());
+            object_store::Error::Generic { store: "local", source: source.into() }
+        });
+        Some((block, (blocks, path)))
+    })
+    .boxed()
 }
 
 /// Sees the bytes of an object go by, and says at the end whether they were those of the object.
@@ -212,8 +287,8 @@ mod tests {
     use super::*;
     use crate::faulty_store::{Call, Fault, FaultyStore};
     use crate::observe::Event;
-    use object_store::ObjectStoreExt;
     use object_store::memory::InMemory;
+    use object_store::path::Path;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
     use tensorpatch_stream::Key;
@@ -300,6 +375,33 @@ mod tests {
         let bucket = Bucket::new(Arc::new(store), Path::default());
         bucket.download(&object(&bytes), &file, &Observer::default()).await.unwrap();
         assert!(std::fs::read(&file).unwrap() == bytes);
+    }
+
+    #[tokio::test]
+    async fn a_large_object_is_fetched_in_parts_side_by_side_and_also_when_some_of_them_fail() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, bytes) =
+            (dir.path().join("x"), (0..100_003_u32).map(|i| i.to_le_bytes()[0]).collect::<Vec<_>>());
+        let inner = Arc::new(InMemory::new());
+        inner.put(&Path::from("patches/1/x"), bytes.clone().into()).await.unwrap();
+        let gets = Arc::new(AtomicU64::new(0));
+        let made = Arc::clone(&gets);
+        let store = FaultyStore::new(inner, move |call| match call {
+            Call::Get(_) => match made.fetch_add(1, Ordering::SeqCst) % 3 {
+                1 => Fault::Broken(100),
+                2 => Fault::BeforeEffect,
+                _ => Fault::None,
+            },
+            _ => Fault::None,
+        });
+        let mut policy = crate::Policy::default();
+        (policy.transfers.part_bytes, policy.transfers.bytes_in_flight) = (10_000, 40_000);
+        let bucket = Bucket::new(Arc::new(store), Path::default()).with_policy(policy);
+        let (observer, count) = counted();
+        bucket.download(&object(&bytes), &file, &observer).await.unwrap();
+        assert!(std::fs::read(&file).unwrap() == bytes);
+        assert!(gets.load(Ordering::SeqCst) >= 11 && count.load(Ordering::SeqCst) == 100_003);
+        bucket.check_contents(&object(&bytes), &observer).await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Objects on their way to the store: files, and files that are still being written.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path as FilePath, PathBuf};
 use std::time::Instant;
 use tensorpatch_stream::{Key, ObjectDigest, ObjectRef};
@@ -56,7 +56,8 @@ impl Bucket {
         observer: &Observer,
     ) -> Result<ObjectRef, StoreError> {
         let part_bytes = self.policy.transfers.part_bytes.max(local::file_len(file)?.div_ceil(MAX_PARTS));
-        let mut blocks = read_blocks(file.to_owned(), part_bytes);
+        let path = file.to_owned();
+        let mut blocks = local::read_blocks(move || File::open(path), part_bytes);
         let mut sink = Sink::new(self, key, part_bytes);
         while let Some(block) = blocks.recv().await {
             let added = match block {
@@ -229,6 +230,7 @@ impl<'a> Sink<'a> {
         }
         self.head.push(block);
         if self.bytes > self.part_bytes {
+            self.bucket.tell("begin parts of", self.key.as_str());
             let upload = self.bucket.store.put_multipart(&self.bucket.path(self.key.as_str())).await;
             let upload = upload.map_err(|source| object_error(self.key.as_str(), source))?;
             let chunk = usize::try_from(self.part_bytes).unwrap_or(usize::MAX);
@@ -241,8 +243,15 @@ impl<'a> Sink<'a> {
 
     async fn finish(self) -> Result<ObjectRef, StoreError> {
         let done = match self.parts {
-            Some(parts) => parts.finish().await,
+            Some(parts) => {
+                for _ in 0..self.bytes.div_ceil(self.part_bytes) {
+                    self.bucket.tell("put a part of", self.key.as_str());
+                }
+                self.bucket.tell("complete", self.key.as_str());
+                parts.finish().await
+            }
             None => {
+                self.bucket.tell("put", self.key.as_str());
                 let path = self.bucket.path(self.key.as_str());
                 self.bucket.store.put(&path, self.head.into_iter().collect()).await
             }
@@ -260,32 +269,6 @@ impl<'a> Sink<'a> {
             tracing::debug!(key = %self.key, %error, "could not abort an upload");
         }
     }
-}
-
-/// Reads a file block by block on a blocking thread, never more than a few blocks ahead.
-fn read_blocks(file: PathBuf, block_bytes: u64) -> mpsc::Receiver<std::io::Result<Bytes>> {
-    let (sender, receiver) = mpsc::channel(1);
-    tokio::task::spawn_blocking(move || {
-        let mut reader = match File::open(&file) {
-            Ok(reader) => reader,
-            Err(e) => return sender.blocking_send(Err(e)).unwrap_or_default(),
-        };
-        loop {
-            let mut block = Vec::new();
-            let read = Read::take(&mut reader, block_bytes).read_to_end(&mut block);
-            let message = match read {
-                Ok(0) => return,
-                Ok(_) => Ok(Bytes::from(block)),
-                Err(e) => Err(e),
-            };
-            let failed = message.is_err();
-            // The receiver is gone when the upload has failed.
-            if sender.blocking_send(message).is_err() || failed {
-                return;
-            }
-        }
-    });
-    receiver
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::local::{blocking, unix_now};
 use crate::observe::Phase;
 use crate::replica::directory::{InstalledVersion, ReplicaDir};
 use crate::replica::install;
+use crate::replica::options::Target;
 use crate::replica::update::damage_noted;
 use crate::stream::Stream;
 
@@ -55,19 +56,25 @@ impl Publisher {
         directory: &ReplicaDir,
         known: &mut Known,
     ) -> Result<Option<AnchorAdded>, StoreError> {
-        let Some(tip) = known.tip.filter(|_| self.options.anchors != AnchorPolicy::NEVER) else {
+        let Some(tip) = known.tip.clone().filter(|_| self.options.anchors != AnchorPolicy::NEVER) else {
             return Ok(None);
         };
-        if known.chain.is_none()
-            && let Some(commit) = self.stream.commit(tip.version).await?
-        {
-            known.chain = read_chain(&self.stream, &commit).await?;
+        let is_due = |chain: Option<Chain>| chain.is_some_and(|chain| self.options.anchors.is_due(chain));
+        let counted = known.chain.is_some();
+        if !counted || is_due(known.chain) {
+            // Somebody else may have added an anchor since the versions were counted.
+            known.chain = read_chain(&self.stream.reading_once(), &tip).await?;
         }
-        if !known.chain.is_some_and(|chain| self.options.anchors.is_due(chain)) {
-            return Ok(None);
+        let mut added = None;
+        if is_due(known.chain) {
+            known.settle().await;
+            let tip = self.to_tip_if_own(directory, known).await?.ok_or(StoreError::Empty)?;
+            added = Some(self.anchor(directory, known, &tip).await?);
         }
-        let tip = self.to_tip_if_own(directory, known).await?.ok_or(StoreError::Empty)?;
-        self.anchor(directory, known, &tip).await.map(Some)
+        if let Some(chain) = known.chain {
+            chain.keep(directory, &tip)?;
+        }
+        Ok(added)
     }
 
     /// Adds an anchor of the newest version, from the baseline.
@@ -82,10 +89,9 @@ impl Publisher {
     /// The future may be dropped at any time; the anchor is then added or not. What was uploaded of it is
     /// garbage.
     pub async fn add_anchor(&self) -> Result<AnchorAdded, StoreError> {
-        let mut known = self.known.lock().await;
-        let directory = ReplicaDir::lock(&self.baseline).await?;
+        let (directory, mut known) = self.lock().await?;
         let tip = self.to_tip_if_own(&directory, &mut known).await?.ok_or(StoreError::Empty)?;
-        known.tip = Some(tip.id());
+        known.tip = Some(tip.clone());
         self.anchor(&directory, &mut known, &tip).await
     }
 
@@ -95,6 +101,8 @@ impl Publisher {
         known: &mut Known,
         tip: &Commit,
     ) -> Result<AnchorAdded, StoreError> {
+        // With the files beside the weights, which nothing else needs.
+        self.replica().pull_locked(directory, Target::Version(tip.record.version)).await?;
         let nonce = Nonce::random();
         let anchor = match self.leaves(directory, tip).await {
             Ok(leaves) => self.upload_anchor(directory, tip, nonce, leaves).await,

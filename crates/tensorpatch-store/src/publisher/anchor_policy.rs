@@ -1,7 +1,22 @@
 //! When a version gets an anchor.
 
-use serde::Serialize;
-use tensorpatch_stream::{Anchor, CommitRecord, History, Version};
+use serde::{Deserialize, Serialize};
+use tensorpatch_stream::{Anchor, Commit, CommitRecord, History, ObjectDigest, Version};
+
+use crate::error::StoreError;
+use crate::local;
+use crate::replica::directory::ReplicaDir;
+
+/// The most bytes of a chain on disk.
+const MAX_CHAIN_BYTES: u64 = 4096;
+
+/// What the file of a chain holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    /// The newest version of the chain.
+    commit: ObjectDigest,
+    chain: Chain,
+}
 
 /// When a version gets an anchor of its own, after it is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +52,7 @@ impl AnchorPolicy {
 }
 
 /// The deltas since the newest anchor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Chain {
     versions: u64,
     bytes: u64,
@@ -62,6 +77,24 @@ impl Chain {
 
     fn from_anchor(anchor_bytes: u64) -> Self {
         Self { versions: 0, bytes: 0, anchor_bytes }
+    }
+
+    /// The chain to `tip` that an earlier publisher has kept in its baseline.
+    ///
+    /// Anchors that others have added since are not in it: whether one is really due is looked up before it is
+    /// made.
+    pub(super) fn load(directory: &ReplicaDir, tip: &Commit) -> Option<Self> {
+        let bytes = local::read_file(&directory.chain(), MAX_CHAIN_BYTES).ok()??;
+        let kept: Kept = serde_json::from_slice(&bytes).ok()?;
+        (kept.commit == tip.digest).then_some(kept.chain)
+    }
+
+    /// Keeps the chain to `tip` for the next publisher. Where it is lost the records are read once more.
+    pub(super) fn keep(self, directory: &ReplicaDir, tip: &Commit) -> Result<(), StoreError> {
+        let path = directory.chain();
+        let bytes = serde_json::to_vec(&Kept { commit: tip.digest, chain: self })
+            .map_err(|e| StoreError::LocalState { path: path.clone(), what: e.to_string() })?;
+        local::write_unsynced(&path, &bytes)
     }
 
     /// The chain with one more version.

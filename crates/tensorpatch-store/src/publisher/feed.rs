@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::Arc;
 
 use tensorpatch_checkpoint::is_companion_name;
 use tensorpatch_delta::safetensors::View;
@@ -139,8 +138,11 @@ impl Publisher {
     /// ```
     pub async fn feed(&self, label: Option<&str>) -> Result<TensorFeed, StoreError> {
         check_texts(&self.options.publisher, label).map_err(StoreError::Text)?;
-        let mut known = Arc::clone(&self.known).lock_owned().await;
-        let directory = ReplicaDir::lock(&self.baseline).await?;
+        if self.options.base.is_some() {
+            let what = "they are compared with the baseline, and this publisher keeps none (its options have a base)";
+            return Err(StoreError::Tensors(what.into()));
+        }
+        let (directory, mut known) = self.lock().await?;
         let tip = self.to_tip_if_own(&directory, &mut known).await?;
         let diff = match &tip {
             None => self.begin(&directory, None).await?,

@@ -15,7 +15,7 @@ use crate::error::StoreError;
 use crate::local;
 use crate::observe::{Observer, Phase};
 use crate::replica::directory::{InstalledVersion, ReplicaDir};
-use crate::replica::update::{Ready, Update, damage_noted};
+use crate::replica::update::{self, damage_noted};
 use crate::stream::next_version;
 
 /// A file beside the weights, as it was read once.
@@ -101,31 +101,68 @@ pub(super) fn stage_checkpoint(
 pub(super) struct Checked {
     pub(super) encoded: Encoded,
     pub(super) contents: VersionContents,
-    /// How the baseline becomes the version.
-    pub(super) ready: Ready,
 }
 
-/// Writes the patch from the baseline to the checkpoint at `path`, and makes ready what it does to the
-/// baseline.
+/// What a patch starts from.
+pub(super) enum Base<'a> {
+    /// The baseline.
+    Baseline,
+    /// A checkpoint of the caller's, which is to be the newest version.
+    Checkpoint(&'a Path),
+}
+
+/// Writes the patch from `base` to the checkpoint at `path`.
+///
+/// A checkpoint that is altered while it is read would give a patch that nobody can apply, and a published patch
+/// cannot be taken back. So each chunk is decoded as soon as it is encoded, before its upload is brought to an end.
 pub(super) fn encode_and_check(
     directory: &ReplicaDir,
+    base: Base<'_>,
     path: &Path,
     tip: &Commit,
     options: &delta::Options,
     observer: &Observer,
     outgoing: &mut Outgoing,
 ) -> Result<Checked, StoreError> {
-    let base = open_baseline(directory, tip, options)?;
+    let opened = match base {
+        Base::Baseline => open_baseline(directory, tip, options)?,
+        Base::Checkpoint(path) => delta::open_settled(path, &options.limits)?,
+    };
     let target = delta::open_settled(path, &options.limits)?;
     let patch = directory.outgoing();
     observer.start(Phase::Encode, target.schema().state_bytes());
     let advance = observer.steer(Phase::Encode);
-    let (from, to) = (Snapshot::of(&base)?, Snapshot::of(&target)?);
-    let encoded = encode(&from, &to, outgoing, &patch, options, Progress::stoppable(&advance))?;
-    check_state(directory, tip, encoded.base)?;
+    let (from, to) = (Snapshot::of(&opened)?, Snapshot::of(&target)?);
+    let checked = options.clone().checked();
+    let encoded = encode(&from, &to, outgoing, &patch, &checked, Progress::stoppable(&advance))?;
+    match base {
+        Base::Baseline => check_state(directory, tip, encoded.base)?,
+        Base::Checkpoint(path) => check_base(path, &opened, tip, encoded.base)?,
+    }
     let contents = contents(&target, encoded.target);
-    drop((base, target));
-    check(directory, tip, encoded, contents, options, observer)
+    // Header, sections, index and checksums, as a reader will find them.
+    let version = next_version(Some(tip))?;
+    let written = update::open(&patch, encoded.base, (version, encoded.target), options)?;
+    written.bind(Some(opened.schema())).map_err(StoreError::from)?;
+    Ok(Checked { encoded, contents })
+}
+
+/// Says that a caller's checkpoint, which was read and has the state `found`, is the newest version.
+fn check_base(
+    path: &Path,
+    opened: &Checkpoint,
+    tip: &Commit,
+    found: TaggedStateDigest,
+) -> Result<(), StoreError> {
+    let contents = &tip.record.contents;
+    if found != contents.state {
+        return Err(StoreError::WrongState { path: path.to_owned(), expected: contents.state, found });
+    }
+    if opened.layout().digest() != contents.layout {
+        let what = "its files have other names or headers than the newest version".into();
+        return Err(StoreError::LocalDamage { path: path.to_owned(), what });
+    }
+    Ok(())
 }
 
 /// The weights of the baseline, which holds `tip`. Damage is written into its state file.
@@ -157,7 +194,7 @@ pub(super) fn check_state(
     Err(damage_noted(directory, tip.record.stream, &InstalledVersion::of(tip), error))
 }
 
-/// Verifies the patch that was written, and makes ready what it does to the baseline.
+/// Verifies a patch of tensors in memory that was written, by decoding it over the baseline.
 pub(super) fn check(
     directory: &ReplicaDir,
     tip: &Commit,
@@ -166,14 +203,18 @@ pub(super) fn check(
     options: &delta::Options,
     observer: &Observer,
 ) -> Result<Checked, StoreError> {
-    let (stream, held, patch) = (tip.record.stream, InstalledVersion::of(tip), directory.outgoing());
-    // A checkpoint that is altered while it is read would give a patch that nobody can apply, and a published
-    // patch cannot be taken back. So what it does to the baseline is worked out and verified before its
-    // upload is brought to an end.
     observer.start(Phase::Check, contents.state_bytes);
     let advance = observer.steer(Phase::Check);
-    let to = (next_version(Some(tip))?, contents.state);
-    let update = Update { directory, stream, from: &held, to, patch: &patch, options };
-    let ready = update.prepare(Progress::stoppable(&advance))?;
-    Ok(Checked { encoded, contents, ready })
+    let version = next_version(Some(tip))?;
+    let patch = update::open(&directory.outgoing(), encoded.base, (version, encoded.target), options)?;
+    let base = open_baseline(directory, tip, options)?;
+    let state = State::of(&base)?;
+    let applied =
+        delta::apply_chunks(Some(&state), &patch, options, Progress::stoppable(&advance), &|_, _| ());
+    match applied {
+        Ok(_) => Ok(Checked { encoded, contents }),
+        Err(error) => {
+            Err(damage_noted(directory, tip.record.stream, &InstalledVersion::of(tip), error.into()))
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! What a caller chooses about publishing.
 
+use std::path::PathBuf;
+
 use tensorpatch_delta as delta;
 use tensorpatch_stream::Nonce;
 
@@ -17,6 +19,11 @@ pub struct PublishOptions {
     /// When [`Publisher::publish`](crate::Publisher::publish) and [`ranks::commit`](crate::ranks::commit) add
     /// an anchor to the version, so that newcomers need no long chain of patches.
     pub anchors: AnchorPolicy,
+    /// The newest version as a checkpoint of the caller's, which
+    /// [`Publisher::publish`](crate::Publisher::publish) makes the patch from: then no baseline is kept.
+    ///
+    /// It is hashed while it is read, and refused if it is not the newest version of the stream, down to a bit.
+    pub base: Option<PathBuf>,
     /// Whether a checkpoint that is the newest version already becomes a version of its own all the same
     /// [default: only with a label of its own].
     pub allow_unchanged: bool,
@@ -33,6 +40,7 @@ impl Default for PublishOptions {
             publisher: format!("publisher-{}", Nonce::random()),
             diff: delta::Options::default(),
             anchors: AnchorPolicy::default(),
+            base: None,
             allow_unchanged: false,
             carried: Vec::new(),
             observer: Observer::default(),
@@ -59,6 +67,17 @@ impl PublishOptions {
     #[must_use]
     pub fn with_anchors(mut self, anchors: AnchorPolicy) -> Self {
         self.anchors = anchors;
+        self
+    }
+
+    /// The same with patches from the checkpoint at `base`, which is the newest version.
+    ///
+    /// For trainers that keep the checkpoint before unaltered: no copy of the model is kept or written. Anchors
+    /// are then not added, as they are made of the baseline.
+    #[must_use]
+    pub fn with_base(mut self, base: impl Into<PathBuf>) -> Self {
+        self.base = Some(base.into());
+        self.anchors = AnchorPolicy::NEVER;
         self
     }
 

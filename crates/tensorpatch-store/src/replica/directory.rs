@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tensorpatch_delta::Durability;
 use tensorpatch_stream::names::is_file_path;
-use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, StreamId, VersionId};
+use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, StreamId, Version, VersionId};
 
 use crate::error::StoreError;
 use crate::local;
@@ -27,6 +28,7 @@ const FORMAT: &str = "tensorpatch-replica";
 #[derive(Debug, Clone)]
 pub(crate) struct ReplicaDir {
     dir: PathBuf,
+    durability: Durability,
     _lock: Arc<Lock>,
 }
 
@@ -66,6 +68,21 @@ pub(crate) enum Condition {
     Damaged { was: InstalledVersion },
 }
 
+impl Condition {
+    /// The newest version that it speaks of, which the stream had.
+    pub(crate) fn version(&self) -> Version {
+        match self {
+            Self::Held(installed) | Self::Damaged { was: installed } => installed.id.version,
+            Self::Applying { to, .. } | Self::Switching { to, .. } => to.id.version,
+        }
+    }
+
+    /// Whether the files are those of this commit.
+    pub(crate) fn holds(&self, commit: &Commit) -> bool {
+        matches!(self, Self::Held(held) if *held == InstalledVersion::of(commit))
+    }
+}
+
 /// The contents of the state file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LocalState {
@@ -92,9 +109,9 @@ struct ReadStateFile {
 
 impl ReplicaDir {
     /// The replica in `dir`, which is made if it is missing. Waits for another process to let go of it.
-    pub(crate) async fn lock(dir: &Path) -> Result<Self, StoreError> {
+    pub(crate) async fn lock(dir: &Path, durability: Durability) -> Result<Self, StoreError> {
         let lock = Lock::wait(dir.join(HIDDEN)).await?;
-        let directory = Self { dir: dir.to_owned(), _lock: Arc::new(lock) };
+        let directory = Self { dir: dir.to_owned(), durability, _lock: Arc::new(lock) };
         local::create_dir(&directory.downloads())?;
         Ok(directory)
     }
@@ -112,6 +129,11 @@ impl ReplicaDir {
             result
         })
         .await
+    }
+
+    /// Whether what is written is to be on disk before it counts.
+    pub(crate) fn syncs(&self) -> bool {
+        self.durability == Durability::Synced
     }
 
     /// The directory of the replica.
@@ -137,9 +159,19 @@ impl ReplicaDir {
         self.hidden().join("journal")
     }
 
-    /// The journal of an application to the files in the staging directory.
-    pub(crate) fn staging_journal(&self) -> PathBuf {
-        self.hidden().join("staging-journal")
+    /// The patch that leads back from what is held to what was held before, if there is one.
+    pub(crate) fn inverse(&self) -> PathBuf {
+        self.hidden().join("inverse")
+    }
+
+    /// Where that patch is while what it leads back from is not held.
+    pub(crate) fn next_inverse(&self) -> PathBuf {
+        self.hidden().join("inverse.next")
+    }
+
+    /// Where a publisher keeps what it knows of the patches since the newest anchor.
+    pub(crate) fn chain(&self) -> PathBuf {
+        self.hidden().join("chain.json")
     }
 
     pub(crate) fn downloads(&self) -> PathBuf {
@@ -165,6 +197,10 @@ impl ReplicaDir {
     pub(crate) fn load(&self) -> Result<Option<LocalState>, StoreError> {
         let path = self.state_path();
         let Some(bytes) = local::read_file(&path, MAX_STATE_BYTES)? else { return Ok(None) };
+        if bytes.iter().all(|byte| *byte == 0) {
+            // A power cut can leave this of a file that was not synced. The weights tell what they are.
+            return Ok(None);
+        }
         let bad = |what: String| StoreError::LocalState { path: path.clone(), what };
         let file: ReadStateFile = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
         if file.format != FORMAT || file.major != 1 {
@@ -191,18 +227,18 @@ impl ReplicaDir {
         Ok(Some(LocalState { stream: file.stream, condition: file.condition }))
     }
 
-    /// Replaces the state file, durably.
+    /// Replaces the state file.
     pub(crate) fn save(&self, state: &LocalState) -> Result<(), StoreError> {
         let path = self.state_path();
         let file = StateFile { format: FORMAT, major: 1, state: state.clone() };
         let bytes = serde_json::to_vec(&file)
             .map_err(|e| StoreError::LocalState { path: path.clone(), what: e.to_string() })?;
-        local::write_file(&path, &bytes)
+        if self.syncs() { local::write_file(&path, &bytes) } else { local::write_unsynced(&path, &bytes) }
     }
 
     /// Removes what earlier runs have left behind and no step still needs.
     pub(crate) fn sweep(&self, keep: &[PathBuf]) -> Result<(), StoreError> {
-        for path in [self.staging(), self.outgoing(), self.staging_journal()] {
+        for path in [self.staging(), self.outgoing()] {
             if !keep.contains(&path) {
                 local::remove(&path)?;
             }
@@ -260,7 +296,7 @@ mod tests {
     #[tokio::test]
     async fn the_state_is_read_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
-        let directory = ReplicaDir::lock(dir.path()).await.unwrap();
+        let directory = ReplicaDir::lock(dir.path(), Durability::Synced).await.unwrap();
         assert_eq!(directory.load().unwrap(), None);
         let state = state();
         directory.save(&state).unwrap();
@@ -270,7 +306,7 @@ mod tests {
     #[tokio::test]
     async fn a_state_file_that_names_files_elsewhere_or_is_damaged_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let directory = ReplicaDir::lock(dir.path()).await.unwrap();
+        let directory = ReplicaDir::lock(dir.path(), Durability::Synced).await.unwrap();
         directory.save(&state()).unwrap();
         let text = std::fs::read_to_string(directory.state_path()).unwrap();
         for (from, to) in [
@@ -290,7 +326,7 @@ mod tests {
     #[tokio::test]
     async fn sweeping_keeps_what_is_needed() {
         let dir = tempfile::tempdir().unwrap();
-        let directory = ReplicaDir::lock(dir.path()).await.unwrap();
+        let directory = ReplicaDir::lock(dir.path(), Durability::Synced).await.unwrap();
         let (kept, other) =
             (directory.download(&ObjectDigest::of(b"1")), directory.download(&ObjectDigest::of(b"2")));
         std::fs::write(&kept, b"1").unwrap();

@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use tensorpatch_stream::{Commit, History, NamedObject, ObjectRef, Plan};
+use tensorpatch_stream::{Commit, NamedObject, ObjectRef, Plan};
 
 use super::directory::ReplicaDir;
-use super::options::ApplyMode;
 use super::{Replica, install};
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
@@ -18,26 +17,15 @@ impl Replica {
     pub(super) async fn download(
         &self,
         directory: &ReplicaDir,
-        history: &History,
         plan: &Plan,
         target: &Commit,
         old_companions: &[NamedObject],
     ) -> Result<u64, StoreError> {
         let mut objects: Vec<ObjectRef> = plan.objects().into_iter().cloned().collect();
-        // In place each edge brings its files with it; beside, only the last version is ever there.
-        let on_the_way = if self.options.mode == ApplyMode::InPlace && !plan.starts_from_nothing() {
-            plan.edges.as_slice()
-        } else {
-            &[]
-        };
-        let commits =
-            on_the_way.iter().filter_map(|edge| history.commit(edge.target.version)).chain([target]);
-        for commit in commits {
-            let new = commit.record.companions.iter().filter(|companion| {
-                !old_companions.contains(companion) || !self.dir.join(&companion.name).exists()
-            });
-            objects.extend(new.map(|companion| companion.object.clone()));
-        }
+        let new = target.record.companions.iter().filter(|companion| {
+            !old_companions.contains(companion) || !self.dir.join(&companion.name).exists()
+        });
+        objects.extend(new.map(|companion| companion.object.clone()));
         let mut seen = BTreeSet::new();
         objects.retain(|object| seen.insert(object.blake3));
         let keep: Vec<PathBuf> = objects.iter().map(|object| directory.download(&object.blake3)).collect();

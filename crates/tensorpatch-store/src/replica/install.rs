@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError, sync_files};
 use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Progress, State};
 use tensorpatch_format::{Layout, LayoutDigest, LeafHash, StateDigest, TaggedStateDigest};
 use tensorpatch_stream::names::is_plain_name;
@@ -184,8 +184,10 @@ fn finish_switch(directory: &ReplicaDir, install: &FileSwap) -> Result<Vec<Strin
     for name in &install.remove {
         places::remove(root, name)?;
     }
-    for parent in places::parents(root, install).iter().filter(|parent| parent.is_dir()) {
-        local::sync_dir(parent)?;
+    if directory.syncs() {
+        for parent in places::parents(root, install).iter().filter(|parent| parent.is_dir()) {
+            local::sync_dir(parent)?;
+        }
     }
     Ok(vanished)
 }
@@ -199,8 +201,12 @@ pub(crate) fn switch(
     install: FileSwap,
 ) -> Result<(), StoreError> {
     check_places(directory, &install)?;
-    for parent in places::parents(&directory.staging(), &install).iter().filter(|parent| parent.is_dir()) {
-        local::sync_dir(parent)?;
+    if directory.syncs() {
+        sync_files(install.files.iter().map(|name| directory.staging().join(name)))?;
+        let parents = places::parents(&directory.staging(), &install);
+        for parent in parents.iter().filter(|parent| parent.is_dir()) {
+            local::sync_dir(parent)?;
+        }
     }
     let condition = Condition::Switching { to: to.clone(), install: install.clone() };
     directory.save(&LocalState { stream, condition })?;

@@ -55,6 +55,8 @@ pub struct ReplicaOptions {
     /// while that lives, collectors keep the path from the replica's version to the tip. Each pull renews it,
     /// and so does following.
     pub lease: Option<String>,
+    /// Whether the patch that leads back to the version before is not kept.
+    pub without_inverse: bool,
     /// Threads and limits for decoding.
     pub apply: delta::Options,
     /// When the files that are held are read, and not only looked at.
@@ -89,6 +91,22 @@ impl ReplicaOptions {
     #[must_use]
     pub fn with_lease(mut self, holder: impl Into<String>) -> Self {
         self.lease = Some(holder.into());
+        self
+    }
+
+    /// The same without the patch that leads back to the version before, which a replica keeps that is altered in
+    /// place: going back then takes an anchor and all patches since, but each step forward a little less time.
+    #[must_use]
+    pub fn without_inverse(mut self) -> Self {
+        self.without_inverse = true;
+        self
+    }
+
+    /// The same with files whose `durability` is this. Without any, a power cut may leave them torn; the next
+    /// pull finds out and fetches again what is wrong.
+    #[must_use]
+    pub fn with_durability(mut self, durability: delta::Durability) -> Self {
+        self.apply.durability = durability;
         self
     }
 

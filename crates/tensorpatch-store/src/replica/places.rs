@@ -58,6 +58,7 @@ pub(super) fn put(staged: &Path, file: &Path) -> io::Result<()> {
         }
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
             local::copy_file(staged, file).map_err(io::Error::other)?;
+            fs::File::open(file)?.sync_all()?;
             fs::remove_file(staged)
         }
         renamed => renamed,

@@ -4,13 +4,15 @@
 use std::path::PathBuf;
 
 use tensorpatch_delta as delta;
-use tensorpatch_stream::{Anchor, Commit, Edge, EdgeKind, History, NamedObject, PatchObject, Plan, StreamId};
+use tensorpatch_stream::{
+    Anchor, Commit, Edge, EdgeKind, History, NamedObject, PatchObject, Plan, StreamId, Version,
+};
 
 use super::directory::{FileSwap, InstalledVersion, ReplicaDir};
 use super::install;
 use super::merge::{RankPatch, Whole, merge};
 use super::options::ApplyMode;
-use super::update::{Update, apply_to_staged, stage_all, stage_companions};
+use super::update::{Step, Update, apply_to_staged, stage_all, stage_companions};
 use crate::error::StoreError;
 use crate::observe::{Observer, Phase};
 
@@ -18,16 +20,14 @@ use crate::observe::{Observer, Phase};
 #[derive(Debug)]
 pub(super) enum Work {
     Nothing,
-    /// Patches to the files as they lie. The journal of the first is written already.
-    InPlace(Vec<Patching>),
+    /// Patches to the files as they lie. The journal of the first, of as many as are `prepared`, is written
+    /// already.
+    InPlace {
+        steps: Vec<Step>,
+        prepared: usize,
+    },
     /// Complete files in the staging directory.
     Switch(FileSwap),
-}
-
-#[derive(Debug)]
-pub(super) struct Patching {
-    pub(super) patch: PathBuf,
-    pub(super) to: InstalledVersion,
 }
 
 /// What is needed to make a plan ready on local disk, its objects downloaded. Blocking.
@@ -41,6 +41,7 @@ pub(super) struct Staging {
     pub(super) plan: Plan,
     pub(super) target: Commit,
     pub(super) mode: ApplyMode,
+    pub(super) keeps_inverse: bool,
     pub(super) options: delta::Options,
     pub(super) observer: Observer,
 }
@@ -55,25 +56,30 @@ impl Staging {
             let unchanged = swap.files.is_empty() && swap.remove.is_empty();
             return Ok(if unchanged { Work::Nothing } else { Work::Switch(swap) });
         }
-        let mut edges = Vec::new();
-        for edge in &self.plan.edges {
-            let commit = self.history.commit(edge.target.version).unwrap_or(&self.target);
-            edges.push((edge, InstalledVersion::of(commit)));
-        }
         if self.mode == ApplyMode::InPlace
             && let Some(held) = self.held.as_ref().filter(|held| self.keeps_places(held))
         {
-            let patches =
-                edges.iter().map(|(edge, to)| Ok(Patching { patch: self.patch_of(edge)?, to: to.clone() }));
-            let patches = patches.collect::<Result<Vec<Patching>, StoreError>>()?;
-            if let Some(first) = patches.first()
-                && self.with_update(held, first, |update, progress| update.prepare_in_place(progress))?
-            {
-                return Ok(Work::InPlace(patches));
+            let steps = self.steps(&self.plan.edges, &held.companions)?;
+            let prepared =
+                self.with_update(held, &steps, |update, progress| update.prepare_in_place(progress))?;
+            if let Some(prepared) = prepared {
+                return Ok(Work::InPlace { steps, prepared });
             }
         }
-        self.build_beside(&edges)?;
+        self.build_beside()?;
         Ok(Work::Switch(stage_all(directory, old, new, &self.options)?))
+    }
+
+    /// The steps that deltas are, with their patches on local disk. On the way to the target the files beside the
+    /// weights are `companions`.
+    fn steps(&self, edges: &[Edge], companions: &[NamedObject]) -> Result<Vec<Step>, StoreError> {
+        let step = |edge: &Edge| {
+            let is_last = edge.target.version == self.target.record.version;
+            let companions = if is_last { self.target.record.companions.as_slice() } else { companions };
+            let to = InstalledVersion { id: edge.target, companions: companions.to_vec() };
+            Ok(Step { patch: self.patch_of(edge)?, to })
+        };
+        edges.iter().map(step).collect()
     }
 
     /// Whether every version of the plan has the schema and the layout of the one that is held.
@@ -89,18 +95,13 @@ impl Staging {
     fn with_update<T>(
         &self,
         from: &InstalledVersion,
-        patching: &Patching,
+        steps: &[Step],
         work: impl FnOnce(&Update<'_>, delta::Progress<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let advance = self.observer.steer(Phase::Apply);
-        let update = Update {
-            directory: &self.directory,
-            stream: self.stream,
-            from,
-            to: (patching.to.id.version, patching.to.id.state),
-            patch: &patching.patch,
-            options: &self.options,
-        };
+        let (directory, options) = (&self.directory, &self.options);
+        let (stream, keeps_inverse) = (self.stream, self.keeps_inverse);
+        let update = Update { directory, stream, from, steps, keeps_inverse, options };
         work(&update, delta::Progress::stoppable(&advance))
     }
 
@@ -135,34 +136,43 @@ impl Staging {
         Ok(merged)
     }
 
-    /// Makes all weight files of the last edge's target in the staging directory, verified.
-    fn build_beside(&self, edges: &[(&Edge, InstalledVersion)]) -> Result<(), StoreError> {
-        let mut staged: Option<&InstalledVersion> = None;
-        for (edge, to) in edges {
-            match &edge.kind {
-                EdgeKind::Anchor(anchor) => self.stage_anchor(anchor, to)?,
-                EdgeKind::Delta(_) => {
-                    let patching = Patching { patch: self.patch_of(edge)?, to: to.clone() };
-                    match (staged, &self.held) {
-                        (Some(from), _) => {
-                            let target = (to.id.version, to.id.state);
-                            let advance = self.observer.steer(Phase::Apply);
-                            let progress = delta::Progress::stoppable(&advance);
-                            let (from, patch) = (from.id.state, &patching.patch);
-                            apply_to_staged(&self.directory, patch, from, target, &self.options, progress)?;
-                        }
-                        (None, Some(held)) => self
-                            .with_update(held, &patching, |update, progress| update.apply_beside(progress))?,
-                        (None, None) => {
-                            let what = "there is nothing to apply it to".into();
-                            return Err(StoreError::PatchDiffers { version: to.id.version, what });
-                        }
-                    }
-                }
+    /// Makes all weight files of the plan's target in the staging directory, verified.
+    fn build_beside(&self) -> Result<(), StoreError> {
+        let (mut staged, mut edges) = (None, self.plan.edges.as_slice());
+        if let Some((Edge { target, kind: EdgeKind::Anchor(anchor) }, deltas)) = edges.split_first() {
+            let to = self.installed(target.version);
+            self.stage_anchor(anchor, &to)?;
+            if deltas.is_empty() {
+                install::check_staged(&self.directory, &to, &self.options)?;
             }
-            staged = Some(to);
+            (staged, edges) = (Some(to), deltas);
         }
-        staged.map_or(Ok(()), |last| install::check_layout(&self.directory, last, &self.options))
+        let steps = self.steps(edges, &[])?;
+        let mut left = steps.as_slice();
+        while let Some(first) = left.first() {
+            let done = match (&staged, &self.held) {
+                (Some(from), _) => {
+                    let advance = self.observer.steer(Phase::Apply);
+                    let progress = delta::Progress::stoppable(&advance);
+                    apply_to_staged(&self.directory, from, left, &self.options, progress)?
+                }
+                (None, Some(held)) => {
+                    self.with_update(held, left, |update, progress| update.apply_beside(progress))?
+                }
+                (None, None) => {
+                    let what = "there is nothing to apply it to".into();
+                    return Err(StoreError::PatchDiffers { version: first.to.id.version, what });
+                }
+            };
+            let (now, later) = left.split_at(done.clamp(1, left.len()));
+            staged = now.last().map(|step| step.to.clone());
+            left = later;
+        }
+        install::check_layout(&self.directory, &InstalledVersion::of(&self.target), &self.options)
+    }
+
+    fn installed(&self, version: Version) -> InstalledVersion {
+        InstalledVersion::of(self.history.commit(version).unwrap_or(&self.target))
     }
 
     fn stage_anchor(&self, anchor: &Anchor, to: &InstalledVersion) -> Result<(), StoreError> {
@@ -170,7 +180,6 @@ impl Staging {
         let weights = anchor.files.iter().filter(|file| !is_companion(&file.name));
         let files: Vec<(String, PathBuf)> =
             weights.map(|file| (file.name.clone(), self.directory.download(&file.object.blake3))).collect();
-        install::stage(&self.directory, &files, false)?;
-        install::check_staged(&self.directory, to, &self.options)
+        install::stage(&self.directory, &files, false)
     }
 }

@@ -26,6 +26,11 @@ impl PlanAttempts {
         Self { most, ..Self::default() }
     }
 
+    /// Whether no plan has failed yet.
+    pub(super) fn is_first(&self) -> bool {
+        self.made == 0 && self.first.is_none()
+    }
+
     /// What no plan may use.
     pub(super) fn excluded(&self) -> &Exclusions {
         &self.excluded

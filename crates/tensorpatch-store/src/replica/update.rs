@@ -1,10 +1,10 @@
-//! Advancing a directory by one version: what is verified beforehand, and the short step afterwards. Replicas
+//! Advancing a directory to a later version: what is verified beforehand, and the short step afterwards. Replicas
 //! and the baselines of publishers both advance this way. Blocking.
 
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError, MappedFile};
-use tensorpatch_delta::{self as delta, ApplyError, Patch, Progress};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError};
+use tensorpatch_delta::{self as delta, ApplyError, Chain, Durability, Patch, Progress};
 use tensorpatch_format::TaggedStateDigest;
 use tensorpatch_stream::{NamedObject, StreamId, Version};
 
@@ -22,61 +22,78 @@ pub(crate) enum Ready {
     Staged,
 }
 
-/// A patch on local disk from the version that a directory holds to another.
+/// A patch on local disk, and the version that it leads to.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    pub(crate) patch: PathBuf,
+    pub(crate) to: InstalledVersion,
+}
+
+/// Patches on local disk that lead from the version that a directory holds to others, one after the other.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Update<'a> {
     pub(crate) directory: &'a ReplicaDir,
     pub(crate) stream: StreamId,
     pub(crate) from: &'a InstalledVersion,
-    pub(crate) to: (Version, TaggedStateDigest),
-    pub(crate) patch: &'a Path,
+    pub(crate) steps: &'a [Step],
+    /// Whether the patch that leads back is kept.
+    pub(crate) keeps_inverse: bool,
     pub(crate) options: &'a delta::Options,
 }
 
 impl Update<'_> {
-    /// Makes the update ready without altering what is held (section 6, step R4): in place if that is
-    /// possible, else beside.
+    /// Makes ready as many steps as go in one pass, without altering what is held (section 6, step R4): in place
+    /// if that is possible, else beside. Returns how many there are.
     ///
     /// # Errors
-    /// If the patch does not lead from the one version to the other. If the files are not the version held,
+    /// If a patch does not lead from the one version to the other. If the files are not the version held,
     /// the state file says so from then on.
-    pub(crate) fn prepare(&self, progress: Progress<'_>) -> Result<Ready, StoreError> {
-        if self.prepare_in_place(progress)? {
-            return Ok(Ready::Journal);
+    pub(crate) fn prepare(&self, progress: Progress<'_>) -> Result<(Ready, usize), StoreError> {
+        if let Some(steps) = self.prepare_in_place(progress)? {
+            return Ok((Ready::Journal, steps));
         }
-        self.apply_beside(progress)?;
-        Ok(Ready::Staged)
+        Ok((Ready::Staged, self.apply_beside(progress)?))
     }
 
-    /// Verifies the patch and writes the journal that applies it; `false` if the files have to be replaced,
-    /// not written to.
+    /// Verifies the patches of as many steps as go in one pass, writes the journal that applies them, and returns
+    /// how many there are; `None` if the files have to be replaced, not written to.
     ///
     /// A journal alone means nothing: unless the state file says `applying`, [`install::recover`] removes it.
-    pub(crate) fn prepare_in_place(&self, progress: Progress<'_>) -> Result<bool, StoreError> {
-        let bytes = MappedFile::open(self.patch)?;
-        let patch = parse(&bytes, self.from.id.state, self.to, self.options)?;
+    pub(crate) fn prepare_in_place(&self, progress: Progress<'_>) -> Result<Option<usize>, StoreError> {
+        let patches = open_pass(self.from.id.state, self.steps, self.options)?;
+        let chain = chain(&patches)?;
         remove_journal(self.directory)?;
         let (path, journal) = (self.directory.path(), self.directory.journal());
-        let why = match delta::prepare_in_place(path, &patch, &journal, self.options, progress) {
-            Ok(_) => return Ok(true),
+        let inverse = self.directory.next_inverse();
+        local::remove(&inverse)?;
+        let prepared = if self.keeps_inverse {
+            delta::prepare_with_inverse(path, chain, &journal, &inverse, self.options, progress)
+        } else {
+            delta::prepare_in_place(path, chain, &journal, self.options, progress)
+        };
+        let why = match prepared {
+            Ok(_) => return Ok(Some(patches.len())),
             Err(ApplyError::NotInPlace(why)) => why,
             Err(ApplyError::Checkpoint(error @ CheckpointError::NotInPlace { .. })) => error.to_string(),
             Err(error) => return Err(self.refused(error.into())),
         };
         tracing::info!("the files cannot be patched in place, new ones are made: {why}");
-        Ok(false)
+        Ok(None)
     }
 
-    /// Makes the target in the staging directory, from the files of the directory.
-    pub(crate) fn apply_beside(&self, progress: Progress<'_>) -> Result<(), StoreError> {
-        let bytes = MappedFile::open(self.patch)?;
-        let patch = parse(&bytes, self.from.id.state, self.to, self.options)?;
+    /// Makes the target of as many steps as go in one pass in the staging directory, from the files of the
+    /// directory, and returns how many there are.
+    pub(crate) fn apply_beside(&self, progress: Progress<'_>) -> Result<usize, StoreError> {
+        let patches = open_pass(self.from.id.state, self.steps, self.options)?;
+        let chain = chain(&patches)?;
         let staging = self.directory.staging();
         local::remove(&staging)?;
+        // What is staged is synced when it is switched to.
+        let options = self.options.clone().with_durability(Durability::None);
         let applied = Checkpoint::open(self.directory.path(), &self.options.limits)
             .map_err(ApplyError::from)
-            .and_then(|base| delta::apply_weights_to(&base, &patch, &staging, self.options, progress));
-        applied.map(|_| ()).map_err(|error| self.refused(error.into()))
+            .and_then(|base| delta::apply_weights_to(&base, chain, &staging, &options, progress));
+        applied.map(|_| patches.len()).map_err(|error| self.refused(error.into()))
     }
 
     fn refused(&self, error: StoreError) -> StoreError {
@@ -108,42 +125,78 @@ pub(crate) fn damage_noted(
     }
 }
 
-/// Applies one more patch to the files in the staging directory.
+/// Applies as many of `steps` as go in one pass to the files in the staging directory, which are to be `from`, and
+/// returns how many there are.
 pub(crate) fn apply_to_staged(
     directory: &ReplicaDir,
-    patch: &Path,
-    from: TaggedStateDigest,
-    to: (Version, TaggedStateDigest),
+    from: &InstalledVersion,
+    steps: &[Step],
     options: &delta::Options,
     progress: Progress<'_>,
-) -> Result<(), StoreError> {
-    let bytes = MappedFile::open(patch)?;
-    let patch = parse(&bytes, from, to, options)?;
-    let (staging, journal) = (directory.staging(), directory.staging_journal());
-    local::remove(&journal)?;
-    match delta::apply_in_place(&staging, &patch, &journal, options, progress) {
-        Ok(_) => Ok(()),
+) -> Result<usize, StoreError> {
+    let patches = open_pass(from.id.state, steps, options)?;
+    let (chain, staging) = (chain(&patches)?, directory.staging());
+    let applied = match delta::rewrite(&staging, chain, options, progress) {
         Err(ApplyError::NotInPlace(_)) => {
             let next = staging.with_file_name("staging-next");
             local::remove(&next)?;
+            let unsynced = options.clone().with_durability(Durability::None);
             let base = Checkpoint::open(&staging, &options.limits)?;
-            delta::apply_weights_to(&base, &patch, &next, options, progress)?;
+            let applied = delta::apply_weights_to(&base, chain, &next, &unsynced, progress);
             drop(base);
-            local::remove(&staging)?;
-            std::fs::rename(&next, &staging).map_err(|e| StoreError::local(&staging, e))
+            if applied.is_ok() {
+                local::remove(&staging)?;
+                std::fs::rename(&next, &staging).map_err(|e| StoreError::local(&staging, e))?;
+            }
+            applied
+        }
+        applied => applied,
+    };
+    match applied {
+        Ok(_) => Ok(patches.len()),
+        // They are what their record says, so it is the record that is wrong.
+        Err(ApplyError::WrongBase { expected, found, .. }) => {
+            let what = format!("the state of its files is {found}, the commit says {expected}");
+            Err(StoreError::PatchDiffers { version: from.id.version, what })
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// A patch that says of itself what the commits say.
-fn parse<'a>(
-    bytes: &'a MappedFile,
+/// Opens the patches of as many of `steps`, from the first on, as go in one pass over the files.
+fn open_pass(
+    from: TaggedStateDigest,
+    steps: &[Step],
+    options: &delta::Options,
+) -> Result<Vec<Patch<'static>>, StoreError> {
+    let (mut patches, mut at) = (Vec::new(), from);
+    for Step { patch, to } in steps {
+        patches.push(open(patch, at, (to.id.version, to.id.state), options)?);
+        if !Chain::begin(&patches).is_some_and(|(_, rest)| rest.is_empty()) {
+            patches.pop();
+            break;
+        }
+        at = to.id.state;
+    }
+    Ok(patches)
+}
+
+fn chain<'p>(patches: &'p [Patch<'static>]) -> Result<Chain<'p>, StoreError> {
+    // Who asks for an update has a step to make.
+    Chain::begin(patches).map(|(chain, _)| chain).ok_or(StoreError::Empty)
+}
+
+/// Opens a patch that says of itself what the commits say.
+pub(crate) fn open(
+    patch: &Path,
     base: TaggedStateDigest,
     (version, target): (Version, TaggedStateDigest),
     options: &delta::Options,
-) -> Result<Patch<'a>, StoreError> {
-    let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
+) -> Result<Patch<'static>, StoreError> {
+    let patch = Patch::open_within(patch, &options.limits).map_err(|error| match error {
+        ApplyError::PatchFile { source, .. } => ApplyError::Patch(*source),
+        error => error,
+    })?;
     let ends = [("base", patch.base_digest(), base.digest), ("target", patch.target_digest(), target.digest)];
     for (which, found, expected) in ends {
         if found != expected {
@@ -206,11 +259,26 @@ pub(crate) fn activate(
     match (ready, from) {
         (Ready::Journal, Some(from)) => {
             let then = stage_companions(directory, old, &to.companions)?;
-            install::activate_in_place(directory, stream, from, to, &then, options)
+            install::activate_in_place(directory, stream, from, to, &then, options)?;
+            keep_inverse(directory, options)
         }
         _ => {
             let swap = stage_all(directory, old, &to.companions, options)?;
             install::switch(directory, stream, to.clone(), swap)
         }
     }
+}
+
+/// Keeps the patch that leads back from what is held now in the place of the one before. It is small beside the
+/// weights, or it is not kept.
+fn keep_inverse(directory: &ReplicaDir, options: &delta::Options) -> Result<(), StoreError> {
+    let (next, inverse) = (directory.next_inverse(), directory.inverse());
+    local::remove(&inverse)?;
+    let weights = weight_files(directory.path(), options)?;
+    let lens = weights.iter().map(|name| local::file_len(&directory.path().join(name)));
+    let most = lens.sum::<Result<u64, _>>()?.div_euclid(4);
+    if local::file_len(&next).is_ok_and(|len| len <= most) {
+        return std::fs::rename(&next, &inverse).map_err(|e| StoreError::local(&inverse, e));
+    }
+    local::remove(&next)
 }

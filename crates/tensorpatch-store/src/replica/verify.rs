@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tensorpatch_checkpoint::Checkpoint;
-use tensorpatch_delta as delta;
+use tensorpatch_delta::{self as delta, Durability};
 use tensorpatch_stream::{NamedObject, ObjectDigest, StreamId, VersionId};
 
 use super::Replica;
@@ -63,7 +63,7 @@ pub async fn verify(dir: impl AsRef<Path>, options: &delta::Options) -> Result<V
     if !is_replica(dir) {
         return Err(StoreError::NotAReplica { path: dir.to_owned() });
     }
-    let directory = ReplicaDir::lock(dir).await?;
+    let directory = ReplicaDir::lock(dir, Durability::Synced).await?;
     blocking(move || verify_locked(&directory, &options)).await
 }
 

@@ -16,8 +16,14 @@ use crate::error::StoreError;
 
 /// Records for which requests are made ready.
 const BATCH: u64 = 1024;
-/// Records that are read at once when the history is walked back to an anchor.
+/// Records that are read at once when the history is walked back, to an anchor or to what is looked for.
 const STRIDE: u64 = 64;
+
+/// Versions from the known one on that are asked for one by one before the hint is: a replica is rarely further
+/// behind.
+const STEPS_BEFORE_HINT: u64 = 3;
+/// Versions after the hint that are asked for one by one before all are listed: the hint is rarely older.
+const STEPS_BEFORE_LIST: u64 = 8;
 
 /// The hint of section 3.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +44,9 @@ impl Stream {
     }
 
     /// The newest version, given one that is known to exist. Refuses one below what the caller expects.
+    ///
+    /// Where nothing or little is new, this takes a request for each newer version and one that finds none, and
+    /// one for the version that is known.
     pub(crate) async fn tip_after(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
         let tip = self.find_tip(known).await?;
         self.check_tip(tip.as_ref()).await?;
@@ -45,31 +54,58 @@ impl Stream {
     }
 
     async fn find_tip(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
-        let hint = self.hinted().await?;
         let mut tip = None;
         if let Some(known) = known {
-            tip = self.commit(known).await?;
+            tip = self.last_of(known, STEPS_BEFORE_HINT).await?;
+            let newer = |tip: &Commit| tip.record.version.get().saturating_sub(known.get());
+            if tip.as_ref().is_some_and(|tip| newer(tip).saturating_add(1) < STEPS_BEFORE_HINT) {
+                return Ok(tip);
+            }
         }
-        if let Some(hint) = hint
+        if let Some(hint) = self.hinted().await?
             && tip.as_ref().is_none_or(|tip: &Commit| tip.record.version < hint)
         {
             tip = self.hinted_commit(hint).await?.or(tip);
         }
-        let listed = self.listed_commits(tip.as_ref()).await?;
-        if let Some(newest) = end_of_run(tip.as_ref().map(|tip| tip.record.version), listed) {
-            tip = self.commit(newest).await?.or(tip);
+        if tip.is_none() {
+            tip = self.listed_after(None).await?;
         }
-        // A stale list ends early; a get does not lie.
         loop {
-            let next = match &tip {
+            let first = match &tip {
                 None => Some(Version::FIRST),
                 Some(tip) => tip.record.version.next(),
             };
-            let Some(next) = next else { return Ok(tip) };
-            match self.commit(next).await? {
-                None => return Ok(tip),
-                Some(commit) => tip = Some(commit),
+            let Some(first) = first else { return Ok(tip) };
+            // A stale list ends early; a get does not lie.
+            let Some(last) = self.last_of(first, STEPS_BEFORE_LIST).await? else { return Ok(tip) };
+            let found = last.record.version.get().saturating_sub(first.get()).saturating_add(1);
+            tip = Some(last);
+            if found < STEPS_BEFORE_LIST {
+                return Ok(tip);
             }
+            tip = self.listed_after(tip).await?;
+        }
+    }
+
+    /// The last of at most `most` consecutive commits from `first` on.
+    async fn last_of(&self, first: Version, most: u64) -> Result<Option<Commit>, StoreError> {
+        let mut last = None;
+        let mut next = Some(first);
+        for _ in 0..most {
+            let Some(version) = next else { break };
+            let Some(commit) = self.commit(version).await? else { break };
+            last = Some(commit);
+            next = version.next();
+        }
+        Ok(last)
+    }
+
+    /// The end of the run of versions after `tip` that the store lists, or `tip`.
+    async fn listed_after(&self, tip: Option<Commit>) -> Result<Option<Commit>, StoreError> {
+        let listed = self.listed_commits(tip.as_ref()).await?;
+        match end_of_run(tip.as_ref().map(|tip| tip.record.version), listed) {
+            Some(newest) => Ok(self.commit(newest).await?.or(tip)),
+            None => Ok(tip),
         }
     }
 
@@ -175,11 +211,15 @@ impl Stream {
 
     /// The cheapest plan from `held`, or from nothing, to `target` without what is excluded, and the records
     /// that it is of.
+    ///
+    /// Whether the objects of a plan exist is asked beforehand, but for the one of a plan that has no more and is
+    /// the `first` to be tried: fetching it tells as soon.
     pub(crate) async fn plan_to(
         &self,
         held: Option<VersionId>,
         target: &Commit,
         excluded: &Exclusions,
+        first: bool,
     ) -> Result<(History, Plan), StoreError> {
         let max_edges = self.policy().plans.max_edges;
         let number = target.record.version;
@@ -188,6 +228,12 @@ impl Stream {
         }
         self.check_endorsed(target).await?;
         let near = self.history(held.map(|held| held.version), target, max_edges).await?;
+        if first
+            && let Ok(plan) = near.plan(held.as_ref(), number, &excluded.objects, max_edges)
+            && plan.objects().len() == 1
+        {
+            return Self::of_target(near, plan, target);
+        }
         let mut found = self.plan_in(near, held, number, excluded).await;
         // Objects of the nearest edges are missing: perhaps the newest anchor is whole, or an older one.
         if held.is_some() && is_no_path(&found) {
@@ -203,6 +249,12 @@ impl Stream {
             return Err(StoreError::Collected { wanted: number, oldest });
         }
         let (history, plan) = found?;
+        Self::of_target(history, plan, target)
+    }
+
+    /// Says that a history has the target that was asked for.
+    fn of_target(history: History, plan: Plan, target: &Commit) -> Result<(History, Plan), StoreError> {
+        let number = target.record.version;
         if history.commit(number).map(Commit::id) != Some(target.id()) {
             let what = format!("the record of version {number} was replaced while it was read");
             return Err(StoreError::HistoryRewritten(what));

@@ -73,7 +73,7 @@ impl Stream {
     /// The future may be dropped at any time; it only reads.
     pub async fn range_reader(&self, commit: &Commit, limits: &Limits) -> Result<RangeReader, StoreError> {
         let version = commit.record.version;
-        let (_, plan) = self.plan_to(None, commit, &Exclusions::default()).await?;
+        let (_, plan) = self.plan_to(None, commit, &Exclusions::default(), false).await?;
         let no_path = || PlanError::NoPath { target: version, missing: Vec::new() };
         let Some((EdgeKind::Anchor(anchor), edges)) =
             plan.edges.split_first().map(|(first, rest)| (&first.kind, rest))

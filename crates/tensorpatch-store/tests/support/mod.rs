@@ -141,6 +141,7 @@ impl World {
             let published = publisher.publish(&self.step(step)).await.unwrap();
             assert_eq!(published.version.get(), step);
         }
+        publisher.settle().await;
     }
 }
 
