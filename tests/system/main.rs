@@ -7,11 +7,19 @@
     reason = "a test fails by panicking, and says what it left out"
 )]
 
+mod addresses;
 mod bad_input;
+mod carried;
+mod claims;
 mod convert;
 mod crash;
 mod demo;
+mod ends;
+mod file_systems;
+mod hostile;
 mod hub;
+mod keys;
+mod logs;
 mod memory;
 mod patches;
 mod room;
@@ -19,3 +27,4 @@ mod streams;
 mod support;
 mod trace;
 mod upkeep;
+mod verdicts;

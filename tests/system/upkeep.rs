@@ -273,8 +273,18 @@ fn a_key_makes_replicas_refuse_what_others_signed_or_nobody() {
         |key: &str| run(&arguments!["pull", scene.stream(), scene.path("replica"), "--trust-key", key]);
     pull(&ours).ok();
     pull(&theirs).fails(UNTRUSTED, &["stream.json", "trusted"]);
-    // A version that nobody signed.
+    // A version that nobody signed is refused by whoever would publish it,
+    let unsigned =
+        arguments!["publish", snapshot(2), "--to", scene.stream(), "--baseline", scene.path("baseline")];
+    run(&unsigned).fails(UNTRUSTED, &["is signed", "--sign-key"]);
+    pull(&ours).ok();
+    // and does no lasting harm if it gets there all the same, from a tool that does not look.
+    let record = scene.path("stream").join("stream.json");
+    let whole = fs::read_to_string(&record).unwrap();
+    let (bare, _) = whole.split_once(",\"signature\"").unwrap();
+    write(&record, format!("{bare}}}").as_bytes());
     scene.publish(2, &[]);
+    write(&record, whole.as_bytes());
     pull(&ours).fails(UNTRUSTED, &["commits/", "trusted"]);
     same_checkpoint(&scene.path("replica"), &snapshot(1));
     run(&arguments!["log", scene.stream(), "--trust-key", ours]).fails(UNTRUSTED, &["commits/"]);
@@ -282,7 +292,37 @@ fn a_key_makes_replicas_refuse_what_others_signed_or_nobody() {
     let publish = arguments!["publish", snapshot(3), "--to", scene.stream(), "--sign-key", signed];
     run(&publish).fails(UNTRUSTED, &["commits/", "trusted"]);
     // Without a key everything is believed.
-    run(&arguments!["pull", scene.stream(), scene.path("replica")]).ok();
+    run(&arguments!["pull", scene.stream(), scene.path("believer")]).ok();
+    // The owner of the key takes it back and goes on; nobody else can.
+    run(&arguments!["rollback", scene.stream()]).fails(UNTRUSTED, &["--sign-key"]);
+    run(&arguments!["rollback", scene.stream(), "--sign-key", scene.path("theirs")])
+        .fails(UNTRUSTED, &["stream.json"]);
+    let rollback = arguments!["rollback", scene.stream(), "--sign-key", signed, "--json"];
+    assert_eq!(run(&rollback).ok().json()["removed"], serde_json::json!([2]));
+    assert_eq!(run(&rollback).ok().json()["removed"], serde_json::json!([]));
+    let publish = arguments![
+        "publish",
+        snapshot(3),
+        "--to",
+        scene.stream(),
+        "--sign-key",
+        signed,
+        "--baseline",
+        scene.path("baseline")
+    ];
+    let baseline = scene.path("baseline");
+    run(&publish).fails(5, &["version 2", baseline.to_str().unwrap(), "delete that directory, its baseline"]);
+    fs::remove_dir_all(&baseline).unwrap();
+    run(&publish).ok();
+    pull(&ours).ok();
+    same_checkpoint(&scene.path("replica"), &snapshot(3));
+    // Who believed the other version is told, and how to go on.
+    let believer = scene.path("believer");
+    let pull_again = arguments!["pull", scene.stream(), believer, "--replace"];
+    run(&pull_again).fails(5, &["version 2", "delete the folder .tensorpatch"]);
+    fs::remove_dir_all(believer.join(".tensorpatch")).unwrap();
+    run(&pull_again).ok();
+    same_checkpoint(&believer, &snapshot(3));
 
     pull("0123").fails(REFUSED, &["64 hexadecimal digits"]);
     let publish = arguments!["publish", fixture(4), "--to", scene.stream(), "--sign-key", fixture(4)];

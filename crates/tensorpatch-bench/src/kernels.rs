@@ -55,8 +55,9 @@ impl Each {
     }
 }
 
+/// What is timed.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+pub(crate) enum Kind {
     Memcpy,
     Hash,
     Unchanged,
@@ -101,7 +102,7 @@ pub struct AllThreads {
 type Record = Option<(Encoding, Range<usize>, LeafDigest)>;
 
 /// A share of the chunks, and what works on it.
-struct Worker {
+pub(crate) struct Worker {
     chunks: Vec<(ElementFormat, Range<usize>)>,
     leaves: Vec<LeafDigest>,
     records: Vec<Record>,
@@ -112,7 +113,7 @@ struct Worker {
 }
 
 /// The workers of so many threads. Each gets every so manieth chunk, since tensors differ in what they cost.
-fn workers(pair: &Pair, level: Level, profile: Profile, threads: usize) -> Vec<Worker> {
+pub(crate) fn workers(pair: &Pair, level: Level, profile: Profile, threads: usize) -> Vec<Worker> {
     let worker = || Worker {
         chunks: Vec::new(),
         leaves: Vec::new(),
@@ -133,6 +134,11 @@ fn workers(pair: &Pair, level: Level, profile: Profile, threads: usize) -> Vec<W
 }
 
 impl Worker {
+    /// Bytes of all payloads.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        self.payloads.len()
+    }
+
     fn cx(&self, format: ElementFormat) -> ChunkContext {
         ChunkContext { format, profile: self.profile, leaf_hash: LeafHash::Xxh3 }
     }
@@ -181,7 +187,7 @@ impl Worker {
 
 /// Does one kind of work on as many threads as there are workers. The clock on the wall runs from when all
 /// are ready to when the last is done.
-fn timed(workers: &mut [Worker], kind: Kind, pair: &Pair, buffer: &mut [u8]) -> Result<Seconds> {
+pub(crate) fn timed(workers: &mut [Worker], kind: Kind, pair: &Pair, buffer: &mut [u8]) -> Result<Seconds> {
     let (mut buffers, mut rest, mut at) = (Vec::new(), buffer, 0);
     buffers.resize_with(workers.len(), Vec::new);
     for number in 0..workers.iter().map(|worker| worker.chunks.len()).sum() {
@@ -243,7 +249,7 @@ fn pass(workers: &mut [Worker], pair: &Pair, copy: &mut [u8], beside: &mut [u8])
 
 /// The XOR of whole tensors through zstd-1, with the hash of the new state on both sides: seconds to encode
 /// and to apply in place, on this thread.
-fn xor(pair: &Pair, copy: &mut [u8]) -> Result<[f64; 2]> {
+pub(crate) fn xor(pair: &Pair, copy: &mut [u8]) -> Result<[f64; 2]> {
     let mut seconds = [0.0; 2];
     copy.copy_from_slice(&pair.base);
     for tensor in &pair.tensors {
@@ -296,7 +302,7 @@ pub fn run(
     let memcpy = Kind::Memcpy;
     Ok(Report {
         level: level.name(),
-        payload_bytes: one.iter().map(|worker| worker.payloads.len()).sum(),
+        payload_bytes: one.iter().map(Worker::payload_bytes).sum(),
         seconds: Each::of(|kind| median(thread(kind))),
         one_thread: Each::of(|kind| speed(median(thread(kind)))),
         per_memcpy: Each::of(|kind| ratio(thread(kind).collect(), thread(memcpy).collect())),

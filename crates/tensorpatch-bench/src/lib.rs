@@ -6,6 +6,7 @@ pub mod floor;
 pub mod inputs;
 pub mod kernels;
 pub mod pair;
+pub mod ratios;
 pub mod report;
 pub mod rivals;
 pub mod sizes;

@@ -11,7 +11,8 @@ use tensorpatch_bench::floor::Floor;
 use tensorpatch_bench::inputs::{Input, Synthetic, learning_rate, name};
 use tensorpatch_bench::kernels;
 use tensorpatch_bench::pair::Pair;
-use tensorpatch_bench::report::{Encodings, Kernels, Report};
+use tensorpatch_bench::ratios;
+use tensorpatch_bench::report::{Encodings, Kernels, Ratios, Report};
 use tensorpatch_bench::sizes::Sizes;
 use tensorpatch_bench::table;
 use tensorpatch_codec::Level;
@@ -20,7 +21,7 @@ use tensorpatch_synthetic::{Config, Dtype};
 
 /// Measures tensorpatch on pairs of checkpoints, beside the encodings of others and in the same run.
 ///
-/// Without one of --sizes, --kernels and --commands: all encodings side by side.
+/// Without one of --sizes, --kernels, --table and --commands: all encodings side by side.
 #[derive(Parser)]
 #[command(max_term_width = 110)]
 struct Arguments {
@@ -68,8 +69,12 @@ struct Arguments {
     /// Only the codec on prepared buffers, at every level of instructions of this machine
     #[arg(long, group = "what")]
     kernels: bool,
+    /// Only how many times as fast as the XOR of whole tensors the codec is, at every level; made-up pairs
+    /// change by 1, 8 and 30 % unless it is said how much
+    #[arg(long, group = "what")]
+    table: bool,
     /// Only this level: portable, avx2, avx512 or neon
-    #[arg(long, requires = "kernels")]
+    #[arg(long, conflicts_with_all = ["sizes", "commands"])]
     level: Option<String>,
     /// Only whole commands on files in the page cache: all, or those named, such as diff,in-place
     #[arg(long, group = "what", value_enum, value_delimiter = ',', num_args = 0.., require_equals = true,
@@ -81,7 +86,7 @@ struct Arguments {
     /// Where files are made [default: the directory for temporary files]
     #[arg(long)]
     scratch: Option<PathBuf>,
-    /// Timed passes; medians are printed
+    /// Timed passes; medians are printed, and of --table what took the least time
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     passes: u16,
     /// Print JSON
@@ -121,10 +126,15 @@ impl Arguments {
             for &dtype in &self.dtype {
                 for &seed in &self.seed {
                     let config = Config { bytes, dtype, seed, ..Config::default() };
-                    let rates = if self.density.is_empty() {
+                    let densities = if self.table && self.density.is_empty() {
+                        TABLE_DENSITIES.as_slice()
+                    } else {
+                        &self.density
+                    };
+                    let rates = if densities.is_empty() {
                         self.lr.clone()
                     } else {
-                        self.density.iter().map(|&density| learning_rate(density, &config)).collect()
+                        densities.iter().map(|&density| learning_rate(density, &config)).collect()
                     };
                     for learning_rate in rates {
                         for &steps in &self.steps {
@@ -182,6 +192,9 @@ impl Arguments {
     }
 }
 
+/// How much of the made-up pairs of --table changes.
+const TABLE_DENSITIES: [f64; 3] = [0.01, 0.08, 0.3];
+
 /// Pairs are loaded to measure the codec apart from commands up to this size; twice as much memory is taken.
 const LOADED: u64 = 1 << 30;
 
@@ -213,6 +226,15 @@ fn measure(arguments: &Arguments, input: &Input, scratch: &Path, report: &mut Re
             density: floor.changed as f64 / floor.elements as f64,
             floor_bytes: floor.bytes(),
             levels: levels.into_iter().map(run).collect::<Result<_>>()?,
+        });
+        return Ok(());
+    }
+    if arguments.table {
+        report.ratios.push(Ratios {
+            input: input.label.clone(),
+            density: floor.changed as f64 / floor.elements as f64,
+            floor_bytes: floor.bytes(),
+            levels: ratios::run(&pair, &arguments.levels()?, passes)?,
         });
         return Ok(());
     }

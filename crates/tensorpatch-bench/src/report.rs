@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::commands;
 use crate::kernels;
+use crate::ratios;
 use crate::sizes::Sizes;
 use crate::table::{Row, Speed};
 
@@ -24,6 +25,8 @@ pub struct Report {
     pub encodings: Vec<Encodings>,
     /// The codec on prepared buffers.
     pub kernels: Vec<Kernels>,
+    /// The codec against the XOR of whole tensors.
+    pub ratios: Vec<Ratios>,
     /// Whole commands.
     pub commands: Vec<commands::Row>,
 }
@@ -52,20 +55,34 @@ pub struct Kernels {
     pub levels: Vec<kernels::Report>,
 }
 
+/// The codec against the XOR of whole tensors, on one pair.
+#[derive(Debug, Serialize)]
+pub struct Ratios {
+    /// The pair.
+    pub input: String,
+    /// The share of the elements that differ.
+    pub density: f64,
+    /// The entropy floor of the pair.
+    pub floor_bytes: f64,
+    /// A level each.
+    pub levels: Vec<ratios::Row>,
+}
+
 impl Report {
     /// A report of nothing yet, of this machine.
     pub fn new(threads: usize, passes: usize) -> Self {
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let machine = model.map_or(std::env::consts::ARCH, |(_, model)| model).to_owned();
-        let (sizes, encodings, kernels, commands) = Default::default();
-        Self { machine, threads, passes, sizes, encodings, kernels, commands }
+        let (sizes, encodings, kernels, ratios, commands) = Default::default();
+        Self { machine, threads, passes, sizes, encodings, kernels, ratios, commands }
     }
 
     /// Tables in Markdown.
     pub fn tables(&self) -> String {
+        let of = if self.ratios.is_empty() { "medians" } else { "the least" };
         let mut out =
-            format!("{}, {} threads; medians of {} passes\n", self.machine, self.threads, self.passes);
+            format!("{}, {} threads; {} of {} passes\n", self.machine, self.threads, of, self.passes);
         if !self.sizes.is_empty() {
             out += "\n";
             out += &sizes(&self.sizes);
@@ -75,6 +92,10 @@ impl Report {
         }
         for kernels in &self.kernels {
             out += &kernels.tables();
+        }
+        if !self.ratios.is_empty() {
+            out += "\n";
+            out += &ratios_table(&self.ratios);
         }
         if !self.commands.is_empty() {
             out += "\n";
@@ -239,6 +260,35 @@ impl Kernels {
         };
         out + &markdown(&headings, &self.levels.iter().map(row).collect::<Vec<_>>())
     }
+}
+
+fn ratios_table(all: &[Ratios]) -> String {
+    let headings = [
+        "pair",
+        "changed",
+        "payload over floor",
+        "level",
+        "encode GB/s",
+        "in place GB/s",
+        "encode x XOR",
+        "in place x XOR",
+    ];
+    let rows = all.iter().flat_map(|pair| {
+        pair.levels.iter().map(move |row| {
+            let over = 100.0 * (row.payload_bytes as f64 / pair.floor_bytes - 1.0);
+            vec![
+                pair.input.clone(),
+                format!("{:.3} %", 100.0 * pair.density),
+                format!("{over:+.2} %"),
+                row.level.to_owned(),
+                format!("{:.2}", row.speed[0]),
+                format!("{:.2}", row.speed[1]),
+                format!("{:.2}", row.per_xor[0]),
+                format!("{:.2}", row.per_xor[1]),
+            ]
+        })
+    });
+    markdown(&headings, &rows.collect::<Vec<_>>())
 }
 
 fn commands_table(all: &[commands::Row]) -> String {

@@ -68,6 +68,28 @@ fn sizes_are_told_of_each_pair_that_is_asked_for() {
 }
 
 #[test]
+fn every_level_is_held_against_the_xor_of_whole_tensors_on_each_pair() {
+    let report = bench(&["--table", "--synthetic", "300KiB", "--passes", "1"]);
+    let pairs = report["ratios"].as_array().unwrap();
+    let densities: Vec<_> = pairs.iter().map(|pair| pair["density"].as_f64().unwrap()).collect();
+    let asked = [0.01, 0.08, 0.3];
+    assert!(
+        densities.len() == 3
+            && densities.iter().zip(asked).all(|(found, asked)| (found / asked - 1.0).abs() < 0.1),
+        "{densities:?}"
+    );
+    for pair in pairs {
+        let levels = pair["levels"].as_array().unwrap();
+        assert_eq!(levels.len(), Level::available().len());
+        for level in levels {
+            positive(&level["payload_bytes"]);
+            positive(&level["per_xor"][0]);
+            positive(&level["per_xor"][1]);
+        }
+    }
+}
+
+#[test]
 fn the_steps_of_a_recorded_run_are_told_one_by_one_and_together() {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/minilm-grpo");
     let dir = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use crate::durable::sync_open_dir;
 use crate::staging::Staging;
 use crate::writer::{check_destination, destination, open_parent};
 use crate::{CheckpointError, Form};
@@ -47,13 +48,13 @@ impl AtomicFile {
     /// Makes the file durable and gives it its name.
     ///
     /// # Errors
-    /// If the operating system refuses. Before the rename the destination is as it was.
+    /// [`CheckpointError::NotDurable`] once the destination is replaced. In all other cases it is as it was.
     pub fn commit(mut self) -> Result<(), CheckpointError> {
-        let (dest, (parent, opened)) = (self.dest, self.parent);
+        let (dest, (_, opened)) = (self.dest, self.parent);
         let written = self.out.flush().and_then(|()| self.staging.handle().sync_all());
         written.map_err(CheckpointError::io("write", &dest))?;
         self.staging.rename(&dest).map_err(CheckpointError::io("rename the new file to", &dest))?;
-        opened.sync_all().map_err(CheckpointError::io("sync", &parent))
+        sync_open_dir(&opened).map_err(CheckpointError::not_durable(&dest))
     }
 }
 

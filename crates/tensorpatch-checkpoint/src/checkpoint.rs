@@ -1,25 +1,23 @@
 //! An opened checkpoint: validated, mapped, ready to be compared.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use tensorpatch_format::{FileLayout, Layout, LimitKind, Limits, Schema, TensorIndex, TensorSpec};
 
+use crate::companions::{self, Companions};
 use crate::error::short;
+use crate::foreign::{self, ForeignFile};
 use crate::index::Index;
 use crate::map::{FileIdentity, MappedFile};
 use crate::{CheckpointError, Placement, SafetensorsHeader};
 
-/// What ends in one of these holds weights, in another format; it would only go stale beside patched ones.
-const WEIGHT_EXTENSIONS: [&str; 9] =
-    ["safetensors", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "gguf", "onnx"];
-
 /// A checkpoint on disk, opened and mapped into memory.
 ///
 /// It is one safetensors file, or a Hugging Face directory: `model.safetensors.index.json` and the shards it
-/// names, or a single `model.safetensors`. Symbolic links are followed, as the Hugging Face cache needs it.
+/// names, a single `model.safetensors`, or the only safetensors file there is (`adapter_model.safetensors`).
+/// Symbolic links are followed, as the Hugging Face cache needs it.
 /// Opening reads the headers and checks all of them; the tensors' bytes are read when they are looked at, and
 /// take no memory of their own.
 ///
@@ -54,7 +52,6 @@ pub struct Checkpoint {
     schema: Schema,
     layout: Layout,
     placement: Placement,
-    companions: Vec<PathBuf>,
 }
 
 impl Checkpoint {
@@ -90,13 +87,12 @@ impl Checkpoint {
                 .check(headers.iter().copied())
                 .map_err(|source| CheckpointError::Index { path: path.join(Layout::INDEX_FILE), source })?;
         }
-        let placement = Placement::of_headers(&schema, &headers)?;
+        let placement = Placement::of_headers(path, &schema, &headers)?;
         let file_layouts = opened.file_layouts();
         let layout = Layout::new(file_layouts, index.map(|(bytes, _)| bytes))
             .map_err(|source| CheckpointError::Layout { path: path.to_owned(), source })?;
-        let companions = if is_directory { find_companions(path)? } else { Vec::new() };
         let files = opened.files;
-        Ok(Self { path: path.to_owned(), is_directory, files, schema, layout, placement, companions })
+        Ok(Self { path: path.to_owned(), is_directory, files, schema, layout, placement })
     }
 
     /// The path that was opened, as it was given.
@@ -140,11 +136,24 @@ impl Checkpoint {
             .collect()
     }
 
-    /// The plain files beside the weights that belong to the model, such as `config.json` and
-    /// `tokenizer.json`; in ascending order of their paths. No hidden files, no weights of any format, no
-    /// index, nothing in subdirectories. Empty for a single file.
-    pub fn companions(&self) -> &[PathBuf] {
-        &self.companions
+    /// The files beside the weights that belong to the model, such as `config.json`, `tokenizer.json` and
+    /// `1_Pooling/config.json`, and those that stay behind: hidden files, weights of other formats,
+    /// unfinished downloads, and directories with safetensors files of their own. `asked` names files that
+    /// come along although their name says weights of another format, leftover or log. Nothing for a single
+    /// file.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Companion`] if a file could not be carried: a link that leads nowhere or out of the
+    /// checkpoint, a pipe, a name that is not UTF-8, a file asked for that is not there. Also if a directory
+    /// cannot be listed: what cannot be read must not pass for absent.
+    pub fn companions(&self, asked: &[String]) -> Result<Companions, CheckpointError> {
+        if !self.is_directory {
+            return Ok(Companions::default());
+        }
+        let index = self.layout.index().map(|_| Layout::INDEX_FILE);
+        let weights: Vec<&str> =
+            self.layout.files().iter().map(|file| file.name.as_str()).chain(index).collect();
+        companions::find(&self.path, &weights, asked)
     }
 
     /// The paths of the files with tensors, in the order of the layout.
@@ -171,7 +180,12 @@ impl Opened<'_> {
         let mapped = MappedFile::open(&path)?;
         let header = SafetensorsHeader::parse(mapped.bytes(), self.limits)
             .and_then(|header| header.check_file_len(mapped.bytes().len() as u64).map(|()| header))
-            .map_err(|source| CheckpointError::Header { path: path.clone(), source })?;
+            .map_err(|source| match ForeignFile::of(mapped.bytes()) {
+                Some(found) => {
+                    CheckpointError::Foreign { path: path.clone(), found, bytes: mapped.identity.len }
+                }
+                None => CheckpointError::Header { path: path.clone(), source },
+            })?;
         self.add_metadata(&path, header.header_len())?;
         self.files.push((path, mapped));
         self.headers.push((name, header));
@@ -220,13 +234,12 @@ fn find_files(directory: &Path, limits: &Limits) -> Result<Found, CheckpointErro
         Err(error) => Err(CheckpointError::io("look at", path)(error)),
     };
     if !exists(&index_path)? {
-        if !exists(&single_path)? {
-            return Err(CheckpointError::NotACheckpoint {
-                path: directory.to_owned(),
-                found: "the directory has neither model.safetensors.index.json nor model.safetensors",
-            });
-        }
-        return Ok((None, vec![(Layout::SINGLE_FILE.to_owned(), None)]));
+        let name = if exists(&single_path)? {
+            Layout::SINGLE_FILE.to_owned()
+        } else {
+            foreign::only_file(directory)?
+        };
+        return Ok((None, vec![(name, None)]));
     }
     let mapped = MappedFile::open(&index_path)?;
     check_limit(&index_path, LimitKind::HeaderBytes, mapped.identity.len, limits.header_bytes)?;
@@ -238,7 +251,8 @@ fn find_files(directory: &Path, limits: &Limits) -> Result<Found, CheckpointErro
     if shards.iter().all(|(shard, _)| shard != Layout::SINGLE_FILE) && exists(&single_path)? {
         return Err(CheckpointError::NotACheckpoint {
             path: directory.to_owned(),
-            found: "the directory has a model.safetensors beside the shards of its index; remove the one that is stale",
+            found: "it has a model.safetensors beside the shards of its index; remove the one that is stale"
+                .into(),
         });
     }
     Ok((Some((bytes, index)), shards))
@@ -260,32 +274,11 @@ fn schema_of(
             && a.name == b.name
         {
             let (tensor, first, second) = (short(&a.name), (*first).to_owned(), (*second).to_owned());
-            return Err(CheckpointError::TensorInTwoFiles { tensor, first, second });
+            return Err(CheckpointError::TensorInTwoFiles { path: path.to_owned(), tensor, first, second });
         }
     }
     let schema = Schema::new(tensors.into_iter().map(|(spec, _)| spec.clone()).collect())
         .map_err(|source| CheckpointError::Schema { path: path.to_owned(), source })?;
     check_limit(path, LimitKind::StateBytes, schema.state_bytes(), limits.state_bytes)?;
     Ok(schema)
-}
-
-fn find_companions(directory: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
-    let mut companions = Vec::new();
-    for entry in fs::read_dir(directory).map_err(CheckpointError::io("list", directory))? {
-        let path = entry.map_err(CheckpointError::io("list", directory))?.path();
-        // Follows links: in the Hugging Face cache every file is one. A link to nothing is no file.
-        if path.file_name().is_some_and(is_companion_name) && path.is_file() {
-            companions.push(path);
-        }
-    }
-    companions.sort();
-    Ok(companions)
-}
-
-/// Whether a file of this name belongs to a model without being weights.
-pub fn is_companion_name(name: &OsStr) -> bool {
-    let text = name.to_string_lossy();
-    let extension = Path::new(name).extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
-    let is_weights = extension.is_some_and(|e| WEIGHT_EXTENSIONS.contains(&e.as_str()));
-    !text.starts_with('.') && !is_weights && !text.ends_with(".index.json")
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tensorpatch_format::{ErrorKind, LayoutError, LimitKind, SchemaError, TensorIndex};
 
-use crate::{HeaderError, IndexError};
+use crate::{CompanionObstacle, ForeignFile, HeaderError, IndexError};
 
 /// A refusal or a failure of the file layer.
 #[derive(Debug, thiserror::Error)]
@@ -22,13 +22,44 @@ pub enum CheckpointError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The new file is in place, but it is not known to outlive a power cut: its directory could not be
+    /// synced.
+    #[error(
+        "{}: the new file is in place, but its directory could not be synced, so that a power cut may still lose it: \
+         {source}",
+        path.display()
+    )]
+    NotDurable {
+        /// The file or directory that was replaced.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// A directory without weights, or with weights of which it is not clear which ones count.
     #[error("{}: not a checkpoint: {found}", path.display())]
     NotACheckpoint {
         /// The path.
         path: PathBuf,
-        /// What is there instead.
-        found: &'static str,
+        /// What is there instead, and what to do.
+        found: String,
+    },
+    /// A file of another kind under the name of a safetensors file.
+    #[error("{}: not a safetensors file: {found} ({bytes} bytes)", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: ForeignFile,
+        /// How long it is.
+        bytes: u64,
+    },
+    /// A file beside the weights that cannot be carried along.
+    #[error("{}: cannot be carried along: {obstacle}", path.display())]
+    Companion {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not, and what to do.
+        obstacle: CompanionObstacle,
     },
     /// A directory, a named pipe or a device where a file is needed.
     #[error("{}: not a regular file", path.display())]
@@ -61,8 +92,10 @@ pub enum CheckpointError {
         tensor: String,
     },
     /// Two files hold the same tensor.
-    #[error("tensor {tensor:?} is in {first:?} and in {second:?}")]
+    #[error("{}: tensor {tensor:?} is in {first:?} and in {second:?}", path.display())]
     TensorInTwoFiles {
+        /// The checkpoint.
+        path: PathBuf,
         /// The tensor.
         tensor: String,
         /// One file.
@@ -98,10 +131,8 @@ pub enum CheckpointError {
         /// The limit in force.
         limit: u64,
     },
-    /// A layout without an index that is not the one file `model.safetensors`.
-    #[error(
-        "a layout without an index must be the one file model.safetensors; this one has {files} files, the first is {first:?}"
-    )]
+    /// A layout of several files without an index.
+    #[error("a layout without an index must be one file; this one has {files} files, the first is {first:?}")]
     NoIndex {
         /// The number of files.
         files: usize,
@@ -257,15 +288,19 @@ impl CheckpointError {
     /// Who must act on the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { .. } | Self::NoRoom { .. } | Self::Incomplete { .. } => ErrorKind::Io,
+            Self::Io { .. } | Self::NotDurable { .. } | Self::NoRoom { .. } | Self::Incomplete { .. } => {
+                ErrorKind::Io
+            }
             Self::NeedsDirectory { .. }
             | Self::Destination { .. }
             | Self::OtherPlacement { .. }
             | Self::OutOfRange { .. }
             | Self::HeaderReplaced { .. }
             | Self::NotInPlace { .. }
+            | Self::Companion { .. }
             | Self::Pending { .. } => ErrorKind::Refused,
             Self::NotACheckpoint { .. }
+            | Self::Foreign { .. }
             | Self::NotAFile { .. }
             | Self::Header { .. }
             | Self::Index { .. }
@@ -279,6 +314,12 @@ impl CheckpointError {
             | Self::UnexpectedTensor { .. }
             | Self::TensorDiffers { .. } => ErrorKind::BadInput,
         }
+    }
+
+    /// For `map_err` on the sync of a directory, once the file at `path` is in place.
+    pub(crate) fn not_durable(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::NotDurable { path, source }
     }
 
     /// For `map_err` on an I/O operation.

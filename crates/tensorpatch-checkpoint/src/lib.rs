@@ -3,6 +3,7 @@
 //! * [`Checkpoint`] opens one: a file, or a directory of shards; nothing is believed that was not checked.
 //! * [`Placement`] says where the tensors of a schema lie in the files of a layout, on disk or still to be
 //!   written.
+//! * [`Companions`] are the files beside the weights, and what of them stays behind.
 //! * [`CheckpointWriter`] writes a new one beside its destination and renames it into place;
 //!   [`CheckpointPatcher`] writes into one that exists.
 //! * [`AtomicFile`] is a file of any kind, written beside its destination and renamed into place.
@@ -20,7 +21,10 @@
 
 mod atomic_file;
 mod checkpoint;
+mod companions;
+mod durable;
 mod error;
+mod foreign;
 mod header;
 mod index;
 mod interop;
@@ -34,8 +38,11 @@ mod staging;
 mod writer;
 
 pub use atomic_file::AtomicFile;
-pub use checkpoint::{Checkpoint, is_companion_name};
+pub use checkpoint::Checkpoint;
+pub use companions::{Companion, CompanionObstacle, Companions, LeftOut, Omission, is_companion_name};
+pub use durable::{sync_dir, sync_open_dir};
 pub use error::{CheckpointError, Obstacle};
+pub use foreign::ForeignFile;
 pub use header::{HeaderError, HeaderPlace, HeaderViolation, SafetensorsHeader};
 pub use index::IndexError;
 pub use interop::{ViewError, dtype_from_safetensors, dtype_to_safetensors, spec_of_view, view_of};
@@ -43,6 +50,7 @@ pub use layout::generate_layout;
 pub use map::MappedFile;
 pub use patcher::CheckpointPatcher;
 pub use placement::Placement;
+pub use staging::remove_unfinished;
 pub use writer::{CheckpointWriter, Form};
 
 #[cfg(doctest)]

@@ -1,7 +1,7 @@
 //! A layout checked against a schema: which file and which bytes of it each tensor has.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tensorpatch_format::{Layout, LimitKind, Limits, Schema, TensorIndex, TensorSpec};
 
@@ -33,8 +33,7 @@ impl Placement {
     ///
     /// # Errors
     /// If a header or the index breaks a rule or asks for more than `limits` allow, if layout and schema
-    /// disagree, or if there is no index and the files are not the one `model.safetensors`. Files are named
-    /// as in the layout.
+    /// disagree, or if there are several files and no index. Files are named as in the layout.
     pub fn new(schema: &Schema, layout: &Layout, limits: &Limits) -> Result<Self, CheckpointError> {
         let mut headers = Vec::with_capacity(layout.files().len());
         for file in layout.files() {
@@ -48,7 +47,7 @@ impl Placement {
                 .map_err(|source| CheckpointError::Index { path: Layout::INDEX_FILE.into(), source })?,
             None => {
                 if let Some((first, _)) = headers.first()
-                    && (headers.len() != 1 || *first != Layout::SINGLE_FILE)
+                    && headers.len() != 1
                 {
                     let first = (*first).to_owned();
                     return Err(CheckpointError::NoIndex { files: headers.len(), first });
@@ -61,11 +60,12 @@ impl Placement {
             return Err(CheckpointError::Limit { path: Layout::SINGLE_FILE.into(), kind, value, limit });
         }
         let headers: Vec<_> = headers.iter().map(|(name, header)| (*name, header)).collect();
-        Self::of_headers(schema, &headers)
+        Self::of_headers(Path::new(Layout::SINGLE_FILE), schema, &headers)
     }
 
     /// The placement in files with these names and headers.
     pub(crate) fn of_headers(
+        path: &Path,
         schema: &Schema,
         headers: &[(&str, &SafetensorsHeader)],
     ) -> Result<Self, CheckpointError> {
@@ -91,8 +91,8 @@ impl Placement {
                 }
                 if let Some((first, _)) = slot.replace((file, range.clone())) {
                     let first = headers.get(first).map(|(name, _)| (*name).to_owned()).unwrap_or_default();
-                    let second = file_name();
-                    return Err(CheckpointError::TensorInTwoFiles { tensor: tensor(), first, second });
+                    let (path, second) = (path.to_owned(), file_name());
+                    return Err(CheckpointError::TensorInTwoFiles { path, tensor: tensor(), first, second });
                 }
             }
             files.push(FileExtent { header_len: header.header_len(), file_len: header.file_len() });

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tensorpatch_format::{Layout, Schema, TensorIndex};
 
-use crate::checkpoint::is_companion_name;
+use crate::companions::is_safetensors;
+use crate::durable::sync_open_dir;
 use crate::room::{NoReservation, available, check_available, reserve};
 use crate::staging::Staging;
-use crate::{CheckpointError, Placement};
+use crate::{CheckpointError, Companion, Placement};
 
 /// Bytes of a companion that are in memory at once.
 const COPIED_AT_ONCE: usize = 1 << 17;
@@ -138,17 +139,22 @@ impl CheckpointWriter {
     /// name.
     ///
     /// # Errors
-    /// If the checkpoint is a single file, the name is that of weights, an index or a hidden file, the file
-    /// is there already, or it cannot be copied.
-    pub fn copy_companion(&self, source: &Path) -> Result<(), CheckpointError> {
-        let name = source.file_name().filter(|name| is_companion_name(name));
-        let Some(name) = name.filter(|_| self.form == Form::Directory) else {
+    /// If the checkpoint is a single file, the name leaves the directory or is that of weights, an index or a
+    /// hidden file, the file is there already, or it cannot be copied.
+    pub fn copy_companion(&self, companion: &Companion) -> Result<(), CheckpointError> {
+        let Companion { name, path: source } = companion;
+        let is_visible = name.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
+        if self.form != Form::Directory || !is_visible || is_safetensors(name.as_ref()) {
             return Err(destination(
                 source,
                 "it cannot go beside the weights",
                 "companions are plain files such as config.json, of a checkpoint directory",
             ));
-        };
+        }
+        if let Some((below, _)) = name.rsplit_once('/') {
+            let directory = self.staging.path().join(below);
+            fs::create_dir_all(&directory).map_err(CheckpointError::io("create", &directory))?;
+        }
         let mut from = File::open(source).map_err(CheckpointError::io("open", source))?;
         self.write_beside(name.as_ref(), |file| copy(&mut from, source, file))
     }
@@ -170,8 +176,8 @@ impl CheckpointWriter {
     /// Makes the checkpoint durable and visible: syncs every file, renames, syncs the directories.
     ///
     /// # Errors
-    /// [`CheckpointError::Incomplete`] if the bytes written are not as many as the tensors have. If the
-    /// operating system refuses before the rename, the destination is as it was.
+    /// [`CheckpointError::Incomplete`] if the bytes written are not as many as the tensors have.
+    /// [`CheckpointError::NotDurable`] once the destination is replaced; in all other cases it is as it was.
     pub fn commit(self) -> Result<(), CheckpointError> {
         let written = self.written.load(Ordering::Acquire);
         if written != self.expected {
@@ -183,15 +189,15 @@ impl CheckpointWriter {
         }
         if self.form == Form::Directory {
             let path = self.staging.path();
-            self.staging.handle().sync_all().map_err(CheckpointError::io("sync", path))?;
+            sync_open_dir(self.staging.handle()).map_err(CheckpointError::io("sync", path))?;
         }
-        let (dest, (parent, opened)) = (self.dest, self.parent);
+        let (dest, (_, opened)) = (self.dest, self.parent);
         self.staging.rename(&dest).map_err(|error| match error.kind() {
             // Somebody was faster since `create` looked.
             io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(&dest),
             _ => CheckpointError::io("rename the new checkpoint to", &dest)(error),
         })?;
-        opened.sync_all().map_err(CheckpointError::io("sync", &parent))
+        sync_open_dir(&opened).map_err(CheckpointError::not_durable(&dest))
     }
 }
 
@@ -225,6 +231,10 @@ pub(crate) fn check_destination(dest: &Path, form: Form) -> Result<PathBuf, Chec
         }
         Err(error) => return Err(CheckpointError::io("look at", dest)(error)),
     };
+    // `/dev/stdout` and the like: a rename would replace the link itself, for everybody.
+    if dest.is_symlink() && is_open_file(dest) {
+        return Err(destination(dest, "it stands for an open file", "give the path of a file to write"));
+    }
     match form {
         Form::File if metadata.is_dir() => {
             Err(destination(dest, "it is a directory", "give the path of a file to write"))
@@ -245,6 +255,12 @@ pub(crate) fn check_destination(dest: &Path, form: Form) -> Result<PathBuf, Chec
             fs::canonicalize(dest).map_err(CheckpointError::io("look at", dest))
         }
     }
+}
+
+fn is_open_file(link: &Path) -> bool {
+    let parent = link.parent().and_then(|parent| fs::canonicalize(parent).ok()).unwrap_or_default();
+    let is_special = |path: &Path| path.starts_with("/proc") || path.starts_with("/dev");
+    is_special(&parent) || fs::read_link(link).is_ok_and(|target| is_special(&target))
 }
 
 /// The directory that `dest` is to be in.

@@ -1,5 +1,6 @@
 //! The commands, one module each.
 
+mod anchor;
 mod apply;
 mod convert;
 mod demo;
@@ -15,6 +16,9 @@ mod log;
 mod mirror;
 mod publish;
 mod pull;
+mod rollback;
+mod rotate;
+mod verify;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -37,6 +41,8 @@ pub(crate) enum Command {
     Publish(publish::Arguments),
     /// Bring a local checkpoint to a version of a stream
     Pull(pull::Arguments),
+    /// Compare every byte of a local checkpoint with the version that it holds
+    Verify(verify::Arguments),
     /// Keep a local checkpoint at the newest version
     Follow(follow::Arguments),
     /// List the versions of a stream
@@ -45,6 +51,10 @@ pub(crate) enum Command {
     Fsck(fsck::Arguments),
     /// Add one patch across many versions, for replicas that are far behind
     Fold(fold::Arguments),
+    /// Add the whole checkpoint of the newest version
+    Anchor(anchor::Arguments),
+    /// Take back versions that nobody trusted has signed
+    Rollback(rollback::Arguments),
     /// Remove what no replica can need
     Gc(gc::Arguments),
     /// Copy a stream to another place
@@ -53,6 +63,8 @@ pub(crate) enum Command {
     Convert(convert::Arguments),
     /// Make a key to sign with
     Keygen(keygen::Arguments),
+    /// Let another key sign the versions of a stream from now on
+    Rotate(rotate::Arguments),
     /// Show all of it on this machine, with no set-up
     Demo(demo::Arguments),
 }
@@ -66,14 +78,18 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<()> {
         Command::Digest(arguments) => digest::run(&arguments, session),
         Command::Publish(arguments) => publish::run(&arguments, session),
         Command::Pull(arguments) => pull::run(&arguments, session),
+        Command::Verify(arguments) => verify::run(&arguments, session),
         Command::Follow(arguments) => follow::run(&arguments, session),
         Command::Log(arguments) => log::run(&arguments, session),
         Command::Fsck(arguments) => fsck::run(&arguments, session),
         Command::Fold(arguments) => fold::run(&arguments, session),
+        Command::Anchor(arguments) => anchor::run(&arguments, session),
+        Command::Rollback(arguments) => rollback::run(&arguments, session),
         Command::Gc(arguments) => gc::run(&arguments, session),
         Command::Mirror(arguments) => mirror::run(&arguments, session),
         Command::Convert(arguments) => convert::run(&arguments, session),
         Command::Keygen(arguments) => keygen::run(&arguments, session),
+        Command::Rotate(arguments) => rotate::run(&arguments, session),
         Command::Demo(arguments) => demo::run(&arguments, session),
     }
 }

@@ -1,22 +1,41 @@
 //! What the commands about streams share: opening them, waiting for them, and where baselines are kept.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use tensorpatch::store::{Event, Observer, Phase, Policy, SignKey, Stream, StreamBuilder, TrustKey};
+use tensorpatch::store::{
+    Event, Observer, Phase, Policy, SignKey, Stream, StreamBuilder, StreamId, TrustKey, Version,
+    signed_tips_beside,
+};
 
 use crate::exit::Refusal;
+use crate::interrupt::Interrupted;
 use crate::progress::Bar;
 use crate::session::Session;
 use crate::transfer::Transfer;
 
-/// Runs asynchronous work to its end.
-pub(crate) fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+/// How long what runs in the background may take to end.
+const WIND_DOWN: Duration = Duration::from_secs(2);
+
+/// Runs asynchronous work to its end, or until a signal ends it.
+pub(crate) fn wait<T>(session: &Session, work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.context("cannot start the runtime")?.block_on(work)
+    let runtime = runtime.context("cannot start the runtime")?;
+    let interrupted = session.interrupts.next();
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = work => ended,
+            Ok(interrupted) = interrupted => Err(interrupted.into()),
+        }
+    });
+    if ended.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
+        runtime.shutdown_timeout(WIND_DOWN);
+    }
+    ended
 }
 
 /// A stream that is there already, and whom to trust about it.
@@ -35,8 +54,22 @@ pub(crate) struct Access {
     /// keygen prints them. May be given several times
     #[arg(long, value_name = "KEY")]
     pub(crate) trust_key: Vec<TrustKey>,
+    /// Refuse every stream but the one with this id, as publish prints it: a key may have signed several
+    /// streams
+    #[arg(long, value_name = "ID")]
+    pub(crate) stream: Option<StreamId>,
+    /// Refuse a stream whose newest version is below this one, which is known to exist: the bucket hides what
+    /// is newer
+    #[arg(long, value_name = "N", value_parser = parse_version)]
+    pub(crate) expect_tip: Option<Version>,
     #[command(flatten)]
     transfer: Transfer,
+}
+
+/// Reads the number of a version.
+pub(crate) fn parse_version(text: &str) -> Result<Version, String> {
+    let number = text.parse().ok().and_then(Version::new);
+    number.ok_or_else(|| "expected a version: a whole number of at least 1".into())
 }
 
 /// `--sign-key`.
@@ -63,9 +96,18 @@ impl Source {
         Ok(builder.open().await?)
     }
 
-    fn builder(&self) -> Result<StreamBuilder> {
-        let keys = self.access.trust_key.iter().copied();
-        Ok(Stream::builder(&self.url).policy(self.access.policy()?).trust_keys(keys))
+    /// How the stream is opened.
+    pub(crate) fn builder(&self) -> Result<StreamBuilder> {
+        let access = &self.access;
+        let keys = access.trust_key.iter().copied();
+        let mut builder = Stream::builder(&self.url).policy(access.policy()?).trust_keys(keys);
+        if let Some(id) = access.stream {
+            builder = builder.stream(id);
+        }
+        if let Some(version) = access.expect_tip {
+            builder = builder.expect_tip(version);
+        }
+        Ok(builder)
     }
 }
 
@@ -77,16 +119,24 @@ impl Access {
 }
 
 impl Sign {
+    /// The directory beside the key in which the newest version is kept that was signed with it.
+    pub(crate) fn signed_tips(&self) -> Option<PathBuf> {
+        self.sign_key.as_deref().map(signed_tips_beside)
+    }
+
     /// The key, if one is named.
     pub(crate) fn key(&self) -> Result<Option<SignKey>> {
-        let Some(path) = &self.sign_key else { return Ok(None) };
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("{}: cannot read the signing key", path.display()))?;
-        let key = text.parse().map_err(|error| {
-            Refusal::usage(format!("{}: {error}", path.display()), "make a key with tensorpatch keygen FILE")
-        })?;
-        Ok(Some(key))
+        self.sign_key.as_deref().map(read_key).transpose()
     }
+}
+
+/// Reads the file of a secret key.
+pub(crate) fn read_key(path: &Path) -> Result<SignKey> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{}: cannot read the signing key", path.display()))?;
+    Ok(text.parse().map_err(|error| {
+        Refusal::usage(format!("{}: {error}", path.display()), "make a key with tensorpatch keygen FILE")
+    })?)
 }
 
 /// An observer that draws a bar for each phase.

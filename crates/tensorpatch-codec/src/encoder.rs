@@ -182,7 +182,7 @@ impl ChunkEncoder {
             let start = i.saturating_mul(BLOCK_BYTES);
             self.marks.block(|free| kernels::changed::<T>(self.level, olds, news, free));
             if self.marks.len() > 0 && cx.profile == Profile::Compact {
-                self.sparse.observe::<T>(Key::of(cx.format), base, target, start, self.marks.last_block());
+                self.sparse.observe::<T>(Key::of(cx.format), olds, news, self.marks.last_block());
             }
             // While nothing has changed, nothing is hashed: an unchanged chunk costs one compare.
             if self.marks.len() > 0

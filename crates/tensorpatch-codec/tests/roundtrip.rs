@@ -190,3 +190,18 @@ fn replaced_values_cost_no_more_than_the_chunk() {
     let (encoding, payload) = check(BF16, &base, &target).unwrap();
     assert!(payload.len() <= target.len(), "{encoding}: {} of {}", payload.len(), target.len());
 }
+
+#[test]
+fn a_far_move_comes_back_where_not_all_changes_are_looked_at() {
+    // Of a block of which more than a quarter changes one change in four is looked at, the first of them.
+    let base = [0x3c00_u16; 32_768].map(u16::to_le_bytes).concat();
+    for far in 0..8 {
+        let mut target = base.clone();
+        for (position, element) in target.chunks_exact_mut(2).take(12_000).enumerate() {
+            let distance = if position == far { 0x1234 } else { 1 };
+            element.copy_from_slice(&(0x3c00_u16 + distance).to_le_bytes());
+        }
+        let (encoding, _) = check(BF16, &base, &target).unwrap();
+        assert_eq!(encoding, Encoding::Sparse);
+    }
+}

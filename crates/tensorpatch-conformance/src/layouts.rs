@@ -87,6 +87,12 @@ fn written(several: &State) -> Vec<Vector> {
             layout(&[(SINGLE, &one)], Some(&map(SINGLE))),
         ),
         taken(
+            "other-name",
+            "One file of another name than model.safetensors, and no index",
+            several,
+            layout(&[("adapter_model.safetensors", &one)], None),
+        ),
+        taken(
             "other-name-with-index",
             "One file of another name and an index",
             several,
@@ -174,21 +180,15 @@ fn headers(several: &State) -> Vec<Vector> {
     ] {
         all.push(refused(id, comment, several, layout(&[(SINGLE, &header)], None)));
     }
-    all.push(refused(
-        "other-name",
-        "One file of another name than model.safetensors, and no index",
-        several,
-        layout(&[("weights.safetensors", &whole)], None),
-    ));
-    let mut packed = patch(several, layout(&[("weights.safetensors", &whole)], None));
+    let mut packed = patch(several, sharded(None));
     let Listing::Plain(bytes) = packed.layout.clone() else { panic!("listed") };
     let head = 2 + crate::raw::varint(bytes.len() as u64).len() as u64;
     packed.layout = Listing::Zstd(bytes.clone());
     let raw = packed.raw();
     assert!(raw.sections[1].payload.ends_with(&frame(&bytes)));
-    let comment = "One file of another name, in a zstd frame";
+    let comment = "Two files and no index, in a zstd frame";
     let vector =
-        Vector::valid("files-other-name-in-frame", "2.2", comment, Some(several), several, raw.file());
+        Vector::valid("files-index-missing-in-frame", "2.2", comment, Some(several), several, raw.file());
     all.push(vector.unwritable(raw.payload_at(1) + head));
     all
 }

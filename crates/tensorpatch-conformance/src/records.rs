@@ -289,9 +289,15 @@ pub(crate) fn taken(maker: &mut Maker) {
     );
 }
 
+/// The same record with the leaf hash that signed ones have.
+fn withstanding(record: &str) -> String {
+    record.replace(r#""xxh3""#, r#""blake3""#).replace("xxh3:", "blake3:")
+}
+
 pub(crate) fn signatures(maker: &mut Maker) {
     let (ours, other) = (key(1), key(2));
-    let text = first().to_string();
+    let weak = first().to_string();
+    let text = withstanding(&weak);
     let good = signed("commit", &text, &ours);
     let mut add = |valid, id: &str, comment: &str, record: String, keys: &[&SigningKey]| {
         maker.add(valid, &format!("signature-{id}"), "commit", "4.4", comment, record.into_bytes());
@@ -341,8 +347,14 @@ pub(crate) fn signatures(maker: &mut Maker) {
     let odd = text.replace(r#""tensors":2"#, r#""signature":5,"tensors":2"#);
     add(true, "odd-nobody-asked", "A signature that is none, which nobody looks at", odd.clone(), &[]);
     add(false, "odd", "A signature that is none", odd, &[&ours]);
-    let streams = stream().to_string();
-    let edges = edge().to_string();
+    add(false, "weak", "Signed, with states of XXH3", signed("commit", &weak, &ours), &[&ours]);
+    let (weak_stream, weak_edge) = (stream().to_string(), edge().to_string());
+    for (kind, record) in [("stream", &weak_stream), ("edge", &weak_edge)] {
+        let (id, record) = (format!("signature-{kind}-weak"), signed(kind, record, &ours).into_bytes());
+        maker.add(false, &id, kind, "4.4", "Signed, with states of XXH3", record);
+        maker.trusting(&[&ours]);
+    }
+    let (streams, edges) = (withstanding(&weak_stream), withstanding(&weak_edge));
     for (kind, record) in [("stream", &streams), ("edge", &edges)] {
         let signed_well = signed(kind, record, &ours).into_bytes();
         let signed_as_commit = signed("commit", record, &ours).into_bytes();

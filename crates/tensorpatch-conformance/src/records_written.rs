@@ -119,6 +119,32 @@ fn names(maker: &mut Maker) {
     };
     let comment = "Two names that differ in the case of a letter beyond ASCII";
     taken(maker, "file-names-beyond-ascii", "3", comment, &files(["é.json", "É.json"]));
+    let deep = format!("{}/x", ["d"; 8].join("/"));
+    let comment = "Files in directories, 9 plain names deep";
+    taken(maker, "file-names-in-directories", "3", comment, &files(["1_Pooling/config.json", &deep]));
+    let comment = "Two files of one name in different directories";
+    taken(maker, "file-names-same-in-two-directories", "3", comment, &files(["a/x.json", "b/x.json"]));
+    let long = format!("{0}/{0}/{1}", "d".repeat(200), "d".repeat(110));
+    taken(maker, "file-name-512", "3", "A file name of 512 bytes", &files(["x", &long]));
+    for (id, comment, names) in [
+        ("absolute", "A file name that begins with a slash", ["x", "/a"]),
+        ("empty-part", "A file name with an empty part", ["x", "a//b"]),
+        ("ends-in-slash", "A file name that ends in a slash", ["x", "a/"]),
+        ("dot-part", "A file name with the part .", ["x", "a/./b"]),
+        ("dots-part", "A file name with the part ..", ["x", "a/../b"]),
+        ("hidden-part", "A file name with a hidden part", ["x", "a/.b/c"]),
+        ("of-10-parts", "A file name of 10 plain names", ["x", &format!("d/{deep}")]),
+        ("513", "A file name of 513 bytes", ["x", &format!("{long}d")]),
+        ("is-directory", "A file name that is a directory of another", ["a", "a/b"]),
+        ("is-directory-by-case", "A file name that is a directory of another but for case", ["A/b", "a"]),
+        ("directory-in-two-ways", "A directory that is spelled in two ways", ["a/b", "A/c"]),
+        ("weights-in-directory", "Weights in a directory", ["x", "a/model.safetensors"]),
+    ] {
+        maker.commit(&format!("file-name-{id}"), "3", comment, &files(names));
+    }
+    let comment = "A companion that is weights in a directory";
+    let record = with(first(), "/companions/0/name", json!("a/model.SafeTensors"));
+    maker.commit("companion-weights-in-directory", "4.2", comment, &record);
     for (id, name) in [
         ("weights", "model.safetensors"),
         ("weights-by-case", "Other.SafeTensors"),

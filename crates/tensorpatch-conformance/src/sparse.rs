@@ -159,10 +159,18 @@ fn cases() -> Vec<Case> {
         case(
             "dense-far",
             "BF16",
-            65_536,
-            weights(21, 131_072),
+            20_000,
+            weights(21, 40_000),
             vec![nudge(2, 20, 3, 60)],
-            "A third moves by up to 60: symbols with plain bits",
+            "A third moves by up to 60: symbols with plain bits, in 16 lanes",
+        ),
+        case(
+            "dense-8",
+            "BF16",
+            6003,
+            weights(22, 12_006),
+            vec![nudge(2, 23, 3, 300)],
+            "A third moves by up to 300, in 8 lanes, and the last row is short",
         ),
     ]
 }
@@ -250,12 +258,13 @@ pub(crate) fn states(add: &mut dyn FnMut(&'static str, Vec<Rule>)) {
 }
 
 /// What the codes of the lanes and of `hot_from` must be in the vectors that are there for them.
-const FORMS: [(&str, u8, u8); 10] = [
+const FORMS: [(&str, u8, u8); 11] = [
     ("few", 0, 3),
     ("lanes", 2, 2),
     ("dense-few", 0, 0),
     ("dense", 3, 0),
     ("dense-far", 2, 0),
+    ("dense-8", 1, 0),
     ("mixed-1", 0, 3),
     ("mixed-8", 1, 3),
     ("mixed-16", 2, 3),

@@ -240,6 +240,7 @@ struct ChunkChanges {
 }
 
 impl ChunkChanges {
+    #[expect(clippy::cast_possible_truncation, reason = "a block has few elements")]
     fn between(base: &[u8], target: &[u8], width: usize, start: u64) -> Self {
         let (mut positions, mut values) = (Vec::new(), Vec::new());
         let blocks = base.chunks(BLOCK_BYTES).zip(target.chunks(BLOCK_BYTES));

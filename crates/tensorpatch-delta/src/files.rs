@@ -1,8 +1,8 @@
 //! A new checkpoint from an old one and a patch.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Companion, Form};
 use tensorpatch_format::{CHUNK_BYTES, Layout};
 
 use crate::patch::BoundPatch;
@@ -25,11 +25,35 @@ pub fn apply_to(
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
+    let companions = if form == Form::Directory { base.companions(&[])?.carried } else { Vec::new() };
+    apply_with(base, patch, (dest, form, &companions), options, progress)
+}
+
+/// As [`apply_to`] to a directory, but without the companions of `base`.
+///
+/// # Errors
+/// As [`apply_to`].
+pub fn apply_weights_to(
+    base: &Checkpoint,
+    patch: &Patch<'_>,
+    dest: &Path,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<ApplyReport, ApplyError> {
+    apply_with(base, patch, (dest, Form::Directory, &[]), options, progress)
+}
+
+fn apply_with(
+    base: &Checkpoint,
+    patch: &Patch<'_>,
+    to: (&Path, Form, &[Companion]),
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<ApplyReport, ApplyError> {
     let state = State::of(base)?;
     let bound = bind(patch, Some(&state), options)?;
     let (layout, same_layout) = patch.layout_over(base.layout());
-    let companions = if form == Form::Directory { base.companions() } else { &[] };
-    write(Some(&state), &bound, layout, (dest, form, companions), options, progress)
+    write(Some(&state), &bound, layout, to, options, progress)
         .map(|report| ApplyReport { same_layout, ..report })
 }
 
@@ -55,7 +79,7 @@ fn write(
     base: Option<&State<'_>>,
     patch: &BoundPatch<'_>,
     layout: &Layout,
-    (dest, form, companions): (&Path, Form, &[PathBuf]),
+    (dest, form, companions): (&Path, Form, &[Companion]),
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
@@ -71,7 +95,7 @@ fn write(
         },
         |()| Ok(()),
     )?;
-    companions.iter().try_for_each(|path| writer.copy_companion(path))?;
+    companions.iter().try_for_each(|companion| writer.copy_companion(companion))?;
     writer.commit()?;
     Ok(ApplyReport {
         base: walked.base,

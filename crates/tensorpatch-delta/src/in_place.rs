@@ -10,7 +10,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError, CheckpointPatcher, MappedFile, Obstacle};
+use tensorpatch_checkpoint::{
+    Checkpoint, CheckpointError, CheckpointPatcher, MappedFile, Obstacle, sync_open_dir,
+};
 use tensorpatch_format::{Kind, Layout, StateDigest, TensorIndex};
 
 use crate::journal::{Journal, journal_error, write_journal};
@@ -319,7 +321,7 @@ fn publish(partial: &Path, journal: &Path) -> Result<(), ApplyError> {
     let failed = |error| journal_error(journal, error);
     let parent = open_parent(journal).map_err(failed)?;
     fs::rename(partial, journal).map_err(failed)?;
-    parent.sync_all().map_err(|error| {
+    sync_open_dir(&parent).map_err(|error| {
         // The caller is told that nothing was prepared, so nothing may be found later.
         let _ = fs::remove_file(journal);
         failed(error)
@@ -328,6 +330,6 @@ fn publish(partial: &Path, journal: &Path) -> Result<(), ApplyError> {
 
 fn remove_journal(journal: &Path) -> Result<(), ApplyError> {
     open_parent(journal)
-        .and_then(|parent| fs::remove_file(journal).and_then(|()| parent.sync_all()))
+        .and_then(|parent| fs::remove_file(journal).and_then(|()| sync_open_dir(&parent)))
         .map_err(|source| journal_error(journal, source))
 }

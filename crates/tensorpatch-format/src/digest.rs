@@ -39,6 +39,12 @@ impl LeafHash {
         }
     }
 
+    /// Whether nobody can make other bytes with the digest of given ones. With XXH3 that takes seconds; it
+    /// guards against accidents alone.
+    pub const fn is_cryptographic(self) -> bool {
+        matches!(self, Self::Blake3)
+    }
+
     /// The name in digests written for people and in commands.
     pub const fn name(self) -> &'static str {
         match self {

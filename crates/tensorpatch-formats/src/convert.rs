@@ -370,7 +370,8 @@ fn apply_delta(
         checksum.check(expected).map_err(|violation| FormatsError::delta(source)(violation.into()))?;
     }
     if form == Form::Directory {
-        checkpoint.companions().iter().try_for_each(|path| writer.copy_companion(path))?;
+        let companions = checkpoint.companions(&[])?.carried;
+        companions.iter().try_for_each(|companion| writer.copy_companion(companion))?;
     }
     Ok(writer.commit()?)
 }

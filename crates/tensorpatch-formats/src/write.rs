@@ -7,7 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use tempfile::TempDir;
-use tensorpatch_checkpoint::{AtomicFile, Checkpoint, CheckpointError, CheckpointWriter, Form, Placement};
+use tensorpatch_checkpoint::{
+    AtomicFile, Checkpoint, CheckpointError, CheckpointWriter, Form, Placement, sync_dir, sync_open_dir,
+};
 use tensorpatch_delta::{Options, Progress, Snapshot, encode_diff, encode_full};
 use tensorpatch_format::{Dtype, FileLayout, Layout, LayoutError, Limits, Schema, SchemaError, TensorSpec};
 
@@ -76,9 +78,11 @@ pub(crate) fn checkpoint(
         writer.write(index, 0, bytes)?;
     }
     if form == Form::Directory {
-        let companions = [Some(target), base].into_iter().flatten().map(Checkpoint::companions);
-        let companions = companions.into_iter().find(|companions| !companions.is_empty()).unwrap_or_default();
-        companions.iter().try_for_each(|path| writer.copy_companion(path))?;
+        let mut companions = target.companions(&[])?.carried;
+        if let Some(base) = base.filter(|_| companions.is_empty()) {
+            companions = base.companions(&[])?.carried;
+        }
+        companions.iter().try_for_each(|companion| writer.copy_companion(companion))?;
     }
     writer.commit()?;
     let files = layout.files().len();
@@ -203,13 +207,13 @@ pub(crate) fn index_delta(
         let mut file = File::create_new(directory.join(Layout::INDEX_FILE))?;
         file.write_all(&json)?;
         file.sync_all()?;
-        File::open(&directory)?.sync_all()
+        sync_dir(&directory)
     };
     write_index().map_err(io("write"))?;
     let parent = File::open(parent(dest)).map_err(io("write"))?;
     // A directory takes the place of an empty one, and of nothing else.
     fs::rename(&directory, dest).map_err(io("rename the new version to"))?;
-    parent.sync_all().map_err(io("sync"))?;
+    sync_open_dir(&parent).map_err(|source| CheckpointError::NotDurable { path: dest.to_owned(), source })?;
     let files = (groups.len() as u64).saturating_add(1);
     Ok(Written { files, bytes: bytes.saturating_add(json.len() as u64) })
 }

@@ -9,6 +9,7 @@ use tensorpatch::delta::Others;
 use tensorpatch::store::ranks::{self, RankFeed, RankPublisher};
 use tensorpatch::store::{
     AnchorPolicy, Nonce, ObjectDigest, PublishOptions, Rank, Receipt, Stream, TensorFeed, cache_dir,
+    signed_tips_beside,
 };
 use tokio::sync::OnceCell;
 
@@ -60,7 +61,13 @@ pub(crate) fn open_publisher(access: Access, publishing: Publishing, done: Py<Py
     let options = publishing.options(&access, &workers)?;
     let mut builder = Stream::builder(&access.url).policy(access.policy()?).trust_keys(access.trust_keys()?);
     if let Some(path) = &publishing.sign_key {
-        builder = builder.sign_key(sign_key(path)?);
+        builder = builder.sign_key(sign_key(path)?).signed_tips(signed_tips_beside(path));
+    }
+    if let Some(id) = access.stream()? {
+        builder = builder.stream(id);
+    }
+    if let Some(version) = access.expect_tip()? {
+        builder = builder.expect_tip(version);
     }
     if let Some(hash) = &publishing.leaf_hash {
         builder = builder.leaf_hash(leaf_hash(hash)?);
@@ -71,7 +78,10 @@ pub(crate) fn open_publisher(access: Access, publishing: Publishing, done: Py<Py
     let owner = workers.clone();
     let opened = async move {
         let stream = if publishing.create { builder.open_or_create().await? } else { builder.open().await? };
-        let baseline = publishing.baseline.map_or_else(|| cache_dir("baselines", stream.id()), Ok)?;
+        let baseline = match publishing.baseline {
+            Some(baseline) => baseline,
+            None => cache_dir("baselines", stream.id())?,
+        };
         Ok((stream, baseline))
     };
     Ok(workers.submit(done, opened, |py, (stream, baseline)| {
@@ -159,7 +169,7 @@ impl Publisher {
             let feed = lazy.publisher().await?.feed(label.as_deref()).await?;
             Ok(Sink::Version(Box::new(feed.with_others(others))))
         };
-        Ok(self.workers.submit(done, work, |py, sink| Feed::new(py, workers, sink))?)
+        Ok(self.workers.submit(done, work, |py, sink| Feed::begin(py, workers, sink))?)
     }
 
     /// Begins a rank's share of a version; `done` is called with its feed, which ends in a receipt.
@@ -176,7 +186,7 @@ impl Publisher {
             let feed = if whole { publisher.feed_whole().await? } else { publisher.feed().await? };
             Ok(Sink::Rank(Box::new(feed), attempt, others))
         };
-        Ok(self.workers.submit(done, work, |py, sink| Feed::new(py, workers, sink))?)
+        Ok(self.workers.submit(done, work, |py, sink| Feed::begin(py, workers, sink))?)
     }
 
     /// Commits what ranks have uploaded, by their receipts.
@@ -241,7 +251,7 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    fn new(py: Python<'_>, workers: Workers, sink: Sink) -> PyResult<Py<PyAny>> {
+    fn begin(py: Python<'_>, workers: Workers, sink: Sink) -> PyResult<Py<PyAny>> {
         Ok(Py::new(py, Self { workers, sink: Mutex::new(Some(sink)) })?.into_any())
     }
 
@@ -266,10 +276,11 @@ impl Feed {
         let tensor = Tensor::of(name, tensor)?;
         let added = py.detach(|| {
             self.with(|sink| {
-                Ok(match sink {
+                match sink {
                     Sink::Version(feed) => feed.add(name, &&tensor)?,
                     Sink::Rank(feed, ..) => feed.add(name, &&tensor)?,
-                })
+                }
+                Ok(())
             })
         });
         Ok(added?)
@@ -286,10 +297,11 @@ impl Feed {
         let (positions, values) = (Tensor::of(name, indices)?.positions()?, Tensor::of(name, values)?);
         let added = py.detach(|| {
             self.with(|sink| {
-                Ok(match sink {
+                match sink {
                     Sink::Version(feed) => feed.add_changed_values(name, &positions, &&values)?,
                     Sink::Rank(feed, ..) => feed.add_changed_values(name, &positions, &&values)?,
-                })
+                }
+                Ok(())
             })
         });
         Ok(added?)

@@ -11,7 +11,7 @@ pub(crate) mod url;
 
 use std::io::{Error as IoError, ErrorKind as IoErrorKind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -21,6 +21,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 use tensorpatch_stream::retention::Listed;
 use tensorpatch_stream::{Key, ObjectDigest, ObjectRef};
 
+use crate::cause::{NOT_THE_STORE, Told, is_absent};
 use crate::error::{StoreError, is_transient};
 use crate::settings::Policy;
 
@@ -85,17 +86,32 @@ impl Bucket {
         F: Future<Output = Result<T, object_store::Error>>,
     {
         let path = self.path(name);
-        let mut attempt = 1;
+        let (begun, mut attempt) = (Instant::now(), 1);
         loop {
-            match within(limit, request(path.clone())).await {
-                Err(error) if attempt < self.policy.retries.attempts && is_transient(&error) => {
-                    tracing::debug!(name, attempt, %error, "request failed, trying again");
+            // All attempts together: a server that answers byte by byte is not waited for again and again.
+            let left = limit.saturating_sub(begun.elapsed());
+            match within(left, request(path.clone())).await {
+                Err(error) if begun.elapsed() < limit && self.may_try_again(begun, attempt, &error) => {
+                    self.tell_failure(name, attempt, &error);
                     self.pause(attempt).await;
                     attempt = attempt.saturating_add(1);
                 }
                 result => return result,
             }
         }
+    }
+
+    /// Whether a request that failed is worth another attempt: the client below has made its own, so that
+    /// the time for all of them counts as well as their number.
+    pub(crate) fn may_try_again(&self, begun: Instant, attempt: u32, error: &object_store::Error) -> bool {
+        attempt < self.policy.retries.attempts
+            && is_transient(error)
+            && begun.elapsed() < self.policy.retries.client_retry_timeout
+    }
+
+    pub(crate) fn tell_failure(&self, name: &str, attempt: u32, error: &object_store::Error) {
+        let (of, why) = (self.policy.retries.attempts, Told(error));
+        tracing::info!("{name}: attempt {attempt} of {of} failed, trying again: {why}");
     }
 
     /// The whole of a small object, or `None` if there is none.
@@ -109,7 +125,9 @@ impl Bucket {
                 if size > max {
                     return Ok(Err(size));
                 }
-                Ok(Ok(response.bytes().await?))
+                let bytes = response.bytes().await?;
+                check_answer(&bytes)?;
+                Ok(Ok(bytes))
             })
             .await;
         match result {
@@ -117,7 +135,7 @@ impl Bucket {
             Ok(Ok(bytes)) if bytes.len() as u64 > max => Err(too_large(name, bytes.len() as u64, max)),
             Ok(Ok(bytes)) => Ok(Some(bytes)),
             Ok(Err(size)) => Err(too_large(name, size, max)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(source) => Err(object_error(name, source)),
         }
     }
@@ -199,7 +217,7 @@ impl Bucket {
     async fn head(&self, name: &str) -> Result<Option<ObjectMeta>, StoreError> {
         match self.retry(name, async |path| self.store.head(&path).await).await {
             Ok(meta) => Ok(Some(meta)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(source) => Err(object_error(name, source)),
         }
     }
@@ -207,35 +225,48 @@ impl Bucket {
     /// The objects in a folder, those after `after` (a name in it) if given; in no order.
     pub(crate) async fn list(&self, folder: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError> {
         let folder_path = self.path(folder);
-        let objects: Vec<ObjectMeta> = self
+        let most = self.policy.plans.max_listed;
+        let listed = self
             // However long the list is, each of its pages is a request that the client watches.
-            .retry_within(Duration::MAX, folder, async |path| match after {
-                None => self.store.list(Some(&path)).try_collect().await,
-                Some(after) => {
-                    let offset = below(&path, after);
-                    self.store.list_with_offset(Some(&path), &offset).try_collect().await
+            .retry_within(Duration::MAX, folder, async |path| {
+                let mut objects = match after {
+                    None => self.store.list(Some(&path)),
+                    Some(after) => self.store.list_with_offset(Some(&path), &below(&path, after)),
+                };
+                let mut listed = Vec::new();
+                while let Some(meta) = objects.try_next().await? {
+                    if listed.len() >= most {
+                        return Ok(None);
+                    }
+                    listed.extend(listed_in(&folder_path, &meta));
                 }
+                Ok(Some(listed))
             })
-            .await
-            .map_err(|source| object_error(folder, source))?;
-        let listed = objects.into_iter().filter_map(|meta| {
-            let name: Path = meta.location.prefix_match(&folder_path)?.collect();
-            Some(Listed {
-                name: name.to_string(),
-                bytes: meta.size,
-                modified: meta.last_modified.timestamp(),
-            })
-        });
-        Ok(listed.collect())
+            .await;
+        let listed = match listed {
+            // A store that has no such folder.
+            Err(error) if is_absent(&error) => Some(Vec::new()),
+            listed => listed.map_err(|source| object_error(folder, source))?,
+        };
+        listed.ok_or_else(|| StoreError::Damaged {
+            name: folder.into(),
+            what: format!("it has more than {most} objects (max_listed)"),
+        })
     }
 
     /// Deletes an object; one that is not there is as good as deleted.
     pub(crate) async fn delete(&self, name: &str) -> Result<(), StoreError> {
         match self.retry(name, async |path| self.store.delete(&path).await).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Ok(()) => Ok(()),
+            Err(error) if is_absent(&error) => Ok(()),
             Err(source) => Err(object_error(name, source)),
         }
     }
+}
+
+fn listed_in(folder: &Path, meta: &ObjectMeta) -> Option<Listed> {
+    let name: Path = meta.location.prefix_match(folder)?.collect();
+    Some(Listed { name: name.to_string(), bytes: meta.size, modified: meta.last_modified.timestamp() })
 }
 
 /// The path of `name` below `folder`, letter by letter: what is not ASCII stays as it is, or lists would show
@@ -254,10 +285,20 @@ pub(crate) fn object_error(name: &str, source: object_store::Error) -> StoreErro
 }
 
 fn missing_or(name: &str, source: object_store::Error) -> StoreError {
-    match source {
-        object_store::Error::NotFound { .. } => StoreError::Missing { name: name.into() },
-        source => object_error(name, source),
-    }
+    if is_absent(&source) { StoreError::Missing { name: name.into() } } else { object_error(name, source) }
+}
+
+/// Refuses what something between here and the store has put in the place of a record, or has packed.
+fn check_answer(bytes: &[u8]) -> Result<(), object_store::Error> {
+    let head = bytes.get(..bytes.len().min(64)).unwrap_or_default().trim_ascii_start().to_ascii_lowercase();
+    let what = if head.starts_with(b"<!doctype html") || head.starts_with(b"<html") {
+        "it is a web page"
+    } else if head.starts_with(&[0x1f, 0x8b]) {
+        "it was compressed on its way"
+    } else {
+        return Ok(());
+    };
+    Err(object_store::Error::Generic { store: "HTTP", source: format!("{NOT_THE_STORE}: {what}").into() })
 }
 
 /// A request that takes longer than `limit` has failed in a way that may pass.

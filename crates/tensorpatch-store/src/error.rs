@@ -2,17 +2,20 @@
 
 use std::path::PathBuf;
 
+use crate::cause::{Cause, Told};
 use crate::settings::PolicyError;
 use tensorpatch_format::{ErrorKind, LeafHash, TaggedStateDigest};
-use tensorpatch_stream::{ChainError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version};
+use tensorpatch_stream::{
+    ChainError, HandoverError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version,
+};
 
 /// A refusal or failure of the store layer. Whatever existed before is as it was, unless the variant says
 /// otherwise.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The store failed, and kept failing. Try again when it works.
-    #[error("{name}: {source}")]
+    /// The store refused or failed; [`StoreError::cause`] says why.
+    #[error("{name}: {}", Told(source))]
     Object {
         /// The object or folder, relative to the stream.
         name: String,
@@ -57,6 +60,28 @@ pub enum StoreError {
         /// The store and prefix.
         place: String,
     },
+    /// The stream record is gone, but other records of the stream are there. Nothing was created.
+    #[error(
+        "{place}: stream.json is gone, but records of {} are there, {}",
+        stream.map_or("a stream".into(), |id| format!("the stream {id}")),
+        newest.map_or("without versions".into(), |v| format!("up to version {v}"))
+    )]
+    StreamRecordLost {
+        /// The store and prefix.
+        place: String,
+        /// The newest version that is there.
+        newest: Option<Version>,
+        /// The stream, by its newest commit record.
+        stream: Option<StreamId>,
+    },
+    /// The stream is signed, and what was to be added is not.
+    #[error(
+        "{place} is signed, and what would be published is not: no replica that trusts its key would take it"
+    )]
+    Unsigned {
+        /// The store and prefix.
+        place: String,
+    },
     /// A stream is already at the place where one should be created.
     #[error("there is a stream {stream} at {place} already")]
     StreamExists {
@@ -67,8 +92,8 @@ pub enum StoreError {
     },
     /// The store does not keep create-if-absent (spec/stream.md sections 2 and 7).
     #[error(
-        "the store cannot keep two publishers apart: {0}. Use another store, or create the stream for a single \
-         writer, if you can promise that there is never more than one publisher at a time"
+        "the store cannot keep two publishers apart: {0}. Use another store, or create the stream with \
+         --single-writer, if you can promise that there is never more than one publisher at a time"
     )]
     NoConditionalCreate(String),
     /// Another publisher has won the version. The own bytes are abandoned; catch up and publish again.
@@ -80,7 +105,7 @@ pub enum StoreError {
         winner: String,
     },
     /// The store did not say whether the commit arrived, and it may still. The next run finds out.
-    #[error("it is not known whether version {version} was published: {source}")]
+    #[error("it is not known whether version {version} was published: {}", Told(source))]
     OutcomeUnknown {
         /// The version.
         version: Version,
@@ -117,6 +142,14 @@ pub enum StoreError {
         /// The newest version.
         tip: Option<Version>,
     },
+    /// A collector has removed what leads to the version.
+    #[error("version {wanted} was collected: the oldest that is kept is {oldest}")]
+    Collected {
+        /// The version asked for.
+        wanted: Version,
+        /// The oldest version that is kept.
+        oldest: Version,
+    },
     /// The stream has no version at all.
     #[error("the stream has no version yet")]
     Empty,
@@ -152,6 +185,20 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+    /// A directory that is no replica.
+    #[error("{} is no replica: it has no .tensorpatch/state.json; give the directory of a pull", path.display())]
+    NotAReplica {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file of the version cannot be put in its place. Nothing was altered.
+    #[error("{}: {what}; the version held stays as it was", path.display())]
+    Place {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is in the way, and what to do.
+        what: String,
+    },
     /// The local state file is not one, or says what cannot be.
     #[error("{} cannot be understood: {what}. Remove it to start again from the weights that lie there", path.display())]
     LocalState {
@@ -178,10 +225,18 @@ pub enum StoreError {
         what: String,
     },
     /// A file that cannot be published under its name.
-    #[error("{} has a name that cannot be published: no control characters and none of / \\ {{ }} ^ % [ ] \" > < ~ # | * ? and `", path.display())]
+    #[error("{} has a name that cannot be published: no control characters and none of / \\ {{ }} ^ % [ ] \" > < ~ # | * ? and `; rename it, or remove it", path.display())]
     FileName {
         /// The file.
         path: PathBuf,
+    },
+    /// A file that no version may have, because not every replica could write it, or that cannot be read.
+    #[error("{} cannot be published: {what}", path.display())]
+    Unpublishable {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to do.
+        what: String,
     },
     /// A file that was given to lie beside the weights, and may not.
     #[error("{name:?} cannot be published beside the weights: {what}")]
@@ -234,6 +289,12 @@ pub enum StoreError {
     /// The receipts of the ranks are not a version.
     #[error(transparent)]
     Receipts(#[from] ReceiptError),
+    /// The records of the stream have more bytes than the policy allows.
+    #[error("the records to read have more than {limit} bytes (max_history_bytes)")]
+    HistoryBytes {
+        /// The limit.
+        limit: u64,
+    },
     /// A plan with more bytes than the policy allows.
     #[error(
         "the cheapest path to version {version} has {bytes} bytes: at most {limit} are allowed (max_plan_bytes)"
@@ -259,6 +320,68 @@ pub enum StoreError {
         /// That of the stream.
         found: LeafHash,
     },
+    /// A key is trusted, or to sign with, but the stream hashes its states so that other weights with the
+    /// same digest can be made.
+    #[error(
+        "{place}: the leaf hash of its states is {found}, for which anybody can make other weights with the same \
+         digest: signatures guard streams of the leaf hash blake3 alone"
+    )]
+    WeakLeafHash {
+        /// The store and prefix.
+        place: String,
+        /// The leaf hash of the stream.
+        found: LeafHash,
+    },
+    /// The stream at the place is another than was asked for.
+    #[error("{place} has the stream {found}, not {expected}")]
+    WrongStream {
+        /// The store and prefix.
+        place: String,
+        /// The id that was asked for.
+        expected: StreamId,
+        /// The id of the stream that is there.
+        found: StreamId,
+    },
+    /// The stream does not show a version that it is known to have had: somebody has hidden or deleted it.
+    #[error(
+        "{place}: the newest version is {}, but version {known} is known to exist",
+        found.map_or("none".into(), |v| v.to_string())
+    )]
+    HiddenTip {
+        /// The store and prefix.
+        place: String,
+        /// The version that is known.
+        known: Version,
+        /// The newest that was found.
+        found: Option<Version>,
+    },
+    /// The file that says which version was signed last cannot be understood.
+    #[error("{}: it does not say which version was signed last: {what}", path.display())]
+    SignedTip {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The stream is signed, and it was not said whose signatures count.
+    #[error("{place} is signed: {what} needs a key to trust, or would believe unsigned records")]
+    NeedsKey {
+        /// The store and prefix.
+        place: String,
+        /// What was to be done.
+        what: &'static str,
+    },
+    /// The key to sign with was handed over, and counts no more.
+    #[error("{place}: the key to sign with was handed over after version {last}")]
+    RetiredKey {
+        /// The store and prefix.
+        place: String,
+        /// The last version for which it counts.
+        last: Version,
+    },
+    /// What is said of the keys of the stream contradicts itself.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// There is no directory for caches, and none was named.
     #[error("there is no home directory to keep {0} in: name a directory")]
     NoCache(&'static str),
@@ -296,39 +419,59 @@ impl StoreError {
             Self::Receipts(error) => error.kind(),
             Self::Key(error) => error.kind(),
             Self::Record { source, .. } => source.kind(),
-            Self::NoStream { .. } | Self::Empty | Self::NoVersion { .. } | Self::NoSuchRange { .. } => {
-                ErrorKind::NotFound
-            }
+            Self::NoStream { .. }
+            | Self::Empty
+            | Self::NoVersion { .. }
+            | Self::Collected { .. }
+            | Self::NoSuchRange { .. } => ErrorKind::NotFound,
             Self::LostRace { .. }
             | Self::NotAtTip { .. }
             | Self::AnotherStream { .. }
+            | Self::WrongStream { .. }
+            | Self::HiddenTip { .. }
             | Self::StreamExists { .. }
             | Self::HistoryRewritten(_) => ErrorKind::Conflict,
             Self::ForeignDirectory { .. }
             | Self::NoConditionalCreate(_)
             | Self::Url { .. }
             | Self::FileName { .. }
+            | Self::Unpublishable { .. }
+            | Self::NotAReplica { .. }
             | Self::FileSize { .. }
+            | Self::HistoryBytes { .. }
             | Self::PlanBytes { .. }
             | Self::Policy(_)
             | Self::LeafHash { .. }
             | Self::NoCache(_)
+            | Self::NeedsKey { .. }
             | Self::Companion { .. }
             | Self::Tensors(_)
             | Self::Text(_) => ErrorKind::Refused,
-            Self::Missing { .. } | Self::Damaged { .. } | Self::PatchDiffers { .. } => ErrorKind::BadInput,
-            Self::Untrusted { .. } => ErrorKind::Untrusted,
-            Self::WrongState { .. } | Self::LocalDamage { .. } | Self::LocalState { .. } => {
-                ErrorKind::LocalDamage
-            }
-            Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => match source {
-                object_store::Error::PermissionDenied { .. }
-                | object_store::Error::Unauthenticated { .. } => ErrorKind::Denied,
-                source if is_transient(source) => ErrorKind::Transient,
-                _ => ErrorKind::Io,
-            },
+            Self::Missing { .. }
+            | Self::Damaged { .. }
+            | Self::PatchDiffers { .. }
+            | Self::StreamRecordLost { .. } => ErrorKind::BadInput,
+            Self::Untrusted { .. }
+            | Self::Unsigned { .. }
+            | Self::WeakLeafHash { .. }
+            | Self::RetiredKey { .. }
+            | Self::Handover(_) => ErrorKind::Untrusted,
+            Self::WrongState { .. }
+            | Self::LocalDamage { .. }
+            | Self::LocalState { .. }
+            | Self::SignedTip { .. } => ErrorKind::LocalDamage,
+            Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => Cause::of(source).kind(),
             Self::Cancelled(_) => ErrorKind::Cancelled,
-            Self::Local { .. } | Self::State(_) | Self::Task(_) => ErrorKind::Io,
+            Self::Local { .. } | Self::Place { .. } | Self::State(_) | Self::Task(_) => ErrorKind::Io,
+        }
+    }
+
+    /// Why the store or the file system refused or failed, for errors that are theirs.
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => Some(Cause::of(source)),
+            Self::Local { source, .. } => Some(Cause::of_io(source)),
+            _ => None,
         }
     }
 
@@ -340,5 +483,5 @@ impl StoreError {
 
 /// Whether a store may answer otherwise when asked again.
 pub(crate) fn is_transient(error: &object_store::Error) -> bool {
-    matches!(error, object_store::Error::Generic { .. } | object_store::Error::JoinError { .. })
+    Cause::of(error).may_pass()
 }

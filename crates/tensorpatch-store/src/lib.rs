@@ -47,12 +47,14 @@
 
 pub mod blocking;
 mod bucket;
+mod cause;
 mod error;
 #[cfg(test)]
 #[allow(dead_code, reason = "the tests beside the code use some of it")]
 #[path = "../tests/support/faulty_store.rs"]
 mod faulty_store;
 mod local;
+mod lock;
 mod observe;
 mod publisher;
 mod replica;
@@ -61,6 +63,7 @@ mod stream;
 pub mod upkeep;
 
 pub use bucket::url::{open_existing_store, open_store};
+pub use cause::Cause;
 pub use error::StoreError;
 pub use local::cache_dir;
 pub use object_store;
@@ -70,13 +73,17 @@ pub use publisher::builder::PublisherBuilder;
 pub use publisher::feed::TensorFeed;
 pub use publisher::fold::{Folded, Folder};
 pub use publisher::options::PublishOptions;
+pub use publisher::survey::Survey;
 pub use publisher::{Published, Publisher, ranks};
 pub use replica::builder::ReplicaBuilder;
 pub use replica::follow::Follow;
-pub use replica::options::{ApplyMode, ReplicaOptions, Target};
+pub use replica::options::{ApplyMode, ReplicaOptions, Target, Verify};
+pub use replica::verify::{Fault, Verified, verify};
 pub use replica::{Prepared, Pulled, PulledEdge, Replica};
 pub use settings::{Policy, PolicyError, Setting};
 pub use stream::builder::StreamBuilder;
+pub use stream::expected::signed_tips_beside;
+pub use stream::handover::{HandedOver, OldKey};
 pub use stream::log::LogEntry;
 pub use stream::range_reader::RangeReader;
 pub use stream::{CreateOptions, Stream};

@@ -1,16 +1,12 @@
 //! Files on local disk that are there whole or not at all, also after a power cut.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use tensorpatch_stream::StreamId;
 
 use crate::error::StoreError;
-
-/// How long a lock is waited for without a word.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A file that appears under its name only when it is complete and synced.
 #[derive(Debug)]
@@ -97,11 +93,12 @@ impl Drop for NewFile {
     }
 }
 
-/// The name of a file while it is not complete.
+/// The name of a file while it is not complete: always of the same length, so that a name of any length has
+/// one.
 pub(crate) fn partial(target: &Path) -> PathBuf {
-    let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    target.with_file_name(name)
+    let name = target.file_name().unwrap_or_default();
+    let digest = blake3::hash(name.as_encoded_bytes()).to_hex();
+    target.with_file_name(format!(".{}.partial", digest.get(..32).unwrap_or_default()))
 }
 
 /// Replaces a file by one with these bytes, durably.
@@ -124,7 +121,7 @@ pub(crate) fn read_file(path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreE
     use std::io::Read;
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(StoreError::local(path, e)),
     };
     let mut bytes = Vec::new();
@@ -151,14 +148,17 @@ pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
         Err(e) => Err(e),
     };
     match result {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::local(path, e)),
+        // Where a file is instead of the directory, there is nothing either.
+        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(StoreError::local(path, e))
+        }
         _ => Ok(()),
     }
 }
 
 /// Makes a rename, creation or removal in a directory durable.
 pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|dir| dir.sync_all()).map_err(|e| StoreError::local(path, e))
+    tensorpatch_checkpoint::sync_dir(path).map_err(|e| StoreError::local(path, e))
 }
 
 fn sync_parent(path: &Path) -> Result<(), StoreError> {
@@ -194,52 +194,6 @@ pub(crate) fn unix_now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// An exclusive lock on a directory, held until dropped, also by the death of the process.
-#[derive(Debug)]
-pub(crate) struct Lock {
-    _file: File,
-}
-
-impl Lock {
-    /// Takes the lock file in `dir`, which is made if it is missing, and waits for whoever holds it.
-    ///
-    /// It asks again and again instead of letting a thread wait, so that whoever gives up waiting leaves
-    /// nothing behind.
-    pub(crate) async fn wait(dir: PathBuf) -> Result<Self, StoreError> {
-        let mut pause = Duration::from_millis(2);
-        let begun = Instant::now();
-        let mut told = false;
-        loop {
-            create_dir(&dir)?;
-            if let Some(lock) = Self::attempt(&dir.join("lock"))? {
-                return Ok(lock);
-            }
-            if !told && begun.elapsed() > PATIENCE {
-                tracing::warn!(dir = %dir.display(), "in use by another process, waiting for it");
-                told = true;
-            }
-            tokio::time::sleep(pause).await;
-            pause = pause.saturating_mul(2).min(Duration::from_millis(100));
-        }
-    }
-
-    /// Takes the lock file at `path`, or returns `None` if somebody else holds it.
-    pub(crate) fn attempt(path: &Path) -> Result<Option<Self>, StoreError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(|e| StoreError::local(path, e))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(StoreError::local(path, e)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,16 +212,5 @@ mod tests {
         assert_eq!(read_file(&path, 10).unwrap().unwrap(), b"new");
         assert!(read_file(&path, 2).is_err());
         assert_eq!(read_file(&dir.path().join("none"), 2).unwrap(), None);
-    }
-
-    #[test]
-    fn a_lock_is_held_by_one_at_a_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let lock = Lock::attempt(&path).unwrap();
-        assert!(lock.is_some());
-        assert!(Lock::attempt(&path).unwrap().is_none());
-        drop(lock);
-        assert!(Lock::attempt(&path).unwrap().is_some());
     }
 }

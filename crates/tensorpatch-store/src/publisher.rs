@@ -10,12 +10,13 @@ mod local;
 mod memory;
 pub(crate) mod options;
 pub mod ranks;
+pub(crate) mod survey;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_checkpoint::{Checkpoint, LeftOut};
 use tensorpatch_stream::record::check_texts;
 use tensorpatch_stream::{
     Anchor, Authorship, Commit, NamedObject, NewVersion, Nonce, ObjectDigest, StreamId, Version,
@@ -31,7 +32,7 @@ use crate::observe::{Observer, Phase};
 use crate::replica::Replica;
 use crate::replica::directory::{InstalledVersion, ReplicaDir, first_entry};
 use crate::replica::install;
-use crate::replica::options::{ReplicaOptions, Target};
+use crate::replica::options::{ReplicaOptions, Target, Verify};
 use crate::replica::update::{self, Ready};
 use crate::stream::{Stream, next_version};
 
@@ -88,6 +89,12 @@ pub struct Published {
     pub total_elements: Option<u64>,
     /// Whether it was published already, by an attempt whose end was not seen.
     pub resumed: bool,
+    /// Whether it was not published, since the newest version, which this is then, is the same.
+    pub unchanged: bool,
+    /// The files beside the weights that it has.
+    pub companions: Vec<String>,
+    /// What of the checkpoint it does not have.
+    pub left_out: Vec<LeftOut>,
     /// The anchor of the version that was added, if one was due.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<AnchorAdded>,
@@ -111,6 +118,9 @@ impl Published {
             changed_elements: delta.map(|delta| delta.changed_elements),
             total_elements: delta.map(|delta| delta.total_elements),
             resumed,
+            unchanged: false,
+            companions: record.companions.iter().map(|companion| companion.name.clone()).collect(),
+            left_out: Vec::new(),
             anchor: None,
             anchor_error: None,
         }
@@ -203,6 +213,8 @@ impl Publisher {
     fn replica(&self) -> Replica {
         let options = ReplicaOptions::default()
             .with_apply(self.options.diff.clone())
+            // Whoever makes a patch from the baseline hashes it.
+            .with_verify(Verify::Never)
             .with_observer(self.options.observer.clone());
         Replica::of(self.stream.clone(), &self.baseline, options)
     }
@@ -233,7 +245,7 @@ impl Publisher {
         Ok(Some(tip))
     }
 
-    /// Publishes the checkpoint at `checkpoint` as the next version.
+    /// Publishes the checkpoint at `checkpoint` as the next version, unless it is the newest version already.
     ///
     /// # Errors
     /// [`StoreError::LostRace`] and [`StoreError::NotAtTip`] if another publisher was there first: then
@@ -281,20 +293,23 @@ impl Publisher {
     ) -> Result<Published, StoreError> {
         let Some(tip) = self.to_tip_if_own(directory, known).await? else {
             let nonce = Nonce::random();
-            let prepared = self.first(directory, checkpoint, nonce).await?;
-            return self.commit(directory, None, prepared, nonce, label, known).await;
+            let (companions, left_out) = self.copy_companions(directory, checkpoint).await?;
+            let prepared = self.first(directory, checkpoint, &companions, nonce).await?;
+            let published = self.commit(directory, None, prepared, nonce, label, known).await?;
+            return Ok(Published { left_out, ..published });
         };
-        let mut companions = self.copy_companions(directory, checkpoint).await?;
+        let (mut companions, mut left_out) = self.copy_companions(directory, checkpoint).await?;
         let patch = match self.encode(directory, checkpoint, &tip).await {
             // The baseline was damaged on disk, and now says so: it is restored from the stream.
             Err(StoreError::WrongState { .. } | StoreError::LocalDamage { .. }) => {
                 self.to_tip(directory).await?;
-                companions = self.copy_companions(directory, checkpoint).await?;
+                (companions, left_out) = self.copy_companions(directory, checkpoint).await?;
                 self.encode(directory, checkpoint, &tip).await?
             }
             encoded => encoded?,
         };
-        self.publish_patch(directory, &tip, &companions, patch, label, known).await
+        let published = self.publish_patch(directory, &tip, &companions, patch, label, known).await?;
+        Ok(Published { left_out, ..published })
     }
 
     /// Publishes a patch that is checked, if the tip is not its version already.
@@ -310,11 +325,16 @@ impl Publisher {
         let (new, old) = (&patch.checked.contents, &tip.record.contents);
         let same_attempt = known.attempt == Some(tip.record.nonce);
         let same_label = label.is_some() && tip.record.label.as_deref() == label;
-        if new.state == old.state && new.layout == old.layout && (same_attempt || same_label) {
+        let same_files = same_companions(companions, &tip.record.companions);
+        let unchanged = label.is_none() && !self.options.allow_unchanged;
+        let is_same = new.state == old.state && new.layout == old.layout && same_files;
+        if is_same && (same_attempt || same_label || unchanged) {
             *known = Known { tip: Some(tip.id()), ..Known::default() };
             drop(patch.outgoing);
             patch.uploading.give_up().await;
-            return Ok(Published::of(tip, 0, true));
+            let mut published = Published::of(tip, 0, same_attempt || same_label);
+            published.unchanged = !published.resumed;
+            return Ok(published);
         }
         let nonce = patch.nonce;
         let prepared = self.next(companions, patch, tip).await?;
@@ -350,14 +370,14 @@ impl Publisher {
         &self,
         directory: &ReplicaDir,
         checkpoint: &Path,
+        companions: &[Companion],
         nonce: Nonce,
     ) -> Result<Prepared, StoreError> {
-        let companions = self.copy_companions(directory, checkpoint).await?;
         let (directory, checkpoint, options) =
             (directory.clone(), checkpoint.to_owned(), self.options.diff.clone());
         let observer = self.options.observer.clone();
         let staged = blocking(move || stage_checkpoint(&directory, &checkpoint, &options, &observer)).await?;
-        self.upload_first(&companions, staged, nonce).await
+        self.upload_first(companions, staged, nonce).await
     }
 
     /// The objects of a first version (step P4).
@@ -456,18 +476,21 @@ impl Publisher {
         Ok(Prepared { version, bytes, ready })
     }
 
-    /// Copies the files beside the weights, because they may change between being hashed and being uploaded.
+    /// Copies the files beside the weights, because they may change between being hashed and being uploaded;
+    /// and what stays behind.
     async fn copy_companions(
         &self,
         directory: &ReplicaDir,
         checkpoint: &Path,
-    ) -> Result<Vec<Companion>, StoreError> {
-        let (directory, checkpoint, limits) =
-            (directory.clone(), checkpoint.to_owned(), self.options.diff.limits.clone());
+    ) -> Result<(Vec<Companion>, Vec<LeftOut>), StoreError> {
+        let (directory, checkpoint, options) =
+            (directory.clone(), checkpoint.to_owned(), self.options.clone());
         blocking(move || {
             directory.sweep(&[])?;
-            let checkpoint = Checkpoint::open(&checkpoint, &limits)?;
-            checkpoint.companions().iter().map(|path| copy_companion(&directory, path)).collect()
+            let checkpoint = Checkpoint::open(&checkpoint, &options.diff.limits)?;
+            let found = survey::companions(&checkpoint, &options)?;
+            let copies = found.carried.iter().map(|file| copy_companion(&directory, &file.name, &file.path));
+            Ok((copies.collect::<Result<_, _>>()?, found.left_out))
         })
         .await
     }
@@ -519,8 +542,14 @@ impl Publisher {
         *known = Known { tip: Some(commit.id()), attempt: None, chain };
         if let Err(error) = self.advance(directory, tip, &commit, ready).await {
             // The version is published, so saying anything else would be wrong. The next call catches up.
-            tracing::warn!(%error, "the baseline could not be advanced");
+            tracing::warn!("the baseline could not be advanced, the next publisher catches up: {error}");
         }
+        let record = &commit.record;
+        tracing::info!(
+            "committed version {} as {:?}: {bytes} bytes uploaded",
+            record.version,
+            record.publisher
+        );
         self.stream.hint(commit.record.version).await;
         Ok(Published::of(&commit, bytes, false))
     }
@@ -537,4 +566,13 @@ impl Publisher {
         let (directory, stream, options) = (directory.clone(), self.stream.id(), self.options.diff.clone());
         blocking(move || update::activate(&directory, stream, from.as_ref(), &to, ready, &options)).await
     }
+}
+
+/// Whether a version has these files beside the weights, and no others.
+fn same_companions(companions: &[Companion], published: &[NamedObject]) -> bool {
+    let is_published = |companion: &Companion| {
+        let same = published.iter().find(|named| named.name == companion.name);
+        same.is_some_and(|named| named.object.blake3 == companion.digest)
+    };
+    companions.len() == published.len() && companions.iter().all(is_published)
 }

@@ -7,10 +7,12 @@ pub(crate) mod follow;
 pub(crate) mod install;
 mod merge;
 pub(crate) mod options;
+mod places;
 mod prepare;
 mod repair;
 mod retry_plan;
 pub(crate) mod update;
+pub(crate) mod verify;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -26,13 +28,15 @@ use crate::error::StoreError;
 use crate::local::blocking;
 use crate::observe::Phase;
 use crate::stream::Stream;
+use crate::stream::budget::Budget;
 use builder::ReplicaBuilder;
 use directory::{Condition, InstalledVersion, LocalState, ReplicaDir, first_entry};
 use install::Found;
-use options::{ReplicaOptions, Target};
+use options::{ReplicaOptions, Target, Verify};
 use prepare::{Patching, Staging, Work};
 use retry_plan::PlanAttempts;
 use update::{Ready, Update};
+use verify::{Depth, find_weights_fault, with_companions_as_found};
 
 /// A directory with an ordinary checkpoint that is brought from version to version, verified.
 ///
@@ -56,15 +60,21 @@ pub struct Pulled {
     pub to: Version,
     /// The digest of its commit record.
     pub commit: ObjectDigest,
-    /// What it is, verified.
+    /// What it is.
     #[serde(flatten)]
     pub contents: VersionContents,
+    /// Whether the weights were hashed by this pull. If not, the state file says that they are the version.
+    pub verified: bool,
     /// The edges taken.
     pub edges: Vec<PulledEdge>,
     /// Bytes of the objects of the plan.
     pub plan_bytes: u64,
     /// Bytes fetched, companions and repairs included, without what was there already.
     pub downloaded_bytes: u64,
+    /// What was not as it was published before, and is again: names of files beside the weights, and what was
+    /// wrong with the weights.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub restored: Vec<String>,
 }
 
 /// One edge that a pull took.
@@ -312,7 +322,7 @@ impl Replica {
         target: Target,
         attempts: &mut PlanAttempts,
     ) -> Result<Prepared, StoreError> {
-        let local = self.local(directory).await?;
+        let (local, restored) = self.checked(directory, self.local(directory).await?).await?;
         // The last is the version that was held by the state file: the stream must still have it.
         let (held, old_companions, known) = match local {
             None => {
@@ -326,7 +336,8 @@ impl Replica {
             }
             Some(LocalState { condition: Condition::Damaged { was }, .. }) => {
                 let (checked, known) = (directory.clone(), was.id);
-                let was = blocking(move || install::with_whole_companions(&checked, was)).await?;
+                let found = move || with_companions_as_found(&checked, was, Depth::Contents);
+                let (was, _) = blocking(found).await?;
                 let (held, fetched) = self.repair(directory, &was).await?;
                 attempts.fetched(fetched);
                 (held, was.companions, Some(known))
@@ -346,11 +357,24 @@ impl Replica {
         let held_id = held.as_ref().map(|held| held.id);
         self.lease(held_id.map(|id| id.version), number).await;
         let (history, plan) = self.stream.plan_to(held_id, &target, attempts.excluded()).await?;
+        let shown = held_id.map_or("nothing".to_owned(), |held| format!("version {}", held.version));
+        tracing::info!(
+            "{} holds {shown}, the target is version {number}: a plan of {} edges with {} bytes",
+            self.dir.display(),
+            plan.edges.len(),
+            plan.bytes()
+        );
         let (bytes, limit) = (plan.bytes(), self.stream.policy().plans.max_plan_bytes);
         if bytes > limit {
             return Err(StoreError::PlanBytes { version: number, bytes, limit });
         }
         attempts.take(&history, &plan);
+        let mut verified = !plan.edges.is_empty() || self.options.verify == Verify::Always;
+        let trusts = self.options.verify == Verify::WhereTrusted && self.stream.trusts_keys();
+        if let Some(held) = held.as_ref().filter(|_| !verified && trusts) {
+            self.verify_held(directory, held).await?;
+            verified = true;
+        }
         attempts.fetched(self.download(directory, &history, &plan, &target, &old_companions).await?);
         let report = Pulled {
             stream: self.stream.id(),
@@ -358,9 +382,11 @@ impl Replica {
             to: number,
             commit: target.digest,
             contents: target.record.contents,
+            verified,
             edges: plan.edges.iter().map(PulledEdge::of).collect(),
             plan_bytes: plan.bytes(),
             downloaded_bytes: attempts.fetched_bytes(),
+            restored,
         };
         let staging = Staging {
             directory: directory.clone(),
@@ -379,6 +405,45 @@ impl Replica {
         Ok(Prepared { directory: directory.clone(), held, target, work, report, options })
     }
 
+    /// Looks whether the files are still there as the state file says, all of them read if that was asked
+    /// for; and what is not. Damage of the weights is written into the state file.
+    async fn checked(
+        &self,
+        directory: &ReplicaDir,
+        local: Option<LocalState>,
+    ) -> Result<(Option<LocalState>, Vec<String>), StoreError> {
+        let Some(LocalState { stream, condition: Condition::Held(held) }) = local else {
+            return Ok((local, Vec::new()));
+        };
+        let depth = match self.options.verify {
+            Verify::Always => Depth::Contents,
+            Verify::WhereTrusted | Verify::Never => Depth::Sizes,
+        };
+        let (directory, options) = (directory.clone(), self.options.apply.clone());
+        blocking(move || {
+            let fault = find_weights_fault(&directory, &held, depth, &options)?;
+            let (found, mut altered) = with_companions_as_found(&directory, held.clone(), depth)?;
+            for name in &altered {
+                tracing::warn!("{name} is not as it was published, and is restored");
+            }
+            let condition = match fault {
+                None => Condition::Held(found),
+                Some(fault) => {
+                    tracing::warn!(
+                        "the weights are not as they were published, and are restored: {}",
+                        fault.what
+                    );
+                    altered.push(fault.what);
+                    let condition = Condition::Damaged { was: held };
+                    directory.save(&LocalState { stream, condition: condition.clone() })?;
+                    condition
+                }
+            };
+            Ok((Some(LocalState { stream, condition }), altered))
+        })
+        .await
+    }
+
     /// Finds out which version the weights in a directory without a state file are.
     async fn adopt(&self, directory: &ReplicaDir) -> Result<Option<InstalledVersion>, StoreError> {
         let foreign = |what: String| StoreError::ForeignDirectory { path: self.dir.clone(), what };
@@ -394,7 +459,8 @@ impl Replica {
             return Ok(None);
         };
         let Some(tip) = self.stream.tip().await? else { return Err(StoreError::Empty) };
-        let commits = self.stream.commits(Version::FIRST, tip.record.version).await?;
+        let commits =
+            self.stream.commits(Version::FIRST, tip.record.version, &Budget::of(&self.stream)).await?;
         let same: Vec<&Commit> =
             commits.iter().rev().filter(|commit| commit.record.contents.state == found.state).collect();
         if same.is_empty() {
@@ -414,6 +480,18 @@ impl Replica {
         let directory = directory.clone();
         blocking(move || directory.save(&state)).await?;
         Ok(Some(held))
+    }
+
+    /// Checks that the weights are those of the version that the state file says; if not, it says so from
+    /// then on.
+    async fn verify_held(&self, directory: &ReplicaDir, held: &InstalledVersion) -> Result<(), StoreError> {
+        let (directory, options) = (directory.clone(), self.options.apply.clone());
+        let (stream, held) = (self.stream.id(), held.clone());
+        blocking(move || {
+            let found = install::is_version(directory.path(), &held, &options);
+            found.map_err(|error| update::damage_noted(&directory, stream, &held, error))
+        })
+        .await
     }
 
     async fn examine(&self, directory: &ReplicaDir) -> Result<Option<Found>, StoreError> {
@@ -443,11 +521,12 @@ impl Replica {
     /// Checks that the stream still has the version that is held.
     async fn check_held(&self, number: Version, held: ObjectDigest) -> Result<(), StoreError> {
         let what = match self.stream.commit(number).await? {
-            None => "is held, and is there no longer",
-            Some(commit) if commit.digest != held => "is not the one that is held",
+            None => "is there no longer",
+            Some(commit) if commit.digest != held => "is another one now",
             Some(_) => return Ok(()),
         };
-        Err(StoreError::HistoryRewritten(format!("version {number} {what}")))
+        let dir = self.dir.display();
+        Err(StoreError::HistoryRewritten(format!("version {number}, which {dir} holds, {what}")))
     }
 
     /// Lets the directory become the prepared version. Short: it alters bytes or renames files, and fetches
@@ -488,7 +567,9 @@ impl Replica {
         let Some(holder) = &self.options.lease else { return };
         let lease = Lease::new(holder, version, target, self.stream.policy().leases.lease_lifetime);
         if let Err(error) = self.stream.lease(&lease_id(holder), &lease).await {
-            tracing::warn!(%error, "the lease could not be written");
+            tracing::warn!(
+                "the lease could not be written, so that gc may remove what this replica needs: {error}"
+            );
         }
     }
 

@@ -1,6 +1,11 @@
 //! A stream as a whole: creating and opening it, and writing its records.
 
+mod anchor_check;
+pub(crate) mod budget;
 pub(crate) mod builder;
+mod edges;
+pub(crate) mod expected;
+pub(crate) mod handover;
 pub(crate) mod history;
 pub(crate) mod lease;
 pub(crate) mod log;
@@ -13,10 +18,10 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use tensorpatch_format::LeafHash;
 use tensorpatch_stream::record::MAX_RECORD_BYTES;
-use tensorpatch_stream::sign::distrust;
+use tensorpatch_stream::sign::is_signed;
 use tensorpatch_stream::{
     Authorship, Commit, CommitRecord, EdgeRecord, JsonRecord, NewVersion, ObjectDigest, SignKey, StreamId,
-    StreamRecord, TrustKey, Version, Writers, names,
+    StreamRecord, Trust, TrustError, TrustKey, Version, Writers, names,
 };
 
 use crate::bucket::create::{Created, create};
@@ -25,13 +30,15 @@ use crate::bucket::{Bucket, buffered_all};
 use crate::error::StoreError;
 use crate::local;
 use crate::settings::Policy;
+use expected::Expected;
 
 /// How a stream is created.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct CreateOptions {
-    /// The leaf hash of all its states: BLAKE3 where checkpoints may be altered on purpose.
-    pub leaf_hash: LeafHash,
+    /// The leaf hash of all its states [default: BLAKE3 where the record is signed, else XXH3]. Signed
+    /// streams have BLAKE3 alone.
+    pub leaf_hash: Option<LeafHash>,
     /// A promise that there is never more than one publisher at a time: then any store will do.
     pub single_writer: bool,
     /// Signs the stream record. Give it to [`Stream::signing`] too.
@@ -42,7 +49,7 @@ impl CreateOptions {
     /// The same with states hashed by `leaf_hash`.
     #[must_use]
     pub fn with_leaf_hash(mut self, leaf_hash: LeafHash) -> Self {
-        self.leaf_hash = leaf_hash;
+        self.leaf_hash = Some(leaf_hash);
         self
     }
 
@@ -58,6 +65,20 @@ impl CreateOptions {
     pub fn with_sign_key(mut self, key: SignKey) -> Self {
         self.sign_key = Some(key);
         self
+    }
+}
+
+impl CreateOptions {
+    /// The leaf hash that was chosen, or that the key asks for.
+    fn settled_leaf_hash(&self, place: impl FnOnce() -> String) -> Result<LeafHash, StoreError> {
+        let signed = self.sign_key.is_some();
+        let default = if signed { LeafHash::Blake3 } else { LeafHash::Xxh3 };
+        match self.leaf_hash.unwrap_or(default) {
+            found if signed && !found.is_cryptographic() => {
+                Err(StoreError::WeakLeafHash { place: place(), found })
+            }
+            settled => Ok(settled),
+        }
     }
 }
 
@@ -81,14 +102,17 @@ impl CreateOptions {
 pub struct Stream {
     bucket: Bucket,
     record: StreamRecord,
+    /// Whether the record carries a signature, whoever made it.
+    signed: bool,
     keys: Keys,
+    expected: Expected,
 }
 
 /// Who signs and who is trusted.
 #[derive(Debug, Clone, Default)]
 struct Keys {
     sign: Option<SignKey>,
-    trust: Vec<TrustKey>,
+    trust: Trust,
 }
 
 impl Stream {
@@ -109,26 +133,29 @@ impl Stream {
     }
 
     async fn create_in(bucket: Bucket, options: CreateOptions) -> Result<Self, StoreError> {
-        if let Some(existing) = read_record::<StreamRecord>(&bucket, names::STREAM, &[]).await? {
-            return Err(StoreError::StreamExists { place: bucket.place(), stream: existing.0.stream });
+        let nobody = Trust::default();
+        if let Some(existing) = read_stream(&bucket, &nobody).await? {
+            return Err(StoreError::StreamExists { place: bucket.place(), stream: existing.stream });
         }
-        let writers = match probe(&bucket).await? {
-            None => Writers::Many,
-            Some(_) if options.single_writer => Writers::Single,
-            Some(why) => return Err(StoreError::NoConditionalCreate(why)),
+        check_vacant(&bucket).await?;
+        let leaf_hash = options.settled_leaf_hash(|| bucket.place())?;
+        let writers = if options.single_writer {
+            Writers::Single
+        } else {
+            match probe(&bucket).await? {
+                None => Writers::Many,
+                Some(why) => return Err(StoreError::NoConditionalCreate(why)),
+            }
         };
-        let record = StreamRecord {
-            stream: StreamId::random(),
-            created: local::unix_now(),
-            leaf_hash: options.leaf_hash,
-            writers,
-        };
-        let keys = Keys { sign: options.sign_key, trust: Vec::new() };
+        let record =
+            StreamRecord { stream: StreamId::random(), created: local::unix_now(), leaf_hash, writers };
+        let keys = Keys { sign: options.sign_key, trust: nobody };
         let bytes = record_bytes(names::STREAM, &record, keys.sign.as_ref())?;
+        let signed = keys.sign.is_some();
         match create(&bucket, names::STREAM, bytes, writers).await {
-            Ok(Created::Mine) => Ok(Self { bucket, record, keys }),
+            Ok(Created::Mine) => Ok(Self { bucket, record, signed, keys, expected: Expected::default() }),
             Ok(Created::Theirs(bytes)) => {
-                let theirs: StreamRecord = parse(names::STREAM, &bytes, &[])?;
+                let theirs: StreamRecord = parse(&bucket, names::STREAM, &bytes, &Trust::default())?;
                 Err(StoreError::StreamExists { place: bucket.place(), stream: theirs.stream })
             }
             Err(error) => Err(error.for_name(names::STREAM)),
@@ -147,10 +174,17 @@ impl Stream {
     }
 
     async fn open_in(bucket: Bucket) -> Result<Self, StoreError> {
-        match read_record(&bucket, names::STREAM, &[]).await? {
-            Some((record, _)) => Ok(Self { bucket, record, keys: Keys::default() }),
-            None => Err(StoreError::NoStream { place: bucket.place() }),
-        }
+        let Some(bytes) = read_bytes(&bucket, names::STREAM).await? else {
+            check_vacant(&bucket).await?;
+            return Err(StoreError::NoStream { place: bucket.place() });
+        };
+        Ok(Self {
+            record: parse(&bucket, names::STREAM, &bytes, &Trust::default())?,
+            signed: is_signed(&bytes),
+            bucket,
+            keys: Keys::default(),
+            expected: Expected::default(),
+        })
     }
 
     /// Opens the stream below `prefix`, or creates it there; also when several do at the same time.
@@ -170,7 +204,7 @@ impl Stream {
 
     async fn open_or_create_in(bucket: Bucket, options: CreateOptions) -> Result<Self, StoreError> {
         match Self::open_in(bucket.clone()).await {
-            Err(StoreError::NoStream { .. }) => {}
+            Err(StoreError::NoStream { .. } | StoreError::StreamExists { .. }) => {}
             opened => return opened,
         }
         match Self::create_in(bucket.clone(), options).await {
@@ -198,28 +232,88 @@ impl Stream {
         self
     }
 
-    /// The same stream, with every record refused that is not signed by one of `keys`; the stream record is
-    /// read again.
+    /// The same stream, with every record refused that is not signed by one of `keys`, or by a key that one
+    /// of them was handed over to or has taken over from; the stream record is read again.
     ///
     /// # Errors
-    /// [`StoreError::Untrusted`] if the stream record is not, or if the store fails.
+    /// [`StoreError::Untrusted`] if the stream record is not; [`StoreError::WeakLeafHash`] if its states are
+    /// hashed with XXH3, so that weights could be exchanged under a signature; [`StoreError::RetiredKey`] if
+    /// the key to sign with was handed over; or if the store fails.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.
     pub async fn trusting(mut self, keys: Vec<TrustKey>) -> Result<Self, StoreError> {
-        self.keys.trust = keys;
+        self.keys.trust = match keys.as_slice() {
+            [] => Trust::default(),
+            _ => Trust::of(keys).after(&self.handovers().await?)?,
+        };
+        let stream = self.id();
         self.record = self.record_now().await?;
-        Ok(self)
+        if self.id() != stream {
+            let (expected, found) = (stream, self.id());
+            return Err(StoreError::WrongStream { place: self.place(), expected, found });
+        }
+        let retired = self.keys.sign.as_ref().and_then(|key| self.keys.trust.handed_over(key.public()));
+        match retired {
+            Some(last) => Err(StoreError::RetiredKey { place: self.place(), last: last.version }),
+            None => Ok(self),
+        }
+    }
+
+    /// Whose signatures count.
+    pub(crate) fn trust(&self) -> &Trust {
+        &self.keys.trust
+    }
+
+    /// Whether records count only if a trusted key has signed them.
+    pub(crate) fn trusts_keys(&self) -> bool {
+        !self.keys.trust.is_empty()
+    }
+
+    /// Refuses to go on with a stream that is signed without knowing whose signatures count: `what` would
+    /// believe whoever can write to the bucket.
+    pub(crate) fn require_keys(&self, what: &'static str) -> Result<(), StoreError> {
+        if self.signed && !self.trusts_keys() {
+            return Err(StoreError::NeedsKey { place: self.place(), what });
+        }
+        Ok(())
     }
 
     /// The stream that `original` is, in another place.
     pub(crate) fn of(bucket: Bucket, original: &Self) -> Self {
-        Self { bucket, record: original.record.clone(), keys: original.keys.clone() }
+        Self { bucket, ..original.clone() }
     }
 
     /// The bytes of a record to store, signed if this handle signs.
     pub(crate) fn record_bytes<T: JsonRecord>(&self, name: &str, record: &T) -> Result<Bytes, StoreError> {
         record_bytes(name, record, self.keys.sign.as_ref())
+    }
+
+    /// Refuses to add an unsigned record to a stream that is signed: replicas that trust its key could not
+    /// follow, and its owner could not build on it.
+    pub(crate) fn check_signing(&self) -> Result<(), StoreError> {
+        if self.signed && self.keys.sign.is_none() {
+            return Err(StoreError::Unsigned { place: self.place() });
+        }
+        Ok(())
+    }
+
+    /// Refuses what only the owner of the stream's key may do.
+    pub(crate) fn check_owned(&self) -> Result<(), StoreError> {
+        if !self.signed || self.keys.sign.is_none() || self.keys.trust.is_empty() {
+            return Err(StoreError::Unsigned { place: self.place() });
+        }
+        Ok(())
+    }
+
+    /// The versions that records are listed of, whatever the records say, from the newest down.
+    pub(crate) async fn listed_from_newest(&self) -> Result<Vec<Version>, StoreError> {
+        let listed = self.bucket.list(names::COMMITS, None).await?;
+        let mut versions: Vec<Version> =
+            listed.iter().filter_map(|object| names::commit_version(&object.name)).collect();
+        versions.sort_unstable();
+        versions.reverse();
+        Ok(versions)
     }
 
     /// The identity of the stream.
@@ -249,20 +343,19 @@ impl Stream {
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.
     pub async fn commit(&self, version: Version) -> Result<Option<Commit>, StoreError> {
-        let name = names::commit(version);
-        let Some((record, digest)) =
-            read_record::<CommitRecord>(&self.bucket, &name, &self.keys.trust).await?
-        else {
-            return Ok(None);
-        };
-        self.check_commit(&name, version, &record)?;
-        Ok(Some(Commit { record, digest }))
+        Ok(self.sized_commit(version).await?.map(|(commit, _)| commit))
+    }
+
+    /// The commit of `version`, and the bytes of its record.
+    pub(crate) async fn sized_commit(&self, version: Version) -> Result<Option<(Commit, u64)>, StoreError> {
+        let Some(bytes) = read_bytes(&self.bucket, &names::commit(version)).await? else { return Ok(None) };
+        Ok(Some((self.parse_commit(version, &bytes)?, bytes.len() as u64)))
     }
 
     /// Reads the bytes of a commit record that stands under the name of `version`.
     pub(crate) fn parse_commit(&self, version: Version, bytes: &[u8]) -> Result<Commit, StoreError> {
         let name = names::commit(version);
-        let record = parse(&name, bytes, &self.keys.trust)?;
+        let record = parse(&self.bucket, &name, bytes, self.trust())?;
         self.check_commit(&name, version, &record)?;
         Ok(Commit { record, digest: ObjectDigest::of(bytes) })
     }
@@ -285,17 +378,16 @@ impl Stream {
 
     /// The stream record as it is in the store now.
     pub(crate) async fn record_now(&self) -> Result<StreamRecord, StoreError> {
-        let found = read_record(&self.bucket, names::STREAM, &self.keys.trust).await?;
-        found.map(|(record, _)| record).ok_or_else(|| StoreError::NoStream { place: self.bucket.place() })
+        let found = read_stream(&self.bucket, self.trust()).await?;
+        found.ok_or_else(|| StoreError::NoStream { place: self.bucket.place() })
     }
 
-    pub(crate) async fn edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
+    /// An edge record, and its bytes.
+    pub(crate) async fn edge(&self, file: &str) -> Result<Option<(EdgeRecord, u64)>, StoreError> {
         let name = format!("{}/{file}", names::EDGES);
         // One that was listed may be deleted by now.
-        let Some((record, _)) = read_record::<EdgeRecord>(&self.bucket, &name, &self.keys.trust).await?
-        else {
-            return Ok(None);
-        };
+        let Some(bytes) = read_bytes(&self.bucket, &name).await? else { return Ok(None) };
+        let record: EdgeRecord = parse(&self.bucket, &name, &bytes, self.trust())?;
         let base = record.delta.as_ref().map(|delta| delta.base.version);
         let ends = Some((record.target.version, base, record.nonce));
         let what = if record.stream != self.record.stream {
@@ -303,7 +395,7 @@ impl Stream {
         } else if names::edge_ends(file) != ends {
             "its name does not agree with its contents"
         } else {
-            return Ok(Some(record));
+            return Ok(Some((record, bytes.len() as u64)));
         };
         Err(StoreError::Damaged { name, what: what.into() })
     }
@@ -319,13 +411,18 @@ impl Stream {
         version: NewVersion,
         author: Authorship<'_>,
     ) -> Result<Commit, StoreError> {
+        self.check_signing()?;
         let number = next_version(tip)?;
         let record = version.into_record(self.id(), tip, author).ok_or_else(|| no_next(tip))?;
         let name = names::commit(number);
         let bytes = self.record_bytes(&name, &record)?;
         let created = create(&self.bucket, &name, bytes.clone(), self.record.writers).await;
         match created.map_err(|error| error.for_version(number))? {
-            Created::Mine => Ok(Commit { record, digest: ObjectDigest::of(&bytes) }),
+            Created::Mine => {
+                let commit = Commit { record, digest: ObjectDigest::of(&bytes) };
+                self.remember_signed(&commit).await;
+                Ok(commit)
+            }
             Created::Theirs(theirs) => {
                 let winner = self.parse_commit(number, &theirs)?.record.publisher;
                 Err(StoreError::LostRace { version: number, winner })
@@ -335,6 +432,7 @@ impl Stream {
 
     /// Writes an edge whose objects are uploaded, and takes it back if one of them has vanished meanwhile.
     pub(crate) async fn add_edge(&self, record: &EdgeRecord) -> Result<(), StoreError> {
+        self.check_signing()?;
         let base = record.delta.as_ref().map(|delta| delta.base.version);
         let name = names::edge(record.target.version, base, record.nonce);
         let bytes = self.record_bytes(&name, record)?;
@@ -362,6 +460,41 @@ impl Stream {
     }
 }
 
+/// Refuses a place that has records of a stream, but no stream record: another identity would make the
+/// versions there useless.
+async fn check_vacant(bucket: &Bucket) -> Result<(), StoreError> {
+    let commits = bucket.list(names::COMMITS, None).await?;
+    let newest = commits.iter().filter_map(|object| names::commit_version(&object.name)).max();
+    let has_others = async {
+        let edges = bucket.list(names::EDGES, None).await?;
+        Ok::<bool, StoreError>(
+            edges.iter().any(|object| names::edge_ends(&object.name).is_some())
+                || bucket.size(names::LATEST).await?.is_some()
+                || bucket
+                    .list(names::PRUNED, None)
+                    .await?
+                    .iter()
+                    .any(|object| object.name.ends_with(".json")),
+        )
+    };
+    if newest.is_none() && !has_others.await? {
+        return Ok(());
+    }
+    // Somebody may have created the stream and published since it was looked for.
+    if let Some(theirs) = read_stream(bucket, &Trust::default()).await? {
+        return Err(StoreError::StreamExists { place: bucket.place(), stream: theirs.stream });
+    }
+    let stream = match newest {
+        None => None,
+        Some(version) => {
+            let bytes = read_bytes(bucket, &names::commit(version)).await.ok().flatten();
+            let record = bytes.and_then(|bytes| CommitRecord::parse(&bytes).ok());
+            record.map(|record| record.stream)
+        }
+    };
+    Err(StoreError::StreamRecordLost { place: bucket.place(), newest, stream })
+}
+
 /// The number after that of `tip`, or the first.
 pub(crate) fn next_version(tip: Option<&Commit>) -> Result<Version, StoreError> {
     tip.map_or(Some(Version::FIRST), Commit::next_version).ok_or_else(|| no_next(tip))
@@ -380,22 +513,19 @@ fn record_bytes<T: JsonRecord>(name: &str, record: &T, sign: Option<&SignKey>) -
     })
 }
 
-fn parse<T: JsonRecord>(name: &str, bytes: &[u8], trust: &[TrustKey]) -> Result<T, StoreError> {
-    if !trust.is_empty()
-        && let Some(what) = distrust(T::FORMAT, bytes, trust)
-    {
-        return Err(StoreError::Untrusted { name: name.into(), what });
-    }
-    T::parse(bytes).map_err(|source| StoreError::Record { name: name.into(), source })
+fn parse<T: JsonRecord>(bucket: &Bucket, name: &str, bytes: &[u8], trust: &Trust) -> Result<T, StoreError> {
+    trust.read(bytes).map_err(|error| match error {
+        TrustError::WeakLeafHash(found) => StoreError::WeakLeafHash { place: bucket.place(), found },
+        TrustError::Record(source) => StoreError::Record { name: name.into(), source },
+        untrusted => StoreError::Untrusted { name: name.into(), what: untrusted.to_string() },
+    })
 }
 
-async fn read_record<T: JsonRecord>(
-    bucket: &Bucket,
-    name: &str,
-    trust: &[TrustKey],
-) -> Result<Option<(T, ObjectDigest)>, StoreError> {
-    match bucket.get_small(name, MAX_RECORD_BYTES).await? {
-        None => Ok(None),
-        Some(bytes) => Ok(Some((parse(name, &bytes, trust)?, ObjectDigest::of(&bytes)))),
-    }
+async fn read_bytes(bucket: &Bucket, name: &str) -> Result<Option<Bytes>, StoreError> {
+    bucket.get_small(name, MAX_RECORD_BYTES).await
+}
+
+async fn read_stream(bucket: &Bucket, trust: &Trust) -> Result<Option<StreamRecord>, StoreError> {
+    let Some(bytes) = read_bytes(bucket, names::STREAM).await? else { return Ok(None) };
+    parse(bucket, names::STREAM, &bytes, trust).map(Some)
 }

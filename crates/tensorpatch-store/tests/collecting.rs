@@ -6,9 +6,11 @@ mod support;
 
 use support::{World, assert_same, v};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, Replica, ReplicaOptions,
+    Anchor, AnchorPolicy, ApplyMode, Commit, EdgeRecord, JsonRecord, NamedObject, ObjectDigest, ObjectRef,
+    Policy, Replica, ReplicaOptions, SignKey, StoreError, Stream,
     upkeep::{self, CollectOptions},
 };
+use tensorpatch_stream::names;
 
 /// Eight versions with anchors of 1, 4 and 7, each with a configuration of its own.
 async fn configured_world() -> World {
@@ -80,6 +82,111 @@ async fn a_pruning_record_that_lies_costs_nothing_that_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pruning_record_that_lies_releases_nothing_that_is_there_though_something_is_gone() {
+    let world = configured_world().await;
+    let patches = world.path("bucket/patches");
+    let of_second = |path: &std::path::PathBuf| path.to_str().unwrap().contains(&format!("/{:020}-", 2));
+    let second = std::fs::read_dir(&patches).unwrap().map(|dir| dir.unwrap().path()).find(of_second);
+    std::fs::remove_dir_all(second.unwrap()).unwrap();
+    let pruned = world.path("bucket/pruned");
+    std::fs::create_dir_all(&pruned).unwrap();
+    std::fs::write(pruned.join(format!("{:020}-{}.json", 7, "ab".repeat(16))), r#"{"floor":7}"#).unwrap();
+    let report =
+        upkeep::collect(&world.stream, &CollectOptions::default().keeping(100).deleting()).await.unwrap();
+    assert_eq!(report.floor, v(7));
+    for version in [1, 4, 5, 7, 8] {
+        assert_pulled(&world, version).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_stream_is_not_collected_without_a_key() {
+    let world = configured_world().await;
+    let record = world.path("bucket/stream.json");
+    let signed = SignKey::generate().sign("tensorpatch-stream", std::fs::read(&record).unwrap());
+    std::fs::write(&record, signed).unwrap();
+    let stream = Stream::builder(world.path("bucket").to_str().unwrap()).open().await.unwrap();
+    let policy = CollectOptions::default().keeping(1);
+    let error = upkeep::collect(&stream, &policy.clone().deleting()).await.unwrap_err();
+    assert!(matches!(error, StoreError::NeedsKey { .. }), "{error}");
+    // To look at what would go needs none.
+    assert_eq!(upkeep::collect(&stream, &policy).await.unwrap().floor, v(7));
+    assert_pulled(&world, 1).await;
+}
+
+/// An edge record that says that the objects of `anchor` are version `version`.
+fn claim_anchor(world: &World, commit: &Commit, anchor: Anchor) {
+    let record = EdgeRecord {
+        stream: world.stream.id(),
+        publisher: "mallory".into(),
+        nonce: "ab".repeat(16).parse().unwrap(),
+        created: 0,
+        target: commit.id(),
+        delta: None,
+        anchor: Some(anchor),
+    };
+    let name = format!("bucket/edges/{:020}-{:020}-{}.json", commit.record.version.get(), 0, record.nonce);
+    std::fs::create_dir_all(world.path("bucket/edges")).unwrap();
+    std::fs::write(world.path(&name), record.to_bytes().unwrap()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_anchor_is_read_before_the_one_that_it_replaces_goes() {
+    let world = World::new().await;
+    world.publish_steps(3).await;
+    let collecting = CollectOptions::default().keeping(1).deleting();
+    let third = world.stream.commit(v(3)).await.unwrap().unwrap();
+    let first = world.stream.commit(v(1)).await.unwrap().unwrap().record.anchor.unwrap();
+    // Objects that are what their record says, and no checkpoint; those of another version.
+    let put = |name: &str| {
+        let key = names::anchor(v(3), "cd".repeat(16).parse().unwrap(), name).unwrap();
+        let path = world.path("bucket").join(key.as_str());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, b"x").unwrap();
+        ObjectRef { key, bytes: 1, blake3: ObjectDigest::of(b"x") }
+    };
+    let files = vec![NamedObject { name: "model.safetensors".into(), object: put("model.safetensors") }];
+    for claimed in [Anchor { files, leaves: put("leaves") }, first] {
+        claim_anchor(&world, &third, claimed);
+        let error = upkeep::collect(&world.stream, &collecting).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                StoreError::Damaged { .. } | StoreError::PatchDiffers { .. } | StoreError::WrongState { .. }
+            ),
+            "{error}"
+        );
+        for version in [1, 2, 3] {
+            let replica = world.replica(&format!("r-{version}"), ApplyMode::InPlace);
+            replica.pull_version(v(version)).await.unwrap();
+            assert_same(replica.dir(), &world.step(version));
+        }
+    }
+    // One that was damaged after it was added.
+    std::fs::remove_dir_all(world.path("bucket/edges")).unwrap();
+    world.publisher().await.add_anchor().await.unwrap();
+    let history = world.path("bucket/anchors");
+    let of_third = |path: &std::path::PathBuf| {
+        path.is_dir()
+            && path.to_str().unwrap().contains(&format!("/{:020}-", 3))
+            && path.join("config.json").exists()
+    };
+    let dir = std::fs::read_dir(history).unwrap().map(|dir| dir.unwrap().path()).find(of_third).unwrap();
+    let weights = dir.join("model.safetensors");
+    let good = std::fs::read(&weights).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bad).unwrap();
+    let error = upkeep::collect(&world.stream, &collecting).await.unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    std::fs::write(&weights, good).unwrap();
+    assert_eq!(upkeep::collect(&world.stream, &collecting).await.unwrap().floor, v(3));
+    let replica = world.replica("last", ApplyMode::InPlace);
+    replica.pull().await.unwrap();
+    assert_same(replica.dir(), &world.step(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pinned_version_can_be_pulled_though_the_files_beside_the_weights_changed_on_the_way() {
     let world = configured_world().await;
     upkeep::collect(&world.stream, &CollectOptions::default().keeping(1).pinning(v(3)).deleting())
@@ -89,6 +196,33 @@ async fn a_pinned_version_can_be_pulled_though_the_files_beside_the_weights_chan
     let old = world.replica("fresh-3", ApplyMode::Beside);
     old.pull().await.unwrap();
     assert_same(old.dir(), &configured(&world, 8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_or_edges_beyond_the_limits_of_the_policy_stop_a_collector() {
+    let world = configured_world().await;
+    let with = |alter: fn(&mut Policy)| {
+        let mut policy = Policy::default();
+        alter(&mut policy);
+        world.stream.clone().with_policy(policy)
+    };
+    let options = CollectOptions::default().keeping(1).deleting();
+    let named = [
+        (with(|policy| policy.plans.max_listed = 3), "max_listed"),
+        (with(|policy| policy.plans.max_edge_records = 1), "max_edge_records"),
+        (with(|policy| policy.plans.max_history_bytes = 5000), "max_history_bytes"),
+    ];
+    for (stream, name) in named {
+        let error = upkeep::collect(&stream, &options).await.unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+        assert_pulled(&world, 1).await;
+        std::fs::remove_dir_all(world.path("fresh-1")).unwrap();
+    }
+    // A replica makes do with the newest edges.
+    let stream = with(|policy| policy.plans.max_edge_records = 1);
+    let replica = Replica::of(stream, world.path("few-edges"), ReplicaOptions::default());
+    assert!(replica.pull().await.unwrap().edges[0].anchor);
+    assert_same(replica.dir(), &configured(&world, 8));
 }
 
 #[tokio::test(flavor = "multi_thread")]

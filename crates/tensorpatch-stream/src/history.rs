@@ -1,7 +1,7 @@
 //! The versions of a stream and the edges between them, checked against one another (spec/stream.md sections
 //! 4 and 10).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use tensorpatch_format::ErrorKind;
@@ -174,6 +174,22 @@ impl EdgeRecord {
     }
 }
 
+/// The last of the versions after `known`, or from the first on, that follow one another without a gap among
+/// those `listed`. Versions have no gaps, so whatever stands behind one is no version.
+pub fn end_of_run(known: Option<Version>, listed: impl IntoIterator<Item = Version>) -> Option<Version> {
+    let listed: BTreeSet<Version> = listed.into_iter().filter(|version| Some(*version) > known).collect();
+    let mut next = known.map_or(Some(Version::FIRST), Version::next);
+    let mut last = None;
+    for version in listed {
+        if Some(version) != next {
+            break;
+        }
+        last = next;
+        next = version.next();
+    }
+    last
+}
+
 /// The records do not form a chain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the commit records are no chain: {0}")]
@@ -272,8 +288,49 @@ impl History {
         &self.edges
     }
 
+    /// The versions that can be reached from nothing with no object of `missing`.
+    pub fn reachable(&self, missing: &BTreeSet<ObjectRef>) -> BTreeSet<Version> {
+        let mut reached = BTreeSet::new();
+        let mut onward: BTreeMap<Version, Vec<Version>> = BTreeMap::new();
+        let mut queue = Vec::new();
+        for edge in &self.edges {
+            if edge.objects().iter().any(|object| missing.contains(*object)) {
+                continue;
+            }
+            match edge.base() {
+                None => queue.push(edge.target.version),
+                Some(base) => onward.entry(base.version).or_default().push(edge.target.version),
+            }
+        }
+        while let Some(version) = queue.pop() {
+            if reached.insert(version) {
+                queue.extend(onward.remove(&version).unwrap_or_default());
+            }
+        }
+        reached
+    }
+
     /// The edges that start from nothing.
     pub fn anchors(&self) -> impl Iterator<Item = &Edge> {
         self.edges.iter().filter(|edge| edge.is_anchor())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_versions_ends_at_the_first_gap_whatever_stands_behind_it() {
+        let version = |number| Version::new(number).unwrap();
+        let run = |known: Option<u64>, listed: &[u64]| {
+            let listed = listed.iter().map(|number| version(*number));
+            end_of_run(known.map(version), listed).map(Version::get)
+        };
+        assert_eq!(run(None, &[3, 1, 2, 9_007_199_254_740_991, 5]), Some(3));
+        assert_eq!(run(Some(3), &[1, 2, 4, 5, 7]), Some(5));
+        assert_eq!(run(Some(3), &[1, 2, 5, 6]), None);
+        assert_eq!(run(None, &[2]), None);
+        assert_eq!(run(None, &[]), None);
     }
 }

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::names::Version;
 
 /// The longest that a lease may live without being renewed.
-const MAX_SECONDS: u64 = 604_800;
+pub const MAX_SECONDS: u64 = 604_800;
+/// The most leases that are read; others count for all versions. A fleet has some thousands of replicas.
+pub const MAX_LEASES: usize = 16_384;
 /// The most bytes that a lease may have.
 pub const MAX_LEASE_BYTES: u64 = 4096;
 /// The most characters of a holder's name that are shown, and written.

@@ -11,6 +11,7 @@
 //! | [`digest`] | 4 | the digest of an object or record, and digests as text in JSON |
 //! | [`record`] | 4 | records: JSON in, checked values out |
 //! | [`sign`] | 4.4 | signatures over records |
+//! | [`trust`] | 4.4, 4.5 | whose signatures count, and handing over from key to key |
 //! | [`receipt`] | 8 | what several ranks hand to a committer, and whether it is a version |
 //! | [`history`] | 4, 10 | commits that form a chain, and the edges between versions |
 //! | [`plan`] | 10 | the shortest path from a version, or from nothing, to another |
@@ -47,17 +48,21 @@ pub mod receipt;
 pub mod record;
 pub mod retention;
 pub mod sign;
+pub mod trust;
 
 pub use digest::{ObjectDigest, ObjectDigestError};
-pub use history::{Authorship, ChainError, Commit, Edge, EdgeKind, History, NewVersion, VersionKind};
+pub use history::{
+    Authorship, ChainError, Commit, Edge, EdgeKind, History, NewVersion, VersionKind, end_of_run,
+};
 pub use names::{IdError, Key, KeyError, Nonce, StreamId, Version, VersionError};
 pub use plan::{Exclusions, Plan, PlanError};
 pub use receipt::{Rank, Receipt, ReceiptContent, ReceiptError, TensorReceipt};
 pub use record::{
     Anchor, CommitRecord, Delta, DeltaKind, EdgeRecord, JsonRecord, Link, NamedObject, ObjectRef,
-    PatchObject, RecordError, StreamRecord, VersionContents, VersionId, Writers,
+    PatchObject, RecordError, StreamRecord, Subject, VersionContents, VersionId, Writers,
 };
-pub use sign::{KeyTextError, SignKey, TrustKey};
+pub use sign::{Consent, ConsentTextError, KeyTextError, SignKey, TrustKey};
+pub use trust::{HandoverError, HandoverRecord, Trust, TrustError};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

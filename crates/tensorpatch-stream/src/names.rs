@@ -1,6 +1,7 @@
 //! The names of a stream's objects (spec/stream.md section 3): made here, and checked here when a record
 //! brings them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,6 +10,10 @@ use tensorpatch_format::ErrorKind;
 
 const MAX_KEY_BYTES: usize = 900;
 const MAX_SEGMENT_BYTES: usize = 255;
+/// The most bytes of the path of a file below the directory of a checkpoint, so that its key is not too long.
+const MAX_PATH_BYTES: usize = 512;
+/// The most parts of such a path, the name of the file included.
+const MAX_PATH_SEGMENTS: usize = 9;
 /// The largest integer that every JSON reader holds exactly.
 pub(crate) const MAX_INTEGER: u64 = (1 << 53) - 1;
 
@@ -24,6 +29,8 @@ pub const EDGES: &str = "edges";
 pub const LEASES: &str = "leases";
 /// The folder of pruning records.
 pub const PRUNED: &str = "pruned";
+/// The folder of handovers.
+pub const HANDOVERS: &str = "handovers";
 /// The folder of test objects.
 pub const PROBE: &str = "probe";
 
@@ -261,6 +268,55 @@ pub fn is_plain_name(name: &str) -> bool {
         && !name.chars().any(|c| c.is_control() || r#"/\{}^%`[]"><~#|*?"#.contains(c))
 }
 
+/// A path below the directory of a checkpoint, of a file that is no weights: plain names with `/` between
+/// them (section 3).
+pub fn is_file_path(path: &str) -> bool {
+    path.len() <= MAX_PATH_BYTES
+        && path.split('/').count() <= MAX_PATH_SEGMENTS
+        && path.split('/').all(is_plain_name)
+}
+
+/// Two paths that cannot both be files of one directory on every file system.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} and {1:?} are in each other's way: names that differ in the case of letters alone count as the same"
+)]
+pub struct Collision(pub String, pub String);
+
+impl Collision {
+    /// Who must act on it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Refused
+    }
+}
+
+/// Checks that paths name different files on every file system (section 3): no path is another one or a
+/// directory of another one, and a directory is spelled the same in all of them, where `fold` maps letters
+/// that differ in case to the same one.
+///
+/// # Errors
+/// With the first two that cannot both be there.
+pub fn check_distinct<'a>(
+    paths: impl IntoIterator<Item = &'a str>,
+    fold: impl Fn(&str) -> String,
+) -> Result<(), Collision> {
+    // Every file and every directory on the way, folded: how it is spelled, and whether it is a file.
+    let mut seen: BTreeMap<String, (&str, bool)> = BTreeMap::new();
+    for path in paths {
+        let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
+        for part in ends.filter_map(|end| path.get(..end)) {
+            let is_file = part.len() == path.len();
+            match seen.insert(fold(part), (part, is_file)) {
+                Some(before) if before != (part, false) || is_file => {
+                    return Err(Collision(before.0.to_owned(), path.to_owned()));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A commit record.
 pub fn commit(version: Version) -> String {
     format!("{COMMITS}/{}", commit_file(version))
@@ -274,6 +330,29 @@ pub fn commit_file(version: Version) -> String {
 /// The version of a commit record, by the last segment of its name.
 pub fn commit_version(file: &str) -> Option<Version> {
     Version::from_digits(file.strip_suffix(".json")?)
+}
+
+/// The floor that a pruning record names, by the last segment of its name.
+pub fn pruned_floor(file: &str) -> Option<Version> {
+    let (digits, nonce) = file.strip_suffix(".json")?.split_once('-')?;
+    nonce.parse::<Nonce>().ok()?;
+    Version::from_digits(digits)
+}
+
+/// Whether a data object has a name as this protocol gives them: the version, and a nonce at the end of its
+/// first segment. Others are strays of whoever else writes to the place.
+pub fn is_made(key: &Key) -> bool {
+    let folder = key.as_str().split('/').nth(1).unwrap_or_default();
+    let folder = folder.strip_suffix(".leaves").unwrap_or(folder);
+    key.version().is_some() && folder.rsplit('-').next().is_some_and(|nonce| nonce.parse::<Nonce>().is_ok())
+}
+
+/// Whether the last segment of a name in the folder of leases is that of a lease; others are files that
+/// desktops, file servers and copies leave.
+pub fn is_lease(file: &str) -> bool {
+    file.strip_suffix(".json").is_some_and(|id| {
+        !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    })
 }
 
 /// Target, base (`None` for an anchor) and nonce of an edge record, by the last segment of its name.
@@ -297,15 +376,20 @@ pub fn patch(version: Version, nonce: Nonce, name: &str) -> Result<Key, KeyError
 /// A file beside the weights.
 ///
 /// # Errors
-/// If `name` is no plain file name.
+/// If `name` is no path of plain names.
 pub fn companion(version: Version, nonce: Nonce, name: &str) -> Result<Key, KeyError> {
     Key::new(format!("companions/{}-{nonce}/{name}", version.digits()))
+}
+
+/// A handover after `last`.
+pub fn handover(last: Version, nonce: Nonce) -> String {
+    format!("{HANDOVERS}/{}-{nonce}.json", last.digits())
 }
 
 /// A file of an anchor.
 ///
 /// # Errors
-/// If `name` is no plain file name.
+/// If `name` is no path of plain names.
 pub fn anchor(version: Version, nonce: Nonce, name: &str) -> Result<Key, KeyError> {
     Key::new(format!("anchors/{}-{nonce}/{name}", version.digits()))
 }
@@ -397,6 +481,30 @@ mod tests {
         ] {
             assert_eq!(key.version(), Some(seven), "{key}");
         }
+    }
+
+    #[test]
+    fn paths_that_leave_the_directory_or_have_no_bounds_are_refused() {
+        let deep = ["a"; MAX_PATH_SEGMENTS].join("/");
+        for path in ["config.json", "1_Pooling/config.json", &deep] {
+            assert!(is_file_path(path), "{path:?}");
+        }
+        let (deeper, long) = (format!("{deep}/a"), format!("{0}/{0}/{0}", "x".repeat(200)));
+        for path in
+            ["", "/", "/a", "a/", "a//b", "./a", "a/./b", "../a", "a/../b", "a/.b", "a\\b", &deeper, &long]
+        {
+            assert!(!is_file_path(path), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn paths_that_are_one_file_on_some_file_system_collide() {
+        let check = |paths: &[&str]| check_distinct(paths.iter().copied(), str::to_ascii_lowercase);
+        assert_eq!(check(&["a/b", "a/c", "b", "a.json"]), Ok(()));
+        for paths in [["a/b", "a/B"], ["a", "a/b"], ["a/b", "a"], ["A/b", "a"], ["a", "a"]] {
+            assert!(check(&paths).is_err(), "{paths:?}");
+        }
+        assert_eq!(check(&["a/b", "A/c"]), Err(Collision("a".into(), "A/c".into())));
     }
 
     #[test]

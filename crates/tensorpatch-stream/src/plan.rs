@@ -418,6 +418,9 @@ mod tests {
                 }
             }
             let history = History::new(commits.clone(), edges).unwrap();
+            let gone: BTreeSet<ObjectRef> = [object("patches/3/d".into(), 10)].into();
+            let planned = (1..=n).map(v).filter(|to| history.plan(None, *to, &gone, usize::MAX).is_ok());
+            prop_assert_eq!(history.reachable(&gone), planned.collect());
             let held = (held > 0).then(|| id(&commits, held));
             let plan = history.plan(held.as_ref(), v(target), &none(), 100).unwrap();
             prop_assert_eq!(plan.bytes(), best[usize::try_from(target).unwrap()]);

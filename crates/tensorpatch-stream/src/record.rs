@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use tensorpatch_format::{Layout, LayoutDigest, LeafHash, SchemaDigest, TaggedStateDigest};
 
 use crate::digest::{ObjectDigest, text};
-use crate::names::{Key, MAX_INTEGER, Nonce, StreamId, Version, is_plain_name};
+use crate::names::{Key, MAX_INTEGER, Nonce, StreamId, Version, check_distinct, is_file_path, is_plain_name};
+use crate::trust::HandoverRecord;
 use json::sealed::Rules;
 use json::{integers, rule, there};
 
@@ -17,6 +18,8 @@ pub use json::{JsonRecord, MAX_RECORD_BYTES, RecordError};
 
 /// The most bytes of a publisher's name or a label.
 const MAX_TEXT_BYTES: usize = 256;
+/// The most companions of a version: a replica looks at each of them with every pull.
+pub const MAX_COMPANIONS: usize = 4096;
 
 /// A stored object: where it is, and what it must be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -118,6 +121,37 @@ pub enum Writers {
     Single,
 }
 
+/// What a record is about, by which it is judged whose signature counts, and with what its states are hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// The stream as a whole.
+    Stream(LeafHash),
+    /// A version.
+    Commit(Version, LeafHash),
+    /// An edge to a version.
+    Edge(Version, LeafHash),
+    /// The keys of the stream.
+    Keys,
+}
+
+impl Subject {
+    /// The leaf hash of the states that it names.
+    pub fn leaf_hash(self) -> Option<LeafHash> {
+        match self {
+            Self::Stream(hash) | Self::Commit(_, hash) | Self::Edge(_, hash) => Some(hash),
+            Self::Keys => None,
+        }
+    }
+
+    /// The version that it makes or leads to.
+    pub fn version(self) -> Option<Version> {
+        match self {
+            Self::Commit(version, _) | Self::Edge(version, _) => Some(version),
+            Self::Stream(_) | Self::Keys => None,
+        }
+    }
+}
+
 /// `stream.json` (section 4.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamRecord {
@@ -210,6 +244,27 @@ impl Rules for StreamRecord {
     fn check(&self) -> Result<(), RecordError> {
         integers(&[("created", self.created)])
     }
+
+    fn subject(&self) -> Subject {
+        Subject::Stream(self.leaf_hash)
+    }
+}
+
+impl JsonRecord for HandoverRecord {
+    const FORMAT: &'static str = "tensorpatch-handover";
+}
+
+impl Rules for HandoverRecord {
+    fn check(&self) -> Result<(), RecordError> {
+        if self.from == self.to {
+            return Err(rule("`from` and `to` are the same key"));
+        }
+        integers(&[("created", self.created)])
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Keys
+    }
 }
 
 impl JsonRecord for CommitRecord {
@@ -245,6 +300,9 @@ impl Rules for CommitRecord {
         } else if self.version == Version::FIRST {
             return Err(rule("version 1 must have an anchor"));
         }
+        if self.companions.len() > MAX_COMPANIONS {
+            return Err(rule(format!("it has more than {MAX_COMPANIONS} companions")));
+        }
         named_objects("companions", &self.companions)?;
         // It would be put in the place of weights that were verified.
         match self.companions.iter().find(|companion| is_weights_name(&companion.name)) {
@@ -253,6 +311,10 @@ impl Rules for CommitRecord {
             }
             None => Ok(()),
         }
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Commit(self.version, self.contents.state.leaf_hash)
     }
 }
 
@@ -269,6 +331,10 @@ impl Rules for EdgeRecord {
             (None, Some(anchor)) => anchor.check(),
             _ => Err(rule("it must have either `delta` or `anchor`")),
         }
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Edge(self.target.version, self.target.state.leaf_hash)
     }
 }
 
@@ -323,6 +389,9 @@ impl Anchor {
             return Err(rule("an anchor needs at least one file"));
         }
         named_objects("files", &self.files)?;
+        if let Some(file) = self.files.iter().find(|f| is_weights_name(&f.name) && !is_plain_name(&f.name)) {
+            return Err(rule(format!("{:?} in `files` is a name of weights in a directory", file.name)));
+        }
         total(self.objects().map(|object| object.bytes))
     }
 
@@ -339,24 +408,21 @@ impl ObjectRef {
 }
 
 fn named_objects(list: &str, objects: &[NamedObject]) -> Result<(), RecordError> {
-    let mut names = BTreeSet::new();
     for named in objects {
         named.object.check()?;
-        if !is_plain_name(&named.name) {
-            return Err(rule(format!("{:?} in `{list}` is not a plain file name", named.name)));
-        }
-        // Two names that differ in case are one file on some systems.
-        if !names.insert(named.name.to_ascii_lowercase()) {
-            return Err(rule(format!("{:?} occurs twice in `{list}`", named.name)));
+        if !is_file_path(&named.name) {
+            return Err(rule(format!("{:?} in `{list}` is not a path of plain file names", named.name)));
         }
     }
+    check_distinct(objects.iter().map(|named| named.name.as_str()), str::to_ascii_lowercase)
+        .map_err(|collision| rule(format!("`{list}`: {collision}")))?;
     total(objects.iter().map(|named| named.object.bytes))
 }
 
 /// Whether a file of this name is part of the weights, on any file system.
 fn is_weights_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    name.ends_with(".safetensors") || name == Layout::INDEX_FILE
+    name.ends_with(".safetensors") || name.rsplit('/').next() == Some(Layout::INDEX_FILE)
 }
 
 /// Refuses a label, or the name of a publisher, that no record may have: before anything is made for it.

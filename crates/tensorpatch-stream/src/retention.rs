@@ -106,6 +106,35 @@ impl Kept {
         }
     }
 
+    /// Keeps the edges from `floor` on, and the companions of these versions, of which everything is there.
+    ///
+    /// What an earlier collector took does not come back; what it left stays, although nothing leads to it
+    /// any more: the pruning record that says so may be anybody's.
+    pub fn add_what_is_there(
+        &mut self,
+        history: &History,
+        floor: Version,
+        is_there: impl Fn(&ObjectRef) -> bool,
+    ) {
+        let rest = Self::from_floor(history, floor);
+        self.floor = rest.floor;
+        for edge in history.edges() {
+            let objects = edge.all_objects();
+            if objects.iter().all(|object| rest.objects.contains_key(&object.key) && is_there(object)) {
+                self.all(objects);
+            }
+        }
+        for commit in history.commits().filter(|commit| commit.record.version >= floor) {
+            let companions = commit.record.companions.iter().map(|companion| &companion.object);
+            self.all(companions.filter(|object| is_there(object)));
+        }
+    }
+
+    /// Keeps these objects too.
+    pub fn add_objects<'a>(&mut self, objects: impl IntoIterator<Item = &'a ObjectRef>) {
+        self.all(objects);
+    }
+
     /// The objects that stay.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
         self.objects.values()

@@ -105,19 +105,73 @@ fn message(format: &str, record: &[u8]) -> Vec<u8> {
     [b"tensorpatch.v1.", format.as_bytes(), b"\0", record].concat()
 }
 
-/// Says why a record of `format` is not signed by one of `keys`, or nothing if it is.
-pub fn distrust(format: &str, record: &[u8], keys: &[TrustKey]) -> Option<String> {
-    let Some((signed, key, value)) = split(record) else { return Some("it is not signed".into()) };
-    let Some(key) = keys.iter().find(|trusted| trusted.to_string().as_bytes() == key) else {
-        return Some("it is signed by a key that is not trusted".into());
-    };
+/// The key among `keys` that has signed a record of `format`.
+///
+/// # Errors
+/// Why none of them has.
+pub fn signer(format: &str, record: &[u8], keys: &[TrustKey]) -> Result<TrustKey, String> {
+    let (signed, key, value) = split(record).ok_or("it is not signed")?;
+    let trusted = keys.iter().find(|trusted| trusted.to_string().as_bytes() == key);
+    let key = trusted.ok_or("it is signed by a key that is not trusted")?;
+    let signature = signature(value);
+    if signature.is_some_and(|signature| key.0.verify_strict(&message(format, signed), &signature).is_ok()) {
+        return Ok(*key);
+    }
+    Err(format!("its signature by {key} does not fit its contents"))
+}
+
+/// The signature with these digits. They cannot be written in two ways, so that one record has one digest.
+fn signature(digits: &[u8]) -> Option<Signature> {
     let mut bytes = [0; 64];
-    // One record has one digest: the digits of a signature cannot be written in two ways.
-    let decoded =
-        hex::decode_to_slice(value, &mut bytes).is_ok() && !value.iter().any(u8::is_ascii_uppercase);
-    let signature = Signature::from_bytes(&bytes);
-    let valid = decoded && key.0.verify_strict(&message(format, signed), &signature).is_ok();
-    (!valid).then(|| format!("its signature by {key} does not fit its contents"))
+    let decoded = hex::decode_to_slice(digits, &mut bytes).is_ok();
+    (decoded && !digits.iter().any(u8::is_ascii_uppercase)).then(|| Signature::from_bytes(&bytes))
+}
+
+/// A signature over a statement that is no record of its own: a key agrees that another takes its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Consent(Signature);
+
+/// A text that is no signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a signature: expected 128 lower-case hexadecimal digits")]
+pub struct ConsentTextError;
+
+impl ConsentTextError {
+    /// Who must act on it.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::BadInput
+    }
+}
+
+impl fmt::Display for Consent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0.to_bytes()))
+    }
+}
+
+impl FromStr for Consent {
+    type Err = ConsentTextError;
+
+    fn from_str(text: &str) -> Result<Self, ConsentTextError> {
+        signature(text.as_bytes()).map(Self).ok_or(ConsentTextError)
+    }
+}
+
+impl SignKey {
+    pub(crate) fn consent(&self, statement: &str) -> Consent {
+        Consent(self.0.sign(&message("consent", statement.as_bytes())))
+    }
+}
+
+impl TrustKey {
+    pub(crate) fn agreed(&self, statement: &str, consent: &Consent) -> bool {
+        self.0.verify_strict(&message("consent", statement.as_bytes()), &consent.0).is_ok()
+    }
+}
+
+/// Whether a record ends with a signature, whoever made it and whether or not it fits.
+pub fn is_signed(record: &[u8]) -> bool {
+    split(record).is_some()
 }
 
 /// What is signed, the digits of the key, and those of the signature.
@@ -140,7 +194,7 @@ mod tests {
         let key = SignKey::generate();
         let signed = key.sign("f", RECORD.to_vec());
         assert_eq!(signed.len(), RECORD.len() + 230);
-        assert_eq!(distrust("f", &signed, &[key.public()]), None);
+        assert_eq!(signer("f", &signed, &[key.public()]), Ok(key.public()));
         let value: serde_json::Value = serde_json::from_slice(&signed).unwrap();
         assert_eq!(value["version"], 7);
         let again: SignKey = key.to_secret_text().parse().unwrap();
@@ -156,11 +210,11 @@ mod tests {
         for at in 0..signed.len() {
             let mut altered = signed.clone();
             altered[at] ^= 1;
-            assert!(distrust("f", &altered, &[key.public()]).is_some(), "byte {at}");
+            assert!(signer("f", &altered, &[key.public()]).is_err(), "byte {at}");
         }
-        assert!(distrust("g", &signed, &[key.public()]).is_some());
-        assert!(distrust("f", &signed, &[SignKey::generate().public()]).is_some());
-        assert!(distrust("f", RECORD, &[key.public()]).is_some());
-        assert!(distrust("f", b"", &[key.public()]).is_some());
+        assert!(signer("g", &signed, &[key.public()]).is_err());
+        assert!(signer("f", &signed, &[SignKey::generate().public()]).is_err());
+        assert!(signer("f", RECORD, &[key.public()]).is_err());
+        assert!(signer("f", b"", &[key.public()]).is_err());
     }
 }

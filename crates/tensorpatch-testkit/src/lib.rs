@@ -5,6 +5,7 @@
 //! * [`fixture`]: a slice of a recorded training run, and the whole run where there is one.
 //! * [`Mutation`]: named damage to bytes.
 //! * [`Verdict`]: what the fast decoder and the reference decoder make of a patch.
+//! * [`second_preimage`]: other bytes with the same XXH3-128 digest.
 //! * [`fuzz`]: the bodies of the fuzz targets, which tests run over committed inputs too.
 //!
 //! Made for tests: everything here panics where a test would.
@@ -25,6 +26,7 @@ mod model;
 mod mutation;
 mod patches;
 mod rng;
+mod second_preimage;
 mod values;
 mod verdict;
 
@@ -34,5 +36,6 @@ pub use model::{Model, Tensor};
 pub use mutation::{Mutation, mutations};
 pub use patches::{repair_checksums, sample_patches};
 pub use rng::Rng;
+pub use second_preimage::{BLOCK as XXH3_BLOCK, second_preimage};
 pub use values::{Change, Fill};
 pub use verdict::{Verdict, for_reference, reference_hash};

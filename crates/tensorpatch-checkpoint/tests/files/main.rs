@@ -9,6 +9,8 @@
 )]
 
 mod bad_files;
+mod companions;
+mod foreign;
 mod in_place;
 mod opening;
 mod properties;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::{contents, one_tensor, open, put, sharded};
 use tensorpatch_checkpoint::{
-    AtomicFile, Checkpoint, CheckpointError, CheckpointWriter, Form, Placement, generate_layout,
+    AtomicFile, Checkpoint, CheckpointError, CheckpointWriter, Companion, Form, Placement, generate_layout,
 };
 use tensorpatch_format::{Dtype, Limits, Schema, TensorIndex, TensorSpec};
 
@@ -55,7 +55,7 @@ fn a_copy_is_the_original_byte_for_byte() {
     let dest = out.path().join("copy");
     let writer = create(&shards, &dest, Form::Directory).unwrap();
     fill(&writer, &shards);
-    for companion in shards.companions() {
+    for companion in &shards.companions(&[]).unwrap().carried {
         writer.copy_companion(companion).unwrap();
     }
     writer.commit().unwrap();
@@ -253,7 +253,7 @@ fn modes_are_those_of_any_new_file() {
     let dest = out.path().join("dest");
     let writer = create(&shards, &dest, Form::Directory).unwrap();
     fill(&writer, &shards);
-    writer.copy_companion(&shards.companions()[0]).unwrap();
+    writer.copy_companion(&shards.companions(&[]).unwrap().carried[0]).unwrap();
     writer.commit().unwrap();
     assert_eq!(mode(&dest), mode(&plain_directory));
     for name in names(&dest) {
@@ -372,7 +372,7 @@ fn writers_that_sweep_at_once_never_take_each_others_staging() {
                     fill(&writer, &single);
                     writer.commit().unwrap();
                     let writer = create(&shards, &out.path().join("directory"), Form::Directory).unwrap();
-                    writer.copy_companion(&shards.companions()[0]).unwrap();
+                    writer.copy_companion(&shards.companions(&[]).unwrap().carried[0]).unwrap();
                 }
             });
         }
@@ -386,11 +386,22 @@ fn only_companions_go_beside_the_weights() {
     let (keep, single, shards) = sources();
     let out = tempfile::tempdir().unwrap();
     let writer = create(&shards, &out.path().join("dest"), Form::Directory).unwrap();
-    for name in ["weights.bin", ".hidden", "model.safetensors.index.json"] {
-        let error = writer.copy_companion(&put(keep.path(), name, b"x")).unwrap_err();
+    let companion = |name: &str, path: PathBuf| Companion { name: name.into(), path };
+    let config = put(keep.path(), "config.json", b"x");
+    for name in [
+        ".hidden",
+        "model.safetensors.index.json",
+        "x/y.safetensors",
+        "../config.json",
+        "/config.json",
+        "a//b",
+        "",
+    ] {
+        let error = writer.copy_companion(&companion(name, config.clone())).unwrap_err();
         assert!(matches!(error, CheckpointError::Destination { .. }), "{error}");
     }
-    let config = put(keep.path(), "config.json", b"x");
+    writer.copy_companion(&companion("1_Pooling/config.json", config.clone())).unwrap();
+    let config = companion("config.json", config);
     writer.copy_companion(&config).unwrap();
     assert!(matches!(writer.copy_companion(&config), Err(CheckpointError::Io { action: "create", .. })));
     let writer = create(&single, &out.path().join("file"), Form::File).unwrap();
@@ -405,7 +416,8 @@ fn a_companion_that_cannot_be_read_is_named_and_not_what_was_to_be_written() {
     // A directory can be opened like a file, and then not read.
     let unreadable = keep.path().join("vocab.json");
     fs::create_dir(&unreadable).unwrap();
-    let error = writer.copy_companion(&unreadable).unwrap_err();
+    let companion = Companion { name: "vocab.json".into(), path: unreadable.clone() };
+    let error = writer.copy_companion(&companion).unwrap_err();
     let CheckpointError::Io { action: "read", path, .. } = &error else { panic!("{error}") };
     assert_eq!(path, &unreadable);
 }

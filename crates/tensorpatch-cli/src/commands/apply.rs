@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
-use tensorpatch::delta::{AppliedInPlace, Apply, ApplyError, ApplyReport, Patch, Progress, open_settled};
+use tensorpatch::delta::{
+    AppliedInPlace, Apply, ApplyError, ApplyReport, Patch, Progress, journal_path, open_settled,
+};
 use tensorpatch::format::{Limits, TaggedStateDigest};
 
+use crate::exit;
 use crate::output::{Report, bytes, counted, fields, rate, seconds};
 use crate::patch_file;
 use crate::session::Session;
@@ -79,8 +82,10 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
     let patch = patch_file::open(&arguments.patch)?;
     let applied = apply(arguments, &patch, session).map_err(|error| explain(error, &patch));
-    let applied = applied.with_context(|| {
-        format!("{}: {} was not applied", arguments.base.display(), arguments.patch.display())
+    let applied = applied.map_err(|error| {
+        exit::not_done(error, || {
+            format!("{}: {} was not applied", arguments.base.display(), arguments.patch.display())
+        })
     })?;
     let digest = |digest| TaggedStateDigest { leaf_hash: patch.leaf_hash(), digest }.to_string();
     session.output.report(&AppliedReport {
@@ -131,6 +136,7 @@ fn apply(arguments: &Arguments, patch: &Patch<'_>, session: &Session) -> Result<
     let bar = session.bar("applying", bytes);
     let advance = |bytes| bar.advance(bytes);
     let apply = Apply::new(patch).with_options(session.options()).with_progress(Progress::new(&advance));
+    session.interrupts.writes(&arguments.output.clone().unwrap_or_else(|| journal_path(base)));
     match &arguments.output {
         Some(output) => apply.to(base, output).map(Into::into),
         None => apply.in_place(base).map(Into::into),

@@ -18,7 +18,7 @@ use crate::streams::{self, Sign, Source};
 pub(crate) struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// The version that the patch starts from [default: 8 before the other]
+    /// The version that the patch starts from [default: 8 before the other, but none that was collected]
     #[arg(long, value_name = "N")]
     from: Option<u64>,
     /// The version that it leads to [default: the newest]
@@ -64,13 +64,20 @@ impl Report for FoldReport {
 const DEFAULT_SPAN: u64 = 8;
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let folded = streams::wait(async {
+    let folded = streams::wait(session, async {
         let stream = arguments.source.open_signing(&arguments.sign).await?;
         let to = match arguments.to {
             Some(to) => version(to)?,
             None => stream.tip().await?.ok_or(StoreError::Empty)?.record.version,
         };
-        let from = version(arguments.from.unwrap_or(to.get().saturating_sub(DEFAULT_SPAN).max(1)))?;
+        let from = match arguments.from {
+            Some(from) => version(from)?,
+            None => {
+                let from = version(to.get().saturating_sub(DEFAULT_SPAN).max(1))?;
+                // What is below was collected.
+                stream.pruned().await?.map_or(from, |floor| from.max(floor))
+            }
+        };
         if from >= to {
             let what = format!("a fold from version {from} to {to} spans nothing");
             return Err(Refusal::usage(what, "name versions in ascending order with --from and --to").into());

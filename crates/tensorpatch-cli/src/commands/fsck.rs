@@ -45,7 +45,12 @@ impl Report for FsckReport {
             let abandoned = counted(checked.abandoned.len() as u64, "object");
             summary.push((
                 "abandoned",
-                format!("{abandoned} that no record names; tensorpatch gc removes them"),
+                match checked.problems.is_empty() {
+                    true => format!("{abandoned} that no record names; tensorpatch gc removes them"),
+                    false => {
+                        format!("{abandoned} that no record names: keep them until the problems are mended")
+                    }
+                },
             ));
         }
         let mut lines = fields(&summary);
@@ -55,13 +60,18 @@ impl Report for FsckReport {
         lines.extend(
             checked.unreachable.iter().map(|version| format!("problem: version {version} cannot be reached")),
         );
-        lines.push(if self.sound { "sound".to_owned() } else { "not sound".to_owned() });
+        let verdict = match (self.sound, checked.deep) {
+            (true, true) => "sound",
+            (true, false) => "records and sizes are right; the contents were not read",
+            (false, _) => "not sound",
+        };
+        lines.push(verdict.to_owned());
         lines
     }
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let (stream, checked) = streams::wait(async {
+    let (stream, checked) = streams::wait(session, async {
         let stream = arguments.source.open().await?;
         let mut options = CheckOptions::default().with_observer(streams::observer(session));
         if arguments.shallow {
@@ -77,5 +87,5 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         checked,
     };
     session.output.report(&report)?;
-    if report.sound { Ok(()) } else { Err(Unsound { place: stream.place() }.into()) }
+    if report.sound { Ok(()) } else { Err(Unsound::Stream(stream.place()).into()) }
 }

@@ -44,6 +44,7 @@ impl Report for LogReport {
             vec![
                 entry.version.to_string(),
                 match entry.kind {
+                    _ if entry.collected => "collected",
                     VersionKind::Anchor => "anchor",
                     VersionKind::Delta => "delta",
                     VersionKind::Empty => "empty",
@@ -65,7 +66,7 @@ impl Report for LogReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let (stream, versions) = streams::wait(async {
+    let (stream, versions) = streams::wait(session, async {
         let stream = arguments.source.open().await?;
         let versions = stream.log().await?;
         Ok((stream, versions))

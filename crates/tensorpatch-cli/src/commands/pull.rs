@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{ApplyMode, Pulled, Replica, ReplicaOptions, Version};
+use tensorpatch::store::{ApplyMode, Pulled, Replica, ReplicaOptions, Verify, Version};
 
 use crate::exit::Refusal;
 use crate::output::{Report, bytes, fields, seconds};
@@ -42,6 +42,13 @@ pub(crate) struct How {
     /// held to the newest
     #[arg(long, value_name = "NAME")]
     lease: Option<String>,
+    /// Read every file of the version held first, and repair what was altered [default: the weights, with
+    /// --trust-key, where there is nothing newer]
+    #[arg(long)]
+    verify: bool,
+    /// Look at no more than the sizes of the files where there is nothing newer
+    #[arg(long, conflicts_with = "verify")]
+    no_verify: bool,
 }
 
 impl How {
@@ -49,6 +56,11 @@ impl How {
     pub(crate) fn options(&self, session: &Session) -> ReplicaOptions {
         let mut options =
             ReplicaOptions::default().with_apply(session.options()).with_observer(streams::observer(session));
+        if self.verify {
+            options = options.with_verify(Verify::Always);
+        } else if self.no_verify {
+            options = options.with_verify(Verify::Never);
+        }
         if self.beside {
             options = options.with_mode(ApplyMode::Beside);
         }
@@ -75,7 +87,8 @@ impl Report for PullReport {
     fn lines(&self) -> Vec<String> {
         let pulled = &self.pulled;
         let from = match pulled.from {
-            Some(from) if from == pulled.to => ", as before".to_owned(),
+            Some(from) if from == pulled.to && pulled.verified => ", as before".to_owned(),
+            Some(from) if from == pulled.to => ", as before, weights not hashed (--verify)".to_owned(),
             Some(from) => format!(", from version {from}"),
             None => String::new(),
         };
@@ -84,24 +97,36 @@ impl Report for PullReport {
         let some_patches = patches > 0;
         let patches = format!("{} patch{}", patches, if patches == 1 { "" } else { "es" });
         let steps = match (anchors > 0, some_patches) {
-            (false, false) => "nothing to do".to_owned(),
+            (false, false) if pulled.restored.is_empty() => "nothing to do".to_owned(),
+            (false, false) => "what was not as published".to_owned(),
             (true, false) => "the whole checkpoint".to_owned(),
             (false, true) => patches,
             (true, true) => format!("the whole checkpoint and {patches}"),
         };
-        fields(&[
+        let mut pairs = vec![
             ("version", format!("{}{from}", pulled.to)),
+            ("stream", format!("{} ({})", self.url, pulled.stream)),
             ("directory", self.dir.display().to_string()),
             ("steps", steps),
+        ];
+        pairs.extend(pulled.restored.iter().map(|what| ("restored", what.clone())));
+        pairs.extend([
             ("downloaded", bytes(pulled.downloaded_bytes)),
-            ("state", pulled.contents.state.to_string()),
+            (
+                "state",
+                match pulled.edges.is_empty() {
+                    true => format!("{} (recorded, not read)", pulled.contents.state),
+                    false => pulled.contents.state.to_string(),
+                },
+            ),
             ("time", seconds(Duration::from_secs_f64(self.seconds))),
-        ])
+        ]);
+        fields(&pairs)
     }
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    streams::wait(pull(arguments, session))
+    streams::wait(session, pull(arguments, session))
 }
 
 async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {

@@ -5,27 +5,26 @@ use crate::sparse::{HOT_BIT, Lengths};
 
 use super::GROUP;
 
-/// Free places for the marks of one group, and how many are taken.
-struct Free<'a> {
-    places: &'a mut [u16; GROUP],
-    taken: usize,
-}
-
-impl Free<'_> {
-    /// Writes `element` into the next place, and keeps it there if `keep` is 1 and not 0.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "a block has at most 2^15 elements")]
-    fn push(&mut self, element: usize, keep: u32) {
-        self.places[self.taken % GROUP] = element as u16;
-        self.taken += keep as usize;
-    }
-}
-
-/// The places behind `len` marks; there is [`SLACK`](super::SLACK) for them.
+/// Marks the elements of group number `group` whose bits are set in `mask`, and returns how many marks there
+/// are then.
 #[inline(always)]
-fn free(marks: &mut [u16], len: usize) -> Option<Free<'_>> {
-    let places = marks.get_mut(len..)?.first_chunk_mut()?;
-    Some(Free { places, taken: 0 })
+#[expect(clippy::cast_possible_truncation, reason = "a block has at most 2^16 elements")]
+fn push(marks: &mut [u16], mut len: usize, group: usize, mut mask: u32) -> usize {
+    while mask != 0 {
+        if let Some(free) = marks.get_mut(len) {
+            *free = (group * GROUP + mask.trailing_zeros() as usize) as u16;
+        }
+        len += 1;
+        mask &= mask - 1;
+    }
+    len
+}
+
+/// Whether two groups are the same: in pieces that are compared without a call.
+#[inline(always)]
+fn are_equal(olds: &[u8], news: &[u8]) -> bool {
+    let ((olds, old_rest), (news, new_rest)) = (olds.as_chunks::<32>(), news.as_chunks::<32>());
+    olds.iter().zip(news).all(|(old, new)| old == new) && old_rest == new_rest
 }
 
 pub(super) fn changed<T: Element>(base: &[u8], target: &[u8], marks: &mut [u16]) -> usize {
@@ -43,15 +42,12 @@ pub(super) fn changed_from<T: Element>(
 ) -> usize {
     let step = GROUP * T::WIDTH;
     for (group, (olds, news)) in base.chunks(step).zip(target.chunks(step)).enumerate().skip(first) {
-        if olds == news {
+        if are_equal(olds, news) {
             continue;
         }
-        let Some(mut free) = free(marks, len) else { break };
         let pairs = olds.chunks_exact(T::WIDTH).zip(news.chunks_exact(T::WIDTH));
-        for (i, (old, new)) in pairs.enumerate() {
-            free.push(group * GROUP + i, u32::from(T::load(old) != T::load(new)));
-        }
-        len += free.taken;
+        let differ = (0..).zip(pairs).map(|(i, (old, new))| u32::from(T::load(old) != T::load(new)) << i);
+        len = push(marks, len, group, differ.fold(0, |mask, bit| mask | bit));
     }
     len
 }
@@ -84,11 +80,8 @@ pub(super) fn survey_from<T: Element>(
         if total >> HOT_BIT == 0 {
             continue;
         }
-        let Some(mut free) = free(marks, len) else { break };
-        for (i, bytes) in bytes.chunks_exact(T::WIDTH).enumerate() {
-            free.push(group * GROUP + i, lengths.marked(T::load(bytes)) >> HOT_BIT);
-        }
-        len += free.taken;
+        let hot = bytes.chunks_exact(T::WIDTH).map(|bytes| lengths.marked(T::load(bytes)) >> HOT_BIT);
+        len = push(marks, len, group, (0..).zip(hot).fold(0, |mask, (i, hot)| mask | hot << i));
     }
     len
 }

@@ -7,7 +7,7 @@ use super::bits::BitWriter;
 use super::block::Block;
 use super::lengths::{Chance, Lengths, PLACE_BITS, Places};
 use super::rans::{LEAST, MAX_LANES, States, Steps};
-use super::symbols::{SYMBOL_BITS, Symbols};
+use super::symbols::{SLOTS, SYMBOL_BITS, Symbols};
 
 /// For each element of a group the sum of the lengths before it, and at the end that of all.
 pub(super) type Sums = [u16; GROUP + 1];
@@ -178,12 +178,15 @@ impl ColdChanges {
 }
 
 /// Puts for each group whether something changes in it.
+#[expect(clippy::cast_possible_truncation, reason = "4096")]
 pub(super) fn put_flags(chance: Chance, sums: &[u16], changed: &[u16], steps: &mut Steps) {
-    for (&sum, &changed) in sums.iter().zip(changed) {
-        let unchanged = chance.unchanged(u32::from(sum));
-        let freq = if changed == 0 { unchanged } else { (1 << SYMBOL_BITS) - unchanged };
-        steps.push(unchanged & u32::from(changed), freq);
-    }
+    let of_group = |(&sum, &changed): (&u16, &u16)| {
+        let unchanged = chance.unchanged(sum);
+        (unchanged & changed, unchanged ^ (unchanged ^ (SLOTS as u16 - unchanged)) & changed)
+    };
+    let groups = sums.iter().zip(changed);
+    steps.starts.extend(groups.clone().map(|group| of_group(group).0));
+    steps.freqs.extend(groups.map(|group| of_group(group).1));
 }
 
 /// The sums of the lengths of a group.
@@ -191,10 +194,14 @@ pub(super) fn put_flags(chance: Chance, sums: &[u16], changed: &[u16], steps: &m
 pub(super) fn sums_of<T: Element>(lengths: &Lengths, olds: &[u8], group: usize) -> Sums {
     let mut sums = [0; GROUP + 1];
     let mut sum = 0;
-    let olds = olds.get(group * GROUP * T::WIDTH..).unwrap_or_default().chunks_exact(T::WIDTH);
-    for (end, old) in sums.iter_mut().skip(1).zip(olds) {
-        sum += lengths.of(T::load(old)) as u16;
-        *end = sum;
-    }
+    let first = group * GROUP * T::WIDTH;
+    let olds = olds.get(first..olds.len().min(first + GROUP * T::WIDTH)).unwrap_or_default();
+    let mut ends = sums.iter_mut().skip(1);
+    lengths.each::<T>(olds, |marked| {
+        sum += marked as u16;
+        if let Some(end) = ends.next() {
+            *end = sum;
+        }
+    });
     sums
 }

@@ -5,12 +5,13 @@ use crate::element::{Element, Key};
 use crate::kernels::{self, BLOCK_BYTES, GROUP, Survey};
 use crate::level::Level;
 
-use super::block::element;
+use super::block::{element, store};
 use super::head::Head;
 use super::lengths::{Lengths, PLACE_BITS, Places};
 use super::payload::Padded;
 use super::rans::{Lanes, MAX_LANES};
 use super::simd::{Scratch, Simd};
+use super::slots::Slots;
 use super::source::Source;
 use super::symbols::{SYMBOL_BITS, Symbols};
 use super::target::TargetBlocks;
@@ -30,8 +31,14 @@ pub(crate) struct Decoder {
 #[derive(Debug, Default)]
 struct BlockDecoder {
     symbols: Symbols,
+    slots: Slots,
     survey: Survey,
+    /// The listed elements, side by side.
+    elements: Vec<u8>,
     groups: Vec<Group>,
+    /// The sums of their lengths, and the slots that say that nothing changes.
+    sums: Vec<u16>,
+    unchanged: Vec<u16>,
     scratch: Scratch,
     changed: Vec<u16>,
 }
@@ -43,7 +50,7 @@ struct Group {
     /// The first element that may change.
     from: u16,
     /// The sum of the lengths from there on.
-    sum: u32,
+    sum: u16,
 }
 
 impl Decoder {
@@ -60,6 +67,7 @@ impl Decoder {
         let Head { model, lanes: count, states } = Head::read(&mut input)?;
         let lengths = Lengths::new(&model, key);
         blocks.symbols.fill(&model, T::WIDTH);
+        blocks.slots.clear();
         let simd = Simd::new::<T>(level, count);
         let mut source = Source { lanes: Lanes { states, count }, input };
         let len = target.len();
@@ -95,13 +103,10 @@ impl BlockDecoder {
         lengths: &Lengths,
         block: &mut [u8],
     ) -> Option<()> {
-        if let Some(simd) = simd
-            && source.lanes.count > 8
-        {
-            return simd.dense(source, lengths, &self.symbols, block);
+        match simd {
+            Some(simd) => simd.dense(source, lengths, &self.symbols, block),
+            None => source.symbols::<T>(&self.symbols, &mut self.slots, lengths.key, block),
         }
-        self.survey.mark_all(block.len() / T::WIDTH);
-        self.moves::<T>(simd, source, lengths, block)
     }
 
     /// Moves the listed elements as their symbols say.
@@ -118,7 +123,16 @@ impl BlockDecoder {
         {
             return simd.moves(source, lengths, &self.symbols, block, listed, &mut self.scratch);
         }
-        source.symbols::<T>(&self.symbols, lengths.key, block, listed)
+        let elements = &mut self.elements;
+        elements.resize(listed.len() * T::WIDTH, 0);
+        for (bytes, &position) in elements.chunks_exact_mut(T::WIDTH).zip(listed) {
+            element::<T>(block, usize::from(position)).store(bytes);
+        }
+        source.symbols::<T>(&self.symbols, &mut self.slots, lengths.key, elements)?;
+        for (bytes, &position) in elements.chunks_exact(T::WIDTH).zip(listed) {
+            store(block, usize::from(position), T::load(bytes));
+        }
+        Some(())
     }
 
     /// Takes those cold changes out of the list whose class has a reach: they have symbols as the hot
@@ -162,28 +176,32 @@ impl BlockDecoder {
             );
         }
         let Source { lanes, input } = source;
-        self.groups.clear();
+        let Self { groups, sums, unchanged, .. } = self;
+        groups.clear();
         let all = (0_u16..).zip(self.survey.sums());
-        self.groups.extend(all.map(|(number, &sum)| Group { number, from: 0, sum: u32::from(sum) }));
-        while !self.groups.is_empty() {
-            let mut lane = 0;
-            self.groups.retain(|group| {
-                let slot = lanes.slot(lane, SYMBOL_BITS);
-                let unchanged = lengths.chance.unchanged(group.sum);
-                let changes = slot >= unchanged;
-                let (freq, offset) = if changes {
-                    ((1 << SYMBOL_BITS) - unchanged, slot - unchanged)
-                } else {
-                    (unchanged, slot)
-                };
-                lanes.take(lane, SYMBOL_BITS, freq, offset, input);
-                lane = (lane + 1) % lanes.count;
-                changes
-            });
-            for (i, group) in self.groups.iter_mut().enumerate() {
+        groups.extend(all.map(|(number, &sum)| Group { number, from: 0, sum }));
+        while !groups.is_empty() {
+            sums.clear();
+            sums.extend(groups.iter().map(|group| group.sum));
+            lengths.chance.all_unchanged(sums, unchanged);
+            let mut left = 0;
+            for (first, row) in (0..).step_by(lanes.count).zip(unchanged.chunks(lanes.count)) {
+                // In which groups something changes cannot be foreseen: so no branch depends on it.
+                for (lane, &unchanged) in row.iter().enumerate() {
+                    let (slot, unchanged) = (lanes.slot(lane, SYMBOL_BITS), u32::from(unchanged));
+                    let changes = slot >= unchanged;
+                    let freq = if changes { (1 << SYMBOL_BITS) - unchanged } else { unchanged };
+                    let offset = if changes { slot - unchanged } else { slot };
+                    lanes.take(lane, SYMBOL_BITS, freq, offset, input);
+                    groups[left] = groups[first + lane];
+                    left += usize::from(changes);
+                }
+            }
+            groups.truncate(left);
+            for (i, group) in groups.iter_mut().enumerate() {
                 let lane = i % lanes.count;
                 let slot = lanes.slot(lane, PLACE_BITS);
-                let places = Places::new(group.sum);
+                let places = Places::new(u32::from(group.sum));
                 let first = usize::from(group.number) * GROUP;
                 let later = block.get(first * T::WIDTH..).unwrap_or_default().chunks_exact(T::WIDTH);
                 let (mut sum, mut start, mut end) = (0, 0, 0);
@@ -196,7 +214,7 @@ impl BlockDecoder {
                 let (index, _) = index?;
                 lanes.take(lane, PLACE_BITS, end - start, slot - start, input);
                 self.changed.push((first + index) as u16);
-                *group = Group { from: index as u16 + 1, sum: group.sum - sum, ..*group };
+                *group = Group { from: index as u16 + 1, sum: group.sum - sum as u16, ..*group };
             }
         }
         Some(())

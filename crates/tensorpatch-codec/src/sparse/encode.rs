@@ -10,15 +10,21 @@ use super::cold::{ColdChanges, put_flags, sums_of};
 use super::distance::Distance;
 use super::head::LANES;
 use super::lengths::Lengths;
-use super::model::{Counts, MAX_CLASSES, Model};
+use super::model::{Counts, HotFrom, MAX_CLASSES, Model};
 use super::moves::put_moves;
 use super::rans::{MAX_LANES, Steps};
 use super::simd::Simd;
 use super::symbols::{SYMBOL_BITS, Symbols};
 use super::writer::Writer;
 
-/// About so many elements are looked at to estimate how many there are of each key.
-const SAMPLE: usize = 1 << 15;
+/// About so many elements are looked at to estimate how many there are of each key: to choose which classes
+/// are hot, whose elements are counted then, and where all have a symbol and none is counted.
+const SAMPLE: usize = 1 << 13;
+const DENSE_SAMPLE: usize = 1 << 16;
+/// Of a block of which more than one element in so many changes, one in [`CHANGES_EVERY`] changes is looked
+/// at.
+const MANY_CHANGES: usize = 4;
+const CHANGES_EVERY: u16 = 4;
 /// What lanes may cost: a byte in so many changes, which take about as many bytes. Eight are worth more than
 /// the others, since one lane alone is slow.
 const EIGHT_LANES_SHARE: usize = 20;
@@ -28,8 +34,6 @@ const LANES_SHARE: usize = 100;
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     counts: Counts,
-    tallies: Tallies,
-    observed: usize,
     surveys: Vec<Survey>,
     symbols: Symbols,
     cold: ColdChanges,
@@ -42,64 +46,47 @@ pub(crate) struct Encoder {
     plain: Vec<BitWriter>,
 }
 
-/// Counts of elements by key. Four of each, since neighbours often have the same key and would wait for each
-/// other.
-#[derive(Debug)]
-struct Tallies([[u32; 256]; 4]);
-
-impl Default for Tallies {
-    fn default() -> Self {
-        Self([[0; 256]; 4])
+/// How many elements there are of each key, by about `sample` of them.
+fn count_keys<T: Element>(key: Key, base: &[u8], sample: usize, counts: &mut Counts) {
+    // Four counts of each, since neighbours often have the same key and would wait for each other.
+    let mut tallies = [[0_u32; 256]; 4];
+    // One group in `every`, a power of two.
+    let every = 1_u64 << (base.len() / T::WIDTH / sample).max(1).ilog2();
+    let groups = base.chunks(GROUP * T::WIDTH);
+    for group in groups.step_by(usize::try_from(every).unwrap_or(usize::MAX)) {
+        let mut fours = group.chunks_exact(4 * T::WIDTH);
+        for four in &mut fours {
+            for (bytes, tally) in four.chunks_exact(T::WIDTH).zip(&mut tallies) {
+                tally[key.find(T::load(bytes)) & 0xff] += 1;
+            }
+        }
+        for bytes in fours.remainder().chunks_exact(T::WIDTH) {
+            tallies[0][key.find(T::load(bytes)) & 0xff] += 1;
+        }
     }
+    let sum = |key: usize| tallies.iter().map(|tally| u64::from(tally[key])).sum::<u64>();
+    counts.set_elements((0..256).map(|key| every * sum(key)));
 }
 
 impl Encoder {
     /// Forgets the chunk before.
     pub(crate) fn begin(&mut self) {
         self.counts.reset();
-        self.tallies = Tallies::default();
-        self.observed = 0;
     }
 
-    /// Counts what matters for the model up to the end of a block, while the block is in the cache.
-    ///
-    /// `base` and `target` are the whole chunks; `marks` are the changed elements of the block that starts at
-    /// `start`. Blocks without changes may be left out until there is one.
-    pub(crate) fn observe<T: Element>(
-        &mut self,
-        key: Key,
-        base: &[u8],
-        target: &[u8],
-        start: usize,
-        marks: &[u16],
-    ) {
-        let (olds, news) = (&base[start..], &target[start..]);
-        for &mark in marks {
+    /// Counts what matters for the model of a block, `olds` and `news`, while it is in the cache: the changed
+    /// elements are marked.
+    pub(crate) fn observe<T: Element>(&mut self, key: Key, olds: &[u8], news: &[u8], marks: &[u16]) {
+        let mut add = |mark: u16, weight| {
             let old: T = element(olds, usize::from(mark));
             let distance = Distance::between(old, element(news, usize::from(mark)));
-            self.counts.add_change(key.find(old), distance.bits() as usize);
-        }
-        // One group in `every`, a power of two.
-        let every = 1usize << (base.len() / T::WIDTH / SAMPLE).max(1).ilog2();
-        let end = base.len().min(start + BLOCK_BYTES);
-        let unobserved = base.get(self.observed..end).unwrap_or_default();
-        self.observed = end;
-        for group in unobserved.chunks(GROUP * T::WIDTH).step_by(every) {
-            let mut fours = group.chunks_exact(4 * T::WIDTH);
-            for four in &mut fours {
-                for (bytes, tally) in four.chunks_exact(T::WIDTH).zip(&mut self.tallies.0) {
-                    tally[key.find(T::load(bytes)) & 0xff] += 1;
-                }
-            }
-            for bytes in fours.remainder().chunks_exact(T::WIDTH) {
-                self.tallies.0[0][key.find(T::load(bytes)) & 0xff] += 1;
-            }
-        }
-        if end == base.len() {
-            for key in 0..256 {
-                let tally: u32 = self.tallies.0.iter().map(|tally| tally[key]).sum();
-                self.counts.add_elements(key, u64::from(tally) * every as u64);
-            }
+            self.counts.add_change(key.find(old), distance.bits() as usize, weight);
+        };
+        if marks.len() * MANY_CHANGES * T::WIDTH > olds.len() {
+            let some = marks.iter().step_by(usize::from(CHANGES_EVERY));
+            some.for_each(|&mark| add(mark, u32::from(CHANGES_EVERY)));
+        } else {
+            marks.iter().for_each(|&mark| add(mark, 1));
         }
     }
 
@@ -114,7 +101,12 @@ impl Encoder {
         marks: &Marks,
         out: &mut Vec<u8>,
     ) {
-        let mut model = Model::fit(&self.counts, T::WIDTH);
+        count_keys::<T>(key, base, SAMPLE, &mut self.counts);
+        let hot_from = self.counts.hot_from();
+        if hot_from == HotFrom::DENSE {
+            count_keys::<T>(key, base, DENSE_SAMPLE, &mut self.counts);
+        }
+        let mut model = Model::fit(&self.counts, hot_from, T::WIDTH);
         let lengths = Lengths::new(&model, key);
         let has_cold = model.highest_cold_rate() > 0;
         self.symbols.fill(&model, T::WIDTH);
@@ -125,8 +117,7 @@ impl Encoder {
         let mut hot_elements = [0; MAX_CLASSES];
         for ((block, _), survey) in blocks.iter().zip(&mut self.surveys) {
             if model.is_dense() {
-                survey.mark_all(block.olds.len() / T::WIDTH);
-                continue;
+                break;
             }
             kernels::survey::<T>(level, &lengths, block.olds, survey);
             for &position in survey.hot() {
@@ -138,7 +129,7 @@ impl Encoder {
             self.symbols.fill(&model, T::WIDTH);
         }
         self.plain.resize_with(self.plain.len().max(blocks.len()), BitWriter::default);
-        let mut lanes = lanes_for(marks.len() / 3, 0, MAX_LANES);
+        let mut lanes = lanes_for(marks.len(), 0, MAX_LANES);
         // What is read last is put first, and the states that this begins with hold directions of the last
         // block.
         for (i, &(block, changed)) in blocks.iter().enumerate().rev() {
@@ -186,7 +177,12 @@ impl Encoder {
                         plain,
                     );
                 }
-                None => put_moves::<T>(lanes, &self.symbols, block, survey.hot(), &mut self.steps, plain),
+                None => {
+                    if model.is_dense() {
+                        survey.mark_all(block.olds.len() / T::WIDTH);
+                    }
+                    put_moves::<T>(lanes, &self.symbols, block, survey.hot(), &mut self.steps, plain);
+                }
             }
             self.steps.end_phase(SYMBOL_BITS, lanes);
             let held = if is_last { lanes } else { 0 };

@@ -64,17 +64,26 @@ impl Lengths {
 
     /// The sum of the lengths of some elements, with how many are hot from [`HOT_BIT`] on.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "a key has eight bits")]
     pub(crate) fn sum<T: Element>(&self, bytes: &[u8]) -> u32 {
+        let mut sum = 0;
+        self.each::<T>(bytes, |marked| sum += marked);
+        sum
+    }
+
+    /// Gives the length of each element, with whether it is hot in [`HOT_BIT`].
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "a key has eight bits")]
+    pub(super) fn each<T: Element>(&self, bytes: &[u8], mut take: impl FnMut(u32)) {
         let Key { shift, mask } = self.key;
+        let masks = (0..8 / T::WIDTH).fold(0, |masks, i| masks | mask << (8 * T::WIDTH * i));
         let (words, rest) = bytes.as_chunks();
-        let of_words = words.iter().map(|word| {
-            let word = u64::from_le_bytes(*word) >> shift;
-            let key = |i| (word >> (8 * T::WIDTH * i) & mask) as usize & 0xff;
-            (0..8 / T::WIDTH).map(|i| self.by_key[key(i)]).sum::<u32>()
-        });
-        let of_rest = rest.chunks_exact(T::WIDTH).map(|old| self.marked(T::load(old)));
-        of_words.sum::<u32>() + of_rest.sum::<u32>()
+        for word in words {
+            let keys = (u64::from_le_bytes(*word) >> shift) & masks;
+            for i in 0..8 / T::WIDTH {
+                take(self.by_key[usize::from((keys >> (8 * T::WIDTH * i)) as u8)]);
+            }
+        }
+        rest.chunks_exact(T::WIDTH).for_each(|old| take(self.marked(T::load(old))));
     }
 
     /// The length of an element, and whether it is hot in [`HOT_BIT`].
@@ -97,16 +106,20 @@ impl Chance {
     /// The eighth power of one minus an eighth is close to the exponential, and takes three products of 16
     /// bits.
     #[inline(always)]
-    pub(super) fn unchanged(self, sum: u32) -> u32 {
-        if sum == 0 {
-            return 1 << SYMBOL_BITS;
-        }
-        let eighth = (sum * u32::from(self.factor)) >> 16;
+    pub(super) fn unchanged(self, sum: u16) -> u16 {
+        let high = |a: u16, b: u16| ((u32::from(a) * u32::from(b)) >> 16) as u16;
+        let eighth = high(sum, self.factor);
         let mut kept = 65_535 - 2 * eighth.min(16_383);
         for _ in 0..3 {
-            kept = (kept * kept) >> 16;
+            kept = high(kept, kept);
         }
-        kept >> 4
+        if sum == 0 { 1 << SYMBOL_BITS } else { kept >> 4 }
+    }
+
+    /// The same for many.
+    pub(super) fn all_unchanged(self, sums: &[u16], unchanged: &mut Vec<u16>) {
+        unchanged.clear();
+        unchanged.extend(sums.iter().map(|&sum| self.unchanged(sum)));
     }
 }
 
@@ -153,7 +166,7 @@ mod tests {
         for quarter in [0_u32, 5, 14, 18] {
             let factor = (5678_u32 << quarter >> 15) as u16;
             for sum in (1..=55_168_u32).step_by(3) {
-                let slots = Chance { factor }.unchanged(sum);
+                let slots = Chance { factor }.unchanged(sum as u16);
                 assert!((1..1 << SYMBOL_BITS).contains(&slots), "{sum}");
                 let hazard = f64::from(sum) * f64::from(quarter).exp2() / f64::from(1 << 30);
                 if quarter >= 14 && hazard < 2.0 {

@@ -26,6 +26,7 @@ mod payload;
 mod rans;
 #[cfg_attr(not(target_arch = "x86_64"), path = "simd_absent.rs")]
 mod simd;
+mod slots;
 mod source;
 mod symbols;
 mod tables;

@@ -38,6 +38,11 @@ impl HotFrom {
 
     /// Those that change often; the lower the more of the chunk changes.
     pub(super) const RATES: [Self; 3] = [Self(1), Self(2), Self(3)];
+
+    /// The lowest rate of a hot class.
+    fn lowest(self) -> u8 {
+        HOT_FROM[usize::from(self.0) % HOT_FROM.len()]
+    }
 }
 
 /// The classes of a chunk.
@@ -63,7 +68,7 @@ impl Model {
     }
 
     pub(super) fn is_hot(&self, class: Class) -> bool {
-        self.is_dense() || class.rate >= HOT_FROM[usize::from(self.hot_from.0) % HOT_FROM.len()]
+        self.is_dense() || class.rate >= self.hot_from.lowest()
     }
 
     /// The highest rate of the cold classes; 0 if there is none.
@@ -178,8 +183,10 @@ impl Count {
     fn add(&mut self, other: &Self) {
         self.elements += other.elements;
         self.changes += other.changes;
-        for (to, from) in self.by_bits.iter_mut().zip(&other.by_bits) {
-            *to += from;
+        if other.changes > 0 {
+            for (to, from) in self.by_bits.iter_mut().zip(&other.by_bits) {
+                *to += from;
+            }
         }
     }
 
@@ -233,67 +240,103 @@ impl Count {
             }
             cost
         };
-        // The mean tells the reach well enough to look only near it.
-        let sum: u128 =
-            (0u32..).zip(&self.by_bits).map(|(bits, &count)| u128::from(count) << bits >> 1).sum();
-        let mean = sum / u128::from(self.changes);
-        let middle = (16 + 5 * mean.checked_ilog2().unwrap_or(0)).min(u32::from(MAX_REACH)) as u8;
-        let from = if mean == 0 { 1 } else { middle.saturating_sub(6).max(1) };
-        (from..=middle.saturating_add(6)).min_by_key(|&reach| cost(reach)).unwrap_or(1)
+        // Where half of the distances or less lie beyond, the law tells the reach well enough to look only
+        // near it: from there on uphill on both sides.
+        let (mut bits, mut beyond) = (0, self.changes - self.by_bits[0]);
+        while beyond > self.changes / 2 {
+            bits += 1;
+            beyond -= self.by_bits[bits];
+        }
+        let share = ((u64::from(beyond) << 16) / u64::from(self.changes)) as u32;
+        let level = SURVIVAL.partition_point(|&survival| survival > share);
+        let start = (96 + 5 * bits).saturating_sub(level).clamp(1, usize::from(MAX_REACH)) as u8;
+        let mut best = (cost(start), start);
+        for step in [1, -1] {
+            let mut worse = 0;
+            let mut reach = start;
+            while worse < 6
+                && let Some(next) = reach.checked_add_signed(step).filter(|&next| next > 0)
+            {
+                reach = next;
+                let found = (cost(reach), reach);
+                worse = if found < best { 0 } else { worse + 1 };
+                best = best.min(found);
+            }
+        }
+        best.1
     }
 }
 
+/// What a symbol of a hot element takes, and what a cold change does, in times of a symbol of a chunk that
+/// has one for each element.
+const HOT_COST: u64 = 2;
+const COLD_COST: u64 = 12;
+
 /// What an encoder has counted, by key.
 #[derive(Debug, Clone)]
-pub(super) struct Counts(Vec<Count>);
+pub(super) struct Counts {
+    counts: Box<[Count; 256]>,
+    /// Whether there are changes that were not looked at.
+    is_sample: bool,
+}
 
 impl Default for Counts {
     fn default() -> Self {
-        Self(vec![Count::ZERO; 256])
+        Self { counts: Box::new([Count::ZERO; 256]), is_sample: false }
     }
 }
 
 impl Counts {
     pub(super) fn reset(&mut self) {
-        self.0.fill(Count::ZERO);
+        let used = self.counts.iter_mut().filter(|count| count.elements > 0 || count.changes > 0);
+        used.for_each(|count| *count = Count::ZERO);
+        self.is_sample = false;
     }
 
-    /// Adds an element that changed by a distance of so many bits beyond one unit.
+    /// Adds an element that changed by a distance of so many bits beyond one unit, which stands for `weight`
+    /// of them.
     #[inline(always)]
-    pub(super) fn add_change(&mut self, key: usize, bits: usize) {
-        let count = &mut self.0[key];
-        count.changes += 1;
-        count.by_bits[bits % 64] += 1;
+    pub(super) fn add_change(&mut self, key: usize, bits: usize, weight: u32) {
+        let count = &mut self.counts[key & 0xff];
+        count.changes += weight;
+        count.by_bits[bits % 64] += weight;
+        self.is_sample |= weight > 1;
     }
 
-    #[inline(always)]
-    pub(super) fn add_elements(&mut self, key: usize, elements: u64) {
-        self.0[key].elements += elements;
+    /// Sets how many elements each key has.
+    pub(super) fn set_elements(&mut self, elements: impl Iterator<Item = u64>) {
+        self.counts.iter_mut().zip(elements).for_each(|(count, elements)| count.elements = elements);
     }
 
-    /// Which classes are to be hot. A symbol for each element costs less time than to find the cold changes
-    /// among many, and more where they are few.
-    fn hot_from(&self) -> HotFrom {
+    /// Which classes are to be hot. Where many elements would have a symbol, or many changes be cold, a
+    /// symbol for each element takes less time.
+    pub(super) fn hot_from(&self) -> HotFrom {
         let [few, some, many] = [HotFrom::RATES[2], HotFrom::RATES[1], HotFrom::RATES[0]];
-        let changes: u64 = self.0.iter().map(|count| u64::from(count.changes)).sum();
-        let elements: u64 = self.0.iter().map(|count| count.elements).sum();
-        match changes * 1000 / elements.max(1) {
+        let changes: u64 = self.counts.iter().map(|count| u64::from(count.changes)).sum();
+        let elements: u64 = self.counts.iter().map(|count| count.elements).sum();
+        let hot_from = match changes * 1000 / elements.max(1) {
             0..25 => few,
             25..50 => some,
             50..100 => many,
             _ => HotFrom::DENSE,
-        }
+        };
+        // In symbols of a chunk that has one for each element.
+        let cost = |count: &Count| {
+            let is_hot = count.rate() >= hot_from.lowest();
+            if is_hot { HOT_COST * count.elements } else { COLD_COST * u64::from(count.changes) }
+        };
+        if self.counts.iter().map(cost).sum::<u64>() > elements { HotFrom::DENSE } else { hot_from }
     }
 
     /// What belongs to each class of keys from `first` to `last`.
     fn merged(&self, first: usize, last: usize) -> impl Iterator<Item = Count> {
         (first..=last).map(move |key| {
-            let mut merged = self.0[key];
+            let mut merged = self.counts[key];
             if key == first {
-                self.0[..key].iter().for_each(|lower| merged.add(lower));
+                self.counts[..key].iter().for_each(|lower| merged.add(lower));
             }
             if key == last {
-                self.0[key + 1..].iter().for_each(|higher| merged.add(higher));
+                self.counts[key + 1..].iter().for_each(|higher| merged.add(higher));
             }
             merged
         })
@@ -305,25 +348,23 @@ const WORTH_A_CLASS: u32 = 12;
 
 impl Model {
     /// The model for what was counted. At least one element must have changed.
-    pub(super) fn fit(counts: &Counts, width: usize) -> Self {
-        let changed = |key: &usize| counts.0[*key].changes > 0;
+    pub(super) fn fit(counts: &Counts, hot_from: HotFrom, width: usize) -> Self {
+        let changed = |key: &usize| counts.counts[*key].changes > 0;
         let highest = (0..256).rfind(changed).unwrap_or(0);
         let mut below = 0;
         let lowest = (0..highest).find(|&key| {
-            below += counts.0[key].changes;
+            below += counts.counts[key].changes;
             below >= WORTH_A_CLASS
         });
         let first = lowest.unwrap_or(highest).max((highest + 1).saturating_sub(MAX_CLASSES));
-        let mut model = Self {
-            hot_from: counts.hot_from(),
-            first_key: first as u8,
-            classes: Vec::with_capacity(MAX_CLASSES),
-        };
+        let mut model = Self { hot_from, first_key: first as u8, classes: Vec::with_capacity(MAX_CLASSES) };
         let mut expected = None;
         for merged in counts.merged(first, highest) {
             let rate = merged.cheapest_rate(expected);
             expected = Some(rate.saturating_sub(4).max(1));
-            model.classes.push(Class { rate, reach: merged.reach(width) });
+            // A change that was not looked at may be by more than one unit.
+            let least = u8::from(counts.is_sample);
+            model.classes.push(Class { rate, reach: merged.reach(width).max(least) });
         }
         model
     }
@@ -332,7 +373,7 @@ impl Model {
     pub(super) fn refit_hot(&mut self, counts: &Counts, elements: &[u64; MAX_CLASSES]) {
         let first = usize::from(self.first_key);
         let last = first + self.classes.len() - 1;
-        let lowest = HOT_FROM[usize::from(self.hot_from.0) % HOT_FROM.len()];
+        let lowest = self.hot_from.lowest();
         for ((class, merged), &elements) in
             self.classes.iter_mut().zip(counts.merged(first, last)).zip(elements)
         {
@@ -340,6 +381,55 @@ impl Model {
             if class.rate >= lowest && rate > 0 {
                 class.rate = rate.max(lowest);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key of so many elements and changes by so many bits each.
+    fn count(elements: u64, by_bits: &[u32]) -> Count {
+        let mut count = Count { elements, ..Count::ZERO };
+        for (to, &from) in count.by_bits.iter_mut().zip(by_bits) {
+            *to = from;
+            count.changes += from;
+        }
+        count
+    }
+
+    fn counts(keys: &[Count]) -> Counts {
+        let mut counts = Counts::default();
+        counts.counts[100..100 + keys.len()].copy_from_slice(keys);
+        counts
+    }
+
+    #[test]
+    fn all_classes_are_hot_where_symbols_and_cold_changes_would_take_longer() {
+        let few = counts(&[count(1000, &[300]), count(99_000, &[500])]);
+        assert!(few.hot_from() != HotFrom::DENSE);
+        let mostly_hot = counts(&[count(60_000, &[6000]), count(40_000, &[100])]);
+        assert!(mostly_hot.hot_from() == HotFrom::DENSE);
+        let both = counts(&[count(25_000, &[2500]), count(75_000, &[5000])]);
+        assert!(both.hot_from() == HotFrom::DENSE);
+    }
+
+    #[test]
+    fn a_few_far_moves_do_not_hide_what_the_others_are_like() {
+        let near = count(1000, &[900, 60, 3]).reach(2);
+        let with_far = count(1000, &[900, 60, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]).reach(2);
+        assert!(near.abs_diff(with_far) <= 2, "{near} and {with_far}");
+    }
+
+    #[test]
+    fn every_class_has_a_reach_where_not_all_changes_were_looked_at() {
+        for weight in [1, 4] {
+            let mut counts = Counts::default();
+            counts.set_elements(std::iter::repeat_n(1000, 256));
+            (0..100).for_each(|_| counts.add_change(100, 0, weight));
+            let model = Model::fit(&counts, HotFrom::DENSE, 2);
+            assert_eq!(model.classes.iter().all(|class| class.reach > 0), weight > 1);
         }
     }
 }

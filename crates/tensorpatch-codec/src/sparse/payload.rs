@@ -2,6 +2,8 @@
 
 use crate::bits::low_bits;
 
+use super::rans::LEAST;
+
 /// Bytes behind a payload that may be read with it.
 pub(super) const PADDING: usize = 64;
 
@@ -38,12 +40,14 @@ impl<'a> Input<'a> {
         Self { bytes, taken: 0, left: len.saturating_mul(8) as i64 }
     }
 
-    /// The next word.
+    /// Takes the next word into a state that is too small.
     #[inline(always)]
-    pub(super) fn word(&mut self) -> u16 {
-        let word = self.bytes.get(self.taken..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
-        self.taken = self.taken.saturating_add(2);
-        u16::from_le_bytes(word)
+    pub(super) fn refill(&mut self, state: &mut u32) {
+        let next = self.bytes.get(self.taken..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
+        // When one is cannot be foreseen: so no branch depends on it.
+        let is_small = *state < LEAST;
+        *state = if is_small { *state << 16 | u32::from(u16::from_le_bytes(next)) } else { *state };
+        self.taken = self.taken.saturating_add(if is_small { 2 } else { 0 });
     }
 
     /// The next bytes of words, with what stands behind them; zeros beyond the end.

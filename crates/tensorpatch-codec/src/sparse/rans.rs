@@ -30,9 +30,7 @@ impl Lanes {
     pub(super) fn take(&mut self, lane: usize, bits: u32, freq: u32, offset: u32, input: &mut Input<'_>) {
         let state = &mut self.states[lane % MAX_LANES];
         *state = (*state >> bits).wrapping_mul(freq).wrapping_add(offset);
-        if *state < LEAST {
-            *state = *state << 16 | u32::from(input.word());
-        }
+        input.refill(state);
     }
 }
 
@@ -63,13 +61,6 @@ impl Steps {
         self.starts.clear();
         self.freqs.clear();
         self.phases.clear();
-    }
-
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "numbers of slots")]
-    pub(super) fn push(&mut self, start: u32, freq: u32) {
-        self.starts.push(start as u16);
-        self.freqs.push(freq as u16);
     }
 
     /// Makes room for so many steps, and vectors that reach beyond the last: returns where the first one

@@ -93,10 +93,12 @@ impl Simd {
         // SAFETY: as above.
         unsafe {
             match (self.is_avx512, self.lanes) {
-                (true, 16) => avx512::dense::<1>(source, lengths, symbols, block),
-                (true, _) => avx512::dense::<2>(source, lengths, symbols, block),
-                (false, 16) => avx2::dense::<1>(source, lengths, symbols, block),
-                (false, _) => avx2::dense::<2>(source, lengths, symbols, block),
+                (true, 8) => avx512::dense::<1, 8>(source, lengths, symbols, block),
+                (true, 16) => avx512::dense::<1, 16>(source, lengths, symbols, block),
+                (true, _) => avx512::dense::<2, 32>(source, lengths, symbols, block),
+                (false, 8) => avx2::dense::<1, 8>(source, lengths, symbols, block),
+                (false, 16) => avx2::dense::<1, 16>(source, lengths, symbols, block),
+                (false, _) => avx2::dense::<2, 32>(source, lengths, symbols, block),
             }
         }
     }

@@ -6,7 +6,8 @@ use super::block::{element, store};
 use super::distance::moved;
 use super::payload::Input;
 use super::rans::{LEAST, Lanes, MAX_LANES};
-use super::symbols::{NEAR_BITS, SYMBOL_BITS, Symbols};
+use super::slots::Slots;
+use super::symbols::{NEAR_BITS, SLOTS, SYMBOL_BITS, Symbols};
 
 /// What is read from a payload.
 #[derive(Debug)]
@@ -16,56 +17,40 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Reads a symbol for each of the listed elements, and moves them. `None` if one cannot be moved so.
-    #[expect(clippy::cast_possible_truncation, reason = "at most 64 bits")]
+    /// Reads a symbol for each element of `elements`, and moves it. `None` if one cannot be moved so.
     pub(super) fn symbols<T: Element>(
         &mut self,
         symbols: &Symbols,
+        slots: &mut Slots,
         key: Key,
-        block: &mut [u8],
-        positions: &[u16],
+        elements: &mut [u8],
     ) -> Option<()> {
         let Self { lanes, input } = self;
-        for row in positions.chunks(lanes.count) {
-            let mut moves = [Move::default(); MAX_LANES];
-            let mut planes = [0_u32; NEAR_BITS as usize];
-            let mut far = 0_u32;
-            for (lane, (found, &position)) in moves.iter_mut().zip(row).enumerate() {
-                let slot = lanes.slot(lane, SYMBOL_BITS);
-                let class = symbols.class(key.find(element::<T>(block, usize::from(position))));
-                let symbol = symbols.at(class, slot);
-                let (freq, offset) = (symbol.end - symbol.start, slot - symbol.start);
-                if symbol.step == 0 {
-                    lanes.take(lane, SYMBOL_BITS, freq, offset, input);
-                    continue;
-                }
-                lanes.take(lane, SYMBOL_BITS, freq / 2, offset / 2, input);
-                let bits = symbol.step - 1;
-                *found = Move { bits, down: offset % 2 == 1, distance: 1 };
-                if bits > NEAR_BITS {
-                    far |= 1 << lane;
-                } else if bits > 0 {
-                    found.distance = 1 + (1 << (bits - 1));
-                    planes.iter_mut().take(bits as usize - 1).for_each(|plane| *plane |= 1 << lane);
-                }
+        let mut of_row = [WithPlain::default(); MAX_LANES + 1];
+        for row in elements.chunks_mut(lanes.count * T::WIDTH) {
+            // Which symbols there are cannot be foreseen: so no branch depends on them.
+            let mut with_plain = 0;
+            let elements = row.chunks_exact_mut(T::WIDTH).zip(&mut lanes.states);
+            for (index, (bytes, state)) in (0..).zip(elements) {
+                let old = T::load(bytes);
+                let slot = *state % SLOTS;
+                let class = symbols.class(key.find(old));
+                let step = slots.step(symbols, class, slot);
+                let run = symbols.run(class, step);
+                let moves = u32::from(step > 0);
+                let place = slot.wrapping_sub(u32::from(run.start));
+                *state = (*state >> SYMBOL_BITS)
+                    .wrapping_mul(u32::from(run.slots) >> moves)
+                    .wrapping_add(place >> moves);
+                input.refill(state);
+                let down = place & moves == 1;
+                let distance = DISTANCES[usize::from(step) % DISTANCES.len()];
+                moved(old, u64::from(distance), down).store(bytes);
+                of_row[with_plain] = WithPlain { index, step, down };
+                with_plain += usize::from(step > 2);
             }
-            for (bit, mut plane) in planes.into_iter().enumerate().take_while(|&(_, plane)| plane != 0) {
-                let mut bits = input.bits(plane.count_ones());
-                while plane != 0 {
-                    moves[plane.trailing_zeros() as usize % MAX_LANES].distance += u64::from(bits & 1) << bit;
-                    bits >>= 1;
-                    plane &= plane - 1;
-                }
-            }
-            while far != 0 {
-                let found = &mut moves[far.trailing_zeros() as usize % MAX_LANES];
-                found.distance = far_distance(found.bits, 8 * T::WIDTH as u32, input)?;
-                far &= far - 1;
-            }
-            for (found, &position) in moves.iter().zip(row) {
-                let position = usize::from(position);
-                let old: T = element(block, position);
-                store(block, position, moved(old, found.distance, found.down));
+            if with_plain > 0 {
+                read_plain::<T>(row, &mut of_row[..with_plain], input)?;
             }
         }
         Some(())
@@ -105,12 +90,59 @@ impl Source<'_> {
     }
 }
 
-/// How an element moves; it stays where it is if the distance is 0.
+/// The least distance of each near symbol, by its step; nothing for those that are not near.
+const DISTANCES: [u8; 128] = {
+    let mut distances = [0; 128];
+    let mut bits = 0;
+    while bits <= NEAR_BITS {
+        distances[bits as usize + 1] = if bits == 0 { 1 } else { 1 + (1 << (bits - 1)) };
+        bits += 1;
+    }
+    distances
+};
+
+/// An element of a row that has plain bits.
 #[derive(Debug, Clone, Copy, Default)]
-struct Move {
-    bits: u32,
+struct WithPlain {
+    index: u8,
+    step: u8,
     down: bool,
-    distance: u64,
+}
+
+/// Reads the plain bits of a row, and moves its elements on. `None` if one cannot be moved so.
+#[expect(clippy::cast_possible_truncation, reason = "32 elements, of at most 64 bits")]
+fn read_plain<T: Element>(row: &mut [u8], of_row: &mut [WithPlain], input: &mut Input<'_>) -> Option<()> {
+    let mut move_on = |of: WithPlain, distance: u64| {
+        let old: T = element(row, usize::from(of.index));
+        store(row, usize::from(of.index), moved(old, distance, of.down));
+    };
+    let mut far = [WithPlain::default(); MAX_LANES + 1];
+    let (mut near_len, mut far_len) = (0, 0);
+    for i in 0..of_row.len() {
+        let of = of_row[i];
+        let is_far = usize::from(u32::from(of.step) > NEAR_BITS + 1);
+        (of_row[near_len], far[far_len]) = (of, of);
+        near_len += 1 - is_far;
+        far_len += is_far;
+    }
+    let mut bit = 0;
+    while near_len > 0 {
+        let mut plane = input.bits(near_len as u32);
+        let mut left = 0;
+        for i in 0..near_len {
+            let of = of_row[i];
+            move_on(of, u64::from(plane & 1) << bit);
+            plane >>= 1;
+            of_row[left] = of;
+            left += usize::from(of.step > 3 + bit);
+        }
+        near_len = left;
+        bit += 1;
+    }
+    for &of in &far[..far_len] {
+        move_on(of, far_distance(u32::from(of.step) - 1, 8 * T::WIDTH as u32, input)?);
+    }
+    Some(())
 }
 
 /// Reads a distance of so many bits beyond one unit, or after an escape, of elements of `width` bits. `None`

@@ -5,7 +5,7 @@ use super::tables::SURVIVAL;
 
 /// A symbol has slots of `2^SYMBOL_BITS`.
 pub(super) const SYMBOL_BITS: u32 = 12;
-const SLOTS: u32 = 1 << SYMBOL_BITS;
+pub(super) const SLOTS: u32 = 1 << SYMBOL_BITS;
 
 /// Symbols that are told apart by comparisons: `unchanged`, and moves whose distance beyond one unit has 0 to
 /// 6 bits.
@@ -14,32 +14,37 @@ pub(super) const NEAR: usize = 8;
 /// A symbol of more than this many bits is not among them.
 pub(super) const NEAR_BITS: u32 = 6;
 
-/// Symbols of a class, each with the slot after its last: `unchanged`, then `moved(b)` for
-/// `b = 0, 1, 2, ...`, then `escape`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Ends(Vec<u16>);
+/// The other symbols of an element of two bytes.
+#[cfg(target_arch = "x86_64")]
+const FAR: usize = 10;
 
-impl Ends {
-    #[expect(clippy::cast_possible_truncation, reason = "at most 4096 slots")]
-    fn fill(&mut self, class: Class, hot: bool, width: usize) {
-        self.0.clear();
-        let unchanged = match (hot, class) {
-            (false, _) => 0,
-            (true, Class { rate: 0, .. }) => SLOTS,
-            (true, Class { rate, reach }) => {
-                let most = if reach > 0 { SLOTS - 4 } else { SLOTS - 2 };
-                (2 * (SURVIVAL[usize::from(rate)] >> 5).max(1)).min(most)
-            }
-        };
-        self.0.push(unchanged as u16);
-        if class.reach > 0 {
-            // Two slots are kept for the escape, which also gets what lies beyond the longest distance.
-            let room = (SLOTS - 2).saturating_sub(unchanged) / 2;
-            let end = |bits| unchanged + 2 * ((room * ((1 << 16) - at_least(class.reach, bits))) >> 16);
-            self.0.extend((0..8 * width as u32).map(|bits| end(bits) as u16));
+/// The most symbols of a class: `unchanged`, `moved(b)` for each bit of an element, and the escape.
+const STEPS: usize = 66;
+
+/// Some slots: the first one, and how many there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Run {
+    pub(super) start: u16,
+    pub(super) slots: u16,
+}
+
+/// The slot after the last of each symbol of a class: `unchanged`, then `moved(b)` for `b = 0, 1, 2, ...`,
+/// then the escape.
+#[expect(clippy::cast_possible_truncation, reason = "at most 4096 slots, of 66 symbols")]
+fn ends(class: Class, hot: bool, width: usize) -> impl Iterator<Item = u16> {
+    let unchanged = match (hot, class) {
+        (false, _) => 0,
+        (true, Class { rate: 0, .. }) => SLOTS,
+        (true, Class { rate, reach }) => {
+            let most = if reach > 0 { SLOTS - 4 } else { SLOTS - 2 };
+            (2 * (SURVIVAL[usize::from(rate)] >> 5).max(1)).min(most)
         }
-        self.0.push(SLOTS as u16);
-    }
+    };
+    // Two slots are kept for the escape, which also gets what lies beyond the longest distance.
+    let room = (SLOTS - 2).saturating_sub(unchanged) / 2;
+    let end = move |bits| unchanged + 2 * ((room * ((1 << 16) - at_least(class.reach, bits))) >> 16);
+    let moved = if class.reach > 0 { 8 * width as u32 } else { 0 };
+    std::iter::once(unchanged).chain((0..moved).map(end)).chain([SLOTS]).map(|end| end as u16)
 }
 
 /// What is told by a slot.
@@ -52,11 +57,12 @@ pub(super) struct Symbol {
 }
 
 /// The symbols of all classes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Symbols {
     /// The first ends of each class, the last one repeated.
     near: [[u16; NEAR]; MAX_CLASSES],
-    all: [Ends; MAX_CLASSES],
+    /// The slots of each symbol, by its step.
+    runs: [[Run; STEPS]; MAX_CLASSES],
     by_key: ByKey,
     bits: u32,
     /// The cold classes with a reach: one bit each.
@@ -64,12 +70,17 @@ pub(super) struct Symbols {
 }
 
 /// The class of each key.
-#[derive(Debug, Clone)]
-struct ByKey([u8; 256]);
+type ByKey = [u8; 256];
 
-impl Default for ByKey {
+impl Default for Symbols {
     fn default() -> Self {
-        Self([0; 256])
+        Self {
+            near: Default::default(),
+            runs: [[Run::default(); STEPS]; MAX_CLASSES],
+            by_key: [0; 256],
+            bits: 0,
+            reaching: 0,
+        }
     }
 }
 
@@ -78,16 +89,23 @@ impl Symbols {
     #[expect(clippy::cast_possible_truncation, reason = "32 classes at most")]
     pub(super) fn fill(&mut self, model: &Model, width: usize) {
         self.bits = 8 * width as u32;
-        for ((near, all), &class) in self.near.iter_mut().zip(&mut self.all).zip(&model.classes) {
-            all.fill(class, model.is_hot(class), width);
-            for (i, end) in near.iter_mut().enumerate() {
-                *end = all.0.get(i).copied().unwrap_or(SLOTS as u16);
+        let classes = self.near.iter_mut().zip(&mut self.runs).zip(&model.classes);
+        for ((near, runs), &class) in classes {
+            *near = [SLOTS as u16; NEAR];
+            *runs = [Run { start: SLOTS as u16, slots: 0 }; STEPS];
+            let mut start = 0;
+            for (step, end) in ends(class, model.is_hot(class), width).enumerate() {
+                if let Some(near) = near.get_mut(step) {
+                    *near = end;
+                }
+                runs[step] = Run { start, slots: end - start };
+                start = end;
             }
         }
         let reaches = |class: &Class| class.reach > 0 && !model.is_hot(*class);
         let reaching = (0..).zip(&model.classes).filter(|(_, class)| reaches(class));
         self.reaching = reaching.fold(0, |reaching, (number, _)| reaching | 1_u32.unbounded_shl(number));
-        for (key, class) in self.by_key.0.iter_mut().enumerate() {
+        for (key, class) in self.by_key.iter_mut().enumerate() {
             *class = model.class_of(key) as u8;
         }
     }
@@ -95,7 +113,7 @@ impl Symbols {
     /// The class of a key.
     #[inline(always)]
     pub(super) fn class(&self, key: usize) -> usize {
-        usize::from(self.by_key.0[key & 0xff]) % MAX_CLASSES
+        usize::from(self.by_key[key & 0xff]) % MAX_CLASSES
     }
 
     /// Whether cold changes of any class have a symbol.
@@ -115,47 +133,41 @@ impl Symbols {
         &self.near
     }
 
-    /// The symbol of a slot.
+    /// The slots of a symbol.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "few symbols")]
-    pub(super) fn at(&self, class: usize, slot: u32) -> Symbol {
-        let near = &self.near[class % MAX_CLASSES];
-        let below = near.iter().filter(|&&end| u32::from(end) <= slot).count();
-        match near.get(below) {
-            Some(&end) => {
-                let start = if below > 0 { near[below - 1] } else { 0 };
-                Symbol { step: below as u32, start: u32::from(start), end: u32::from(end) }
-            }
-            None => self.far_at(class, slot),
-        }
+    pub(super) fn run(&self, class: usize, step: u8) -> Run {
+        self.runs[class % MAX_CLASSES].get(usize::from(step)).copied().unwrap_or_default()
     }
 
-    /// The same, of a symbol that is not near.
-    #[cold]
+    /// The slots of all symbols of a class, by their step.
+    pub(super) fn runs(&self, class: usize) -> &[Run] {
+        &self.runs[class % MAX_CLASSES]
+    }
+
+    /// The symbol of a slot that is not near.
+    #[cfg(target_arch = "x86_64")]
     #[expect(clippy::cast_possible_truncation, reason = "few symbols")]
     pub(super) fn far_at(&self, class: usize, slot: u32) -> Symbol {
-        let Ends(ends) = &self.all[class % MAX_CLASSES];
-        let step = ends.partition_point(|&end| u32::from(end) <= slot);
-        self.symbol(class, step as u32)
+        // Where it ends cannot be foreseen: so all are counted that end before.
+        let far = &self.runs[class % MAX_CLASSES][NEAR..NEAR + FAR];
+        let before = |run: &&Run| u32::from(run.start) + u32::from(run.slots) <= slot;
+        self.symbol(class, (NEAR + far.iter().filter(before).count()) as u32)
     }
 
     /// The symbol of a step, which may have no slots.
     #[inline(always)]
     fn symbol(&self, class: usize, step: u32) -> Symbol {
-        let Ends(ends) = &self.all[class % MAX_CLASSES];
-        let end = |step: u32| ends.get(step as usize).map_or(SLOTS, |&end| u32::from(end));
-        Symbol { step, start: step.checked_sub(1).map_or(0, end), end: end(step) }
+        let runs = &self.runs[class % MAX_CLASSES];
+        let Run { start, slots } = runs[step as usize % STEPS];
+        Symbol { step, start: u32::from(start), end: u32::from(start) + u32::from(slots) }
     }
 
     /// The symbol that an encoder puts for an element that moves by a distance of so many bits beyond one
     /// unit.
+    #[inline(always)]
     pub(super) fn moved(&self, class: usize, bits: u32) -> Symbol {
         let own = self.symbol(class, bits + 1);
-        // Where reach is 0 there is only `moved(0)`, and the model of an encoder has no farther moves there.
-        if own.end > own.start && (bits == 0 || self.all[class % MAX_CLASSES].0.len() > 2) {
-            return own;
-        }
-        self.symbol(class, self.bits + 1)
+        if own.end > own.start { own } else { self.symbol(class, self.bits + 1) }
     }
 
     /// The symbol of an element that keeps its value.

@@ -1,10 +1,13 @@
 //! Creating a record so that it is known afterwards whose it is (spec/stream.md section 5, step P5).
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use tensorpatch_stream::record::MAX_RECORD_BYTES;
 use tensorpatch_stream::{Version, Writers};
 
 use super::Bucket;
+use crate::cause::{Cause, Told};
 use crate::error::StoreError;
 
 /// Whose record now stands under the name.
@@ -56,29 +59,25 @@ pub(crate) async fn create(
     {
         return Ok(if found == bytes { Created::Mine } else { Created::Theirs(found) });
     }
-    let mut attempt = 1;
+    let (begun, mut attempt) = (Instant::now(), 1);
     loop {
-        let mut result = bucket.create(name, bytes.clone()).await;
-        if writers == Writers::Single
-            && let Err(object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. }) =
-                result
-        {
+        let result = match writers {
+            Writers::Many => bucket.create(name, bytes.clone()).await,
             // There is nobody else, as the user has promised, and nothing was there.
-            result = bucket.put_once(name, bytes.clone()).await;
-        }
-        match result {
-            // No bytes were accepted, and none of these becomes right by waiting.
-            Err(
-                source @ (object_store::Error::NotSupported { .. }
-                | object_store::Error::NotImplemented { .. }),
-            ) => return Err(CreateError::Refused(StoreError::NoConditionalCreate(source.to_string()))),
-            Err(
-                source @ (object_store::Error::PermissionDenied { .. }
-                | object_store::Error::Unauthenticated { .. }
-                | object_store::Error::InvalidPath { .. }),
-            ) => return Err(CreateError::Refused(StoreError::Object { name: name.into(), source })),
-            _ => {}
-        }
+            Writers::Single => bucket.put_once(name, bytes.clone()).await,
+        };
+        // No bytes were accepted, and none of these becomes right by waiting.
+        let result = match result {
+            Err(source) if !may_have_arrived(&source) => {
+                return Err(CreateError::Refused(match Cause::of(&source) {
+                    Cause::NotSupported if writers == Writers::Many => {
+                        StoreError::NoConditionalCreate(Told(&source).to_string())
+                    }
+                    _ => StoreError::Object { name: name.into(), source },
+                }));
+            }
+            result => result,
+        };
         match (get(bucket, name).await?, result) {
             (Some(found), _) if found == bytes => return Ok(Created::Mine),
             (Some(_), Ok(())) if writers == Writers::Many => {
@@ -92,15 +91,25 @@ pub(crate) async fn create(
                     "it said that {name} was created, but has no such object"
                 ))));
             }
-            (None, Err(source)) if attempt >= bucket.policy().retries.attempts => {
+            (None, Err(source)) if !bucket.may_try_again(begun, attempt, &source) => {
                 return Err(CreateError::Unknown(source));
             }
             (None, Err(error)) => {
-                tracing::debug!(name, attempt, %error, "create failed, trying again");
+                bucket.tell_failure(name, attempt, &error);
                 bucket.pause(attempt).await;
                 attempt = attempt.saturating_add(1);
             }
         }
+    }
+}
+
+/// Whether a put that failed may have left its object all the same, or leave it yet.
+fn may_have_arrived(error: &object_store::Error) -> bool {
+    match error {
+        // What these mean is for the read that follows to say.
+        object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => true,
+        object_store::Error::InvalidPath { .. } => false,
+        error => Cause::of(error).may_pass() || Cause::of(error) == Cause::Other,
     }
 }
 

@@ -2,6 +2,8 @@
 //! their name.
 
 use std::path::Path as FilePath;
+use std::time::Instant;
+
 use tensorpatch_stream::{ObjectDigest, ObjectRef};
 
 use bytes::Bytes;
@@ -11,6 +13,7 @@ use object_store::path::Path;
 use tokio::sync::mpsc;
 
 use super::{Bucket, missing_or};
+use crate::cause::Told;
 use crate::error::{StoreError, is_transient};
 use crate::local;
 use crate::observe::{Observer, Phase};
@@ -52,7 +55,7 @@ impl Bucket {
         let is_resumed = local::file_len(&local::partial(file)).is_ok_and(|len| len > 0);
         match self.download_once(object, file, observer).await {
             Err(error @ StoreError::Damaged { .. }) if is_resumed => {
-                tracing::warn!(%error, "what was left of an earlier download is of no use");
+                tracing::warn!("what was left of an earlier download is of no use: {error}");
                 self.download_once(object, file, observer).await
             }
             result => result,
@@ -67,6 +70,7 @@ impl Bucket {
     ) -> Result<(), StoreError> {
         let name = object.key.as_str();
         let (wanted, target) = (object.clone(), file.to_owned());
+        let started = Instant::now();
         let begun = tokio::task::spawn_blocking(move || {
             let mut hasher = blake3::Hasher::new();
             let resumed = local::NewFile::resume(&target, wanted.bytes, |bytes| {
@@ -94,8 +98,14 @@ impl Bucket {
         let (written, verifier, output) = writer.await.map_err(|e| StoreError::Task(e.to_string()))?;
         // If the writer gave up early, `fetch` has returned without an error and the writer says why.
         fetched.map_err(|source| missing_or(name, source))?;
+        let fetched_bytes = object.bytes.saturating_sub(start);
+        let told = format!("downloaded {name}: {fetched_bytes} of {} bytes", object.bytes);
         tokio::task::spawn_blocking(move || match written.and_then(|()| verifier.finish()) {
-            Ok(()) => output.commit(),
+            Ok(()) => {
+                output.commit()?;
+                tracing::info!("{told} in {} ms", started.elapsed().as_millis());
+                Ok(())
+            }
             // What is there is right, and is where the next call goes on.
             Err(error @ StoreError::Cancelled(_)) => Err(error),
             Err(error) => {
@@ -125,7 +135,10 @@ impl Bucket {
             }
             match fetched {
                 Err(error) if attempt < self.policy.retries.attempts && is_transient(&error) => {
-                    tracing::debug!(%path, done, attempt, %error, "download broke, taking it up again");
+                    tracing::info!(
+                        "{path}: attempt {attempt} broke after {done} bytes, taking it up again: {}",
+                        Told(&error)
+                    );
                     self.pause(attempt).await;
                     attempt = attempt.saturating_add(1);
                 }

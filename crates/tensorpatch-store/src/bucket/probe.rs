@@ -6,6 +6,7 @@ use futures::future::join_all;
 use tensorpatch_stream::Nonce;
 
 use crate::bucket::{Bucket, object_error};
+use crate::cause::{Cause, Told};
 use crate::error::StoreError;
 
 /// Creators that try at once.
@@ -34,10 +35,8 @@ pub(crate) async fn probe(bucket: &Bucket) -> Result<Option<String>, StoreError>
 async fn create_twice(bucket: &Bucket, name: &str) -> Result<Option<String>, StoreError> {
     match bucket.create(name, Bytes::from_static(b"first")).await {
         Ok(()) => {}
-        Err(
-            error @ (object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }),
-        ) => {
-            return Ok(Some(format!("it does not know create-if-absent ({error})")));
+        Err(error) if Cause::of(&error) == Cause::NotSupported || is_about_condition(&error) => {
+            return Ok(Some(format!("it does not know create-if-absent ({})", Told(&error))));
         }
         Err(source) => return Err(object_error(name, source)),
     }
@@ -50,6 +49,11 @@ async fn create_twice(bucket: &Bucket, name: &str) -> Result<Option<String>, Sto
         }
         Err(source) => return Err(object_error(name, source)),
     })
+}
+
+/// Whether a store says that it cannot make anything of the header with the condition.
+fn is_about_condition(error: &object_store::Error) -> bool {
+    Cause::of(error) == Cause::Other && Told(error).to_string().to_ascii_lowercase().contains("if-none-match")
 }
 
 async fn create_at_once(bucket: &Bucket, name: &str) -> Result<Option<String>, StoreError> {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path as FilePath, PathBuf};
+use std::time::Instant;
 use tensorpatch_stream::{Key, ObjectDigest, ObjectRef};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Bucket, object_error};
+use crate::cause::Told;
 use crate::error::{StoreError, is_transient};
 use crate::local;
 use crate::observe::{Observer, Phase};
@@ -28,18 +30,21 @@ impl Bucket {
         file: &FilePath,
         observer: &Observer,
     ) -> Result<ObjectRef, StoreError> {
-        let mut attempt = 1;
+        let (begun, mut attempt) = (Instant::now(), 1);
         loop {
             match self.upload_once(&key, file, observer).await {
                 Err(StoreError::Object { name, source })
                     if attempt < self.policy.retries.attempts && is_transient(&source) =>
                 {
-                    tracing::debug!(name, attempt, %source, "upload failed, trying again");
+                    self.tell_failure(&name, attempt, &source);
                     self.pause(attempt).await;
                     attempt = attempt.saturating_add(1);
                 }
                 Err(error) => return Err(error),
-                Ok(object) => return self.check_arrived(object).await,
+                Ok(object) => {
+                    tell_arrival(&object, begun);
+                    return self.check_arrived(object).await;
+                }
             }
         }
     }
@@ -84,9 +89,15 @@ impl Bucket {
         let (sender, receiver) = mpsc::channel(self.policy.transfers.parts_in_flight());
         let created = File::create(&file).map_err(|e| StoreError::local(&file, e))?;
         let task = tokio::spawn(upload_pieces(self.clone(), key.clone(), receiver));
-        let uploading = Uploading { bucket: self.clone(), key, path: file, observer: observer.clone(), task };
+        let (bucket, observer, begun) = (self.clone(), observer.clone(), Instant::now());
+        let uploading = Uploading { bucket, key, path: file, observer, begun, task };
         Ok((Outgoing { file: created, sender }, uploading))
     }
+}
+
+fn tell_arrival(object: &ObjectRef, begun: Instant) {
+    let ms = begun.elapsed().as_millis();
+    tracing::info!("uploaded {}: {} bytes in {ms} ms", object.key, object.bytes);
 }
 
 /// What a writer hands to an upload.
@@ -124,6 +135,7 @@ pub(crate) struct Uploading {
     key: Key,
     path: PathBuf,
     observer: Observer,
+    begun: Instant,
     task: JoinHandle<Result<Option<ObjectRef>, StoreError>>,
 }
 
@@ -138,19 +150,21 @@ impl Uploading {
 
     /// Lets the object appear, now that all of it is written.
     pub(crate) async fn finish(self, outgoing: Outgoing) -> Result<ObjectRef, StoreError> {
-        let Self { bucket, key, path, observer, task } = self;
+        let Self { bucket, key, path, observer, begun, task } = self;
         observer.start(Phase::Upload, local::file_len(&path)?);
         // An upload that has failed says why below.
         let _ = outgoing.sender.send(Piece::End).await;
         drop(outgoing);
         match task.await.map_err(|e| StoreError::Task(e.to_string()))? {
             Ok(Some(object)) => {
+                tell_arrival(&object, begun);
                 observer.advance(Phase::Upload, object.bytes)?;
                 return bucket.check_arrived(object).await;
             }
             Ok(None) => {}
             Err(StoreError::Object { name, source }) if is_transient(&source) => {
-                tracing::debug!(name, %source, "upload failed, making it again from the file");
+                let why = Told(&source);
+                tracing::info!("{name}: the upload failed, it is made again from the file: {why}");
             }
             Err(error) => return Err(error),
         }

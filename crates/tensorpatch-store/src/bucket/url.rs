@@ -4,22 +4,33 @@
 mod aws;
 #[cfg(feature = "azure")]
 mod azure;
+#[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
+mod bounded;
+#[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
+mod client;
+#[cfg(feature = "aws")]
+mod command;
+mod directory;
+#[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
+mod environment;
+mod file;
 #[cfg(feature = "gcp")]
 mod gcp;
 #[cfg(feature = "hub")]
 mod hub;
 #[cfg(feature = "aws")]
 mod profile;
+mod staged;
 
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 
 use crate::error::StoreError;
 use crate::settings::Policy;
+use directory::Directory;
 
 /// Opens the store that `url` names and says which prefix of it is meant. A bucket's client takes its
 /// timeouts, retries and number of connections from `policy`.
@@ -27,7 +38,7 @@ use crate::settings::Policy;
 /// | URL | store | credentials |
 /// |---|---|---|
 /// | a path, `file:///PATH` | a local directory, made if it is missing; writes are synced | |
-/// | `s3://BUCKET/PREFIX` | S3, or what `AWS_ENDPOINT_URL` names (feature `aws`) | `AWS_…` variables, a profile with keys, an instance or container role |
+/// | `s3://BUCKET/PREFIX` | S3, or what the endpoint of the AWS tools names (feature `aws`) | `AWS_…` variables, a profile (single sign-on and roles by way of the AWS command line), a token file, a container or instance role |
 /// | `hf://buckets/NAMESPACE/BUCKET/PREFIX` | a bucket of the Hugging Face Hub (feature `hub`): through its S3 gateway with keys, else for reading only | `HF_S3_ACCESS_KEY_ID` and `HF_S3_SECRET_ACCESS_KEY`; for reading `HF_TOKEN`, or what `hf auth login` stored, or none for a public bucket |
 /// | `gs://BUCKET/PREFIX` | Google Cloud Storage (feature `gcp`) | `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_…` variables, a role |
 /// | `az://CONTAINER/PREFIX` | Azure Blob Storage (feature `azure`) | `AZURE_STORAGE_ACCOUNT_NAME` and `AZURE_…` variables |
@@ -76,14 +87,10 @@ fn open(
         open_directory(path)
     };
     let Some((scheme, rest)) = url.split_once("://") else {
-        if url.is_empty() {
-            return Err(bad(url, "an empty path names no store"));
-        }
-        return open_directory(FilePath::new(url));
+        return open_directory(file::path(url).map_err(|what| bad(url, what))?);
     };
     match scheme {
-        "file" if rest.starts_with('/') => open_directory(FilePath::new(rest)),
-        "file" => Err(bad(url, "a file URL has three slashes and an absolute path, as file:///data/stream")),
+        "file" => open_directory(&file::decode(rest).map_err(|what| bad(url, what))?),
         #[cfg(feature = "aws")]
         "s3" => aws::open(url, rest, policy),
         #[cfg(feature = "hub")]
@@ -111,8 +118,7 @@ fn bad(url: &str, what: impl Into<String>) -> StoreError {
 
 fn open_directory(path: &FilePath) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
     let failed = |source| StoreError::Object { name: path.display().to_string(), source };
-    let store = LocalFileSystem::new_with_prefix(path).map_err(failed)?.with_fsync(true);
-    Ok((Arc::new(store), Path::default()))
+    Ok((Arc::new(Directory::open(path).map_err(failed)?), Path::default()))
 }
 
 /// The bucket or container, and the prefix in it.
@@ -121,6 +127,10 @@ fn bucket_and_prefix<'a>(url: &str, rest: &'a str) -> Result<(&'a str, Path), St
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     if bucket.is_empty() {
         return Err(bad(url, "it names no bucket"));
+    }
+    // `$` is that of Azure's containers $root and $web.
+    if !bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._$".contains(&byte)) {
+        return Err(bad(url, "its bucket has a character that no bucket's name has"));
     }
     let prefix = Path::parse(prefix.trim_matches('/')).map_err(|e| bad(url, e.to_string()))?;
     Ok((bucket, prefix))
@@ -143,6 +153,13 @@ mod tests {
     #[test]
     fn urls_that_name_no_store_are_refused() {
         let mut urls = vec!["", "file://relative/path", "carrier-pigeon://roof", "s3://", "hf://models/a/b"];
+        urls.extend([
+            "s3:/bucket/run",
+            "s3:bucket/run",
+            "gpu1:/data/run",
+            "s3://bad bucket/x",
+            "file:///a%zz",
+        ]);
         urls.extend(["s3://bucket/a//b", "gs://", "az:///x", "hf://buckets/only-a-namespace"]);
         for url in urls {
             assert!(matches!(open_store(url, &Policy::default()), Err(StoreError::Url { .. })), "{url}");

@@ -42,7 +42,9 @@ impl Publisher {
             // Another publisher was faster, and looks after anchors too.
             Err(StoreError::NotAtTip { .. }) => {}
             Err(error) => {
-                tracing::warn!(%error, "an anchor is due and could not be added");
+                tracing::warn!(
+                    "an anchor is due and could not be added, the next version tries again: {error}"
+                );
                 published.anchor_error = Some(error.to_string());
             }
         }

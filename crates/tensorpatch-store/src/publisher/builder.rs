@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use tensorpatch_format::LeafHash;
-use tensorpatch_stream::{SignKey, TrustKey};
+use tensorpatch_stream::{SignKey, StreamId, TrustKey, Version};
 
 use super::Publisher;
 use super::options::PublishOptions;
@@ -75,6 +75,24 @@ impl PublisherBuilder {
     /// Refuses to create the stream: it must exist.
     pub fn existing(mut self) -> Self {
         self.existing = true;
+        self
+    }
+
+    /// As [`StreamBuilder::stream`].
+    pub fn stream(mut self, id: StreamId) -> Self {
+        self.stream = self.stream.stream(id);
+        self
+    }
+
+    /// As [`StreamBuilder::expect_tip`].
+    pub fn expect_tip(mut self, version: Version) -> Self {
+        self.stream = self.stream.expect_tip(version);
+        self
+    }
+
+    /// As [`StreamBuilder::signed_tips`].
+    pub fn signed_tips(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.stream = self.stream.signed_tips(dir);
         self
     }
 

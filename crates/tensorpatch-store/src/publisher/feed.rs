@@ -7,13 +7,14 @@ use std::sync::Arc;
 use tensorpatch_checkpoint::is_companion_name;
 use tensorpatch_delta::safetensors::View;
 use tensorpatch_delta::{Cancelled, DiffError, Others, Progress, TensorDiff};
-use tensorpatch_stream::names::is_plain_name;
+use tensorpatch_stream::names::check_distinct;
 use tensorpatch_stream::record::check_texts;
 use tensorpatch_stream::{Commit, Nonce};
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::local::{Companion, copy_companion, write_companion};
 use super::memory::{finish_and_check, stage_tensors, verify_baseline};
+use super::survey::is_writable_everywhere;
 use super::{Known, Published, Publisher};
 use crate::error::StoreError;
 use crate::local::blocking;
@@ -304,7 +305,7 @@ impl TensorFeed {
         let name = path.file_name().and_then(OsStr::to_str);
         let name = name.ok_or_else(|| StoreError::FileName { path: path.into() })?;
         self.next.check_companion(name)?;
-        let companion = copy_companion(&self.next.directory, path)?;
+        let companion = copy_companion(&self.next.directory, name, path)?;
         self.next.companions.get_or_insert_default().push(companion);
         Ok(())
     }
@@ -355,11 +356,13 @@ impl TensorFeed {
 impl NextVersion {
     fn check_companion(&self, name: &str) -> Result<(), StoreError> {
         let refused = |what| Err(StoreError::Companion { name: name.to_owned(), what });
-        if !is_plain_name(name) || !is_companion_name(OsStr::new(name)) {
+        let last = name.rsplit('/').next().unwrap_or_default();
+        if !is_writable_everywhere(name) || !is_companion_name(OsStr::new(last)) {
             return refused("it is hidden, a name of weights, or has characters that no file may have here");
         }
-        if self.companions.iter().flatten().any(|companion| companion.name == name) {
-            return refused("it was given twice");
+        let given = self.companions.iter().flatten().map(|companion| companion.name.as_str());
+        if check_distinct(given.chain([name]), str::to_lowercase).is_err() {
+            return refused("it was given twice, or is in the way of another");
         }
         Ok(())
     }

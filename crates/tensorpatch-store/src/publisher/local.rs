@@ -1,14 +1,15 @@
 //! What a publisher does on local disk before a version is committed. Blocking.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::Checkpoint;
 use tensorpatch_delta::{self as delta, LeafTable, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, TaggedStateDigest};
-use tensorpatch_stream::names::is_plain_name;
 use tensorpatch_stream::{Commit, ObjectDigest, VersionContents};
 
 use super::encode::{Encoded, contents, encode};
+use super::survey::MAX_COMPANION_BYTES;
 use crate::bucket::upload::Outgoing;
 use crate::error::StoreError;
 use crate::local;
@@ -16,9 +17,6 @@ use crate::observe::{Observer, Phase};
 use crate::replica::directory::{InstalledVersion, ReplicaDir};
 use crate::replica::update::{Ready, Update, damage_noted};
 use crate::stream::next_version;
-
-/// The most bytes of one file beside the weights.
-const MAX_COMPANION_BYTES: u64 = 256 << 20;
 
 /// A file beside the weights, as it was read once.
 #[derive(Debug)]
@@ -30,14 +28,22 @@ pub(super) struct Companion {
     pub(super) bytes: u64,
 }
 
-pub(super) fn copy_companion(directory: &ReplicaDir, path: &Path) -> Result<Companion, StoreError> {
-    let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_plain_name(name));
-    let name = name.ok_or_else(|| StoreError::FileName { path: path.into() })?.to_owned();
-    let bytes = local::read_file(path, MAX_COMPANION_BYTES)?.ok_or_else(|| StoreError::Local {
-        path: path.into(),
-        source: std::io::ErrorKind::NotFound.into(),
-    })?;
-    write_companion(directory, name, &bytes)
+pub(super) fn copy_companion(
+    directory: &ReplicaDir,
+    name: &str,
+    path: &Path,
+) -> Result<Companion, StoreError> {
+    let stamp = || std::fs::metadata(path).and_then(|meta| Ok((meta.len(), meta.modified()?, meta.ino())));
+    let failed = |source| StoreError::Local { path: path.to_owned(), source };
+    let before = stamp().map_err(failed)?;
+    let bytes = local::read_file(path, MAX_COMPANION_BYTES)?
+        .ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+    // What is written meanwhile would be published half old and half new.
+    if stamp().map_err(failed)? != before || bytes.len() as u64 != before.0 {
+        let what = "it changed while it was read; publish again when nothing writes to it".into();
+        return Err(StoreError::Unpublishable { path: path.to_owned(), what });
+    }
+    write_companion(directory, name.to_owned(), &bytes)
 }
 
 pub(super) fn write_companion(

@@ -17,6 +17,12 @@ pub struct PublishOptions {
     /// When [`Publisher::publish`](crate::Publisher::publish) and [`ranks::commit`](crate::ranks::commit) add
     /// an anchor to the version, so that newcomers need no long chain of patches.
     pub anchors: AnchorPolicy,
+    /// Whether a checkpoint that is the newest version already becomes a version of its own all the same
+    /// [default: only with a label of its own].
+    pub allow_unchanged: bool,
+    /// Files beside the weights that are published although their names say weights of another format, a
+    /// leftover or a log; below the directory of the checkpoint, such as `onnx/model.onnx`.
+    pub carried: Vec<String>,
     /// Who is told of progress.
     pub observer: Observer,
 }
@@ -27,6 +33,8 @@ impl Default for PublishOptions {
             publisher: format!("publisher-{}", Nonce::random()),
             diff: delta::Options::default(),
             anchors: AnchorPolicy::default(),
+            allow_unchanged: false,
+            carried: Vec::new(),
             observer: Observer::default(),
         }
     }
@@ -51,6 +59,20 @@ impl PublishOptions {
     #[must_use]
     pub fn with_anchors(mut self, anchors: AnchorPolicy) -> Self {
         self.anchors = anchors;
+        self
+    }
+
+    /// Publishes a checkpoint that is the newest version already all the same.
+    #[must_use]
+    pub fn allowing_unchanged(mut self) -> Self {
+        self.allow_unchanged = true;
+        self
+    }
+
+    /// The same, but files of these names are published although they would be left out.
+    #[must_use]
+    pub fn carrying(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.carried = names.into_iter().collect();
         self
     }
 

@@ -2,8 +2,8 @@
 //! (spec/stream.md section 8).
 //!
 //! Every rank calls [`upload_patch`] or, for a first version and one that alters tensors or files,
-//! [`upload_files`], and sends the [`Receipt`] to one of them, which calls [`commit`]. [`RankPublisher`] does the
-//! same with tensors from memory.
+//! [`upload_files`], and sends the [`Receipt`] to one of them, which calls [`commit`]. [`RankPublisher`] does
+//! the same with tensors from memory.
 
 mod files;
 mod memory;
@@ -98,7 +98,7 @@ pub async fn commit(
         Ok(added) => published.anchor = added,
         // The version is published whatever becomes of its anchor.
         Err(error) => {
-            tracing::warn!(%error, "an anchor is due and could not be added");
+            tracing::warn!("an anchor is due and could not be added, the next version tries again: {error}");
             published.anchor_error = Some(error.to_string());
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tensorpatch_stream::TrustKey;
+use tensorpatch_stream::{StreamId, TrustKey, Version};
 
 use super::Replica;
 use super::options::ReplicaOptions;
@@ -40,6 +40,18 @@ impl ReplicaBuilder {
     /// As [`StreamBuilder::trust_keys`].
     pub fn trust_keys(mut self, keys: impl IntoIterator<Item = TrustKey>) -> Self {
         self.stream = self.stream.trust_keys(keys);
+        self
+    }
+
+    /// As [`StreamBuilder::stream`].
+    pub fn stream(mut self, id: StreamId) -> Self {
+        self.stream = self.stream.stream(id);
+        self
+    }
+
+    /// As [`StreamBuilder::expect_tip`].
+    pub fn expect_tip(mut self, version: Version) -> Self {
+        self.stream = self.stream.expect_tip(version);
         self
     }
 

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tensorpatch_stream::names::is_plain_name;
+use tensorpatch_stream::names::is_file_path;
 use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, StreamId, VersionId};
 
 use crate::error::StoreError;
-use crate::local::{self, Lock};
+use crate::local;
+use crate::lock::Lock;
 
 /// The name of the hidden directory.
 pub(crate) const HIDDEN: &str = ".tensorpatch";
+const STATE: &str = "state.json";
 /// Room for the lists of files of a version, those of another, and their names once more: each is part of a
 /// record.
 const MAX_STATE_BYTES: u64 = 64 << 20;
@@ -42,8 +44,8 @@ impl InstalledVersion {
     }
 }
 
-/// Files that go from the staging directory into the replica, and files that then go away; plain names all of
-/// them.
+/// Files that go from the staging directory into the replica, and files that then go away; paths of plain
+/// names below the directory, all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct FileSwap {
     pub(crate) files: Vec<String>,
@@ -71,12 +73,21 @@ pub(crate) struct LocalState {
     pub(crate) condition: Condition,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct StateFile {
-    format: String,
+    format: &'static str,
     major: u32,
     #[serde(flatten)]
     state: LocalState,
+}
+
+/// The same as it is read: a flattened member would keep whatever else the file holds.
+#[derive(Deserialize)]
+struct ReadStateFile {
+    format: String,
+    major: u32,
+    stream: StreamId,
+    condition: Condition,
 }
 
 impl ReplicaDir {
@@ -113,7 +124,7 @@ impl ReplicaDir {
     }
 
     fn state_path(&self) -> PathBuf {
-        self.hidden().join("state.json")
+        self.hidden().join(STATE)
     }
 
     /// Where complete files wait to be renamed into place.
@@ -155,16 +166,16 @@ impl ReplicaDir {
         let path = self.state_path();
         let Some(bytes) = local::read_file(&path, MAX_STATE_BYTES)? else { return Ok(None) };
         let bad = |what: String| StoreError::LocalState { path: path.clone(), what };
-        let file: StateFile = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        let file: ReadStateFile = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
         if file.format != FORMAT || file.major != 1 {
             return Err(bad(format!("it is {:?}, version {}", file.format, file.major)));
         }
-        let install = match &file.state.condition {
+        let install = match &file.condition {
             Condition::Applying { then, .. } => Some(then),
             Condition::Switching { install, .. } => Some(install),
             Condition::Held(_) | Condition::Damaged { .. } => None,
         };
-        let helds = match &file.state.condition {
+        let helds = match &file.condition {
             Condition::Applying { from, to, .. } => vec![from, to],
             Condition::Switching { to: held, .. }
             | Condition::Held(held)
@@ -174,16 +185,16 @@ impl ReplicaDir {
         };
         let companions = helds.into_iter().flat_map(|held| held.companions.iter().map(|named| &named.name));
         let installed = install.into_iter().flat_map(|install| install.files.iter().chain(&install.remove));
-        if let Some(name) = installed.chain(companions).find(|name| !is_plain_name(name)) {
-            return Err(bad(format!("{name:?} is not a plain file name")));
+        if let Some(name) = installed.chain(companions).find(|name| !is_file_path(name)) {
+            return Err(bad(format!("{name:?} is not a path of plain file names")));
         }
-        Ok(Some(file.state))
+        Ok(Some(LocalState { stream: file.stream, condition: file.condition }))
     }
 
     /// Replaces the state file, durably.
     pub(crate) fn save(&self, state: &LocalState) -> Result<(), StoreError> {
         let path = self.state_path();
-        let file = StateFile { format: FORMAT.into(), major: 1, state: state.clone() };
+        let file = StateFile { format: FORMAT, major: 1, state: state.clone() };
         let bytes = serde_json::to_vec(&file)
             .map_err(|e| StoreError::LocalState { path: path.clone(), what: e.to_string() })?;
         local::write_file(&path, &bytes)
@@ -207,6 +218,11 @@ impl ReplicaDir {
         }
         Ok(())
     }
+}
+
+/// Whether a directory is a replica, by its state file.
+pub(crate) fn is_replica(dir: &Path) -> bool {
+    dir.join(HIDDEN).join(STATE).is_file()
 }
 
 /// The first thing in a directory, apart from what is the replica's own.

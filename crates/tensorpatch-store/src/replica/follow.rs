@@ -132,6 +132,7 @@ impl Following {
         let replica = self.replica.clone();
         let policy = replica.stream.policy();
         loop {
+            let begun = Instant::now();
             let mut step = replica.step(self.told).await;
             self.idle = if matches!(step, Ok(None)) { self.idle.saturating_add(1) } else { 0 };
             if let Some((version, commit)) = self.told
@@ -146,6 +147,14 @@ impl Following {
             }
             match step {
                 Ok(Some(pulled)) => {
+                    let from = pulled.from.map_or("nothing".to_owned(), |from| format!("version {from}"));
+                    let behind = pulled.to.get().saturating_sub(pulled.from.map_or(0, Version::get));
+                    tracing::info!(
+                        "{} is at version {}, from {from}, {behind} behind, in {} ms",
+                        replica.dir.display(),
+                        pulled.to,
+                        begun.elapsed().as_millis()
+                    );
                     self.told = Some((pulled.to, pulled.commit));
                     self.pause = policy.following.poll;
                     return Ok(pulled);
@@ -160,9 +169,11 @@ impl Following {
                         self.renewed = Instant::now();
                     }
                 }
-                Err(StoreError::Empty) => {}
+                Err(StoreError::Empty) => {
+                    tracing::info!("the stream has no version yet: waiting for the first")
+                }
                 Err(error) if error.is_transient() => {
-                    tracing::warn!(%error, pause = ?self.pause, "the store fails, waiting");
+                    tracing::warn!("the store fails, following goes on once it answers: {error}");
                     let (least, most) = (
                         policy.following.poll.max(policy.retries.first_backoff),
                         policy.following.poll.max(policy.retries.max_backoff),

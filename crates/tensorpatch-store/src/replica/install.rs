@@ -9,6 +9,7 @@ use tensorpatch_stream::names::is_plain_name;
 use tensorpatch_stream::{ObjectDigest, ObjectRef, StreamId};
 
 use super::directory::{Condition, FileSwap, InstalledVersion, LocalState, ReplicaDir};
+use super::places::{self, check_places};
 use crate::error::StoreError;
 use crate::local;
 
@@ -39,6 +40,26 @@ pub(crate) fn examine(
     }))
 }
 
+/// Checks that the weights at `path` are those of a version.
+pub(crate) fn is_version(
+    path: &Path,
+    version: &InstalledVersion,
+    options: &delta::Options,
+) -> Result<(), StoreError> {
+    let id = &version.id;
+    let found = match examine(path, id.state.leaf_hash, options)? {
+        Some(found) if found.state == id.state && found.layout == id.layout => return Ok(()),
+        Some(found) if found.state == id.state => {
+            let what = "its weights lie in other files than those of the version".into();
+            return Err(StoreError::LocalDamage { path: path.to_owned(), what });
+        }
+        found => found.map(|found| found.state),
+    };
+    let none = TaggedStateDigest { leaf_hash: id.state.leaf_hash, digest: StateDigest::NONE };
+    let found = found.unwrap_or(none);
+    Err(StoreError::WrongState { path: path.to_owned(), expected: id.state, found })
+}
+
 /// Brings what was interrupted to its end, and says what the replica is then (section 6, step R1).
 pub(crate) fn recover(
     directory: &ReplicaDir,
@@ -58,7 +79,7 @@ pub(crate) fn recover(
         let found = match found {
             Ok(found) => found.map(|found| found.state),
             Err(error) if is_damage(&error) => {
-                tracing::warn!(%error, "an interrupted update cannot be finished");
+                tracing::warn!("an interrupted update cannot be finished, the files are restored: {error}");
                 remove_journal(directory)?;
                 None
             }
@@ -126,21 +147,6 @@ pub(crate) fn has_contents(path: &Path, object: &ObjectRef) -> Result<bool, Stor
     Ok(ObjectDigest::finish(&hasher) == object.blake3)
 }
 
-/// The same version with those of its companions alone that are there as they were published.
-pub(crate) fn with_whole_companions(
-    directory: &ReplicaDir,
-    mut held: InstalledVersion,
-) -> Result<InstalledVersion, StoreError> {
-    let mut whole = Vec::new();
-    for companion in held.companions {
-        if has_contents(&directory.path().join(&companion.name), &companion.object)? {
-            whole.push(companion);
-        }
-    }
-    held.companions = whole;
-    Ok(held)
-}
-
 /// Whether an error says that local files are broken or gone, and not that they cannot be reached just now.
 pub(crate) fn is_damage(error: &StoreError) -> bool {
     let checkpoint = match error {
@@ -151,17 +157,24 @@ pub(crate) fn is_damage(error: &StoreError) -> bool {
     };
     match checkpoint {
         CheckpointError::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-        CheckpointError::NotInPlace { .. } | CheckpointError::Limit { .. } => false,
+        CheckpointError::NotInPlace { .. }
+        | CheckpointError::Limit { .. }
+        | CheckpointError::NoRoom { .. }
+        | CheckpointError::NotDurable { .. } => false,
         _ => true,
     }
 }
 
 /// Renames what is left to rename, and returns what was not there any more. May be repeated.
 fn finish_switch(directory: &ReplicaDir, install: &FileSwap) -> Result<Vec<String>, StoreError> {
-    let mut vanished = Vec::new();
+    let (root, mut vanished) = (directory.path(), Vec::new());
+    for name in places::in_the_way(install) {
+        places::remove(root, name)?;
+    }
     for name in &install.files {
-        let (staged, file) = (directory.staging().join(name), directory.path().join(name));
-        match std::fs::rename(&staged, &file) {
+        places::make_parents(root, name)?;
+        let (staged, file) = (directory.staging().join(name), root.join(name));
+        match places::put(&staged, &file) {
             Ok(()) => {}
             // Done before the crash, or so it seems.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => vanished.push(name.clone()),
@@ -169,9 +182,11 @@ fn finish_switch(directory: &ReplicaDir, install: &FileSwap) -> Result<Vec<Strin
         }
     }
     for name in &install.remove {
-        local::remove(&directory.path().join(name))?;
+        places::remove(root, name)?;
     }
-    local::sync_dir(directory.path())?;
+    for parent in places::parents(root, install).iter().filter(|parent| parent.is_dir()) {
+        local::sync_dir(parent)?;
+    }
     Ok(vanished)
 }
 
@@ -183,7 +198,10 @@ pub(crate) fn switch(
     to: InstalledVersion,
     install: FileSwap,
 ) -> Result<(), StoreError> {
-    local::sync_dir(&directory.staging())?;
+    check_places(directory, &install)?;
+    for parent in places::parents(&directory.staging(), &install).iter().filter(|parent| parent.is_dir()) {
+        local::sync_dir(parent)?;
+    }
     let condition = Condition::Switching { to: to.clone(), install: install.clone() };
     directory.save(&LocalState { stream, condition })?;
     let vanished = finish_switch(directory, &install)?;
@@ -209,6 +227,7 @@ pub(crate) fn activate_in_place(
     then: &FileSwap,
     options: &delta::Options,
 ) -> Result<(), StoreError> {
+    check_places(directory, then)?;
     let condition = Condition::Applying { from: from.clone(), to: to.clone(), then: then.clone() };
     directory.save(&LocalState { stream, condition })?;
     let activated = delta::activate_in_place(directory.path(), &directory.journal(), options)?;
@@ -239,7 +258,14 @@ pub(crate) fn check_staged(
     let staging = directory.staging();
     let expected = to.id.state;
     let none = TaggedStateDigest { leaf_hash: expected.leaf_hash, digest: StateDigest::NONE };
-    let found = examine(&staging, expected.leaf_hash, options)?.map_or(none, |found| found.state);
+    let found = match examine(&staging, expected.leaf_hash, options) {
+        Ok(found) => found.map_or(none, |found| found.state),
+        Err(error) if is_damage(&error) => {
+            let what = format!("its anchor is no checkpoint: {error}");
+            return Err(StoreError::PatchDiffers { version: to.id.version, what });
+        }
+        Err(error) => return Err(error),
+    };
     if found != expected {
         // Its objects are what their record says, so it is the record that is wrong.
         let what = format!("the state of its anchor is {found}, the commit says {expected}");
@@ -293,6 +319,7 @@ pub(crate) fn stage(
 ) -> Result<(), StoreError> {
     local::create_dir(&directory.staging())?;
     for (name, source) in files {
+        places::make_parents(&directory.staging(), name)?;
         let target = directory.staging().join(name);
         if copy {
             local::copy_file(source, &target)?;

@@ -29,6 +29,20 @@ pub enum ApplyMode {
     Beside,
 }
 
+/// When a pull reads every byte of the version held, and repairs what is not as it was published. Otherwise
+/// it compares presence, sizes and headers. What a patch is applied to is always hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Verify {
+    /// The weights, where the stream is read with trusted keys and has nothing newer.
+    #[default]
+    WhereTrusted,
+    /// All files, first of all.
+    Always,
+    /// Never.
+    Never,
+}
+
 /// Choices for a replica.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -43,11 +57,20 @@ pub struct ReplicaOptions {
     pub lease: Option<String>,
     /// Threads and limits for decoding.
     pub apply: delta::Options,
+    /// When the files that are held are read, and not only looked at.
+    pub verify: Verify,
     /// Who is told of progress.
     pub observer: Observer,
 }
 
 impl ReplicaOptions {
+    /// The same with the weights that are held hashed as `verify` says.
+    #[must_use]
+    pub fn with_verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
+        self
+    }
+
     /// The same with files that change as `mode` says.
     #[must_use]
     pub fn with_mode(mut self, mode: ApplyMode) -> Self {

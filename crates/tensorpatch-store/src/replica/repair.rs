@@ -34,7 +34,9 @@ impl Replica {
             Ok(false) => Ok((None, fetched)),
             Err(error) if error.is_transient() => Err(error),
             Err(error) => {
-                tracing::warn!(%error, "the damaged files cannot be repaired chunk by chunk");
+                tracing::warn!(
+                    "the damaged files cannot be repaired chunk by chunk, they are replaced: {error}"
+                );
                 Ok((None, fetched))
             }
         }
@@ -52,7 +54,7 @@ impl Replica {
         }
         let ranges = Arc::new(self.stream.range_reader(&commit, &self.options.apply.limits).await?);
         let Some((patcher, damaged)) = self.find_damage(directory, &ranges).await? else { return Ok(false) };
-        tracing::info!(chunks = damaged.len(), "damaged chunks are fetched anew");
+        tracing::info!("{} damaged chunks are fetched again", damaged.len());
         let patcher = Arc::new(patcher);
         for address in damaged {
             let bytes = ranges.read_chunk(address).await?;

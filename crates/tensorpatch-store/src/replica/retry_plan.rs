@@ -68,7 +68,7 @@ impl PlanAttempts {
                 if self.made >= self.most {
                     return Err(error);
                 }
-                tracing::warn!(%error, "planning again");
+                tracing::warn!("{error}: planning again");
                 return Ok(());
             }
             StoreError::Damaged { name, .. } => {
@@ -84,7 +84,7 @@ impl PlanAttempts {
         if size(&self.excluded) == before {
             return Err(self.first.take().unwrap_or(error));
         }
-        tracing::warn!(%error, "something in the stream is of no use, planning again");
+        tracing::warn!("{error}: planning again without it");
         self.first.get_or_insert(error);
         Ok(())
     }

@@ -22,7 +22,8 @@ settings! {
         /// Retries of one HTTP request by the client of a bucket [default: 10].
         /// It knows which answers of a provider are worth a retry, such as 503 SlowDown.
         client_retries: u32 = 10;
-        /// The time after which the client of a bucket retries no more [default: 3min].
+        /// The time after which a failed request is retried no more, by the client of a bucket or above it
+        /// [default: 3min].
         /// Its credentials must stay valid for that long.
         client_retry_timeout: Duration = Duration::from_secs(180);
     }

@@ -9,9 +9,9 @@ settings! {
     pub struct Timeouts {
         /// Time to connect to a bucket [default: 10s].
         connect_timeout: Duration = Duration::from_secs(10);
-        /// How long a connection may be silent before its request counts as failed [default: 1min].
+        /// How long a connection may be silent before its request counts as failed [default: 30s].
         /// A large transfer has no other limit: a download of many gigabytes is one request.
-        idle_timeout: Duration = Duration::from_secs(60);
+        idle_timeout: Duration = Duration::from_secs(30);
         /// Time for the whole of a small request, such as a record or a range, with the retries of the client
         /// below it [default: 5min].
         /// More than `client_retry_timeout`, which would never be reached otherwise.

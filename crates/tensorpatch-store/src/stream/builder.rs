@@ -1,8 +1,11 @@
 //! Opening a stream by its URL: which policy, which keys, and what it must be.
 
-use tensorpatch_format::LeafHash;
-use tensorpatch_stream::{SignKey, TrustKey};
+use std::path::PathBuf;
 
+use tensorpatch_format::LeafHash;
+use tensorpatch_stream::{SignKey, StreamId, TrustKey, Version};
+
+use super::expected::Expected;
 use super::{CreateOptions, Stream};
 use crate::bucket::Bucket;
 use crate::bucket::url::{open_existing_store, open_store};
@@ -19,6 +22,7 @@ pub struct StreamBuilder {
     trust_keys: Vec<TrustKey>,
     leaf_hash: Option<LeafHash>,
     single_writer: bool,
+    expected: Expected,
 }
 
 impl Stream {
@@ -31,6 +35,7 @@ impl Stream {
             trust_keys: Vec::new(),
             leaf_hash: None,
             single_writer: false,
+            expected: Expected::default(),
         }
     }
 }
@@ -57,8 +62,29 @@ impl StreamBuilder {
         self
     }
 
-    /// Sets the leaf hash of a new stream, and refuses an existing one with another [default: any; XXH3 for a
-    /// new stream].
+    /// Refuses every stream but the one with this id, and creates none. A key may have signed several
+    /// streams, and whoever can write to a bucket can put one in the place of another.
+    pub fn stream(mut self, id: StreamId) -> Self {
+        self.expected.stream = Some(id);
+        self
+    }
+
+    /// Refuses a stream whose newest version is below `version`, which is known to exist: somebody has hidden
+    /// or deleted it.
+    pub fn expect_tip(mut self, version: Version) -> Self {
+        self.expected.tip = Some(version);
+        self
+    }
+
+    /// Keeps in the directory `dir`, which belongs to the key, the newest version that was signed for each
+    /// stream, and refuses a stream that does not show it: signing on an older one would fork the history.
+    pub fn signed_tips(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.expected.signed = Some(dir.into());
+        self
+    }
+
+    /// Sets the leaf hash of a new stream, and refuses an existing one with another [default: any; for a new
+    /// stream BLAKE3 if it is signed, else XXH3].
     pub fn leaf_hash(mut self, hash: LeafHash) -> Self {
         self.leaf_hash = Some(hash);
         self
@@ -98,12 +124,15 @@ impl StreamBuilder {
         let policy = self.settled_policy()?;
         let (store, prefix) = open_store(&self.url, &policy)?;
         let options = CreateOptions {
-            leaf_hash: self.leaf_hash.unwrap_or_default(),
+            leaf_hash: self.leaf_hash,
             single_writer: self.single_writer,
             sign_key: self.sign_key.clone(),
         };
         let bucket = Bucket::new(store, prefix).with_policy(policy);
-        let stream = Stream::open_or_create_in(bucket, options).await?;
+        let stream = match self.expected.stream {
+            None => Stream::open_or_create_in(bucket, options).await?,
+            Some(_) => Stream::open_in(bucket).await?,
+        };
         self.checked(stream).await
     }
 
@@ -112,6 +141,7 @@ impl StreamBuilder {
     }
 
     async fn checked(self, mut stream: Stream) -> Result<Stream, StoreError> {
+        stream.expected = self.expected;
         let mut trusted = self.trust_keys;
         if let Some(key) = self.sign_key {
             trusted.insert(0, key.public());
@@ -120,7 +150,9 @@ impl StreamBuilder {
         if !trusted.is_empty() {
             stream = stream.trusting(trusted).await?;
         }
-        let found = stream.record().leaf_hash;
+        stream.check_id()?;
+        let (found, writers) = (stream.record().leaf_hash, stream.record().writers);
+        tracing::info!("opened the stream {} at {}, {writers:?} writers", stream.id(), stream.place());
         match self.leaf_hash {
             Some(wanted) if wanted != found => {
                 Err(StoreError::LeafHash { place: stream.place(), wanted, found })

@@ -1,10 +1,12 @@
 //! Writing and reading leases (spec/stream.md section 11).
 
 use bytes::Bytes;
-use tensorpatch_stream::lease::{Lease, LiveLease, MAX_LEASE_BYTES};
-use tensorpatch_stream::{Nonce, names};
+use tensorpatch_stream::lease::{Lease, LiveLease, MAX_LEASE_BYTES, MAX_LEASES, MAX_SECONDS};
+use tensorpatch_stream::retention::Listed;
+use tensorpatch_stream::{Nonce, Version, names};
 
 use super::Stream;
+use crate::bucket::buffered_all;
 use crate::error::StoreError;
 
 impl Stream {
@@ -23,20 +25,37 @@ impl Stream {
 
     /// The leases that live at `now` of the store's clock, and the names of those that do not.
     pub(crate) async fn leases(&self, now: i64) -> Result<(Vec<LiveLease>, Vec<String>), StoreError> {
-        let (mut live, mut dead) = (Vec::new(), Vec::new());
-        for object in self.bucket().list(names::LEASES, None).await? {
-            let name = format!("{}/{}", names::LEASES, object.name);
-            let bytes = match self.bucket().get_small(&name, MAX_LEASE_BYTES).await {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) => continue,
-                Err(StoreError::Damaged { .. }) => Bytes::new(),
-                Err(error) => return Err(error),
-            };
-            // A clock of the store that goes back keeps leases alive.
+        // A clock of the store that goes back keeps leases alive.
+        let named = |object: Listed| {
             let age = u64::try_from(now.saturating_sub(object.modified)).unwrap_or(0);
-            match LiveLease::read(&name, &bytes, age) {
-                Some(lease) => live.push(lease),
-                None => dead.push(name),
+            (format!("{}/{}", names::LEASES, object.name), age)
+        };
+        let listed = self.bucket().list(names::LEASES, None).await?.into_iter();
+        let listed = listed.filter(|object| names::is_lease(&object.name)).map(named);
+        let (mut young, old): (Vec<_>, Vec<_>) = listed.partition(|(_, age)| *age <= MAX_SECONDS);
+        let (mut live, mut dead) = (Vec::new(), old.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
+        let unread = young.len().saturating_sub(MAX_LEASES);
+        if unread > 0 {
+            // What they need is not known, so they need everything.
+            young.truncate(MAX_LEASES);
+            live.push(LiveLease {
+                holder: format!("{unread} leases that were not read"),
+                needs: Version::FIRST,
+            });
+        }
+        let read = buffered_all(young, self.policy().transfers.parallel_requests, |(name, age)| async move {
+            let bytes = match self.bucket().get_small(&name, MAX_LEASE_BYTES).await {
+                Err(StoreError::Damaged { .. }) => Some(Bytes::new()),
+                result => result?,
+            };
+            let lease = bytes.map(|bytes| LiveLease::read(&name, &bytes, age));
+            Ok((name, lease))
+        });
+        for (name, lease) in read.await? {
+            match lease {
+                Some(Some(lease)) => live.push(lease),
+                Some(None) => dead.push(name),
+                None => {}
             }
         }
         Ok((live, dead))
@@ -72,6 +91,10 @@ mod tests {
         let (held, target) = (Version::new(5), Version::new(9).unwrap());
         stream.lease("a", &Lease::new("engine-1", held, target, Duration::from_secs(60))).await.unwrap();
         stream.bucket().put("leases/b.json", vec![b' '; 5000].into()).await.unwrap();
+        for stray in [".DS_Store", "._a.json", "Thumbs.db", "a.json~", "a (copy).json", "sub/a.json", ".json"]
+        {
+            stream.bucket().put(&format!("leases/{stray}"), "x".into()).await.unwrap();
+        }
         let now = stream.store_now().await.unwrap();
         let (live, dead) = stream.leases(now).await.unwrap();
         assert_eq!((live.len(), dead.len()), (2, 0));
@@ -83,5 +106,26 @@ mod tests {
         stream.release("a").await.unwrap();
         stream.release("a").await.unwrap();
         assert_eq!(stream.leases(now).await.unwrap().0.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn more_leases_than_are_read_count_for_all_versions() {
+        let store = Arc::new(InMemory::new());
+        let stream = Stream::create(store, "s".into(), CreateOptions::default()).await.unwrap();
+        let target = Version::new(9).unwrap();
+        let lease = Lease::new("engine", None, target, Duration::from_secs(60));
+        for number in 0..MAX_LEASES {
+            stream.lease(&number.to_string(), &lease).await.unwrap();
+        }
+        let now = stream.store_now().await.unwrap();
+        let (live, _) = stream.leases(now).await.unwrap();
+        assert!(live.len() == MAX_LEASES && live.iter().all(|lease| lease.needs == target));
+        stream.lease("one-more", &lease).await.unwrap();
+        let (live, _) = stream.leases(now).await.unwrap();
+        assert_eq!(live.iter().map(|lease| lease.needs).min(), Some(Version::FIRST));
+        // Those that cannot live any more are not read, however many there are.
+        let late = now + i64::try_from(MAX_SECONDS).unwrap() + 1;
+        let (live, dead) = stream.leases(late).await.unwrap();
+        assert_eq!((live.len(), dead.len()), (0, MAX_LEASES + 1));
     }
 }

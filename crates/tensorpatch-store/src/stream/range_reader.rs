@@ -17,7 +17,7 @@ use tensorpatch_format::{
     RandomReader, Schema, TaggedStateDigest, TensorIndex,
 };
 use tensorpatch_stream::{
-    Anchor, Commit, EdgeKind, Exclusions, ObjectDigest, ObjectRef, PatchObject, PlanError, Version,
+    Anchor, Commit, Edge, EdgeKind, Exclusions, ObjectDigest, ObjectRef, PatchObject, PlanError, Version,
 };
 
 use super::Stream;
@@ -74,11 +74,25 @@ impl Stream {
     pub async fn range_reader(&self, commit: &Commit, limits: &Limits) -> Result<RangeReader, StoreError> {
         let version = commit.record.version;
         let (_, plan) = self.plan_to(None, commit, &Exclusions::default()).await?;
-        let mut edges = plan.edges.iter();
         let no_path = || PlanError::NoPath { target: version, missing: Vec::new() };
-        let Some(EdgeKind::Anchor(anchor)) = edges.next().map(|edge| &edge.kind) else {
+        let Some((EdgeKind::Anchor(anchor), edges)) =
+            plan.edges.split_first().map(|(first, rest)| (&first.kind, rest))
+        else {
             return Err(no_path().into());
         };
+        self.ranges_from(commit, anchor, edges, limits).await
+    }
+
+    /// Opens a version for reading ranges by way of an anchor and the deltas that follow it.
+    pub(crate) async fn ranges_from(
+        &self,
+        commit: &Commit,
+        anchor: &Anchor,
+        edges: &[Edge],
+        limits: &Limits,
+    ) -> Result<RangeReader, StoreError> {
+        let version = commit.record.version;
+        let no_path = || PlanError::NoPath { target: version, missing: Vec::new() };
         let bucket = self.bucket().clone();
         let fetched = AtomicU64::new(0);
         let files = open_anchor(&bucket, anchor, limits, &fetched).await?;

@@ -10,6 +10,7 @@ use crate::bucket::buffered_all;
 use crate::error::StoreError;
 use crate::observe::{Observer, Phase};
 use crate::stream::Stream;
+use crate::stream::budget::Budget;
 use crate::stream::history::batches;
 
 /// Choices for a check.
@@ -104,13 +105,15 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
     report.pruned_below = stream.pruned().await?;
     report.tip = tip.as_ref().map(|tip| tip.record.version);
     let listed = stream.data_objects().await?;
+    check_above(stream, tip.as_ref().map(|tip| tip.record.version), &listed, &mut report).await?;
     let Some(tip) = tip else {
         report.abandoned = listed.keys().map(Key::to_string).collect();
         return Ok(report);
     };
-    let commits = readable_commits(stream, tip.record.version, &mut report).await?;
+    let budget = Budget::of(stream);
+    let commits = readable_commits(stream, tip.record.version, &budget, &mut report).await?;
     check_edges(stream, &mut report).await?;
-    let edges = stream.edges(Version::FIRST, tip.record.version).await?;
+    let edges = stream.edges(Version::FIRST, tip.record.version, &budget).await?;
     let history = match History::new(commits.clone(), edges) {
         Ok(history) => history,
         Err(error) => {
@@ -121,29 +124,69 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
     let wanted = wanted(&history);
     let bad = check_objects(stream, &wanted, &listed, options, &mut report).await?;
     let floor = report.pruned_below.unwrap_or(Version::FIRST);
-    for commit in history.commits() {
-        let version = commit.record.version;
-        // Below the floor a missing object is no damage, so neither is a version that cannot be reached.
-        if version >= floor && history.plan(None, version, &bad, usize::MAX).is_err() {
-            report.unreachable.push(version);
-        }
+    let reachable = history.reachable(&bad);
+    // Below the floor a missing object is no damage, so neither is a version that cannot be reached.
+    let versions = history.commits().map(|commit| commit.record.version).filter(|version| *version >= floor);
+    report.unreachable.extend(versions.filter(|version| !reachable.contains(version)));
+    let above = stream.listed_commits(Some(&tip)).await?;
+    if let Some(lowest) = above.iter().filter(|version| **version > tip.record.version).min() {
+        let what = format!(
+            "no record leads from version {} to it: records above that version, {} of them, are no versions",
+            tip.record.version,
+            above.len()
+        );
+        report.problems.push(Problem { name: names::commit(*lowest), what });
     }
     let names: BTreeSet<&Key> = wanted.iter().map(|(object, _)| &object.key).collect();
     report.abandoned = listed.keys().filter(|key| !names.contains(key)).map(Key::to_string).collect();
     Ok(report)
 }
 
+/// Finds signs of versions above the newest commit: then its record, or those after it, are gone.
+async fn check_above(
+    stream: &Stream,
+    tip: Option<Version>,
+    listed: &BTreeMap<Key, Listed>,
+    report: &mut Checked,
+) -> Result<(), StoreError> {
+    let newest = tip.map_or("there is none".to_owned(), |tip| format!("the newest is {tip}"));
+    let is_above = |version: &Version| tip.is_none_or(|tip| *version > tip);
+    if let Some(hinted) = stream.hinted().await?.filter(is_above) {
+        let what = format!("it names version {hinted}, but of the commits {newest}: records are gone");
+        report.problems.push(Problem { name: names::LATEST.into(), what });
+    }
+    if let Some(floor) = report.pruned_below.filter(is_above) {
+        let what = format!("it names version {floor}, but of the commits {newest}: records are gone");
+        report.problems.push(Problem { name: names::PRUNED.into(), what });
+    }
+    // One version above the tip may be under way; anchors and folds are made of versions that exist.
+    let next = tip.map_or(Some(Version::FIRST), Version::next);
+    let made = listed.keys().filter(|key| names::is_made(key)).filter(|key| {
+        let version = key.version().filter(is_above);
+        let after = matches!(key.folder(), "anchors" | "folds") && version != Some(Version::FIRST);
+        version.is_some_and(|version| after || next.is_some_and(|next| version > next))
+    });
+    if let Some(key) = made.max_by_key(|key| key.version()) {
+        let what = format!("it is of a version above the commits, of which {newest}: records are gone");
+        report.problems.push(Problem { name: key.to_string(), what });
+    }
+    Ok(())
+}
+
 async fn readable_commits(
     stream: &Stream,
     tip: Version,
+    budget: &Budget,
     report: &mut Checked,
 ) -> Result<Vec<Commit>, StoreError> {
     let mut commits = Vec::new();
     for numbers in batches(Version::FIRST, tip) {
         let read = buffered_all(numbers, stream.policy().transfers.parallel_requests, |version| async move {
-            match stream.commit(version).await {
+            match stream.sized_commit(version).await {
                 Err(error @ (StoreError::Object { .. } | StoreError::Cancelled(_))) => Err(error),
-                result => Ok((version, result)),
+                Ok(Some((commit, bytes))) => budget.take(bytes).map(|()| (version, Ok(Some(commit)))),
+                Ok(None) => Ok((version, Ok(None))),
+                Err(error) => Ok((version, Err(error))),
             }
         })
         .await?;
@@ -164,15 +207,13 @@ async fn readable_commits(
 }
 
 async fn check_edges(stream: &Stream, report: &mut Checked) -> Result<(), StoreError> {
-    for object in stream.bucket().list(names::EDGES, None).await? {
+    for object in stream.all_edges().await? {
+        // Other names are those of strays.
         if names::edge_ends(&object.name).is_none() {
-            let name = format!("{}/{}", names::EDGES, object.name);
-            report.problems.push(Problem { name, what: "this is no name of an edge".into() });
             continue;
         }
-        match stream.edge(&object.name).await {
-            Ok(_) => {}
-            Err(error) => report.problem(error)?,
+        if let Err(error) = stream.edge(&object.name).await {
+            report.problem(error)?;
         }
     }
     Ok(())

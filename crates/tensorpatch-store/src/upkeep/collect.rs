@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tensorpatch_stream::retention::{Garbage, Kept, Listed, floor, garbage_probes, lowest_needed};
-use tensorpatch_stream::{History, Key, Nonce, ObjectRef, Version, names};
+use tensorpatch_stream::{Edge, EdgeKind, History, Key, Nonce, ObjectRef, Version, names};
 
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
@@ -93,37 +93,55 @@ struct Pruned {
 /// Finds, and if the options say so deletes, what neither the options nor a lease can need.
 ///
 /// # Errors
-/// If the stream is empty, the store fails, or something that is to be kept is missing: then nothing is
-/// deleted.
+/// If the stream is empty, the store fails, or something that is to be kept is missing; if something is to be
+/// deleted, also if the stream is signed and read without a trusted key, or the anchor that takes the place
+/// of an older one is not the version that it should be. Nothing is deleted then.
 ///
 /// # Cancel safety
 /// The future may be dropped at any time. Some of the garbage is then deleted, edges before objects; the next
 /// call deletes the rest.
 pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collected, StoreError> {
+    if options.delete {
+        stream.require_keys("deleting what is not needed")?;
+    }
     let tip = stream.tip().await?.ok_or(StoreError::Empty)?.record.version;
-    let history = stream.whole_history(tip).await?;
+    let edge_records = stream.all_edges().await?;
+    let mut history = stream.whole_history(tip).await?;
     let now = stream.store_now().await?;
     let (leases, expired) = stream.leases(now).await?;
     let listed = stream.data_objects().await?;
+    let broken = broken_edges(stream, &history, &listed).await?;
+    history.leave_out(&broken);
 
     let lowest = lowest_needed(tip, options.keep, leases.iter().map(|lease| lease.needs));
     let no_anchor = || StoreError::Missing { name: format!("an anchor at or below version {lowest}") };
-    let mut floor = floor(&history, lowest).ok_or_else(no_anchor)?;
+    let wanted = floor(&history, lowest).ok_or_else(no_anchor)?;
+    let mut floor = wanted;
     let mut kept = kept(stream, &history, floor, &options.pins).await?;
     match (check_complete(stream, &kept, &listed).await, stream.pruned().await?) {
         // What an earlier collector took is not missing. The record of it counts only where something is
-        // gone.
+        // gone, and releases nothing that is there.
         (Err(StoreError::Missing { .. }), Some(pruned))
             if pruned > floor && history.anchors().any(|edge| edge.target.version == pruned) =>
         {
             floor = pruned;
             kept = self::kept(stream, &history, floor, &options.pins).await?;
             check_complete(stream, &kept, &listed).await?;
+            let is_there = |object: &ObjectRef| listed.contains_key(&object.key);
+            kept.add_what_is_there(&history, wanted, is_there);
         }
         (complete, _) => complete?,
     }
+    if !broken.is_empty() {
+        check_goes_around(&history, floor, &broken, &listed)?;
+        let objects = broken.iter().flat_map(Edge::all_objects);
+        kept.add_objects(objects.filter(|object| listed.contains_key(&object.key)));
+    }
+    if options.delete {
+        check_successor(stream, &history, floor, &kept, &listed).await?;
+    }
 
-    let edges = kept.garbage_edges(tip, &stream.bucket().list(names::EDGES, None).await?);
+    let edges = kept.garbage_edges(tip, &edge_records);
     let mut objects = kept.garbage(&history, tip, &listed, now, options.grace);
     objects.extend(garbage_probes(&stream.bucket().list(names::PROBE, None).await?, now, options.grace));
     if options.delete {
@@ -150,6 +168,55 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         garbage: objects,
         deleted: options.delete,
     })
+}
+
+/// The edges that cannot be taken, since objects of them are gone, without those that a collector took.
+async fn broken_edges(
+    stream: &Stream,
+    history: &History,
+    listed: &BTreeMap<Key, Listed>,
+) -> Result<Vec<Edge>, StoreError> {
+    let pruned = stream.pruned().await?.unwrap_or(Version::FIRST);
+    let starts = |edge: &&Edge| edge.base().map_or(edge.target.version, |base| base.version) >= pruned;
+    let is_doubtful =
+        |object: &&ObjectRef| listed.get(&object.key).is_none_or(|listed| listed.bytes != object.bytes);
+    let edges = history.edges().iter().filter(starts);
+    let doubtful: BTreeSet<&ObjectRef> = edges.flat_map(Edge::objects).filter(is_doubtful).collect();
+    let at_once = stream.policy().transfers.parallel_requests;
+    let missing = buffered_all(doubtful, at_once, |object| async move {
+        match stream.bucket().check_there(object).await {
+            Ok(()) => Ok(None),
+            Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => Ok(Some(object)),
+            Err(error) => Err(error),
+        }
+    })
+    .await?;
+    let missing: BTreeSet<&ObjectRef> = missing.into_iter().flatten().collect();
+    let edges = history.edges().iter().filter(starts);
+    Ok(edges.filter(|edge| edge.objects().iter().any(|object| missing.contains(object))).cloned().collect())
+}
+
+/// Checks that every version from `floor` on can be reached without the broken edges, from what is kept
+/// alone.
+fn check_goes_around(
+    history: &History,
+    floor: Version,
+    broken: &[Edge],
+    listed: &BTreeMap<Key, Listed>,
+) -> Result<(), StoreError> {
+    let is_below = |edge: &&Edge| edge.base().map_or(edge.target.version, |base| base.version) < floor;
+    let below: Vec<Edge> = history.edges().iter().filter(is_below).cloned().collect();
+    let mut kept = history.clone();
+    kept.leave_out(&below);
+    let reachable = kept.reachable(&BTreeSet::new());
+    let mut versions = history.commits().map(|commit| commit.record.version);
+    if versions.all(|version| version < floor || reachable.contains(&version)) {
+        tracing::warn!("{} edges are broken: every version can be reached without them", broken.len());
+        return Ok(());
+    }
+    let gone = broken.iter().flat_map(Edge::objects).find(|object| !listed.contains_key(&object.key));
+    let name = gone.map_or_else(|| "an object".to_owned(), |object| object.key.to_string());
+    Err(StoreError::Missing { name })
 }
 
 /// Everything from `floor` on, and the paths to pinned versions below it.
@@ -179,6 +246,34 @@ async fn check_complete(
     buffered_all(kept.objects().filter(is_doubtful), at_once, |object| stream.bucket().check_there(object))
         .await?;
     Ok(())
+}
+
+/// Reads the anchor that everything rests on from now on, before anything goes that leads to a version.
+async fn check_successor(
+    stream: &Stream,
+    history: &History,
+    floor: Version,
+    kept: &Kept,
+    listed: &BTreeMap<Key, Listed>,
+) -> Result<(), StoreError> {
+    let stays: BTreeSet<&Key> = kept.objects().map(|object| &object.key).collect();
+    let goes = |object: &&ObjectRef| !stays.contains(&object.key) && listed.contains_key(&object.key);
+    if !history.edges().iter().any(|edge| edge.all_objects().iter().any(goes)) {
+        return Ok(());
+    }
+    let mut first = None;
+    for edge in history.anchors().filter(|edge| edge.target.version == floor) {
+        let (EdgeKind::Anchor(anchor), Some(commit)) = (&edge.kind, history.commit(floor)) else { continue };
+        match stream.check_anchor(commit, anchor).await {
+            Ok(()) => return Ok(()),
+            Err(error @ (StoreError::Object { .. } | StoreError::Cancelled(_))) => return Err(error),
+            Err(error) => {
+                tracing::warn!("an anchor of version {floor} is not what it should be: {error}");
+                first.get_or_insert(error);
+            }
+        }
+    }
+    Err(first.unwrap_or_else(|| StoreError::Missing { name: format!("an anchor of version {floor}") }))
 }
 
 /// Says that what is below the floor may be gone, before it goes.

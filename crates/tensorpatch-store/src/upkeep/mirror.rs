@@ -13,7 +13,8 @@ use tensorpatch_stream::{ObjectDigest, ObjectRef, Version, Writers, names};
 use crate::bucket::create::{Created, create};
 use crate::bucket::{Bucket, buffered_all};
 use crate::error::StoreError;
-use crate::local::{self, Lock};
+use crate::local;
+use crate::lock::Lock;
 use crate::observe::{Observer, Phase};
 use crate::stream::Stream;
 
@@ -130,11 +131,11 @@ async fn copy_edges(
             continue;
         }
         let edge = match stream.edge(&listed.name).await {
-            Ok(Some(edge)) => edge,
+            Ok(Some((edge, _))) => edge,
             Ok(None) => continue,
             Err(error @ StoreError::Object { .. }) => return Err(error),
             Err(error) => {
-                tracing::warn!(name, %error, "an edge is not copied");
+                tracing::warn!("{name} is not copied: {error}");
                 continue;
             }
         };

@@ -28,7 +28,7 @@ pub(crate) fn sample(version: u64, previous: ObjectDigest) -> CommitRecord {
         version: number,
         previous: number.previous().map(|version| Link { version, commit: previous }),
         publisher: "trainer".into(),
-        nonce: Nonce::random(),
+        nonce: "0123456789abcdef0123456789abcdef".parse().unwrap(),
         created: 1_790_000_000,
         label: Some("step 1".into()),
         contents: VersionContents {
@@ -42,6 +42,16 @@ pub(crate) fn sample(version: u64, previous: ObjectDigest) -> CommitRecord {
         delta,
         companions: vec![NamedObject { name: "config.json".into(), object: object("companions/1/c") }],
     }
+}
+
+/// The same with states hashed by `leaf_hash`.
+pub(crate) fn sample_with(version: u64, previous: ObjectDigest, leaf_hash: LeafHash) -> CommitRecord {
+    let mut record = sample(version, previous);
+    record.contents.state.leaf_hash = leaf_hash;
+    if let Some(delta) = &mut record.delta {
+        delta.base.state.leaf_hash = leaf_hash;
+    }
+    record
 }
 
 fn altered(record: &CommitRecord, from: &str, to: &str) -> Result<CommitRecord, RecordError> {
@@ -153,4 +163,10 @@ fn records_that_break_a_rule_are_refused() {
     twin.name = "Config.JSON".into();
     record.companions.push(twin);
     assert!(record.to_bytes().is_err(), "two names that are one file on some systems");
+    let one = record.companions[0].clone();
+    record.companions =
+        (0..MAX_COMPANIONS).map(|number| NamedObject { name: number.to_string(), ..one.clone() }).collect();
+    assert!(record.to_bytes().is_ok());
+    record.companions.push(one);
+    assert!(record.to_bytes().is_err(), "one companion too many");
 }

@@ -6,15 +6,11 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::*;
-use crate::sign::{TrustKey, distrust};
+use crate::sign::TrustKey;
+use crate::trust::Trust;
 
 fn read<T: JsonRecord>(bytes: &[u8], keys: &[TrustKey]) -> Result<(), String> {
-    if !keys.is_empty()
-        && let Some(why) = distrust(T::FORMAT, bytes, keys)
-    {
-        return Err(why);
-    }
-    T::parse(bytes).map(|_| ()).map_err(|error| error.to_string())
+    Trust::of(keys.iter().copied()).read::<T>(bytes).map(|_| ()).map_err(|error| error.to_string())
 }
 
 #[test]

@@ -399,13 +399,13 @@ pub(in crate::sparse) unsafe fn moves<V: Vector, const LANES: usize>(
     Some(())
 }
 
-/// Reads a symbol for each element of a block, in as many lanes as `N` vectors have, and moves them. `None`
-/// if one cannot be moved so.
+/// Reads a symbol for each element of a block, by rows of `LANES`, which `N` vectors hold, and moves them.
+/// `None` if one cannot be moved so.
 ///
 /// # Safety
 /// The instructions must be there.
 #[inline(always)]
-pub(in crate::sparse) unsafe fn dense<V: Vector, const N: usize>(
+pub(in crate::sparse) unsafe fn dense<V: Vector, const N: usize, const LANES: usize>(
     source: &mut Source<'_>,
     lengths: &Lengths,
     symbols: &Symbols,
@@ -422,24 +422,27 @@ pub(in crate::sparse) unsafe fn dense<V: Vector, const N: usize>(
         }
         (Ladder::<V>::new(lengths, symbols), states)
     };
-    let (vectors, tail) = block.as_chunks_mut();
-    let (rows, vectors) = vectors.as_chunks_mut();
-    for row in rows {
-        ladder.move_row(row, &mut states, low_bits(N * WIDTH), input)?;
+    let is_whole = LANES == N * WIDTH;
+    let row_bytes = 2 * LANES;
+    let (vectors, _) = block.as_chunks_mut();
+    let (rows, _) = vectors.as_chunks_mut();
+    let whole = if is_whole { rows.len() * row_bytes } else { 0 };
+    for row in rows.iter_mut().filter(|_| is_whole) {
+        ladder.move_row(row, &mut states, low_bits(LANES), input)?;
     }
-    let left = vectors.len() * WIDTH + tail.len() / 2;
-    if left > 0 {
-        let rest = vectors.as_flattened_mut().iter_mut().chain(tail);
+    // Rows that fill no vectors, or not all of them.
+    for elements in block.get_mut(whole..).unwrap_or_default().chunks_mut(row_bytes) {
         let before = states;
         let mut row = [[0; 2 * WIDTH]; N];
-        let mut elements: Vec<&mut u8> = rest.collect();
-        row.as_flattened_mut().iter_mut().zip(&elements).for_each(|(to, from)| *to = **from);
-        let read = low_bits(left);
+        row.as_flattened_mut().iter_mut().zip(&*elements).for_each(|(to, from)| *to = *from);
+        let read = low_bits(elements.len() / 2);
         ladder.move_row(&mut row, &mut states, read, input)?;
-        for (n, (states, before)) in states.iter_mut().zip(before).enumerate() {
-            *states = states.only(read >> (n * WIDTH) & 0xffff, before);
+        if elements.len() < row_bytes {
+            for (n, (states, before)) in states.iter_mut().zip(before).enumerate() {
+                *states = states.only(read >> (n * WIDTH) & 0xffff, before);
+            }
         }
-        elements.iter_mut().zip(row.as_flattened()).for_each(|(to, from)| **to = *from);
+        elements.iter_mut().zip(row.as_flattened()).for_each(|(to, from)| *to = *from);
     }
     for (states, of_lanes) in states.into_iter().zip(of_lanes) {
         states.store(of_lanes);

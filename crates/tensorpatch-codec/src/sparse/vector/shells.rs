@@ -54,14 +54,14 @@ macro_rules! shells {
         /// # Safety
         #[doc = concat!("The ", $level, " level must be there.")]
         #[target_feature(enable = $features)]
-        pub(super) unsafe fn dense<const N: usize>(
+        pub(super) unsafe fn dense<const N: usize, const LANES: usize>(
             source: &mut Source<'_>,
             lengths: &Lengths,
             symbols: &Symbols,
             block: &mut [u8],
         ) -> Option<()> {
             // SAFETY: as the caller says.
-            unsafe { vector::dense::<$vector, N>(source, lengths, symbols, block) }
+            unsafe { vector::dense::<$vector, N, LANES>(source, lengths, symbols, block) }
         }
 
         /// [`vector::find_changes`].

@@ -6,7 +6,9 @@ use object_store::ObjectStore;
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::path::Path;
 
-use super::{bucket_and_prefix, set_up};
+use super::client::Connector;
+use super::environment::{Environment, trust_bundle};
+use super::{bad, bucket_and_prefix, set_up};
 use crate::error::StoreError;
 use crate::settings::Policy;
 
@@ -16,16 +18,33 @@ pub(super) fn open(
     policy: &Policy,
 ) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
     let (container, prefix) = bucket_and_prefix(url, rest)?;
-    let builder = MicrosoftAzureBuilder::from_env().with_container_name(container);
+    let refuse = |what: String| bad(url, what);
+    let environment =
+        Environment::of_process(&["AZURE_", "IDENTITY_ENDPOINT", "REQUESTS_CA_BUNDLE"]).map_err(refuse)?;
+    let mut builder = MicrosoftAzureBuilder::new();
+    for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("AZURE_")) {
+        if let Ok(key) = name.to_ascii_lowercase().parse::<AzureConfigKey>() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    if let Some(endpoint) = environment.get("IDENTITY_ENDPOINT") {
+        builder = builder.with_msi_endpoint(endpoint);
+    }
+    let builder = builder.with_container_name(container);
     let plain =
         |key| builder.get_config_value(&key).is_some_and(|value: String| value.starts_with("http://"));
     let emulator = builder
         .get_config_value(&AzureConfigKey::UseEmulator)
         .is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let allow_http = emulator || plain(AzureConfigKey::Endpoint);
+    let mut options = policy.timeouts.client_options(allow_http);
+    if let Some(path) = environment.get("REQUESTS_CA_BUNDLE") {
+        options = trust_bundle(options, "REQUESTS_CA_BUNDLE", path).map_err(refuse)?;
+    }
     let store = builder
-        .with_client_options(policy.timeouts.client_options(allow_http))
+        .with_client_options(options)
         .with_retry(policy.retries.retry_config())
+        .with_http_connector(Connector::default())
         .build();
     Ok((set_up(url, store, policy)?, prefix))
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use object_store::ObjectStore;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path;
 
-use super::{bucket_and_prefix, set_up};
+use super::client::Connector;
+use super::environment::Environment;
+use super::{bad, bucket_and_prefix, set_up};
 use crate::error::StoreError;
 use crate::settings::Policy;
 
@@ -16,10 +18,22 @@ pub(super) fn open(
     policy: &Policy,
 ) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
     let (bucket, prefix) = bucket_and_prefix(url, rest)?;
-    let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
+    let environment =
+        Environment::of_process(&["GOOGLE_", "SERVICE_ACCOUNT"]).map_err(|what| bad(url, what))?;
+    let mut builder = GoogleCloudStorageBuilder::new();
+    if let Some(path) = environment.get("SERVICE_ACCOUNT") {
+        builder = builder.with_service_account_path(path);
+    }
+    for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("GOOGLE_")) {
+        if let Ok(key) = name.to_ascii_lowercase().parse::<GoogleConfigKey>() {
+            builder = builder.with_config(key, value);
+        }
+    }
     let store = builder
+        .with_bucket_name(bucket)
         .with_client_options(policy.timeouts.client_options(false))
         .with_retry(policy.retries.retry_config())
+        .with_http_connector(Connector::default())
         .build();
     Ok((set_up(url, store, policy)?, prefix))
 }

@@ -7,6 +7,8 @@ use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
 
+use super::client::Connector;
+use super::environment::{Environment, check_plain, expand_home, trust_bundle};
 use super::{bad, bucket_and_prefix, set_up};
 use crate::bucket::hub::HubBucket;
 use crate::error::StoreError;
@@ -14,6 +16,9 @@ use crate::settings::Policy;
 
 /// The gateway, to which the namespace is appended.
 const GATEWAY: &str = "https://s3.hf.co";
+/// Prefixes of the variables that count.
+const VARIABLES: [&str; 5] =
+    ["HF_", "HUGGING_FACE_HUB_TOKEN", "AWS_", "REQUESTS_CA_BUNDLE", "XDG_CACHE_HOME"];
 /// The Hub itself.
 const HUB: &str = "https://huggingface.co";
 
@@ -34,21 +39,31 @@ pub(super) fn open(
     if !is_plain(namespace) || !is_plain(bucket) {
         return Err(bad(url, form));
     }
+    let refuse = |what: String| bad(url, what);
+    let environment = Environment::of_process(&VARIABLES).map_err(refuse)?;
     let keys = |prefix: &str| {
-        Some((
-            variable(&format!("{prefix}_ACCESS_KEY_ID"))?,
-            variable(&format!("{prefix}_SECRET_ACCESS_KEY"))?,
-        ))
+        let key = environment.get(&format!("{prefix}_ACCESS_KEY_ID"))?;
+        Some((key, environment.get(&format!("{prefix}_SECRET_ACCESS_KEY"))?))
     };
-    let token = token().map_err(|what| bad(url, what))?;
+    let token = token(&environment).map_err(refuse)?;
+    let options = |endpoint: &str| {
+        let options = policy.timeouts.client_options(endpoint.starts_with("http://"));
+        let bundle = environment.first(&["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"]);
+        bundle.map_or(Ok(options.clone()), |(name, path)| trust_bundle(options, name, path)).map_err(refuse)
+    };
     let store = match keys("HF_S3").or_else(|| keys("AWS").filter(|_| token.is_none())) {
-        Some(keys) => gateway(url, namespace, bucket, keys, policy)?,
+        Some(keys) => {
+            let endpoint = environment.get("HF_S3_ENDPOINT").unwrap_or(GATEWAY);
+            let endpoint = format!("{}/{namespace}", endpoint.trim_end_matches('/'));
+            let store = gateway(&endpoint, bucket, keys, policy).with_client_options(options(&endpoint)?);
+            set_up(url, store.build(), policy)?
+        }
         None => {
-            let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| HUB.into());
-            let options = policy.timeouts.client_options(endpoint.starts_with("http://"));
+            let endpoint = environment.get("HF_ENDPOINT").unwrap_or(HUB);
+            let options = options(endpoint)?;
             let id = format!("{namespace}/{bucket}");
             let store =
-                HubBucket::new(&endpoint, &id, token.as_deref(), options, policy.retries.retry_config());
+                HubBucket::new(endpoint, &id, token.as_deref(), options, policy.retries.retry_config());
             set_up(url, store, policy)?
         }
     };
@@ -57,67 +72,40 @@ pub(super) fn open(
 
 /// The gateway keeps conditions on puts but not on gets, stores no metadata or tags, and answers a get with a
 /// redirect. None of that is used here; the client follows the redirect without its credentials.
-fn gateway(
-    url: &str,
-    namespace: &str,
-    bucket: &str,
-    (key, secret): (String, String),
-    policy: &Policy,
-) -> Result<Arc<dyn ObjectStore>, StoreError> {
-    let gateway = variable("HF_S3_ENDPOINT").unwrap_or_else(|| GATEWAY.into());
-    let endpoint = format!("{}/{namespace}", gateway.trim_end_matches('/'));
-    let store = AmazonS3Builder::new()
-        .with_endpoint(&endpoint)
+fn gateway(endpoint: &str, bucket: &str, (key, secret): (&str, &str), policy: &Policy) -> AmazonS3Builder {
+    AmazonS3Builder::new()
+        .with_endpoint(endpoint)
         .with_bucket_name(bucket)
         .with_region("us-east-1")
         .with_access_key_id(key)
         .with_secret_access_key(secret)
         .with_disable_tagging(true)
-        .with_client_options(policy.timeouts.client_options(endpoint.starts_with("http://")))
         .with_retry(policy.retries.retry_config())
-        .build();
-    set_up(url, store, policy)
+        .with_http_connector(Connector::default())
 }
 
 /// The token that the Hub's own tools would use: of the environment, else what `hf auth login` stored.
-fn token() -> Result<Option<String>, String> {
-    for name in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] {
-        if let Some(token) = variable(name) {
-            return plain(token, name).map(Some);
-        }
+fn token(environment: &Environment) -> Result<Option<String>, String> {
+    if let Some((name, token)) = environment.first(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]) {
+        check_plain(name, token)?;
+        return Ok(Some(token.to_owned()));
     }
-    if variable("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some() {
+    if environment.get("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some() {
         return Ok(None);
     }
-    let Some(path) = token_file() else { return Ok(None) };
+    let Some(path) = token_file(environment) else { return Ok(None) };
     // Without it, or without the right to read it, nobody is logged in.
     let Ok(stored) = std::fs::read_to_string(&path) else { return Ok(None) };
-    match stored.trim() {
-        "" => Ok(None),
-        token => plain(token.to_owned(), &path.display().to_string()).map(Some),
-    }
+    let token = stored.trim();
+    check_plain(&path.display().to_string(), token)?;
+    Ok(Some(token.to_owned()).filter(|token| !token.is_empty()))
 }
 
-fn token_file() -> Option<PathBuf> {
+fn token_file(environment: &Environment) -> Option<PathBuf> {
+    let variable = |name: &str| environment.get(name).map(expand_home);
     let home = || {
-        let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
+        let cache = variable("XDG_CACHE_HOME").or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
         Some(cache.join("huggingface"))
     };
-    variable("HF_TOKEN_PATH")
-        .map(PathBuf::from)
-        .or_else(|| Some(variable("HF_HOME").map(PathBuf::from).or_else(home)?.join("token")))
-}
-
-/// A token goes into a header as it is.
-fn plain(token: String, source: &str) -> Result<String, String> {
-    if token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Ok(token);
-    }
-    Err(format!("what {source} holds is no token: it has a blank or a character that no token has"))
-}
-
-/// A variable that is set to something, without blanks or line breaks around it.
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    variable("HF_TOKEN_PATH").or_else(|| Some(variable("HF_HOME").or_else(home)?.join("token")))
 }

@@ -16,7 +16,8 @@ use tensorpatch_stream::{
 use super::files::upload_files;
 use super::patch::{check, upload, upload_patch};
 use crate::error::StoreError;
-use crate::local::{self, Lock, blocking};
+use crate::local::{self, blocking};
+use crate::lock::Lock;
 use crate::observe::Phase;
 use crate::publisher::encode::write_buffered;
 use crate::publisher::options::PublishOptions;

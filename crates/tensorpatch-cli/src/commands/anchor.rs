@@ -1,0 +1,68 @@
+//! `tensorpatch anchor`: a whole checkpoint of the newest version.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use tensorpatch::store::{AnchorAdded, PublishOptions, Publisher};
+
+use crate::output::{Report, bytes, fields};
+use crate::session::Session;
+use crate::streams::{self, Sign, Source};
+
+/// Adds the whole checkpoint of the newest version, for newcomers and for replicas to which no path of
+/// patches leads any more: it mends a stream whose older objects are damaged or missing. It is taken from the
+/// baseline, so run it where the newest version was published.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// The directory with the newest version, made and kept by tensorpatch [default: in the user's cache]
+    #[arg(long, value_name = "DIR")]
+    baseline: Option<PathBuf>,
+    /// The name of whoever adds it, in the record
+    #[arg(long, value_name = "NAME")]
+    publisher: Option<String>,
+    #[command(flatten)]
+    sign: Sign,
+}
+
+#[derive(Serialize)]
+struct AnchorReport {
+    url: String,
+    #[serde(flatten)]
+    added: AnchorAdded,
+}
+
+impl Report for AnchorReport {
+    fn lines(&self) -> Vec<String> {
+        fields(&[
+            ("anchor", format!("of version {}", self.added.version)),
+            ("uploaded", bytes(self.added.bytes)),
+        ])
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    let added = streams::wait(session, async {
+        let mut options =
+            PublishOptions::default().with_diff(session.options()).with_observer(streams::observer(session));
+        if let Some(name) = &arguments.publisher {
+            options = options.with_publisher(name);
+        }
+        let mut builder = Publisher::builder(&arguments.source.url)
+            .existing()
+            .policy(arguments.source.access.policy()?)
+            .trust_keys(arguments.source.access.trust_key.iter().copied())
+            .options(options);
+        if let Some(key) = arguments.sign.key()? {
+            builder = builder.sign_key(key);
+        }
+        if let Some(baseline) = &arguments.baseline {
+            builder = builder.baseline(baseline);
+        }
+        Ok(builder.open().await?.add_anchor().await?)
+    })?;
+    session.output.report(&AnchorReport { url: arguments.source.url.clone(), added })
+}

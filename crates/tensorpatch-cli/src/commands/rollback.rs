@@ -1,0 +1,51 @@
+//! `tensorpatch rollback`: take back versions that nobody trusted has signed.
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use tensorpatch::store::upkeep::{self, RolledBack};
+
+use crate::output::{Report, counted, fields};
+use crate::session::Session;
+use crate::streams::{self, Sign, Source};
+
+/// Takes back the newest versions of a signed stream, down to the first that a trusted key has signed. For
+/// the owner of the key, after somebody has published without one: replicas that trust the key never held
+/// them.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    sign: Sign,
+}
+
+#[derive(Serialize)]
+struct RollbackReport {
+    url: String,
+    #[serde(flatten)]
+    rolled_back: RolledBack,
+}
+
+impl Report for RollbackReport {
+    fn lines(&self) -> Vec<String> {
+        let RolledBack { tip, removed, .. } = &self.rolled_back;
+        let names: Vec<String> = removed.iter().rev().map(ToString::to_string).collect();
+        let removed = match names.is_empty() {
+            true => "nothing: the newest version is signed".to_owned(),
+            false => format!("{}: {}", counted(names.len() as u64, "version"), names.join(", ")),
+        };
+        fields(&[
+            ("removed", removed),
+            ("newest", tip.map_or_else(|| "none".to_owned(), |tip| format!("version {tip}"))),
+        ])
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    let rolled_back = streams::wait(session, async {
+        let stream = arguments.source.open_signing(&arguments.sign).await?;
+        Ok(upkeep::roll_back_unsigned(&stream).await?)
+    })?;
+    session.output.report(&RollbackReport { url: arguments.source.url.clone(), rolled_back })
+}

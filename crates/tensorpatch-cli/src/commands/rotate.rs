@@ -1,0 +1,74 @@
+//! `tensorpatch rotate`: another key signs from now on.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde::Serialize;
+use tensorpatch::store::{HandedOver, OldKey, TrustKey, Version};
+
+use crate::exit::Refusal;
+use crate::output::{Report, fields};
+use crate::session::Session;
+use crate::streams::{self, Source, parse_version, read_key};
+
+/// Lets another key sign the versions of a stream from now on; the old one counts for those that are there,
+/// and for no others. With --old-key-file, replicas that trust the old key go on with the new one. If the old
+/// key is lost, or others have it, name it with --old-key and give replicas the new one (--trust-key).
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// The file with the key that signs from now on, made by tensorpatch keygen
+    #[arg(long, value_name = "FILE")]
+    new_key_file: PathBuf,
+    /// The file with the key that has signed until now, which agrees
+    #[arg(long, value_name = "FILE", required_unless_present = "old_key")]
+    old_key_file: Option<PathBuf>,
+    /// The public key that has signed until now, if its secret is lost or known to others
+    #[arg(long, value_name = "KEY", conflicts_with = "old_key_file")]
+    old_key: Option<TrustKey>,
+    /// The last version for which the old key counts, if others have signed with it after that
+    /// [default: the newest]
+    #[arg(long, value_name = "N", value_parser = parse_version)]
+    last: Option<Version>,
+}
+
+#[derive(Serialize)]
+struct RotateReport {
+    url: String,
+    #[serde(flatten)]
+    handed_over: HandedOver,
+}
+
+impl Report for RotateReport {
+    fn lines(&self) -> Vec<String> {
+        let HandedOver { last, from, to, agreed, .. } = &self.handed_over;
+        let replicas = if *agreed {
+            "those that trust the old key go on with the new one"
+        } else {
+            "tell them the new key (--trust-key)"
+        };
+        fields(&[
+            ("old key", format!("{from}, up to version {last}")),
+            ("new key", to.clone()),
+            ("replicas", replicas.to_owned()),
+        ])
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    let new = read_key(&arguments.new_key_file)?;
+    let old = match (&arguments.old_key_file, arguments.old_key) {
+        (Some(path), _) => OldKey::Agrees(read_key(path)?),
+        (None, Some(key)) => OldKey::Gone(key),
+        (None, None) => {
+            return Err(Refusal::usage("no old key is named", "give --old-key-file or --old-key").into());
+        }
+    };
+    let handed_over = streams::wait(session, async {
+        let stream = arguments.source.builder()?.trust_keys([old.public()]).open().await?;
+        stream.hand_over(&old, &new, arguments.last).await.context("the stream was not handed over")
+    })?;
+    session.output.report(&RotateReport { url: arguments.source.url.clone(), handed_over })
+}

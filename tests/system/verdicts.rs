@@ -1,0 +1,252 @@
+//! What is said of a stream is so, and the advice mends what it names.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::support::{
+    Outcome, arguments, finish, fixture, read, run, same_checkpoint, temporary, tree, write,
+};
+
+const FAILED: i32 = 1;
+const BAD_INPUT: i32 = 3;
+const NOT_FOUND: i32 = 6;
+
+struct Scene {
+    dir: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(versions: u32) -> Self {
+        let scene = Self { dir: temporary() };
+        for version in 1..=versions {
+            scene.publish(version, &[]).ok();
+        }
+        scene
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn publish(&self, version: u32, options: &[&str]) -> Outcome {
+        let mut publish = arguments!["publish", snapshot(version), "--to", self.path("stream")].to_vec();
+        publish.extend(arguments!["--baseline", self.path("baseline"), "--json"]);
+        publish.extend(options.iter().map(Into::into));
+        run(&publish)
+    }
+
+    fn run(&self, command: &str, options: &[&str]) -> Outcome {
+        let mut arguments = arguments![command, self.path("stream")].to_vec();
+        arguments.extend(options.iter().map(OsString::from));
+        run(&arguments)
+    }
+
+    fn commit(&self, version: u32) -> PathBuf {
+        self.path("stream").join(format!("commits/{version:020}.json"))
+    }
+
+    /// The one file below `folder` of the version.
+    fn object(&self, folder: &str, version: u32) -> PathBuf {
+        let folder = self.path("stream").join(folder);
+        let files = tree(&folder);
+        let of_version = files.keys().find(|file| {
+            file.starts_with("") && file.to_string_lossy().starts_with(&format!("{version:020}"))
+        });
+        folder.join(of_version.unwrap())
+    }
+}
+
+fn snapshot(version: u32) -> PathBuf {
+    fixture(4 + (version - 1) % 3)
+}
+
+#[test]
+fn a_stream_whose_records_are_gone_is_not_sound() {
+    let scene = Scene::new(3);
+    scene.run("fsck", &[]).ok();
+    let all = tree(&scene.path("stream"));
+    fs::remove_file(scene.commit(3)).unwrap();
+    let outcome = scene.run("fsck", &[]).fails(BAD_INPUT, &[]);
+    let said = String::from_utf8(outcome.stdout).unwrap();
+    assert!(said.contains("latest.json") && said.contains("records are gone"), "{said}");
+    assert!(!said.contains("gc removes") && said.ends_with("not sound\n"), "{said}");
+    // The hint is gone as well: the objects still speak.
+    fs::remove_file(scene.path("stream/latest.json")).unwrap();
+    fs::remove_file(scene.commit(2)).unwrap();
+    scene.run("fsck", &[]).fails(BAD_INPUT, &[]);
+    fs::remove_dir_all(scene.path("stream/commits")).unwrap();
+    scene.run("fsck", &[]).fails(BAD_INPUT, &[]);
+    for (name, bytes) in all.iter().filter(|(name, _)| name.starts_with("commits")) {
+        fs::create_dir_all(scene.path("stream/commits")).unwrap();
+        write(&scene.path("stream").join(name), bytes);
+    }
+    scene.run("fsck", &[]).ok();
+}
+
+#[test]
+fn a_check_of_sizes_alone_does_not_say_that_the_contents_are_right() {
+    let scene = Scene::new(2);
+    let object = scene.object("patches", 2);
+    let mut bytes = read(&object);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    write(&object, &bytes);
+    let said = String::from_utf8(scene.run("fsck", &["--shallow"]).ok().stdout).unwrap();
+    assert!(said.ends_with("the contents were not read\n"), "{said}");
+    scene.run("fsck", &[]).fails(BAD_INPUT, &[]);
+}
+
+#[test]
+fn a_collected_version_is_named_as_collected_and_folds_stay_above_it() {
+    let scene = Scene::new(4);
+    scene.run("anchor", &["--baseline", scene.path("baseline").to_str().unwrap()]).ok();
+    for version in 5..=6 {
+        scene.publish(version, &[]).ok();
+    }
+    scene.run("gc", &["--keep", "2", "--grace", "0s", "--delete"]).ok();
+    let replica = scene.path("replica");
+    let pull = arguments!["pull", scene.path("stream"), replica, "--version", "2"];
+    run(&pull)
+        .fails(NOT_FOUND, &["version 2 was collected", "the oldest that is kept is 4", "tensorpatch log"]);
+    let log = scene.run("log", &["--json"]).ok().json();
+    let collected: Vec<bool> =
+        log["versions"].as_array().unwrap().iter().map(|entry| entry["collected"] == true).collect();
+    assert_eq!(collected, [true, true, true, false, false, false]);
+    assert!(String::from_utf8(scene.run("log", &[]).ok().stdout).unwrap().contains("collected"));
+    let fold = scene.run("fold", &["--work", scene.path("work").to_str().unwrap(), "--json"]).ok().json();
+    assert_eq!((&fold["from"], &fold["to"]), (&4.into(), &6.into()));
+    scene.run("fsck", &[]).ok();
+    run(&arguments!["pull", scene.path("stream"), replica]).ok();
+}
+
+#[test]
+fn the_advice_after_damage_mends_the_stream() {
+    let scene = Scene::new(2);
+    let replica = scene.path("replica");
+    let pull = arguments!["pull", scene.path("stream"), replica];
+    run(&pull).ok();
+    let (stream, mirror) = (scene.path("stream"), scene.path("mirror"));
+    run(&arguments!["mirror", stream, mirror, "--work", scene.path("work")]).ok();
+    scene.publish(3, &[]).ok();
+    fs::remove_file(scene.object("patches", 3)).unwrap();
+    run(&pull).fails(BAD_INPUT, &["tensorpatch anchor URL", "what is held stays as it was"]);
+    same_checkpoint(&replica, &snapshot(2));
+    let baseline = scene.path("baseline");
+    scene.run("anchor", &["--baseline", baseline.to_str().unwrap()]).ok();
+    run(&pull).ok();
+    same_checkpoint(&replica, &snapshot(3));
+    // Collecting goes on around what stays broken.
+    scene.run("gc", &["--keep", "3", "--delete"]).ok();
+    fs::remove_dir_all(&replica).unwrap();
+    run(&arguments!["pull", scene.path("stream"), replica, "--version", "1"]).ok();
+    run(&pull).ok();
+    same_checkpoint(&replica, &snapshot(3));
+    // A stream record that is gone is restored from a mirror, and nothing takes its place before that.
+    fs::remove_file(stream.join("stream.json")).unwrap();
+    let before = tree(&stream);
+    scene.publish(4, &[]).fails(BAD_INPUT, &["stream.json is gone", "up to version 3", "from a mirror"]);
+    run(&pull).fails(BAD_INPUT, &["stream.json is gone"]);
+    assert!(tree(&stream) == before, "nothing is created over the records of a stream");
+    fs::remove_dir_all(stream.join("commits")).unwrap();
+    scene.publish(4, &[]).fails(BAD_INPUT, &["stream.json is gone"]);
+    for (name, bytes) in before.iter().filter(|(name, _)| name.starts_with("commits")) {
+        fs::create_dir_all(stream.join("commits")).unwrap();
+        write(&stream.join(name), bytes);
+    }
+    fs::copy(mirror.join("stream.json"), stream.join("stream.json")).unwrap();
+    scene.publish(4, &[]).ok();
+    run(&pull).ok();
+    same_checkpoint(&replica, &snapshot(4));
+}
+
+#[test]
+fn the_same_checkpoint_without_a_label_is_not_published_twice_unless_that_is_asked_for() {
+    let scene = Scene::new(2);
+    let again = scene.publish(2, &[]).ok().json();
+    assert_eq!(
+        (&again["version"], &again["unchanged"], &again["bytes"]),
+        (&2.into(), &true.into(), &0.into())
+    );
+    assert_eq!(scene.publish(2, &["--label", "step 2"]).ok().json()["version"], 3);
+    assert_eq!(scene.publish(2, &["--allow-unchanged"]).ok().json()["version"], 4);
+    // A file beside the weights is a change.
+    let directory = scene.path("checkpoint");
+    fs::create_dir(&directory).unwrap();
+    fs::copy(snapshot(2), directory.join("model.safetensors")).unwrap();
+    write(&directory.join("config.json"), b"{}");
+    let publish = arguments![
+        "publish",
+        directory,
+        "--to",
+        scene.path("stream"),
+        "--baseline",
+        scene.path("baseline"),
+        "--json"
+    ];
+    for (config, version) in [("{}", 5), ("{}", 5), ("{\"a\": 1}", 6)] {
+        write(&directory.join("config.json"), config.as_bytes());
+        assert_eq!(run(&publish).ok().json()["version"], version);
+    }
+}
+
+#[test]
+fn what_desktops_and_file_servers_leave_in_a_stream_is_neither_a_record_nor_damage() {
+    use std::os::unix::ffi::OsStrExt;
+    let scene = Scene::new(2);
+    let stream = scene.path("stream");
+    let folders =
+        ["", "commits", "edges", "leases", "anchors", "patches", "pruned", "probe", "companions", "folds"];
+    let names: [&[u8]; 8] = [
+        b".DS_Store",
+        b"Thumbs.db",
+        b"desktop.ini",
+        b".nfs000000000123",
+        b"._00000000000000000001.json",
+        b"00000000000000000001 (copy).json",
+        b"00000000000000000009.json.part",
+        b"caf\xe9.json",
+    ];
+    for folder in folders {
+        fs::create_dir_all(stream.join(folder)).unwrap();
+        for name in names {
+            write(&stream.join(folder).join(std::ffi::OsStr::from_bytes(name)), b"not a record");
+        }
+    }
+    scene.publish(3, &[]).ok();
+    let replica = scene.path("replica");
+    run(&arguments!["pull", stream, replica]).ok();
+    same_checkpoint(&replica, &snapshot(3));
+    let gc = scene.run("gc", &["--keep", "1", "--json"]).ok().json();
+    assert_eq!(gc["leases"], serde_json::json!([]), "{gc}");
+    let fsck = scene.run("fsck", &["--json"]);
+    assert_eq!(fsck.json()["problems"], serde_json::json!([]), "{}", String::from_utf8_lossy(&fsck.stdout));
+}
+
+#[test]
+fn no_room_for_new_files_beside_the_old_is_no_damage() {
+    let scene = Scene::new(1);
+    let replica = scene.path("replica");
+    run(&arguments!["pull", scene.path("stream"), replica]).ok();
+    scene.publish(2, &[]).ok();
+    // A small disk of its own, with the replica on it and no room for a second copy.
+    let script =
+        "mount -t tmpfs -o size=\"$1\" none \"$2\" && cp -a \"$3/.\" \"$2\" && shift 3 && exec \"$@\"";
+    let (room, disk) = (fs::metadata(snapshot(1)).unwrap().len() * 3 / 2, scene.path("disk"));
+    fs::create_dir(&disk).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(room.to_string()).args([&disk, &replica]);
+    command
+        .arg(env!("CARGO_BIN_EXE_tensorpatch"))
+        .args(["pull", "--beside"])
+        .arg(scene.path("stream"))
+        .arg(&disk);
+    let outcome = finish(command.stdin(Stdio::null()));
+    if outcome.stderr.contains("unshare") || outcome.stderr.contains("mount:") {
+        eprintln!("LEFT OUT: this user may not mount: {}", outcome.stderr);
+        return;
+    }
+    let outcome = outcome.fails(FAILED, &["no room"]);
+    assert!(!outcome.stderr.contains("damaged") && !outcome.stderr.contains("WARN"), "{}", outcome.stderr);
+}
