@@ -51,8 +51,8 @@ struct Taken {
     peak_anonymous: u64,
 }
 
-/// Publishes the two checkpoints of a pair in turn to a stream at `url`, or in a directory beside the pair, and
-/// measures the steps of its life: `runs` times each, and once more to see memory and requests.
+/// Publishes the two checkpoints of a pair in turn to a stream at `url`, or in a directory beside the pair,
+/// and measures the steps of its life: `runs` times each, and once more to see memory and requests.
 ///
 /// # Errors
 /// If a command fails, or this system does not tell what a process takes.

@@ -99,8 +99,8 @@ impl CheckpointWriter {
         Ok(writer)
     }
 
-    /// Leaves it to the system when what is written gets to the disk: a power cut may take it away, or leave it
-    /// torn, also after the commit.
+    /// Leaves it to the system when what is written gets to the disk: a power cut may take it away, or leave
+    /// it torn, also after the commit.
     #[must_use]
     pub fn unsynced(mut self) -> Self {
         self.syncs = false;

@@ -1,5 +1,5 @@
-//! Patches that are applied one after the other in a single pass: each chunk goes through all of them while it is
-//! in the cache.
+//! Patches that are applied one after the other in a single pass: each chunk goes through all of them while
+//! it is in the cache.
 
 use tensorpatch_checkpoint::Placement;
 use tensorpatch_codec::{ChunkContext, ChunkDecoder};
@@ -49,11 +49,11 @@ impl<'p, 'a: 'p> From<&'p Patch<'a>> for Chain<'p> {
 }
 
 impl<'p> Chain<'p> {
-    /// As many of `patches`, from the first on, as can go in one pass, and those that remain; `None` if there are
-    /// no patches.
+    /// As many of `patches`, from the first on, as can go in one pass, and those that remain; `None` if there
+    /// are no patches.
     ///
-    /// A pass ends before a patch that adds, removes or reshapes tensors, and where more records would be at hand
-    /// than memory should be taken for.
+    /// A pass ends before a patch that adds, removes or reshapes tensors, and where more records would be at
+    /// hand than memory should be taken for.
     pub fn begin(patches: &'p [Patch<'p>]) -> Option<(Self, &'p [Patch<'p>])> {
         let (first, others) = patches.split_first()?;
         let size = |patch: &Patch<'_>| patch.wire().index().addresses().len() as u64;
@@ -189,11 +189,11 @@ impl<'p> BoundChain<'p> {
         Ok(leaf)
     }
 
-    /// Says that the base, and what each patch makes, are what the patches say. `base` is the leaf table of the
-    /// base, if there is one, and `target` that of the target.
+    /// Says that the base, and what each patch makes, are what the patches say. `base` is the leaf table of
+    /// the base, if there is one, and `target` that of the target.
     ///
-    /// Every record was decoded and found to have the digest that the index gives for it, so the states in between
-    /// are known without their bytes.
+    /// Every record was decoded and found to have the digest that the index gives for it, so the states in
+    /// between are known without their bytes.
     pub(crate) fn check(
         &self,
         base: Option<(&State<'_>, &LeafTable)>,

@@ -36,8 +36,8 @@ pub enum Recovery {
     },
 }
 
-/// Turns the checkpoint at `checkpoint` into the target of a patch, or of a [`Chain`] of them, in place: what [`prepare_in_place`] and
-/// [`activate_in_place`] do, with nobody else let in between.
+/// Turns the checkpoint at `checkpoint` into the target of a patch, or of a [`Chain`] of them, in place: what
+/// [`prepare_in_place`] and [`activate_in_place`] do, with nobody else let in between.
 ///
 /// # Errors
 /// As those two. If writing fails half way, the journal stays, and so does the duty to [`recover`].
@@ -59,9 +59,9 @@ pub fn apply_in_place<'p>(
     Ok(report)
 }
 
-/// Turns the checkpoint at `checkpoint` into the target of a patch, or of a [`Chain`] of them, in one pass and
-/// without a journal: for files that nobody else reads, and that are made again if this does not come to its end.
-/// They are not synced.
+/// Turns the checkpoint at `checkpoint` into the target of a patch, or of a [`Chain`] of them, in one pass
+/// and without a journal: for files that nobody else reads, and that are made again if this does not come to
+/// its end. They are not synced.
 ///
 /// # Errors
 /// As [`prepare_in_place`], but the files are then of no use.
@@ -93,8 +93,8 @@ pub fn rewrite<'p>(
     Ok(report(walked, &base, same_layout))
 }
 
-/// Verifies that a patch, or a [`Chain`] of them, turns the checkpoint into its target, and writes the journal
-/// that does it, durably, to `journal`.
+/// Verifies that a patch, or a [`Chain`] of them, turns the checkpoint into its target, and writes the
+/// journal that does it, durably, to `journal`.
 ///
 /// The checkpoint is only read, so that it may serve meanwhile. `journal` should lie on the file system of
 /// the checkpoint, and be the same for all who alter it. Where nothing is to be altered, no journal is
@@ -113,8 +113,8 @@ pub fn prepare_in_place<'p>(
     prepare(checkpoint, patches.into(), (journal, None), options, progress).map(|(report, _)| report)
 }
 
-/// Does what [`prepare_in_place`] does, and writes the patch that leads back, from the target to what is there now,
-/// to `inverse`, not durably. Where nothing is to be altered, what is there is of no use.
+/// Does what [`prepare_in_place`] does, and writes the patch that leads back, from the target to what is
+/// there now, to `inverse`, not durably. Where nothing is to be altered, what is there is of no use.
 ///
 /// # Errors
 /// As [`prepare_in_place`]; also if `inverse` cannot be written.

@@ -10,9 +10,9 @@ pub enum Durability {
     /// Nothing: what a call has finished is on disk when it returns.
     #[default]
     Synced,
-    /// The files may be left old, new or torn, for checkpoints that can be made again. The death of the process
-    /// does no harm, as the system still has what was written; and what is applied to the files later verifies
-    /// them first.
+    /// The files may be left old, new or torn, for checkpoints that can be made again. The death of the
+    /// process does no harm, as the system still has what was written; and what is applied to the files later
+    /// verifies them first.
     None,
 }
 
@@ -31,8 +31,8 @@ pub struct Options {
     pub limits: Limits,
     /// What a power cut may do to checkpoints that are written.
     pub durability: Durability,
-    /// Whether each chunk of a patch of two states is decoded as soon as it is encoded, so that a state that is
-    /// altered while it is read gives an error and not a patch that nobody can apply.
+    /// Whether each chunk of a patch of two states is decoded as soon as it is encoded, so that a state that
+    /// is altered while it is read gives an error and not a patch that nobody can apply.
     pub checked: bool,
 }
 

@@ -1,4 +1,5 @@
-//! From a base and a chain of patches to the chunks of the target, each handed on once and the whole verified.
+//! From a base and a chain of patches to the chunks of the target, each handed on once and the whole
+//! verified.
 
 use tensorpatch_checkpoint::CheckpointPatcher;
 use tensorpatch_codec::{ChunkContext, ChunkDecoder, leaf_digest};
@@ -82,7 +83,8 @@ pub(crate) enum Unchanged<'a> {
     /// They are copied before they are verified, and the copy is handed on: what others do to the base
     /// meanwhile is either found out or does not matter.
     Copied,
-    /// They are read through the files, as all chunks of the base are: for visitors that write to these files.
+    /// They are read through the files, as all chunks of the base are: for visitors that write to these
+    /// files.
     Read(&'a CheckpointPatcher),
 }
 
@@ -150,8 +152,8 @@ impl Walk<'_> {
     }
 }
 
-/// Binds a chain to a base. Which chunks must be in a patch depends on the base's schema, so that a wrong base
-/// can look like a broken patch: then the error says that it is the base.
+/// Binds a chain to a base. Which chunks must be in a patch depends on the base's schema, so that a wrong
+/// base can look like a broken patch: then the error says that it is the base.
 pub(crate) fn bind<'p>(
     chain: Chain<'p>,
     base: Option<&State<'p>>,

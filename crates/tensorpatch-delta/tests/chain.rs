@@ -1,4 +1,5 @@
-//! Several patches in one pass: the result is that of one after the other, and every state on the way is verified.
+//! Several patches in one pass: the result is that of one after the other, and every state on the way is
+//! verified.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
@@ -138,8 +139,8 @@ fn a_chain_with_a_gap_a_wrong_base_or_a_step_that_leads_elsewhere_is_refused_bef
 
 #[test]
 fn a_state_on_the_way_that_is_not_what_its_patch_says_is_found_though_the_last_one_is() {
-    // The first patch is of one pair of states, and claims to be of another: the second leads to the right target
-    // all the same, as its record is of the whole chunk.
+    // The first patch is of one pair of states, and claims to be of another: the second leads to the right
+    // target all the same, as its record is of the whole chunk.
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let base = [bf16("a", &[400], 1), bf16("b", &[400], 2)];

@@ -63,7 +63,8 @@ impl Bucket {
         below(&self.prefix, name)
     }
 
-    /// Tells of a request to the store that is about to be made: `TENSORPATCH_LOG=requests=trace` shows them all.
+    /// Tells of a request to the store that is about to be made: `TENSORPATCH_LOG=requests=trace` shows them
+    /// all.
     fn tell(&self, request: &str, name: &str) {
         tracing::trace!(target: "requests", name, "{request}");
     }

@@ -250,8 +250,9 @@ impl Publisher {
 
     /// Waits until the baseline has come to the version that was published last.
     ///
-    /// A version is published when [`Publisher::publish`] returns; its baseline follows in the background. Nobody
-    /// has to wait for that: the next call does, and so does the next process, which finishes what this one has not.
+    /// A version is published when [`Publisher::publish`] returns; its baseline follows in the background.
+    /// Nobody has to wait for that: the next call does, and so does the next process, which finishes what
+    /// this one has not.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time.

@@ -599,8 +599,8 @@ impl Replica {
         }
     }
 
-    /// Applies as many of `steps` to the files as go in one pass, and returns the version that is then held and
-    /// the steps that are left. A journal of the first `prepared` steps is written already.
+    /// Applies as many of `steps` to the files as go in one pass, and returns the version that is then held
+    /// and the steps that are left. A journal of the first `prepared` steps is written already.
     async fn patch_in_place(
         &self,
         directory: &ReplicaDir,

@@ -1,4 +1,5 @@
-//! How many requests the commands of publishers and replicas take: no more on a long stream than on a short one.
+//! How many requests the commands of publishers and replicas take: no more on a long stream than on a short
+//! one.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 

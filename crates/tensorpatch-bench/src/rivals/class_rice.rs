@@ -1,8 +1,8 @@
 //! Ranks within classes of the old exponent, Rice-coded, and zigzag differences, all through zstd: in the
 //! style of PULSEPT1 v3.
 //!
-//! It has that one's bytes, within 11 %, but not its time: the v3 of basilica-sdk 0.36.8, unaltered, was measured at a
-//! fifth to a quarter of this speed. The name in the tables says so.
+//! It has that one's bytes, within 11 %, but not its time: the v3 of basilica-sdk 0.36.8, unaltered, was
+//! measured at a fifth to a quarter of this speed. The name in the tables says so.
 
 use anyhow::{Context, Result};
 

@@ -36,12 +36,12 @@ pub(crate) struct How {
     /// be read until the switch
     #[arg(long)]
     beside: bool,
-    /// Whether the files must be on disk before the command ends. With `none` they are there some time later; a
-    /// power cut before that may leave them torn, which the next pull finds out and repairs
+    /// Whether the files must be on disk before the command ends. With `none` they are there some time later;
+    /// a power cut before that may leave them torn, which the next pull finds out and repairs
     #[arg(long, value_enum, default_value_t)]
     durability: DurabilityChoice,
-    /// Do not keep the patch that leads back to the version before: each pull takes a little less time, and going
-    /// back takes an anchor and all patches since
+    /// Do not keep the patch that leads back to the version before: each pull takes a little less time, and
+    /// going back takes an anchor and all patches since
     #[arg(long)]
     no_inverse: bool,
     /// Replace weights in DIR that are no version of the stream

@@ -51,8 +51,8 @@ impl Bucket {
 
     /// Downloads an object to `file`, which appears only when it is complete and verified.
     ///
-    /// A connection that breaks is taken up again where it broke. The file is not synced: after a power cut it
-    /// may hold anything.
+    /// A connection that breaks is taken up again where it broke. The file is not synced: after a power cut
+    /// it may hold anything.
     pub(crate) async fn download(
         &self,
         object: &ObjectRef,

@@ -81,8 +81,8 @@ impl Chain {
 
     /// The chain to `tip` that an earlier publisher has kept in its baseline.
     ///
-    /// Anchors that others have added since are not in it: whether one is really due is looked up before it is
-    /// made.
+    /// Anchors that others have added since are not in it: whether one is really due is looked up before it
+    /// is made.
     pub(super) fn load(directory: &ReplicaDir, tip: &Commit) -> Option<Self> {
         let bytes = local::read_file(&directory.chain(), MAX_CHAIN_BYTES).ok()??;
         let kept: Kept = serde_json::from_slice(&bytes).ok()?;

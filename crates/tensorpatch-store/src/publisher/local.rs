@@ -113,8 +113,9 @@ pub(super) enum Base<'a> {
 
 /// Writes the patch from `base` to the checkpoint at `path`.
 ///
-/// A checkpoint that is altered while it is read would give a patch that nobody can apply, and a published patch
-/// cannot be taken back. So each chunk is decoded as soon as it is encoded, before its upload is brought to an end.
+/// A checkpoint that is altered while it is read would give a patch that nobody can apply, and a published
+/// patch cannot be taken back. So each chunk is decoded as soon as it is encoded, before its upload is
+/// brought to an end.
 pub(super) fn encode_and_check(
     directory: &ReplicaDir,
     base: Base<'_>,

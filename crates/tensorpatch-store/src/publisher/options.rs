@@ -22,7 +22,8 @@ pub struct PublishOptions {
     /// The newest version as a checkpoint of the caller's, which
     /// [`Publisher::publish`](crate::Publisher::publish) makes the patch from: then no baseline is kept.
     ///
-    /// It is hashed while it is read, and refused if it is not the newest version of the stream, down to a bit.
+    /// It is hashed while it is read, and refused if it is not the newest version of the stream, down to a
+    /// bit.
     pub base: Option<PathBuf>,
     /// Whether a checkpoint that is the newest version already becomes a version of its own all the same
     /// [default: only with a label of its own].
@@ -72,8 +73,8 @@ impl PublishOptions {
 
     /// The same with patches from the checkpoint at `base`, which is the newest version.
     ///
-    /// For trainers that keep the checkpoint before unaltered: no copy of the model is kept or written. Anchors
-    /// are then not added, as they are made of the baseline.
+    /// For trainers that keep the checkpoint before unaltered: no copy of the model is kept or written.
+    /// Anchors are then not added, as they are made of the baseline.
     #[must_use]
     pub fn with_base(mut self, base: impl Into<PathBuf>) -> Self {
         self.base = Some(base.into());

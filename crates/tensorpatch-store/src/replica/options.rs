@@ -94,8 +94,9 @@ impl ReplicaOptions {
         self
     }
 
-    /// The same without the patch that leads back to the version before, which a replica keeps that is altered in
-    /// place: going back then takes an anchor and all patches since, but each step forward a little less time.
+    /// The same without the patch that leads back to the version before, which a replica keeps that is
+    /// altered in place: going back then takes an anchor and all patches since, but each step forward a
+    /// little less time.
     #[must_use]
     pub fn without_inverse(mut self) -> Self {
         self.without_inverse = true;

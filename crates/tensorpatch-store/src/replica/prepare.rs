@@ -70,8 +70,8 @@ impl Staging {
         Ok(Work::Switch(stage_all(directory, old, new, &self.options)?))
     }
 
-    /// The steps that deltas are, with their patches on local disk. On the way to the target the files beside the
-    /// weights are `companions`.
+    /// The steps that deltas are, with their patches on local disk. On the way to the target the files beside
+    /// the weights are `companions`.
     fn steps(&self, edges: &[Edge], companions: &[NamedObject]) -> Result<Vec<Step>, StoreError> {
         let step = |edge: &Edge| {
             let is_last = edge.target.version == self.target.record.version;

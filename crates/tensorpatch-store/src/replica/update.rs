@@ -1,5 +1,5 @@
-//! Advancing a directory to a later version: what is verified beforehand, and the short step afterwards. Replicas
-//! and the baselines of publishers both advance this way. Blocking.
+//! Advancing a directory to a later version: what is verified beforehand, and the short step afterwards.
+//! Replicas and the baselines of publishers both advance this way. Blocking.
 
 use std::path::{Path, PathBuf};
 
@@ -42,8 +42,8 @@ pub(crate) struct Update<'a> {
 }
 
 impl Update<'_> {
-    /// Makes ready as many steps as go in one pass, without altering what is held (section 6, step R4): in place
-    /// if that is possible, else beside. Returns how many there are.
+    /// Makes ready as many steps as go in one pass, without altering what is held (section 6, step R4): in
+    /// place if that is possible, else beside. Returns how many there are.
     ///
     /// # Errors
     /// If a patch does not lead from the one version to the other. If the files are not the version held,
@@ -55,8 +55,8 @@ impl Update<'_> {
         Ok((Ready::Staged, self.apply_beside(progress)?))
     }
 
-    /// Verifies the patches of as many steps as go in one pass, writes the journal that applies them, and returns
-    /// how many there are; `None` if the files have to be replaced, not written to.
+    /// Verifies the patches of as many steps as go in one pass, writes the journal that applies them, and
+    /// returns how many there are; `None` if the files have to be replaced, not written to.
     ///
     /// A journal alone means nothing: unless the state file says `applying`, [`install::recover`] removes it.
     pub(crate) fn prepare_in_place(&self, progress: Progress<'_>) -> Result<Option<usize>, StoreError> {
@@ -125,8 +125,8 @@ pub(crate) fn damage_noted(
     }
 }
 
-/// Applies as many of `steps` as go in one pass to the files in the staging directory, which are to be `from`, and
-/// returns how many there are.
+/// Applies as many of `steps` as go in one pass to the files in the staging directory, which are to be
+/// `from`, and returns how many there are.
 pub(crate) fn apply_to_staged(
     directory: &ReplicaDir,
     from: &InstalledVersion,
@@ -269,8 +269,8 @@ pub(crate) fn activate(
     }
 }
 
-/// Keeps the patch that leads back from what is held now in the place of the one before. It is small beside the
-/// weights, or it is not kept.
+/// Keeps the patch that leads back from what is held now in the place of the one before. It is small beside
+/// the weights, or it is not kept.
 fn keep_inverse(directory: &ReplicaDir, options: &delta::Options) -> Result<(), StoreError> {
     let (next, inverse) = (directory.next_inverse(), directory.inverse());
     local::remove(&inverse)?;

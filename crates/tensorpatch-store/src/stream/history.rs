@@ -19,8 +19,8 @@ const BATCH: u64 = 1024;
 /// Records that are read at once when the history is walked back, to an anchor or to what is looked for.
 const STRIDE: u64 = 64;
 
-/// Versions from the known one on that are asked for one by one before the hint is: a replica is rarely further
-/// behind.
+/// Versions from the known one on that are asked for one by one before the hint is: a replica is rarely
+/// further behind.
 const STEPS_BEFORE_HINT: u64 = 3;
 /// Versions after the hint that are asked for one by one before all are listed: the hint is rarely older.
 const STEPS_BEFORE_LIST: u64 = 8;
@@ -45,8 +45,8 @@ impl Stream {
 
     /// The newest version, given one that is known to exist. Refuses one below what the caller expects.
     ///
-    /// Where nothing or little is new, this takes a request for each newer version and one that finds none, and
-    /// one for the version that is known.
+    /// Where nothing or little is new, this takes a request for each newer version and one that finds none,
+    /// and one for the version that is known.
     pub(crate) async fn tip_after(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
         let tip = self.find_tip(known).await?;
         self.check_tip(tip.as_ref()).await?;
@@ -212,8 +212,8 @@ impl Stream {
     /// The cheapest plan from `held`, or from nothing, to `target` without what is excluded, and the records
     /// that it is of.
     ///
-    /// Whether the objects of a plan exist is asked beforehand, but for the one of a plan that has no more and is
-    /// the `first` to be tried: fetching it tells as soon.
+    /// Whether the objects of a plan exist is asked beforehand, but for the one of a plan that has no more
+    /// and is the `first` to be tried: fetching it tells as soon.
     pub(crate) async fn plan_to(
         &self,
         held: Option<VersionId>,
