@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,9 @@ GPU = torch.cuda.is_available()
 
 
 @contextmanager
-def vllm(model: Path, *, log: Path, environment: dict[str, str] | None = None) -> Iterator[Running]:
+def vllm(
+    model: Path, *, log: Path, environment: dict[str, str] | None = None, options: Sequence[str] = ()
+) -> Iterator[Running]:
     """A vLLM server with the backend of tensorpatch; yields it as soon as it answers."""
     port = free_port()
     command = [
@@ -37,6 +39,7 @@ def vllm(model: Path, *, log: Path, environment: dict[str, str] | None = None) -
         *("--weight-transfer-config", json.dumps({"backend": "tensorpatch"})),
         *("--worker-extension-cls", "tensorpatch.vllm.worker.Worker"),
         *("--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "8"),
+        *options,
     ]
     own = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
     if not GPU:

@@ -1,5 +1,5 @@
-//! Where a stream is, and with which credentials: taken as the provider's own tools take it, and said in one line
-//! when it does not work.
+//! Where a stream is, and with which credentials: taken as the provider's own tools take it, and said in one
+//! line when it does not work.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -9,11 +9,16 @@
 
 mod addresses;
 mod bad_input;
+mod carried;
+mod claims;
 mod convert;
 mod crash;
 mod demo;
+mod ends;
 mod file_systems;
+mod hostile;
 mod hub;
+mod keys;
 mod logs;
 mod memory;
 mod patches;

@@ -3,34 +3,20 @@
 use std::ffi::OsString;
 use std::fs;
 use std::process::Stdio;
-use std::time::Duration;
 
 use tensorpatch_synthetic::{Config, write_pair};
 
-use crate::support::{arguments, command, run, temporary};
+use crate::support::{arguments, command, peak_of, run, temporary};
 
 /// The most anonymous memory that a command may have. Mapped files are the system's to drop, and are not
 /// counted.
 const LIMIT: u64 = 300 << 20;
 
-/// Runs a command that must succeed, and returns the most bytes of anonymous memory that it was seen to have,
-/// every 20 ms.
+/// Runs a command that must succeed, and returns the most bytes of anonymous memory that it was seen to have.
 fn peak(arguments: &[OsString]) -> u64 {
-    let mut child = command(arguments).stdout(Stdio::null()).spawn().unwrap();
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{arguments:?}");
-            return peak;
-        }
-        // It may have ended between the two.
-        let text = fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        peak = peak.max(kib.unwrap_or(0) << 10);
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let (status, peak) = peak_of(command(arguments).stdout(Stdio::null()));
+    assert!(status.success(), "{arguments:?}");
+    peak
 }
 
 /// `TENSORPATCH_TEST_MEMORY` says how large the checkpoint is, in MiB: four times that must be free where

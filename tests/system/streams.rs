@@ -174,9 +174,19 @@ fn a_version_with_the_same_label_and_state_is_not_published_twice() {
 }
 
 #[test]
-fn an_unchanged_checkpoint_is_a_version_of_its_own_that_says_so() {
+fn an_unchanged_checkpoint_is_a_version_of_its_own_that_says_so_if_that_is_asked_for() {
     let scene = Scene::new(false);
-    let report = scene.publish(&scene.checkpoints[2], "baseline").ok().json();
+    let publish = arguments![
+        "publish",
+        scene.checkpoints[2],
+        "--to",
+        scene.stream(),
+        "--baseline",
+        scene.path("baseline"),
+        "--allow-unchanged",
+        "--json",
+    ];
+    let report = run(&publish).ok().json();
     assert_eq!((&report["version"], &report["kind"]), (&4.into(), &"empty".into()));
     scene.pull("replica", 4);
     same_checkpoint(&scene.path("replica"), &scene.checkpoints[2]);

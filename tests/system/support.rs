@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -68,6 +69,25 @@ pub(crate) fn finish(command: &mut Command) -> Outcome {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!stderr.contains("panicked"), "{stderr}");
     Outcome { code: output.status.code().unwrap_or(-1), stdout: output.stdout, stderr }
+}
+
+/// Runs a prepared command: how it ended, and the most bytes of anonymous memory that it was seen to have,
+/// every 5 ms.
+pub(crate) fn peak_of(command: &mut Command) -> (ExitStatus, u64) {
+    let mut child = command.spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    loop {
+        if let Some(ended) = child.try_wait().unwrap() {
+            return (ended, peak);
+        }
+        // It may have ended between the two.
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or(0) << 10);
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// A snapshot of the fixture: 4, 5 or 6.

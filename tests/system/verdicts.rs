@@ -137,6 +137,12 @@ fn the_advice_after_damage_mends_the_stream() {
     scene.run("anchor", &["--baseline", baseline.to_str().unwrap()]).ok();
     run(&pull).ok();
     same_checkpoint(&replica, &snapshot(3));
+    // Collecting goes on around what stays broken.
+    scene.run("gc", &["--keep", "3", "--delete"]).ok();
+    fs::remove_dir_all(&replica).unwrap();
+    run(&arguments!["pull", scene.path("stream"), replica, "--version", "1"]).ok();
+    run(&pull).ok();
+    same_checkpoint(&replica, &snapshot(3));
     // A stream record that is gone is restored from a mirror, and nothing takes its place before that.
     fs::remove_file(stream.join("stream.json")).unwrap();
     let before = tree(&stream);

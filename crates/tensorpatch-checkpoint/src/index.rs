@@ -8,7 +8,7 @@ use tensorpatch_format::{LimitKind, Limits};
 
 use crate::SafetensorsHeader;
 use crate::error::short;
-use crate::raw_header::{StringMap, json_error};
+use crate::raw_header::{StringMap, Strings, json_error};
 
 /// A broken index, or one that its shards contradict.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,13 +80,14 @@ impl Index {
         check(json.len() as u64, limits.header_bytes, LimitKind::HeaderBytes)?;
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         let weight_map = deserializer
-            .deserialize_map(IndexVisitor)
+            .deserialize_map(IndexVisitor { most: limits.tensors })
             .and_then(|map| deserializer.end().map(|()| map))
             .map_err(|error| {
                 let (offset, message) = json_error(json, &error);
                 IndexError::Json { message, offset }
             })?;
-        check(weight_map.len() as u64, limits.tensors, LimitKind::Tensors)?;
+        check(weight_map.count, limits.tensors, LimitKind::Tensors)?;
+        let weight_map = weight_map.map;
         if weight_map.is_empty() {
             return Err(IndexError::Empty);
         }
@@ -141,10 +142,13 @@ fn is_shard_name(name: &str) -> bool {
     tensorpatch_format::Layout::new(vec![file], None).is_ok()
 }
 
-struct IndexVisitor;
+struct IndexVisitor {
+    /// Entries of the map that are kept.
+    most: u64,
+}
 
 impl<'de> Visitor<'de> for IndexVisitor {
-    type Value = BTreeMap<String, String>;
+    type Value = StringMap;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with a weight_map")
@@ -157,9 +161,11 @@ impl<'de> Visitor<'de> for IndexVisitor {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
-            let value: StringMap =
-                map.next_value().map_err(|error| A::Error::custom(format_args!("weight_map: {error}")))?;
-            if weight_map.replace(value.map).is_some() {
+            let value = map
+                .next_value_seed(Strings { most: self.most })
+                .map_err(|error| A::Error::custom(format_args!("weight_map: {error}")))?
+                .ok_or_else(|| A::Error::custom("weight_map: expected an object of strings"))?;
+            if weight_map.replace(value).is_some() {
                 return Err(A::Error::custom("weight_map occurs twice"));
             }
         }

@@ -50,6 +50,7 @@ pub use layout::generate_layout;
 pub use map::MappedFile;
 pub use patcher::CheckpointPatcher;
 pub use placement::Placement;
+pub use staging::remove_unfinished;
 pub use writer::{CheckpointWriter, Form};
 
 #[cfg(doctest)]

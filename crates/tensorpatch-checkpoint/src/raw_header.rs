@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::Number;
 
 use crate::error::short;
@@ -58,9 +60,20 @@ pub(crate) fn json_error(json: &[u8], error: &serde_json::Error) -> (u64, String
     (offset as u64, short(message))
 }
 
-/// A map of strings in which a key may not occur twice.
+/// Entries of `__metadata__` that a header may have: real ones have a dozen, and a header has room for
+/// millions, each of which takes ten times its bytes.
+const MAX_METADATA: u64 = 1 << 16;
+
+/// Reads a map of strings in which a key may not occur twice, or `null`. Entries beyond `most` are counted
+/// only.
+pub(crate) struct Strings {
+    pub(crate) most: u64,
+}
+
+/// A map of strings.
 pub(crate) struct StringMap {
     pub(crate) map: BTreeMap<String, String>,
+    pub(crate) count: u64,
 }
 
 struct HeaderVisitor {
@@ -79,9 +92,14 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         let mut has_metadata = false;
         while let Some(key) = map.next_key::<String>()? {
             if key == "__metadata__" {
-                let metadata: Option<StringMap> = map
-                    .next_value()
+                let metadata = map
+                    .next_value_seed(Strings { most: MAX_METADATA })
                     .map_err(|error| A::Error::custom(format_args!("__metadata__: {error}")))?;
+                if metadata.as_ref().is_some_and(|metadata| metadata.count > MAX_METADATA) {
+                    return Err(A::Error::custom(format_args!(
+                        "__metadata__ has more than {MAX_METADATA} entries"
+                    )));
+                }
                 if std::mem::replace(&mut has_metadata, true) {
                     return Err(A::Error::custom("__metadata__ occurs twice"));
                 }
@@ -224,24 +242,33 @@ impl<'de> Visitor<'de> for ShapeVisitor {
     }
 }
 
-impl<'de> Deserialize<'de> for StringMap {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(StringMapVisitor)
+impl<'de> DeserializeSeed<'de> for Strings {
+    type Value = Option<StringMap>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
-struct StringMapVisitor;
-
-impl<'de> Visitor<'de> for StringMapVisitor {
-    type Value = StringMap;
+impl<'de> Visitor<'de> for Strings {
+    type Value = Option<StringMap>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of strings")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<StringMap, A::Error> {
-        let mut map = BTreeMap::new();
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+        let (mut map, mut count) = (BTreeMap::new(), 0_u64);
         while let Some(key) = access.next_key::<String>()? {
+            count = count.saturating_add(1);
+            if count > self.most {
+                access.next_value::<IgnoredAny>()?;
+                continue;
+            }
             let value = access
                 .next_value()
                 .map_err(|error| A::Error::custom(format_args!("{:?}: {error}", short(&key))))?;
@@ -250,6 +277,6 @@ impl<'de> Visitor<'de> for StringMapVisitor {
             }
             map.insert(key, value);
         }
-        Ok(StringMap { map })
+        Ok(Some(StringMap { map, count }))
     }
 }

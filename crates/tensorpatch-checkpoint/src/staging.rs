@@ -135,6 +135,31 @@ fn sweep(parent: &Path, prefix: &OsStr) {
     }
 }
 
+/// Removes what this process is writing for `dest` and has not finished: for the end of a process whose
+/// threads cannot be stopped. What other processes write stays.
+///
+/// Whether it is this process's is told by its open files, so it works on Linux only; elsewhere the next
+/// write to the same destination removes it.
+pub fn remove_unfinished(dest: &Path) {
+    let (Some(name), Ok(open)) = (dest.file_name(), fs::read_dir("/proc/self/fd")) else { return };
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let open: Vec<(u64, u64)> =
+        open.flatten().filter_map(|entry| Some(identity(fs::metadata(entry.path()).ok()?))).collect();
+    let is_own = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| open.contains(&identity(found)));
+    let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    let prefix = prefix(name);
+    let mut partial = name.to_owned();
+    partial.push(".partial");
+    for entry in entries.flatten() {
+        let (path, found) = (entry.path(), entry.file_name());
+        let is_staging = found.as_bytes().strip_prefix(prefix.as_bytes()).is_some_and(is_owner_mark);
+        if (is_staging || found == partial) && is_own(&path) {
+            remove(&path, path.is_dir());
+        }
+    }
+}
+
 /// `PID-RANDOM`.
 fn is_owner_mark(bytes: &[u8]) -> bool {
     let mut parts = bytes.splitn(2, |&byte| byte == b'-');

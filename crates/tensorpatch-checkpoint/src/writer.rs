@@ -231,6 +231,10 @@ pub(crate) fn check_destination(dest: &Path, form: Form) -> Result<PathBuf, Chec
         }
         Err(error) => return Err(CheckpointError::io("look at", dest)(error)),
     };
+    // `/dev/stdout` and the like: a rename would replace the link itself, for everybody.
+    if dest.is_symlink() && is_open_file(dest) {
+        return Err(destination(dest, "it stands for an open file", "give the path of a file to write"));
+    }
     match form {
         Form::File if metadata.is_dir() => {
             Err(destination(dest, "it is a directory", "give the path of a file to write"))
@@ -251,6 +255,12 @@ pub(crate) fn check_destination(dest: &Path, form: Form) -> Result<PathBuf, Chec
             fs::canonicalize(dest).map_err(CheckpointError::io("look at", dest))
         }
     }
+}
+
+fn is_open_file(link: &Path) -> bool {
+    let parent = link.parent().and_then(|parent| fs::canonicalize(parent).ok()).unwrap_or_default();
+    let is_special = |path: &Path| path.starts_with("/proc") || path.starts_with("/dev");
+    is_special(&parent) || fs::read_link(link).is_ok_and(|target| is_special(&target))
 }
 
 /// The directory that `dest` is to be in.

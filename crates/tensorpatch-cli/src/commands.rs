@@ -18,6 +18,7 @@ mod publish;
 mod pull;
 mod rollback;
 mod rotate;
+mod verify;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Publish(publish::Arguments),
     /// Bring a local checkpoint to a version of a stream
     Pull(pull::Arguments),
+    /// Compare every byte of a local checkpoint with the version that it holds
+    Verify(verify::Arguments),
     /// Keep a local checkpoint at the newest version
     Follow(follow::Arguments),
     /// List the versions of a stream
@@ -75,6 +78,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<()> {
         Command::Digest(arguments) => digest::run(&arguments, session),
         Command::Publish(arguments) => publish::run(&arguments, session),
         Command::Pull(arguments) => pull::run(&arguments, session),
+        Command::Verify(arguments) => verify::run(&arguments, session),
         Command::Follow(arguments) => follow::run(&arguments, session),
         Command::Log(arguments) => log::run(&arguments, session),
         Command::Fsck(arguments) => fsck::run(&arguments, session),

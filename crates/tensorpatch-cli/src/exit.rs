@@ -1,15 +1,17 @@
 //! Exit codes, and how errors are told.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use serde::Serialize;
-use tensorpatch::checkpoint::CheckpointError;
+use tensorpatch::checkpoint::{CheckpointError, HeaderViolation};
 use tensorpatch::delta::{ApplyError, DiffError};
 use tensorpatch::format::{self, ErrorClass, ErrorKind};
 use tensorpatch::formats::FormatsError;
 use tensorpatch::store::{Cause, PlanError, StoreError};
 
+use crate::interrupt::Interrupted;
 use crate::output::OutputClosed;
 
 /// The end of `tensorpatch --help`.
@@ -23,8 +25,11 @@ Exit codes:
   5    the stream is not as expected: another publisher was faster, or it is another stream
   6    there is no such stream, version or part of a version
   7    a record is not signed by a trusted key
-  8    local files are damaged, or were changed while in use: those of a replica or baseline, or a checkpoint with a journal, or its journal
-  141  standard output was closed by its reader";
+  8    local files are damaged, or were changed while in use: those of a replica or baseline, or a checkpoint with a journal, or its journal; or a file was cut short while it was read
+  129  interrupted by HUP
+  130  interrupted by INT, as Ctrl-C does
+  141  standard output was closed by its reader
+  143  interrupted by TERM";
 
 /// What the program ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +44,11 @@ pub(crate) enum Code {
     Untrusted,
     LocalDamage,
     OutputClosed,
+    Interrupted(u8),
 }
 
 impl Code {
+    /// The number of the code.
     pub(crate) fn number(self) -> u8 {
         match self {
             Self::Success => 0,
@@ -55,6 +62,8 @@ impl Code {
             Self::LocalDamage => 8,
             // What a shell shows for a process that SIGPIPE has ended.
             Self::OutputClosed => 141,
+            // As a shell shows it for a process that a signal has ended.
+            Self::Interrupted(signal) => signal.saturating_add(128),
         }
     }
 }
@@ -74,6 +83,17 @@ impl From<ErrorKind> for Code {
     }
 }
 
+impl From<Interrupted> for Code {
+    fn from(ended: Interrupted) -> Self {
+        match ended {
+            Interrupted::Asked(signal) => {
+                Self::Interrupted(u8::try_from(signal.as_raw()).unwrap_or_default())
+            }
+            Interrupted::Shrunk => Self::LocalDamage,
+        }
+    }
+}
+
 /// A refusal of the command line itself, with what to do instead.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
@@ -88,17 +108,21 @@ impl Refusal {
     }
 }
 
-/// A stream with something wrong in it. What it is has been reported.
+/// Something wrong that has been reported, by where it is.
 #[derive(Debug, thiserror::Error)]
-#[error("{place}: the stream is not sound")]
-pub(crate) struct Unsound {
-    pub(crate) place: String,
+pub(crate) enum Unsound {
+    /// In a stream.
+    #[error("{0}: the stream is not sound")]
+    Stream(String),
+    /// In a replica.
+    #[error("{0}: the replica is not what was published")]
+    Replica(String),
 }
 
 /// What a program learns of an error with `--json`.
 #[derive(Serialize)]
 struct ErrorReport<'a> {
-    error: ErrorBody<'a>,
+    error: &'a ErrorBody<'a>,
 }
 
 #[derive(Serialize)]
@@ -113,6 +137,35 @@ struct ErrorBody<'a> {
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     advice: Option<&'a str>,
+}
+
+/// Tells the user what is wrong with the command line, or what was asked about it.
+pub(crate) fn report_usage(error: &clap::Error, arguments: &[OsString]) -> Code {
+    let asks_for_json = arguments.iter().take_while(|argument| *argument != "--").any(|a| a == "--json");
+    // If the stream is gone there is nobody left to tell.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return Code::Success;
+    }
+    if asks_for_json {
+        let text = error.render().to_string();
+        let (message, advice) = text.split_once("\n\n").unwrap_or((&text, ""));
+        print_json(&ErrorBody {
+            exit_code: Code::Refused.number(),
+            class: None,
+            offset: None,
+            message: message.trim().trim_start_matches("error: "),
+            advice: Some(advice.trim()).filter(|advice| !advice.is_empty()),
+        });
+    }
+    Code::Refused
+}
+
+fn print_json(error: &ErrorBody<'_>) {
+    if let Ok(mut json) = serde_json::to_string_pretty(&ErrorReport { error }) {
+        json.push('\n');
+        let _ = io::stdout().write_all(json.as_bytes());
+    }
 }
 
 /// Tells the user what went wrong and what to do about it, and says what to exit with.
@@ -130,17 +183,13 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Code {
     let _ = io::stderr().write_all(text.as_bytes());
     // After the report of a check, an error document would be a second one.
     if json && !error.is::<Unsound>() {
-        let body = ErrorBody {
+        print_json(&ErrorBody {
             exit_code: verdict.code.number(),
             class: verdict.class.map(ErrorClass::code),
             offset: verdict.offset,
             message: &message,
             advice: verdict.advice.as_deref(),
-        };
-        if let Ok(mut json) = serde_json::to_string_pretty(&ErrorReport { error: body }) {
-            json.push('\n');
-            let _ = io::stdout().write_all(json.as_bytes());
-        }
+        });
     }
     verdict.code
 }
@@ -225,8 +274,18 @@ fn judge_known(error: &anyhow::Error) -> Verdict {
         if let Some(refusal) = cause.downcast_ref::<Refusal>() {
             return Verdict::new(Code::Refused).advise(&refusal.advice);
         }
-        if cause.is::<Unsound>() {
-            return Verdict::new(Code::BadInput);
+        if let Some(ended) = cause.downcast_ref::<Interrupted>() {
+            return Verdict::new((*ended).into()).advise(match ended {
+                Interrupted::Asked(_) => "run the same command again: it goes on, or begins again",
+                Interrupted::Shrunk => "wait until the file is written whole, and run the same command again",
+            });
+        }
+        if let Some(unsound) = cause.downcast_ref::<Unsound>() {
+            return match unsound {
+                Unsound::Stream(_) => Verdict::new(Code::BadInput),
+                Unsound::Replica(_) => Verdict::new(Code::LocalDamage)
+                    .advise("tensorpatch pull --verify restores what is wrong from the stream"),
+            };
         }
         if let Some(error) = cause.downcast_ref::<StoreError>() {
             return store(error);
@@ -290,6 +349,48 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
             verdict.advise("check the file system; once sync(1) succeeds, the file is safe")
         }
         CheckpointError::MissingShard { .. } => verdict.advise("download the checkpoint again, all of it"),
+        CheckpointError::Foreign { found, .. } => verdict.advise(found.advice()),
+        CheckpointError::Header { source, .. } => verdict.advise(match source.violation {
+            HeaderViolation::Truncated { .. } => "the file is not complete: fetch or save it again",
+            HeaderViolation::FileLength { expected, found } if found < expected => {
+                "the file is not complete: fetch or save it again"
+            }
+            HeaderViolation::FileLength { .. } | HeaderViolation::TrailingBytes { .. } => {
+                "something was written behind the tensors: save the file again with safetensors"
+            }
+            HeaderViolation::Limit { .. } => "no known checkpoint needs this much: distrust the file",
+            _ => "the file is damaged or of a faulty writer: fetch it, or save it with safetensors, again",
+        }),
+        CheckpointError::Index { .. }
+        | CheckpointError::TensorInTwoFiles { .. }
+        | CheckpointError::MissingTensor { .. }
+        | CheckpointError::UnexpectedTensor { .. }
+        | CheckpointError::TensorDiffers { .. }
+        | CheckpointError::NoIndex { .. } => {
+            verdict.advise("index and files are not of one checkpoint: fetch or save all of it again")
+        }
+        CheckpointError::Limit { .. } => {
+            verdict.advise("no known checkpoint needs this much: distrust the file")
+        }
+        CheckpointError::NotAFile { .. } => {
+            verdict.advise("give a safetensors file, or the directory of one")
+        }
+        CheckpointError::Io { source, .. } => match source.kind() {
+            io::ErrorKind::NotFound => verdict.advise("check the path"),
+            io::ErrorKind::PermissionDenied => {
+                verdict.advise("run it as a user who may read and write there, or change the permissions")
+            }
+            io::ErrorKind::ReadOnlyFilesystem => {
+                verdict.advise("the file system is read-only: write elsewhere")
+            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                verdict.advise("free some space, or write elsewhere")
+            }
+            io::ErrorKind::FileTooLarge => {
+                verdict.advise("raise the limit on the size of files (ulimit -f), or write elsewhere")
+            }
+            _ => verdict,
+        },
         // The messages of the others say what to do.
         _ => verdict,
     }

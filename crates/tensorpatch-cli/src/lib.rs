@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod exit;
+mod interrupt;
 mod log;
 mod output;
 mod patch_file;
@@ -45,26 +46,23 @@ struct Arguments {
 /// Runs the command line `arguments`, the first of which is the name of the program, and returns the code to
 /// exit with. It writes to standard output and standard error.
 ///
-/// For a process of its own: `follow` waits for its signals, and logs go to its standard error.
+/// For a process of its own: signals are waited for, and end it, and logs go to its standard error.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let typed: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = match Arguments::try_parse_from(&typed) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // If the stream that it goes to is closed there is nobody left to tell.
-            let _ = error.print();
-            return u8::try_from(error.exit_code()).unwrap_or(u8::MAX);
-        }
+        Err(error) => return exit::report_usage(&error, &typed).number(),
     };
-    let session = Session::new(&arguments.global);
     trace(arguments.global.quiet);
-    match commands::run(arguments.command, &session) {
+    let run = Session::new(&arguments.global).and_then(|session| commands::run(arguments.command, &session));
+    match run {
         Ok(()) => exit::Code::Success.number(),
-        Err(error) => exit::report(&error, session.output.is_json()).number(),
+        Err(error) => exit::report(&error, arguments.global.json).number(),
     }
 }
 
-/// Warnings of the lower layers go to standard error, each once; `TENSORPATCH_LOG=info` tells what is done, and
-/// `debug` every request.
+/// Warnings of the lower layers go to standard error, each once; `TENSORPATCH_LOG=info` tells what is done,
+/// and `debug` every request.
 fn trace(quiet: bool) {
     let filter = EnvFilter::builder()
         .with_default_directive(if quiet { LevelFilter::ERROR } else { LevelFilter::WARN }.into())

@@ -13,6 +13,11 @@ use crate::output::closed;
 /// The name that stands for standard input or output.
 pub(crate) const DASH: &str = "-";
 
+/// Whether a path stands for standard output.
+pub(crate) fn is_stdout(path: &Path) -> bool {
+    [DASH, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|name| path == Path::new(name))
+}
+
 /// Opens a patch file, or reads standard input for `-`.
 pub(crate) fn open(path: &Path) -> Result<Patch<'static>> {
     if path != Path::new(DASH) {
@@ -25,7 +30,7 @@ pub(crate) fn open(path: &Path) -> Result<Patch<'static>> {
 
 /// Writes a patch to a file, or to standard output for `-`.
 pub(crate) fn write(diff: &Diff<'_>, path: &Path) -> Result<DiffReport> {
-    if path != Path::new(DASH) {
+    if !is_stdout(path) {
         return Ok(diff.write(path)?);
     }
     if io::stdout().is_terminal() {

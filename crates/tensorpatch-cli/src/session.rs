@@ -2,9 +2,11 @@
 
 use std::num::NonZeroUsize;
 
+use anyhow::Result;
 use tensorpatch::delta::Options;
 
 use crate::arguments::Global;
+use crate::interrupt::Interrupts;
 use crate::output::Output;
 use crate::progress::Bar;
 
@@ -12,18 +14,21 @@ use crate::progress::Bar;
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) output: Output,
+    /// What a signal ends.
+    pub(crate) interrupts: Interrupts,
     threads: NonZeroUsize,
     quiet: bool,
 }
 
 impl Session {
-    pub(crate) fn new(global: &Global) -> Self {
+    pub(crate) fn new(global: &Global) -> Result<Self> {
         let threads = global.threads.or_else(|| std::thread::available_parallelism().ok());
-        Self {
+        Ok(Self {
             output: Output::new(global.json, global.quiet),
+            interrupts: Interrupts::listen(global.json)?,
             threads: threads.unwrap_or(NonZeroUsize::MIN),
             quiet: global.quiet,
-        }
+        })
     }
 
     /// How many threads encode, decode and hash.

@@ -3,22 +3,39 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use tensorpatch::store::{
     Event, Observer, Phase, Policy, SignKey, Stream, StreamBuilder, StreamId, TrustKey, Version,
+    signed_tips_beside,
 };
 
 use crate::exit::Refusal;
+use crate::interrupt::Interrupted;
 use crate::progress::Bar;
 use crate::session::Session;
 use crate::transfer::Transfer;
 
-/// Runs asynchronous work to its end.
-pub(crate) fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+/// How long what runs in the background may take to end.
+const WIND_DOWN: Duration = Duration::from_secs(2);
+
+/// Runs asynchronous work to its end, or until a signal ends it.
+pub(crate) fn wait<T>(session: &Session, work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.context("cannot start the runtime")?.block_on(work)
+    let runtime = runtime.context("cannot start the runtime")?;
+    let interrupted = session.interrupts.next();
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = work => ended,
+            Ok(interrupted) = interrupted => Err(interrupted.into()),
+        }
+    });
+    if ended.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
+        runtime.shutdown_timeout(WIND_DOWN);
+    }
+    ended
 }
 
 /// A stream that is there already, and whom to trust about it.
@@ -104,9 +121,7 @@ impl Access {
 impl Sign {
     /// The directory beside the key in which the newest version is kept that was signed with it.
     pub(crate) fn signed_tips(&self) -> Option<PathBuf> {
-        let mut name = self.sign_key.as_ref()?.clone().into_os_string();
-        name.push(".tips");
-        Some(name.into())
+        self.sign_key.as_deref().map(signed_tips_beside)
     }
 
     /// The key, if one is named.

@@ -25,11 +25,35 @@ pub fn apply_to(
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<ApplyReport, ApplyError> {
+    let companions = if form == Form::Directory { base.companions(&[])?.carried } else { Vec::new() };
+    apply_with(base, patch, (dest, form, &companions), options, progress)
+}
+
+/// As [`apply_to`] to a directory, but without the companions of `base`.
+///
+/// # Errors
+/// As [`apply_to`].
+pub fn apply_weights_to(
+    base: &Checkpoint,
+    patch: &Patch<'_>,
+    dest: &Path,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<ApplyReport, ApplyError> {
+    apply_with(base, patch, (dest, Form::Directory, &[]), options, progress)
+}
+
+fn apply_with(
+    base: &Checkpoint,
+    patch: &Patch<'_>,
+    to: (&Path, Form, &[Companion]),
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<ApplyReport, ApplyError> {
     let state = State::of(base)?;
     let bound = bind(patch, Some(&state), options)?;
     let (layout, same_layout) = patch.layout_over(base.layout());
-    let companions = if form == Form::Directory { base.companions(&[])?.carried } else { Vec::new() };
-    write(Some(&state), &bound, layout, (dest, form, &companions), options, progress)
+    write(Some(&state), &bound, layout, to, options, progress)
         .map(|report| ApplyReport { same_layout, ..report })
 }
 

@@ -68,7 +68,7 @@ pub use diff::{Diff, DiffTensors, diff, diff_tensors, full, full_tensors};
 pub use digest::{StateHasher, digest};
 pub use encode::{DiffError, DiffReport, EncodingUse, encode_changes, encode_diff, encode_full};
 pub use error::ApplyError;
-pub use files::{apply_full, apply_to};
+pub use files::{apply_full, apply_to, apply_weights_to};
 pub use in_place::{Recovery, activate_in_place, apply_in_place, prepare_in_place, recover};
 pub use leaves::LeafTable;
 pub use memory::MemoryState;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use pyo3::FromPyObject;
 use tensorpatch::delta::Options;
-use tensorpatch::store::{Policy, SignKey, TrustKey};
+use tensorpatch::store::{Policy, SignKey, StreamId, TrustKey, Version};
 use tensorpatch::{LeafHash, Profile};
 
 use crate::errors::Failure;
@@ -17,6 +17,10 @@ use crate::errors::Failure;
 pub(crate) struct Access {
     pub(crate) url: String,
     pub(crate) trust: Vec<String>,
+    /// The id that the stream must have.
+    pub(crate) stream: Option<String>,
+    /// A version that it must have.
+    pub(crate) expect_tip: Option<u64>,
     /// Names of the policy's settings and their values as text.
     pub(crate) storage: HashMap<String, String>,
     pub(crate) threads: Option<usize>,
@@ -37,6 +41,21 @@ impl Access {
             text.parse().map_err(|error| Failure::refused(format!("trust: {error}, found {text:?}")))
         };
         self.trust.iter().map(key).collect()
+    }
+
+    pub(crate) fn stream(&self) -> Result<Option<StreamId>, Failure> {
+        let id = |text: &String| {
+            text.parse().map_err(|error| Failure::refused(format!("stream: {error}, found {text:?}")))
+        };
+        self.stream.as_ref().map(id).transpose()
+    }
+
+    pub(crate) fn expect_tip(&self) -> Result<Option<Version>, Failure> {
+        let version = |number| {
+            let none = || Failure::refused(format!("expect_tip={number} is no version: they start at 1"));
+            Version::new(number).ok_or_else(none)
+        };
+        self.expect_tip.map(version).transpose()
     }
 
     pub(crate) fn options(&self) -> Result<Options, Failure> {

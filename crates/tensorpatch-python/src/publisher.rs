@@ -9,6 +9,7 @@ use tensorpatch::delta::Others;
 use tensorpatch::store::ranks::{self, RankFeed, RankPublisher};
 use tensorpatch::store::{
     AnchorPolicy, Nonce, ObjectDigest, PublishOptions, Rank, Receipt, Stream, TensorFeed, cache_dir,
+    signed_tips_beside,
 };
 use tokio::sync::OnceCell;
 
@@ -60,7 +61,13 @@ pub(crate) fn open_publisher(access: Access, publishing: Publishing, done: Py<Py
     let options = publishing.options(&access, &workers)?;
     let mut builder = Stream::builder(&access.url).policy(access.policy()?).trust_keys(access.trust_keys()?);
     if let Some(path) = &publishing.sign_key {
-        builder = builder.sign_key(sign_key(path)?);
+        builder = builder.sign_key(sign_key(path)?).signed_tips(signed_tips_beside(path));
+    }
+    if let Some(id) = access.stream()? {
+        builder = builder.stream(id);
+    }
+    if let Some(version) = access.expect_tip()? {
+        builder = builder.expect_tip(version);
     }
     if let Some(hash) = &publishing.leaf_hash {
         builder = builder.leaf_hash(leaf_hash(hash)?);

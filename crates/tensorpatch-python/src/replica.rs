@@ -51,10 +51,16 @@ pub(crate) fn open_replica(access: Access, following: Following, done: Py<PyAny>
         let poll = Duration::try_from_secs_f64(seconds);
         policy.following.poll = poll.map_err(|error| Failure::refused(format!("poll={seconds}: {error}")))?;
     }
-    let builder = tensorpatch::Replica::builder(&access.url, directory)
+    let mut builder = tensorpatch::Replica::builder(&access.url, directory)
         .policy(policy)
         .options(options)
         .trust_keys(access.trust_keys()?);
+    if let Some(id) = access.stream()? {
+        builder = builder.stream(id);
+    }
+    if let Some(version) = access.expect_tip()? {
+        builder = builder.expect_tip(version);
+    }
     let owner = workers.clone();
     let opened = async move { Ok(builder.open().await?) };
     Ok(workers.submit(done, opened, |py, replica| {

@@ -88,8 +88,10 @@ impl Bucket {
         let path = self.path(name);
         let (begun, mut attempt) = (Instant::now(), 1);
         loop {
-            match within(limit, request(path.clone())).await {
-                Err(error) if self.may_try_again(begun, attempt, &error) => {
+            // All attempts together: a server that answers byte by byte is not waited for again and again.
+            let left = limit.saturating_sub(begun.elapsed());
+            match within(left, request(path.clone())).await {
+                Err(error) if begun.elapsed() < limit && self.may_try_again(begun, attempt, &error) => {
                     self.tell_failure(name, attempt, &error);
                     self.pause(attempt).await;
                     attempt = attempt.saturating_add(1);
@@ -223,30 +225,33 @@ impl Bucket {
     /// The objects in a folder, those after `after` (a name in it) if given; in no order.
     pub(crate) async fn list(&self, folder: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError> {
         let folder_path = self.path(folder);
-        let objects: Result<Vec<ObjectMeta>, object_store::Error> = self
+        let most = self.policy.plans.max_listed;
+        let listed = self
             // However long the list is, each of its pages is a request that the client watches.
-            .retry_within(Duration::MAX, folder, async |path| match after {
-                None => self.store.list(Some(&path)).try_collect().await,
-                Some(after) => {
-                    let offset = below(&path, after);
-                    self.store.list_with_offset(Some(&path), &offset).try_collect().await
+            .retry_within(Duration::MAX, folder, async |path| {
+                let mut objects = match after {
+                    None => self.store.list(Some(&path)),
+                    Some(after) => self.store.list_with_offset(Some(&path), &below(&path, after)),
+                };
+                let mut listed = Vec::new();
+                while let Some(meta) = objects.try_next().await? {
+                    if listed.len() >= most {
+                        return Ok(None);
+                    }
+                    listed.extend(listed_in(&folder_path, &meta));
                 }
+                Ok(Some(listed))
             })
             .await;
-        let objects = match objects {
+        let listed = match listed {
             // A store that has no such folder.
-            Err(error) if is_absent(&error) => Vec::new(),
-            objects => objects.map_err(|source| object_error(folder, source))?,
+            Err(error) if is_absent(&error) => Some(Vec::new()),
+            listed => listed.map_err(|source| object_error(folder, source))?,
         };
-        let listed = objects.into_iter().filter_map(|meta| {
-            let name: Path = meta.location.prefix_match(&folder_path)?.collect();
-            Some(Listed {
-                name: name.to_string(),
-                bytes: meta.size,
-                modified: meta.last_modified.timestamp(),
-            })
-        });
-        Ok(listed.collect())
+        listed.ok_or_else(|| StoreError::Damaged {
+            name: folder.into(),
+            what: format!("it has more than {most} objects (max_listed)"),
+        })
     }
 
     /// Deletes an object; one that is not there is as good as deleted.
@@ -257,6 +262,11 @@ impl Bucket {
             Err(source) => Err(object_error(name, source)),
         }
     }
+}
+
+fn listed_in(folder: &Path, meta: &ObjectMeta) -> Option<Listed> {
+    let name: Path = meta.location.prefix_match(folder)?.collect();
+    Some(Listed { name: name.to_string(), bytes: meta.size, modified: meta.last_modified.timestamp() })
 }
 
 /// The path of `name` below `folder`, letter by letter: what is not ASCII stays as it is, or lists would show

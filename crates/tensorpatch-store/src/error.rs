@@ -289,6 +289,12 @@ pub enum StoreError {
     /// The receipts of the ranks are not a version.
     #[error(transparent)]
     Receipts(#[from] ReceiptError),
+    /// The records of the stream have more bytes than the policy allows.
+    #[error("the records to read have more than {limit} bytes (max_history_bytes)")]
+    HistoryBytes {
+        /// The limit.
+        limit: u64,
+    },
     /// A plan with more bytes than the policy allows.
     #[error(
         "the cheapest path to version {version} has {bytes} bytes: at most {limit} are allowed (max_plan_bytes)"
@@ -432,6 +438,7 @@ impl StoreError {
             | Self::Unpublishable { .. }
             | Self::NotAReplica { .. }
             | Self::FileSize { .. }
+            | Self::HistoryBytes { .. }
             | Self::PlanBytes { .. }
             | Self::Policy(_)
             | Self::LeafHash { .. }

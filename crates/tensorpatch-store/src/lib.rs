@@ -82,6 +82,7 @@ pub use replica::verify::{Fault, Verified, verify};
 pub use replica::{Prepared, Pulled, PulledEdge, Replica};
 pub use settings::{Policy, PolicyError, Setting};
 pub use stream::builder::StreamBuilder;
+pub use stream::expected::signed_tips_beside;
 pub use stream::handover::{HandedOver, OldKey};
 pub use stream::log::LogEntry;
 pub use stream::range_reader::RangeReader;

@@ -1,7 +1,7 @@
 //! Files on local disk that are there whole or not at all, also after a power cut.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use tensorpatch_stream::StreamId;
@@ -121,7 +121,7 @@ pub(crate) fn read_file(path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreE
     use std::io::Read;
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(StoreError::local(path, e)),
     };
     let mut bytes = Vec::new();
@@ -148,7 +148,10 @@ pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
         Err(e) => Err(e),
     };
     match result {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::local(path, e)),
+        // Where a file is instead of the directory, there is nothing either.
+        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(StoreError::local(path, e))
+        }
         _ => Ok(()),
     }
 }

@@ -28,6 +28,7 @@ use crate::error::StoreError;
 use crate::local::blocking;
 use crate::observe::Phase;
 use crate::stream::Stream;
+use crate::stream::budget::Budget;
 use builder::ReplicaBuilder;
 use directory::{Condition, InstalledVersion, LocalState, ReplicaDir, first_entry};
 use install::Found;
@@ -458,7 +459,8 @@ impl Replica {
             return Ok(None);
         };
         let Some(tip) = self.stream.tip().await? else { return Err(StoreError::Empty) };
-        let commits = self.stream.commits(Version::FIRST, tip.record.version).await?;
+        let commits =
+            self.stream.commits(Version::FIRST, tip.record.version, &Budget::of(&self.stream)).await?;
         let same: Vec<&Commit> =
             commits.iter().rev().filter(|commit| commit.record.contents.state == found.state).collect();
         if same.is_empty() {

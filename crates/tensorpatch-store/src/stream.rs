@@ -1,7 +1,9 @@
 //! A stream as a whole: creating and opening it, and writing its records.
 
 mod anchor_check;
+pub(crate) mod budget;
 pub(crate) mod builder;
+mod edges;
 pub(crate) mod expected;
 pub(crate) mod handover;
 pub(crate) mod history;
@@ -132,8 +134,8 @@ impl Stream {
 
     async fn create_in(bucket: Bucket, options: CreateOptions) -> Result<Self, StoreError> {
         let nobody = Trust::default();
-        if let Some(existing) = read_record::<StreamRecord>(&bucket, names::STREAM, &nobody).await? {
-            return Err(StoreError::StreamExists { place: bucket.place(), stream: existing.0.stream });
+        if let Some(existing) = read_stream(&bucket, &nobody).await? {
+            return Err(StoreError::StreamExists { place: bucket.place(), stream: existing.stream });
         }
         check_vacant(&bucket).await?;
         let leaf_hash = options.settled_leaf_hash(|| bucket.place())?;
@@ -341,13 +343,13 @@ impl Stream {
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.
     pub async fn commit(&self, version: Version) -> Result<Option<Commit>, StoreError> {
-        let name = names::commit(version);
-        let Some((record, digest)) = read_record::<CommitRecord>(&self.bucket, &name, self.trust()).await?
-        else {
-            return Ok(None);
-        };
-        self.check_commit(&name, version, &record)?;
-        Ok(Some(Commit { record, digest }))
+        Ok(self.sized_commit(version).await?.map(|(commit, _)| commit))
+    }
+
+    /// The commit of `version`, and the bytes of its record.
+    pub(crate) async fn sized_commit(&self, version: Version) -> Result<Option<(Commit, u64)>, StoreError> {
+        let Some(bytes) = read_bytes(&self.bucket, &names::commit(version)).await? else { return Ok(None) };
+        Ok(Some((self.parse_commit(version, &bytes)?, bytes.len() as u64)))
     }
 
     /// Reads the bytes of a commit record that stands under the name of `version`.
@@ -376,16 +378,16 @@ impl Stream {
 
     /// The stream record as it is in the store now.
     pub(crate) async fn record_now(&self) -> Result<StreamRecord, StoreError> {
-        let found = read_record(&self.bucket, names::STREAM, self.trust()).await?;
-        found.map(|(record, _)| record).ok_or_else(|| StoreError::NoStream { place: self.bucket.place() })
+        let found = read_stream(&self.bucket, self.trust()).await?;
+        found.ok_or_else(|| StoreError::NoStream { place: self.bucket.place() })
     }
 
-    pub(crate) async fn edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
+    /// An edge record, and its bytes.
+    pub(crate) async fn edge(&self, file: &str) -> Result<Option<(EdgeRecord, u64)>, StoreError> {
         let name = format!("{}/{file}", names::EDGES);
         // One that was listed may be deleted by now.
-        let Some((record, _)) = read_record::<EdgeRecord>(&self.bucket, &name, self.trust()).await? else {
-            return Ok(None);
-        };
+        let Some(bytes) = read_bytes(&self.bucket, &name).await? else { return Ok(None) };
+        let record: EdgeRecord = parse(&self.bucket, &name, &bytes, self.trust())?;
         let base = record.delta.as_ref().map(|delta| delta.base.version);
         let ends = Some((record.target.version, base, record.nonce));
         let what = if record.stream != self.record.stream {
@@ -393,7 +395,7 @@ impl Stream {
         } else if names::edge_ends(file) != ends {
             "its name does not agree with its contents"
         } else {
-            return Ok(Some(record));
+            return Ok(Some((record, bytes.len() as u64)));
         };
         Err(StoreError::Damaged { name, what: what.into() })
     }
@@ -479,15 +481,15 @@ async fn check_vacant(bucket: &Bucket) -> Result<(), StoreError> {
         return Ok(());
     }
     // Somebody may have created the stream and published since it was looked for.
-    if let Some((theirs, _)) = read_record::<StreamRecord>(bucket, names::STREAM, &Trust::default()).await? {
+    if let Some(theirs) = read_stream(bucket, &Trust::default()).await? {
         return Err(StoreError::StreamExists { place: bucket.place(), stream: theirs.stream });
     }
     let stream = match newest {
         None => None,
         Some(version) => {
-            let record =
-                read_record::<CommitRecord>(bucket, &names::commit(version), &Trust::default()).await;
-            record.ok().flatten().map(|(record, _)| record.stream)
+            let bytes = read_bytes(bucket, &names::commit(version)).await.ok().flatten();
+            let record = bytes.and_then(|bytes| CommitRecord::parse(&bytes).ok());
+            record.map(|record| record.stream)
         }
     };
     Err(StoreError::StreamRecordLost { place: bucket.place(), newest, stream })
@@ -523,13 +525,7 @@ async fn read_bytes(bucket: &Bucket, name: &str) -> Result<Option<Bytes>, StoreE
     bucket.get_small(name, MAX_RECORD_BYTES).await
 }
 
-async fn read_record<T: JsonRecord>(
-    bucket: &Bucket,
-    name: &str,
-    trust: &Trust,
-) -> Result<Option<(T, ObjectDigest)>, StoreError> {
-    match read_bytes(bucket, name).await? {
-        None => Ok(None),
-        Some(bytes) => Ok(Some((parse(bucket, name, &bytes, trust)?, ObjectDigest::of(&bytes)))),
-    }
+async fn read_stream(bucket: &Bucket, trust: &Trust) -> Result<Option<StreamRecord>, StoreError> {
+    let Some(bytes) = read_bytes(bucket, names::STREAM).await? else { return Ok(None) };
+    parse(bucket, names::STREAM, &bytes, trust).map(Some)
 }

@@ -7,7 +7,7 @@ mod support;
 use support::{World, assert_same, v};
 use tensorpatch_store::{
     Anchor, AnchorPolicy, ApplyMode, Commit, EdgeRecord, JsonRecord, NamedObject, ObjectDigest, ObjectRef,
-    Replica, ReplicaOptions, SignKey, StoreError, Stream,
+    Policy, Replica, ReplicaOptions, SignKey, StoreError, Stream,
     upkeep::{self, CollectOptions},
 };
 use tensorpatch_stream::names;
@@ -196,6 +196,33 @@ async fn a_pinned_version_can_be_pulled_though_the_files_beside_the_weights_chan
     let old = world.replica("fresh-3", ApplyMode::Beside);
     old.pull().await.unwrap();
     assert_same(old.dir(), &configured(&world, 8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_or_edges_beyond_the_limits_of_the_policy_stop_a_collector() {
+    let world = configured_world().await;
+    let with = |alter: fn(&mut Policy)| {
+        let mut policy = Policy::default();
+        alter(&mut policy);
+        world.stream.clone().with_policy(policy)
+    };
+    let options = CollectOptions::default().keeping(1).deleting();
+    let named = [
+        (with(|policy| policy.plans.max_listed = 3), "max_listed"),
+        (with(|policy| policy.plans.max_edge_records = 1), "max_edge_records"),
+        (with(|policy| policy.plans.max_history_bytes = 5000), "max_history_bytes"),
+    ];
+    for (stream, name) in named {
+        let error = upkeep::collect(&stream, &options).await.unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+        assert_pulled(&world, 1).await;
+        std::fs::remove_dir_all(world.path("fresh-1")).unwrap();
+    }
+    // A replica makes do with the newest edges.
+    let stream = with(|policy| policy.plans.max_edge_records = 1);
+    let replica = Replica::of(stream, world.path("few-edges"), ReplicaOptions::default());
+    assert!(replica.pull().await.unwrap().edges[0].anchor);
+    assert_same(replica.dir(), &configured(&world, 8));
 }
 
 #[tokio::test(flavor = "multi_thread")]

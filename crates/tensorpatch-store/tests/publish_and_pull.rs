@@ -115,10 +115,14 @@ async fn companions_that_change_come_and_go_with_their_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unchanged_checkpoint_is_published_as_empty() {
+async fn an_unchanged_checkpoint_is_published_as_empty_if_that_is_asked_for() {
     let world = World::new().await;
     let publisher = world.publisher().await;
     publisher.publish(&world.step(1)).await.unwrap();
+    let unchanged = publisher.publish(&world.step(1)).await.unwrap();
+    assert_eq!((unchanged.version, unchanged.unchanged, unchanged.resumed), (v(1), true, false));
+    let options = PublishOptions::default().allowing_unchanged();
+    let publisher = Publisher::on(world.stream.clone(), publisher.baseline(), options).await.unwrap();
     let published = publisher.publish(&world.step(1)).await.unwrap();
     assert_eq!((published.version, published.kind), (v(2), VersionKind::Empty));
     let replica = world.replica("r", ApplyMode::InPlace);

@@ -311,7 +311,7 @@ async fn an_old_key_signs_no_other_old_versions() {
     let bucket = rotated.world.path("bucket");
     let first = format!("commits/{:020}.json", 1);
     let text = std::fs::read_to_string(bucket.join(&first)).unwrap();
-    let unsigned = format!("{}}}", &text[..text.len() - 230]);
+    let unsigned = format!("{}}}", &text[..text.len() - 231]);
     let forged = unsigned.replace("\"publisher\":\"trainer\"", "\"publisher\":\"mallory\"");
     assert_ne!(unsigned, forged);
     std::fs::write(bucket.join(&first), rotated.old.sign("tensorpatch-commit", forged.into_bytes())).unwrap();

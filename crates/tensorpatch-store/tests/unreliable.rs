@@ -88,6 +88,23 @@ async fn lists_that_never_show_anything_and_hints_that_are_wrong_hide_no_version
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_object_with_a_name_that_none_can_have_stops_neither_publishers_nor_replicas() {
+    let is_list = |call: &Call| matches!(call, Call::List(path) if path.as_ref() != "s/handovers");
+    let scene = Scene::new(move |call| if is_list(call) { Fault::Unlistable } else { Fault::None }).await;
+    let publisher = scene.publisher(&scene.stream, "b").await;
+    for step in 1..=3 {
+        publisher.publish(&scene.step(step)).await.unwrap();
+    }
+    scene.inner.delete(&Path::from("s/latest.json")).await.unwrap();
+    let replica = Replica::of(scene.stream.clone(), scene.path("r"), ReplicaOptions::default());
+    replica.pull().await.unwrap();
+    assert_same(replica.dir(), &scene.step(3));
+    assert_eq!(scene.stream.log().await.unwrap().len(), 3);
+    // A collector must know all that is there.
+    assert!(upkeep::collect(&scene.stream, &Default::default()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_not_created_where_two_creators_can_win() {
     let store = Arc::new(FaultyStore::new(Arc::new(InMemory::new()), |_| Fault::None));
     store.ignore_conditions();

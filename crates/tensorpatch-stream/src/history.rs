@@ -174,6 +174,22 @@ impl EdgeRecord {
     }
 }
 
+/// The last of the versions after `known`, or from the first on, that follow one another without a gap among
+/// those `listed`. Versions have no gaps, so whatever stands behind one is no version.
+pub fn end_of_run(known: Option<Version>, listed: impl IntoIterator<Item = Version>) -> Option<Version> {
+    let listed: BTreeSet<Version> = listed.into_iter().filter(|version| Some(*version) > known).collect();
+    let mut next = known.map_or(Some(Version::FIRST), Version::next);
+    let mut last = None;
+    for version in listed {
+        if Some(version) != next {
+            break;
+        }
+        last = next;
+        next = version.next();
+    }
+    last
+}
+
 /// The records do not form a chain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the commit records are no chain: {0}")]
@@ -297,5 +313,24 @@ impl History {
     /// The edges that start from nothing.
     pub fn anchors(&self) -> impl Iterator<Item = &Edge> {
         self.edges.iter().filter(|edge| edge.is_anchor())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_versions_ends_at_the_first_gap_whatever_stands_behind_it() {
+        let version = |number| Version::new(number).unwrap();
+        let run = |known: Option<u64>, listed: &[u64]| {
+            let listed = listed.iter().map(|number| version(*number));
+            end_of_run(known.map(version), listed).map(Version::get)
+        };
+        assert_eq!(run(None, &[3, 1, 2, 9_007_199_254_740_991, 5]), Some(3));
+        assert_eq!(run(Some(3), &[1, 2, 4, 5, 7]), Some(5));
+        assert_eq!(run(Some(3), &[1, 2, 5, 6]), None);
+        assert_eq!(run(None, &[2]), None);
+        assert_eq!(run(None, &[]), None);
     }
 }

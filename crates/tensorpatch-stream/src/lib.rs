@@ -51,7 +51,9 @@ pub mod sign;
 pub mod trust;
 
 pub use digest::{ObjectDigest, ObjectDigestError};
-pub use history::{Authorship, ChainError, Commit, Edge, EdgeKind, History, NewVersion, VersionKind};
+pub use history::{
+    Authorship, ChainError, Commit, Edge, EdgeKind, History, NewVersion, VersionKind, end_of_run,
+};
 pub use names::{IdError, Key, KeyError, Nonce, StreamId, Version, VersionError};
 pub use plan::{Exclusions, Plan, PlanError};
 pub use receipt::{Rank, Receipt, ReceiptContent, ReceiptError, TensorReceipt};

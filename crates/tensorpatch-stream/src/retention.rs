@@ -130,6 +130,11 @@ impl Kept {
         }
     }
 
+    /// Keeps these objects too.
+    pub fn add_objects<'a>(&mut self, objects: impl IntoIterator<Item = &'a ObjectRef>) {
+        self.all(objects);
+    }
+
     /// The objects that stay.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
         self.objects.values()

@@ -6,7 +6,7 @@ use tensorpatch_format::{ErrorKind, LeafHash};
 use crate::digest::{ObjectDigest, optional_text, text};
 use crate::names::{StreamId, Version};
 use crate::record::{JsonRecord, Link, RecordError, Subject};
-use crate::sign::{Consent, SignKey, TrustKey, signer};
+use crate::sign::{Consent, KeyTextError, SignKey, TrustKey, signer};
 
 /// The most bytes of a handover.
 pub const MAX_HANDOVER_BYTES: u64 = 4096;
@@ -22,16 +22,23 @@ pub struct HandoverRecord {
     /// Seconds since 1970, for people.
     pub created: u64,
     /// The key that signed until then.
-    #[serde(with = "text")]
+    #[serde(serialize_with = "text::serialize", deserialize_with = "lower_case")]
     pub from: TrustKey,
     /// The key that signs from then on, and this record.
-    #[serde(with = "text")]
+    #[serde(serialize_with = "text::serialize", deserialize_with = "lower_case")]
     pub to: TrustKey,
     /// The last version for which the old key counts.
     pub last: Link,
     /// A signature of the old key over the above: readers that trust it then trust the new one.
     #[serde(default, with = "optional_text", skip_serializing_if = "Option::is_none")]
     pub consent: Option<Consent>,
+}
+
+/// A key in a record is written in one way; people may type it in another.
+fn lower_case<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<TrustKey, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let key: TrustKey = text.parse().map_err(serde::de::Error::custom)?;
+    if key.to_string() == text { Ok(key) } else { Err(serde::de::Error::custom(KeyTextError)) }
 }
 
 impl HandoverRecord {

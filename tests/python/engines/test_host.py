@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,21 @@ def test_a_checkpoint_that_moved_is_not_read_as_the_version_before(
     host.fetch(step(publisher, start(), 1), 1)
     with pytest.raises(LocalStateError, match="holds version 2 and not 1"), host.reading(1):
         pass
+
+
+def test_a_checkpoint_does_not_move_while_it_is_read(publisher: Publisher, stream: str, tmp_path: Path) -> None:
+    host = HostReplica(stream, tmp_path / "host")
+    host.fetch(1, None)
+    version = step(publisher, start(), 1)
+    other = HostReplica(stream, tmp_path / "host")
+    fetching = threading.Thread(target=other.fetch, args=(version, 1))
+    with host.reading(1):
+        fetching.start()
+        fetching.join(0.5)
+        assert fetching.is_alive()
+        assert other._replica.version == 1
+    fetching.join()
+    assert other._replica.version == version
 
 
 def _fetch(stream: str, directory: Path, version: int, results: multiprocessing.Queue[tuple[int, bool]]) -> None:

@@ -138,6 +138,22 @@ def test_weights_that_a_kernel_took_over_are_reloaded(run: Run, model: Path, str
         assert server.checksums() == reloaded(server, run.state, tmp_path / "final")
 
 
+@pytest.mark.skipif(not os.environ.get("TENSORPATCH_TEST_TP"), reason="two ranks are slow to start on two cores")
+def test_two_tensor_parallel_ranks_share_one_download(
+    run: Run, model: Path, stream: str, tmp_path: Path, plain_kernels: dict[str, str]
+) -> None:
+    environment = {**plain_kernels, "VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+    options = ("--tensor-parallel-size", "2")
+    with servers.vllm(model, log=tmp_path / "vllm.log", environment=environment, options=options) as running:
+        server = Server(running.url)
+        server.connect(stream, directory=str(tmp_path / "host"))
+        assert [worker["rank"] for worker in server.status()] == [0, 1]
+        for seed in (1, 2):
+            assert server.update(run.step(seed)).route == "scatter"
+            assert sorted(worker["downloaded"] > 0 for worker in server.status()) == [False, True]
+        assert server.checksums() == reloaded(server, run.state, tmp_path / "final")
+
+
 def test_async_grpo_trains_while_the_server_follows(tmp_path: Path, plain_kernels: dict[str, str]) -> None:
     example = Path(servers.__file__).with_name("async_grpo_vllm.py")
     done = subprocess.run(

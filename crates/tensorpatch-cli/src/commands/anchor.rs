@@ -11,9 +11,9 @@ use crate::output::{Report, bytes, fields};
 use crate::session::Session;
 use crate::streams::{self, Sign, Source};
 
-/// Adds the whole checkpoint of the newest version, for newcomers and for replicas to which no path of patches
-/// leads any more: it mends a stream whose older objects are damaged or missing. It is taken from the baseline,
-/// so run it where the newest version was published.
+/// Adds the whole checkpoint of the newest version, for newcomers and for replicas to which no path of
+/// patches leads any more: it mends a stream whose older objects are damaged or missing. It is taken from the
+/// baseline, so run it where the newest version was published.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -45,7 +45,7 @@ impl Report for AnchorReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let added = streams::wait(async {
+    let added = streams::wait(session, async {
         let mut options =
             PublishOptions::default().with_diff(session.options()).with_observer(streams::observer(session));
         if let Some(name) = &arguments.publisher {

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
-use tensorpatch::delta::{AppliedInPlace, Apply, ApplyError, ApplyReport, Patch, Progress, open_settled};
+use tensorpatch::delta::{
+    AppliedInPlace, Apply, ApplyError, ApplyReport, Patch, Progress, journal_path, open_settled,
+};
 use tensorpatch::format::{Limits, TaggedStateDigest};
 
 use crate::exit;
@@ -134,6 +136,7 @@ fn apply(arguments: &Arguments, patch: &Patch<'_>, session: &Session) -> Result<
     let bar = session.bar("applying", bytes);
     let advance = |bytes| bar.advance(bytes);
     let apply = Apply::new(patch).with_options(session.options()).with_progress(Progress::new(&advance));
+    session.interrupts.writes(&arguments.output.clone().unwrap_or_else(|| journal_path(base)));
     match &arguments.output {
         Some(output) => apply.to(base, output).map(Into::into),
         None => apply.in_place(base).map(Into::into),

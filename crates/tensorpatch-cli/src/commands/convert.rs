@@ -181,6 +181,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     options.version.clone_from(&arguments.target_version);
     options.base_version.clone_from(&arguments.base_version);
     options.base_digest = arguments.base_digest;
+    session.interrupts.writes(&arguments.output);
     let report = formats::convert(&arguments.source, arguments.base.as_deref(), &arguments.output, &options)?;
     session.output.report(&ConvertReport {
         source: arguments.source.clone(),

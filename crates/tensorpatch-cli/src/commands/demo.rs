@@ -120,7 +120,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
             directory
         }
     };
-    let report = streams::wait(demonstrate(arguments, directory, session))?;
+    let report = streams::wait(session, demonstrate(arguments, directory, session))?;
     session.output.report(&report)
 }
 

@@ -1,6 +1,6 @@
 //! `tensorpatch diff`: two checkpoints to a patch.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -12,7 +12,7 @@ use tensorpatch::format::TaggedStateDigest;
 use crate::arguments::{LeafHashChoice, ProfileChoice};
 use crate::exit;
 use crate::output::{Report, bytes, count, fields, percent, rate, ratio, seconds};
-use crate::patch_file::{self, DASH};
+use crate::patch_file::{self, is_stdout};
 use crate::session::Session;
 
 /// Makes the patch that turns BASE into TARGET. The same two states and options always give the same bytes.
@@ -104,6 +104,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let bar = session.bar("encoding", bytes);
     let advance = |bytes| bar.advance(bytes);
     let diff = diff.with_progress(Progress::new(&advance));
+    session.interrupts.writes(&arguments.output);
     let report = patch_file::write(&diff, &arguments.output)
         .map_err(|error| exit::not_done(error, || format!("{}: not written", arguments.output.display())))?;
     drop(bar);
@@ -132,7 +133,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
             .collect(),
         seconds: start.elapsed().as_secs_f64(),
     };
-    if arguments.output == Path::new(DASH) {
+    if is_stdout(&arguments.output) {
         return session.output.report_aside(&report);
     }
     session.output.report(&report)

@@ -64,7 +64,7 @@ impl Report for FoldReport {
 const DEFAULT_SPAN: u64 = 8;
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let folded = streams::wait(async {
+    let folded = streams::wait(session, async {
         let stream = arguments.source.open_signing(&arguments.sign).await?;
         let to = match arguments.to {
             Some(to) => version(to)?,

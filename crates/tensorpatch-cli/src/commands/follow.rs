@@ -8,7 +8,6 @@ use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::{Pulled, Replica};
 use tokio::process::Command;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::pull::How;
 use crate::output::{Output, bytes};
@@ -43,7 +42,7 @@ struct FollowLine<'a> {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    streams::wait(follow(arguments, session))
+    streams::wait(session, follow(arguments, session))
 }
 
 async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
@@ -61,13 +60,11 @@ async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
         }
         Ok(())
     };
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let interrupted = session.interrupts.next();
     let ended: Result<()> = tokio::select! {
         ended = following => ended,
         // What was under way is completed by the next run.
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
+        Ok(_) = interrupted => Ok(()),
     };
     replica.release().await?;
     ended
@@ -78,12 +75,15 @@ async fn tell(arguments: &Arguments, output: Output, pulled: &Pulled) -> Result<
     if output.is_json() {
         output.line(&serde_json::to_string(&FollowLine { dir: &arguments.dir, pulled })?)?;
     } else {
+        // A directory that held nothing takes whatever stream is there.
+        let stream =
+            if pulled.from.is_none() { format!(" of the stream {}", pulled.stream) } else { String::new() };
         let from = pulled.from.filter(|from| *from != pulled.to);
         let from =
             from.map(|from| format!(" from {from} ({} behind)", pulled.to.get().saturating_sub(from.get())));
         let (from, downloaded) = (from.unwrap_or_default(), bytes(pulled.downloaded_bytes));
         output.note(&format!(
-            "version {}{from}: {downloaded} downloaded, {}",
+            "version {}{stream}{from}: {downloaded} downloaded, {}",
             pulled.to, pulled.contents.state
         ))?;
     }

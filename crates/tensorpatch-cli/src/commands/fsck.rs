@@ -71,7 +71,7 @@ impl Report for FsckReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let (stream, checked) = streams::wait(async {
+    let (stream, checked) = streams::wait(session, async {
         let stream = arguments.source.open().await?;
         let mut options = CheckOptions::default().with_observer(streams::observer(session));
         if arguments.shallow {
@@ -87,5 +87,5 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         checked,
     };
     session.output.report(&report)?;
-    if report.sound { Ok(()) } else { Err(Unsound { place: stream.place() }.into()) }
+    if report.sound { Ok(()) } else { Err(Unsound::Stream(stream.place()).into()) }
 }

@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     if arguments.delete {
         policy = policy.deleting();
     }
-    let collected = streams::wait(async {
+    let collected = streams::wait(session, async {
         let stream = arguments.source.open_signing(&arguments.sign).await?;
         Ok(upkeep::collect(&stream, &policy).await?)
     })?;

@@ -66,7 +66,7 @@ impl Report for LogReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let (stream, versions) = streams::wait(async {
+    let (stream, versions) = streams::wait(session, async {
         let stream = arguments.source.open().await?;
         let versions = stream.log().await?;
         Ok((stream, versions))

@@ -50,7 +50,7 @@ impl Report for MirrorReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let mirrored = streams::wait(async {
+    let mirrored = streams::wait(session, async {
         let stream = arguments.source.open().await?;
         let work = match &arguments.work {
             Some(work) => work.clone(),

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::delta::open_settled;
-use tensorpatch::format::Limits;
-use tensorpatch::store::{AnchorPolicy, PublishOptions, Published, Publisher};
+use tensorpatch::store::{AnchorPolicy, PublishOptions, Published, Publisher, Survey};
 
 use crate::arguments::{LeafHashChoice, ProfileChoice};
 use crate::output::{Report, bytes, count, fields, percent, ratio, seconds};
@@ -19,8 +17,9 @@ use crate::streams::{self, Access, Sign};
 /// version is the whole checkpoint, the others are patches.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The checkpoint: a .safetensors file or a directory. Files beside the weights (config.json) are
-    /// published too
+    /// The checkpoint: a .safetensors file, published as model.safetensors, or a directory. Of a directory
+    /// the files beside the weights (config.json, 1_Pooling/config.json) are published too, but for weights
+    /// of other formats, unfinished downloads and hidden files
     checkpoint: PathBuf,
     /// The stream: a path or file:///..., s3://, gs://, az:// or hf://buckets/...
     #[arg(long, value_name = "URL")]
@@ -33,6 +32,10 @@ pub(crate) struct Arguments {
     /// same state, it is taken for published: so the command can simply be repeated
     #[arg(long, value_name = "TEXT")]
     label: Option<String>,
+    /// Publish this file beside the weights too, though its name says weights of another format, an
+    /// unfinished download or a log: a path below CHECKPOINT. May be given several times
+    #[arg(long, value_name = "NAME")]
+    carry: Vec<String>,
     /// The name of the publisher in the log
     #[arg(long, value_name = "NAME")]
     publisher: Option<String>,
@@ -118,6 +121,9 @@ impl Report for PublishReport {
                 ),
             ));
         }
+        lines.extend(list("beside", published.companions.iter().cloned()));
+        let left_out = published.left_out.iter().map(|left| format!("{} ({})", left.name, left.why));
+        lines.extend(list("left out", left_out));
         lines.extend(
             published.anchor.as_ref().map(|anchor| ("anchor", format!("{} besides", bytes(anchor.bytes)))),
         );
@@ -135,17 +141,27 @@ impl Report for PublishReport {
     }
 }
 
+/// A line with names, if there are any.
+fn list(label: &'static str, names: impl ExactSizeIterator<Item = String>) -> Option<(&'static str, String)> {
+    const LISTED: usize = 12;
+    let more = names.len().saturating_sub(LISTED);
+    let mut names: Vec<String> = names.take(LISTED).collect();
+    if more > 0 {
+        names.push(format!("and {more} more"));
+    }
+    (!names.is_empty()).then(|| (label, names.join(", ")))
+}
+
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    streams::wait(publish(arguments, session))
+    streams::wait(session, publish(arguments, session))
 }
 
 async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
-    // Before a stream is created for it.
-    open_settled(&arguments.checkpoint, &Limits::default())?;
     let mut options = PublishOptions::default()
         .with_diff(session.options().with_profile(arguments.profile.into()))
         .with_anchors(arguments.anchor_policy())
+        .carrying(arguments.carry.iter().cloned())
         .with_observer(streams::observer(session));
     if let Some(name) = &arguments.publisher {
         options = options.with_publisher(name);
@@ -153,6 +169,8 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     if arguments.allow_unchanged {
         options = options.allowing_unchanged();
     }
+    // Before a stream is created for it.
+    Survey::of(&arguments.checkpoint, &options)?;
     let mut builder = Publisher::builder(&arguments.to)
         .policy(arguments.access.policy()?)
         .trust_keys(arguments.access.trust_key.iter().copied())

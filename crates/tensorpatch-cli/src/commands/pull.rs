@@ -97,16 +97,20 @@ impl Report for PullReport {
         let some_patches = patches > 0;
         let patches = format!("{} patch{}", patches, if patches == 1 { "" } else { "es" });
         let steps = match (anchors > 0, some_patches) {
-            (false, false) => "nothing to do".to_owned(),
+            (false, false) if pulled.restored.is_empty() => "nothing to do".to_owned(),
+            (false, false) => "what was not as published".to_owned(),
             (true, false) => "the whole checkpoint".to_owned(),
             (false, true) => patches,
             (true, true) => format!("the whole checkpoint and {patches}"),
         };
-        fields(&[
+        let mut pairs = vec![
             ("version", format!("{}{from}", pulled.to)),
             ("stream", format!("{} ({})", self.url, pulled.stream)),
             ("directory", self.dir.display().to_string()),
             ("steps", steps),
+        ];
+        pairs.extend(pulled.restored.iter().map(|what| ("restored", what.clone())));
+        pairs.extend([
             ("downloaded", bytes(pulled.downloaded_bytes)),
             (
                 "state",
@@ -116,12 +120,13 @@ impl Report for PullReport {
                 },
             ),
             ("time", seconds(Duration::from_secs_f64(self.seconds))),
-        ])
+        ]);
+        fields(&pairs)
     }
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    streams::wait(pull(arguments, session))
+    streams::wait(session, pull(arguments, session))
 }
 
 async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {

@@ -9,8 +9,9 @@ use crate::output::{Report, counted, fields};
 use crate::session::Session;
 use crate::streams::{self, Sign, Source};
 
-/// Takes back the newest versions of a signed stream, down to the first that a trusted key has signed. For the
-/// owner of the key, after somebody has published without one: replicas that trust the key never held them.
+/// Takes back the newest versions of a signed stream, down to the first that a trusted key has signed. For
+/// the owner of the key, after somebody has published without one: replicas that trust the key never held
+/// them.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -42,7 +43,7 @@ impl Report for RollbackReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let rolled_back = streams::wait(async {
+    let rolled_back = streams::wait(session, async {
         let stream = arguments.source.open_signing(&arguments.sign).await?;
         Ok(upkeep::roll_back_unsigned(&stream).await?)
     })?;

@@ -66,7 +66,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
             return Err(Refusal::usage("no old key is named", "give --old-key-file or --old-key").into());
         }
     };
-    let handed_over = streams::wait(async {
+    let handed_over = streams::wait(session, async {
         let stream = arguments.source.builder()?.trust_keys([old.public()]).open().await?;
         stream.hand_over(&old, &new, arguments.last).await.context("the stream was not handed over")
     })?;

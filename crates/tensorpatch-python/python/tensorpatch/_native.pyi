@@ -37,6 +37,8 @@ _Progress = Callable[[str, int, int], object] | None
 class _Access(TypedDict):
     url: str
     trust: Sequence[str]
+    stream: str | None
+    expect_tip: int | None
     storage: Mapping[str, str]
     threads: int | None
 

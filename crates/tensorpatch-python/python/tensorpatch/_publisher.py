@@ -42,6 +42,8 @@ class Publisher:
         name: The publisher's name in the log.
         sign_key: The file of a secret key, made by ``tensorpatch keygen``, to sign every record with.
         trust: Public keys, of 64 hexadecimal digits. What is built on must be signed by one of these.
+        stream: The id that the stream must have. A key may have signed several.
+        expect_tip: A version that is known to exist. A stream that does not show it is a ``ConflictError``.
         profile: ``compact`` for the smallest patches, ``direct`` for those that can be scattered without
             reading the base.
         anchors: Whether versions get anchors at all, whole checkpoints for newcomers.
@@ -49,7 +51,8 @@ class Publisher:
         create: Whether a missing stream is created; otherwise it is a ``NotFoundError``.
         single_writer: For a new stream, the promise that there is never another publisher, for stores that
             could not tell.
-        leaf_hash: The leaf hash of a new stream, ``xxh3`` by default; an existing one must have it.
+        leaf_hash: The leaf hash of a new stream, by default ``blake3`` if it is signed, else ``xxh3``; an
+            existing one must have it.
         threads: Threads that encode and hash; one for each core by default.
         storage: Settings of the transfer by name, such as ``{"parallel_uploads": "16"}``; see
             ``tensorpatch publish --help``. Those of the environment are the default.
@@ -71,6 +74,8 @@ class Publisher:
         name: str | None = None,
         sign_key: StrPath | None = None,
         trust: Sequence[str] = (),
+        stream: str | None = None,
+        expect_tip: int | None = None,
         profile: Literal["compact", "direct"] = "compact",
         anchors: bool = True,
         anchor_every: int | None = None,
@@ -88,6 +93,8 @@ class Publisher:
         access: _native._Access = {
             "url": self._url,
             "trust": list(trust),
+            "stream": stream,
+            "expect_tip": expect_tip,
             "storage": dict(storage or {}),
             "threads": threads,
         }

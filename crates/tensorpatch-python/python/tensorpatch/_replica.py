@@ -93,6 +93,8 @@ class Replica:
             files and renames them, so that the old version can be read until the switch.
         replace: Whether weights in the directory that are no version of the stream may be replaced.
         trust: Public keys, of 64 hexadecimal digits. Records that none of these has signed are refused.
+        stream: The id that the stream must have. A key may have signed several.
+        expect_tip: A version that is known to exist. A stream that does not show it is a ``ConflictError``.
         lease: A name that no other replica has, under which collectors are told what this one holds.
         threads: Threads that decode and hash; one for each core by default.
         storage: Settings of the transfer by name; see ``tensorpatch pull --help``.
@@ -112,6 +114,8 @@ class Replica:
         mode: Literal["in_place", "beside"] = "in_place",
         replace: bool = False,
         trust: Sequence[str] = (),
+        stream: str | None = None,
+        expect_tip: int | None = None,
         lease: str | None = None,
         threads: int | None = None,
         storage: Mapping[str, str] | None = None,
@@ -124,6 +128,8 @@ class Replica:
         self._access: _native._Access = {
             "url": self._url,
             "trust": list(trust),
+            "stream": stream,
+            "expect_tip": expect_tip,
             "storage": dict(storage or {}),
             "threads": threads,
         }

@@ -5,6 +5,8 @@ mod aws;
 #[cfg(feature = "azure")]
 mod azure;
 #[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
+mod bounded;
+#[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
 mod client;
 #[cfg(feature = "aws")]
 mod command;

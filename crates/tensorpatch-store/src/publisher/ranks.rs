@@ -2,8 +2,8 @@
 //! (spec/stream.md section 8).
 //!
 //! Every rank calls [`upload_patch`] or, for a first version and one that alters tensors or files,
-//! [`upload_files`], and sends the [`Receipt`] to one of them, which calls [`commit`]. [`RankPublisher`] does the
-//! same with tensors from memory.
+//! [`upload_files`], and sends the [`Receipt`] to one of them, which calls [`commit`]. [`RankPublisher`] does
+//! the same with tensors from memory.
 
 mod files;
 mod memory;

@@ -73,12 +73,21 @@ pub(crate) struct LocalState {
     pub(crate) condition: Condition,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct StateFile {
-    format: String,
+    format: &'static str,
     major: u32,
     #[serde(flatten)]
     state: LocalState,
+}
+
+/// The same as it is read: a flattened member would keep whatever else the file holds.
+#[derive(Deserialize)]
+struct ReadStateFile {
+    format: String,
+    major: u32,
+    stream: StreamId,
+    condition: Condition,
 }
 
 impl ReplicaDir {
@@ -157,16 +166,16 @@ impl ReplicaDir {
         let path = self.state_path();
         let Some(bytes) = local::read_file(&path, MAX_STATE_BYTES)? else { return Ok(None) };
         let bad = |what: String| StoreError::LocalState { path: path.clone(), what };
-        let file: StateFile = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        let file: ReadStateFile = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
         if file.format != FORMAT || file.major != 1 {
             return Err(bad(format!("it is {:?}, version {}", file.format, file.major)));
         }
-        let install = match &file.state.condition {
+        let install = match &file.condition {
             Condition::Applying { then, .. } => Some(then),
             Condition::Switching { install, .. } => Some(install),
             Condition::Held(_) | Condition::Damaged { .. } => None,
         };
-        let helds = match &file.state.condition {
+        let helds = match &file.condition {
             Condition::Applying { from, to, .. } => vec![from, to],
             Condition::Switching { to: held, .. }
             | Condition::Held(held)
@@ -179,13 +188,13 @@ impl ReplicaDir {
         if let Some(name) = installed.chain(companions).find(|name| !is_file_path(name)) {
             return Err(bad(format!("{name:?} is not a path of plain file names")));
         }
-        Ok(Some(file.state))
+        Ok(Some(LocalState { stream: file.stream, condition: file.condition }))
     }
 
     /// Replaces the state file, durably.
     pub(crate) fn save(&self, state: &LocalState) -> Result<(), StoreError> {
         let path = self.state_path();
-        let file = StateFile { format: FORMAT.into(), major: 1, state: state.clone() };
+        let file = StateFile { format: FORMAT, major: 1, state: state.clone() };
         let bytes = serde_json::to_vec(&file)
             .map_err(|e| StoreError::LocalState { path: path.clone(), what: e.to_string() })?;
         local::write_file(&path, &bytes)

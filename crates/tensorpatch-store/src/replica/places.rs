@@ -44,6 +44,11 @@ pub(super) fn check_places(directory: &ReplicaDir, install: &FileSwap) -> Result
 /// Puts a staged file in its place. The staged one is there until the other is whole.
 pub(super) fn put(staged: &Path, file: &Path) -> io::Result<()> {
     match fs::rename(staged, file) {
+        // An empty one: with anything in it, it stays.
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            fs::remove_dir(file)?;
+            fs::rename(staged, file)
+        }
         // A mount. There is no other way, and whoever comes after a crash finds the staged file still there.
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
             let mut target = fs::OpenOptions::new().write(true).truncate(true).open(file)?;
@@ -72,7 +77,12 @@ pub(super) fn in_the_way(install: &FileSwap) -> impl Iterator<Item = &String> {
 
 /// Removes a file of `root`, and the directories that are empty then.
 pub(super) fn remove(root: &Path, name: &str) -> Result<(), StoreError> {
-    local::remove(&root.join(name))?;
+    let path = root.join(name);
+    match look(&path)? {
+        Some(metadata) if !metadata.is_dir() => local::remove(&path)?,
+        // A directory has taken the place of the file: it is of the new version, or somebody's own.
+        _ => return Ok(()),
+    }
     let mut below = name;
     while let Some((parent, _)) = below.rsplit_once('/') {
         // One that has other files stays.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError, Form, MappedFile};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError, MappedFile};
 use tensorpatch_delta::{self as delta, ApplyError, Patch, Progress};
 use tensorpatch_format::TaggedStateDigest;
 use tensorpatch_stream::{NamedObject, StreamId, Version};
@@ -73,10 +73,9 @@ impl Update<'_> {
         let patch = parse(&bytes, self.from.id.state, self.to, self.options)?;
         let staging = self.directory.staging();
         local::remove(&staging)?;
-        let applied =
-            Checkpoint::open(self.directory.path(), &self.options.limits).map_err(ApplyError::from).and_then(
-                |base| delta::apply_to(&base, &patch, &staging, Form::Directory, self.options, progress),
-            );
+        let applied = Checkpoint::open(self.directory.path(), &self.options.limits)
+            .map_err(ApplyError::from)
+            .and_then(|base| delta::apply_weights_to(&base, &patch, &staging, self.options, progress));
         applied.map(|_| ()).map_err(|error| self.refused(error.into()))
     }
 
@@ -128,7 +127,7 @@ pub(crate) fn apply_to_staged(
             let next = staging.with_file_name("staging-next");
             local::remove(&next)?;
             let base = Checkpoint::open(&staging, &options.limits)?;
-            delta::apply_to(&base, &patch, &next, Form::Directory, options, progress)?;
+            delta::apply_weights_to(&base, &patch, &next, options, progress)?;
             drop(base);
             local::remove(&staging)?;
             std::fs::rename(&next, &staging).map_err(|e| StoreError::local(&staging, e))

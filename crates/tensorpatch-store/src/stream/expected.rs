@@ -13,6 +13,16 @@ use crate::local::{self, blocking};
 /// The most bytes of a file of [`SignedTip`].
 const MAX_BYTES: u64 = 4096;
 
+/// The directory beside the file of a secret key in which [`StreamBuilder::signed_tips`] keeps what was
+/// signed with it: `KEY.tips`.
+///
+/// [`StreamBuilder::signed_tips`]: crate::StreamBuilder::signed_tips
+pub fn signed_tips_beside(key: &Path) -> PathBuf {
+    let mut name = key.as_os_str().to_owned();
+    name.push(".tips");
+    name.into()
+}
+
 /// What a stream must be, and must have.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Expected {
@@ -87,7 +97,7 @@ impl Stream {
             local::write_file(&kept, &bytes)
         });
         if let Err(error) = written.await {
-            tracing::warn!(path = %path.display(), %error, "the version that was signed could not be noted");
+            tracing::warn!("{}: the version that was signed could not be noted: {error}", path.display());
         }
     }
 }

@@ -6,6 +6,7 @@ use tensorpatch_stream::trust::{HandoverRecord, MAX_HANDOVER_BYTES, MAX_HANDOVER
 use tensorpatch_stream::{Commit, Link, Nonce, SignKey, TrustKey, Version};
 
 use super::Stream;
+use super::budget::Budget;
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
 use crate::local;
@@ -111,7 +112,7 @@ impl Stream {
             };
             let record = bytes.map(|bytes| HandoverRecord::read(&bytes, self.id()));
             if !matches!(record, Some(Ok(_))) {
-                tracing::warn!(name, "this is no handover of the stream, and is ignored");
+                tracing::warn!("{name} is no handover of the stream, and is passed over");
             }
             Ok(record.and_then(Result::ok))
         });
@@ -127,11 +128,12 @@ impl Stream {
         let Some(end) = self.trust().lasts().filter(later).min_by_key(|last| last.version) else {
             return Ok(());
         };
+        let budget = Budget::of(self);
         let mut below = (version, commit.digest);
         for numbers in super::history::batches(version, end.version) {
             let (first, last) = (numbers.first().copied(), numbers.last().copied());
             let (Some(first), Some(last)) = (first, last) else { continue };
-            for next in self.commits(first, last).await? {
+            for next in self.commits(first, last, &budget).await? {
                 let number = next.record.version;
                 let follows = next.record.previous.is_some_and(|link| (link.version, link.commit) == below);
                 if number != version && !follows || number == version && next.digest != commit.digest {

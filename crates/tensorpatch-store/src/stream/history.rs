@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use tensorpatch_stream::retention::Listed;
 use tensorpatch_stream::{
-    Commit, EdgeRecord, Exclusions, History, Key, ObjectRef, Plan, PlanError, Version, VersionId, names,
+    Commit, Edge, Exclusions, History, Key, ObjectRef, Plan, PlanError, Version, VersionId, end_of_run, names,
 };
 
 use super::Stream;
+use super::budget::Budget;
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
 
@@ -46,20 +47,17 @@ impl Stream {
     async fn find_tip(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
         let hint = self.hinted().await?;
         let mut tip = None;
-        for version in [hint, known].into_iter().flatten() {
-            if tip.as_ref().is_some_and(|tip: &Commit| tip.record.version >= version) {
-                continue;
-            }
-            if let Some(commit) = self.commit(version).await? {
-                tip = Some(commit);
-            }
+        if let Some(known) = known {
+            tip = self.commit(known).await?;
         }
-        let after = tip.as_ref().map(|tip: &Commit| names::commit_file(tip.record.version));
-        let listed = self.bucket().list(names::COMMITS, after.as_deref()).await?;
-        if let Some(newest) = listed.iter().filter_map(|object| names::commit_version(&object.name)).max()
-            && tip.as_ref().is_none_or(|tip| newest > tip.record.version)
+        if let Some(hint) = hint
+            && tip.as_ref().is_none_or(|tip: &Commit| tip.record.version < hint)
         {
-            tip = self.commit(newest).await?;
+            tip = self.hinted_commit(hint).await?.or(tip);
+        }
+        let listed = self.listed_commits(tip.as_ref()).await?;
+        if let Some(newest) = end_of_run(tip.as_ref().map(|tip| tip.record.version), listed) {
+            tip = self.commit(newest).await?.or(tip);
         }
         // A stale list ends early; a get does not lie.
         loop {
@@ -73,6 +71,32 @@ impl Stream {
                 Some(commit) => tip = Some(commit),
             }
         }
+    }
+
+    /// The commit that the hint names. Anybody can write a hint, also to what is no commit of the stream.
+    async fn hinted_commit(&self, hint: Version) -> Result<Option<Commit>, StoreError> {
+        match self.commit(hint).await {
+            Err(error @ StoreError::Object { .. }) => Err(error),
+            Err(error) => {
+                tracing::warn!("the hint is of no use: {error}");
+                Ok(None)
+            }
+            found => found,
+        }
+    }
+
+    /// The versions after `tip` whose records the store lists. Lists only save requests, so one that cannot
+    /// be read counts as empty: an object with a name that none can have would otherwise stop every reader.
+    pub(crate) async fn listed_commits(&self, tip: Option<&Commit>) -> Result<Vec<Version>, StoreError> {
+        let after = tip.map(|tip| names::commit_file(tip.record.version));
+        let listed = match self.bucket().list(names::COMMITS, after.as_deref()).await {
+            Err(StoreError::Object { source: source @ object_store::Error::InvalidPath { .. }, .. }) => {
+                tracing::warn!("the commit records cannot be listed, and are asked for one by one: {source}");
+                Vec::new()
+            }
+            listed => listed?,
+        };
+        Ok(listed.iter().filter_map(|object| names::commit_version(&object.name)).collect())
     }
 
     /// The version that the hint names. A hint that cannot be read counts as none.
@@ -91,62 +115,24 @@ impl Stream {
     }
 
     /// All commits from `from` to `to`, both included.
-    pub(crate) async fn commits(&self, from: Version, to: Version) -> Result<Vec<Commit>, StoreError> {
+    pub(crate) async fn commits(
+        &self,
+        from: Version,
+        to: Version,
+        budget: &Budget,
+    ) -> Result<Vec<Commit>, StoreError> {
         let mut commits = Vec::new();
         for numbers in batches(from, to) {
             let batch =
                 buffered_all(numbers, self.policy().transfers.parallel_requests, |version| async move {
-                    let commit = self.commit(version).await?;
-                    commit.ok_or_else(|| StoreError::Missing { name: names::commit(version) })
+                    let commit = self.sized_commit(version).await?;
+                    let (commit, bytes) =
+                        commit.ok_or_else(|| StoreError::Missing { name: names::commit(version) })?;
+                    budget.take(bytes).map(|()| commit)
                 });
             commits.extend(batch.await?);
         }
         Ok(commits)
-    }
-
-    /// The edge records that the store lists.
-    async fn listed_edges(&self) -> Result<Vec<ListedEdge>, StoreError> {
-        let listed = self.bucket().list(names::EDGES, None).await?;
-        let edge = |object: Listed| {
-            let (target, base, _) = names::edge_ends(&object.name)?;
-            Some(ListedEdge { target, base, file: object.name })
-        };
-        Ok(listed.into_iter().filter_map(edge).collect())
-    }
-
-    /// The edges whose ends are between `from` and `to`; those that cannot be read are left out with a
-    /// warning, as the stream is whole without them.
-    pub(crate) async fn edges(&self, from: Version, to: Version) -> Result<Vec<EdgeRecord>, StoreError> {
-        let listed = self.listed_edges().await?;
-        self.read_edges(&listed, from, to).await
-    }
-
-    async fn read_edges(
-        &self,
-        listed: &[ListedEdge],
-        from: Version,
-        to: Version,
-    ) -> Result<Vec<EdgeRecord>, StoreError> {
-        let is_between = |edge: &&ListedEdge| {
-            (from..=to).contains(&edge.target) && edge.base.is_none_or(|base| base >= from)
-        };
-        let wanted = listed.iter().filter(is_between);
-        let read = buffered_all(wanted, self.policy().transfers.parallel_requests, |edge| {
-            self.readable_edge(&edge.file)
-        });
-        Ok(read.await?.into_iter().flatten().collect())
-    }
-
-    /// An edge that was listed, unless it is gone by now, or cannot be read and is ignored.
-    async fn readable_edge(&self, file: &str) -> Result<Option<EdgeRecord>, StoreError> {
-        match self.edge(file).await {
-            Err(error @ StoreError::Object { .. }) => Err(error),
-            Err(error) => {
-                tracing::warn!("an edge record is passed over: {error} (edges/{file})");
-                Ok(None)
-            }
-            edge => edge,
-        }
     }
 
     /// What a plan from `held` to `target` may need: the commits back to `held` if it is near enough, else
@@ -162,6 +148,7 @@ impl Stream {
         let to = target.record.version;
         let reach = u64::try_from(max_edges).unwrap_or(u64::MAX);
         let near = |held: &Version| *held < to && to.get().saturating_sub(held.get()) <= reach;
+        let budget = Budget::of(self);
         let listed = self.listed_edges().await?;
         let mut end = held.filter(near);
         if end.is_none() {
@@ -175,32 +162,15 @@ impl Stream {
             // Not further than is known to be needed: an anchor that the records hold is found on the way.
             let stride = Version::new(low.get().saturating_sub(STRIDE)).unwrap_or(Version::FIRST);
             low = end.map_or(stride, |end| end.max(stride)).min(high);
-            for commit in self.commits(low, high).await? {
+            for commit in self.commits(low, high, &budget).await? {
                 if !is_fixed && commit.record.anchor.is_some() {
                     end = end.max(Some(commit.record.version));
                 }
                 commits.insert(commit.record.version, commit);
             }
         }
-        let edges = self.read_edges(&listed, low, to).await?;
+        let edges = self.read_edges(&listed, low, to, &budget).await?;
         Ok(History::new(commits.into_values(), edges)?)
-    }
-
-    /// The newest version up to `to` that an edge which can be read gives an anchor.
-    async fn newest_anchor_edge(
-        &self,
-        listed: &[ListedEdge],
-        to: Version,
-    ) -> Result<Option<Version>, StoreError> {
-        let mut anchors: Vec<&ListedEdge> =
-            listed.iter().filter(|edge| edge.base.is_none() && edge.target <= to).collect();
-        anchors.sort_unstable_by_key(|edge| edge.target);
-        for edge in anchors.into_iter().rev() {
-            if self.readable_edge(&edge.file).await?.is_some() {
-                return Ok(Some(edge.target));
-            }
-        }
-        Ok(None)
     }
 
     /// The cheapest plan from `held`, or from nothing, to `target` without what is excluded, and the records
@@ -263,39 +233,50 @@ impl Stream {
         avoided: BTreeSet<ObjectRef>,
     ) -> Result<Plan, StoreError> {
         let mut missing = avoided;
-        loop {
-            let plan = history.plan(held, target, &missing, max_edges)?;
-            let absent = buffered_all(
-                plan.objects(),
-                self.policy().transfers.parallel_requests,
-                |object| async move {
-                    match self.bucket().check_there(object).await {
-                        Ok(()) => Ok(None),
-                        Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => {
-                            Ok(Some(object.clone()))
-                        }
-                        Err(error) => Err(error),
-                    }
-                },
-            )
-            .await?;
-            let before = missing.len();
-            missing.extend(absent.into_iter().flatten());
-            if missing.len() == before {
-                return Ok(plan);
-            }
-            let first = missing.first().map_or("none", |object| object.key.as_str());
-            tracing::warn!(
-                "{} objects of the plan are missing, the first is {first}: planning again",
-                missing.len()
-            );
+        let mut plan = history.plan(held, target, &missing, max_edges)?;
+        let mut absent = self.absent(plan.objects()).await?;
+        if absent.is_empty() {
+            return Ok(plan);
         }
+        let first = absent.first().map_or("none", |object| object.key.as_str());
+        tracing::warn!(
+            "{} objects of the plan are missing, the first is {first}: planning again",
+            absent.len()
+        );
+        let known: BTreeSet<ObjectRef> = plan.objects().into_iter().cloned().collect();
+        missing.append(&mut absent);
+        plan = history.plan(held, target, &missing, max_edges)?;
+        // Any number of edges may be broken: what the next plan needs is asked for with what all others do.
+        let others =
+            history.edges().iter().filter(|edge| edge.target.version <= target).flat_map(Edge::objects);
+        let others: BTreeSet<&ObjectRef> = others.filter(|object| !known.contains(*object)).collect();
+        if plan.objects().iter().any(|object| others.contains(*object)) {
+            missing.append(&mut self.absent(others).await?);
+            plan = history.plan(held, target, &missing, max_edges)?;
+        }
+        Ok(plan)
+    }
+
+    /// Those of some objects that are not there, or have another size.
+    async fn absent<'a>(
+        &self,
+        objects: impl IntoIterator<Item = &'a ObjectRef> + Send,
+    ) -> Result<BTreeSet<ObjectRef>, StoreError> {
+        let absent = buffered_all(objects, self.policy().transfers.parallel_requests, |object| async move {
+            match self.bucket().check_there(object).await {
+                Ok(()) => Ok(None),
+                Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => Ok(Some(object.clone())),
+                Err(error) => Err(error),
+            }
+        });
+        Ok(absent.await?.into_iter().flatten().collect())
     }
 
     /// All commits and edges up to `top`.
     pub(crate) async fn whole_history(&self, top: Version) -> Result<History, StoreError> {
-        let commits = self.commits(Version::FIRST, top).await?;
-        let edges = self.edges(Version::FIRST, top).await?;
+        let budget = Budget::of(self);
+        let commits = self.commits(Version::FIRST, top, &budget).await?;
+        let edges = self.edges(Version::FIRST, top, &budget).await?;
         Ok(History::new(commits, edges)?)
     }
 
@@ -313,8 +294,8 @@ impl Stream {
         Ok(objects)
     }
 
-    /// The highest floor that a collector has written down, if any; the records below it may name objects that
-    /// are gone.
+    /// The highest floor that a collector has written down, if any; the records below it may name objects
+    /// that are gone.
     ///
     /// # Errors
     /// If the store fails.
@@ -325,14 +306,6 @@ impl Stream {
         let listed = self.bucket().list(names::PRUNED, None).await?;
         Ok(listed.iter().filter_map(|object| names::pruned_floor(&object.name)).max())
     }
-}
-
-/// An edge record, by its name.
-#[derive(Debug)]
-struct ListedEdge {
-    target: Version,
-    base: Option<Version>,
-    file: String,
 }
 
 fn is_no_path<T>(found: &Result<T, StoreError>) -> bool {

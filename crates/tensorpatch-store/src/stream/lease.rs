@@ -107,4 +107,25 @@ mod tests {
         stream.release("a").await.unwrap();
         assert_eq!(stream.leases(now).await.unwrap().0.len(), 1);
     }
+
+    #[tokio::test]
+    async fn more_leases_than_are_read_count_for_all_versions() {
+        let store = Arc::new(InMemory::new());
+        let stream = Stream::create(store, "s".into(), CreateOptions::default()).await.unwrap();
+        let target = Version::new(9).unwrap();
+        let lease = Lease::new("engine", None, target, Duration::from_secs(60));
+        for number in 0..MAX_LEASES {
+            stream.lease(&number.to_string(), &lease).await.unwrap();
+        }
+        let now = stream.store_now().await.unwrap();
+        let (live, _) = stream.leases(now).await.unwrap();
+        assert!(live.len() == MAX_LEASES && live.iter().all(|lease| lease.needs == target));
+        stream.lease("one-more", &lease).await.unwrap();
+        let (live, _) = stream.leases(now).await.unwrap();
+        assert_eq!(live.iter().map(|lease| lease.needs).min(), Some(Version::FIRST));
+        // Those that cannot live any more are not read, however many there are.
+        let late = now + i64::try_from(MAX_SECONDS).unwrap() + 1;
+        let (live, dead) = stream.leases(late).await.unwrap();
+        assert_eq!((live.len(), dead.len()), (0, MAX_LEASES + 1));
+    }
 }

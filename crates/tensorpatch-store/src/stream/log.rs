@@ -1,7 +1,9 @@
 //! All versions of a stream as a list, for people and scripts.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
-use tensorpatch_stream::{Edge, History, ObjectDigest, ObjectRef, Version, VersionContents, VersionKind};
+use tensorpatch_stream::{Edge, ObjectDigest, ObjectRef, Version, VersionContents, VersionKind};
 
 use super::Stream;
 use crate::error::StoreError;
@@ -16,29 +18,27 @@ impl Stream {
     /// The future may be dropped at any time; it only reads.
     pub async fn log(&self) -> Result<Vec<LogEntry>, StoreError> {
         let Some(tip) = self.tip().await? else { return Ok(Vec::new()) };
-        let commits = self.commits(Version::FIRST, tip.record.version).await?;
-        let edges = self.edges(Version::FIRST, tip.record.version).await?;
-        let history = History::new(commits, edges)?;
+        let history = self.whole_history(tip.record.version).await?;
         let floor = self.pruned().await?;
         // Only where something was collected, and a pin may have kept some of it.
         let left = if floor.is_some() { Some(self.data_objects().await?) } else { None };
         let is_gone = |object: &ObjectRef| left.as_ref().is_some_and(|left| !left.contains_key(&object.key));
+        let mut edges: BTreeMap<Version, Vec<&Edge>> = BTreeMap::new();
+        for edge in history.edges() {
+            edges.entry(edge.target.version).or_default().push(edge);
+        }
         let mut entries: Vec<LogEntry> = Vec::new();
         for commit in history.commits() {
             let record = &commit.record;
-            let anchors: Vec<u64> = history
-                .anchors()
-                .filter(|edge| edge.target.version == record.version)
-                .map(Edge::bytes)
-                .collect();
+            let edges = edges.get(&record.version).map(Vec::as_slice).unwrap_or_default();
+            let anchors: Vec<u64> =
+                edges.iter().filter(|edge| edge.is_anchor()).map(|edge| edge.bytes()).collect();
             let delta_bytes =
                 record.delta.as_ref().map(|delta| delta.patches.iter().map(|p| p.object.bytes).sum());
-            let of_version = history.edges().iter().filter(|edge| edge.target.version == record.version);
-            let mut edges = of_version.peekable();
             let is_below = floor.is_some_and(|floor| record.version < floor);
             let collected = is_below
-                && edges.peek().is_some()
-                && edges.all(|edge| edge.all_objects().into_iter().any(is_gone));
+                && !edges.is_empty()
+                && edges.iter().all(|edge| edge.all_objects().into_iter().any(is_gone));
             let chain = entries.last().map_or(0, |entry| entry.chain_bytes);
             entries.push(LogEntry {
                 version: record.version,

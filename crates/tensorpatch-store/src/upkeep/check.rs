@@ -10,6 +10,7 @@ use crate::bucket::buffered_all;
 use crate::error::StoreError;
 use crate::observe::{Observer, Phase};
 use crate::stream::Stream;
+use crate::stream::budget::Budget;
 use crate::stream::history::batches;
 
 /// Choices for a check.
@@ -109,9 +110,10 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
         report.abandoned = listed.keys().map(Key::to_string).collect();
         return Ok(report);
     };
-    let commits = readable_commits(stream, tip.record.version, &mut report).await?;
+    let budget = Budget::of(stream);
+    let commits = readable_commits(stream, tip.record.version, &budget, &mut report).await?;
     check_edges(stream, &mut report).await?;
-    let edges = stream.edges(Version::FIRST, tip.record.version).await?;
+    let edges = stream.edges(Version::FIRST, tip.record.version, &budget).await?;
     let history = match History::new(commits.clone(), edges) {
         Ok(history) => history,
         Err(error) => {
@@ -126,6 +128,15 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
     // Below the floor a missing object is no damage, so neither is a version that cannot be reached.
     let versions = history.commits().map(|commit| commit.record.version).filter(|version| *version >= floor);
     report.unreachable.extend(versions.filter(|version| !reachable.contains(version)));
+    let above = stream.listed_commits(Some(&tip)).await?;
+    if let Some(lowest) = above.iter().filter(|version| **version > tip.record.version).min() {
+        let what = format!(
+            "no record leads from version {} to it: records above that version, {} of them, are no versions",
+            tip.record.version,
+            above.len()
+        );
+        report.problems.push(Problem { name: names::commit(*lowest), what });
+    }
     let names: BTreeSet<&Key> = wanted.iter().map(|(object, _)| &object.key).collect();
     report.abandoned = listed.keys().filter(|key| !names.contains(key)).map(Key::to_string).collect();
     Ok(report)
@@ -165,14 +176,17 @@ async fn check_above(
 async fn readable_commits(
     stream: &Stream,
     tip: Version,
+    budget: &Budget,
     report: &mut Checked,
 ) -> Result<Vec<Commit>, StoreError> {
     let mut commits = Vec::new();
     for numbers in batches(Version::FIRST, tip) {
         let read = buffered_all(numbers, stream.policy().transfers.parallel_requests, |version| async move {
-            match stream.commit(version).await {
+            match stream.sized_commit(version).await {
                 Err(error @ (StoreError::Object { .. } | StoreError::Cancelled(_))) => Err(error),
-                result => Ok((version, result)),
+                Ok(Some((commit, bytes))) => budget.take(bytes).map(|()| (version, Ok(Some(commit)))),
+                Ok(None) => Ok((version, Ok(None))),
+                Err(error) => Ok((version, Err(error))),
             }
         })
         .await?;
@@ -193,7 +207,7 @@ async fn readable_commits(
 }
 
 async fn check_edges(stream: &Stream, report: &mut Checked) -> Result<(), StoreError> {
-    for object in stream.bucket().list(names::EDGES, None).await? {
+    for object in stream.all_edges().await? {
         // Other names are those of strays.
         if names::edge_ends(&object.name).is_none() {
             continue;

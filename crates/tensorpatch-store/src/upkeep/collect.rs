@@ -105,10 +105,13 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         stream.require_keys("deleting what is not needed")?;
     }
     let tip = stream.tip().await?.ok_or(StoreError::Empty)?.record.version;
-    let history = stream.whole_history(tip).await?;
+    let edge_records = stream.all_edges().await?;
+    let mut history = stream.whole_history(tip).await?;
     let now = stream.store_now().await?;
     let (leases, expired) = stream.leases(now).await?;
     let listed = stream.data_objects().await?;
+    let broken = broken_edges(stream, &history, &listed).await?;
+    history.leave_out(&broken);
 
     let lowest = lowest_needed(tip, options.keep, leases.iter().map(|lease| lease.needs));
     let no_anchor = || StoreError::Missing { name: format!("an anchor at or below version {lowest}") };
@@ -129,11 +132,16 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         }
         (complete, _) => complete?,
     }
+    if !broken.is_empty() {
+        check_goes_around(&history, floor, &broken, &listed)?;
+        let objects = broken.iter().flat_map(Edge::all_objects);
+        kept.add_objects(objects.filter(|object| listed.contains_key(&object.key)));
+    }
     if options.delete {
-        check_successor(stream, &history, floor, &kept).await?;
+        check_successor(stream, &history, floor, &kept, &listed).await?;
     }
 
-    let edges = kept.garbage_edges(tip, &stream.bucket().list(names::EDGES, None).await?);
+    let edges = kept.garbage_edges(tip, &edge_records);
     let mut objects = kept.garbage(&history, tip, &listed, now, options.grace);
     objects.extend(garbage_probes(&stream.bucket().list(names::PROBE, None).await?, now, options.grace));
     if options.delete {
@@ -160,6 +168,55 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         garbage: objects,
         deleted: options.delete,
     })
+}
+
+/// The edges that cannot be taken, since objects of them are gone, without those that a collector took.
+async fn broken_edges(
+    stream: &Stream,
+    history: &History,
+    listed: &BTreeMap<Key, Listed>,
+) -> Result<Vec<Edge>, StoreError> {
+    let pruned = stream.pruned().await?.unwrap_or(Version::FIRST);
+    let starts = |edge: &&Edge| edge.base().map_or(edge.target.version, |base| base.version) >= pruned;
+    let is_doubtful =
+        |object: &&ObjectRef| listed.get(&object.key).is_none_or(|listed| listed.bytes != object.bytes);
+    let edges = history.edges().iter().filter(starts);
+    let doubtful: BTreeSet<&ObjectRef> = edges.flat_map(Edge::objects).filter(is_doubtful).collect();
+    let at_once = stream.policy().transfers.parallel_requests;
+    let missing = buffered_all(doubtful, at_once, |object| async move {
+        match stream.bucket().check_there(object).await {
+            Ok(()) => Ok(None),
+            Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => Ok(Some(object)),
+            Err(error) => Err(error),
+        }
+    })
+    .await?;
+    let missing: BTreeSet<&ObjectRef> = missing.into_iter().flatten().collect();
+    let edges = history.edges().iter().filter(starts);
+    Ok(edges.filter(|edge| edge.objects().iter().any(|object| missing.contains(object))).cloned().collect())
+}
+
+/// Checks that every version from `floor` on can be reached without the broken edges, from what is kept
+/// alone.
+fn check_goes_around(
+    history: &History,
+    floor: Version,
+    broken: &[Edge],
+    listed: &BTreeMap<Key, Listed>,
+) -> Result<(), StoreError> {
+    let is_below = |edge: &&Edge| edge.base().map_or(edge.target.version, |base| base.version) < floor;
+    let below: Vec<Edge> = history.edges().iter().filter(is_below).cloned().collect();
+    let mut kept = history.clone();
+    kept.leave_out(&below);
+    let reachable = kept.reachable(&BTreeSet::new());
+    let mut versions = history.commits().map(|commit| commit.record.version);
+    if versions.all(|version| version < floor || reachable.contains(&version)) {
+        tracing::warn!("{} edges are broken: every version can be reached without them", broken.len());
+        return Ok(());
+    }
+    let gone = broken.iter().flat_map(Edge::objects).find(|object| !listed.contains_key(&object.key));
+    let name = gone.map_or_else(|| "an object".to_owned(), |object| object.key.to_string());
+    Err(StoreError::Missing { name })
 }
 
 /// Everything from `floor` on, and the paths to pinned versions below it.
@@ -191,16 +248,17 @@ async fn check_complete(
     Ok(())
 }
 
-/// Reads the anchor that everything rests on from now on, before an older one goes.
+/// Reads the anchor that everything rests on from now on, before anything goes that leads to a version.
 async fn check_successor(
     stream: &Stream,
     history: &History,
     floor: Version,
     kept: &Kept,
+    listed: &BTreeMap<Key, Listed>,
 ) -> Result<(), StoreError> {
     let stays: BTreeSet<&Key> = kept.objects().map(|object| &object.key).collect();
-    let goes = |edge: &&Edge| edge.all_objects().iter().any(|object| !stays.contains(&object.key));
-    if !history.anchors().filter(|edge| edge.target.version < floor).any(|edge| goes(&edge)) {
+    let goes = |object: &&ObjectRef| !stays.contains(&object.key) && listed.contains_key(&object.key);
+    if !history.edges().iter().any(|edge| edge.all_objects().iter().any(goes)) {
         return Ok(());
     }
     let mut first = None;
@@ -210,7 +268,7 @@ async fn check_successor(
             Ok(()) => return Ok(()),
             Err(error @ (StoreError::Object { .. } | StoreError::Cancelled(_))) => return Err(error),
             Err(error) => {
-                tracing::warn!(version = floor.get(), %error, "an anchor is not the version that it should be");
+                tracing::warn!("an anchor of version {floor} is not what it should be: {error}");
                 first.get_or_insert(error);
             }
         }

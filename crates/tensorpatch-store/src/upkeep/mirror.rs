@@ -131,7 +131,7 @@ async fn copy_edges(
             continue;
         }
         let edge = match stream.edge(&listed.name).await {
-            Ok(Some(edge)) => edge,
+            Ok(Some((edge, _))) => edge,
             Ok(None) => continue,
             Err(error @ StoreError::Object { .. }) => return Err(error),
             Err(error) => {

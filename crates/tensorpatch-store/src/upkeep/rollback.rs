@@ -20,11 +20,12 @@ pub struct RolledBack {
 /// again. Replicas that trust the key never held them.
 ///
 /// # Errors
-/// [`StoreError::Unsigned`] if the stream is not one that this handle signs; if a record is damaged, or the store
-/// fails: some of the versions are then removed, from the newest down.
+/// [`StoreError::Unsigned`] if the stream is not one that this handle signs; if a record is damaged, or the
+/// store fails: some of the versions are then removed, from the newest down.
 ///
 /// # Cancel safety
-/// The future may be dropped at any time. Some of the versions are then removed; the next call removes the rest.
+/// The future may be dropped at any time. Some of the versions are then removed; the next call removes the
+/// rest.
 pub async fn roll_back_unsigned(stream: &Stream) -> Result<RolledBack, StoreError> {
     stream.check_owned()?;
     let (mut removed, mut tip) = (Vec::new(), None);

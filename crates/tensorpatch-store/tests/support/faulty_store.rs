@@ -62,6 +62,8 @@ pub(crate) enum Fault {
     Slow(Duration),
     /// A list as it was at an earlier time: without what was put since. Other requests are not affected.
     Stale,
+    /// A list with a name that no object can have. Other requests are not affected.
+    Unlistable,
     /// A get that breaks off after some bytes.
     Broken(usize),
 }
@@ -273,6 +275,10 @@ impl ObjectStore for FaultyStore {
         let fault = (self.script.lock().unwrap())(&Call::List(prefix.clone()));
         if matches!(fault, Fault::BeforeEffect | Fault::AfterEffect) {
             return futures::stream::once(async { Err(injected("before")) }).boxed();
+        }
+        if fault == Fault::Unlistable {
+            let source = Path::parse("commits//x").unwrap_err();
+            return futures::stream::once(async { Err(Error::InvalidPath { source }) }).boxed();
         }
         let fresh: Result<Vec<ObjectMeta>> =
             futures::executor::block_on(self.inner.list(Some(&prefix)).try_collect());

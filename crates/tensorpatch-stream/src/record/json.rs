@@ -6,8 +6,9 @@ use tensorpatch_format::ErrorKind;
 
 use crate::names::MAX_INTEGER;
 
-/// The most bytes that a record may have.
-pub const MAX_RECORD_BYTES: u64 = 16 << 20;
+/// The most bytes that a record may have: an anchor of ten thousand shards has room, and a few records at
+/// once fit into memory.
+pub const MAX_RECORD_BYTES: u64 = 4 << 20;
 /// The most bytes of a message about a broken record.
 const MAX_MESSAGE_BYTES: usize = 1000;
 
@@ -36,7 +37,7 @@ pub enum RecordError {
     #[error("{0}")]
     Rule(String),
     /// Larger than a record may be.
-    #[error("it has {0} bytes: at most 16777216 are allowed")]
+    #[error("it has {0} bytes: at most 4194304 are allowed")]
     Size(u64),
 }
 
@@ -85,7 +86,7 @@ struct Head {
     signature: Option<serde::de::IgnoredAny>,
 }
 
-/// The first text of a list, if it has one: a record of 16 MiB has room for millions of short ones, which
+/// The first text of a list, if it has one: a record has room for millions of short ones, which
 /// would take ten times as much memory, and one is enough to refuse it.
 fn first_of_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct First;
@@ -134,7 +135,7 @@ pub trait JsonRecord: Rules {
     /// The bytes to store, unsigned.
     ///
     /// # Errors
-    /// If the record breaks a rule of the specification, or has more than 16 MiB.
+    /// If the record breaks a rule of the specification, or has more than 4 MiB.
     fn to_bytes(&self) -> Result<Vec<u8>, RecordError> {
         self.check()?;
         let bytes = serde_json::to_vec(&Written { head: Head::of::<Self>(), record: self })
@@ -149,7 +150,7 @@ pub trait JsonRecord: Rules {
     /// question.
     ///
     /// # Errors
-    /// If they are not a record of this kind that keeps all rules of the specification, or more than 16 MiB.
+    /// If they are not a record of this kind that keeps all rules of the specification, or more than 4 MiB.
     fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
         if bytes.len() as u64 > MAX_RECORD_BYTES {
             return Err(RecordError::Size(bytes.len() as u64));

@@ -11,6 +11,7 @@ use object_store::client::{
 };
 use object_store::{ClientOptions, Result};
 
+use super::bounded::bounded;
 use crate::cause::{NO_CREDENTIALS, WRONG_REGION};
 
 /// How long a store may fail before a word is said about it.
@@ -32,7 +33,7 @@ pub(super) struct Connector {
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> Result<HttpClient> {
-        let client = ReqwestConnector::default().connect(options)?;
+        let client = bounded(ReqwestConnector::default().connect(options)?);
         let metadata_endpoint = self.metadata_endpoint.clone();
         let no_metadata = self.no_metadata;
         Ok(HttpClient::new(Watched { client, metadata_endpoint, no_metadata, trouble: Mutex::default() }))
