@@ -144,7 +144,8 @@ class Publisher:
         error.
 
         ``label`` is a mark such as a training step: a state whose label and digest are those of the tip is
-        taken for published, so that a call may be repeated. ``companions`` are the files beside the weights;
+        taken for published, so that a call may be repeated; without a label any state that is the tip's is, and
+        nothing is published. ``companions`` are the files beside the weights;
         without any, tensors keep those of the version before, and a checkpoint brings its own.
 
         Raises:

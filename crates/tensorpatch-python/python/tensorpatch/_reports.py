@@ -153,6 +153,8 @@ class Published(Report):
     total_elements: int | None
     resumed: bool
     """Whether it was published already, by an attempt whose end was not seen."""
+    unchanged: bool = False
+    """Whether nothing was published, because the newest version is this state already and no label was given."""
     anchor: AnchorAdded | None = None
     """The anchor that was due and was added."""
     anchor_error: str | None = None
