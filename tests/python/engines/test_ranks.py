@@ -151,6 +151,7 @@ def test_a_stream_that_rank_0_cannot_open_is_an_error_on_every_rank(stream: str)
 @pytest.mark.parametrize("flow", ["pipeline", "replicated", "zero3"])
 def test_exporters_of_other_trainers_publish_from_their_ranks(flow: str) -> None:
     example = Path(servers.__file__).with_name("exporters.py")
-    done = subprocess.run([sys.executable, str(example), flow], capture_output=True, text=True, check=False)
+    command = [sys.executable, str(example), flow]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert "version 4, bit for bit" in done.stdout
