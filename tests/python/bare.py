@@ -20,14 +20,15 @@ class Model:
         return state
 
 
-with tempfile.TemporaryDirectory() as directory:
-    os.chdir(directory)
-    os.environ["XDG_CACHE_HOME"] = directory
-    tensorpatch.diff(None, state, "full.tpatch")
-    tensorpatch.apply(None, "full.tpatch", "step-5.safetensors")
-    for document in ("README.md", "crates/tensorpatch-python/README.md", "docs/python.md"):
-        blocks = re.findall(r"^```python\n(.*?)^```", (root / document).read_text(), re.DOTALL | re.MULTILINE)
+for document in ("README.md", "crates/tensorpatch-python/README.md", "docs/python.md"):
+    blocks = re.findall(r"^```python\n(.*?)^```", (root / document).read_text(), re.DOTALL | re.MULTILINE)
+    with tempfile.TemporaryDirectory() as directory:
+        os.chdir(directory)
+        os.environ["XDG_CACHE_HOME"] = directory
+        tensorpatch.diff(None, state, "full.tpatch")
+        tensorpatch.apply(None, "full.tpatch", "step-5.safetensors")
         names = {"model": Model()}
         for block in blocks:
-            exec(block.replace("s3://bucket/run-7", document.replace("/", "-") + ".stream"), names)
-        print(f"{document}: {len(blocks)} examples ran on Python {sys.version.split()[0]}")
+            exec(block.replace("s3://bucket/run-7", "stream"), names)
+        os.chdir(root)
+    print(f"{document}: {len(blocks)} examples ran on Python {sys.version.split()[0]}")

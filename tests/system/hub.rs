@@ -226,6 +226,7 @@ fn a_public_bucket_of_the_hub_is_followed_without_keys_or_a_token() {
     }
     let log = finish(&mut at_hub(&endpoint, dir.path(), &["log", URL, "--json"])).ok().json();
     assert_eq!(log["versions"].as_array().unwrap().len(), 3);
+    finish(&mut at_hub(&endpoint, dir.path(), &["fsck", URL])).ok();
     let requests = hub.requests.lock().unwrap();
     assert!(
         requests.iter().any(|line| line.contains("cursor=")),

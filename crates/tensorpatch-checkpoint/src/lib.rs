@@ -49,6 +49,8 @@ pub use index::IndexError;
 pub use interop::{ViewError, dtype_from_safetensors, dtype_to_safetensors, spec_of_view, view_of};
 pub use layout::generate_layout;
 pub use map::MappedFile;
+#[cfg(unix)]
+pub use map::hold_at_lost_pages;
 pub use patcher::CheckpointPatcher;
 pub use placement::Placement;
 pub use staging::remove_unfinished;

@@ -72,3 +72,24 @@ fn map_whole(file: &File) -> io::Result<Mmap> {
     // end raises SIGBUS and ends this process: no wrong bytes are taken for right ones.
     unsafe { Mmap::map(file) }
 }
+
+/// Holds each thread that meets a page of a mapped file that is no longer there, because the file was cut
+/// short or its disk failed. The signal for it, SIGBUS, can then be waited for, and the program ended with a
+/// message.
+///
+/// Without this such a thread takes the program with it at once: the handler of the standard library, which
+/// runs first, leaves SIGBUS to the system, and the thread meets the page again as soon as it goes on. For
+/// programs that own their process; handlers of SIGBUS that are to run must be registered before.
+///
+/// # Errors
+/// If the operating system refuses the handler.
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "what a signal handler may do is the caller's to see to")]
+pub fn hold_at_lost_pages() -> io::Result<()> {
+    let hold = || loop {
+        std::thread::sleep(std::time::Duration::from_secs(3600));
+    };
+    // SAFETY: sleeping is safe in a signal handler: it is `clock_nanosleep`, which POSIX lists as such, and
+    // takes no lock, allocates nothing and does not unwind.
+    unsafe { signal_hook_registry::register(rustix::process::Signal::BUS.as_raw(), hold) }.map(|_| ())
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
-use tensorpatch::checkpoint::remove_unfinished;
+use tensorpatch::checkpoint::{hold_at_lost_pages, remove_unfinished};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -86,13 +86,16 @@ impl Interrupts {
         ) else {
             return;
         };
+        if hold_at_lost_pages().is_err() {
+            return;
+        }
         let _ = ready.send(());
         loop {
             let ended = tokio::select! {
                 _ = hangup.recv() => Interrupted::Asked(Signal::HUP),
                 _ = interrupt.recv() => Interrupted::Asked(Signal::INT),
                 _ = terminate.recv() => Interrupted::Asked(Signal::TERM),
-                // The thread that has met it runs into it again and again.
+                // The thread that has met it is held.
                 _ = bus.recv() => Interrupted::Shrunk,
             };
             let waiting = self.lock().waiting.take().filter(|_| ended != Interrupted::Shrunk);

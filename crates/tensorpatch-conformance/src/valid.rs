@@ -261,8 +261,7 @@ fn layouts(states: &States) -> Vec<Vector> {
         [("model-00001-of-00002.safetensors", &header[..]), ("model-00002-of-00002.safetensors", none)];
     let index = br#"{"metadata":{},"weight_map":{"w":"model-00001-of-00002.safetensors"}}"#;
     let mut all = Vec::new();
-    // Section 2.2 has rules about headers and index that only who writes files has to know: all but the first
-    // break one.
+    // Section 2.2 has rules about headers and index that only who writes files has to know.
     for (id, listed, comment) in [
         ("layout-listed", layout_of(&two.tensors, "new"), "The layout changes: another header"),
         ("layout-sharded", layout(&files, Some(index)), "The layout changes: two files and an index"),
@@ -277,7 +276,8 @@ fn layouts(states: &States) -> Vec<Vector> {
         patch.list_layout(listed.clone());
         // Behind mode, packing and `raw_len`.
         let at = patch.raw().payload_at(1) + 2 + varint(listed.len() as u64).len() as u64;
-        let marked = |vector: Vector| if id == "layout-listed" { vector } else { vector.unwritable(at) };
+        let is_checkpoint = matches!(id, "layout-listed" | "layout-unicode-name");
+        let marked = |vector: Vector| if is_checkpoint { vector } else { vector.unwritable(at) };
         all.push(marked(Vector::valid(id, "7.2", comment, Some(two), changed, patch.file())));
         let mut patch = Patch::empty(two, Xxh3);
         patch.list_layout(listed);

@@ -395,7 +395,6 @@ fn a_listed_layout_that_is_no_checkpoint_s_is_refused_where_it_stands() {
     let whole = &base.layout().files()[0].header;
     for (what, layout) in [
         ("several files and no index", with(None)),
-        ("one file of another name and no index", single("weights.safetensors", whole)),
         ("a header with a byte after it", single(Layout::SINGLE_FILE, &[whole.as_slice(), b" "].concat())),
         ("a header that ends too early", single(Layout::SINGLE_FILE, &whole[..20])),
         ("a tensor in no file", single(Layout::SINGLE_FILE, &sharded.files()[0].header)),

@@ -6,25 +6,24 @@ pub(crate) mod builder;
 mod encode;
 pub(crate) mod feed;
 pub(crate) mod fold;
+mod known;
 mod local;
 mod memory;
 pub(crate) mod options;
+mod published;
 pub mod ranks;
 pub(crate) mod survey;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Serialize;
 use tensorpatch_checkpoint::{Checkpoint, LeftOut};
 use tensorpatch_delta::{Durability, Progress};
 use tensorpatch_stream::record::check_texts;
 use tensorpatch_stream::{
-    Anchor, Authorship, Commit, NamedObject, NewVersion, Nonce, ObjectDigest, StreamId, Version,
-    VersionContents, VersionId, VersionKind, names,
+    Anchor, Authorship, Commit, NamedObject, NewVersion, Nonce, ObjectDigest, Version, VersionId, names,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use tokio::task::JoinHandle;
 
 use crate::bucket::buffered_all;
 use crate::bucket::upload::{Outgoing, Uploading};
@@ -38,10 +37,13 @@ use crate::replica::options::{ReplicaOptions, Target, Verify};
 use crate::replica::update::{self, Ready, Step, Update};
 use crate::stream::{Stream, next_version};
 
-use anchor_policy::{AnchorAdded, Chain};
+use anchor_policy::Chain;
 use builder::PublisherBuilder;
+use known::Known;
 use local::{Base, Checked, Companion, Staged, copy_companion, encode_and_check, stage_checkpoint};
 use options::PublishOptions;
+
+pub use published::Published;
 
 /// Publishes checkpoints as versions of a stream.
 ///
@@ -56,94 +58,6 @@ pub struct Publisher {
     options: PublishOptions,
     /// The newest version that this publisher knows of and builds on, and the nonce of its last attempt.
     known: Arc<Mutex<Known>>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    tip: Option<Commit>,
-    attempt: Option<Nonce>,
-    /// The deltas to the tip since the newest anchor, once they have been looked at.
-    chain: Option<Chain>,
-    /// What brings the baseline to the tip, in the background.
-    advancing: Option<JoinHandle<()>>,
-}
-
-impl Known {
-    fn of(tip: Option<Commit>) -> Self {
-        Self { tip, ..Self::default() }
-    }
-
-    /// Waits until the baseline has come to where it was on its way to.
-    async fn settle(&mut self) {
-        if let Some(advancing) = self.advancing.take()
-            && let Err(error) = advancing.await
-        {
-            tracing::warn!(%error, "the baseline was not advanced");
-        }
-    }
-}
-
-/// A version that was published.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Published {
-    /// The stream.
-    pub stream: StreamId,
-    /// The number.
-    pub version: Version,
-    /// The digest of the commit record.
-    pub commit: ObjectDigest,
-    /// The version that it is a patch to.
-    pub base: Option<Version>,
-    /// What it was published as.
-    pub kind: VersionKind,
-    /// What it is.
-    #[serde(flatten)]
-    pub contents: VersionContents,
-    /// Bytes of its own objects that were uploaded.
-    pub bytes: u64,
-    /// Elements that changed; none for an anchor.
-    pub changed_elements: Option<u64>,
-    /// Elements of all tensors; none for an anchor.
-    pub total_elements: Option<u64>,
-    /// Whether it was published already, by an attempt whose end was not seen.
-    pub resumed: bool,
-    /// Whether it was not published, since the newest version, which this is then, is the same.
-    pub unchanged: bool,
-    /// The files beside the weights that it has.
-    pub companions: Vec<String>,
-    /// What of the checkpoint it does not have.
-    pub left_out: Vec<LeftOut>,
-    /// The anchor of the version that was added, if one was due.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub anchor: Option<AnchorAdded>,
-    /// Why the anchor that was due could not be added. The next version tries again.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub anchor_error: Option<String>,
-}
-
-impl Published {
-    pub(crate) fn of(commit: &Commit, bytes: u64, resumed: bool) -> Self {
-        let record = &commit.record;
-        let delta = record.delta.as_ref();
-        Self {
-            stream: record.stream,
-            version: record.version,
-            commit: commit.digest,
-            base: delta.map(|delta| delta.base.version),
-            kind: record.kind(),
-            contents: record.contents,
-            bytes,
-            changed_elements: delta.map(|delta| delta.changed_elements),
-            total_elements: delta.map(|delta| delta.total_elements),
-            resumed,
-            unchanged: false,
-            companions: record.companions.iter().map(|companion| companion.name.clone()).collect(),
-            left_out: Vec::new(),
-            anchor: None,
-            anchor_error: None,
-        }
-    }
 }
 
 /// A version ready to be committed.

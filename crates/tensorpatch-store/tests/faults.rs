@@ -209,7 +209,7 @@ impl Case {
     }
 
     async fn open(&self, publisher: usize) -> Option<Publisher> {
-        let options = PublishOptions::default().with_publisher(format!("p{publisher}"));
+        let options = PublishOptions::default().with_publisher(format!("p{publisher}")).allowing_unchanged();
         let baseline = self.dir.path().join(format!("b{publisher}"));
         match Publisher::on(self.stream.clone(), baseline, options).await {
             Ok(open) => Some(open),
@@ -248,7 +248,7 @@ impl Case {
             assert_eq!(pulled.to, tip.record.version);
             self.assert_holds(&replica, pulled.to).await;
         }
-        let options = PublishOptions::default().with_publisher("last");
+        let options = PublishOptions::default().with_publisher("last").allowing_unchanged();
         let last = Publisher::on(self.truth.clone(), self.dir.path().join("b0"), options).await.unwrap();
         let published = last.publish(&step(1)).await.unwrap();
         assert_eq!(Some(published.version), tip.record.version.next());

@@ -149,7 +149,7 @@ async fn race(store: Arc<dyn ObjectStore>, versions: u64) {
     for name in ["one", "two"] {
         let (stream, root) = (stream.clone(), dir.path().join(name));
         tasks.push(tokio::spawn(async move {
-            let options = PublishOptions::default().with_publisher(name);
+            let options = PublishOptions::default().with_publisher(name).allowing_unchanged();
             let mut won: BTreeMap<Version, String> = BTreeMap::new();
             let mut lost = 0;
             let publisher = Publisher::on(stream.clone(), root.join("baseline"), options).await.unwrap();

@@ -4,8 +4,9 @@ use tensorpatch_delta::LeafTable;
 use tensorpatch_stream::{Anchor, Commit, EdgeRecord, NamedObject, Nonce, names};
 
 use super::anchor_policy::{AnchorAdded, AnchorPolicy, Chain};
+use super::known::Known;
 use super::memory::verify_baseline;
-use super::{Known, Published, Publisher};
+use super::{Published, Publisher};
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
 use crate::local::{blocking, unix_now};

@@ -11,10 +11,11 @@ use tensorpatch_stream::record::check_texts;
 use tensorpatch_stream::{Commit, Nonce};
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
+use super::known::Known;
 use super::local::{Companion, copy_companion, write_companion};
 use super::memory::{finish_and_check, stage_tensors, verify_baseline};
 use super::survey::is_writable_everywhere;
-use super::{Known, Published, Publisher};
+use super::{Published, Publisher};
 use crate::error::StoreError;
 use crate::local::blocking;
 use crate::observe::{Observer, Phase};

@@ -73,7 +73,11 @@ impl PlanAttempts {
                 if self.made >= self.most {
                     return Err(error);
                 }
-                tracing::warn!("{error}: planning again");
+                // What is missing is told by the plan that goes around it.
+                match &error {
+                    StoreError::Missing { .. } => tracing::debug!("{error}: planning again"),
+                    error => tracing::warn!("{error}: planning again"),
+                }
                 return Ok(());
             }
             StoreError::Damaged { name, .. } => {
