@@ -5,7 +5,7 @@
 //! * [`fixture`]: a slice of a recorded training run, and the whole run where there is one.
 //! * [`Mutation`]: named damage to bytes.
 //! * [`Verdict`]: what the fast decoder and the reference decoder make of a patch.
-//! * [`second_preimage`]: other bytes with the same XXH3-128 digest.
+//! * [`second_preimage()`]: other bytes with the same XXH3-128 digest.
 //! * [`fuzz`]: the bodies of the fuzz targets, which tests run over committed inputs too.
 //!
 //! Made for tests: everything here panics where a test would.
