@@ -347,7 +347,8 @@ impl Stream {
     }
 
     /// The highest floor that a collector has written down, if any; the records below it may name objects
-    /// that are gone.
+    /// that are gone. Floors only excuse what is missing, so a list of them that cannot be read counts as
+    /// none.
     ///
     /// # Errors
     /// If the store fails.
@@ -355,7 +356,13 @@ impl Stream {
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.
     pub async fn pruned(&self) -> Result<Option<Version>, StoreError> {
-        let listed = self.bucket().list(names::PRUNED, None).await?;
+        let listed = match self.bucket().list(names::PRUNED, None).await {
+            Err(StoreError::Object { source: source @ object_store::Error::InvalidPath { .. }, .. }) => {
+                tracing::warn!("the pruning records cannot be listed, and are passed over: {source}");
+                Vec::new()
+            }
+            listed => listed?,
+        };
         Ok(listed.iter().filter_map(|object| names::pruned_floor(&object.name)).max())
     }
 }
