@@ -269,6 +269,23 @@ impl Bucket {
         })
     }
 
+    /// The same for a list that a reader can do without: one that cannot be read counts as empty, since an
+    /// object with a name that none can have would otherwise stop every reader. `what` is said of it then.
+    pub(crate) async fn list_if_readable(
+        &self,
+        folder: &str,
+        after: Option<&str>,
+        what: &str,
+    ) -> Result<Vec<Listed>, StoreError> {
+        match self.list(folder, after).await {
+            Err(StoreError::Object { source: source @ object_store::Error::InvalidPath { .. }, .. }) => {
+                tracing::warn!("{what}: {source}");
+                Ok(Vec::new())
+            }
+            listed => listed,
+        }
+    }
+
     /// Deletes an object; one that is not there is as good as deleted.
     pub(crate) async fn delete(&self, name: &str) -> Result<(), StoreError> {
         match self.retry("delete", name, async |path| self.store.delete(&path).await).await {

@@ -45,16 +45,10 @@ impl PassedOver {
 impl Stream {
     /// Lists the edge records; of more than the policy allows, those with the highest targets.
     ///
-    /// The stream is whole without them, so a list that cannot be read counts as none: one object with a name
-    /// that no object can have would otherwise stop every reader.
+    /// The stream is whole without them, so a list that cannot be read counts as none.
     pub(super) async fn listed_edges(&self) -> Result<ListedEdges, StoreError> {
-        let listed = match self.bucket().list(names::EDGES, None).await {
-            Err(StoreError::Object { source: source @ object_store::Error::InvalidPath { .. }, .. }) => {
-                tracing::warn!("the edge records cannot be listed, and are passed over: {source}");
-                Vec::new()
-            }
-            listed => listed?,
-        };
+        let what = "the edge records cannot be listed, and are passed over";
+        let listed = self.bucket().list_if_readable(names::EDGES, None, what).await?;
         let edge = |object: Listed| {
             let (target, base, _) = names::edge_ends(&object.name)?;
             Some(ListedEdge { target, base, file: object.name })

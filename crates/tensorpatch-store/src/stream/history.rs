@@ -122,16 +122,11 @@ impl Stream {
     }
 
     /// The versions after `tip` whose records the store lists. Lists only save requests, so one that cannot
-    /// be read counts as empty: an object with a name that none can have would otherwise stop every reader.
+    /// be read counts as empty.
     pub(crate) async fn listed_commits(&self, tip: Option<&Commit>) -> Result<Vec<Version>, StoreError> {
         let after = tip.map(|tip| names::commit_file(tip.record.version));
-        let listed = match self.bucket().list(names::COMMITS, after.as_deref()).await {
-            Err(StoreError::Object { source: source @ object_store::Error::InvalidPath { .. }, .. }) => {
-                tracing::warn!("the commit records cannot be listed, and are asked for one by one: {source}");
-                Vec::new()
-            }
-            listed => listed?,
-        };
+        let what = "the commit records cannot be listed, and are asked for one by one";
+        let listed = self.bucket().list_if_readable(names::COMMITS, after.as_deref(), what).await?;
         Ok(listed.iter().filter_map(|object| names::commit_version(&object.name)).collect())
     }
 
@@ -356,13 +351,8 @@ impl Stream {
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.
     pub async fn pruned(&self) -> Result<Option<Version>, StoreError> {
-        let listed = match self.bucket().list(names::PRUNED, None).await {
-            Err(StoreError::Object { source: source @ object_store::Error::InvalidPath { .. }, .. }) => {
-                tracing::warn!("the pruning records cannot be listed, and are passed over: {source}");
-                Vec::new()
-            }
-            listed => listed?,
-        };
+        let what = "the pruning records cannot be listed, and are passed over";
+        let listed = self.bucket().list_if_readable(names::PRUNED, None, what).await?;
         Ok(listed.iter().filter_map(|object| names::pruned_floor(&object.name)).max())
     }
 }
