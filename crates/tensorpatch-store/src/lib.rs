@@ -51,7 +51,7 @@ mod cause;
 mod error;
 #[cfg(test)]
 #[allow(dead_code, reason = "the tests beside the code use some of it")]
-#[path = "../tests/support/faulty_store.rs"]
+#[path = "../tests/store/support/faulty_store.rs"]
 mod faulty_store;
 mod local;
 mod lock;

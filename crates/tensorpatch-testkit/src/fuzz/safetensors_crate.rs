@@ -1,8 +1,10 @@
 //! Safetensors headers, as the `safetensors` crate reads them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use safetensors::tensor::Metadata;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use tensorpatch_checkpoint::{HeaderError, HeaderViolation, SafetensorsHeader, dtype_to_safetensors};
 use tensorpatch_format::{Limits, SchemaError, TensorSpec};
 
@@ -55,8 +57,35 @@ fn is_named(error: &HeaderError) -> bool {
 
 /// Whether a tensor is written as serde alone would: a list instead of an object, or a dtype as an object.
 fn is_serde_form(json: &[u8]) -> bool {
-    let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(json).unwrap_or_default();
-    header.values().any(|entry| entry.is_array() || entry["dtype"].is_object())
+    let Ok(Entries(entries)) = serde_json::from_slice(json) else { return false };
+    entries.iter().any(|entry| entry.is_array() || entry["dtype"].is_object())
+}
+
+/// The values of an object, those whose names come again too: the crate reads each before one replaces another.
+struct Entries(Vec<serde_json::Value>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfMap;
+
+        impl<'de> Visitor<'de> for OfMap {
+            type Value = Entries;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some((IgnoredAny, entry)) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(OfMap)
+    }
 }
 
 /// Whether the dims in their order have a product that overflows before a zero comes.
@@ -78,6 +107,7 @@ pub(super) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("object", r#"{"t":{"dtype":{"U8":null},"shape":[],"data_offsets":[0,1]}}"#),
         ("twice", r#"{"t":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"t":{"dtype":"I8","shape":[],"data_offsets":[0,1]}}"#),
+        ("list, then object", r#"{"b":["U8",[],[0,1]],"b":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}"#),
         ("extra", r#"{"t":{"dtype":"F4","shape":[2],"x":[{"y":"\ud83d\ude00"},1e3,null,true],"data_offsets":[0,1]}}"#),
         ("zero", r#"{"t":{"dtype":"F32","shape":[9223372036854775807,9,0],"data_offsets":[0,0]}}"#),
         ("unknown", r#"{"x":{"dtype":"F3_NEXT","shape":[7,1],"data_offsets":[0,3]}}"#),
