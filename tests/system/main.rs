@@ -21,6 +21,7 @@ mod hub;
 mod keys;
 mod logs;
 mod memory;
+mod neighbours;
 mod patches;
 mod room;
 mod streams;

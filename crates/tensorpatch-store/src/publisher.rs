@@ -28,7 +28,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::bucket::buffered_all;
 use crate::bucket::upload::{Outgoing, Uploading};
 use crate::error::StoreError;
-use crate::local::{blocking, file_len, unix_now};
+use crate::local::{blocking, file_len, rename, unix_now};
 use crate::observe::{Observer, Phase};
 use crate::replica::Replica;
 use crate::replica::directory::{InstalledVersion, LocalState, ReplicaDir, first_entry};
@@ -572,8 +572,7 @@ impl Publisher {
                     // Under its own name the patch is found by the next process, if this one does not come to
                     // the end.
                     let patch = directory.download(&digest);
-                    std::fs::rename(directory.outgoing(), &patch)
-                        .map_err(|e| StoreError::local(&patch, e))?;
+                    rename(&directory.outgoing(), &patch)?;
                     let step = Step { patch, to: to.clone() };
                     let (directory, options, steps) = (&directory, &options, std::slice::from_ref(&step));
                     let update = Update { directory, stream, from, steps, keeps_inverse: false, options };

@@ -150,13 +150,13 @@ impl Publisher {
         leaves: LeafTable,
     ) -> Result<Anchor, StoreError> {
         let version = tip.record.version;
-        let (dir, options) = (directory.path().to_owned(), self.options.diff.clone());
+        let (dir, options) = (directory.root().clone(), self.options.diff.clone());
         let mut files = blocking(move || install::weight_files(&dir, &options)).await?;
         files.extend(tip.record.companions.iter().map(|companion| companion.name.clone()));
         self.options.observer.start(Phase::Upload, tip.record.contents.state_bytes);
         let files = buffered_all(files, self.stream.policy().transfers.parallel_uploads, |name| async move {
             let key = names::anchor(version, nonce, &name)?;
-            let path = directory.path().join(&name);
+            let path = directory.root().join(&name);
             let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;
             Ok(NamedObject { name, object })
         })
@@ -166,7 +166,7 @@ impl Publisher {
             let copy = files.iter().find(|file| file.name == companion.name);
             if copy.is_none_or(|copy| copy.object.blake3 != companion.object.blake3) {
                 return Err(StoreError::LocalDamage {
-                    path: directory.path().to_owned(),
+                    path: directory.path(),
                     what: format!("{} is not the file that was published with the version", companion.name),
                 });
             }

@@ -181,7 +181,7 @@ impl Publisher {
                 }
             };
             observer.start(Phase::Encode, bytes);
-            Ok(diff.with_scratch_dir(&directory.downloads()))
+            Ok(diff.with_scratch_dir(&directory.downloads().path()))
         })
         .await
     }
@@ -375,7 +375,7 @@ impl NextVersion {
 fn kept_companions(directory: &ReplicaDir, tip: &Commit) -> Vec<Companion> {
     let kept = tip.record.companions.iter().map(|companion| Companion {
         name: companion.name.clone(),
-        copy: directory.path().join(&companion.name),
+        copy: directory.root().join(&companion.name),
         digest: companion.object.blake3,
         bytes: companion.object.bytes,
     });
