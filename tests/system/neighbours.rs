@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tensorpatch::delta::{Options, Progress, prepare_in_place};
+use tensorpatch::store::ObjectDigest;
 use tensorpatch::{Limits, Patch, diff};
 use tensorpatch_synthetic::{Config, write_pair};
 
@@ -87,7 +88,11 @@ impl Scene {
 
 /// The name of a file while it is not complete.
 fn partial(name: &str) -> String {
-    format!(".{}.partial", &blake3::hash(name.as_bytes()).to_hex()[..32])
+    format!(".{}.partial", &digest(name.as_bytes())[..32])
+}
+
+fn digest(bytes: &[u8]) -> String {
+    ObjectDigest::of(bytes).to_string()
 }
 
 #[test]
@@ -128,7 +133,7 @@ fn beginnings_that_somebody_has_linked_elsewhere_are_not_written_through() {
         plant(name);
     }
     for (_, bytes) in crate::support::tree(&scene.path("stream")) {
-        plant(&format!("downloads/{}", partial(&blake3::hash(&bytes).to_hex())));
+        plant(&format!("downloads/{}", partial(&digest(&bytes))));
     }
     scene.plant("replica", &lines);
     scene.pull().ok();
@@ -148,7 +153,9 @@ fn a_planted_state_moves_no_files_from_elsewhere() {
     fs::remove_dir_all(&hidden).unwrap();
     scene.open_to_all("replica");
     let state = state.to_string();
-    let lines = format!("mkdir .tensorpatch; cd .tensorpatch; ln -s \"$foreign\" staging; echo '{state}' >state.json");
+    let lines = format!(
+        "mkdir .tensorpatch; cd .tensorpatch; ln -s \"$foreign\" staging; echo '{state}' >state.json"
+    );
     scene.plant("replica", &lines);
     scene.pull().fails(REFUSED, &["staging", "symbolic link"]);
     scene.assert_untouched();
@@ -161,7 +168,7 @@ fn a_download_that_somebody_else_has_begun_does_not_become_the_replicas_file() {
         let scene = Scene::new();
         let mut lines = "mkdir .tensorpatch .tensorpatch/downloads; cd .tensorpatch/downloads\n".to_owned();
         for (name, bytes) in crate::support::tree(&scene.path("stream")) {
-            let digest = blake3::hash(&bytes).to_hex().to_string();
+            let digest = digest(&bytes);
             let file = if whole { digest } else { partial(&digest) };
             let from = scene.path("stream").join(name);
             let end = if whole { "" } else { "| head -c 1000" };
@@ -212,7 +219,7 @@ fn working_directories_are_not_led_elsewhere() {
     let mut lines = String::new();
     let stream = scene.path("stream");
     for name in crate::support::tree(&stream).into_keys() {
-        let name = blake3::hash(name.as_os_str().as_bytes()).to_hex();
+        let name = digest(name.as_os_str().as_bytes());
         lines += &format!("ln -s \"$foreign/file\" {}\n", partial(&name));
     }
     scene.plant("work", &lines);

@@ -385,8 +385,7 @@ mod tests {
     #[tokio::test]
     async fn a_large_object_is_fetched_in_parts_side_by_side_and_also_when_some_of_them_fail() {
         let dir = tempfile::tempdir().unwrap();
-        let (file, bytes) =
-            (at(&dir), (0..100_003_u32).map(|i| i.to_le_bytes()[0]).collect::<Vec<_>>());
+        let (file, bytes) = (at(&dir), (0..100_003_u32).map(|i| i.to_le_bytes()[0]).collect::<Vec<_>>());
         let inner = Arc::new(InMemory::new());
         inner.put(&Path::from("patches/1/x"), bytes.clone().into()).await.unwrap();
         let gets = Arc::new(AtomicU64::new(0));

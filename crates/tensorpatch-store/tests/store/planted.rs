@@ -358,8 +358,11 @@ async fn working_directories_lead_nowhere_else() {
     for name in ["base", "target", "lock"] {
         let work = world.path("work");
         fs::create_dir_all(&work).unwrap();
-        symlink(if name == "lock" { foreign.path.join("new") } else { foreign.path.clone() }, work.join(name))
-            .unwrap();
+        symlink(
+            if name == "lock" { foreign.path.join("new") } else { foreign.path.clone() },
+            work.join(name),
+        )
+        .unwrap();
         let folder = Folder::new(world.stream.clone(), &work, PublishOptions::default());
         let error = folder.fold(v(1), v(3)).await.unwrap_err();
         assert!(is_about(&error, &work.join(name)), "{error}");

@@ -205,7 +205,7 @@ mod tests {
             (Path::from("a/b/c"), || PutOptions { mode: PutMode::Create, ..Default::default() });
         store.put_opts(&path, "one".into(), create()).await.unwrap();
         let again = store.put_opts(&path, "two".into(), create()).await;
-        assert!(matches!(again, Err(object_store::Error::AlreadyExists { .. })));
+        assert!(matches!(again, Err(Error::AlreadyExists { .. })));
         store.put(&path, "three".into()).await.unwrap();
         assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "three");
         assert_eq!(listed(&store, "").await, ["a/b/c"]);
