@@ -139,6 +139,16 @@ impl Publisher {
         &self.baseline
     }
 
+    /// The same publisher, whose next versions are made from the checkpoint at `base`, as
+    /// [`PublishOptions::base`] says, or from its baseline: for trainers that have another checkpoint before
+    /// each time.
+    #[must_use]
+    pub fn with_base(&self, base: Option<PathBuf>) -> Self {
+        let mut publisher = self.clone();
+        publisher.options.base = base;
+        publisher
+    }
+
     /// Brings the baseline to the tip, whoever published it, so that the next version builds on that.
     ///
     /// # Errors
