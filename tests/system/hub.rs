@@ -1,5 +1,5 @@
 //! Streams in a bucket of the Hugging Face Hub, by its own interface: the whole binary against a server that
-//! answers as the Hub does, and a command that uploads as the Hub's does. The server lists two entries a page,
+//! answers as the Hub does, and a command that uploads as its own does. The server lists two entries a page,
 //! and sends who gets a file to another origin, which refuses whoever brings a token along.
 
 use std::collections::BTreeMap;

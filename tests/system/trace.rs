@@ -1,5 +1,5 @@
-//! The whole recorded run, when `TENSORPATCH_TRACE` names the directory with its snapshots, and always the slice of it
-//! that is a fixture.
+//! The whole recorded run, when `TENSORPATCH_TRACE` names the directory with its snapshots, and always the
+//! slice of it that is a fixture.
 
 use std::path::{Path, PathBuf};
 
@@ -88,7 +88,7 @@ fn the_recorded_run_goes_from_trl_to_a_stream_to_index_delta_directories_and_bac
     goes_from_trl_to_a_stream_to_index_delta_directories_and_back(&snapshots);
 }
 
-/// What a team does that moves over: the trainer's files become versions, and an engine reads its directories.
+/// What a team does that moves over: the trainer's files become versions, and an engine reads directories.
 fn goes_from_trl_to_a_stream_to_index_delta_directories_and_back(snapshots: &[PathBuf]) {
     let dir = temporary();
     let path = |name: &str| dir.path().join(name);
