@@ -24,7 +24,6 @@ printf '| command | bytes | of the file |\n|---|---|---|\n'
 row '`tensorpatch diff`' "$scratch/t" tensorpatch diff "$base" "$target" -o "$scratch/t"
 row '`bsdiff`' "$scratch/b" bsdiff "$base" "$target" "$scratch/b"
 row '`zstd -19 --patch-from`' "$scratch/z19" zstd -q -19 --patch-from="$base" "$target" -o "$scratch/z19"
-row '`zstd -1 --patch-from`' "$scratch/z1" zstd -q -1 --long=27 --patch-from="$base" "$target" -o "$scratch/z1"
 row '`xdelta3 -9`' "$scratch/x" xdelta3 -9 -e -s "$base" "$target" "$scratch/x"
 cp "$base" "$scratch/copy"
 row '`rsync --only-write-batch -B 700`' "$scratch/r" \
