@@ -14,6 +14,7 @@ mod claims;
 mod convert;
 mod crash;
 mod demo;
+mod docs;
 mod ends;
 mod file_systems;
 mod hostile;

@@ -57,9 +57,8 @@ impl Publisher {
         directory: &ReplicaDir,
         known: &mut Known,
     ) -> Result<Option<AnchorAdded>, StoreError> {
-        let Some(tip) = known.tip.clone().filter(|_| self.options.anchors != AnchorPolicy::NEVER) else {
-            return Ok(None);
-        };
+        let adds = self.options.anchors != AnchorPolicy::NEVER && self.options.base.is_none();
+        let Some(tip) = known.tip.clone().filter(|_| adds) else { return Ok(None) };
         let is_due = |chain: Option<Chain>| chain.is_some_and(|chain| self.options.anchors.is_due(chain));
         let counted = known.chain.is_some();
         if !counted || is_due(known.chain) {

@@ -7,7 +7,7 @@ use std::path::Path;
 use tensorpatch_checkpoint::{Checkpoint, ConfinedPath};
 use tensorpatch_delta::{self as delta, LeafTable, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, TaggedStateDigest};
-use tensorpatch_stream::{Commit, ObjectDigest, VersionContents};
+use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, VersionContents};
 
 use super::encode::{Encoded, contents, encode};
 use super::survey::MAX_COMPANION_BYTES;
@@ -220,4 +220,13 @@ pub(super) fn check(
             Err(damage_noted(directory, tip.record.stream, &InstalledVersion::of(tip), error.into()))
         }
     }
+}
+
+/// Whether a version has these files beside the weights, and no others.
+pub(super) fn same_companions(companions: &[Companion], published: &[NamedObject]) -> bool {
+    let is_published = |companion: &Companion| {
+        let same = published.iter().find(|named| named.name == companion.name);
+        same.is_some_and(|named| named.object.blake3 == companion.digest)
+    };
+    companions.len() == published.len() && companions.iter().all(is_published)
 }
