@@ -6,11 +6,13 @@ mod convert;
 mod demo;
 mod diff;
 mod digest;
+mod doctor;
 mod fold;
 mod follow;
 mod fsck;
 mod gc;
 mod inspect;
+mod key;
 mod keygen;
 mod log;
 mod mirror;
@@ -18,6 +20,7 @@ mod publish;
 mod pull;
 mod rollback;
 mod rotate;
+mod status;
 mod verify;
 
 use anyhow::Result;
@@ -45,8 +48,12 @@ pub(crate) enum Command {
     Verify(verify::Arguments),
     /// Keep a local checkpoint at the newest version
     Follow(follow::Arguments),
+    /// Say how far a local checkpoint is behind
+    Status(status::Arguments),
     /// List the versions of a stream
     Log(log::Arguments),
+    /// Find out what does not work between this machine and a store
+    Doctor(doctor::Arguments),
     /// Check every object of a stream
     Fsck(fsck::Arguments),
     /// Add one patch across many versions, for replicas that are far behind
@@ -63,6 +70,8 @@ pub(crate) enum Command {
     Convert(convert::Arguments),
     /// Make a key to sign with
     Keygen(keygen::Arguments),
+    /// Tell about a key
+    Key(key::Arguments),
     /// Let another key sign the versions of a stream from now on
     Rotate(rotate::Arguments),
     /// Show all of it on this machine, with no set-up
@@ -80,6 +89,9 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<()> {
         Command::Pull(arguments) => pull::run(&arguments, session),
         Command::Verify(arguments) => verify::run(&arguments, session),
         Command::Follow(arguments) => follow::run(&arguments, session),
+        Command::Status(arguments) => status::run(&arguments, session),
+        Command::Doctor(arguments) => doctor::run(&arguments, session),
+        Command::Key(arguments) => key::run(&arguments, session),
         Command::Log(arguments) => log::run(&arguments, session),
         Command::Fsck(arguments) => fsck::run(&arguments, session),
         Command::Fold(arguments) => fold::run(&arguments, session),

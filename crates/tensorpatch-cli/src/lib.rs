@@ -2,14 +2,17 @@
 
 mod arguments;
 mod commands;
+mod dates;
 mod exit;
 mod interrupt;
 mod log;
 mod output;
 mod patch_file;
 mod progress;
+mod screen;
 mod session;
 mod streams;
+mod table;
 mod transfer;
 
 use std::ffi::OsString;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -128,6 +128,12 @@ impl Sign {
     pub(crate) fn key(&self) -> Result<Option<SignKey>> {
         self.sign_key.as_deref().map(read_key).transpose()
     }
+}
+
+/// Seconds since 1970 by this machine's clock.
+pub(crate) fn unix_now() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Reads the file of a secret key.

@@ -1,13 +1,15 @@
 //! The upkeep of a stream (spec/stream.md section 11): [`check()`], [`collect()`],
-//! [`mirror()`] and [`roll_back_unsigned()`].
+//! [`mirror()`] and [`roll_back_unsigned()`]; and whether a place is fit for one: [`diagnose()`].
 
 mod check;
 mod collect;
+mod diagnose;
 mod mirror;
 mod rollback;
 
 pub use check::{CheckOptions, Checked, Problem, check};
 pub use collect::{CollectOptions, Collected, collect};
+pub use diagnose::{DiagnoseOptions, Diagnosis, Finding, Verdict, diagnose};
 pub use mirror::{MirrorOptions, Mirrored, mirror};
 pub use rollback::{RolledBack, roll_back_unsigned};
 pub use tensorpatch_stream::retention::Garbage;
