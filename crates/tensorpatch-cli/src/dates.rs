@@ -17,9 +17,9 @@ pub(crate) fn length(seconds: u64) -> String {
     const HOUR: u64 = 60 * MINUTE;
     const DAY: u64 = 24 * HOUR;
     match seconds {
-        ..120 => format!("{seconds} s"),
-        ..7_200 => format!("{} min", seconds / MINUTE),
-        ..172_800 => format!("{} h", seconds / HOUR),
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / MINUTE),
+        7_200..172_800 => format!("{} h", seconds / HOUR),
         _ => format!("{} d", seconds / DAY),
     }
 }

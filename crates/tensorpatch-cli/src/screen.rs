@@ -5,8 +5,8 @@ use std::io;
 
 use clap::builder::styling::{AnsiColor, Style};
 
-/// The characters of a line of standard output: what `COLUMNS` says, else what the terminal has, else as many as
-/// there are.
+/// The characters of a line of standard output: what `COLUMNS` says, else what the terminal has, else as many
+/// as there are.
 pub(crate) fn width() -> usize {
     let stated = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     let terminal = || rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));

@@ -42,8 +42,8 @@ impl Column {
     }
 }
 
-/// The lines of a table of at most `width` characters, if its columns of rank 0 are not wider. Columns without
-/// anything in them are left out.
+/// The lines of a table of at most `width` characters, if its columns of rank 0 are not wider. Columns
+/// without anything in them are left out.
 pub(crate) fn fitted(mut columns: Vec<Column>, width: usize) -> Vec<String> {
     columns.retain(|column| column.rank == 0 || !column.is_blank());
     let total = |columns: &[Column]| {

@@ -77,6 +77,7 @@ pub use publisher::survey::Survey;
 pub use publisher::{Published, Publisher, ranks};
 pub use replica::builder::ReplicaBuilder;
 pub use replica::follow::Follow;
+pub use replica::metrics::{FollowCounts, FollowMetrics};
 pub use replica::options::{ApplyMode, ReplicaOptions, Target, Verify};
 pub use replica::status::{ReplicaCondition, ReplicaStatus};
 pub use replica::verify::{Fault, Verified, verify};

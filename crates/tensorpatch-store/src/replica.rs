@@ -7,6 +7,7 @@ mod download;
 pub(crate) mod follow;
 pub(crate) mod install;
 mod merge;
+pub(crate) mod metrics;
 pub(crate) mod options;
 mod places;
 mod prepare;

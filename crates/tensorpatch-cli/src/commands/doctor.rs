@@ -15,7 +15,8 @@ use crate::streams::{self, Access};
 /// credentials, listing, the stream, latency and rates; with --write also conditional writes and the clocks.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The stream, or the place where one is to be: a path or file:///..., s3://, gs://, az:// or hf://buckets/...
+    /// The stream, or the place where one is to be: a path or file:///..., s3://, gs://, az:// or
+    /// hf://buckets/...
     url: String,
     /// Write small objects below probe/ as well, and remove them again
     #[arg(long)]

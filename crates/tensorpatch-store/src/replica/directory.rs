@@ -227,8 +227,8 @@ impl ReplicaDir {
     }
 }
 
-/// The state file of the replica in `dir`, or `None` if there is none. It is replaced as a whole, so that it can
-/// be read without the lock; it may then be of a moment ago.
+/// The state file of the replica in `dir`, or `None` if there is none. It is replaced as a whole, so that it
+/// can be read without the lock; it may then be of a moment ago.
 pub(crate) fn read_state(dir: &Path) -> Result<Option<LocalState>, StoreError> {
     let path = dir.join(HIDDEN).join(STATE);
     let Some(bytes) = local::read_file(&path, MAX_STATE_BYTES)? else { return Ok(None) };

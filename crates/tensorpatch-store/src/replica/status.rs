@@ -54,8 +54,8 @@ pub enum ReplicaCondition {
 }
 
 impl Stream {
-    /// How the replica in `dir` stands against this stream, and the lease of `holder`. It reads the state file
-    /// of the replica and records of the stream, and neither waits for nor alters anything.
+    /// How the replica in `dir` stands against this stream, and the lease of `holder`. It reads the state
+    /// file of the replica and records of the stream, and neither waits for nor alters anything.
     ///
     /// # Errors
     /// [`StoreError::AnotherStream`] if it is a replica of another; [`StoreError::HistoryRewritten`] if the

@@ -41,8 +41,8 @@ impl ReplicaLease {
 }
 
 impl Stream {
-    /// The leases of all replicas that keep one, also of those that expired and are not collected yet; those that
-    /// cannot be read are left out.
+    /// The leases of all replicas that keep one, also of those that expired and are not collected yet; those
+    /// that cannot be read are left out.
     ///
     /// # Errors
     /// If the store fails.

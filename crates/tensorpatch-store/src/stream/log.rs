@@ -21,8 +21,8 @@ impl Stream {
         self.entries(&self.whole_history(tip.record.version).await?).await
     }
 
-    /// The newest `most` versions, in the order of [`Stream::log`]: for long streams, of which it reads no more
-    /// than the versions since the anchor before.
+    /// The newest `most` versions, in the order of [`Stream::log`]: for long streams, of which it reads no
+    /// more than the versions since the anchor before.
     ///
     /// # Errors
     /// As [`Stream::log`].

@@ -1,5 +1,5 @@
-//! Whether a place is fit for a stream: what a person would try by hand when something does not work, one thing
-//! after the other.
+//! Whether a place is fit for a stream: what a person would try by hand when something does not work, one
+//! thing after the other.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
@@ -115,7 +115,8 @@ impl Diagnosis {
 
 /// Looks whether the place that `url` names is fit for a stream, and how fast it is.
 ///
-/// It fails never: what does not work is a finding. Requests are given up sooner than those of a publisher are.
+/// It fails never: what does not work is a finding. Requests are given up sooner than those of a publisher
+/// are.
 ///
 /// # Cancel safety
 /// The future may be dropped at any time; objects below `probe/` may then stay, which a collector removes.

@@ -26,6 +26,7 @@ mod opening;
 mod publish_and_pull;
 mod ranges;
 mod ranks;
+mod reporting;
 mod requests;
 #[cfg(all(feature = "aws", feature = "azure"))]
 mod stores;
