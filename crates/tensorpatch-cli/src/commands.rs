@@ -2,6 +2,7 @@
 
 mod anchor;
 mod apply;
+mod completions;
 mod convert;
 mod demo;
 mod diff;
@@ -18,6 +19,7 @@ mod log;
 mod mirror;
 mod publish;
 mod pull;
+mod report;
 mod rollback;
 mod rotate;
 mod status;
@@ -54,6 +56,8 @@ pub(crate) enum Command {
     Log(log::Arguments),
     /// Find out what does not work between this machine and a store
     Doctor(doctor::Arguments),
+    /// Write a page with figures of a stream
+    Report(report::Arguments),
     /// Check every object of a stream
     Fsck(fsck::Arguments),
     /// Add one patch across many versions, for replicas that are far behind
@@ -76,6 +80,10 @@ pub(crate) enum Command {
     Rotate(rotate::Arguments),
     /// Show all of it on this machine, with no set-up
     Demo(demo::Arguments),
+    /// Print the completions of a shell
+    Completions(completions::Arguments),
+    /// Write the man pages
+    Man(completions::ManArguments),
 }
 
 /// Runs a command.
@@ -93,6 +101,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<()> {
         Command::Doctor(arguments) => doctor::run(&arguments, session),
         Command::Key(arguments) => key::run(&arguments, session),
         Command::Log(arguments) => log::run(&arguments, session),
+        Command::Report(arguments) => report::run(&arguments, session),
         Command::Fsck(arguments) => fsck::run(&arguments, session),
         Command::Fold(arguments) => fold::run(&arguments, session),
         Command::Anchor(arguments) => anchor::run(&arguments, session),
@@ -103,6 +112,8 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<()> {
         Command::Keygen(arguments) => keygen::run(&arguments, session),
         Command::Rotate(arguments) => rotate::run(&arguments, session),
         Command::Demo(arguments) => demo::run(&arguments, session),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => completions::write_man_pages(&arguments),
     }
 }
 

@@ -39,6 +39,8 @@ pub struct FollowCounts {
     pub updated: Option<f64>,
     /// When the stream last answered.
     pub answered: Option<f64>,
+    /// Since when the store fails, if it has not answered since.
+    pub failing_since: Option<f64>,
     /// Times that the stream was asked and answered.
     pub polls: u64,
     /// Times that the store failed in a way that may pass.
@@ -67,8 +69,12 @@ impl FollowMetrics {
             Event::Answered => {
                 counts.polls = counts.polls.saturating_add(1);
                 counts.answered = Some(now());
+                counts.failing_since = None;
             }
-            Event::StoreFailed => counts.failures = counts.failures.saturating_add(1),
+            Event::StoreFailed => {
+                counts.failures = counts.failures.saturating_add(1);
+                counts.failing_since.get_or_insert_with(now);
+            }
             Event::Advanced(Phase::Download, bytes) => {
                 counts.downloaded_bytes = counts.downloaded_bytes.saturating_add(bytes);
             }
