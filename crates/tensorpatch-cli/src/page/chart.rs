@@ -85,7 +85,7 @@ impl Axis {
             Scale::Linear => {
                 // A power of two, so that it is round in the units of sizes.
                 let step = (self.high / 2.5).max(1.0).log2().floor().exp2();
-                (0..4)
+                (0..8)
                     .map(|tick| (step * f64::from(tick)) as u64)
                     .filter(|tick| (*tick as f64) < self.high)
                     .collect()
@@ -99,6 +99,17 @@ impl Axis {
     }
 }
 
+/// A round size without the zeros behind its point.
+fn round(value: u64) -> String {
+    let text = size(value);
+    match text.split_once(' ') {
+        Some((number, unit)) if number.contains('.') => {
+            format!("{} {unit}", number.trim_end_matches('0').trim_end_matches('.'))
+        }
+        _ => text,
+    }
+}
+
 /// The plot: a side with values, the shapes, and below what the first and the last bar are. `shapes` is SVG
 /// in units of bars and of [`HEIGHT`], from the top left.
 pub(super) fn plot(id: &str, says: &str, axis: Axis, bars: usize, shapes: &str, ends: [&str; 2]) -> String {
@@ -106,7 +117,7 @@ pub(super) fn plot(id: &str, says: &str, axis: Axis, bars: usize, shapes: &str, 
     let mut lines = String::new();
     for tick in axis.ticks() {
         let height = axis.height(tick);
-        let _ = write!(side, "<span style=\"bottom:{height:.2}%\">{}</span>", size(tick));
+        let _ = write!(side, "<span style=\"bottom:{height:.2}%\">{}</span>", round(tick));
         let y = HEIGHT - height;
         let _ = write!(lines, "<line class=\"grid\" x1=\"0\" x2=\"{bars}\" y1=\"{y:.2}\" y2=\"{y:.2}\"/>");
     }

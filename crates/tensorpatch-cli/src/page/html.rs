@@ -38,17 +38,24 @@ pub(super) fn numbers(id: &str, headings: &[&str], rows: impl Iterator<Item = Ve
     )
 }
 
-/// A table of cells that are HTML already.
+/// A table of cells that are HTML already; columns of numbers are aligned to the right.
 pub(super) fn table(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let rows: Vec<Vec<String>> = rows.collect();
+    let is_number = |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit() || c == '–');
+    let class = |column: usize| match rows.iter().filter_map(|row| row.get(column)).all(is_number) {
+        true => " class=\"number\"",
+        false => "",
+    };
+    let classes: Vec<&str> = (0..headings.len()).map(class).collect();
     let mut out = "<table>\n<thead><tr>".to_owned();
-    for heading in headings {
-        let _ = write!(out, "<th scope=\"col\">{heading}</th>");
+    for (heading, class) in headings.iter().zip(&classes) {
+        let _ = write!(out, "<th scope=\"col\"{class}>{heading}</th>");
     }
     out.push_str("</tr></thead>\n<tbody>\n");
-    for row in rows {
+    for row in &rows {
         out.push_str("<tr>");
-        for cell in row {
-            let _ = write!(out, "<td>{cell}</td>");
+        for (cell, class) in row.iter().zip(&classes) {
+            let _ = write!(out, "<td{class}>{cell}</td>");
         }
         out.push_str("</tr>\n");
     }

@@ -27,7 +27,7 @@ pub(super) fn figure(report: &StreamReport) -> Option<String> {
     }
     table.push_str("</tr></thead>\n<tbody>\n");
     for (place, layer) in report.layers.iter().enumerate() {
-        let _ = write!(table, "<tr><th scope=\"row\">{}</th>", text(&layer.name));
+        let _ = write!(table, "<tr><th scope=\"row\" title=\"{0}\">{0}</th>", text(&layer.name));
         for step in &report.steps {
             match step.changed.as_ref().and_then(|changed| changed.get(place)) {
                 Some(changed) => {
@@ -53,7 +53,7 @@ pub(super) fn figure(report: &StreamReport) -> Option<String> {
     let obstacle =
         report.steps_obstacle.as_ref().map(|why| format!(" Then: {}.", text(why))).unwrap_or_default();
     let about = format!(
-        "Percent of the elements of a layer that changed, for the newest {} steps; darker is more.{obstacle}",
+        "Percent of the elements of a layer that changed, for the newest {} steps; the stronger the colour, the more.{obstacle}",
         report.steps.len()
     );
     Some(html::figure("layers", "Changed share by layer and step", &about, &scroll))

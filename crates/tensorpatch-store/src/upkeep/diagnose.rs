@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
-use tensorpatch_stream::{Nonce, ObjectRef, StreamRecord, names};
+use tensorpatch_stream::{Key, Nonce, StreamRecord, names};
 
 use crate::bucket::Bucket;
 use crate::bucket::probe::probe;
@@ -184,8 +184,8 @@ async fn look_at_listing(bucket: &Bucket, diagnosis: &mut Diagnosis) {
     }
 }
 
-/// What stream there is; an object of its newest version, to download some of it.
-async fn look_at_stream(bucket: &Bucket, diagnosis: &mut Diagnosis) -> Option<ObjectRef> {
+/// What stream there is; its largest object, to download some of it.
+async fn look_at_stream(bucket: &Bucket, diagnosis: &mut Diagnosis) -> Option<(Key, u64)> {
     let stream = match Stream::open_in(bucket.clone()).await {
         Ok(stream) => stream,
         Err(StoreError::NoStream { .. }) => {
@@ -209,10 +209,9 @@ async fn look_at_stream(bucket: &Bucket, diagnosis: &mut Diagnosis) -> Option<Ob
     };
     let newest = tip.as_ref().map_or("no version".into(), |tip| format!("version {}", tip.record.version));
     diagnosis.good("stream", format!("{}, {signed}, {}, {newest}", stream.id(), leaf_hash.name()));
-    let record = tip?.record;
-    let anchor = record.anchor.iter().flat_map(|anchor| anchor.files.iter().map(|file| &file.object));
-    let objects = anchor.chain(record.delta.iter().flat_map(|delta| delta.objects()));
-    objects.max_by_key(|object| object.bytes).cloned()
+    // The largest, since of a small one only the latency could be measured.
+    let objects = stream.data_objects().await.ok()?;
+    objects.into_iter().map(|(key, listed)| (key, listed.bytes)).max_by_key(|(_, bytes)| *bytes)
 }
 
 async fn look_at_latency(bucket: &Bucket, diagnosis: &mut Diagnosis) {
@@ -231,12 +230,12 @@ async fn look_at_latency(bucket: &Bucket, diagnosis: &mut Diagnosis) {
     diagnosis.good("latency", what);
 }
 
-async fn look_at_downloads(bucket: &Bucket, object: Option<ObjectRef>, diagnosis: &mut Diagnosis) {
-    let Some(object) = object else {
+async fn look_at_downloads(bucket: &Bucket, object: Option<(Key, u64)>, diagnosis: &mut Diagnosis) {
+    let Some((key, bytes)) = object else {
         return diagnosis.skip("download", "there is no version to download some of");
     };
     let begun = Instant::now();
-    match bucket.get_range(object.key.as_str(), 0..object.bytes.min(SAMPLE_BYTES)).await {
+    match bucket.get_range(key.as_str(), 0..bytes.min(SAMPLE_BYTES)).await {
         Ok(bytes) => {
             let rate = rate(bytes.len(), begun.elapsed());
             diagnosis.download_bytes_per_second = Some(rate);
