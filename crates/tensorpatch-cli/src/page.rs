@@ -19,6 +19,8 @@ use tensorpatch::store::upkeep::StreamReport;
 use crate::dates::date;
 use html::text;
 
+/// What the page may do: nothing but show what is in it.
+const POLICY: &str = include_str!("page/policy.txt");
 const STYLE: &str = include_str!("page/style.css");
 const SCRIPT: &str = include_str!("page/script.js");
 
@@ -34,6 +36,7 @@ pub(crate) fn page(url: &str, report: &StreamReport, data: &impl Serialize) -> s
     let data = serde_json::to_string(data)?.replace('<', "\\u003c");
     let figures: String = FIGURES.iter().filter_map(|figure| figure(report)).collect();
     let summary = summary::summary(report);
+    let policy = POLICY.trim_end();
     let (url, stream, made) = (text(url), report.stream, date(report.made));
     Ok(format!(
         "<!doctype html>\n\
@@ -41,7 +44,7 @@ pub(crate) fn page(url: &str, report: &StreamReport, data: &impl Serialize) -> s
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <meta http-equiv=\"Content-Security-Policy\" \
-         content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\n\
+         content=\"{policy}\">\n\
          <link rel=\"icon\" href=\"data:,\">\n\
          <title>{url} – tensorpatch</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
          <header>\n<h1>{url}</h1>\n<p class=\"muted\">stream <code>{stream}</code>, as it was on \

@@ -201,7 +201,8 @@ mod tests {
     fn steps_are_counted_from_one_value_to_the_next_across_zero_and_exponents() {
         let mut steps = Steps::default();
         // 1.0 and the next bf16; the last of an exponent and the first of the next; both sides of zero.
-        for (old, new) in [(0x3f80_u16, 0x3f81), (0x3fff, 0x4000), (0x8000, 0x0000), (0x3f80, 0x3f7e)] {
+        let moves: [(u16, u16); 4] = [(0x3f80, 0x3f81), (0x3fff, 0x4000), (0x8000, 0x0000), (0x3f80, 0x3f7e)];
+        for (old, new) in moves {
             steps.take(ElementFormat::Bf16, &old.to_le_bytes(), &new.to_le_bytes());
         }
         steps.take(ElementFormat::W16, &7_u16.to_le_bytes(), &12_u16.to_le_bytes());
@@ -221,13 +222,14 @@ mod tests {
             ("l.1.a", bytes(&[7])),
             ("l.2.a", bytes(&[1, 2, 3])),
         ];
-        let views = |tensors: &'static [(&str, Vec<u8>)]| {
-            tensors.iter().map(|(name, bytes)| {
-                (*name, TensorView::new(Dtype::BF16, vec![bytes.len() / 2], bytes).unwrap())
-            })
+        let view = |(name, bytes): &'static (&'static str, Vec<u8>)| {
+            (*name, TensorView::new(Dtype::BF16, vec![bytes.len() / 2], bytes).unwrap())
         };
-        let (old, new): (&'static _, &'static _) = (Box::leak(Box::new(old)), Box::leak(Box::new(new)));
-        let (old, new) = (MemoryState::new(views(old)).unwrap(), MemoryState::new(views(new)).unwrap());
+        let (old, new): (&'static [_; 3], &'static [_; 4]) =
+            (Box::leak(Box::new(old)), Box::leak(Box::new(new)));
+        let (old, new): (Vec<_>, Vec<_>) = (old.iter().map(view).collect(), new.iter().map(view).collect());
+        let old = MemoryState::new(old.iter().map(|(name, view)| (name, view))).unwrap();
+        let new = MemoryState::new(new.iter().map(|(name, view)| (name, view))).unwrap();
         let changed = ChangedTensors::between(Some(old.state()), new.state(), &Options::default());
         let layers = changed.by_layer(Progress::none()).unwrap();
         let summary: Vec<_> = layers
