@@ -1,5 +1,6 @@
-//! What another user of the machine can plant where they may write: in a replica, a stream directory, a working
-//! directory, beside a checkpoint. Run as root, another user plants it; else the same one does, who may do more.
+//! What another user of the machine can plant where they may write: in a replica, a stream directory, a
+//! working directory, beside a checkpoint. Run as root, another user plants it; else the same one does,
+//! who may do more.
 
 use std::ffi::{CString, OsString};
 use std::fs;

@@ -1,9 +1,9 @@
 //! Paths below a directory that is held open, with no link on the way.
 //!
-//! Whoever may write to a directory can put a link where tensorpatch expects a file or directory of its own, and
-//! so have something elsewhere read, overwritten or deleted. So such places are reached from a handle of the
-//! directory that the user has named, one component after the other, and no link among them is followed. Links
-//! in the user's own path are: it is resolved once, when the handle is opened.
+//! Whoever may write to a directory can put a link where tensorpatch expects a file or directory of its
+//! own, and so have something elsewhere read, overwritten or deleted. So such places are reached from a
+//! handle of the directory that the user has named, one component after the other, and no link among
+//! them is followed. Links in the user's own path are: it is resolved once, when the handle is opened.
 //!
 //! `cap-std` follows links that stay inside the root, and an attacker has use for these too (a companion that
 //! leads to the state file); it also brings a dozen crates. `openat2` resolves a path without links in one
@@ -95,17 +95,19 @@ impl ConfinedPath {
         Ok(place.join(name))
     }
 
-    /// The same directory, or one below it, as the root of further paths. They stay in it wherever it is moved.
+    /// The same directory, or one below it, as the root of further paths. They stay in it wherever it is
+    /// moved.
     ///
     /// # Errors
-    /// [`Misplaced`] if a link is there or on the way; if there is no directory, or the operating system refuses.
+    /// [`Misplaced`] if a link is there or on the way; if there is no directory, or the operating system
+    /// refuses.
     pub fn enter(&self) -> io::Result<Self> {
         let handle = self.open_dir()?.into();
         Ok(Self { root: Arc::new(Root { handle, path: self.path() }), below: PathBuf::new() })
     }
 
-    /// The path with a name, or several with slashes between, after it. Names that lead out, such as `..`, are
-    /// refused when it is used.
+    /// The path with a name, or several with slashes between, after it. Names that lead out, such as
+    /// `..`, are refused when it is used.
     #[must_use]
     pub fn join(&self, name: impl AsRef<Path>) -> Self {
         Self { root: Arc::clone(&self.root), below: self.below.join(name) }
@@ -131,8 +133,8 @@ impl ConfinedPath {
         }
     }
 
-    /// Calls `work` with the directory that this lies in and its name in it: for calls of the operating system
-    /// that are not here.
+    /// Calls `work` with the directory that this lies in and its name in it: for calls of the operating
+    /// system that are not here.
     ///
     /// # Errors
     /// [`Misplaced`] if a link is on the way; if `work` fails, or the operating system does.

@@ -161,8 +161,8 @@ const MOST_PARTS: usize = 24;
 
 /// All files in `folder` and below, which is `prefix` in the store.
 ///
-/// What has no name that an object can have, is hidden, is a link, or is gone by the time that it is looked at,
-/// belongs to a desktop, a file server, somebody's copy or somebody's trap, and is left out.
+/// What has no name that an object can have, is hidden, is a link, or is gone by the time that it is
+/// looked at, belongs to a desktop, a file server, somebody's copy or somebody's trap, and is left out.
 fn list(folder: &ConfinedPath, prefix: &Path, found: &mut Vec<ObjectMeta>) -> Result<()> {
     if prefix.parts().count() > MOST_PARTS {
         return Ok(());
