@@ -22,6 +22,7 @@ mod keys;
 mod logs;
 mod memory;
 mod patches;
+mod places;
 mod room;
 mod streams;
 mod support;

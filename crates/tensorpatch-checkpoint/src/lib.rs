@@ -7,6 +7,7 @@
 //! * [`CheckpointWriter`] writes a new one beside its destination and renames it into place;
 //!   [`CheckpointPatcher`] writes into one that exists.
 //! * [`AtomicFile`] is a file of any kind, written beside its destination and renamed into place.
+//! * [`Places`] are the paths of a call, none of which may be altered where another one is.
 //! * [`spec_of_view`] and [`view_of`] turn tensors of the `safetensors` crate into ours, and back.
 //! * [`SafetensorsHeader`] is the strict parser of safetensors headers, for callers that have the bytes from
 //!   elsewhere.
@@ -32,6 +33,7 @@ mod layout;
 mod map;
 mod patcher;
 mod placement;
+mod places;
 mod raw_header;
 mod room;
 mod staging;
@@ -53,6 +55,7 @@ pub use map::MappedFile;
 pub use map::hold_at_lost_pages;
 pub use patcher::CheckpointPatcher;
 pub use placement::Placement;
+pub use places::{Places, Role};
 pub use staging::remove_unfinished;
 pub use sync::sync_files;
 pub use writer::{CheckpointWriter, Form};

@@ -17,7 +17,7 @@ pub(crate) mod survey;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tensorpatch_checkpoint::{Checkpoint, LeftOut};
+use tensorpatch_checkpoint::{Checkpoint, LeftOut, Places, Role};
 use tensorpatch_delta::{Durability, Progress};
 use tensorpatch_stream::record::check_texts;
 use tensorpatch_stream::{
@@ -125,8 +125,15 @@ impl Publisher {
         options.diff =
             options.diff.with_leaf_hash(stream.record().leaf_hash).with_durability(Durability::None);
         let publisher = Self { stream, baseline: baseline.into(), options, known: Arc::default() };
+        publisher.places().check()?;
         publisher.catch_up().await?;
         Ok(publisher)
+    }
+
+    /// What it alters and reads whatever it publishes.
+    fn places(&self) -> Places {
+        let places = self.stream.altered_places().altered(Role::Baseline, &self.baseline);
+        self.options.base.iter().fold(places, |places, base| places.read(Role::Base, base))
     }
 
     /// The stream.
@@ -263,6 +270,7 @@ impl Publisher {
     ) -> Result<Published, StoreError> {
         let checkpoint = checkpoint.as_ref();
         check_texts(&self.options.publisher, label).map_err(StoreError::Text)?;
+        self.places().read(Role::Checkpoint, checkpoint).check()?;
         let (directory, mut known) = self.lock().await?;
         let mut published = self.publish_locked(&directory, checkpoint, label, &mut known).await?;
         self.anchor_if_due(&directory, &mut known, &mut published).await;

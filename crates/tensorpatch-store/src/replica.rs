@@ -19,6 +19,7 @@ pub(crate) mod verify;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use tensorpatch_checkpoint::Role;
 use tensorpatch_delta as delta;
 use tensorpatch_stream::lease::Lease;
 use tensorpatch_stream::{Commit, Edge, ObjectDigest, StreamId, Version, VersionContents, VersionId};
@@ -222,6 +223,7 @@ impl Replica {
     }
 
     async fn lock(&self) -> Result<ReplicaDir, StoreError> {
+        self.stream.read_places().altered(Role::Replica, &self.dir).check()?;
         ReplicaDir::lock(&self.dir, self.options.apply.durability).await
     }
 

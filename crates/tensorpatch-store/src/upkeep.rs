@@ -1,5 +1,5 @@
 //! The upkeep of a stream (spec/stream.md section 11): [`check()`], [`collect()`],
-//! [`mirror()`] and [`roll_back_unsigned()`].
+//! [`mirror()`] (or [`mirror_to()`]) and [`roll_back_unsigned()`].
 
 mod check;
 mod collect;
@@ -8,6 +8,6 @@ mod rollback;
 
 pub use check::{CheckOptions, Checked, Problem, check};
 pub use collect::{CollectOptions, Collected, collect};
-pub use mirror::{MirrorOptions, Mirrored, mirror};
+pub use mirror::{MirrorOptions, Mirrored, mirror, mirror_to};
 pub use rollback::{RolledBack, roll_back_unsigned};
 pub use tensorpatch_stream::retention::Garbage;

@@ -22,7 +22,7 @@ mod hub;
 mod profile;
 mod staged;
 
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use object_store::ObjectStore;
@@ -86,11 +86,11 @@ fn open(
         prepare(path)?;
         open_directory(path)
     };
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return open_directory(file::path(url).map_err(|what| bad(url, what))?);
-    };
+    if let Some(path) = directory(url)? {
+        return open_directory(&path);
+    }
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
     match scheme {
-        "file" => open_directory(&file::decode(rest).map_err(|what| bad(url, what))?),
         #[cfg(feature = "aws")]
         "s3" => aws::open(url, rest, policy),
         #[cfg(feature = "hub")]
@@ -110,6 +110,16 @@ fn open(
             },
         )),
     }
+}
+
+/// The local directory that a URL names, if it names one.
+pub(crate) fn directory(url: &str) -> Result<Option<PathBuf>, StoreError> {
+    let path = match url.split_once("://") {
+        None => file::path(url).map(FilePath::to_owned),
+        Some(("file", rest)) => file::decode(rest),
+        Some(_) => return Ok(None),
+    };
+    path.map(Some).map_err(|what| bad(url, what))
 }
 
 fn bad(url: &str, what: impl Into<String>) -> StoreError {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_checkpoint::{Checkpoint, Role};
 use tensorpatch_delta::{Progress, Snapshot};
 use tensorpatch_stream::{Commit, EdgeRecord, Nonce, Version, names};
 
@@ -61,6 +61,7 @@ impl Folder {
     /// The future may be dropped at any time; the fold is then added or not. What was pulled and uploaded is
     /// used by the next call, or is garbage.
     pub async fn fold(&self, from: Version, to: Version) -> Result<Folded, StoreError> {
+        self.stream.altered_places().altered(Role::Work, &self.work).check()?;
         let target = self.commit(to).await?;
         let base = self.commit(from).await?;
         if from >= to {

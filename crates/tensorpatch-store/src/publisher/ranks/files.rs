@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Placement, SafetensorsHeader};
+use tensorpatch_checkpoint::{Placement, Role, SafetensorsHeader};
 use tensorpatch_delta::{self as delta, LeafTable, Progress};
 use tensorpatch_format::{
     ChunkAddress, ChunkIndex, FileLayout, Layout, LeafHash, Limits, Schema, TaggedStateDigest, TensorIndex,
@@ -59,6 +59,8 @@ pub async fn upload_files(
     options: &PublishOptions,
 ) -> Result<Receipt, StoreError> {
     let copies = work.join(format!("files-{attempt}-{}", rank.index));
+    let places = stream.altered_places().altered(Role::Work, &copies);
+    files.iter().fold(places, |places, file| places.read(Role::Checkpoint, file)).check()?;
     let receipt = upload(stream, follows, rank, attempt, files, &copies, options).await;
     blocking(move || local::remove(&copies)).await?;
     receipt

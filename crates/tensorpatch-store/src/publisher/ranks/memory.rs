@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tensorpatch_checkpoint::{Checkpoint, Form, MappedFile};
+use tensorpatch_checkpoint::{Checkpoint, Form, MappedFile, Role};
 use tensorpatch_delta::safetensors::View;
 use tensorpatch_delta::{
     self as delta, ApplyError, LeafTable, Others, Patch, Progress, State, TensorDiff, recover,
@@ -103,6 +103,7 @@ impl RankPublisher {
     }
 
     async fn begin(&self, whole: bool) -> Result<RankFeed, StoreError> {
+        self.stream.altered_places().altered(Role::Work, &self.dir).check()?;
         let lock = Lock::wait(self.dir.clone()).await?;
         let tip = self.stream.tip().await?;
         let whole = whole || tip.is_none();

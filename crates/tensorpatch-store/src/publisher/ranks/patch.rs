@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, MappedFile, generate_layout};
+use tensorpatch_checkpoint::{Checkpoint, MappedFile, Role, generate_layout};
 use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Patch, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, Schema};
 use tensorpatch_stream::{Commit, Nonce, Rank, Receipt, ReceiptContent, ReceiptError, TensorReceipt, names};
@@ -36,6 +36,9 @@ pub async fn upload_patch(
     work: &Path,
     options: &PublishOptions,
 ) -> Result<Receipt, StoreError> {
+    let places = stream.altered_places().altered(Role::Work, work);
+    let places = old.iter().fold(places, |places, file| places.read(Role::Base, file));
+    new.iter().fold(places, |places, file| places.read(Role::Checkpoint, file)).check()?;
     local::create_dir(work)?;
     let nonce = Nonce::random();
     let path = work.join(format!("rank-{nonce}.tpatch"));
