@@ -33,6 +33,22 @@ pub struct Synthetic {
     pub tensors: Option<usize>,
 }
 
+impl Synthetic {
+    /// What it is, as in tables.
+    pub fn label(&self) -> String {
+        let Self { config, steps, tensors } = self;
+        let label = format!(
+            "{} {}, lr {:.2e}, {steps} step{}, seed {}",
+            size(config.bytes),
+            name(config.dtype),
+            config.learning_rate,
+            if *steps == 1 { "" } else { "s" },
+            config.seed,
+        );
+        tensors.map_or(label.clone(), |tensors| format!("{label}, as {tensors} tensors"))
+    }
+}
+
 impl Input {
     /// Two checkpoints that lie there.
     pub fn files(base: &Path, target: &Path) -> Self {
@@ -50,9 +66,7 @@ impl Input {
     /// # Errors
     /// If there are no two snapshots.
     pub fn trace(directory: &Path) -> Result<Vec<Self>> {
-        let snapshot = |number| directory.join(format!("snapshot_{number:06}.safetensors"));
-        let snapshots: Vec<PathBuf> =
-            (0_u32..).map(snapshot).take_while(|snapshot| snapshot.exists()).collect();
+        let snapshots = snapshots(directory);
         ensure!(snapshots.len() > 1, "{}: no two snapshots", directory.display());
         let mut inputs: Vec<_> = (1..)
             .zip(snapshots.windows(2))
@@ -78,21 +92,12 @@ impl Input {
         let path = |name: &str| directory.path().join(name);
         let (base, target) = (path("base.safetensors"), path("target.safetensors"));
         write_pair(config, *steps, &base, &target).context("cannot write the synthetic pair")?;
-        let mut label = format!(
-            "{} {}, lr {:.2e}, {steps} step{}, seed {}",
-            size(config.bytes),
-            name(config.dtype),
-            config.learning_rate,
-            if *steps == 1 { "" } else { "s" },
-            config.seed,
-        );
         if let Some(tensors) = tensors {
             for pair in [&base, &target] {
                 recut(pair, config.dtype.name(), config.dtype.bits().div_ceil(8), *tensors)?;
             }
-            label += &format!(", as {tensors} tensors");
         }
-        Ok(Self { label, base, target, scratch: Some(directory) })
+        Ok(Self { label: what.label(), base, target, scratch: Some(directory) })
     }
 
     /// One bf16 tensor in files that are nothing but holes, apart from one part in 256, which is as the
@@ -133,6 +138,12 @@ impl Input {
         let parent = self.scratch.as_ref().map_or(scratch, TempDir::path);
         TempDir::new_in(parent).context("no room for what is made of the pair")
     }
+}
+
+/// The checkpoints of a recorded run: `snapshot_000000.safetensors` and so on.
+pub fn snapshots(directory: &Path) -> Vec<PathBuf> {
+    let snapshot = |number| directory.join(format!("snapshot_{number:06}.safetensors"));
+    (0_u32..).map(snapshot).take_while(|snapshot| snapshot.exists()).collect()
 }
 
 /// The learning rate at which one step changes about this share of the elements.

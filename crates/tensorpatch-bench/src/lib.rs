@@ -9,6 +9,7 @@ pub mod pair;
 pub mod ratios;
 pub mod report;
 pub mod rivals;
+pub mod series;
 pub mod sizes;
 pub mod system;
 pub mod table;

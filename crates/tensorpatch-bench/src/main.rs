@@ -13,6 +13,7 @@ use tensorpatch_bench::kernels;
 use tensorpatch_bench::pair::Pair;
 use tensorpatch_bench::ratios;
 use tensorpatch_bench::report::{Encodings, Kernels, Ratios, Report};
+use tensorpatch_bench::series::Series;
 use tensorpatch_bench::sizes::Sizes;
 use tensorpatch_bench::{system, table};
 use tensorpatch_codec::Level;
@@ -80,8 +81,8 @@ struct Arguments {
     #[arg(long, group = "what", value_enum, value_delimiter = ',', num_args = 0.., require_equals = true,
         default_missing_value = "diff,apply,in-place,digest")]
     commands: Option<Vec<Which>>,
-    /// Only publishing to a stream and pulling from it, beside cp + sync of the same files
-    #[arg(long, group = "what")]
+    /// Only publishing six checkpoints to a stream and pulling from it, beside cp + sync of the same files
+    #[arg(long, group = "what", conflicts_with_all = ["base", "one_tensor", "tensors"])]
     system: bool,
     /// The bucket in which the stream of --system is created, such as s3://bench [default: a directory]
     #[arg(long, requires = "system")]
@@ -175,6 +176,21 @@ impl Arguments {
         self.configs().iter().try_for_each(|config| work(&Input::synthetic(config, scratch)?))
     }
 
+    /// Measures publishing and pulling on each series, one after the other.
+    fn measure_system(&self, scratch: &Path, report: &mut Report) -> Result<()> {
+        let mut measure = |series: &Series| {
+            let passes = usize::from(self.passes);
+            let rows = system::measure(&self.cli()?, series, self.to.as_deref(), passes)?;
+            report.times_as_long.extend(system::times_as_long(&rows));
+            report.system.extend(rows);
+            Ok(())
+        };
+        match &self.trace {
+            Some(recorded) => measure(&Series::trace(recorded, scratch)?),
+            None => self.configs().iter().try_for_each(|what| measure(&Series::synthetic(what, scratch)?)),
+        }
+    }
+
     fn levels(&self) -> Result<Vec<Level>> {
         let mut levels = Level::available();
         if let Some(name) = &self.level {
@@ -222,11 +238,6 @@ fn measure(arguments: &Arguments, input: &Input, scratch: &Path, report: &mut Re
         report.commands.extend(rows);
         return Ok(());
     }
-    if arguments.system {
-        let rows = system::measure(&arguments.cli()?, input, arguments.to.as_deref(), scratch, passes)?;
-        report.system.extend(rows);
-        return Ok(());
-    }
     let pair = Pair::open(&input.base, &input.target)?;
     let floor = Floor::of(&pair);
     if arguments.kernels {
@@ -267,7 +278,11 @@ fn main() -> Result<()> {
     let scratch = arguments.scratch.clone().unwrap_or_else(std::env::temp_dir);
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let mut report = Report::new(threads.get(), usize::from(arguments.passes));
-    arguments.each(&scratch, |input| measure(&arguments, input, &scratch, &mut report))?;
+    if arguments.system {
+        arguments.measure_system(&scratch, &mut report)?;
+    } else {
+        arguments.each(&scratch, |input| measure(&arguments, input, &scratch, &mut report))?;
+    }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

@@ -32,6 +32,8 @@ pub struct Report {
     pub commands: Vec<commands::Row>,
     /// Publishing and pulling.
     pub system: Vec<system::Row>,
+    /// The steps of the life of a stream, held against others.
+    pub times_as_long: Vec<system::TimesAsLong>,
 }
 
 /// Encodings side by side on one pair.
@@ -77,8 +79,8 @@ impl Report {
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let machine = model.map_or(std::env::consts::ARCH, |(_, model)| model).to_owned();
-        let (sizes, encodings, kernels, ratios, commands, system) = Default::default();
-        Self { machine, threads, passes, sizes, encodings, kernels, ratios, commands, system }
+        let (sizes, encodings, kernels, ratios, commands, system, times_as_long) = Default::default();
+        Self { machine, threads, passes, sizes, encodings, kernels, ratios, commands, system, times_as_long }
     }
 
     /// Tables in Markdown.
@@ -107,6 +109,8 @@ impl Report {
         if !self.system.is_empty() {
             out += "\n";
             out += &system_table(&self.system);
+            out.push('\n');
+            out += &times_as_long_table(&self.times_as_long);
         }
         out
     }
@@ -331,7 +335,7 @@ fn commands_table(all: &[commands::Row]) -> String {
 
 fn system_table(all: &[system::Row]) -> String {
     let headings = [
-        "pair",
+        "run",
         "step",
         "wall s",
         "visible s",
@@ -360,6 +364,16 @@ fn system_table(all: &[system::Row]) -> String {
         ]
     };
     markdown(&headings, &all.iter().map(row).collect::<Vec<_>>())
+}
+
+fn times_as_long_table(all: &[system::TimesAsLong]) -> String {
+    let row = |times: &system::TimesAsLong| {
+        let [step, other] = times.steps;
+        let until = if times.visible { ", until visible" } else { "" };
+        let quotient = format!("{step}{until} / {other}");
+        vec![times.input.clone(), quotient, format!("{:.2}", times.ratio), times.target.to_string()]
+    };
+    markdown(&["run", "times as long", "measured", "target"], &all.iter().map(row).collect::<Vec<_>>())
 }
 
 fn cells(cells: &[&str]) -> Vec<String> {

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use crate::clock::median;
 use crate::commands::{anonymous, arguments, children_seconds};
-use crate::inputs::Input;
+use crate::series::Series;
 
-/// The newest version of the stream when pulls are measured: enough to be 16 behind of, and more.
-const TIP: u64 = 18;
+/// The newest version of the stream when pulls are measured. The six checkpoints are published forth and back, so
+/// that the versions 4 and 16 before this one, and those on the way, are other states.
+const TIP: u64 = 20;
 
 /// A step of the life of a stream, measured.
 #[derive(Debug, Clone, Serialize)]
@@ -39,6 +40,48 @@ pub struct Row {
     pub peak_anonymous: u64,
 }
 
+/// How many times as long as another step one takes.
+#[derive(Debug, Clone, Serialize)]
+pub struct TimesAsLong {
+    /// The input and the place, as in [`Row`].
+    pub input: String,
+    /// The step, and that which it is held against.
+    pub steps: [&'static str; 2],
+    /// Whether it is the time until a version is visible that is meant, rather than until the program ends.
+    pub visible: bool,
+    /// The quotient of their times.
+    pub ratio: f64,
+    /// What it should be at most.
+    pub target: f64,
+}
+
+/// The steps that are held against others, whether until visible, and the targets.
+const TARGETS: [([&str; 2], bool, f64); 7] = [
+    ([step::PULL_1, step::COPY_OVER], false, 1.0),
+    ([step::PULL_UNSYNCED, step::COPY_UNSYNCED], false, 0.8),
+    ([step::PULL_4, step::PULL_1], false, 1.3),
+    ([step::JOIN_4, step::COPY], false, 1.5),
+    ([step::BACK, step::PULL_1], false, 1.5),
+    ([step::PUBLISH, step::DIFF], true, 1.15),
+    ([step::PUBLISH, step::DIFF], false, 1.25),
+];
+
+/// The rows of a series held against each other.
+pub fn times_as_long(rows: &[Row]) -> Vec<TimesAsLong> {
+    let mut all = Vec::new();
+    for (steps, visible, target) in TARGETS {
+        for row in rows.iter().filter(|row| row.step == steps[0]) {
+            let other = rows.iter().find(|other| other.step == steps[1] && other.input == row.input);
+            let time = if visible { row.visible } else { Some(row.wall) };
+            if let Some((time, other)) = time.zip(other) {
+                let ratio = time / other.wall;
+                all.push(TimesAsLong { input: row.input.clone(), steps, visible, ratio, target });
+            }
+        }
+    }
+    all
+}
+
 /// What one run of a program took.
 #[derive(Debug, Clone, Copy, Default)]
 struct Taken {
@@ -51,34 +94,25 @@ struct Taken {
     peak_anonymous: u64,
 }
 
-/// Publishes the two checkpoints of a pair in turn to a stream at `url`, or in a directory beside the pair,
-/// and measures the steps of its life: `runs` times each, and once more to see memory and requests.
+/// Publishes the checkpoints of a series forth and back to a stream at `url`, or in a directory beside them, and
+/// measures the steps of its life: `runs` times each, and once more to see memory and requests.
 ///
 /// # Errors
 /// If a command fails, or this system does not tell what a process takes.
-pub fn measure(
-    cli: &Path,
-    input: &Input,
-    url: Option<&str>,
-    scratch: &Path,
-    runs: usize,
-) -> Result<Vec<Row>> {
-    let directory = input.directory(scratch)?;
-    let path = |name: &str| directory.path().join(name);
+pub fn measure(cli: &Path, series: &Series, url: Option<&str>, runs: usize) -> Result<Vec<Row>> {
     let (place, stream) = match url {
-        None => ("a directory", path("stream").into_os_string()),
+        None => ("a directory", series.beside("stream").into_os_string()),
         Some(url) => ("a bucket", format!("{}/{}", url.trim_end_matches('/'), std::process::id()).into()),
     };
-    let pair = [as_directory(&input.base, &path("a"))?, as_directory(&input.target, &path("b"))?];
     let mut life = Life {
         cli,
-        pair: [&pair[0], &pair[1]],
-        commits: url.is_none().then(|| path("stream").join("commits")),
+        checkpoints: &series.checkpoints,
+        commits: url.is_none().then(|| series.beside("stream").join("commits")),
         stream,
-        copy: path("copy"),
-        patch: path("diff.tpatch"),
-        baseline: path("baseline"),
-        replica: path("replica"),
+        copy: series.beside("copy"),
+        patch: series.beside("diff.tpatch"),
+        baseline: series.beside("baseline"),
+        replica: series.beside("replica"),
         published: 0,
         looking: false,
         rows: Vec::new(),
@@ -90,18 +124,8 @@ pub fn measure(
         life.looking = run == 0;
         life.all()?;
     }
-    let label = format!("{}, in {place}", input.label);
+    let label = format!("{}, in {place}", series.label);
     Ok(life.rows.iter().map(|(step, all)| row(&label, step, all)).collect())
-}
-
-/// The checkpoint at `path`, as a directory with weights of the usual name.
-fn as_directory(path: &Path, new: &Path) -> Result<PathBuf> {
-    if path.is_dir() {
-        return Ok(path.to_owned());
-    }
-    std::fs::create_dir(new)?;
-    std::fs::hard_link(path, new.join("model.safetensors"))?;
-    Ok(new.to_owned())
 }
 
 /// The runs of a step as one row: the first is the one in which memory and requests were looked at.
@@ -124,7 +148,7 @@ fn row(input: &str, step: &'static str, all: &[Taken]) -> Row {
 
 struct Life<'a> {
     cli: &'a Path,
-    pair: [&'a Path; 2],
+    checkpoints: &'a [PathBuf],
     stream: OsString,
     /// Where commits can be seen to appear.
     commits: Option<PathBuf>,
@@ -138,44 +162,61 @@ struct Life<'a> {
     rows: Vec<(&'static str, Vec<Taken>)>,
 }
 
+/// The steps, as they are called in tables and as [`TARGETS`] name them.
+mod step {
+    pub(super) const COPY: &str = "cp to a new file + sync";
+    pub(super) const COPY_OVER: &str = "cp over existing + sync";
+    pub(super) const COPY_UNSYNCED: &str = "cp over existing";
+    pub(super) const DIFF: &str = "diff alone";
+    pub(super) const PUBLISH: &str = "publish";
+    pub(super) const JOIN: &str = "join at the anchor";
+    pub(super) const JOIN_4: &str = "join at anchor + 4";
+    pub(super) const PULL_16: &str = "pull, 16 behind";
+    pub(super) const PULL_4: &str = "pull, 4 behind";
+    pub(super) const PULL_1: &str = "pull, 1 behind";
+    pub(super) const PULL_UNSYNCED: &str = "pull, 1 behind, durability none";
+    pub(super) const BACK: &str = "pull, back one";
+    pub(super) const NONE: &str = "pull, nothing to do";
+}
+
 impl Life<'_> {
     /// Every step once.
     fn all(&mut self) -> Result<()> {
-        let [base, target] = self.pair;
+        let [base, target, ..] = self.checkpoints else { bail!("there are no two checkpoints") };
         let (copy, patch) = (self.copy.clone(), self.patch.clone());
-        for step in ["cp to a new file + sync", "cp over existing + sync"] {
-            let copied = self.copied(target, &copy)?;
+        for (step, from, is_synced) in
+            [(step::COPY, base, true), (step::COPY_OVER, target, true), (step::COPY_UNSYNCED, base, false)]
+        {
+            let copied = self.copied(from, &copy, is_synced)?;
             self.add(step, copied);
         }
         std::fs::remove_dir_all(&copy)?;
         let diff =
             arguments(&["diff"], &[base.as_os_str(), target.as_os_str(), "-o".as_ref(), patch.as_os_str()]);
         let diff = self.tensorpatch(&diff, None)?;
-        self.add("diff alone", diff);
+        self.add(step::DIFF, diff);
         let publish = self.publish()?;
-        self.add("publish", publish);
+        self.add(step::PUBLISH, publish);
 
-        for (step, version) in [("join at the anchor", 1), ("join at anchor + 4", 5), ("", 2)] {
+        for (version, step) in [(1, Some(step::JOIN)), (5, Some(step::JOIN_4)), (TIP - 16, None)] {
             std::fs::remove_dir_all(&self.replica).or_else(|error| match error.kind() {
                 std::io::ErrorKind::NotFound => Ok(()),
                 _ => Err(error),
             })?;
-            let joined = self.pull(version)?;
-            if !step.is_empty() {
-                self.add(step, joined);
-            }
+            self.pull(version, step)?;
         }
-        let sixteen = self.pull(TIP)?;
-        self.add("pull, 16 behind", sixteen);
-        self.pull(TIP - 4)?;
-        let four = self.pull(TIP)?;
-        self.add("pull, 4 behind", four);
-        let back = self.pull(TIP - 1)?;
-        self.add("pull, back one", back);
-        let one = self.pull(TIP)?;
-        self.add("pull, 1 behind", one);
-        let none = self.pull(TIP)?;
-        self.add("pull, nothing to do", none);
+        for (version, step) in [
+            (TIP, Some(step::PULL_16)),
+            (TIP - 1, None),
+            (TIP, Some(step::PULL_1)),
+            (TIP - 1, Some(step::BACK)),
+            (TIP, Some(step::PULL_UNSYNCED)),
+            (TIP - 4, None),
+            (TIP, Some(step::PULL_4)),
+            (TIP, Some(step::NONE)),
+        ] {
+            self.pull(version, step)?;
+        }
         Ok(())
     }
 
@@ -186,9 +227,11 @@ impl Life<'_> {
         }
     }
 
-    /// Publishes one of the pair, by turns.
+    /// Publishes the next checkpoint, forth and back.
     fn publish(&mut self) -> Result<Taken> {
-        let checkpoint = self.pair[usize::from(!self.published.is_multiple_of(2))];
+        let there = self.checkpoints.len();
+        let number = usize::try_from(self.published)? % (2 * there - 2);
+        let checkpoint = &self.checkpoints[number.min(2 * there - 2 - number)];
         let options =
             ["--to".as_ref(), self.stream.as_os_str(), "--baseline".as_ref(), self.baseline.as_os_str()];
         let command =
@@ -199,10 +242,18 @@ impl Life<'_> {
         self.tensorpatch(&command.concat(), commit.as_deref())
     }
 
-    fn pull(&self, version: u64) -> Result<Taken> {
-        let version = version.to_string();
+    fn pull(&mut self, version: u64, step: Option<&'static str>) -> Result<()> {
+        let number = version.to_string();
         let words = [self.stream.as_os_str(), self.replica.as_os_str()];
-        self.tensorpatch(&arguments(&["pull", "--version", &version], &words), None)
+        let mut command = arguments(&["pull", "--version", &number], &words);
+        if step == Some(step::PULL_UNSYNCED) {
+            command.extend(["--durability", "none"].map(Into::into));
+        }
+        let pulled = self.tensorpatch(&command, None)?;
+        if let Some(step) = step {
+            self.add(step, pulled);
+        }
+        Ok(())
     }
 
     fn tensorpatch(&self, words: &[OsString], appears: Option<&Path>) -> Result<Taken> {
@@ -211,11 +262,14 @@ impl Life<'_> {
         self.run(&mut command, appears)
     }
 
-    /// Copies a checkpoint and waits until the copy is on disk, as `cp` and `sync` do.
-    fn copied(&self, from: &Path, to: &Path) -> Result<Taken> {
+    /// Copies a checkpoint and, if it is to be synced, waits until the copy is on disk, as `cp` and `sync` do.
+    fn copied(&self, from: &Path, to: &Path, is_synced: bool) -> Result<Taken> {
         let mut command = Command::new("sh");
-        let script = r#"mkdir -p "$1" && cp --reflink=never "$0"/* "$1" && sync "$1"/* "$1""#;
-        self.run(command.args([OsStr::new("-c"), script.as_ref(), from.as_ref(), to.as_ref()]), None)
+        let script =
+            r#"mkdir -p "$1" && cp --reflink=never "$0"/* "$1" && { [ "$2" = false ] || sync "$1"/* "$1"; }"#;
+        let is_synced = OsStr::new(if is_synced { "true" } else { "false" });
+        let words = [OsStr::new("-c"), script.as_ref(), from.as_ref(), to.as_ref(), is_synced];
+        self.run(command.args(words), None)
     }
 
     /// Runs a command when nothing is left to be written to the disk.

@@ -8,7 +8,7 @@
 )]
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
@@ -146,16 +146,37 @@ fn a_sparse_tensor_has_changes_up_to_its_end() {
     assert!(!changed(0..2 << 20) && changed(2 << 20..3 << 20));
 }
 
+/// The command line. A test of the whole workspace builds it first; one of this crate alone takes what was built
+/// last.
+fn cli() -> Option<PathBuf> {
+    let cli = Path::new(env!("CARGO_BIN_EXE_tensorpatch-bench")).with_file_name("tensorpatch");
+    if cli.exists() {
+        return Some(cli);
+    }
+    assert!(std::env::var_os("CI").is_none(), "{} is not built", cli.display());
+    eprintln!("{} is not built: its commands are not measured", cli.display());
+    None
+}
+
+#[test]
+fn the_life_of_a_stream_is_measured_and_its_steps_are_held_against_copying() {
+    let Some(_) = cli() else { return };
+    let report = bench(&["--system", "--synthetic", "300KiB", "--lr", "1e-5", "--passes", "1"]);
+    let rows = report["system"].as_array().unwrap();
+    assert_eq!(rows.len(), 13);
+    for row in rows {
+        positive(&row["wall"]);
+        let copies = row["step"].as_str().unwrap().starts_with("cp ") || row["step"] == "diff alone";
+        assert_eq!(row["requests"].is_null(), copies, "{row}");
+    }
+    let ratios = report["times_as_long"].as_array().unwrap();
+    assert_eq!(ratios.len(), 7);
+    ratios.iter().for_each(|ratio| positive(&ratio["ratio"]));
+}
+
 #[test]
 fn every_command_is_measured_and_nothing_is_left_behind() {
-    // A test of the whole workspace builds the command line first; one of this crate alone takes what was
-    // built last.
-    let cli = Path::new(env!("CARGO_BIN_EXE_tensorpatch-bench")).with_file_name("tensorpatch");
-    if !cli.exists() {
-        assert!(std::env::var_os("CI").is_none(), "{} is not built", cli.display());
-        eprintln!("{} is not built: its commands are not measured", cli.display());
-        return;
-    }
+    let Some(cli) = cli() else { return };
     let dir = tempfile::tempdir().unwrap();
     let config = Config { bytes: 2 << 20, learning_rate: 1e-5, ..Config::default() };
     let input = Input::synthetic(&Synthetic { config, steps: 1, tensors: None }, dir.path()).unwrap();

@@ -56,20 +56,29 @@ pub fn write_run_sharded(run: &Run, directory: &Path, shard_bytes: u64) -> io::R
     std::fs::write(directory.join("model.safetensors.index.json"), index)
 }
 
-/// Writes two checkpoints that lie `steps` steps apart, without ever holding more than a few pieces of 256 Ki
-/// elements, so that pairs of any size can be made. The bytes are those of [`Run`] with the same
-/// configuration.
+/// Writes two checkpoints that lie `steps` steps apart, as [`write_series`] does.
 ///
 /// # Errors
 /// Whatever the file system reports.
 pub fn write_pair(config: &Config, steps: u64, base: &Path, target: &Path) -> io::Result<()> {
+    write_series(config, steps, &[base, target])
+}
+
+/// Writes checkpoints of one run, each `steps` steps behind the one before, without ever holding more than a few
+/// pieces of 256 Ki elements, so that checkpoints of any size can be made. The bytes are those of [`Run`] with
+/// the same configuration.
+///
+/// # Errors
+/// Whatever the file system reports.
+pub fn write_series(config: &Config, steps: u64, paths: &[&Path]) -> io::Result<()> {
     let model = Model::new(config);
     let tensors: Vec<&Tensor> = model.tensors.iter().collect();
     let header = header(&tensors, config.dtype);
-    let mut base = BufWriter::new(File::create(base)?);
-    let mut target = BufWriter::new(File::create(target)?);
-    base.write_all(&header)?;
-    target.write_all(&header)?;
+    let mut files =
+        paths.iter().map(|path| File::create(path).map(BufWriter::new)).collect::<io::Result<Vec<_>>>()?;
+    for file in &mut files {
+        file.write_all(&header)?;
+    }
 
     let plan: Vec<_> = model
         .tensors
@@ -84,26 +93,31 @@ pub fn write_pair(config: &Config, steps: u64, base: &Path, target: &Path) -> io
                 .map(|(index, tensor, rows)| {
                     scope.spawn(move || {
                         let mut piece = Piece::new(config.seed, *index, tensor, rows.clone());
-                        let mut before = Vec::new();
-                        config.dtype.cast(piece.weights(), piece.row(), &mut before);
-                        for _ in 0..steps {
-                            piece.step(config.learning_rate);
+                        let cast = |piece: &Piece| {
+                            let mut bytes = Vec::new();
+                            config.dtype.cast(piece.weights(), piece.row(), &mut bytes);
+                            bytes
+                        };
+                        let mut all = vec![cast(&piece)];
+                        for _ in 1..paths.len() {
+                            for _ in 0..steps {
+                                piece.step(config.learning_rate);
+                            }
+                            all.push(cast(&piece));
                         }
-                        let mut after = Vec::new();
-                        config.dtype.cast(piece.weights(), piece.row(), &mut after);
-                        (before, after)
+                        all
                     })
                 })
                 .collect();
             workers.into_iter().map(join).collect::<Vec<_>>()
         });
-        for (before, after) in done {
-            base.write_all(&before)?;
-            target.write_all(&after)?;
+        for all in done {
+            for (file, bytes) in files.iter_mut().zip(all) {
+                file.write_all(&bytes)?;
+            }
         }
     }
-    base.flush()?;
-    target.flush()
+    files.iter_mut().try_for_each(Write::flush)
 }
 
 fn write_file(run: &Run, tensors: &[usize], path: &Path) -> io::Result<()> {

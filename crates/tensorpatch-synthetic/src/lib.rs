@@ -32,7 +32,7 @@ mod piece;
 mod run;
 
 pub use cast::Dtype;
-pub use file::{write_pair, write_run, write_run_sharded};
+pub use file::{write_pair, write_run, write_run_sharded, write_series};
 pub use model::{Model, Tensor};
 pub use run::Run;
 

@@ -28,6 +28,11 @@ async fn open(url: &str) -> Stream {
     Stream::open(store, prefix).await.unwrap()
 }
 
+fn in_mode(mode: &str) -> ReplicaOptions {
+    let mode = if mode == "beside" { ApplyMode::Beside } else { ApplyMode::InPlace };
+    ReplicaOptions::default().with_mode(mode)
+}
+
 #[test]
 #[ignore = "the other tests run it, in processes of its own"]
 fn worker() {
@@ -44,11 +49,24 @@ fn worker() {
                     publisher.publish_labelled(FilePath::new(checkpoint), Some(label)).await.unwrap();
                 assert_eq!(published.anchor_error, None);
             }
+            // Of all but the last the baseline follows while the next waits for it.
+            ["publish several", url, baseline, checkpoints @ ..] => {
+                let publisher =
+                    Publisher::on(open(url).await, *baseline, PublishOptions::default()).await.unwrap();
+                for checkpoint in checkpoints {
+                    let label = FilePath::new(checkpoint).file_name().unwrap().to_str();
+                    publisher.publish_labelled(FilePath::new(checkpoint), label).await.unwrap();
+                }
+                publisher.settle().await;
+            }
             ["pull", url, dir, mode] => {
-                let mode = if *mode == "beside" { ApplyMode::Beside } else { ApplyMode::InPlace };
-                let options = ReplicaOptions::default().with_mode(mode);
-                let replica = Replica::of(open(url).await, *dir, options);
+                let replica = Replica::of(open(url).await, *dir, in_mode(mode));
                 let pulled = replica.pull().await.unwrap();
+                println!("worker: {}", serde_json::to_string(&pulled).unwrap());
+            }
+            ["pull", url, dir, mode, version] => {
+                let replica = Replica::of(open(url).await, *dir, in_mode(mode));
+                let pulled = replica.pull_version(v(version.parse().unwrap())).await.unwrap();
                 println!("worker: {}", serde_json::to_string(&pulled).unwrap());
             }
             ["follow", url, dir, until, count] => {
@@ -240,6 +258,60 @@ fn a_replica_that_is_killed_goes_on_from_the_old_or_the_new_version() {
         }
         eprintln!("{killed} replicas were killed over {step} versions, {mode}");
     }
+}
+
+#[test]
+fn a_replica_that_is_killed_while_it_takes_several_versions_at_once_or_goes_back_goes_on() {
+    for mode in ["in-place", "beside"] {
+        let site = Site::new();
+        let dir = site.path("replica");
+        for step in 1..=9 {
+            run(&site.publish(&site.publish_words(step)));
+        }
+        let (mut killed, mut ways_back, mut usual) = (0, 0, Duration::ZERO);
+        while killed < kills() / 2 {
+            let low = rand::random_range(1..=6);
+            let high = low + rand::random_range(1..=3);
+            for to in [low, high, low] {
+                ways_back += u64::from(to == low && dir.join(".tensorpatch/inverse").exists());
+                let version = to.to_string();
+                let words = ["pull", &site.url, dir.to_str().unwrap(), mode, &version];
+                killed += u64::from(!run_and_kill(&words, instant(usual)));
+                killed += u64::from(!run_and_kill(&words, instant(usual)));
+                let begin = Instant::now();
+                run(&words);
+                usual = usual.max(begin.elapsed());
+                assert_same(&dir, &site.step(to));
+            }
+        }
+        // What is written beside needs no way back: a plan fetches what lies before.
+        assert!(ways_back > 0 || mode == "beside");
+        eprintln!("{killed} pulls were killed, {ways_back} of them with a way back, {mode}");
+    }
+}
+
+#[test]
+fn a_publisher_that_is_killed_while_its_baseline_follows_goes_on() {
+    let site = Site::new();
+    run(&site.publish(&site.publish_words(1)));
+    let baseline = site.path("baseline");
+    let (mut next, mut killed, mut usual) = (2, 0, Duration::from_secs(1));
+    while killed < kills() / 2 {
+        let steps: Vec<String> =
+            (next..next + 3).map(|step| site.step(step).to_str().unwrap().to_owned()).collect();
+        let words: Vec<&str> = ["publish several", &site.url, baseline.to_str().unwrap()]
+            .into_iter()
+            .chain(steps.iter().map(String::as_str))
+            .collect();
+        killed += u64::from(!run_and_kill(&words, instant(usual)));
+        let begin = Instant::now();
+        run(&words);
+        usual = usual.min(begin.elapsed() * 2);
+        assert_same(&baseline, &site.step(next + 2));
+        next += 3;
+    }
+    eprintln!("{killed} publishers of several steps were killed over {next} versions");
+    site.assert_sound();
 }
 
 #[test]
