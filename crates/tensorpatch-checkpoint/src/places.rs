@@ -69,7 +69,8 @@ impl fmt::Display for Role {
 /// let (checkpoint, stream) = (dir.path().join("step-7"), dir.path().join("stream"));
 /// Places::default().read(Role::Checkpoint, &checkpoint).altered(Role::Stream, &stream).check()?;
 /// let inside = checkpoint.join("stream");
-/// assert!(Places::default().read(Role::Checkpoint, &checkpoint).altered(Role::Stream, &inside).check().is_err());
+/// let places = Places::default().read(Role::Checkpoint, &checkpoint).altered(Role::Stream, &inside);
+/// assert!(places.check().is_err());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Default)]

@@ -40,7 +40,9 @@ use crate::stream::{Stream, next_version};
 use anchor_policy::Chain;
 use builder::PublisherBuilder;
 use known::Known;
-use local::{Base, Checked, Companion, Staged, copy_companion, encode_and_check, stage_checkpoint};
+use local::{
+    Base, Checked, Companion, Staged, copy_companion, encode_and_check, same_companions, stage_checkpoint,
+};
 use options::PublishOptions;
 
 pub use published::Published;
@@ -592,13 +594,4 @@ impl Publisher {
             update::activate(&directory, stream, from.as_ref(), &to, ready, &options)
         })
     }
-}
-
-/// Whether a version has these files beside the weights, and no others.
-fn same_companions(companions: &[Companion], published: &[NamedObject]) -> bool {
-    let is_published = |companion: &Companion| {
-        let same = published.iter().find(|named| named.name == companion.name);
-        same.is_some_and(|named| named.object.blake3 == companion.digest)
-    };
-    companions.len() == published.len() && companions.iter().all(is_published)
 }

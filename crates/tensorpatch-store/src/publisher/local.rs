@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tensorpatch_checkpoint::Checkpoint;
 use tensorpatch_delta::{self as delta, LeafTable, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, TaggedStateDigest};
-use tensorpatch_stream::{Commit, ObjectDigest, VersionContents};
+use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, VersionContents};
 
 use super::encode::{Encoded, contents, encode};
 use super::survey::MAX_COMPANION_BYTES;
@@ -55,6 +55,15 @@ pub(super) fn write_companion(
     let copy = directory.download(&digest);
     local::write_file(&copy, bytes)?;
     Ok(Companion { name, copy, digest, bytes: bytes.len() as u64 })
+}
+
+/// Whether a version has these files beside the weights, and no others.
+pub(super) fn same_companions(companions: &[Companion], published: &[NamedObject]) -> bool {
+    let is_published = |companion: &Companion| {
+        let same = published.iter().find(|named| named.name == companion.name);
+        same.is_some_and(|named| named.object.blake3 == companion.digest)
+    };
+    companions.len() == published.len() && companions.iter().all(is_published)
 }
 
 /// A private copy of a checkpoint, in the staging directory.

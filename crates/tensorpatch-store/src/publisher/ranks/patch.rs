@@ -36,12 +36,12 @@ pub async fn upload_patch(
     work: &Path,
     options: &PublishOptions,
 ) -> Result<Receipt, StoreError> {
-    let places = stream.altered_places().altered(Role::Work, work);
+    let nonce = Nonce::random();
+    let path = work.join(format!("rank-{nonce}.tpatch"));
+    let places = stream.altered_places().altered(Role::Work, &path);
     let places = old.iter().fold(places, |places, file| places.read(Role::Base, file));
     new.iter().fold(places, |places, file| places.read(Role::Checkpoint, file)).check()?;
     local::create_dir(work)?;
-    let nonce = Nonce::random();
-    let path = work.join(format!("rank-{nonce}.tpatch"));
     let (old, new) = (old.to_vec(), new.to_vec());
     let write = move |outgoing: &mut _, path: &Path, options: &_| {
         encode_and_check(&old, &new, path, outgoing, options)
