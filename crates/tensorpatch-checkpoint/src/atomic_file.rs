@@ -5,8 +5,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::durable::sync_open_dir;
+use crate::permissions::restrict;
 use crate::staging::Staging;
-use crate::writer::{check_destination, destination, open_parent};
+use crate::writer::{check_destination, destination, inherit_of_replaced, open_parent};
 use crate::{CheckpointError, Form};
 
 /// Bytes that wait for their turn to be written.
@@ -40,6 +41,10 @@ impl AtomicFile {
         };
         let parent = open_parent(&dest)?;
         let staging = Staging::create(&parent.0, name, Form::File)?;
+        // Not to be read meanwhile by those who could not read what it replaces.
+        if let Ok(old) = File::open(&dest) {
+            restrict(staging.handle(), &old).map_err(CheckpointError::io("open", staging.path()))?;
+        }
         let file = staging.handle().try_clone().map_err(CheckpointError::io("open", staging.path()))?;
         let out = BufWriter::with_capacity(BUFFER_BYTES, file);
         Ok(Self { dest, parent, staging, out })
@@ -53,6 +58,7 @@ impl AtomicFile {
         let (dest, (_, opened)) = (self.dest, self.parent);
         let written = self.out.flush().and_then(|()| self.staging.handle().sync_all());
         written.map_err(CheckpointError::io("write", &dest))?;
+        inherit_of_replaced(&dest, self.staging.handle())?;
         self.staging.rename(&dest).map_err(CheckpointError::io("rename the new file to", &dest))?;
         sync_open_dir(&opened).map_err(CheckpointError::not_durable(&dest))
     }

@@ -7,6 +7,7 @@
 //! * [`CheckpointWriter`] writes a new one beside its destination and renames it into place;
 //!   [`CheckpointPatcher`] writes into one that exists.
 //! * [`AtomicFile`] is a file of any kind, written beside its destination and renamed into place.
+//! * [`permissions`] are what a file inherits from the one that it replaces, and what a copy never exceeds.
 //! * [`Places`] are the paths of a call, none of which may be altered where another one is.
 //! * [`spec_of_view`] and [`view_of`] turn tensors of the `safetensors` crate into ours, and back.
 //! * [`SafetensorsHeader`] is the strict parser of safetensors headers, for callers that have the bytes from
@@ -32,6 +33,7 @@ mod interop;
 mod layout;
 mod map;
 mod patcher;
+pub mod permissions;
 mod placement;
 mod places;
 mod raw_header;
@@ -42,7 +44,9 @@ mod writer;
 
 pub use atomic_file::AtomicFile;
 pub use checkpoint::Checkpoint;
-pub use companions::{Companion, CompanionObstacle, Companions, LeftOut, Omission, is_companion_name};
+pub use companions::{
+    Companion, CompanionObstacle, Companions, LeftOut, Omission, is_companion_name, runs_code,
+};
 pub use durable::{sync_dir, sync_open_dir};
 pub use error::{CheckpointError, Obstacle};
 pub use foreign::ForeignFile;

@@ -10,6 +10,7 @@ mod patch_file;
 mod progress;
 mod session;
 mod streams;
+mod terminal;
 mod transfer;
 
 use std::ffi::OsString;

@@ -199,6 +199,14 @@ pub enum StoreError {
         /// What is in the way, and what to do.
         what: String,
     },
+    /// A version with a file of a format that can run code when it is loaded, and nobody has asked for one.
+    #[error("version {version} has {name:?}, which can run code when it is loaded: nothing was altered")]
+    RunsCode {
+        /// The version.
+        version: Version,
+        /// The file.
+        name: String,
+    },
     /// The local state file is not one, or says what cannot be.
     #[error("{} cannot be understood: {what}. Remove it to start again from the weights that lie there", path.display())]
     LocalState {
@@ -432,6 +440,7 @@ impl StoreError {
             | Self::StreamExists { .. }
             | Self::HistoryRewritten(_) => ErrorKind::Conflict,
             Self::ForeignDirectory { .. }
+            | Self::RunsCode { .. }
             | Self::NoConditionalCreate(_)
             | Self::Url { .. }
             | Self::FileName { .. }

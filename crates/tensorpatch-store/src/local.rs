@@ -2,9 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use tensorpatch_checkpoint::permissions::restrict;
 use tensorpatch_stream::StreamId;
 use tokio::sync::mpsc;
 
@@ -124,10 +126,12 @@ pub(crate) fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<(), StoreError
     file.commit_unsynced()
 }
 
-/// Copies a file, sharing blocks where the file system can.
+/// Copies a file, sharing blocks where the file system can. The copy can be read by nobody who could not read
+/// the source.
 pub(crate) fn copy_file(from: &Path, to: &Path) -> Result<(), StoreError> {
     let mut source = File::open(from).map_err(|e| StoreError::local(from, e))?;
     let mut file = NewFile::create(to)?;
+    restrict(&file.file, &source).map_err(|e| StoreError::local(to, e))?;
     std::io::copy(&mut source, &mut file.file).map_err(|e| StoreError::local(to, e))?;
     file.commit_unsynced()
 }
@@ -182,6 +186,12 @@ pub(crate) fn file_len(path: &Path) -> Result<u64, StoreError> {
 
 pub(crate) fn create_dir(path: &Path) -> Result<(), StoreError> {
     std::fs::create_dir_all(path).map_err(|e| StoreError::local(path, e))
+}
+
+/// Makes a directory for copies, which is nobody else's to read. One that is there stays as it is.
+pub(crate) fn create_private_dir(path: &Path) -> Result<(), StoreError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| StoreError::local(path, e))
 }
 
 /// Removes a file or a whole directory; nothing there is as good.

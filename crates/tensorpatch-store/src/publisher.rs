@@ -28,7 +28,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::bucket::buffered_all;
 use crate::bucket::upload::{Outgoing, Uploading};
 use crate::error::StoreError;
-use crate::local::{blocking, file_len, unix_now};
+use crate::local::{blocking, create_private_dir, file_len, unix_now};
 use crate::observe::{Observer, Phase};
 use crate::replica::Replica;
 use crate::replica::directory::{InstalledVersion, LocalState, ReplicaDir, first_entry};
@@ -167,6 +167,7 @@ impl Publisher {
     async fn lock(&self) -> Result<(ReplicaDir, OwnedMutexGuard<Known>), StoreError> {
         let mut known = Arc::clone(&self.known).lock_owned().await;
         known.settle().await;
+        create_private_dir(&self.baseline)?;
         let directory = ReplicaDir::lock(&self.baseline, self.options.diff.durability).await?;
         Ok((directory, known))
     }
@@ -189,6 +190,8 @@ impl Publisher {
             // Whoever makes a patch from the baseline hashes it.
             .with_verify(Verify::Never)
             .with_observer(self.options.observer.clone())
+            // Nobody loads them here.
+            .allowing_code()
             .without_inverse();
         Replica::of(self.stream.clone(), &self.baseline, options)
     }

@@ -1,5 +1,6 @@
 //! A replica: a checkpoint directory that follows a stream (spec/stream.md section 6).
 
+mod asked;
 mod back;
 pub(crate) mod builder;
 pub(crate) mod directory;
@@ -278,6 +279,9 @@ impl Replica {
             }
         };
         let target = self.find(known, target).await?;
+        let (root, old, commit) = (self.dir.clone(), old_companions.clone(), target.clone());
+        let options = self.options.clone();
+        blocking(move || asked::check_asked_for(&root, &old, &commit, &options)).await?;
         let number = target.record.version;
         let held_id = held.as_ref().map(|held| held.id);
         self.lease(held_id.map(|id| id.version), number).await;

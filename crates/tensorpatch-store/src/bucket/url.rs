@@ -123,7 +123,12 @@ pub(crate) fn directory(url: &str) -> Result<Option<PathBuf>, StoreError> {
 }
 
 fn bad(url: &str, what: impl Into<String>) -> StoreError {
-    StoreError::Url { url: url.into(), what: what.into() }
+    // A password that somebody wrote into a URL is not shown.
+    let shown = url.split_once("://").and_then(|(scheme, rest)| {
+        let (server, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        Some(format!("{scheme}://...@{}{path}", server.rsplit_once('@')?.1))
+    });
+    StoreError::Url { url: shown.unwrap_or_else(|| url.into()), what: what.into() }
 }
 
 fn open_directory(path: &FilePath) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {

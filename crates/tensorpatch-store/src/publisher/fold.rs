@@ -77,6 +77,7 @@ impl Folder {
             return Ok(Folded { from, to, bytes: edge.bytes(), replaced_bytes, added: false });
         }
         // What lies in the directory is this fold's until it is published.
+        local::create_private_dir(&self.work)?;
         let lock = Arc::new(Lock::wait(self.work.clone()).await?);
         let old = self.pull("base", from).await?;
         let new = self.pull("target", to).await?;
@@ -126,6 +127,7 @@ impl Folder {
         let dir = self.work.join(name);
         let options = ReplicaOptions::default()
             .with_apply(self.options.diff.clone())
+            .allowing_code()
             .with_observer(self.options.observer.clone());
         Replica::of(self.stream.clone(), &dir, options).pull_version(version).await?;
         Ok(dir)

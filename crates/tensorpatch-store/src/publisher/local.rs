@@ -1,9 +1,11 @@
 //! What a publisher does on local disk before a version is committed. Blocking.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_checkpoint::permissions::restrict;
 use tensorpatch_delta::{self as delta, LeafTable, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, TaggedStateDigest};
 use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, VersionContents};
@@ -43,7 +45,15 @@ pub(super) fn copy_companion(
         let what = "it changed while it was read; publish again when nothing writes to it".into();
         return Err(StoreError::Unpublishable { path: path.to_owned(), what });
     }
-    write_companion(directory, name.to_owned(), &bytes)
+    let companion = write_companion(directory, name.to_owned(), &bytes)?;
+    restrict_to(&companion.copy, path)?;
+    Ok(companion)
+}
+
+/// Takes from a copy what those who read it could not do with its source.
+fn restrict_to(copy: &Path, source: &Path) -> Result<(), StoreError> {
+    let restricted = File::open(copy).and_then(|copy| restrict(&copy, &File::open(source)?));
+    restricted.map_err(|error| StoreError::local(source, error))
 }
 
 pub(super) fn write_companion(
@@ -87,7 +97,9 @@ pub(super) fn stage_checkpoint(
         local::copy_file(&from, &staging.join(&file.name))?;
     }
     if let Some(index) = source.layout().index() {
-        local::write_file(&staging.join(Layout::INDEX_FILE), index)?;
+        let copy = staging.join(Layout::INDEX_FILE);
+        local::write_file(&copy, index)?;
+        restrict_to(&copy, &path.join(Layout::INDEX_FILE))?;
     }
     drop(source);
     // Everything from here on is about the copy: the original may be altered meanwhile.

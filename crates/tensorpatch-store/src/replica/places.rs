@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use tensorpatch_checkpoint::permissions::inherit;
+
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::directory::{FileSwap, ReplicaDir};
@@ -41,8 +43,15 @@ pub(super) fn check_places(directory: &ReplicaDir, install: &FileSwap) -> Result
     Ok(())
 }
 
-/// Puts a staged file in its place. The staged one is there until the other is whole.
+/// Puts a staged file in its place, with the permissions of the one that it replaces. The staged one is there
+/// until the other is whole.
 pub(super) fn put(staged: &Path, file: &Path) -> io::Result<()> {
+    // Through a link nothing is inherited: what it leads to stays.
+    if fs::symlink_metadata(file).is_ok_and(|found| found.is_file())
+        && let (Ok(new), Ok(old)) = (fs::File::open(staged), fs::File::open(file))
+    {
+        inherit(&old, &new)?;
+    }
     match fs::rename(staged, file) {
         // An empty one: with anything in it, it stays.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => {

@@ -106,6 +106,7 @@ pub async fn mirror(
     let floor = stream.pruned().await?.unwrap_or(Version::FIRST);
     let history = stream.whole_history(top).await?;
 
+    local::create_private_dir(&options.work)?;
     let _lock = Lock::wait(options.work.clone()).await?;
     copy_record(stream, &to, names::STREAM, None).await?;
     let copy = Stream::of(to.clone(), stream);

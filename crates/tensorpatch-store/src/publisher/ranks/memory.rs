@@ -104,6 +104,7 @@ impl RankPublisher {
 
     async fn begin(&self, whole: bool) -> Result<RankFeed, StoreError> {
         self.stream.altered_places().altered(Role::Work, &self.dir).check()?;
+        local::create_private_dir(&self.dir)?;
         let lock = Lock::wait(self.dir.clone()).await?;
         let tip = self.stream.tip().await?;
         let whole = whole || tip.is_none();
