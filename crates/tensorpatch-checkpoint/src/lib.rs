@@ -6,6 +6,7 @@
 //! * [`Companions`] are the files beside the weights, and what of them stays behind.
 //! * [`CheckpointWriter`] writes a new one beside its destination and renames it into place;
 //!   [`CheckpointPatcher`] writes into one that exists.
+//! * [`ConfinedPath`] is a place below a directory that is reached without following links.
 //! * [`AtomicFile`] is a file of any kind, written beside its destination and renamed into place.
 //! * [`permissions`] are what a file inherits from the one that it replaces, and what a copy never exceeds.
 //! * [`Places`] are the paths of a call, none of which may be altered where another one is.
@@ -24,6 +25,7 @@
 mod atomic_file;
 mod checkpoint;
 mod companions;
+mod confined;
 mod durable;
 mod error;
 mod foreign;
@@ -47,6 +49,7 @@ pub use checkpoint::Checkpoint;
 pub use companions::{
     Companion, CompanionObstacle, Companions, LeftOut, Omission, is_companion_name, runs_code,
 };
+pub use confined::{ConfinedPath, FileKind, Found, Misplaced};
 pub use durable::{sync_dir, sync_open_dir};
 pub use error::{CheckpointError, Obstacle};
 pub use foreign::ForeignFile;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::terminal::{shown, shown_json};
+use crate::terminal::{shown_json, shown_styled};
 
 /// Where reports go and what they look like.
 #[derive(Debug, Clone, Copy)]
@@ -38,12 +38,12 @@ impl Output {
 
     /// Prints a report to standard output.
     pub(crate) fn report(self, report: &impl Report) -> Result<()> {
-        self.write(report, &mut io::stdout().lock())
+        self.write(report, &mut anstream::stdout().lock())
     }
 
     /// Prints a report to standard error, for commands whose data goes to standard output.
     pub(crate) fn report_aside(self, report: &impl Report) -> Result<()> {
-        self.write(report, &mut io::stderr().lock())
+        self.write(report, &mut anstream::stderr().lock())
     }
 
     fn write(self, report: &impl Report, out: &mut dyn Write) -> Result<()> {
@@ -53,7 +53,7 @@ impl Output {
             text.push('\n');
         } else if !self.quiet {
             report.lines().iter().for_each(|line| {
-                text.push_str(&shown(line.trim_end()));
+                text.push_str(&shown_styled(line.trim_end()));
                 text.push('\n');
             });
         }
@@ -65,7 +65,7 @@ impl Output {
         if self.json || self.quiet {
             return Ok(());
         }
-        print_line(&shown(line.trim_end()))
+        print_line(&shown_styled(line.trim_end()))
     }
 
     /// Prints a JSON document on the way, on one line.
@@ -75,7 +75,7 @@ impl Output {
 }
 
 fn print_line(line: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = anstream::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(closed)
 }
 

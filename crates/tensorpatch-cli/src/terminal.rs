@@ -3,9 +3,39 @@
 
 use std::borrow::Cow;
 
+use clap::builder::styling::Style;
+
+use crate::screen::{ADVICE, BAD, GOOD, WARNING};
+
+/// What ends every style.
+const RESET: &str = "\u{1b}[0m";
+
 /// One line, with what a terminal acts on or hides escaped, as `\u{1b}`.
 pub(crate) fn shown(line: &str) -> Cow<'_, str> {
     escaped(line, |c| c.escape_unicode().to_string())
+}
+
+/// The same of a line with words in a style of our own, which stays.
+pub(crate) fn shown_styled(line: &str) -> Cow<'_, str> {
+    if !line.contains('\u{1b}') {
+        return shown(line);
+    }
+    let own: Vec<String> = [GOOD, WARNING, BAD, ADVICE].iter().map(Style::to_string).collect();
+    let (mut out, mut rest) = (String::new(), line);
+    while let Some(at) = rest.find('\u{1b}') {
+        let (before, escape) = rest.split_at(at);
+        out.push_str(&shown(before));
+        let known = own.iter().map(String::as_str).chain([RESET]).find(|known| escape.starts_with(known));
+        let known = known.unwrap_or("\u{1b}");
+        if known.len() > 1 {
+            out.push_str(known)
+        } else {
+            out.push_str(&shown(known))
+        }
+        rest = escape.get(known.len()..).unwrap_or_default();
+    }
+    out.push_str(&shown(rest));
+    Cow::Owned(out)
 }
 
 /// Several lines, each of them as [`shown`].
@@ -60,6 +90,13 @@ mod tests {
             assert!(matches!(shown(plain), Cow::Borrowed(same) if same == plain));
         }
         assert_eq!(shown_lines("a\nb\rc\n"), "a\nb\\u{d}c\n");
+    }
+
+    #[test]
+    fn styles_of_our_own_stay_and_other_sequences_do_not() {
+        let line = format!("{BAD}wrong{BAD:#} \u{1b}[2Jx\u{1b}");
+        assert_eq!(shown_styled(&line), format!("{BAD}wrong{BAD:#} \\u{{1b}}[2Jx\\u{{1b}}"));
+        assert_eq!(shown_styled("a\u{202e}b"), "a\\u{202e}b");
     }
 
     #[test]

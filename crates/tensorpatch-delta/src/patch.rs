@@ -118,6 +118,14 @@ impl Patch<'static> {
         }
     }
 
+    /// Keeps a patch file that is mapped already.
+    ///
+    /// # Errors
+    /// As [`Patch::parse`].
+    pub fn of_file(file: MappedFile, limits: &Limits) -> Result<Self, Error> {
+        Self::own(PatchBytes::Mapped(file), limits)
+    }
+
     /// Reads the bytes of a patch and keeps them.
     ///
     /// # Errors

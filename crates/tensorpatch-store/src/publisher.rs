@@ -28,7 +28,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::bucket::buffered_all;
 use crate::bucket::upload::{Outgoing, Uploading};
 use crate::error::StoreError;
-use crate::local::{blocking, create_private_dir, file_len, unix_now};
+use crate::local::{blocking, create_private_dir, file_len, rename, unix_now};
 use crate::observe::{Observer, Phase};
 use crate::replica::Replica;
 use crate::replica::directory::{InstalledVersion, LocalState, ReplicaDir, first_entry};
@@ -146,6 +146,16 @@ impl Publisher {
     /// The directory of the baseline.
     pub fn baseline(&self) -> &Path {
         &self.baseline
+    }
+
+    /// The same publisher, whose next versions are made from the checkpoint at `base`, as
+    /// [`PublishOptions::base`] says, or from its baseline: for trainers that have another checkpoint before
+    /// each time.
+    #[must_use]
+    pub fn with_base(&self, base: Option<PathBuf>) -> Self {
+        let mut publisher = self.clone();
+        publisher.options.base = base;
+        publisher
     }
 
     /// Brings the baseline to the tip, whoever published it, so that the next version builds on that.
@@ -585,8 +595,7 @@ impl Publisher {
                     // Under its own name the patch is found by the next process, if this one does not come to
                     // the end.
                     let patch = directory.download(&digest);
-                    std::fs::rename(directory.outgoing(), &patch)
-                        .map_err(|e| StoreError::local(&patch, e))?;
+                    rename(&directory.outgoing(), &patch)?;
                     let step = Step { patch, to: to.clone() };
                     let (directory, options, steps) = (&directory, &options, std::slice::from_ref(&step));
                     let update = Update { directory, stream, from, steps, keeps_inverse: false, options };

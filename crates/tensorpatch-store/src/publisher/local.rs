@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use tensorpatch_checkpoint::Checkpoint;
 use tensorpatch_checkpoint::permissions::restrict;
+use tensorpatch_checkpoint::{Checkpoint, ConfinedPath};
 use tensorpatch_delta::{self as delta, LeafTable, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, TaggedStateDigest};
 use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, VersionContents};
@@ -25,7 +25,7 @@ use crate::stream::next_version;
 pub(super) struct Companion {
     pub(super) name: String,
     /// A private copy that nobody else alters.
-    pub(super) copy: PathBuf,
+    pub(super) copy: ConfinedPath,
     pub(super) digest: ObjectDigest,
     pub(super) bytes: u64,
 }
@@ -51,8 +51,8 @@ pub(super) fn copy_companion(
 }
 
 /// Takes from a copy what those who read it could not do with its source.
-fn restrict_to(copy: &Path, source: &Path) -> Result<(), StoreError> {
-    let restricted = File::open(copy).and_then(|copy| restrict(&copy, &File::open(source)?));
+fn restrict_to(copy: &ConfinedPath, source: &Path) -> Result<(), StoreError> {
+    let restricted = copy.open().and_then(|copy| restrict(&copy, &File::open(source)?));
     restricted.map_err(|error| StoreError::local(source, error))
 }
 
@@ -78,7 +78,7 @@ pub(super) fn same_companions(companions: &[Companion], published: &[NamedObject
 
 /// A private copy of a checkpoint, in the staging directory.
 pub(super) struct Staged {
-    pub(super) files: Vec<(String, PathBuf)>,
+    pub(super) files: Vec<(String, ConfinedPath)>,
     pub(super) leaves: LeafTable,
     pub(super) contents: VersionContents,
 }
@@ -91,10 +91,11 @@ pub(super) fn stage_checkpoint(
 ) -> Result<Staged, StoreError> {
     let source = delta::open_settled(path, &options.limits)?;
     let staging = directory.staging();
-    local::create_dir(&staging)?;
+    local::make_dir(&staging)?;
     for file in source.layout().files() {
         let from = if source.is_directory() { path.join(&file.name) } else { path.to_owned() };
-        local::copy_file(&from, &staging.join(&file.name))?;
+        let opened = File::open(&from).map_err(|e| StoreError::local(&from, e))?;
+        local::copy_file(opened, &staging.join(&file.name))?;
     }
     if let Some(index) = source.layout().index() {
         let copy = staging.join(Layout::INDEX_FILE);
@@ -103,7 +104,7 @@ pub(super) fn stage_checkpoint(
     }
     drop(source);
     // Everything from here on is about the copy: the original may be altered meanwhile.
-    let copy = Checkpoint::open(&staging, &options.limits)?;
+    let copy = Checkpoint::open(&staging.path(), &options.limits)?;
     let state = State::of(&copy)?;
     observer.start(Phase::Hash, copy.schema().state_bytes());
     let advance = observer.steer(Phase::Hash);
@@ -156,7 +157,7 @@ pub(super) fn encode_and_check(
     let advance = observer.steer(Phase::Encode);
     let (from, to) = (Snapshot::of(&opened)?, Snapshot::of(&target)?);
     let checked = options.clone().checked();
-    let encoded = encode(&from, &to, outgoing, &patch, &checked, Progress::stoppable(&advance))?;
+    let encoded = encode(&from, &to, outgoing, &patch.path(), &checked, Progress::stoppable(&advance))?;
     match base {
         Base::Baseline => check_state(directory, tip, encoded.base)?,
         Base::Checkpoint(path) => check_base(path, &opened, tip, encoded.base)?,
@@ -194,10 +195,10 @@ pub(super) fn open_baseline(
     options: &delta::Options,
 ) -> Result<Checkpoint, StoreError> {
     let broken = |error| damage_noted(directory, tip.record.stream, &InstalledVersion::of(tip), error);
-    let base = Checkpoint::open(directory.path(), &options.limits).map_err(|error| broken(error.into()))?;
+    let base = Checkpoint::open(&directory.path(), &options.limits).map_err(|error| broken(error.into()))?;
     if base.layout().digest() != tip.record.contents.layout {
         let what = "its files have other names or headers than the version".into();
-        return Err(broken(StoreError::LocalDamage { path: directory.path().to_owned(), what }));
+        return Err(broken(StoreError::LocalDamage { path: directory.path(), what }));
     }
     Ok(base)
 }
@@ -212,7 +213,7 @@ pub(super) fn check_state(
     if found == expected {
         return Ok(());
     }
-    let error = StoreError::WrongState { path: directory.path().to_owned(), expected, found };
+    let error = StoreError::WrongState { path: directory.path(), expected, found };
     Err(damage_noted(directory, tip.record.stream, &InstalledVersion::of(tip), error))
 }
 

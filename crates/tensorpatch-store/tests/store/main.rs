@@ -23,9 +23,11 @@ mod interrupted;
 mod memory;
 mod one_pass;
 mod opening;
+mod planted;
 mod publish_and_pull;
 mod ranges;
 mod ranks;
+mod reporting;
 mod requests;
 #[cfg(all(feature = "aws", feature = "azure"))]
 mod stores;
