@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the wheel and tests it: on several versions of Python with NumPy alone, then all tests of the package, then
-# those with tensors of torch. Environments are kept under target/venvs until their lock files change. Where packages
+# those with tensors of torch and those with Ray. Environments are kept under target/venvs until their lock files change. Where packages
 # cannot be had, this says that the tests are skipped. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -65,4 +65,11 @@ if [ "$(uname -sm)" = "Linux x86_64" ] && [ -e .ci/engines/stand_ins.py ] && com
     "$torch/bin/python" -m pytest -p no:cacheprovider -q tests/python/core/test_torch.py "$@"
 else
     echo "torch cannot be had here: the tests with its tensors are skipped"
+fi
+
+if ray=$(environment ray "$python" tests/python/requirements.lock tests/python/ray.lock); then
+    "$ray/bin/python" "${pip[@]}" --force-reinstall "$wheels"/*.whl
+    "$ray/bin/python" -m pytest -p no:cacheprovider -q tests/python/core/test_ray.py "$@"
+else
+    echo "Ray cannot be had here: the tests with its actors are skipped"
 fi

@@ -86,6 +86,15 @@ def report(transfer: WeightTransfer) -> None:
         taken = f"{u.fetch:7.3f}s {u.pause:7.3f}s {u.apply:7.3f}s  {u.route} {u.reason}" if u else "was not taken over"
         sizes = f"{version:7} {step.published.changed_elements:10,} {step.published.bytes:11,}"
         print(f"{sizes} {step.compare:7.3f}s {step.publish:7.3f}s {taken}")
+    for route in sorted({update.route for update in transfer.updates}):
+        taken = [update for update in transfer.updates if update.route == route]
+        fetch, pause, apply = (
+            sum(getattr(update, name) for update in taken) / len(taken) for name in ("fetch", "pause", "apply")
+        )
+        print(
+            f"{route}: on average {pause:.3f} s from pause to resume, {apply:.3f} s of them for the weights, "
+            f"after {fetch:.3f} s of download, verification and decoding while the server generated"
+        )
 
 
 def write_page(path: Path, transfer: WeightTransfer) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -32,3 +33,8 @@ for document in ("README.md", "crates/tensorpatch-python/README.md", "docs/pytho
             exec(block.replace("s3://bucket/run-7", "stream"), names)
         os.chdir(root)
     print(f"{document}: {len(blocks)} examples ran on Python {sys.version.split()[0]}")
+
+# Printed, and not asserted: times depend on the machine.
+program = "import time; begun = time.perf_counter(); import tensorpatch; print(time.perf_counter() - begun)"
+imports = [float(subprocess.check_output([sys.executable, "-I", "-c", program])) for _ in range(5)]
+print(f"import tensorpatch takes {min(imports) * 1000:.1f} ms")

@@ -1,10 +1,11 @@
-//! Streams in a bucket of the Hugging Face Hub, read by its HTTP interface: the whole binary against a server
-//! that answers as the Hub does. It lists two entries a page, and sends who gets a file to another origin,
-//! which refuses whoever brings a token along.
+//! Streams in a bucket of the Hugging Face Hub, by its own interface: the whole binary against a server that
+//! answers as the Hub does, and a command that uploads as its own does. The server lists two entries a page,
+//! and sends who gets a file to another origin, which refuses whoever brings a token along.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -17,8 +18,8 @@ const TOKEN: &str = "hf_thisIsTheToken";
 
 #[derive(Debug, Default)]
 struct Hub {
-    /// The files of the bucket `team/weights` by name.
-    files: BTreeMap<String, Vec<u8>>,
+    /// The bucket `team/weights`: a directory with its files.
+    root: PathBuf,
     is_private: bool,
     /// Where the second page of a listing is said to be.
     second_page: Option<String>,
@@ -34,9 +35,14 @@ struct Request {
 }
 
 impl Hub {
-    fn of(bucket: &Path) -> Self {
-        let named = |(path, bytes): (PathBuf, Vec<u8>)| (format!("run-7/{}", path.display()), bytes);
-        Self { files: tree(bucket).into_iter().map(named).collect(), ..Self::default() }
+    fn of(root: &Path) -> Self {
+        std::fs::create_dir_all(root).unwrap();
+        Self { root: root.into(), ..Self::default() }
+    }
+
+    fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let named = |(path, bytes): (PathBuf, Vec<u8>)| (path.to_str().unwrap().to_owned(), bytes);
+        tree(&self.root).into_iter().map(named).collect()
     }
 
     /// Starts it; its address.
@@ -54,7 +60,7 @@ impl Hub {
         }
         let (path, query) = request.path();
         if let Some(name) = path.strip_prefix("/buckets/team/weights/resolve/") {
-            return match self.files.contains_key(&decoded(name)) {
+            return match self.root.join(decoded(name)).is_file() {
                 true => reply("302 Found", &format!("Location: {network}/{name}\r\n"), b""),
                 false => reply("404 Not Found", "", b""),
             };
@@ -62,21 +68,30 @@ impl Hub {
         let Some(path) = path.strip_prefix("/api/buckets/team/weights") else {
             return reply("404 Not Found", "", b"");
         };
-        if path.is_empty() {
-            return reply("200 OK", "", b"{}");
-        }
         if path == "/paths-info" {
             let asked: Value = serde_json::from_slice(&request.body).unwrap();
             let asked: Vec<&str> =
                 asked["paths"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
             let found: Vec<Value> =
-                self.files.iter().filter(|(name, _)| asked.contains(&name.as_str())).map(entry).collect();
+                self.files().iter().filter(|(name, _)| asked.contains(&name.as_str())).map(entry).collect();
             return reply("200 OK", "", json!(found).to_string().as_bytes());
+        }
+        if path == "/batch" {
+            let mut failed = Vec::new();
+            for line in request.body.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+                let operation: Value = serde_json::from_slice(line).unwrap();
+                assert_eq!(operation["type"], "deleteFile");
+                let path = operation["path"].as_str().unwrap();
+                if std::fs::remove_file(self.root.join(path)).is_err() {
+                    failed.push(json!({ "path": path, "error": "no such file" }));
+                }
+            }
+            return reply("200 OK", "", json!({ "failed": failed }).to_string().as_bytes());
         }
         let prefix = decoded(path.strip_prefix("/tree").unwrap()).trim_start_matches('/').to_owned();
         let listed: Vec<Value> =
-            self.files.iter().filter(|(name, _)| name.starts_with(&prefix)).map(entry).collect();
-        if listed.is_empty() {
+            self.files().iter().filter(|(name, _)| name.starts_with(&prefix)).map(entry).collect();
+        if listed.is_empty() && !prefix.is_empty() {
             return reply("404 Not Found", "", b"");
         }
         let first =
@@ -100,7 +115,7 @@ impl Hub {
             return reply("400 Bad Request", "", b"a token came along");
         }
         let (path, _) = request.path();
-        let bytes = &self.files[&decoded(path.trim_start_matches('/'))];
+        let bytes = &std::fs::read(self.root.join(decoded(path.trim_start_matches('/')))).unwrap();
         let Some(range) = request.headers.get("range").and_then(|range| range.strip_prefix("bytes=")) else {
             return reply("200 OK", "", bytes);
         };
@@ -192,14 +207,29 @@ fn decoded(text: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// A stream of the three snapshots of the fixture in a directory.
+/// A bucket with a stream of the three snapshots of the fixture.
 fn published(dir: &Path) -> PathBuf {
     let bucket = dir.join("bucket");
     for number in [4, 5, 6] {
-        let baseline = dir.join("baseline");
-        run(&arguments!["publish", fixture(number), "--to", bucket, "--baseline", baseline]).ok();
+        let (stream, baseline) = (bucket.join("run-7"), dir.join("baseline"));
+        run(&arguments!["publish", fixture(number), "--to", stream, "--baseline", baseline]).ok();
     }
     bucket
+}
+
+/// The search path with a command `hf` on it that ends as `script` does, after it has uploaded to the
+/// directory `root` what it is told to.
+fn with_command(dir: &Path, root: &Path, script: &str) -> String {
+    let uploads = format!(
+        "#!/bin/sh\nset -eu\n[ \"$1 $2 $3\" = 'buckets cp --quiet' ]\n[ \"$HF_TOKEN\" = {TOKEN} ]\n{script}\n\
+         to='{}'/\"${{5#hf://buckets/team/weights/}}\"\nmkdir -p \"${{to%/*}}\"\ncp \"$4\" \"$to\"\n",
+        root.display()
+    );
+    let tools = dir.join("tools");
+    std::fs::create_dir_all(&tools).unwrap();
+    write(&tools.join("hf"), uploads.as_bytes());
+    std::fs::set_permissions(tools.join("hf"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{}", tools.display(), std::env::var("PATH").unwrap())
 }
 
 /// A command of somebody who has an account at this Hub, and no keys.
@@ -251,13 +281,90 @@ fn a_private_bucket_of_the_hub_is_read_with_the_token_that_its_own_tools_use() {
 }
 
 #[test]
-fn nothing_is_written_to_a_hub_bucket_without_s3_keys() {
+fn a_stream_is_published_with_a_token_alone_by_a_single_writer() {
     let dir = temporary();
-    let (endpoint, hub) = Hub::default().start();
+    let root = dir.path().join("bucket");
+    let (endpoint, _) = Hub { is_private: true, ..Hub::of(&root) }.start();
+    let path = with_command(dir.path(), &root, "");
+    let run_at_hub = |arguments: &[&str]| {
+        finish(at_hub(&endpoint, dir.path(), arguments).env("HF_TOKEN", TOKEN).env("PATH", &path))
+    };
+    let baseline = dir.path().join("baseline");
+    let publish = |number: u32| {
+        let (step, baseline) = (fixture(number), baseline.to_str().unwrap());
+        // Parts, and not only whole objects.
+        let publish = ["publish", step.to_str().unwrap(), "--to", URL, "--baseline", baseline];
+        run_at_hub(&[&publish[..], &["--part-bytes", "64KiB", "--json"]].concat()).ok().json()
+    };
+    for (version, number) in [(1, 4), (2, 5), (3, 6)] {
+        assert_eq!(publish(number)["version"], version);
+    }
+    assert_eq!(publish(6)["unchanged"], true);
+    let record = std::fs::read_to_string(root.join("run-7/stream.json")).unwrap();
+    assert!(record.contains("\"writers\":\"single\""), "{record}");
+
+    let replica = dir.path().join("replica");
+    for (version, number) in [("1", 4), ("3", 6)] {
+        let pull = ["pull", URL, replica.to_str().unwrap(), "--version", version, "--lease", "one"];
+        run_at_hub(&pull).ok();
+        same_checkpoint(&replica, &fixture(number));
+    }
+    run_at_hub(&["fsck", URL]).ok();
+    // What no record names is deleted.
+    let left = root.join(format!("run-7/patches/00000000000000000003-{}/delta.tpatch", "0".repeat(32)));
+    std::fs::create_dir(left.parent().unwrap()).unwrap();
+    write(&left, b"1");
+    run_at_hub(&["gc", URL, "--keep", "3", "--grace", "0s", "--delete"]).ok();
+    assert!(!left.exists());
+    run_at_hub(&["fsck", URL]).ok();
+}
+
+#[test]
+fn a_hub_bucket_is_not_written_without_a_token_or_without_the_command_and_says_what_to_do() {
+    let dir = temporary();
+    let root = dir.path().join("bucket");
+    let (endpoint, _) = Hub::of(&root).start();
     let step = fixture(4);
     let publish = ["publish", step.to_str().unwrap(), "--to", URL];
-    finish(&mut at_hub(&endpoint, dir.path(), &publish)).fails(2, &["HF_S3_ACCESS_KEY_ID"]);
-    assert!(hub.requests.lock().unwrap().iter().all(|line| !line.starts_with("PUT")));
+    finish(&mut at_hub(&endpoint, dir.path(), &publish)).fails(1, &["HF_TOKEN", "hf auth login"]);
+
+    let mut without = at_hub(&endpoint, dir.path(), &publish);
+    let without = finish(without.env("HF_TOKEN", TOKEN).env("PATH", dir.path()));
+    without.fails(1, &["pip install -U huggingface_hub", "HF_S3_ACCESS_KEY_ID"]);
+
+    for (said, code, told) in [
+        ("HTTP status client error (401 Unauthorized), domain: xet-write-token", 1, "401 Unauthorized"),
+        ("HTTP status client error (403 Forbidden), domain: xet-write-token", 1, "403 Forbidden"),
+        ("Error: No such command 'buckets'.", 1, "pip install -U huggingface_hub"),
+    ] {
+        // Once: none of these passes by itself.
+        let (count, script) = (dir.path().join("count"), format!("echo \"{said}\" >&2; exit 2"));
+        let path = with_command(dir.path(), &root, &format!("echo x >> '{}'; {script}", count.display()));
+        let mut refused = at_hub(&endpoint, dir.path(), &publish);
+        finish(refused.env("HF_TOKEN", TOKEN).env("PATH", path)).fails(code, &[told]);
+        assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n", "{said}");
+        std::fs::remove_file(&count).unwrap();
+    }
+    assert!(tree(&root).is_empty());
+}
+
+#[test]
+fn an_upload_that_fails_is_made_again() {
+    let dir = temporary();
+    let root = dir.path().join("bucket");
+    let (endpoint, _) = Hub::of(&root).start();
+    let (step, baseline) = (fixture(4), dir.path().join("baseline"));
+    let publish = ["publish", step.to_str().unwrap(), "--to", URL, "--baseline", baseline.to_str().unwrap()];
+    // Every second call fails.
+    let count = dir.path().join("count");
+    let script = format!(
+        "echo x >> '{0}'; [ $(($(wc -l < '{0}') % 2)) = 0 ] || {{ echo 'a connection was lost' >&2; exit 1; }}",
+        count.display()
+    );
+    let path = with_command(dir.path(), &root, &script);
+    let mut command = at_hub(&endpoint, dir.path(), &publish);
+    finish(command.env("HF_TOKEN", TOKEN).env("PATH", path)).ok();
+    finish(&mut at_hub(&endpoint, dir.path(), &["fsck", URL])).ok();
 }
 
 #[test]
@@ -272,7 +379,7 @@ fn the_token_follows_no_listing_to_another_host() {
 #[test]
 fn a_bucket_without_a_stream_and_one_that_is_not_there_have_no_stream() {
     let dir = temporary();
-    let (endpoint, _) = Hub::default().start();
+    let (endpoint, _) = Hub::of(&dir.path().join("bucket")).start();
     for url in [URL, "hf://buckets/team/other/run-7"] {
         finish(&mut at_hub(&endpoint, dir.path(), &["log", url])).fails(6, &["no stream", url]);
     }

@@ -1,7 +1,7 @@
 /* A file system that lacks something: FAIL_CALL=ERRNO makes a system call fail as it does there.
 
-   Calls of the C library are replaced, for fsync of directories alone; renameat2 is made without the C library,
-   so a filter of the kernel answers for it. */
+   Locks and syncs are calls of the C library, which are replaced; fsync for directories alone. Links and renames are
+   made without the C library, so a filter of the kernel answers for them. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -23,31 +23,11 @@ static int fails(const char *name) {
     return 1;
 }
 
-#define REAL(type, name) type real = (type)dlsym(RTLD_NEXT, name)
-
-int link(const char *from, const char *to) {
-    REAL(int (*)(const char *, const char *), "link");
-    return fails("FAIL_LINK") ? -1 : real(from, to);
-}
-
-int linkat(int from_dir, const char *from, int to_dir, const char *to, int flags) {
-    REAL(int (*)(int, const char *, int, const char *, int), "linkat");
-    return fails("FAIL_LINK") ? -1 : real(from_dir, from, to_dir, to, flags);
-}
+#define REAL(type, name) __typeof__(type) real = (__typeof__(type))dlsym(RTLD_NEXT, name)
 
 int flock(int file, int operation) {
     REAL(int (*)(int, int), "flock");
     return fails("FAIL_FLOCK") ? -1 : real(file, operation);
-}
-
-int rename(const char *from, const char *to) {
-    REAL(int (*)(const char *, const char *), "rename");
-    return fails("FAIL_RENAME") ? -1 : real(from, to);
-}
-
-int renameat(int from_dir, const char *from, int to_dir, const char *to) {
-    REAL(int (*)(int, const char *, int, const char *), "renameat");
-    return fails("FAIL_RENAME") ? -1 : real(from_dir, from, to_dir, to);
 }
 
 int fsync(int file) {
@@ -75,4 +55,13 @@ static void filter(const char *name, unsigned int call) {
 
 __attribute__((constructor)) static void start(void) {
     filter("FAIL_RENAME_NEW", SYS_renameat2);
+    filter("FAIL_LINK", SYS_linkat);
+#ifdef SYS_rename
+    filter("FAIL_RENAME", SYS_rename);
+#endif
+#ifdef SYS_renameat
+    filter("FAIL_RENAME", SYS_renameat);
+#else
+    filter("FAIL_RENAME", SYS_renameat2);
+#endif
 }

@@ -1,5 +1,6 @@
 //! The chores of the workspace: `cargo xtask` lists them.
 
+mod book;
 mod ci;
 mod compat;
 mod fuzz;
@@ -64,6 +65,8 @@ enum Command {
         /// Run only this one
         target: Option<String>,
     },
+    /// Build the book below target/book; it needs mdbook
+    Book,
     /// Measure tensorpatch beside the encodings of others; `cargo xtask bench --help` tells what can be
     /// chosen
     #[command(disable_help_flag = true)]
@@ -95,6 +98,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Some(Command::Fuzz { seconds, seed, sanitizer, target }) => {
             fuzz::run(seconds, seed, &sanitizer, target.as_deref())
         }
+        Some(Command::Book) => book::run(),
         Some(Command::Vectors { check, pack }) => vectors::run(check, pack),
         Some(Command::Bench { arguments }) => {
             let runs_commands =

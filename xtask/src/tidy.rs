@@ -2,7 +2,7 @@
 
 mod dependencies;
 mod layers;
-mod links;
+pub(crate) mod links;
 mod prose;
 mod sources;
 mod toolchain;

@@ -4,10 +4,9 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use crate::durable::sync_open_dir;
 use crate::staging::Staging;
-use crate::writer::{check_destination, destination, open_parent};
-use crate::{CheckpointError, Form};
+use crate::writer::{check_destination, destination, place_of};
+use crate::{CheckpointError, ConfinedPath, Form};
 
 /// Bytes that wait for their turn to be written.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -20,8 +19,8 @@ const BUFFER_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct AtomicFile {
     dest: PathBuf,
-    /// Open from the beginning: what could not be synced must not be renamed.
-    parent: (PathBuf, File),
+    /// The same in its directory, open from the beginning: what could not be synced must not be renamed.
+    place: ConfinedPath,
     staging: Staging,
     out: BufWriter<File>,
 }
@@ -35,14 +34,14 @@ impl AtomicFile {
     /// refuses.
     pub fn create(dest: &Path) -> Result<Self, CheckpointError> {
         let dest = check_destination(dest, Form::File)?;
-        let Some(name) = dest.file_name() else {
+        if dest.file_name().is_none() {
             return Err(destination(&dest, "it has no name", "give the path of a file to write"));
-        };
-        let parent = open_parent(&dest)?;
-        let staging = Staging::create(&parent.0, name, Form::File)?;
-        let file = staging.handle().try_clone().map_err(CheckpointError::io("open", staging.path()))?;
+        }
+        let place = place_of(&dest)?;
+        let staging = Staging::create(&place, Form::File)?;
+        let file = staging.handle().try_clone().map_err(CheckpointError::io("open", &dest))?;
         let out = BufWriter::with_capacity(BUFFER_BYTES, file);
-        Ok(Self { dest, parent, staging, out })
+        Ok(Self { dest, place, staging, out })
     }
 
     /// Makes the file durable and gives it its name.
@@ -50,11 +49,11 @@ impl AtomicFile {
     /// # Errors
     /// [`CheckpointError::NotDurable`] once the destination is replaced. In all other cases it is as it was.
     pub fn commit(mut self) -> Result<(), CheckpointError> {
-        let (dest, (_, opened)) = (self.dest, self.parent);
+        let (dest, place) = (self.dest, self.place);
         let written = self.out.flush().and_then(|()| self.staging.handle().sync_all());
         written.map_err(CheckpointError::io("write", &dest))?;
-        self.staging.rename(&dest).map_err(CheckpointError::io("rename the new file to", &dest))?;
-        sync_open_dir(&opened).map_err(CheckpointError::not_durable(&dest))
+        self.staging.rename(&place).map_err(CheckpointError::io("rename the new file to", &dest))?;
+        place.sync_parent().map_err(CheckpointError::not_durable(&dest))
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tensorpatch_format::{ErrorKind, LayoutError, LimitKind, SchemaError, TensorIndex};
 
-use crate::{CompanionObstacle, ForeignFile, HeaderError, IndexError};
+use crate::{CompanionObstacle, ForeignFile, HeaderError, IndexError, Misplaced};
 
 /// A refusal or a failure of the file layer.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,9 @@ pub enum CheckpointError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// Something is where a file or directory of tensorpatch's own belongs; it was neither followed nor altered.
+    #[error(transparent)]
+    Misplaced(Misplaced),
     /// A directory without weights, or with weights of which it is not clear which ones count.
     #[error("{}: not a checkpoint: {found}", path.display())]
     NotACheckpoint {
@@ -291,7 +294,8 @@ impl CheckpointError {
             Self::Io { .. } | Self::NotDurable { .. } | Self::NoRoom { .. } | Self::Incomplete { .. } => {
                 ErrorKind::Io
             }
-            Self::NeedsDirectory { .. }
+            Self::Misplaced(_)
+            | Self::NeedsDirectory { .. }
             | Self::Destination { .. }
             | Self::OtherPlacement { .. }
             | Self::OutOfRange { .. }
@@ -325,7 +329,10 @@ impl CheckpointError {
     /// For `map_err` on an I/O operation.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |source| match Misplaced::of(&source) {
+            Some(misplaced) => Self::Misplaced(misplaced.clone()),
+            None => Self::Io { action, path, source },
+        }
     }
 }
 

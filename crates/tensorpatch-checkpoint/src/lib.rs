@@ -6,6 +6,7 @@
 //! * [`Companions`] are the files beside the weights, and what of them stays behind.
 //! * [`CheckpointWriter`] writes a new one beside its destination and renames it into place;
 //!   [`CheckpointPatcher`] writes into one that exists.
+//! * [`ConfinedPath`] is a place below a directory that is reached without following links.
 //! * [`AtomicFile`] is a file of any kind, written beside its destination and renamed into place.
 //! * [`spec_of_view`] and [`view_of`] turn tensors of the `safetensors` crate into ours, and back.
 //! * [`SafetensorsHeader`] is the strict parser of safetensors headers, for callers that have the bytes from
@@ -22,6 +23,7 @@
 mod atomic_file;
 mod checkpoint;
 mod companions;
+mod confined;
 mod durable;
 mod error;
 mod foreign;
@@ -41,6 +43,7 @@ mod writer;
 pub use atomic_file::AtomicFile;
 pub use checkpoint::Checkpoint;
 pub use companions::{Companion, CompanionObstacle, Companions, LeftOut, Omission, is_companion_name};
+pub use confined::{ConfinedPath, FileKind, Found, Misplaced};
 pub use durable::{sync_dir, sync_open_dir};
 pub use error::{CheckpointError, Obstacle};
 pub use foreign::ForeignFile;

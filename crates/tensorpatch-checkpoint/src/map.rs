@@ -6,8 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use memmap2::Mmap;
+use rustix::fs::{Mode, OFlags};
 
-use crate::CheckpointError;
+use crate::{CheckpointError, ConfinedPath};
 
 /// A file that is the same as long as these are: what tells a replaced or resized file from the one that was
 /// opened.
@@ -39,14 +40,35 @@ impl MappedFile {
     /// # Errors
     /// If there is no such file, it is not a regular one, or the operating system refuses.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        // Asked before opening, because opening a named pipe would wait for a writer.
-        let metadata = fs::metadata(path).map_err(CheckpointError::io("open", path))?;
+        // Without waiting, as opening a named pipe would do.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(handle) => File::from(handle),
+            // How systems refuse to open a socket.
+            Err(rustix::io::Errno::NXIO | rustix::io::Errno::OPNOTSUPP) => {
+                return Err(CheckpointError::NotAFile { path: path.to_owned() });
+            }
+            Err(error) => return Err(CheckpointError::io("open", path)(error.into())),
+        };
+        Self::of(path, &file)
+    }
+
+    /// Maps a regular file of tensorpatch's own, which no link leads to.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Misplaced`] if something else is there; if nothing is, or the operating system refuses.
+    pub fn open_confined(place: &ConfinedPath) -> Result<Self, CheckpointError> {
+        let path = place.path();
+        let file = place.open().map_err(CheckpointError::io("open", &path))?;
+        Self::of(&path, &file)
+    }
+
+    fn of(path: &Path, file: &File) -> Result<Self, CheckpointError> {
+        let metadata = file.metadata().map_err(CheckpointError::io("open", path))?;
         if !metadata.is_file() {
             return Err(CheckpointError::NotAFile { path: path.to_owned() });
         }
-        let file = File::open(path).map_err(CheckpointError::io("open", path))?;
-        let metadata = file.metadata().map_err(CheckpointError::io("open", path))?;
-        let map = map_whole(&file).map_err(CheckpointError::io("map", path))?;
+        let map = map_whole(file).map_err(CheckpointError::io("map", path))?;
         Ok(Self { map, identity: FileIdentity::of(&metadata) })
     }
 

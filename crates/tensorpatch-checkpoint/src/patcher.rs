@@ -1,6 +1,6 @@
 //! Writing into the files of an existing checkpoint.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tensorpatch_format::{FileLayout, Layout, TensorIndex};
 use crate::error::Obstacle;
 use crate::map::FileIdentity;
 use crate::sync::sync_all;
-use crate::{Checkpoint, CheckpointError, Placement};
+use crate::{Checkpoint, CheckpointError, ConfinedPath, FileKind, Found, Placement};
 
 /// Writes into the files of an existing checkpoint, at given positions of its tensors.
 ///
@@ -137,15 +137,14 @@ impl CheckpointPatcher {
 
 fn open_for_writing(path: &Path, identity: FileIdentity) -> Result<File, CheckpointError> {
     let refuse = |obstacle| CheckpointError::NotInPlace { path: path.to_owned(), obstacle };
-    let metadata = fs::symlink_metadata(path).map_err(CheckpointError::io("look at", path))?;
-    if metadata.is_symlink() {
-        return Err(refuse(Obstacle::Symlink));
+    let place = ConfinedPath::of(path).map_err(CheckpointError::io("look at", path))?;
+    match place.find().map_err(CheckpointError::io("look at", path))? {
+        Some(Found { kind: FileKind::Link, .. }) => return Err(refuse(Obstacle::Symlink)),
+        // Asked of the mode, not left to the kernel, which lets root write to anything.
+        Some(found) if found.mode & 0o222 == 0 => return Err(refuse(Obstacle::ReadOnly)),
+        _ => {}
     }
-    // Asked of the mode, not left to the kernel, which lets root write to anything.
-    if metadata.mode() & 0o222 == 0 {
-        return Err(refuse(Obstacle::ReadOnly));
-    }
-    let file = OpenOptions::new().read(true).write(true).open(path).map_err(|error| match error.kind() {
+    let file = place.open_to_alter().map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => refuse(Obstacle::ReadOnly),
         _ => CheckpointError::io("open for writing", path)(error),
     })?;

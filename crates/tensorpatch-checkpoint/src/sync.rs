@@ -5,18 +5,19 @@ use std::io;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 
-use crate::CheckpointError;
+use crate::{CheckpointError, ConfinedPath};
 
-/// Returns when the files at `paths` are on disk as they are now.
+/// Returns when the files at `places` are on disk as they are now.
 ///
 /// # Errors
 /// If one cannot be opened, or the operating system refuses.
-pub fn sync_files(paths: impl IntoIterator<Item = PathBuf>) -> Result<(), CheckpointError> {
-    let open = |path: PathBuf| {
-        let file = File::open(&path).map_err(CheckpointError::io("open", &path))?;
+pub fn sync_files(places: impl IntoIterator<Item = ConfinedPath>) -> Result<(), CheckpointError> {
+    let open = |place: ConfinedPath| {
+        let path = place.path();
+        let file = place.open().map_err(CheckpointError::io("open", &path))?;
         Ok((path, file))
     };
-    let files = paths.into_iter().map(open).collect::<Result<Vec<_>, CheckpointError>>()?;
+    let files = places.into_iter().map(open).collect::<Result<Vec<_>, CheckpointError>>()?;
     sync_all(&files, File::sync_all)
 }
 

@@ -1,6 +1,6 @@
 //! Writing a new checkpoint beside its destination, and putting it there in one step.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::durable::sync_open_dir;
 use crate::room::{NoReservation, available, check_available, reserve};
 use crate::staging::Staging;
 use crate::sync::sync_all;
-use crate::{CheckpointError, Companion, Placement};
+use crate::{CheckpointError, Companion, ConfinedPath, Placement};
 
 /// Bytes of a companion that are in memory at once.
 const COPIED_AT_ONCE: usize = 1 << 17;
@@ -38,9 +38,9 @@ pub enum Form {
 #[derive(Debug)]
 pub struct CheckpointWriter {
     dest: PathBuf,
-    /// The directory that the checkpoint appears in, open from the beginning: a directory that cannot be
-    /// opened cannot be synced, which must not come out after the rename.
-    parent: (PathBuf, File),
+    /// The same in its directory, open from the beginning: a directory that cannot be opened cannot be synced,
+    /// which must not come out after the rename.
+    place: ConfinedPath,
     placement: Placement,
     expected: u64,
     written: AtomicU64,
@@ -77,14 +77,14 @@ impl CheckpointWriter {
         placement.check_layout(layout)?;
         placement.check_schema(schema)?;
         let dest = check_destination(dest, form)?;
-        let Some(name) = dest.file_name() else {
+        if dest.file_name().is_none() {
             return Err(destination(&dest, "it has no name", "give the path of the checkpoint to create"));
-        };
-        let parent = open_parent(&dest)?;
-        let staging = Staging::create(&parent.0, name, form)?;
+        }
+        let place = place_of(&dest)?;
+        let staging = Staging::create(&place, form)?;
         let files = open_files(&staging, form, layout)?;
         let writer = Self {
-            parent,
+            place,
             placement: placement.clone(),
             expected: schema.state_bytes(),
             written: AtomicU64::new(0),
@@ -127,7 +127,7 @@ impl CheckpointWriter {
             file.write_all_at(&from.header, 0).map_err(CheckpointError::io("write", path))?;
         }
         if let Some(index) = layout.index() {
-            self.write_beside(Layout::INDEX_FILE.as_ref(), |file| Ok(file.write_all(index)))?;
+            self.write_beside(Layout::INDEX_FILE, |file| Ok(file.write_all(index)))?;
         }
         Ok(())
     }
@@ -164,22 +164,21 @@ impl CheckpointWriter {
             ));
         }
         if let Some((below, _)) = name.rsplit_once('/') {
-            let directory = self.staging.path().join(below);
-            fs::create_dir_all(&directory).map_err(CheckpointError::io("create", &directory))?;
+            let directory = self.staging.place().join(below);
+            directory.create_dir().map_err(CheckpointError::io("create", &directory.path()))?;
         }
         let mut from = File::open(source).map_err(CheckpointError::io("open", source))?;
-        self.write_beside(name.as_ref(), |file| copy(&mut from, source, file))
+        self.write_beside(name, |file| copy(&mut from, source, file))
     }
 
     /// A new file in the staged directory, on disk when this returns. `write` fails for what it reads, and
     /// returns how the writing went.
     fn write_beside(
         &self,
-        name: &Path,
+        name: &str,
         write: impl FnOnce(&mut File) -> Result<io::Result<()>, CheckpointError>,
     ) -> Result<(), CheckpointError> {
-        let path = self.staging.path().join(name);
-        let mut file = new_file(&path)?;
+        let mut file = new_file(&self.staging.place().join(name))?;
         write(&mut file)?
             .and_then(|()| if self.syncs { file.sync_all() } else { Ok(()) })
             .map_err(CheckpointError::io("write", &self.dest.join(name)))
@@ -200,11 +199,11 @@ impl CheckpointWriter {
             sync_all(&self.files, File::sync_all)?;
         }
         if self.syncs && self.form == Form::Directory {
-            let path = self.staging.path();
-            sync_open_dir(self.staging.handle()).map_err(CheckpointError::io("sync", path))?;
+            let path = self.staging.place().path();
+            sync_open_dir(self.staging.handle()).map_err(CheckpointError::io("sync", &path))?;
         }
-        let (dest, (_, opened), syncs) = (self.dest, self.parent, self.syncs);
-        self.staging.rename(&dest).map_err(|error| match error.kind() {
+        let (dest, place, syncs) = (self.dest, self.place, self.syncs);
+        self.staging.rename(&place).map_err(|error| match error.kind() {
             // Somebody was faster since `create` looked.
             io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(&dest),
             _ => CheckpointError::io("rename the new checkpoint to", &dest)(error),
@@ -212,7 +211,7 @@ impl CheckpointWriter {
         if !syncs {
             return Ok(());
         }
-        sync_open_dir(&opened).map_err(CheckpointError::not_durable(&dest))
+        place.sync_parent().map_err(CheckpointError::not_durable(&dest))
     }
 }
 
@@ -278,17 +277,16 @@ fn is_open_file(link: &Path) -> bool {
     is_special(&parent) || fs::read_link(link).is_ok_and(|target| is_special(&target))
 }
 
-/// The directory that `dest` is to be in.
-pub(crate) fn open_parent(dest: &Path) -> Result<(PathBuf, File), CheckpointError> {
-    let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let opened = File::open(parent).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            let source = io::Error::new(error.kind(), format!("there is no directory {}", parent.display()));
-            CheckpointError::io("create", dest)(source)
+/// `dest` in the directory that it is to be in.
+pub(crate) fn place_of(dest: &Path) -> Result<ConfinedPath, CheckpointError> {
+    ConfinedPath::of(dest).map_err(|error| {
+        let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if error.kind() != io::ErrorKind::NotFound {
+            return CheckpointError::io("open", parent)(error);
         }
-        _ => CheckpointError::io("open", parent)(error),
-    })?;
-    Ok((parent.to_owned(), opened))
+        let source = io::Error::new(error.kind(), format!("there is no directory {}", parent.display()));
+        CheckpointError::io("create", dest)(source)
+    })
 }
 
 pub(crate) fn destination(path: &Path, found: &'static str, advice: &'static str) -> CheckpointError {
@@ -299,13 +297,8 @@ fn not_empty(path: &Path) -> CheckpointError {
     destination(path, "the directory is not empty", "give a new directory, or empty this one first")
 }
 
-fn new_file(path: &Path) -> Result<File, CheckpointError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .map_err(CheckpointError::io("create", path))
+fn new_file(place: &ConfinedPath) -> Result<File, CheckpointError> {
+    place.create_new().map_err(CheckpointError::io("create", &place.path()))
 }
 
 fn open_files(
@@ -314,7 +307,7 @@ fn open_files(
     layout: &Layout,
 ) -> Result<Vec<(PathBuf, File)>, CheckpointError> {
     if form == Form::File {
-        let path = staging.path().to_owned();
+        let path = staging.place().path();
         let file = staging.handle().try_clone().map_err(CheckpointError::io("open", &path))?;
         return Ok(vec![(path, file)]);
     }
@@ -322,8 +315,8 @@ fn open_files(
         .files()
         .iter()
         .map(|file| {
-            let path = staging.path().join(&file.name);
-            new_file(&path).map(|file| (path, file))
+            let place = staging.place().join(&file.name);
+            new_file(&place).map(|file| (place.path(), file))
         })
         .collect()
 }

@@ -8,7 +8,7 @@ use tensorpatch_checkpoint::{Checkpoint, Form};
 use crate::pending::open_settled;
 use crate::{
     ApplyError, ApplyReport, Chain, Options, Patch, Progress, Recovery, apply_full, apply_in_place, apply_to,
-    journal_path, recover,
+    journal_path, recover_to,
 };
 
 /// What a directory has that is the replica of a stream.
@@ -103,13 +103,17 @@ impl<'a> Apply<'a> {
     ///
     /// # Errors
     /// If the patch is broken, does not fit, or moves tensors within the files ([`ApplyError::NotInPlace`]);
+    /// if an interrupted run has left the journal of another patch ([`ApplyError::OtherJournal`]);
     /// if the files must not be written, or belong to the replica of a stream ([`ApplyError::Replica`]); or
     /// if the caller cancels.
     pub fn in_place(&self, checkpoint: impl AsRef<Path>) -> Result<AppliedInPlace, ApplyError> {
         let checkpoint = checkpoint.as_ref();
         check_no_replica(checkpoint)?;
         let journal = journal_path(checkpoint);
-        let recovery = recover(checkpoint, &journal, &self.options, self.progress)?;
+        // Whoever may write beside the checkpoint may have put the journal there: only what this patch vouches
+        // for is made.
+        let ends = [self.chain.first().base_digest(), self.chain.last().target_digest()];
+        let recovery = recover_to(checkpoint, &journal, &ends, &self.options, self.progress)?;
         if let Recovery::Finished { target } = recovery
             && target == self.chain.last().target_digest()
         {

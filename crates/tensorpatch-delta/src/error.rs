@@ -108,6 +108,21 @@ pub enum ApplyError {
         /// What does not fit.
         source: Box<ApplyError>,
     },
+    /// The journal beside a checkpoint is of another patch than the one at hand. Nothing was altered.
+    #[error(
+        "{}: the journal {} makes it {found}, which is no state of this patch: an application of another patch was \
+         interrupted, or somebody else has put it there. Apply that other patch again to finish it; if you know of \
+         none, remove the journal",
+        checkpoint.display(), journal.display()
+    )]
+    OtherJournal {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// The journal.
+        journal: PathBuf,
+        /// The state that it leads to.
+        found: TaggedStateDigest,
+    },
     /// A patch for one file or directory of a replica, which only its stream may alter.
     #[error("{} is a replica of a stream, and patching it would make it none", path.display())]
     Replica {
@@ -134,9 +149,11 @@ impl ApplyError {
             Self::Checkpoint(error) => error.kind(),
             Self::Chunk { .. } | Self::Layout { .. } | Self::TargetMismatch { .. } => ErrorKind::BadInput,
             Self::WrongBase { .. } => ErrorKind::WrongBase,
-            Self::Kind { .. } | Self::NotInPlace(_) | Self::State(_) | Self::Replica { .. } => {
-                ErrorKind::Refused
-            }
+            Self::Kind { .. }
+            | Self::NotInPlace(_)
+            | Self::State(_)
+            | Self::OtherJournal { .. }
+            | Self::Replica { .. } => ErrorKind::Refused,
             Self::Journal { .. } | Self::NoMemory { .. } => ErrorKind::Io,
             Self::DamagedJournal { .. } | Self::AlteredSince { .. } => ErrorKind::LocalDamage,
             Self::Cancelled(_) => ErrorKind::Cancelled,

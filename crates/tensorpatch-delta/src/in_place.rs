@@ -5,15 +5,14 @@
 //! replays or removes one holds the locks of the checkpoint's files, so that of several processes only one
 //! does.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tensorpatch_checkpoint::{
-    Checkpoint, CheckpointError, CheckpointPatcher, MappedFile, Obstacle, sync_open_dir,
+    Checkpoint, CheckpointError, CheckpointPatcher, ConfinedPath, FileKind, Found, MappedFile, Obstacle,
 };
-use tensorpatch_format::{Layout, StateDigest, TensorIndex};
+use tensorpatch_format::{Layout, StateDigest, TaggedStateDigest, TensorIndex};
 
 use crate::chain::BoundChain;
 use crate::journal::{Journal, journal_error, offset, write_journal};
@@ -52,9 +51,10 @@ pub fn apply_in_place<'p>(
 ) -> Result<ApplyReport, ApplyError> {
     let (report, patcher) = prepare(checkpoint, patches.into(), (journal, None), options, progress)?;
     if report.base != report.target {
-        let file = MappedFile::open(journal)?;
+        let place = place_of(journal)?;
+        let file = MappedFile::open_confined(&place)?;
         Journal::read(checkpoint, journal, &file, options, |journal| journal.replay(&patcher, options))?;
-        remove_journal(journal, options)?;
+        remove_journal(&place, options)?;
     }
     Ok(report)
 }
@@ -152,27 +152,30 @@ fn prepare(
         let walk = Walk { base, chain: &bound, options, progress, unchanged };
         walk.run(|| (), |(), _, (): &mut ()| Ok(()), |()| Ok(()))?
     } else {
-        let partial = partial_path(journal);
+        let place = place_of(journal)?;
+        let partial = partial(&place);
         let file = begin(checkpoint, &partial)?;
-        let back = inverse.map(|path| File::create(path).map_err(|error| journal_error(path, error)));
-        let back = back.transpose()?;
+        // Whatever an earlier run has left there, or somebody else.
+        let replace = |path: &Path| place_of(path)?.replace().map_err(|error| journal_error(path, error));
+        let back = inverse.map(replace).transpose()?;
         let inverse = inverse.zip(back.as_ref());
-        let written = write_journal(&base, &bound, layout, (&partial, &file), inverse, options, progress)
+        let (at, failed) = (partial.path(), |error| journal_error(&partial.path(), error));
+        let written = write_journal(&base, &bound, layout, (&at, &file), inverse, options, progress)
             // What another process has written meanwhile, where files have no locks, must not be replaced.
             .and_then(|walked| Ok(check_absent(journal).map(|()| walked)?))
             .and_then(|walked| {
                 if walked.base == walked.target {
                     // The patches have taken back what they did.
                     check_something_altered(&base, layout)?;
-                    fs::remove_file(&partial).map_err(|error| journal_error(&partial, error))?;
+                    partial.remove_file().map_err(failed)?;
                 } else {
-                    publish(&partial, journal, options)?;
+                    publish(&partial, &place, options)?;
                 }
                 Ok(walked)
             });
         written.inspect_err(|_| {
             // Best effort: only a finished journal gets the journal's name, and recovery sweeps this one.
-            let _ = fs::remove_file(&partial);
+            let _ = partial.remove_file();
         })?
     };
     Ok((report(walked, &base, same_layout), patcher))
@@ -212,9 +215,9 @@ pub fn activate_in_place(
     journal: &Path,
     options: &Options,
 ) -> Result<Option<StateDigest>, ApplyError> {
-    finish(checkpoint, journal, options, |journal, patcher| {
+    finish(checkpoint, journal, None, options, |journal, patcher| {
         journal.replay(patcher, options)?;
-        Ok(journal.target())
+        Ok(journal.target().digest)
     })
 }
 
@@ -233,8 +236,39 @@ pub fn recover(
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<Recovery, ApplyError> {
-    let begun = remove_beginnings(checkpoint, &partial_path(journal))?;
-    let finished = finish(checkpoint, journal, options, |journal, patcher| {
+    recover_towards(checkpoint, journal, None, options, progress)
+}
+
+/// Does what [`recover`] does, if the journal leads to one of the states `ends`: for those whose journal lies
+/// where others may have put one.
+///
+/// # Errors
+/// [`ApplyError::OtherJournal`] if it leads to another state, and then nothing is altered; as [`recover`].
+pub fn recover_to(
+    checkpoint: &Path,
+    journal: &Path,
+    ends: &[StateDigest],
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<Recovery, ApplyError> {
+    recover_towards(checkpoint, journal, Some(ends), options, progress)
+}
+
+fn recover_towards(
+    checkpoint: &Path,
+    journal: &Path,
+    ends: Option<&[StateDigest]>,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<Recovery, ApplyError> {
+    let begun = match ConfinedPath::of(journal) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Recovery::Nothing),
+        place => {
+            let place = place.map_err(|error| journal_error(journal, error))?;
+            remove_beginnings(checkpoint, &partial(&place))?
+        }
+    };
+    let finished = finish(checkpoint, journal, ends, options, |journal, patcher| {
         journal.foresee(patcher, options, progress)?;
         journal.replay(patcher, options)?;
         journal.verify(options)
@@ -246,25 +280,35 @@ pub fn recover(
     })
 }
 
-/// Does `replay` with the journal at `path`, if there is one, and removes it, all under the locks of the
-/// checkpoint.
+/// Does `replay` with the journal at `path`, if there is one and it leads to one of `ends`, and removes it, all
+/// under the locks of the checkpoint.
 fn finish<T>(
     checkpoint: &Path,
     path: &Path,
+    ends: Option<&[StateDigest]>,
     options: &Options,
     replay: impl Fn(&Journal<'_>, &CheckpointPatcher) -> Result<T, ApplyError>,
 ) -> Result<Option<T>, ApplyError> {
-    while exists(path)? {
-        let file = match MappedFile::open(path) {
+    let place = match ConfinedPath::of(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        place => place.map_err(|error| journal_error(path, error))?,
+    };
+    let exists = || Ok::<_, ApplyError>(place.find().map_err(|error| journal_error(path, error))?.is_some());
+    while exists()? {
+        let file = match MappedFile::open_confined(&place) {
             // Another process has finished it.
             Err(CheckpointError::Io { source, .. })
-                if source.kind() == io::ErrorKind::NotFound && !exists(path)? =>
+                if source.kind() == io::ErrorKind::NotFound && !exists()? =>
             {
                 break;
             }
             opened => opened?,
         };
         let done = Journal::read(checkpoint, path, &file, options, |journal| {
+            let found = journal.target();
+            if ends.is_some_and(|ends| !ends.contains(&found.digest)) {
+                return Err(other_journal(checkpoint, path, found));
+            }
             let patcher = journal.open()?;
             // Finished by another process before the locks were had; what is there now, if anything, is
             // another one.
@@ -272,7 +316,7 @@ fn finish<T>(
                 return Ok(None);
             }
             let done = replay(journal, &patcher)?;
-            remove_journal(path, options)?;
+            remove_journal(&place, options)?;
             Ok(Some(done))
         })?;
         if done.is_some() {
@@ -280,6 +324,10 @@ fn finish<T>(
         }
     }
     Ok(None)
+}
+
+fn other_journal(checkpoint: &Path, journal: &Path, found: TaggedStateDigest) -> ApplyError {
+    ApplyError::OtherJournal { checkpoint: checkpoint.to_owned(), journal: journal.to_owned(), found }
 }
 
 /// Refuses a patch that would move tensors within the files: then there is no place to alter.
@@ -306,39 +354,24 @@ fn check_in_place(
     Ok(())
 }
 
-/// The directory of `path`, to sync after a rename or removal in it. Opened before, so that what cannot be
-/// made durable is not done.
-fn open_parent(path: &Path) -> io::Result<File> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))
-}
-
-/// Whether anything has this name. What cannot be looked at must not pass for absent.
-fn exists(path: &Path) -> Result<bool, ApplyError> {
-    match fs::symlink_metadata(path) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(journal_error(path, error)),
-    }
+/// A file of the journal in its directory.
+fn place_of(path: &Path) -> Result<ConfinedPath, ApplyError> {
+    ConfinedPath::of(path).map_err(|error| journal_error(path, error))
 }
 
 /// Where the journal is while it is written. Only a finished journal has the journal's name.
-fn partial_path(journal: &Path) -> PathBuf {
-    let mut name = journal.as_os_str().to_owned();
+fn partial(journal: &ConfinedPath) -> ConfinedPath {
+    let mut name = journal.file_name().to_owned();
     name.push(".partial");
-    name.into()
+    journal.with_file_name(name)
 }
 
 /// A new file at `partial`, never one behind a link, and locked for as long as it is written.
-fn begin(checkpoint: &Path, partial: &Path) -> Result<File, ApplyError> {
+fn begin(checkpoint: &Path, partial: &ConfinedPath) -> Result<File, ApplyError> {
     const ATTEMPTS: usize = 16;
     for _ in 0..ATTEMPTS {
         remove_beginnings(checkpoint, partial)?;
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(partial)
-            .map_err(|error| journal_error(partial, error))?;
+        let file = partial.create_new().map_err(|error| journal_error(&partial.path(), error))?;
         // Where there are no locks, recovery takes what is being written for what was left behind. Where
         // there are, it may have come between making and locking.
         if !is_locked_by_others(&file) && leads_to(partial, &file) {
@@ -349,14 +382,11 @@ fn begin(checkpoint: &Path, partial: &Path) -> Result<File, ApplyError> {
 }
 
 /// Removes what a dead process has left at `partial`; says whether there was anything.
-fn remove_beginnings(checkpoint: &Path, partial: &Path) -> Result<bool, ApplyError> {
-    let failed = |error| journal_error(partial, error);
-    let metadata = match fs::symlink_metadata(partial) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        metadata => metadata.map_err(failed)?,
-    };
+fn remove_beginnings(checkpoint: &Path, partial: &ConfinedPath) -> Result<bool, ApplyError> {
+    let failed = |error| journal_error(&partial.path(), error);
+    let Some(found) = partial.find().map_err(failed)? else { return Ok(false) };
     // Locked until it is removed, so that whoever has just made it sees that.
-    let file = metadata.is_file().then(|| OpenOptions::new().read(true).write(true).open(partial));
+    let file = (found.kind == FileKind::File).then(|| partial.open_to_alter());
     if let Some(Ok(file)) = &file {
         if is_locked_by_others(file) {
             return Err(busy(checkpoint));
@@ -365,7 +395,7 @@ fn remove_beginnings(checkpoint: &Path, partial: &Path) -> Result<bool, ApplyErr
             return Ok(false);
         }
     }
-    match fs::remove_file(partial) {
+    match partial.remove_file() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         removed => removed.map(|()| true).map_err(failed),
     }
@@ -376,9 +406,9 @@ fn is_locked_by_others(file: &File) -> bool {
     matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }
 
-fn leads_to(path: &Path, file: &File) -> bool {
-    match (fs::symlink_metadata(path), file.metadata()) {
-        (Ok(there), Ok(ours)) => (there.dev(), there.ino()) == (ours.dev(), ours.ino()),
+fn leads_to(place: &ConfinedPath, file: &File) -> bool {
+    match (place.find(), Found::of_open(file)) {
+        (Ok(Some(there)), Ok(ours)) => there.identity == ours.identity,
         _ => false,
     }
 }
@@ -388,23 +418,20 @@ fn busy(checkpoint: &Path) -> ApplyError {
 }
 
 /// Gives the finished journal its name, durably.
-fn publish(partial: &Path, journal: &Path, options: &Options) -> Result<(), ApplyError> {
-    let failed = |error| journal_error(journal, error);
-    let parent = open_parent(journal).map_err(failed)?;
-    fs::rename(partial, journal).map_err(failed)?;
+fn publish(partial: &ConfinedPath, journal: &ConfinedPath, options: &Options) -> Result<(), ApplyError> {
+    let failed = |error| journal_error(&journal.path(), error);
+    partial.rename(journal).map_err(failed)?;
     if !options.syncs() {
         return Ok(());
     }
-    sync_open_dir(&parent).map_err(|error| {
+    journal.sync_parent().map_err(|error| {
         // The caller is told that nothing was prepared, so nothing may be found later.
-        let _ = fs::remove_file(journal);
+        let _ = journal.remove_file();
         failed(error)
     })
 }
 
-fn remove_journal(journal: &Path, options: &Options) -> Result<(), ApplyError> {
-    let sync = |parent: File| if options.syncs() { sync_open_dir(&parent) } else { Ok(()) };
-    open_parent(journal)
-        .and_then(|parent| fs::remove_file(journal).and_then(|()| sync(parent)))
-        .map_err(|source| journal_error(journal, source))
+fn remove_journal(journal: &ConfinedPath, options: &Options) -> Result<(), ApplyError> {
+    let sync = || if options.syncs() { journal.sync_parent() } else { Ok(()) };
+    journal.remove_file().and_then(|()| sync()).map_err(|source| journal_error(&journal.path(), source))
 }

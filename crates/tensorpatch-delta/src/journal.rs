@@ -15,6 +15,7 @@ use tensorpatch_checkpoint::{
 use tensorpatch_codec::{ChunkContext, ChunkDecoder, ChunkEncoder, leaf_digest};
 use tensorpatch_format::{
     BlockBuilder, CHUNK_BYTES, ChunkAddress, Ends, Layout, Limits, Profile, Schema, StateDigest,
+    TaggedStateDigest,
 };
 
 use crate::chain::BoundChain;
@@ -163,8 +164,8 @@ impl Journal<'_> {
     }
 
     /// The digest of what the checkpoint becomes.
-    pub(crate) fn target(&self) -> StateDigest {
-        self.patch.target_digest()
+    pub(crate) fn target(&self) -> TaggedStateDigest {
+        TaggedStateDigest { leaf_hash: self.patch.leaf_hash(), digest: self.patch.target_digest() }
     }
 
     /// Opens and locks the files of the checkpoint.

@@ -74,7 +74,8 @@ pub use encode::{DiffError, DiffReport, EncodingUse, encode_changes, encode_diff
 pub use error::ApplyError;
 pub use files::{apply_full, apply_to, apply_weights_to};
 pub use in_place::{
-    Recovery, activate_in_place, apply_in_place, prepare_in_place, prepare_with_inverse, recover, rewrite,
+    Recovery, activate_in_place, apply_in_place, prepare_in_place, prepare_with_inverse, recover, recover_to,
+    rewrite,
 };
 pub use layers::{LayerChange, Steps, compare_layers, layer_of};
 pub use leaves::LeafTable;

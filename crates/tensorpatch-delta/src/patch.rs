@@ -114,6 +114,14 @@ impl Patch<'static> {
             .map_err(|source| ApplyError::PatchFile { path: path.to_owned(), source: Box::new(source) })
     }
 
+    /// Keeps a patch file that is mapped already.
+    ///
+    /// # Errors
+    /// As [`Patch::parse`].
+    pub fn of_file(file: MappedFile, limits: &Limits) -> Result<Self, Error> {
+        Self::own(PatchBytes::Mapped(file), limits)
+    }
+
     /// Reads the bytes of a patch and keeps them.
     ///
     /// # Errors

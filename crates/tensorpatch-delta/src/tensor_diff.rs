@@ -22,7 +22,7 @@ use crate::spans::Spans;
 use crate::{DiffError, DiffReport, LeafTable, Options, Progress, Snapshot, TensorChanges, TensorsError};
 
 /// Bytes of payloads that are kept in memory; more go to a temporary file.
-const SPOOLED_BYTES: usize = 64 << 20;
+const SPOOLED_BYTES: usize = 32 << 20;
 /// Chunks of a tensor that a thread encodes at once, as in a span.
 const CHUNKS_AT_ONCE: u32 = 8;
 
@@ -42,7 +42,7 @@ pub enum Others {
 /// The changes of tensors against a base, collected one tensor at a time.
 ///
 /// Each tensor is compared with the base while it is alive, in whatever order they come; only the encoded
-/// changes are kept. That takes the memory of one tensor and up to 64 MiB of encoded changes; what is beyond
+/// changes are kept. That takes the memory of one tensor and up to 32 MiB of encoded changes; what is beyond
 /// goes to a file in the system's directory for temporary files. The patch is byte for byte the one that
 /// [`encode_diff`](crate::encode_diff) makes of the same state.
 ///

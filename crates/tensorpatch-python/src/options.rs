@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use pyo3::FromPyObject;
-use tensorpatch::delta::Options;
+use tensorpatch::delta::{Durability, Options};
 use tensorpatch::store::{Policy, SignKey, StreamId, TrustKey, Version};
 use tensorpatch::{LeafHash, Profile};
 
@@ -86,6 +86,14 @@ pub(crate) fn leaf_hash(name: &str) -> Result<LeafHash, Failure> {
         "xxh3" => Ok(LeafHash::Xxh3),
         "blake3" => Ok(LeafHash::Blake3),
         other => Err(Failure::refused(format!("leaf_hash={other:?}: it is \"xxh3\" or \"blake3\""))),
+    }
+}
+
+pub(crate) fn durability(name: &str) -> Result<Durability, Failure> {
+    match name {
+        "synced" => Ok(Durability::Synced),
+        "none" => Ok(Durability::None),
+        other => Err(Failure::refused(format!("durability={other:?}: it is \"synced\" or \"none\""))),
     }
 }
 

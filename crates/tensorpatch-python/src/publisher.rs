@@ -8,8 +8,8 @@ use tensorpatch::StoreError;
 use tensorpatch::delta::Others;
 use tensorpatch::store::ranks::{self, RankFeed, RankPublisher};
 use tensorpatch::store::{
-    AnchorPolicy, Nonce, ObjectDigest, PublishOptions, Rank, Receipt, Stream, TensorFeed, cache_dir,
-    signed_tips_beside,
+    AnchorPolicy, Nonce, ObjectDigest, PublishOptions, Rank, Receipt, Stream, TensorFeed, signed_tips_beside,
+    upkeep,
 };
 use tokio::sync::OnceCell;
 
@@ -33,6 +33,8 @@ pub(crate) struct Publishing {
     create: bool,
     single_writer: bool,
     leaf_hash: Option<String>,
+    allow_unchanged: bool,
+    carry: Vec<String>,
 }
 
 impl Publishing {
@@ -46,7 +48,9 @@ impl Publishing {
         let options = PublishOptions::default()
             .with_diff(access.options()?.with_profile(profile(&self.profile)?))
             .with_anchors(anchors)
+            .carrying(self.carry.iter().cloned())
             .with_observer(workers.watch.observer());
+        let options = if self.allow_unchanged { options.allowing_unchanged() } else { options };
         Ok(match &self.name {
             Some(name) => options.with_publisher(name),
             None => options,
@@ -59,7 +63,9 @@ impl Publishing {
 pub(crate) fn open_publisher(access: Access, publishing: Publishing, done: Py<PyAny>) -> PyResult<Job> {
     let workers = Workers::start()?;
     let options = publishing.options(&access, &workers)?;
-    let mut builder = Stream::builder(&access.url).policy(access.policy()?).trust_keys(access.trust_keys()?);
+    let mut builder = tensorpatch::Publisher::builder(&access.url)
+        .policy(access.policy()?)
+        .trust_keys(access.trust_keys()?);
     if let Some(path) = &publishing.sign_key {
         builder = builder.sign_key(sign_key(path)?).signed_tips(signed_tips_beside(path));
     }
@@ -75,15 +81,14 @@ pub(crate) fn open_publisher(access: Access, publishing: Publishing, done: Py<Py
     if publishing.single_writer {
         builder = builder.single_writer();
     }
+    if !publishing.create {
+        builder = builder.existing();
+    }
+    if let Some(baseline) = publishing.baseline {
+        builder = builder.baseline(baseline);
+    }
     let owner = workers.clone();
-    let opened = async move {
-        let stream = if publishing.create { builder.open_or_create().await? } else { builder.open().await? };
-        let baseline = match publishing.baseline {
-            Some(baseline) => baseline,
-            None => cache_dir("baselines", stream.id())?,
-        };
-        Ok((stream, baseline))
-    };
+    let opened = async move { Ok(builder.open_stream().await?) };
     Ok(workers.submit(done, opened, |py, (stream, baseline)| {
         let lazy = Lazy { stream, baseline, options, publisher: OnceCell::new() };
         Ok(Py::new(py, Publisher { workers: owner, lazy: Arc::new(lazy) })?.into_any())
@@ -101,10 +106,12 @@ struct Lazy {
 }
 
 impl Lazy {
-    async fn publisher(&self) -> Result<&tensorpatch::Publisher, StoreError> {
-        let (stream, baseline, options) = (&self.stream, &self.baseline, &self.options);
-        let open = || tensorpatch::Publisher::on(stream.clone(), baseline, options.clone());
-        self.publisher.get_or_try_init(open).await
+    /// The publisher, over its baseline or over `base`; then the baseline stays as it is.
+    async fn publisher(&self, base: Option<PathBuf>) -> Result<tensorpatch::Publisher, StoreError> {
+        let mut options = self.options.clone();
+        options.base.clone_from(&base);
+        let open = || tensorpatch::Publisher::on(self.stream.clone(), &self.baseline, options);
+        Ok(self.publisher.get_or_try_init(open).await?.with_base(base))
     }
 
     /// Where ranks keep what they need, beside the baseline.
@@ -154,10 +161,18 @@ impl Publisher {
         self.workers.watch.position()
     }
 
-    fn publish(&self, checkpoint: PathBuf, label: Option<String>, done: Py<PyAny>) -> PyResult<Job> {
+    fn publish(
+        &self,
+        checkpoint: PathBuf,
+        base: Option<PathBuf>,
+        label: Option<String>,
+        done: Py<PyAny>,
+    ) -> PyResult<Job> {
         let lazy = Arc::clone(&self.lazy);
-        let work =
-            async move { Ok(lazy.publisher().await?.publish_labelled(checkpoint, label.as_deref()).await?) };
+        let work = async move {
+            let publisher = lazy.publisher(base).await?;
+            Ok(publisher.publish_labelled(checkpoint, label.as_deref()).await?)
+        };
         Ok(self.workers.submit_json(done, work)?)
     }
 
@@ -166,7 +181,7 @@ impl Publisher {
         let (lazy, workers) = (Arc::clone(&self.lazy), self.workers.clone());
         let others = others(kept);
         let work = async move {
-            let feed = lazy.publisher().await?.feed(label.as_deref()).await?;
+            let feed = lazy.publisher(None).await?.feed(label.as_deref()).await?;
             Ok(Sink::Version(Box::new(feed.with_others(others))))
         };
         Ok(self.workers.submit(done, work, |py, sink| Feed::begin(py, workers, sink))?)
@@ -206,7 +221,33 @@ impl Publisher {
 
     fn catch_up(&self, done: Py<PyAny>) -> PyResult<Job> {
         let lazy = Arc::clone(&self.lazy);
-        Ok(self.workers.submit_json(done, async move { Ok(lazy.publisher().await?.catch_up().await?) })?)
+        let work = async move { Ok(lazy.publisher(None).await?.catch_up().await?) };
+        Ok(self.workers.submit_json(done, work)?)
+    }
+
+    /// Waits for the baseline, which follows in the background.
+    fn settle(&self, done: Py<PyAny>) -> PyResult<Job> {
+        let lazy = Arc::clone(&self.lazy);
+        let work = async move {
+            if let Some(publisher) = lazy.publisher.get() {
+                publisher.settle().await;
+            }
+            Ok(())
+        };
+        Ok(self.workers.submit_json(done, work)?)
+    }
+
+    fn add_anchor(&self, done: Py<PyAny>) -> PyResult<Job> {
+        let lazy = Arc::clone(&self.lazy);
+        let work = async move { Ok(lazy.publisher(None).await?.add_anchor().await?) };
+        Ok(self.workers.submit_json(done, work)?)
+    }
+
+    /// Takes back the newest versions down to one that a trusted key has signed.
+    fn roll_back(&self, done: Py<PyAny>) -> PyResult<Job> {
+        let lazy = Arc::clone(&self.lazy);
+        let work = async move { Ok(upkeep::roll_back_unsigned(&lazy.stream).await?) };
+        Ok(self.workers.submit_json(done, work)?)
     }
 
     fn latest(&self, done: Py<PyAny>) -> PyResult<Job> {

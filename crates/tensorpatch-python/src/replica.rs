@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use tensorpatch::store::{ApplyMode, Follow, Prepared as Ready, ReplicaOptions, Target, Version};
+use tensorpatch::store::{ApplyMode, Follow, Prepared as Ready, ReplicaOptions, Target, Verify, Version};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::errors::Failure;
 use crate::job::{Job, Workers};
-use crate::options::Access;
+use crate::options::{Access, durability};
 use crate::reports::{Held, latest, versions};
 use crate::watch::Position;
 
@@ -20,7 +20,10 @@ use crate::watch::Position;
 pub(crate) struct Following {
     directory: PathBuf,
     mode: String,
+    durability: String,
+    inverse: bool,
     replace: bool,
+    verify: Option<bool>,
     lease: Option<String>,
     poll: Option<f64>,
 }
@@ -29,29 +32,39 @@ pub(crate) struct Following {
 #[pyfunction]
 pub(crate) fn open_replica(access: Access, following: Following, done: Py<PyAny>) -> PyResult<Job> {
     let workers = Workers::start()?;
-    let Following { directory, mode, replace, lease, poll } = following;
-    let mut options =
-        ReplicaOptions::default().with_apply(access.options()?).with_observer(workers.watch.observer());
-    options = match mode.as_str() {
-        "in_place" => options.with_mode(ApplyMode::InPlace),
-        "beside" => options.with_mode(ApplyMode::Beside),
+    let mode = match following.mode.as_str() {
+        "in_place" => ApplyMode::InPlace,
+        "beside" => ApplyMode::Beside,
         other => {
             let what = format!("mode={other:?}: it is \"in_place\" or \"beside\"");
             return Err(Failure::refused(what).into());
         }
     };
-    if replace {
+    let mut options = ReplicaOptions::default()
+        .with_apply(access.options()?)
+        .with_durability(durability(&following.durability)?)
+        .with_mode(mode)
+        .with_verify(match following.verify {
+            None => Verify::WhereTrusted,
+            Some(true) => Verify::Always,
+            Some(false) => Verify::Never,
+        })
+        .with_observer(workers.watch.observer());
+    if !following.inverse {
+        options = options.without_inverse();
+    }
+    if following.replace {
         options = options.replacing();
     }
-    if let Some(holder) = &lease {
+    if let Some(holder) = &following.lease {
         options = options.with_lease(holder);
     }
     let mut policy = access.policy()?;
-    if let Some(seconds) = poll {
+    if let Some(seconds) = following.poll {
         let poll = Duration::try_from_secs_f64(seconds);
         policy.following.poll = poll.map_err(|error| Failure::refused(format!("poll={seconds}: {error}")))?;
     }
-    let mut builder = tensorpatch::Replica::builder(&access.url, directory)
+    let mut builder = tensorpatch::Replica::builder(&access.url, following.directory)
         .policy(policy)
         .options(options)
         .trust_keys(access.trust_keys()?);
@@ -106,6 +119,12 @@ impl Replica {
     fn held(&self, done: Py<PyAny>) -> PyResult<Job> {
         let replica = self.replica.clone();
         Ok(self.workers.submit_json(done, async move { Ok(replica.held().await?.map(Held::of)) })?)
+    }
+
+    /// Reads every byte, and reports what is not as it was published.
+    fn verify(&self, done: Py<PyAny>) -> PyResult<Job> {
+        let replica = self.replica.clone();
+        Ok(self.workers.submit_json(done, async move { Ok(replica.verify().await?) })?)
     }
 
     fn pull(&self, number: Option<u64>, done: Py<PyAny>) -> PyResult<Job> {

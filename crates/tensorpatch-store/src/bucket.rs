@@ -53,7 +53,7 @@ impl Bucket {
         // A local directory is known by its path, and a bucket by its name, not by what the program calls
         // them.
         let bare = |text: &str, open: &str| text.strip_prefix(open)?.strip_suffix(')').map(str::to_owned);
-        let store = bare(&store, "LocalFileSystem(")
+        let store = bare(&store, "Directory(")
             .or_else(|| bare(&store, "LimitStore(")?.split_once(", ").map(|(_, store)| store.to_owned()))
             .unwrap_or(store);
         if self.prefix.as_ref().is_empty() { store } else { format!("{store}/{}", self.prefix) }

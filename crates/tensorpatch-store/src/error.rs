@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::cause::{Cause, Told};
 use crate::settings::PolicyError;
+use tensorpatch_checkpoint::{ConfinedPath, Misplaced};
 use tensorpatch_format::{ErrorKind, LeafHash, TaggedStateDigest};
 use tensorpatch_stream::{
     ChainError, HandoverError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version,
@@ -199,6 +200,10 @@ pub enum StoreError {
         /// What is in the way, and what to do.
         what: String,
     },
+    /// Something is where a file or directory of tensorpatch's own belongs, such as a link that somebody has put
+    /// there. It was neither followed nor altered.
+    #[error(transparent)]
+    Misplaced(Misplaced),
     /// The local state file is not one, or says what cannot be.
     #[error("{} cannot be understood: {what}. Remove it to start again from the weights that lie there", path.display())]
     LocalState {
@@ -406,7 +411,16 @@ impl From<ChainError> for StoreError {
 
 impl StoreError {
     pub(crate) fn local(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Self::Local { path: path.into(), source }
+        match Misplaced::of(&source) {
+            Some(misplaced) => Self::Misplaced(misplaced.clone()),
+            None => Self::Local { path: path.into(), source },
+        }
+    }
+
+    /// For `map_err` on what is done at a place.
+    pub(crate) fn at(place: &ConfinedPath) -> impl FnOnce(std::io::Error) -> Self {
+        let path = place.path();
+        move |source| Self::local(path, source)
     }
 
     /// Who must act on it.
@@ -446,6 +460,7 @@ impl StoreError {
             | Self::NeedsKey { .. }
             | Self::Companion { .. }
             | Self::Tensors(_)
+            | Self::Misplaced(_)
             | Self::Text(_) => ErrorKind::Refused,
             Self::Missing { .. }
             | Self::Damaged { .. }

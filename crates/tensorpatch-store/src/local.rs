@@ -1,10 +1,11 @@
 //! Files on local disk that are there whole or not at all, also after a power cut.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use tensorpatch_checkpoint::ConfinedPath;
 use tensorpatch_stream::StreamId;
 use tokio::sync::mpsc;
 
@@ -14,43 +15,33 @@ use crate::error::StoreError;
 #[derive(Debug)]
 pub(crate) struct NewFile {
     file: File,
-    staged: PathBuf,
-    target: PathBuf,
+    staged: ConfinedPath,
+    target: ConfinedPath,
     /// Whether what is written stays for [`NewFile::resume`] when this is dropped.
     keep: bool,
 }
 
 impl NewFile {
-    pub(crate) fn create(target: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn create(target: &ConfinedPath) -> Result<Self, StoreError> {
         let staged = partial(target);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&staged)
-            .map_err(|e| StoreError::local(&staged, e))?;
-        Ok(Self { file, staged, target: target.to_owned(), keep: false })
+        let file = staged.replace().map_err(StoreError::at(&staged))?;
+        Ok(Self { file, staged, target: target.clone(), keep: false })
     }
 
     /// Goes on where a process left off that died, or a connection that broke; the bytes that are there are
     /// handed to `seen`.
     ///
     /// They may be anything, after a power cut: whoever resumes must verify the whole before the commit. At
-    /// most `max` are kept. Unless it is discarded, what is written stays for the next time.
+    /// most `max` are kept. A file that somebody else has put there is none to go on with, as they could alter
+    /// it later. Unless it is discarded, what is written stays for the next time.
     pub(crate) fn resume(
-        target: &Path,
+        target: &ConfinedPath,
         max: u64,
         mut seen: impl FnMut(&[u8]),
     ) -> Result<(Self, u64), StoreError> {
         let staged = partial(target);
-        let failed = |e| StoreError::local(&staged, e);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&staged)
-            .map_err(failed)?;
+        let failed = |e| StoreError::local(staged.path(), e);
+        let mut file = staged.resume().map_err(failed)?;
         if file.metadata().map_err(failed)?.len() > max {
             file.set_len(0).map_err(failed)?;
         }
@@ -64,7 +55,7 @@ impl NewFile {
                 }
             }
         }
-        Ok((Self { file, staged, target: target.to_owned(), keep: true }, len))
+        Ok((Self { file, staged, target: target.clone(), keep: true }, len))
     }
 
     /// Removes what is written: it is of no use.
@@ -73,20 +64,20 @@ impl NewFile {
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all(bytes).map_err(|e| StoreError::local(&self.staged, e))
+        self.file.write_all(bytes).map_err(StoreError::at(&self.staged))
     }
 
     /// Gives the file its name, durably.
     pub(crate) fn commit(self) -> Result<(), StoreError> {
-        self.file.sync_all().map_err(|e| StoreError::local(&self.staged, e))?;
+        self.file.sync_all().map_err(StoreError::at(&self.staged))?;
         let target = self.target.clone();
         self.commit_unsynced()?;
-        sync_parent(&target)
+        target.sync_parent().map_err(StoreError::at(&target))
     }
 
     /// Gives the file its name. After a power cut it may hold anything, so whoever uses it must verify it.
     pub(crate) fn commit_unsynced(mut self) -> Result<(), StoreError> {
-        std::fs::rename(&self.staged, &self.target).map_err(|e| StoreError::local(&self.target, e))?;
+        self.staged.rename(&self.target).map_err(StoreError::at(&self.target))?;
         self.keep = true;
         Ok(())
     }
@@ -97,44 +88,51 @@ impl Drop for NewFile {
         if !self.keep {
             // The name ends in .partial, so a file that cannot be removed is still never taken for a whole
             // one.
-            let _ = std::fs::remove_file(&self.staged);
+            let _ = self.staged.remove_file();
         }
     }
 }
 
 /// The name of a file while it is not complete: always of the same length, so that a name of any length has
 /// one.
-pub(crate) fn partial(target: &Path) -> PathBuf {
-    let name = target.file_name().unwrap_or_default();
-    let digest = blake3::hash(name.as_encoded_bytes()).to_hex();
+pub(crate) fn partial(target: &ConfinedPath) -> ConfinedPath {
+    let digest = blake3::hash(target.file_name().as_encoded_bytes()).to_hex();
     target.with_file_name(format!(".{}.partial", digest.get(..32).unwrap_or_default()))
 }
 
 /// Replaces a file by one with these bytes, durably.
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let mut file = NewFile::create(path)?;
+pub(crate) fn write_file(place: &ConfinedPath, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut file = NewFile::create(place)?;
     file.write(bytes)?;
     file.commit()
 }
 
 /// Replaces a file by one with these bytes, or leaves it as it is. After a power cut it may hold anything.
-pub(crate) fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let mut file = NewFile::create(path)?;
+pub(crate) fn write_unsynced(place: &ConfinedPath, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut file = NewFile::create(place)?;
     file.write(bytes)?;
     file.commit_unsynced()
 }
 
-/// Copies a file, sharing blocks where the file system can.
-pub(crate) fn copy_file(from: &Path, to: &Path) -> Result<(), StoreError> {
-    let mut source = File::open(from).map_err(|e| StoreError::local(from, e))?;
+/// Copies an open file, sharing blocks where the file system can.
+pub(crate) fn copy_file(mut from: File, to: &ConfinedPath) -> Result<(), StoreError> {
     let mut file = NewFile::create(to)?;
-    std::io::copy(&mut source, &mut file.file).map_err(|e| StoreError::local(to, e))?;
+    std::io::copy(&mut from, &mut file.file).map_err(StoreError::at(to))?;
     file.commit_unsynced()
 }
 
-/// The bytes of a file of at most `max` bytes, or `None` if there is none.
+/// The bytes of a file of the user's of at most `max` bytes, or `None` if there is none.
 pub(crate) fn read_file(path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreError> {
-    let file = match File::open(path) {
+    read(File::open(path), path, max)
+}
+
+/// The bytes of a file of tensorpatch's own of at most `max` bytes, or `None` if there is none.
+pub(crate) fn read_own(place: &ConfinedPath, max: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    read(place.open(), &place.path(), max)
+}
+
+fn read(opened: std::io::Result<File>, path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    let file = match opened {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(StoreError::local(path, e)),
@@ -176,38 +174,41 @@ pub(crate) fn read_blocks<R: Read>(
     receiver
 }
 
-pub(crate) fn file_len(path: &Path) -> Result<u64, StoreError> {
-    std::fs::metadata(path).map(|meta| meta.len()).map_err(|e| StoreError::local(path, e))
+pub(crate) fn file_len(place: &ConfinedPath) -> Result<u64, StoreError> {
+    let found = place.find().and_then(|found| found.ok_or(ErrorKind::NotFound.into()));
+    found.map(|found| found.len).map_err(StoreError::at(place))
 }
 
+/// Makes a directory that the user has named, where links may lead to.
 pub(crate) fn create_dir(path: &Path) -> Result<(), StoreError> {
     std::fs::create_dir_all(path).map_err(|e| StoreError::local(path, e))
 }
 
+/// Opens a directory that the user has named, which is made if it is missing.
+pub(crate) fn open_root(path: &Path) -> Result<ConfinedPath, StoreError> {
+    create_dir(path)?;
+    ConfinedPath::root(path).map_err(|e| StoreError::local(path, e))
+}
+
+/// Makes a directory of tensorpatch's own.
+pub(crate) fn make_dir(place: &ConfinedPath) -> Result<(), StoreError> {
+    place.create_dir().map_err(StoreError::at(place))
+}
+
 /// Removes a file or a whole directory; nothing there is as good.
-pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
-    let result = match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match result {
-        // Where a file is instead of the directory, there is nothing either.
-        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Err(StoreError::local(path, e))
-        }
-        _ => Ok(()),
-    }
+pub(crate) fn remove(place: &ConfinedPath) -> Result<(), StoreError> {
+    place.remove().map_err(StoreError::at(place))
 }
 
-/// Makes a rename, creation or removal in a directory durable.
-pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
-    tensorpatch_checkpoint::sync_dir(path).map_err(|e| StoreError::local(path, e))
+/// Renames within directories of tensorpatch's own.
+pub(crate) fn rename(from: &ConfinedPath, to: &ConfinedPath) -> Result<(), StoreError> {
+    from.rename(to).map_err(StoreError::at(to))
 }
 
-fn sync_parent(path: &Path) -> Result<(), StoreError> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sync_dir(parent)
+/// Makes renames, creations and removals in a directory durable.
+pub(crate) fn sync_dir(place: &ConfinedPath) -> Result<(), StoreError> {
+    let synced = place.open_dir().and_then(|dir| tensorpatch_checkpoint::sync_open_dir(&dir));
+    synced.map_err(StoreError::at(place))
 }
 
 /// Runs `work` on a thread that may block.
@@ -245,16 +246,17 @@ mod tests {
     #[test]
     fn a_file_that_is_not_committed_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.json");
-        write_file(&path, b"old").unwrap();
-        let mut file = NewFile::create(&path).unwrap();
+        let root = ConfinedPath::root(dir.path()).unwrap();
+        let place = root.join("state.json");
+        write_file(&place, b"old").unwrap();
+        let mut file = NewFile::create(&place).unwrap();
         file.write(b"half").unwrap();
         drop(file);
-        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read(place.path()).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        write_file(&path, b"new").unwrap();
-        assert_eq!(read_file(&path, 10).unwrap().unwrap(), b"new");
-        assert!(read_file(&path, 2).is_err());
-        assert_eq!(read_file(&dir.path().join("none"), 2).unwrap(), None);
+        write_file(&place, b"new").unwrap();
+        assert_eq!(read_own(&place, 10).unwrap().unwrap(), b"new");
+        assert!(read_own(&place, 2).is_err());
+        assert_eq!(read_own(&root.join("none"), 2).unwrap(), None);
     }
 }

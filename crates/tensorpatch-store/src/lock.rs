@@ -1,12 +1,14 @@
 //! A lock on a directory, held until dropped, also by the death of the process.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use tensorpatch_checkpoint::ConfinedPath;
+
 use crate::error::StoreError;
-use crate::local::create_dir;
+use crate::local;
 
 /// How long a lock is waited for without a word.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,18 +33,22 @@ enum Held {
 }
 
 impl Lock {
-    /// Takes the lock file in `dir`, which is made if it is missing, and waits for whoever holds it.
+    /// Takes the lock file in `folder` of the directory `dir`, which are made if they are missing, and waits for
+    /// whoever holds it. Returns the directory, too. An empty `folder` is the directory itself.
     ///
     /// It asks again and again instead of letting a thread wait, so that whoever gives up waiting leaves
     /// nothing behind.
-    pub(crate) async fn wait(dir: PathBuf) -> Result<Self, StoreError> {
+    pub(crate) async fn wait(dir: &Path, folder: &str) -> Result<(Self, ConfinedPath), StoreError> {
         let mut pause = Duration::from_millis(2);
         let begun = Instant::now();
         let mut told = false;
         loop {
-            create_dir(&dir)?;
-            if let Some(lock) = Self::attempt(&dir.join("lock"))? {
-                return Ok(lock);
+            // Each time: whoever held it may have removed the directory.
+            let root = local::open_root(dir)?;
+            let folder = root.join(folder);
+            local::make_dir(&folder)?;
+            if let Some(lock) = Self::attempt(&folder.join("lock"))? {
+                return Ok((lock, root));
             }
             if !told && begun.elapsed() > PATIENCE {
                 tracing::warn!("{} is in use by another process: waiting for it", dir.display());
@@ -53,32 +59,27 @@ impl Lock {
         }
     }
 
-    /// Takes the lock file at `path`, or returns `None` if somebody else holds it.
-    pub(crate) fn attempt(path: &Path) -> Result<Option<Self>, StoreError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(|e| StoreError::local(path, e))?;
+    /// Takes the lock file at `place`, or returns `None` if somebody else holds it.
+    pub(crate) fn attempt(place: &ConfinedPath) -> Result<Option<Self>, StoreError> {
+        let failed = |e| StoreError::local(place.path(), e);
+        let file = place.open_or_create().map_err(failed)?;
         let held = match file.try_lock() {
             Ok(()) => Held::File { _file: file },
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) if lacks_locks(&error) => {
-                match Held::without_file_locks(&file).map_err(|e| StoreError::local(path, e))? {
+                match Held::without_file_locks(&file).map_err(failed)? {
                     None => return Ok(None),
                     Some(held) => {
                         tracing::warn!(
                             "the file system of {} has no locks ({error}): processes of this machine are kept \
                              apart, those of other machines are not",
-                            path.display()
+                            place.path().display()
                         );
                         held
                     }
                 }
             }
-            Err(TryLockError::Error(error)) => return Err(StoreError::local(path, error)),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
         };
         Ok(Some(Self { _held: held }))
     }
@@ -125,12 +126,12 @@ mod tests {
     #[test]
     fn a_lock_is_held_by_one_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let lock = Lock::attempt(&path).unwrap();
+        let place = ConfinedPath::root(dir.path()).unwrap().join("lock");
+        let lock = Lock::attempt(&place).unwrap();
         assert!(lock.is_some());
-        assert!(Lock::attempt(&path).unwrap().is_none());
+        assert!(Lock::attempt(&place).unwrap().is_none());
         drop(lock);
-        assert!(Lock::attempt(&path).unwrap().is_some());
+        assert!(Lock::attempt(&place).unwrap().is_some());
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -28,7 +28,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::bucket::buffered_all;
 use crate::bucket::upload::{Outgoing, Uploading};
 use crate::error::StoreError;
-use crate::local::{blocking, file_len, unix_now};
+use crate::local::{blocking, file_len, rename, unix_now};
 use crate::observe::{Observer, Phase};
 use crate::replica::Replica;
 use crate::replica::directory::{InstalledVersion, LocalState, ReplicaDir, first_entry};
@@ -40,7 +40,9 @@ use crate::stream::{Stream, next_version};
 use anchor_policy::Chain;
 use builder::PublisherBuilder;
 use known::Known;
-use local::{Base, Checked, Companion, Staged, copy_companion, encode_and_check, stage_checkpoint};
+use local::{
+    Base, Checked, Companion, Staged, copy_companion, encode_and_check, same_companions, stage_checkpoint,
+};
 use options::PublishOptions;
 
 pub use published::Published;
@@ -137,6 +139,16 @@ impl Publisher {
     /// The directory of the baseline.
     pub fn baseline(&self) -> &Path {
         &self.baseline
+    }
+
+    /// The same publisher, whose next versions are made from the checkpoint at `base`, as
+    /// [`PublishOptions::base`] says, or from its baseline: for trainers that have another checkpoint before
+    /// each time.
+    #[must_use]
+    pub fn with_base(&self, base: Option<PathBuf>) -> Self {
+        let mut publisher = self.clone();
+        publisher.options.base = base;
+        publisher
     }
 
     /// Brings the baseline to the tip, whoever published it, so that the next version builds on that.
@@ -572,8 +584,7 @@ impl Publisher {
                     // Under its own name the patch is found by the next process, if this one does not come to
                     // the end.
                     let patch = directory.download(&digest);
-                    std::fs::rename(directory.outgoing(), &patch)
-                        .map_err(|e| StoreError::local(&patch, e))?;
+                    rename(&directory.outgoing(), &patch)?;
                     let step = Step { patch, to: to.clone() };
                     let (directory, options, steps) = (&directory, &options, std::slice::from_ref(&step));
                     let update = Update { directory, stream, from, steps, keeps_inverse: false, options };
@@ -584,13 +595,4 @@ impl Publisher {
             update::activate(&directory, stream, from.as_ref(), &to, ready, &options)
         })
     }
-}
-
-/// Whether a version has these files beside the weights, and no others.
-fn same_companions(companions: &[Companion], published: &[NamedObject]) -> bool {
-    let is_published = |companion: &Companion| {
-        let same = published.iter().find(|named| named.name == companion.name);
-        same.is_some_and(|named| named.object.blake3 == companion.digest)
-    };
-    companions.len() == published.len() && companions.iter().all(is_published)
 }

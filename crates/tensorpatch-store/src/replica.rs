@@ -421,7 +421,7 @@ impl Replica {
         let (directory, options) = (directory.clone(), self.options.apply.clone());
         let (stream, held) = (self.stream.id(), held.clone());
         blocking(move || {
-            let found = install::is_version(directory.path(), &held, &options);
+            let found = install::is_version(&directory.path(), &held, &options);
             found.map_err(|error| update::damage_noted(&directory, stream, &held, error))
         })
         .await
@@ -430,7 +430,7 @@ impl Replica {
     async fn examine(&self, directory: &ReplicaDir) -> Result<Option<Found>, StoreError> {
         let (directory, options) = (directory.clone(), self.options.apply.clone());
         let hash = self.stream.record().leaf_hash;
-        blocking(move || install::examine(directory.path(), hash, &options)).await
+        blocking(move || install::examine(&directory.path(), hash, &options)).await
     }
 
     /// The commit of the target, and a check that the stream still has what is held.

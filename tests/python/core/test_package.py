@@ -36,6 +36,13 @@ print(sorted(heavy), len(own) < 20, len(set(sys.modules) - before) < 100, len(os
     assert run(sys.executable, "-I", "-c", program, check=True).stdout == "[] True True 1\n"
 
 
+@pytest.mark.parametrize("kind", ["s3", "gs", "az", "hf"])
+def test_every_kind_of_store_is_in_the_wheel(kind: str, training: Training) -> None:
+    with pytest.raises(tensorpatch.UsageError) as refused:
+        tensorpatch.Replica(f"{kind}://", training.path("replica"))
+    assert "this build" not in str(refused.value)
+
+
 def test_everything_public_has_documentation() -> None:
     for name in tensorpatch.__all__:
         value = getattr(tensorpatch, name)

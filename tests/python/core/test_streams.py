@@ -9,6 +9,8 @@ import pickle
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -211,6 +213,81 @@ def test_the_asynchronous_twins_do_the_same(training: Training) -> None:
     assert asyncio.run(run()) == [2, 3, 4]
 
 
+def test_versions_are_made_from_checkpoints_of_the_caller_without_a_copy(training: Training) -> None:
+    def checkpoint(step: int) -> Path:
+        path = training.path(f"step-{step}.safetensors")
+        tensorpatch.diff(None, training.train(), training.path("full.tpatch"))
+        tensorpatch.apply(None, training.path("full.tpatch"), path)
+        return path
+
+    steps = [checkpoint(step) for step in range(4)]
+    with tensorpatch.Publisher(training.path("stream"), baseline=training.path("baseline")) as publisher:
+        publisher.publish(steps[0])
+        publisher.settle()
+        kept = sorted(training.path("baseline").glob("*.safetensors"))[0].read_bytes()
+        assert publisher.publish(steps[1], base=steps[0]).kind == "delta"
+        publisher.publish_in_background(steps[2], base=steps[1]).result()
+        assert sorted(training.path("baseline").glob("*.safetensors"))[0].read_bytes() == kept
+        with pytest.raises(tensorpatch.Error, match="newest version|state"):
+            publisher.publish(steps[3], base=steps[0])
+        with pytest.raises(tensorpatch.UsageError, match="baseline"):
+            publisher.publish(training.state, base=steps[2])
+        assert publisher.publish(steps[3]).digest == tensorpatch.digest(steps[3])
+    with tensorpatch.Publisher(training.path("stream"), baseline=training.path("none")) as publisher:
+        assert publisher.publish(steps[0], base=steps[3]).version == 5
+    assert not list(training.path("none").glob("*.safetensors"))
+
+
+def test_an_unchanged_state_is_published_where_that_is_asked_for(training: Training) -> None:
+    with tensorpatch.Publisher(training.path("stream"), allow_unchanged=True) as publisher:
+        publisher.publish(training.state)
+        again = publisher.publish(training.state)
+    assert (again.version, again.kind, again.unchanged) == (2, "empty", False)
+
+
+def test_what_is_left_out_of_a_checkpoint_is_told_and_taken_along_by_name(training: Training) -> None:
+    directory = training.path("checkpoint")
+    (directory / "onnx").mkdir(parents=True)
+    tensorpatch.diff(None, training.state, training.path("full.tpatch"))
+    tensorpatch.apply(None, training.path("full.tpatch"), directory / "model.safetensors")
+    (directory / "config.json").write_text("{}")
+    (directory / "onnx/model.onnx").write_bytes(b"1")
+    with tensorpatch.Publisher(training.path("stream")) as publisher:
+        published = publisher.publish(directory)
+    assert published.companions == ("config.json",)
+    assert [left.name for left in published.left_out] == ["onnx/model.onnx"]
+    with tensorpatch.Publisher(training.path("other"), carry=["onnx/model.onnx"]) as publisher:
+        published = publisher.publish(directory)
+    assert published.companions == ("config.json", "onnx/model.onnx") and published.left_out == ()
+
+
+def test_damage_of_a_replica_is_found_and_restored(training: Training) -> None:
+    with tensorpatch.Publisher(training.path("stream")) as publisher:
+        publisher.publish(training.state)
+    directory = training.path("replica")
+    replica = tensorpatch.Replica(training.path("stream"), directory, durability="none", inverse=False)
+    assert replica.pull().verified
+    assert replica.verify().faults == ()
+    weights = next(directory.glob("*.safetensors"))
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    assert [fault.path for fault in replica.verify().faults] == [str(directory)]
+    assert not replica.pull().verified
+    pulled = tensorpatch.Replica(training.path("stream"), directory, verify=True).pull()
+    assert pulled.verified and pulled.restored
+    assert replica.verify().digest == pulled.digest and replica.verify().faults == ()
+
+
+def test_an_anchor_is_added_when_it_is_asked_for(training: Training) -> None:
+    with tensorpatch.Publisher(training.path("stream"), anchors=False) as publisher:
+        publisher.publish(training.state)
+        publisher.publish(training.train())
+        assert publisher.add_anchor().version == 2
+    replica = tensorpatch.Replica(training.path("stream"), training.path("replica"))
+    assert [edge.anchor for edge in replica.pull().edges] == [True]
+
+
 def test_a_stream_that_is_missing_is_not_found(training: Training) -> None:
     with pytest.raises(tensorpatch.NotFoundError):
         tensorpatch.Replica(training.path("none"), training.path("replica"))
@@ -242,6 +319,29 @@ def test_only_what_is_signed_by_a_trusted_key_is_pulled(training: Training) -> N
     with pytest.raises(tensorpatch.UntrustedError):
         tensorpatch.Replica(stream, replica, trust=[other])
     assert tensorpatch.Replica(stream, replica, trust=[other, own]).pull().version == 1
+
+    # Somebody publishes with another key, and the owner of the first takes that back.
+    signing: dict[str, Any] = {"sign_key": training.path("other.key"), "trust": [own]}
+    with tensorpatch.Publisher(stream, baseline=training.path("other"), **signing) as publisher:
+        publisher.publish(training.train())
+    with tensorpatch.Publisher(stream, sign_key=training.path("trainer.key")) as publisher:
+        rolled_back = publisher.roll_back()
+        assert (rolled_back.tip, rolled_back.removed) == (1, (2,))
+        assert publisher.publish(training.train()).version == 2
+    assert tensorpatch.Replica(stream, replica, trust=[own]).pull().version == 2
+
+
+def test_a_stream_is_refused_that_is_another_or_older_than_it_must_be(training: Training) -> None:
+    with tensorpatch.Publisher(training.path("stream")) as publisher:
+        publisher.publish(training.state)
+        id = publisher.stream
+    replica = training.path("replica")
+    opened = tensorpatch.Replica(training.path("stream"), replica, stream=id, expect_tip=1)
+    assert opened.pull().stream == id
+    with pytest.raises(tensorpatch.ConflictError):
+        tensorpatch.Replica(training.path("stream"), replica, stream="0" * 32)
+    with pytest.raises(tensorpatch.ConflictError):
+        tensorpatch.Replica(training.path("stream"), replica, expect_tip=2).pull()
 
 
 def in_child(publisher: tensorpatch.Publisher, queue: multiprocessing.Queue[str]) -> None:

@@ -6,6 +6,7 @@ import gc
 from pathlib import Path
 from typing import Any
 
+import measure
 import pytest
 from conftest import Training
 
@@ -154,3 +155,15 @@ def test_publishing_copies_no_tensor(training: Training) -> None:
     assert published.changed_elements is not None and published.changed_elements > 0
     # All of it is 256 MiB, and one tensor 32.
     assert peak - before < 24 << 20
+
+
+@pytest.mark.parametrize("tensor_mib", [8, 64])
+def test_publishing_allocates_less_than_64_mib_beyond_one_tensor(tensor_mib: int, training: Training) -> None:
+    state = measure.random_state(256, tensor_mib)
+    with tensorpatch.Publisher(training.path("stream"), baseline=training.path("baseline")) as publisher:
+        grown = [measure.growth(lambda: publisher.publish(state))]
+        measure.train(state)
+        publisher.settle()
+        grown.append(measure.growth(lambda: publisher.publish(state)))
+    print([f"{bytes / measure.MIB:.1f} MiB" for bytes in grown])
+    assert max(grown) < (64 + tensor_mib) * measure.MIB

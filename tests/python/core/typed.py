@@ -32,18 +32,30 @@ def files(state: dict[str, Array]) -> int:
 
 
 def stream(state: dict[str, Array], indices: numpy.typing.NDArray[numpy.int64]) -> str | None:
-    with tensorpatch.Publisher("url", baseline=Path("x"), anchor_every=3, storage={"attempts": "3"}) as publisher:
+    with tensorpatch.Publisher(
+        "url", baseline=Path("x"), anchor_every=3, allow_unchanged=True, carry=["a.log"], storage={"attempts": "3"}
+    ) as publisher:
         published: tensorpatch.Published = publisher.publish(state, label="1", companions={"a": b""})
         publisher.publish(pairs(state), partial=True)
         future: Future[tensorpatch.Published] = publisher.publish_in_background("path")
         publisher.publish_sparse((name, indices, value) for name, value in state.items())
         receipt: str = publisher.prepare(state, rank=0, world_size=1)
         publisher.commit([receipt])
+        publisher.publish("checkpoint", base=Path("before"))
+        publisher.settle()
+        added: tensorpatch.AnchorAdded = publisher.add_anchor()
+        back: tensorpatch.RolledBack = publisher.roll_back()
+        left: tuple[tensorpatch.LeftOut, ...] = published.left_out
+        print(added.bytes, back.removed, left, published.companions)
         try:
             print(future.result(), published.anchor)
         except exceptions.ConflictError as error:
             print(error.kind, error.retryable, error.offset)
-    replica = tensorpatch.Replica("url", "directory", mode="beside", lease="me")
+    replica = tensorpatch.Replica(
+        "url", "directory", mode="beside", durability="none", inverse=False, verify=True, lease="me"
+    )
+    faults: tuple[tensorpatch.Fault, ...] = replica.verify().faults
+    print([fault.what for fault in faults])
     prepared: tensorpatch.Prepared = replica.prepare(3)
     for patch in tensorpatch.patches(prepared, names=["w"]):
         shape: tuple[int, ...] = patch.shape

@@ -167,7 +167,9 @@ def test_async_grpo_trains_while_the_server_follows(tmp_path: Path, plain_kernel
     print(done.stdout)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "bit for bit the trainer's weights" in done.stdout
-    assert done.stdout.count("scatter") == 5
+    taken, told = done.stdout.split("scatter: on average")
+    assert taken.count("scatter") == 5
+    assert "from pause to resume" in told
 
 
 class Follower:

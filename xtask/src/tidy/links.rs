@@ -25,7 +25,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
 }
 
 /// The targets of inline links, outside code.
-fn targets(text: &str) -> Vec<&str> {
+pub(crate) fn targets(text: &str) -> Vec<&str> {
     let mut targets = Vec::new();
     let mut fenced = false;
     for line in text.lines() {

@@ -168,6 +168,31 @@ fn what_an_interrupted_run_left_is_finished_first() {
 }
 
 #[test]
+fn a_journal_is_finished_only_if_it_leads_to_a_state_of_the_patch_at_hand() {
+    let (dir, base, target) = pair();
+    let other = write(&dir.path().join("other"), &[bf16("a", &[1000], 8), bf16("b", &[20], 9)]);
+    let patch = |from: &Path, to: &Path| {
+        Patch::from_vec(patch_between(from, to, &Options::default()).0, &Limits::default()).unwrap()
+    };
+    let journal = journal_path(&base);
+    let interrupt = |by: &Patch<'_>| {
+        prepare_in_place(&base, by, &journal, &Options::default(), Progress::none()).unwrap();
+    };
+    let before = fs::read(&base).unwrap();
+    interrupt(&patch(&base, &other));
+    let refused = patch(&base, &target).apply_in_place(&base).unwrap_err();
+    assert!(matches!(&refused, ApplyError::OtherJournal { journal: found, .. } if *found == journal));
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    assert!(fs::read(&base).unwrap() == before && journal.exists());
+    fs::remove_file(&journal).unwrap();
+    // The base of the patch at hand is one of its states.
+    interrupt(&patch(&base, &target));
+    let applied = patch(&target, &other).apply_in_place(&base).unwrap();
+    assert!(matches!(applied, AppliedInPlace::Applied(_)));
+    assert!(fs::read(&base).unwrap() == fs::read(&other).unwrap() && !journal.exists());
+}
+
+#[test]
 fn the_files_of_a_replica_are_not_patched_in_place_by_either_name() {
     let (dir, base, target) = pair();
     let replica = dir.path().join("replica");

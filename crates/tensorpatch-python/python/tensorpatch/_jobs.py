@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from tensorpatch import _progress
 from tensorpatch._types import ProgressCallback
+from tensorpatch.exceptions import UsageError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -18,9 +20,36 @@ if TYPE_CHECKING:
     Position: TypeAlias = Callable[[], tuple[str, int, int] | None]
 
 T = TypeVar("T")
+N = TypeVar("N")
 
 _TICK = 0.1
 """Seconds between two looks at the progress."""
+
+
+class Opened(Generic[N]):
+    """A native object of the process that opened it, until it is closed."""
+
+    def __init__(self, what: str, native: N) -> None:
+        self._what = what
+        self._native: N | None = native
+        self._process = os.getpid()
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is another process, whose threads are not those that were started for the object."""
+        return self._process != os.getpid()
+
+    def get(self) -> N:
+        """The object, or a ``UsageError``."""
+        if self._native is None:
+            raise UsageError(f"the {self._what} is closed", "refused")
+        if self.is_forked:
+            raise UsageError(f"the {self._what} was opened before a fork: open one in this process", "refused")
+        return self._native
+
+    def close(self) -> None:
+        """Lets go of it."""
+        self._native = None
 
 
 def begin(start: Start, convert: Callable[[Any], T]) -> Future[T]:
@@ -83,6 +112,15 @@ def wait(
         raise
     finally:
         _progress.close(listening)
+
+
+def as_it_is(value: T) -> T:
+    """The result of a job that needs no conversion."""
+    return value
+
+
+def nothing(_: object) -> None:
+    """The result of a job that has none."""
 
 
 async def wait_async(start: Start, convert: Callable[[Any], T]) -> T:

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tensorpatch import _native
-from tensorpatch._jobs import begin, wait, wait_async
-from tensorpatch._reports import Published, Version, made, made_all, made_or_none
+from tensorpatch._jobs import Opened, as_it_is, begin, nothing, wait, wait_async
+from tensorpatch._reports import AnchorAdded, Published, RolledBack, Version, all_of, one, one_or_none
 from tensorpatch._state import pairs_of, path_of
 from tensorpatch._types import Changes, Companions, ProgressCallback, StateLike, StrPath
 from tensorpatch.exceptions import UsageError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tensorpatch._jobs import Start
 
 T = TypeVar("T")
+
+_published = one(Published)
 
 
 class Publisher:
@@ -53,6 +55,9 @@ class Publisher:
             could not tell.
         leaf_hash: The leaf hash of a new stream, by default ``blake3`` if it is signed, else ``xxh3``; an
             existing one must have it.
+        allow_unchanged: Whether a state that is the newest version already becomes a version all the same.
+        carry: Files beside the weights of a checkpoint on disk that are published although their names say
+            weights of another format, a leftover or a log: paths below it, such as ``onnx/model.onnx``.
         threads: Threads that encode and hash; one for each core by default.
         storage: Settings of the transfer by name, such as ``{"parallel_uploads": "16"}``; see
             ``tensorpatch publish --help``. Those of the environment are the default.
@@ -82,13 +87,14 @@ class Publisher:
         create: bool = True,
         single_writer: bool = False,
         leaf_hash: Literal["xxh3", "blake3"] | None = None,
+        allow_unchanged: bool = False,
+        carry: Sequence[str] = (),
         threads: int | None = None,
         storage: Mapping[str, str] | None = None,
         progress: ProgressCallback | bool | None = None,
     ) -> None:
         self._url = os.fspath(url)
         self._progress = progress
-        self._process = os.getpid()
         self._background: Future[Published] | None = None
         access: _native._Access = {
             "url": self._url,
@@ -108,10 +114,13 @@ class Publisher:
             "create": create,
             "single_writer": single_writer,
             "leaf_hash": leaf_hash,
+            "allow_unchanged": allow_unchanged,
+            "carry": list(carry),
         }
-        self._native: _native.Publisher | None = wait(
-            lambda done: _native.open_publisher(access, publishing, done), _as_it_is
+        native: _native.Publisher = wait(
+            lambda done: _native.open_publisher(access, publishing, done), as_it_is
         )
+        self._native = Opened("publisher", native)
 
     @property
     def url(self) -> str:
@@ -135,6 +144,7 @@ class Publisher:
         label: str | None = None,
         partial: bool = False,
         companions: Companions | None = None,
+        base: StrPath | None = None,
     ) -> Published:
         """Publishes a state as the next version.
 
@@ -148,15 +158,19 @@ class Publisher:
         nothing is published. ``companions`` are the files beside the weights;
         without any, tensors keep those of the version before, and a checkpoint brings its own.
 
+        ``base`` is for checkpoints on disk: the newest version as a checkpoint of yours, unaltered. The patch
+        is made from it, and no copy of the model is kept or written. It is hashed, and a ``LocalStateError``
+        if it is not the newest version, down to a bit. Anchors are not added then.
+
         Raises:
             LostRaceError, NotAtTipError: Another publisher was there first; then ``catch_up``.
             OutcomeUnknownError: The store did not say; publishing the same again finds out.
             UsageError: A tensor is missing, doubled, or none that a patch can hold.
             StorageError: The store or a disk failed.
         """
-        path = self._path(state, partial, companions)
+        path = self._path(state, partial, companions, base)
         if path is not None:
-            return self._wait(lambda done: self._opened().publish(path, label, done), _published)
+            return self._wait(lambda done: self._opened().publish(path, base, label, done), _published)
         feed = self._filled(state, label, partial, companions)
         return self._wait(feed.finish, _published)
 
@@ -167,12 +181,13 @@ class Publisher:
         label: str | None = None,
         partial: bool = False,
         companions: Companions | None = None,
+        base: StrPath | None = None,
     ) -> Published:
         """As ``publish``. Tensors are compared in this thread, as in ``publish_in_background``; the upload
         and the commit are awaited. Cancelling the task ends them."""
-        path = self._path(state, partial, companions)
+        path = self._path(state, partial, companions, base)
         if path is not None:
-            return await wait_async(lambda done: self._opened().publish(path, label, done), _published)
+            return await wait_async(lambda done: self._opened().publish(path, base, label, done), _published)
         native = await wait_async(lambda done: self._opened().feed(label, partial, done), _as_feed)
         return await wait_async(_fill(native, state, companions).finish, _published)
 
@@ -183,6 +198,7 @@ class Publisher:
         label: str | None = None,
         partial: bool = False,
         companions: Companions | None = None,
+        base: StrPath | None = None,
     ) -> Future[Published]:
         """As ``publish``, but returns once the tensors are compared and may change again; the rest, writing
         the patch, uploading and committing it, goes on in the background. A checkpoint on disk must stay as
@@ -191,9 +207,9 @@ class Publisher:
         One version at a time is under way: the next call, of any kind, waits for it. Errors are in the
         future. Cancelling it ends the work; the version is then published or not, as if the process had died.
         """
-        path = self._path(state, partial, companions)
+        path = self._path(state, partial, companions, base)
         if path is not None:
-            return self._begin(lambda done: self._opened().publish(path, label, done))
+            return self._begin(lambda done: self._opened().publish(path, base, label, done))
         return self._begin(self._filled(state, label, partial, companions).finish)
 
     def publish_sparse(self, changes: Changes, *, label: str | None = None) -> Published:
@@ -276,33 +292,51 @@ class Publisher:
 
     def versions(self) -> tuple[Version, ...]:
         """All versions of the stream, from the first to the newest."""
-        return wait(lambda done: self._opened().versions(done), _versions)
+        return wait(lambda done: self._opened().versions(done), all_of(Version))
 
     def latest(self) -> Version | None:
         """The newest version of the stream, whoever published it; None if there is none."""
-        return wait(lambda done: self._opened().latest(done), _version)
+        return wait(lambda done: self._opened().latest(done), one_or_none(Version))
 
     async def latest_async(self) -> Version | None:
         """As ``latest``."""
-        return await wait_async(lambda done: self._opened().latest(done), _version)
+        return await wait_async(lambda done: self._opened().latest(done), one_or_none(Version))
 
     def catch_up(self) -> None:
         """Brings the baseline to the newest version, whoever published it, to publish on top of it."""
-        self._wait(lambda done: self._opened().catch_up(done), _nothing)
+        self._wait(lambda done: self._opened().catch_up(done), nothing)
 
     async def catch_up_async(self) -> None:
         """As ``catch_up``."""
-        await wait_async(lambda done: self._opened().catch_up(done), _nothing)
+        await wait_async(lambda done: self._opened().catch_up(done), nothing)
+
+    def settle(self) -> None:
+        """Waits until the baseline has come to the version that was published last. A version is published
+        when ``publish`` returns; its baseline follows in the background, and the next call waits for it."""
+        self._wait(lambda done: self._opened().settle(done), nothing)
+
+    def add_anchor(self) -> AnchorAdded:
+        """Adds the whole checkpoint of the newest version, for newcomers and for replicas to which no path of
+        patches leads any more: it mends a stream whose older objects are damaged or missing."""
+        return self._wait(lambda done: self._opened().add_anchor(done), one(AnchorAdded))
+
+    def roll_back(self) -> RolledBack:
+        """Takes back the newest versions of a signed stream, down to the first that a trusted key has signed:
+        for the owner of ``sign_key``, after somebody has published without it. Then ``catch_up``.
+
+        Raises ``UntrustedError`` if the stream is not signed by the key.
+        """
+        return self._wait(lambda done: self._opened().roll_back(done), one(RolledBack))
 
     def close(self) -> None:
         """Waits for what is published in the background, whose future has its error, and ends. Closing twice
         does nothing."""
         background, self._background = self._background, None
-        if background is not None and self._process == os.getpid():
+        if background is not None and not self._native.is_forked:
             import concurrent.futures
 
             concurrent.futures.wait([background])
-        self._native = None
+        self._native.close()
 
     def __enter__(self) -> Publisher:
         return self
@@ -319,11 +353,7 @@ class Publisher:
         return f"Publisher({self._url!r})"
 
     def _opened(self) -> _native.Publisher:
-        if self._native is None:
-            raise UsageError("the publisher is closed", "refused")
-        if self._process != os.getpid():
-            raise UsageError("the publisher was opened before a fork: open one in this process", "refused")
-        return self._native
+        return self._native.get()
 
     def _share(
         self, rank: int, world_size: int, attempt: str, whole: bool, partial: bool
@@ -336,8 +366,12 @@ class Publisher:
             "attempt": attempt,
         }
 
-    def _path(self, state: StateLike, partial: bool, companions: Companions | None) -> StrPath | None:
+    def _path(
+        self, state: StateLike, partial: bool, companions: Companions | None, base: StrPath | None
+    ) -> StrPath | None:
         path = path_of(state)
+        if path is None and base is not None:
+            raise UsageError("tensors are compared with the baseline: a base is for a checkpoint", "refused")
         if path is not None and (partial or companions is not None):
             raise UsageError("a checkpoint on disk is whole, with its own files: give its tensors", "refused")
         return path
@@ -383,26 +417,6 @@ def _fill(feed: _native.Feed, state: StateLike, companions: Companions | None) -
     return feed
 
 
-def _as_it_is(native: _native.Publisher) -> _native.Publisher:
-    return native
-
-
 def _as_feed(native: object) -> _native.Feed:
     assert isinstance(native, _native.Feed)
     return native
-
-
-def _published(text: object) -> Published:
-    return made(Published, str(text))
-
-
-def _version(text: object) -> Version | None:
-    return made_or_none(Version, str(text))
-
-
-def _versions(text: object) -> tuple[Version, ...]:
-    return made_all(Version, str(text))
-
-
-def _nothing(_: object) -> None:
-    return None

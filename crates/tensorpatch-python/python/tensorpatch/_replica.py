@@ -9,15 +9,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tensorpatch import _native
-from tensorpatch._jobs import begin, wait, wait_async
-from tensorpatch._reports import Pulled, Version, made, made_all, made_or_none
+from tensorpatch._jobs import Opened, as_it_is, begin, nothing, wait, wait_async
+from tensorpatch._reports import Pulled, Verified, Version, all_of, one, one_or_none
 from tensorpatch._types import ProgressCallback, StrPath
-from tensorpatch.exceptions import UsageError
 
 if TYPE_CHECKING:
     import threading
 
 T = TypeVar("T")
+
+_pulled = one(Pulled)
+_pulled_or_none = one_or_none(Pulled)
 
 
 class Prepared:
@@ -91,7 +93,13 @@ class Replica:
         directory: The directory; it is created when the first version is pulled.
         mode: ``in_place`` alters bytes in the files, guarded by a journal; ``beside`` writes complete new
             files and renames them, so that the old version can be read until the switch.
+        durability: ``synced`` waits until files are on disk; with ``none`` they are there some time later. A
+            power cut before that may leave them torn, which the next pull finds out and repairs.
+        inverse: Whether the patch that leads back to the version before is kept, for going back quickly.
         replace: Whether weights in the directory that are no version of the stream may be replaced.
+        verify: When a pull reads all of what is held, and repairs what was altered: always, never, or by
+            default the weights, with ``trust``, where there is nothing newer. What a patch is applied to is
+            always hashed.
         trust: Public keys, of 64 hexadecimal digits. Records that none of these has signed are refused.
         stream: The id that the stream must have. A key may have signed several.
         expect_tip: A version that is known to exist. A stream that does not show it is a ``ConflictError``.
@@ -112,7 +120,10 @@ class Replica:
         directory: StrPath,
         *,
         mode: Literal["in_place", "beside"] = "in_place",
+        durability: Literal["synced", "none"] = "synced",
+        inverse: bool = True,
         replace: bool = False,
+        verify: bool | None = None,
         trust: Sequence[str] = (),
         stream: str | None = None,
         expect_tip: int | None = None,
@@ -124,7 +135,6 @@ class Replica:
         self._url = os.fspath(url)
         self._directory = Path(directory)
         self._progress = progress
-        self._process = os.getpid()
         self._access: _native._Access = {
             "url": self._url,
             "trust": list(trust),
@@ -136,13 +146,14 @@ class Replica:
         self._following: _native._Following = {
             "directory": self._directory,
             "mode": mode,
+            "durability": durability,
+            "inverse": inverse,
             "replace": replace,
+            "verify": verify,
             "lease": lease,
             "poll": None,
         }
-        self._native: _native.Replica | None = wait(
-            lambda done: _native.open_replica(self._access, self._following, done), _as_it_is
-        )
+        self._native = Opened("replica", self._open(self._following))
 
     @property
     def url(self) -> str:
@@ -174,15 +185,23 @@ class Replica:
 
     def latest(self) -> Version | None:
         """The newest version of the stream; None if there is none. The directory is not looked at."""
-        return wait(lambda done: self._opened().latest(done), _version)
+        return wait(lambda done: self._opened().latest(done), one_or_none(Version))
 
     async def latest_async(self) -> Version | None:
         """As ``latest``."""
-        return await wait_async(lambda done: self._opened().latest(done), _version)
+        return await wait_async(lambda done: self._opened().latest(done), one_or_none(Version))
 
     def versions(self) -> tuple[Version, ...]:
         """All versions of the stream, from the first to the newest."""
-        return wait(lambda done: self._opened().versions(done), _versions)
+        return wait(lambda done: self._opened().versions(done), all_of(Version))
+
+    def verify(self) -> Verified:
+        """Reads every byte of the directory and compares it with the version that it holds. Alters nothing:
+        ``pull`` with ``verify=True`` repairs.
+
+        Raises ``LocalStateError`` if an update was interrupted, and ``UsageError`` if it holds no version.
+        """
+        return self._wait(lambda done: self._opened().verify(done), one(Verified))
 
     def pull(self, version: int | None = None, *, timeout: float | None = None) -> Pulled:
         """Brings the directory to ``version``, ahead or back, or to the newest: ``prepare`` and ``activate``.
@@ -262,11 +281,11 @@ class Replica:
 
     def release(self) -> None:
         """Gives up the lease, so that collectors no longer wait for this replica."""
-        wait(lambda done: self._opened().release(done), _nothing)
+        wait(lambda done: self._opened().release(done), nothing)
 
     def close(self) -> None:
         """Ends. The directory keeps what it holds. Closing twice does nothing."""
-        self._native = None
+        self._native.close()
 
     def __enter__(self) -> Replica:
         return self
@@ -283,25 +302,27 @@ class Replica:
         return f"Replica({self._url!r}, {os.fspath(self._directory)!r})"
 
     def _opened(self) -> _native.Replica:
-        if self._native is None:
-            raise UsageError("the replica is closed", "refused")
-        if self._process != os.getpid():
-            raise UsageError("the replica was opened before a fork: open one in this process", "refused")
-        return self._native
+        return self._native.get()
+
+    def _open(self, following: _native._Following) -> _native.Replica:
+        native: _native.Replica = wait(
+            lambda done: _native.open_replica(self._access, following, done), as_it_is
+        )
+        return native
 
     def _opened_with(self, poll: float | None) -> _native.Replica:
         opened = self._opened()
-        if poll is None:
-            return opened
-        following: _native._Following = {**self._following, "poll": poll}
-        return wait(lambda done: _native.open_replica(self._access, following, done), _as_it_is)
+        return opened if poll is None else self._open({**self._following, "poll": poll})
 
     async def _opened_with_async(self, poll: float | None) -> _native.Replica:
         opened = self._opened()
         if poll is None:
             return opened
         following: _native._Following = {**self._following, "poll": poll}
-        return await wait_async(lambda done: _native.open_replica(self._access, following, done), _as_it_is)
+        native: _native.Replica = await wait_async(
+            lambda done: _native.open_replica(self._access, following, done), as_it_is
+        )
+        return native
 
     def _held(self) -> dict[str, Any] | None:
         import json
@@ -314,27 +335,3 @@ class Replica:
     ) -> T:
         native = self._opened()
         return wait(start, convert, progress=self._progress, position=native.position, timeout=timeout)
-
-
-def _as_it_is(native: _native.Replica) -> _native.Replica:
-    return native
-
-
-def _pulled(text: str) -> Pulled:
-    return made(Pulled, text)
-
-
-def _pulled_or_none(text: str) -> Pulled | None:
-    return made_or_none(Pulled, text)
-
-
-def _version(text: str) -> Version | None:
-    return made_or_none(Version, text)
-
-
-def _versions(text: str) -> tuple[Version, ...]:
-    return made_all(Version, text)
-
-
-def _nothing(_: object) -> None:
-    return None

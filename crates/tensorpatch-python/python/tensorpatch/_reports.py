@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -122,6 +122,15 @@ class Version(Report):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftOut(Report):
+    """A file or directory that is not published along with a checkpoint."""
+
+    name: str
+    """Its path below the directory of the checkpoint; that of a directory ends in ``/``."""
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnchorAdded(Report):
     """An anchor that was added to a version."""
 
@@ -155,10 +164,24 @@ class Published(Report):
     """Whether it was published already, by an attempt whose end was not seen."""
     unchanged: bool = False
     """Whether nothing was published, because the newest version is this state already and no label was given."""
+    companions: tuple[str, ...] = ()
+    """The files beside the weights that the version has."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What of a checkpoint on disk it does not have. ``carry`` takes a file along."""
     anchor: AnchorAdded | None = None
     """The anchor that was due and was added."""
     anchor_error: str | None = None
     """Why the anchor that was due could not be added. The next version tries again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolledBack(Report):
+    """Versions that were taken back."""
+
+    tip: int | None
+    """The newest version now."""
+    removed: tuple[int, ...]
+    """The versions whose records were removed, from the newest down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +204,7 @@ class Pulled(Report):
     """The version that is held now."""
     commit: str
     digest: str
-    """The digest of the state, verified."""
+    """The digest of the state."""
     schema: str
     layout: str
     state_bytes: int
@@ -190,11 +213,44 @@ class Pulled(Report):
     plan_bytes: int
     downloaded_bytes: int
     """Bytes fetched, without what was there already."""
+    verified: bool = False
+    """Whether the weights were hashed by this pull. If not, they are the version by what is recorded of them."""
+    restored: tuple[str, ...] = ()
+    """What was not as it was published before, and is again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault(Report):
+    """A file that is not as it was published."""
+
+    path: str
+    """The file, or the directory if it is about all weights."""
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified(Report):
+    """What a directory holds, every byte of it read."""
+
+    stream: str
+    version: int
+    commit: str
+    digest: str
+    companions: tuple[str, ...]
+    """The files beside the weights."""
+    faults: tuple[Fault, ...]
+    """What is not as it was published; nothing if all is."""
 
 
 # What the library calls otherwise than this package.
 _NAMES = {"state": "digest", "from": "previous", "to": "version"}
-_PARTS: dict[str, type[Report]] = {"encodings": EncodingUse, "edges": PulledEdge, "anchor": AnchorAdded}
+_PARTS: dict[str, type[Report]] = {
+    "encodings": EncodingUse,
+    "edges": PulledEdge,
+    "anchor": AnchorAdded,
+    "left_out": LeftOut,
+    "faults": Fault,
+}
 
 
 def made(report: type[_R], text: str) -> _R:
@@ -202,15 +258,24 @@ def made(report: type[_R], text: str) -> _R:
     return _of(report, json.loads(text))
 
 
-def made_or_none(report: type[_R], text: str) -> _R | None:
-    """As ``made``, for a document that may be null."""
-    found = json.loads(text)
-    return None if found is None else _of(report, found)
+def one(report: type[_R]) -> Callable[[str], _R]:
+    """What makes such a report of a document."""
+    return lambda text: made(report, text)
 
 
-def made_all(report: type[_R], text: str) -> tuple[_R, ...]:
-    """As ``made``, for a list."""
-    return tuple(_of(report, found) for found in json.loads(text))
+def one_or_none(report: type[_R]) -> Callable[[str], _R | None]:
+    """As ``one``, for a document that may be null."""
+
+    def convert(text: str) -> _R | None:
+        found = json.loads(text)
+        return None if found is None else _of(report, found)
+
+    return convert
+
+
+def all_of(report: type[_R]) -> Callable[[str], tuple[_R, ...]]:
+    """As ``one``, for a list."""
+    return lambda text: tuple(_of(report, found) for found in json.loads(text))
 
 
 def _of(report: type[_R], found: Mapping[str, Any]) -> _R:

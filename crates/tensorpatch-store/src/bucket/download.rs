@@ -4,9 +4,10 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::path::{Path as FilePath, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
+use tensorpatch_checkpoint::ConfinedPath;
 use tensorpatch_stream::{ObjectDigest, ObjectRef};
 
 use bytes::Bytes;
@@ -56,7 +57,7 @@ impl Bucket {
     pub(crate) async fn download(
         &self,
         object: &ObjectRef,
-        file: &FilePath,
+        file: &ConfinedPath,
         observer: &Observer,
     ) -> Result<(), StoreError> {
         let is_resumed = local::file_len(&local::partial(file)).is_ok_and(|len| len > 0);
@@ -72,11 +73,11 @@ impl Bucket {
     async fn download_once(
         &self,
         object: &ObjectRef,
-        file: &FilePath,
+        file: &ConfinedPath,
         observer: &Observer,
     ) -> Result<(), StoreError> {
         let name = object.key.as_str();
-        let (wanted, target) = (object.clone(), file.to_owned());
+        let (wanted, target) = (object.clone(), file.clone());
         let started = Instant::now();
         let begun = tokio::task::spawn_blocking(move || {
             let mut hasher = blake3::Hasher::new();
@@ -298,6 +299,10 @@ mod tests {
         ObjectRef { key, bytes: bytes.len() as u64, blake3: ObjectDigest::of(bytes) }
     }
 
+    fn at(dir: &tempfile::TempDir) -> ConfinedPath {
+        ConfinedPath::root(dir.path()).unwrap().join("x")
+    }
+
     fn counted() -> (Observer, Arc<AtomicU64>) {
         let count = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&count);
@@ -327,45 +332,45 @@ mod tests {
     #[tokio::test]
     async fn a_download_that_broke_off_is_taken_up_where_it_was_also_by_another_process() {
         let dir = tempfile::tempdir().unwrap();
-        let (file, bytes) = (dir.path().join("x"), vec![7_u8; 5000]);
+        let (file, bytes) = (at(&dir), vec![7_u8; 5000]);
         let healthy = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let bucket = ailing(&bytes, Arc::clone(&healthy)).await;
         let (observer, count) = counted();
         assert!(bucket.download(&object(&bytes), &file, &observer).await.is_err());
         assert_eq!(count.swap(0, Ordering::SeqCst), 1000);
-        assert!(!file.exists());
+        assert!(!file.path().exists());
         healthy.store(true, Ordering::SeqCst);
         bucket.download(&object(&bytes), &file, &observer).await.unwrap();
         assert_eq!(count.load(Ordering::SeqCst), 4000);
-        assert!(std::fs::read(&file).unwrap() == bytes);
+        assert!(std::fs::read(file.path()).unwrap() == bytes);
     }
 
     #[tokio::test]
     async fn a_beginning_that_is_not_the_objects_costs_time_and_no_more() {
         let dir = tempfile::tempdir().unwrap();
-        let (file, bytes) = (dir.path().join("x"), vec![7_u8; 5000]);
+        let (file, bytes) = (at(&dir), vec![7_u8; 5000]);
         let healthy = Arc::new(std::sync::atomic::AtomicBool::new(true));
         let bucket = ailing(&bytes, healthy).await;
-        std::fs::write(local::partial(&file), vec![0; 3000]).unwrap();
+        std::fs::write(local::partial(&file).path(), vec![0; 3000]).unwrap();
         let (observer, _) = counted();
         bucket.download(&object(&bytes), &file, &observer).await.unwrap();
         // An object that is damaged is, also the second time.
-        std::fs::remove_file(&file).unwrap();
-        std::fs::write(local::partial(&file), vec![7; 3000]).unwrap();
+        file.remove_file().unwrap();
+        std::fs::write(local::partial(&file).path(), vec![7; 3000]).unwrap();
         let error = bucket.download(&object(&vec![8; 5000]), &file, &observer).await.unwrap_err();
-        assert!(matches!(error, StoreError::Damaged { .. }) && !file.exists(), "{error}");
+        assert!(matches!(error, StoreError::Damaged { .. }) && !file.path().exists(), "{error}");
         bucket.download(&object(&bytes), &file, &observer).await.unwrap();
         // One that is too long is not of this object.
-        std::fs::remove_file(&file).unwrap();
-        std::fs::write(local::partial(&file), vec![7; 6000]).unwrap();
+        file.remove_file().unwrap();
+        std::fs::write(local::partial(&file).path(), vec![7; 6000]).unwrap();
         bucket.download(&object(&bytes), &file, &observer).await.unwrap();
-        assert!(std::fs::read(&file).unwrap() == bytes);
+        assert!(std::fs::read(file.path()).unwrap() == bytes);
     }
 
     #[tokio::test]
     async fn a_download_that_breaks_again_and_again_ends_if_each_attempt_gets_further() {
         let dir = tempfile::tempdir().unwrap();
-        let (file, bytes) = (dir.path().join("x"), vec![7_u8; 20_000]);
+        let (file, bytes) = (at(&dir), vec![7_u8; 20_000]);
         let inner = Arc::new(InMemory::new());
         inner.put(&Path::from("patches/1/x"), bytes.clone().into()).await.unwrap();
         let store = FaultyStore::new(inner, |call| match call {
@@ -374,14 +379,13 @@ mod tests {
         });
         let bucket = Bucket::new(Arc::new(store), Path::default());
         bucket.download(&object(&bytes), &file, &Observer::default()).await.unwrap();
-        assert!(std::fs::read(&file).unwrap() == bytes);
+        assert!(std::fs::read(file.path()).unwrap() == bytes);
     }
 
     #[tokio::test]
     async fn a_large_object_is_fetched_in_parts_side_by_side_and_also_when_some_of_them_fail() {
         let dir = tempfile::tempdir().unwrap();
-        let (file, bytes) =
-            (dir.path().join("x"), (0..100_003_u32).map(|i| i.to_le_bytes()[0]).collect::<Vec<_>>());
+        let (file, bytes) = (at(&dir), (0..100_003_u32).map(|i| i.to_le_bytes()[0]).collect::<Vec<_>>());
         let inner = Arc::new(InMemory::new());
         inner.put(&Path::from("patches/1/x"), bytes.clone().into()).await.unwrap();
         let gets = Arc::new(AtomicU64::new(0));
@@ -399,7 +403,7 @@ mod tests {
         let bucket = Bucket::new(Arc::new(store), Path::default()).with_policy(policy);
         let (observer, count) = counted();
         bucket.download(&object(&bytes), &file, &observer).await.unwrap();
-        assert!(std::fs::read(&file).unwrap() == bytes);
+        assert!(std::fs::read(file.path()).unwrap() == bytes);
         assert!(gets.load(Ordering::SeqCst) >= 11 && count.load(Ordering::SeqCst) == 100_003);
         bucket.check_contents(&object(&bytes), &observer).await.unwrap();
     }
@@ -407,7 +411,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_download_that_is_given_up_is_taken_up_where_it_was() {
         let dir = tempfile::tempdir().unwrap();
-        let (file, bytes) = (dir.path().join("x"), vec![7_u8; 5000]);
+        let (file, bytes) = (at(&dir), vec![7_u8; 5000]);
         let inner = Arc::new(InMemory::new());
         inner.put(&Path::from("patches/1/x"), bytes.clone().into()).await.unwrap();
         let gets = Arc::new(AtomicU64::new(0));
@@ -438,6 +442,6 @@ mod tests {
         count.store(0, Ordering::SeqCst);
         bucket.download(&object, &file, &observer).await.unwrap();
         assert_eq!(count.load(Ordering::SeqCst), 4000);
-        assert!(std::fs::read(&file).unwrap() == bytes);
+        assert!(std::fs::read(file.path()).unwrap() == bytes);
     }
 }

@@ -1,8 +1,11 @@
-//! A bucket of the Hugging Face Hub, read by the Hub's own HTTP interface.
+//! A bucket of the Hugging Face Hub, by the Hub's own HTTP interface.
 //!
 //! Files are got from the address that browsers use, which answers with a redirect to a content network; the
 //! listing and the sizes come from the API. Neither needs S3 keys: a token does, and a public bucket needs
-//! none. Uploads go another way there, without conditions, so this store takes none.
+//! none. Files are written by the Hub's command, and deleted by the API, with a token. No write there has a
+//! condition, so this store takes none: a stream has a single publisher.
+
+mod upload;
 
 use std::fmt;
 
@@ -13,22 +16,26 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LINK};
 use http::{Method, StatusCode};
-use object_store::client::{HttpClient, HttpConnector as _, HttpRequestBody, ReqwestConnector};
+use object_store::client::{HttpClient, HttpConnector as _, HttpRequestBody};
 use object_store::http::{HttpBuilder, HttpStore};
 use object_store::path::Path;
 use object_store::{
     ClientOptions, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, RetryConfig,
+    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    RetryConfig,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-/// The most bytes of one answer of the API: a page lists a thousand files.
-const MAX_ANSWER_BYTES: usize = 16 << 20;
+use super::url::client::Connector;
+use upload::{StagedFile, StagedUpload, Uploader};
+
 /// Names the store in errors.
 const STORE: &str = "Hub";
+/// The files that one request deletes.
+const DELETED_AT_ONCE: usize = 1000;
 
-/// A bucket of the Hub, for reading.
+/// A bucket of the Hub.
 #[derive(Clone)]
 pub(crate) struct HubBucket {
     files: std::sync::Arc<HttpStore>,
@@ -37,7 +44,8 @@ pub(crate) struct HubBucket {
     id: String,
     /// Where the API of this bucket begins.
     api: String,
-    has_token: bool,
+    /// Who writes; nobody without a token.
+    uploader: Option<Uploader>,
 }
 
 impl HubBucket {
@@ -59,43 +67,38 @@ impl HubBucket {
         let options = options
             .with_default_headers(headers)
             .with_user_agent(HeaderValue::from_static(concat!("tensorpatch/", env!("CARGO_PKG_VERSION"))));
-        let client = ReqwestConnector::default().connect(&options)?;
+        let client = Connector::default().connect(&options)?;
         let files = HttpBuilder::new()
             .with_url(format!("{endpoint}/buckets/{id}/resolve"))
             .with_client_options(options)
+            .with_http_connector(Connector::default())
             .with_retry(retry)
             .build()?;
         let api = format!("{endpoint}/api/buckets/{id}");
-        Ok(Self { files: files.into(), client, id: id.into(), api, has_token: token.is_some() })
+        let uploader = token.map(|token| Uploader::new(endpoint, id, token));
+        Ok(Self { files: files.into(), client, id: id.into(), api, uploader })
     }
 
-    /// Asks the API; the answer, and the address of its next page.
-    async fn ask(&self, method: Method, url: &str, body: Vec<u8>) -> Result<(Bytes, Option<String>)> {
+    /// Asks the API once; the answer, and the address of its next page.
+    async fn ask(&self, method: Method, url: &str, body: Body) -> Result<(Bytes, Option<String>)> {
         let mut request = http::Request::builder().method(method).uri(url);
-        if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        if let Some(kind) = body.kind() {
+            request = request.header(CONTENT_TYPE, kind);
         }
-        let request = request.body(HttpRequestBody::from(body)).map_err(generic)?;
+        let request = request.body(HttpRequestBody::from(body.into_bytes())).map_err(generic)?;
         let response = self.client.execute(request).await.map_err(generic)?;
         let (head, body) = response.into_parts();
+        let answer = body.bytes().await.map_err(generic)?;
         if !head.status.is_success() {
-            return Err(self.refused(head.status, url.to_owned()));
+            return Err(self.refused(head.status, url.to_owned(), &answer));
         }
         let next = head.headers.get(LINK).and_then(|link| next_page(link.to_str().ok()?));
-        let mut answer = Vec::new();
-        let mut pieces = body.bytes_stream();
-        while let Some(piece) = pieces.try_next().await.map_err(generic)? {
-            if answer.len().saturating_add(piece.len()) > MAX_ANSWER_BYTES {
-                return Err(not_supported(format!("an answer of more than {MAX_ANSWER_BYTES} bytes: {url}")));
-            }
-            answer.extend_from_slice(&piece);
-        }
-        Ok((answer.into(), next))
+        Ok((answer, next))
     }
 
     /// Why an answer has no contents, and what to do about it.
-    fn refused(&self, status: StatusCode, path: String) -> Error {
-        let advice = if self.has_token {
+    fn refused(&self, status: StatusCode, path: String, answer: &[u8]) -> Error {
+        let advice = if self.uploader.is_some() {
             "the token that was found has no access to it, or there is no such bucket"
         } else {
             "there is no such bucket, or it is private: set HF_TOKEN, or run `hf auth login`"
@@ -105,7 +108,37 @@ impl HubBucket {
             StatusCode::NOT_FOUND => Error::NotFound { path, source },
             StatusCode::UNAUTHORIZED => Error::Unauthenticated { path, source },
             StatusCode::FORBIDDEN => Error::PermissionDenied { path, source },
-            _ => Error::Generic { store: STORE, source: status.to_string().into() },
+            _ => {
+                let said = String::from_utf8_lossy(answer);
+                let source = format!("Server returned non-2xx status code: {status}: {said}").into();
+                Error::Generic { store: STORE, source }
+            }
+        }
+    }
+
+    fn uploader(&self) -> Result<&Uploader> {
+        self.uploader.as_ref().ok_or_else(|| Error::Unauthenticated {
+            path: self.to_string(),
+            source: "to write, set HF_TOKEN or run `hf auth login`".into(),
+        })
+    }
+
+    /// Deletes files, all of them or as many as go.
+    async fn delete_files(&self, locations: &[Path]) -> Result<()> {
+        self.uploader()?;
+        let mut lines = Vec::new();
+        for location in locations {
+            let line = serde_json::json!({ "type": "deleteFile", "path": location.as_ref() });
+            serde_json::to_writer(&mut lines, &line).map_err(generic)?;
+            lines.push(b'\n');
+        }
+        let (answer, _) = self.ask(Method::POST, &format!("{}/batch", self.api), Body::Lines(lines)).await?;
+        let Outcome { failed } = serde_json::from_slice(&answer).map_err(generic)?;
+        match failed.into_iter().next() {
+            None => Ok(()),
+            Some(Failed { path, error }) => {
+                Err(Error::Generic { store: STORE, source: format!("{path} is not deleted: {error}").into() })
+            }
         }
     }
 
@@ -113,7 +146,8 @@ impl HubBucket {
     async fn size(&self, location: &Path) -> Result<ObjectMeta> {
         let body =
             serde_json::to_vec(&serde_json::json!({ "paths": [location.as_ref()] })).map_err(generic)?;
-        let (answer, _) = self.ask(Method::POST, &format!("{}/paths-info", self.api), body).await?;
+        let url = format!("{}/paths-info", self.api);
+        let (answer, _) = self.ask(Method::POST, &url, Body::Json(body)).await?;
         let entries: Vec<Entry> = serde_json::from_slice(&answer).map_err(generic)?;
         let found = entries.into_iter().filter_map(Entry::into_file).find(|file| file.location == *location);
         found.ok_or_else(|| Error::NotFound { path: location.to_string(), source: "not listed".into() })
@@ -133,10 +167,11 @@ impl HubBucket {
             let bucket = bucket.clone();
             async move {
                 let Some(url) = url else { return Ok(None) };
-                let (page, next) = match bucket.ask(Method::GET, &url, Vec::new()).await {
+                let (page, next) = match bucket.ask(Method::GET, &url, Body::None).await {
                     // A folder that is not there has no entries; a bucket that is not there is an error.
                     Err(Error::NotFound { .. }) if !is_whole => {
-                        bucket.ask(Method::GET, &bucket.api, Vec::new()).await?;
+                        let whole = format!("{}/tree?recursive=false", bucket.api);
+                        bucket.ask(Method::GET, &whole, Body::None).await?;
                         return Ok(None);
                     }
                     answer => answer?,
@@ -164,6 +199,44 @@ impl fmt::Display for HubBucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "hf://buckets/{}", self.id)
     }
+}
+
+/// What a request to the API brings along.
+enum Body {
+    None,
+    Json(Vec<u8>),
+    /// A JSON document each line.
+    Lines(Vec<u8>),
+}
+
+impl Body {
+    fn kind(&self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Json(_) => Some("application/json"),
+            Self::Lines(_) => Some("application/x-ndjson"),
+        }
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Json(bytes) | Self::Lines(bytes) => bytes,
+        }
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug, Deserialize)]
+struct Outcome {
+    #[serde(default)]
+    failed: Vec<Failed>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Failed {
+    path: String,
+    error: String,
 }
 
 /// What the API lists; members that are not needed are passed over.
@@ -195,12 +268,24 @@ impl Entry {
 
 #[async_trait]
 impl ObjectStore for HubBucket {
-    async fn put_opts(&self, _: &Path, _: PutPayload, _: PutOptions) -> Result<PutResult> {
-        Err(for_reading())
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        if options.mode != PutMode::Overwrite {
+            let what = "writes to a Hub bucket by its own interface have no conditions: a stream that has more \
+                        than one publisher needs HF_S3_ACCESS_KEY_ID and HF_S3_SECRET_ACCESS_KEY, an S3 key \
+                        pair from the token settings of the Hub";
+            return Err(not_supported(what.into()));
+        }
+        let (uploader, file) = (self.uploader()?, StagedFile::create()?);
+        file.write(0, payload).await?;
+        uploader.upload(file, location).await
     }
 
-    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        Err(for_reading())
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        _: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        Ok(Box::new(StagedUpload::begin(self.uploader()?.clone(), location.clone())?))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -211,14 +296,26 @@ impl ObjectStore for HubBucket {
             return Ok(GetResult { payload, meta, range, attributes, extensions: options.extensions });
         }
         self.files.get_opts(location, options).await.map_err(|error| match error {
-            Error::Unauthenticated { path, .. } => self.refused(StatusCode::UNAUTHORIZED, path),
-            Error::PermissionDenied { path, .. } => self.refused(StatusCode::FORBIDDEN, path),
+            Error::Unauthenticated { path, .. } => self.refused(StatusCode::UNAUTHORIZED, path, &[]),
+            Error::PermissionDenied { path, .. } => self.refused(StatusCode::FORBIDDEN, path, &[]),
             error => error,
         })
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        locations.map(|_| Err(for_reading())).boxed()
+        let bucket = self.clone();
+        locations
+            .try_chunks(DELETED_AT_ONCE)
+            .map_err(|error| error.1)
+            .and_then(move |locations| {
+                let bucket = bucket.clone();
+                async move {
+                    bucket.delete_files(&locations).await?;
+                    Ok(stream::iter(locations.into_iter().map(Ok)))
+                }
+            })
+            .try_flatten()
+            .boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
@@ -238,7 +335,7 @@ impl ObjectStore for HubBucket {
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
-        Err(for_reading())
+        Err(not_supported("files of a Hub bucket are not copied".into()))
     }
 }
 
@@ -248,15 +345,6 @@ fn generic(source: impl std::error::Error + Send + Sync + 'static) -> Error {
 
 fn not_supported(what: String) -> Error {
     Error::NotSupported { source: what.into() }
-}
-
-/// Why nothing is written.
-fn for_reading() -> Error {
-    not_supported(
-        "a Hub bucket is only read with a token; to write, set HF_S3_ACCESS_KEY_ID and \
-         HF_S3_SECRET_ACCESS_KEY to an S3 key pair from the token settings of the Hub"
-            .into(),
-    )
 }
 
 /// The address of the relation `next` of a Link header.

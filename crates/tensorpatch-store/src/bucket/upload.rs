@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path as FilePath, PathBuf};
 use std::time::Instant;
+
+use tensorpatch_checkpoint::ConfinedPath;
 use tensorpatch_stream::{Key, ObjectDigest, ObjectRef};
 
 use bytes::Bytes;
@@ -27,7 +28,7 @@ impl Bucket {
     pub(crate) async fn upload(
         &self,
         key: Key,
-        file: &FilePath,
+        file: &ConfinedPath,
         observer: &Observer,
     ) -> Result<ObjectRef, StoreError> {
         let (begun, mut attempt) = (Instant::now(), 1);
@@ -52,12 +53,12 @@ impl Bucket {
     async fn upload_once(
         &self,
         key: &Key,
-        file: &FilePath,
+        file: &ConfinedPath,
         observer: &Observer,
     ) -> Result<ObjectRef, StoreError> {
         let part_bytes = self.policy.transfers.part_bytes.max(local::file_len(file)?.div_ceil(MAX_PARTS));
-        let path = file.to_owned();
-        let mut blocks = local::read_blocks(move || File::open(path), part_bytes);
+        let place = file.clone();
+        let mut blocks = local::read_blocks(move || place.open(), part_bytes);
         let mut sink = Sink::new(self, key, part_bytes);
         while let Some(block) = blocks.recv().await {
             let added = match block {
@@ -65,7 +66,7 @@ impl Bucket {
                     Ok(()) => sink.add(block).await,
                     Err(cancelled) => Err(cancelled.into()),
                 },
-                Err(e) => Err(StoreError::local(file, e)),
+                Err(e) => Err(StoreError::local(file.path(), e)),
             };
             if let Err(error) = added {
                 sink.abort().await;
@@ -84,14 +85,14 @@ impl Bucket {
     pub(crate) fn upload_while_written(
         &self,
         key: Key,
-        file: PathBuf,
+        file: ConfinedPath,
         observer: &Observer,
     ) -> Result<(Outgoing, Uploading), StoreError> {
         let (sender, receiver) = mpsc::channel(self.policy.transfers.parts_in_flight());
-        let created = File::create(&file).map_err(|e| StoreError::local(&file, e))?;
+        let created = file.replace().map_err(StoreError::at(&file))?;
         let task = tokio::spawn(upload_pieces(self.clone(), key.clone(), receiver));
         let (bucket, observer, begun) = (self.clone(), observer.clone(), Instant::now());
-        let uploading = Uploading { bucket, key, path: file, observer, begun, task };
+        let uploading = Uploading { bucket, key, file, observer, begun, task };
         Ok((Outgoing { file: created, sender }, uploading))
     }
 }
@@ -134,7 +135,7 @@ impl Write for Outgoing {
 pub(crate) struct Uploading {
     bucket: Bucket,
     key: Key,
-    path: PathBuf,
+    file: ConfinedPath,
     observer: Observer,
     begun: Instant,
     task: JoinHandle<Result<Option<ObjectRef>, StoreError>>,
@@ -151,8 +152,8 @@ impl Uploading {
 
     /// Lets the object appear, now that all of it is written.
     pub(crate) async fn finish(self, outgoing: Outgoing) -> Result<ObjectRef, StoreError> {
-        let Self { bucket, key, path, observer, begun, task } = self;
-        observer.start(Phase::Upload, local::file_len(&path)?);
+        let Self { bucket, key, file, observer, begun, task } = self;
+        observer.start(Phase::Upload, local::file_len(&file)?);
         // An upload that has failed says why below.
         let _ = outgoing.sender.send(Piece::End).await;
         drop(outgoing);
@@ -169,7 +170,7 @@ impl Uploading {
             }
             Err(error) => return Err(error),
         }
-        bucket.upload(key, &path, &observer).await
+        bucket.upload(key, &file, &observer).await
     }
 }
 
@@ -293,7 +294,8 @@ mod tests {
         });
         let bucket = Bucket::new(Arc::new(store), Path::default());
         let dir = tempfile::tempdir().unwrap();
-        let (key, file) = (Key::new("patches/1/x").unwrap(), dir.path().join("x"));
+        let file = ConfinedPath::root(dir.path()).unwrap().join("x");
+        let key = Key::new("patches/1/x").unwrap();
         let (mut outgoing, uploading) =
             bucket.upload_while_written(key.clone(), file.clone(), &Observer::default()).unwrap();
         let count = Arc::clone(&reached);
@@ -320,7 +322,7 @@ mod tests {
         open.store(true, Ordering::SeqCst);
         let object = uploading.finish(writer.await.unwrap()).await.unwrap();
         assert_eq!(object.bytes, WHOLE);
-        assert_eq!(object.blake3, ObjectDigest::of(&std::fs::read(&file).unwrap()));
+        assert_eq!(object.blake3, ObjectDigest::of(&std::fs::read(file.path()).unwrap()));
         bucket.check_contents(&object, &Observer::default()).await.unwrap();
     }
 }

@@ -7,7 +7,7 @@ mod azure;
 #[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
 mod bounded;
 #[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
-mod client;
+pub(super) mod client;
 #[cfg(feature = "aws")]
 mod command;
 mod directory;
@@ -39,7 +39,7 @@ use directory::Directory;
 /// |---|---|---|
 /// | a path, `file:///PATH` | a local directory, made if it is missing; writes are synced | |
 /// | `s3://BUCKET/PREFIX` | S3, or what the endpoint of the AWS tools names (feature `aws`) | `AWS_…` variables, a profile (single sign-on and roles by way of the AWS command line), a token file, a container or instance role |
-/// | `hf://buckets/NAMESPACE/BUCKET/PREFIX` | a bucket of the Hugging Face Hub (feature `hub`): through its S3 gateway with keys, else for reading only | `HF_S3_ACCESS_KEY_ID` and `HF_S3_SECRET_ACCESS_KEY`; for reading `HF_TOKEN`, or what `hf auth login` stored, or none for a public bucket |
+/// | `hf://buckets/NAMESPACE/BUCKET/PREFIX` | a bucket of the Hugging Face Hub (feature `hub`): through its S3 gateway with keys, else by its own interface, where a stream has a single publisher | `HF_S3_ACCESS_KEY_ID` and `HF_S3_SECRET_ACCESS_KEY`; else `HF_TOKEN`, or what `hf auth login` stored, with the `hf` command for writing; for reading none if it is public |
 /// | `gs://BUCKET/PREFIX` | Google Cloud Storage (feature `gcp`) | `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_…` variables, a role |
 /// | `az://CONTAINER/PREFIX` | Azure Blob Storage (feature `azure`) | `AZURE_STORAGE_ACCOUNT_NAME` and `AZURE_…` variables |
 ///
@@ -57,7 +57,7 @@ use directory::Directory;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn open_store(url: &str, policy: &Policy) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
-    open(url, policy, crate::local::create_dir)
+    open_for_writing(url, policy).map(Opened::into_store)
 }
 
 /// The same for reading: a local directory that is missing is not made.
@@ -65,12 +65,38 @@ pub fn open_store(url: &str, policy: &Policy) -> Result<(Arc<dyn ObjectStore>, P
 /// # Errors
 /// As [`open_store`]; [`StoreError::NoStream`] if there is no such directory.
 pub fn open_existing_store(url: &str, policy: &Policy) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
-    open(url, policy, |directory| {
+    let opened = open(url, policy, |directory| {
         if directory.is_dir() {
             return Ok(());
         }
         Err(StoreError::NoStream { place: directory.display().to_string() })
-    })
+    });
+    opened.map(Opened::into_store)
+}
+
+/// A store that was opened, and the prefix that is meant.
+pub(crate) struct Opened {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) prefix: Path,
+    /// Whether no write has a condition there, so that a stream that is created has a single publisher.
+    pub(crate) single_writer: bool,
+}
+
+impl Opened {
+    fn into_store(self) -> (Arc<dyn ObjectStore>, Path) {
+        (self.store, self.prefix)
+    }
+}
+
+impl From<(Arc<dyn ObjectStore>, Path)> for Opened {
+    fn from((store, prefix): (Arc<dyn ObjectStore>, Path)) -> Self {
+        Self { store, prefix, single_writer: false }
+    }
+}
+
+/// As [`open_store`], with what is known about the store beforehand.
+pub(crate) fn open_for_writing(url: &str, policy: &Policy) -> Result<Opened, StoreError> {
+    open(url, policy, crate::local::create_dir)
 }
 
 fn open(
@@ -81,7 +107,7 @@ fn open(
     )]
     policy: &Policy,
     prepare: impl Fn(&FilePath) -> Result<(), StoreError>,
-) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+) -> Result<Opened, StoreError> {
     let open_directory = |path: &FilePath| {
         prepare(path)?;
         open_directory(path)
@@ -92,13 +118,13 @@ fn open(
     match scheme {
         "file" => open_directory(&file::decode(rest).map_err(|what| bad(url, what))?),
         #[cfg(feature = "aws")]
-        "s3" => aws::open(url, rest, policy),
+        "s3" => aws::open(url, rest, policy).map(Opened::from),
         #[cfg(feature = "hub")]
         "hf" => hub::open(url, rest, policy),
         #[cfg(feature = "gcp")]
-        "gs" => gcp::open(url, rest, policy),
+        "gs" => gcp::open(url, rest, policy).map(Opened::from),
         #[cfg(feature = "azure")]
-        "az" => azure::open(url, rest, policy),
+        "az" => azure::open(url, rest, policy).map(Opened::from),
         kind => Err(bad(
             url,
             match kind {
@@ -116,9 +142,10 @@ fn bad(url: &str, what: impl Into<String>) -> StoreError {
     StoreError::Url { url: url.into(), what: what.into() }
 }
 
-fn open_directory(path: &FilePath) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+fn open_directory(path: &FilePath) -> Result<Opened, StoreError> {
     let failed = |source| StoreError::Object { name: path.display().to_string(), source };
-    Ok((Arc::new(Directory::open(path).map_err(failed)?), Path::default()))
+    let store: Arc<dyn ObjectStore> = Arc::new(Directory::open(path).map_err(failed)?);
+    Ok((store, Path::default()).into())
 }
 
 /// The bucket or container, and the prefix in it.

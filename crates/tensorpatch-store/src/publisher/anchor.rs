@@ -57,9 +57,8 @@ impl Publisher {
         directory: &ReplicaDir,
         known: &mut Known,
     ) -> Result<Option<AnchorAdded>, StoreError> {
-        let Some(tip) = known.tip.clone().filter(|_| self.options.anchors != AnchorPolicy::NEVER) else {
-            return Ok(None);
-        };
+        let adds = self.options.anchors != AnchorPolicy::NEVER && self.options.base.is_none();
+        let Some(tip) = known.tip.clone().filter(|_| adds) else { return Ok(None) };
         let is_due = |chain: Option<Chain>| chain.is_some_and(|chain| self.options.anchors.is_due(chain));
         let counted = known.chain.is_some();
         if !counted || is_due(known.chain) {
@@ -150,13 +149,13 @@ impl Publisher {
         leaves: LeafTable,
     ) -> Result<Anchor, StoreError> {
         let version = tip.record.version;
-        let (dir, options) = (directory.path().to_owned(), self.options.diff.clone());
+        let (dir, options) = (directory.root().clone(), self.options.diff.clone());
         let mut files = blocking(move || install::weight_files(&dir, &options)).await?;
         files.extend(tip.record.companions.iter().map(|companion| companion.name.clone()));
         self.options.observer.start(Phase::Upload, tip.record.contents.state_bytes);
         let files = buffered_all(files, self.stream.policy().transfers.parallel_uploads, |name| async move {
             let key = names::anchor(version, nonce, &name)?;
-            let path = directory.path().join(&name);
+            let path = directory.root().join(&name);
             let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;
             Ok(NamedObject { name, object })
         })
@@ -166,7 +165,7 @@ impl Publisher {
             let copy = files.iter().find(|file| file.name == companion.name);
             if copy.is_none_or(|copy| copy.object.blake3 != companion.object.blake3) {
                 return Err(StoreError::LocalDamage {
-                    path: directory.path().to_owned(),
+                    path: directory.path(),
                     what: format!("{} is not the file that was published with the version", companion.name),
                 });
             }

@@ -84,17 +84,17 @@ impl Chain {
     /// Anchors that others have added since are not in it: whether one is really due is looked up before it
     /// is made.
     pub(super) fn load(directory: &ReplicaDir, tip: &Commit) -> Option<Self> {
-        let bytes = local::read_file(&directory.chain(), MAX_CHAIN_BYTES).ok()??;
+        let bytes = local::read_own(&directory.chain(), MAX_CHAIN_BYTES).ok()??;
         let kept: Kept = serde_json::from_slice(&bytes).ok()?;
         (kept.commit == tip.digest).then_some(kept.chain)
     }
 
     /// Keeps the chain to `tip` for the next publisher. Where it is lost the records are read once more.
     pub(super) fn keep(self, directory: &ReplicaDir, tip: &Commit) -> Result<(), StoreError> {
-        let path = directory.chain();
+        let place = directory.chain();
         let bytes = serde_json::to_vec(&Kept { commit: tip.digest, chain: self })
-            .map_err(|e| StoreError::LocalState { path: path.clone(), what: e.to_string() })?;
-        local::write_unsynced(&path, &bytes)
+            .map_err(|e| StoreError::LocalState { path: place.path(), what: e.to_string() })?;
+        local::write_unsynced(&place, &bytes)
     }
 
     /// The chain with one more version.

@@ -105,9 +105,24 @@ impl PublisherBuilder {
     /// # Cancel safety
     /// As [`Publisher::open`].
     pub async fn open(self) -> Result<Publisher, StoreError> {
+        let options = self.options.clone();
+        let (stream, baseline) = self.open_stream().await?;
+        Publisher::on(stream, baseline, options).await
+    }
+
+    /// Opens the stream, or creates it, and says where the baseline is, which stays as it is: for ranks, each
+    /// of which keeps only its share of a version, and for programs that may have nothing to publish.
+    ///
+    /// # Errors
+    /// As [`StreamBuilder::open_or_create`], or [`StreamBuilder::open`] if the stream must exist; if there is
+    /// no place for the baseline.
+    ///
+    /// # Cancel safety
+    /// As [`StreamBuilder::open_or_create`].
+    pub async fn open_stream(self) -> Result<(Stream, PathBuf), StoreError> {
         let stream = self.stream;
         let stream = if self.existing { stream.open().await? } else { stream.open_or_create().await? };
         let baseline = self.baseline.map_or_else(|| cache_dir("baselines", stream.id()), Ok)?;
-        Publisher::on(stream, baseline, self.options).await
+        Ok((stream, baseline))
     }
 }

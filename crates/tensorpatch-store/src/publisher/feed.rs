@@ -24,7 +24,7 @@ use crate::replica::directory::ReplicaDir;
 /// The next version of a stream, fed with tensors from memory one at a time and in any order.
 ///
 /// [`Publisher::feed`] begins it, [`TensorFeed::finish`] publishes it. Each tensor is compared with the
-/// memory-mapped baseline while it is alive, so this takes the memory of one tensor, and of at most 64 MiB of
+/// memory-mapped baseline while it is alive, so this takes the memory of one tensor, and of at most 32 MiB of
 /// changes: more of them go to a temporary file in the baseline's directory. The patch is byte for byte the
 /// one that [`Publisher::publish`] makes of files with the same state. What these files look like: those of
 /// the version before while it has the same tensors, else the one `model.safetensors` that
@@ -181,7 +181,7 @@ impl Publisher {
                 }
             };
             observer.start(Phase::Encode, bytes);
-            Ok(diff.with_scratch_dir(&directory.downloads()))
+            Ok(diff.with_scratch_dir(&directory.downloads().path()))
         })
         .await
     }
@@ -375,7 +375,7 @@ impl NextVersion {
 fn kept_companions(directory: &ReplicaDir, tip: &Commit) -> Vec<Companion> {
     let kept = tip.record.companions.iter().map(|companion| Companion {
         name: companion.name.clone(),
-        copy: directory.path().join(&companion.name),
+        copy: directory.root().join(&companion.name),
         digest: companion.object.blake3,
         bytes: companion.object.bytes,
     });

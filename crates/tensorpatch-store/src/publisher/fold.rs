@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_checkpoint::{Checkpoint, ConfinedPath};
 use tensorpatch_delta::{Progress, Snapshot};
 use tensorpatch_stream::{Commit, EdgeRecord, Nonce, Version, names};
 
@@ -76,11 +76,12 @@ impl Folder {
             return Ok(Folded { from, to, bytes: edge.bytes(), replaced_bytes, added: false });
         }
         // What lies in the directory is this fold's until it is published.
-        let lock = Arc::new(Lock::wait(self.work.clone()).await?);
-        let old = self.pull("base", from).await?;
-        let new = self.pull("target", to).await?;
-        let path = self.work.join("fold.tpatch");
-        let encoded = self.encode(&old, &new, &path, &lock).await?;
+        let (lock, work) = Lock::wait(&self.work, "").await?;
+        let lock = Arc::new(lock);
+        let old = self.pull(&work.join("base"), from).await?;
+        let new = self.pull(&work.join("target"), to).await?;
+        let file = work.join("fold.tpatch");
+        let encoded = self.encode(&old, &new, &file, &lock).await?;
         // The replicas are private and were verified, but may have rotted since.
         for (dir, found, commit) in [(old, encoded.base, &base), (new, encoded.target, &target)] {
             let expected = commit.record.contents.state;
@@ -88,7 +89,7 @@ impl Folder {
                 return Err(StoreError::WrongState { path: dir, expected, found });
             }
         }
-        let bytes = local::file_len(&path)?;
+        let bytes = local::file_len(&file)?;
         let folded = Folded { from, to, bytes, replaced_bytes, added: false };
         if bytes >= replaced_bytes {
             return Ok(folded);
@@ -96,7 +97,7 @@ impl Folder {
         let nonce = Nonce::random();
         self.options.observer.start(Phase::Upload, bytes);
         let key = names::fold(to, from, nonce)?;
-        let object = self.stream.bucket().upload(key, &path, &self.options.observer).await?;
+        let object = self.stream.bucket().upload(key, &file, &self.options.observer).await?;
         let record = EdgeRecord {
             stream: self.stream.id(),
             publisher: self.options.publisher.clone(),
@@ -107,7 +108,7 @@ impl Folder {
             anchor: None,
         };
         self.stream.add_edge(&record).await?;
-        local::remove(&path)?;
+        local::remove(&file)?;
         Ok(Folded { added: true, ..folded })
     }
 
@@ -121,8 +122,10 @@ impl Folder {
         }
     }
 
-    async fn pull(&self, name: &str, version: Version) -> Result<PathBuf, StoreError> {
-        let dir = self.work.join(name);
+    async fn pull(&self, dir: &ConfinedPath, version: Version) -> Result<PathBuf, StoreError> {
+        // A replica may be a link, but not one that others have put here.
+        local::make_dir(dir)?;
+        let dir = dir.path();
         let options = ReplicaOptions::default()
             .with_apply(self.options.diff.clone())
             .with_observer(self.options.observer.clone());
@@ -134,21 +137,21 @@ impl Folder {
         &self,
         old: &Path,
         new: &Path,
-        path: &Path,
+        file: &ConfinedPath,
         lock: &Arc<Lock>,
     ) -> Result<Encoded, StoreError> {
-        let (old, new, path) = (old.to_owned(), new.to_owned(), path.to_owned());
+        let (old, new, place) = (old.to_owned(), new.to_owned(), file.clone());
         let (options, observer) = (self.options.diff.clone(), self.options.observer.clone());
         let lock = Arc::clone(lock);
         blocking(move || {
             let _until_the_end = lock;
             let old = Checkpoint::open(&old, &options.limits)?;
             let new = Checkpoint::open(&new, &options.limits)?;
-            let file = std::fs::File::create(&path).map_err(|source| StoreError::local(&path, source))?;
+            let file = place.replace().map_err(StoreError::at(&place))?;
             observer.start(Phase::Encode, new.schema().state_bytes());
             let advance = observer.steer(Phase::Encode);
             let (base, target) = (Snapshot::of(&old)?, Snapshot::of(&new)?);
-            encode(&base, &target, file, &path, &options, Progress::stoppable(&advance))
+            encode(&base, &target, file, &place.path(), &options, Progress::stoppable(&advance))
         })
         .await
     }

@@ -1,12 +1,13 @@
 //! What a publisher does on local disk before a version is committed. Blocking.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_checkpoint::{Checkpoint, ConfinedPath};
 use tensorpatch_delta::{self as delta, LeafTable, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, TaggedStateDigest};
-use tensorpatch_stream::{Commit, ObjectDigest, VersionContents};
+use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, VersionContents};
 
 use super::encode::{Encoded, contents, encode};
 use super::survey::MAX_COMPANION_BYTES;
@@ -23,7 +24,7 @@ use crate::stream::next_version;
 pub(super) struct Companion {
     pub(super) name: String,
     /// A private copy that nobody else alters.
-    pub(super) copy: PathBuf,
+    pub(super) copy: ConfinedPath,
     pub(super) digest: ObjectDigest,
     pub(super) bytes: u64,
 }
@@ -59,7 +60,7 @@ pub(super) fn write_companion(
 
 /// A private copy of a checkpoint, in the staging directory.
 pub(super) struct Staged {
-    pub(super) files: Vec<(String, PathBuf)>,
+    pub(super) files: Vec<(String, ConfinedPath)>,
     pub(super) leaves: LeafTable,
     pub(super) contents: VersionContents,
 }
@@ -72,17 +73,18 @@ pub(super) fn stage_checkpoint(
 ) -> Result<Staged, StoreError> {
     let source = delta::open_settled(path, &options.limits)?;
     let staging = directory.staging();
-    local::create_dir(&staging)?;
+    local::make_dir(&staging)?;
     for file in source.layout().files() {
         let from = if source.is_directory() { path.join(&file.name) } else { path.to_owned() };
-        local::copy_file(&from, &staging.join(&file.name))?;
+        let opened = File::open(&from).map_err(|e| StoreError::local(&from, e))?;
+        local::copy_file(opened, &staging.join(&file.name))?;
     }
     if let Some(index) = source.layout().index() {
         local::write_file(&staging.join(Layout::INDEX_FILE), index)?;
     }
     drop(source);
     // Everything from here on is about the copy: the original may be altered meanwhile.
-    let copy = Checkpoint::open(&staging, &options.limits)?;
+    let copy = Checkpoint::open(&staging.path(), &options.limits)?;
     let state = State::of(&copy)?;
     observer.start(Phase::Hash, copy.schema().state_bytes());
     let advance = observer.steer(Phase::Hash);
@@ -135,7 +137,7 @@ pub(super) fn encode_and_check(
     let advance = observer.steer(Phase::Encode);
     let (from, to) = (Snapshot::of(&opened)?, Snapshot::of(&target)?);
     let checked = options.clone().checked();
-    let encoded = encode(&from, &to, outgoing, &patch, &checked, Progress::stoppable(&advance))?;
+    let encoded = encode(&from, &to, outgoing, &patch.path(), &checked, Progress::stoppable(&advance))?;
     match base {
         Base::Baseline => check_state(directory, tip, encoded.base)?,
         Base::Checkpoint(path) => check_base(path, &opened, tip, encoded.base)?,
@@ -173,10 +175,10 @@ pub(super) fn open_baseline(
     options: &delta::Options,
 ) -> Result<Checkpoint, StoreError> {
     let broken = |error| damage_noted(directory, tip.record.stream, &InstalledVersion::of(tip), error);
-    let base = Checkpoint::open(directory.path(), &options.limits).map_err(|error| broken(error.into()))?;
+    let base = Checkpoint::open(&directory.path(), &options.limits).map_err(|error| broken(error.into()))?;
     if base.layout().digest() != tip.record.contents.layout {
         let what = "its files have other names or headers than the version".into();
-        return Err(broken(StoreError::LocalDamage { path: directory.path().to_owned(), what }));
+        return Err(broken(StoreError::LocalDamage { path: directory.path(), what }));
     }
     Ok(base)
 }
@@ -191,7 +193,7 @@ pub(super) fn check_state(
     if found == expected {
         return Ok(());
     }
-    let error = StoreError::WrongState { path: directory.path().to_owned(), expected, found };
+    let error = StoreError::WrongState { path: directory.path(), expected, found };
     Err(damage_noted(directory, tip.record.stream, &InstalledVersion::of(tip), error))
 }
 
@@ -218,4 +220,13 @@ pub(super) fn check(
             Err(damage_noted(directory, tip.record.stream, &InstalledVersion::of(tip), error.into()))
         }
     }
+}
+
+/// Whether a version has these files beside the weights, and no others.
+pub(super) fn same_companions(companions: &[Companion], published: &[NamedObject]) -> bool {
+    let is_published = |companion: &Companion| {
+        let same = published.iter().find(|named| named.name == companion.name);
+        same.is_some_and(|named| named.object.blake3 == companion.digest)
+    };
+    companions.len() == published.len() && companions.iter().all(is_published)
 }

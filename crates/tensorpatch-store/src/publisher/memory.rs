@@ -1,7 +1,5 @@
 //! What a publisher does on local disk with tensors in memory before a version is committed. Blocking.
 
-use std::fs::File;
-
 use tensorpatch_checkpoint::{Checkpoint, Form, MappedFile};
 use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Others, Patch, Progress, State, TensorDiff};
 use tensorpatch_format::{Schema, TaggedStateDigest};
@@ -43,9 +41,9 @@ pub(super) fn finish_and_check(
     observer: &Observer,
     outgoing: &mut Outgoing,
 ) -> Result<Checked, StoreError> {
-    let path = directory.outgoing();
-    let (encoded, _) = write_buffered(outgoing, &path, options, |out| diff.finish(others, out))?;
-    let bytes = MappedFile::open(&path)?;
+    let place = directory.outgoing();
+    let (encoded, _) = write_buffered(outgoing, &place.path(), options, |out| diff.finish(others, out))?;
+    let bytes = MappedFile::open_confined(&place)?;
     let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
     let before = &tip.record.contents;
     let (state_bytes, tensors) = patch.listed_schema().map_or((before.state_bytes, before.tensors), size);
@@ -61,19 +59,21 @@ pub(super) fn stage_tensors(
     options: &delta::Options,
     observer: &Observer,
 ) -> Result<Staged, StoreError> {
-    let (path, staging) = (directory.outgoing(), directory.staging());
-    let file = File::create(&path).map_err(|e| StoreError::local(&path, e))?;
-    let (encoded, report) = write_buffered(file, &path, options, |out| diff.finish(Others::Refused, out))?;
-    let bytes = MappedFile::open(&path)?;
+    let (place, staging) = (directory.outgoing(), directory.staging());
+    let file = place.replace().map_err(StoreError::at(&place))?;
+    let (encoded, report) =
+        write_buffered(file, &place.path(), options, |out| diff.finish(Others::Refused, out))?;
+    let bytes = MappedFile::open_confined(&place)?;
     let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
     let schema = patch.bind(None)?.schema();
     observer.start(Phase::Check, schema.state_bytes());
     let advance = observer.steer(Phase::Check);
-    delta::apply_full(&patch, &staging, Form::Directory, options, Progress::stoppable(&advance))?;
+    local::remove(&staging)?;
+    delta::apply_full(&patch, &staging.path(), Form::Directory, options, Progress::stoppable(&advance))?;
     let names = patch.listed_layout().into_iter().flat_map(|layout| layout.files());
     let files = names.map(|file| (file.name.clone(), staging.join(&file.name))).collect();
     let contents = contents(&patch, encoded.target, size(schema));
-    local::remove(&path)?;
+    local::remove(&place)?;
     Ok(Staged { files, leaves: report.leaves, contents })
 }
 

@@ -23,7 +23,7 @@ pub struct PublishOptions {
     /// [`Publisher::publish`](crate::Publisher::publish) makes the patch from: then no baseline is kept.
     ///
     /// It is hashed while it is read, and refused if it is not the newest version of the stream, down to a
-    /// bit.
+    /// bit. Anchors are not added, as they are made of the baseline.
     pub base: Option<PathBuf>,
     /// Whether a checkpoint that is the newest version already becomes a version of its own all the same
     /// [default: only with a label of its own].
@@ -74,11 +74,9 @@ impl PublishOptions {
     /// The same with patches from the checkpoint at `base`, which is the newest version.
     ///
     /// For trainers that keep the checkpoint before unaltered: no copy of the model is kept or written.
-    /// Anchors are then not added, as they are made of the baseline.
     #[must_use]
     pub fn with_base(mut self, base: impl Into<PathBuf>) -> Self {
         self.base = Some(base.into());
-        self.anchors = AnchorPolicy::NEVER;
         self
     }
 

@@ -54,8 +54,8 @@ fn offer(
     to: &Commit,
     options: &delta::Options,
 ) -> Result<Option<ObjectRef>, StoreError> {
-    let (path, contents) = (directory.inverse(), &to.record.contents);
-    let is_way = match update::open(&path, held.id.state, (to.record.version, contents.state), options) {
+    let (place, contents) = (directory.inverse(), &to.record.contents);
+    let is_way = match update::open(&place, held.id.state, (to.record.version, contents.state), options) {
         Ok(patch) => patch.trailer().ends.target_layout == contents.layout,
         Err(error) => {
             tracing::debug!(%error, "no patch that was kept leads back");
@@ -65,14 +65,14 @@ fn offer(
     if !is_way {
         return Ok(None);
     }
-    let failed = |e| StoreError::local(&path, e);
-    let mut file = std::fs::File::open(&path).map_err(failed)?;
+    let failed = |e| StoreError::local(place.path(), e);
+    let mut file = place.open().map_err(failed)?;
     let mut hasher = blake3::Hasher::new();
     let bytes = std::io::copy(&mut file, &mut hasher).map_err(failed)?;
     let digest = ObjectDigest::finish(&hasher);
     let download = directory.download(&digest);
     local::remove(&download)?;
-    std::fs::rename(&path, &download).map_err(|e| StoreError::local(&download, e))?;
+    local::rename(&place, &download)?;
     let key = names::patch(to.record.version, Nonce::random(), "inverse.tpatch")?;
     Ok(Some(ObjectRef { key, bytes, blake3: digest }))
 }

@@ -1,10 +1,14 @@
 //! The hidden directory of a replica, and the state file that says what the directory holds (spec/stream.md
 //! section 6).
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tensorpatch_checkpoint::{ConfinedPath, FileKind};
 use tensorpatch_delta::Durability;
 use tensorpatch_stream::names::is_file_path;
 use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, StreamId, Version, VersionId};
@@ -27,7 +31,9 @@ const FORMAT: &str = "tensorpatch-replica";
 /// owns a clone.
 #[derive(Debug, Clone)]
 pub(crate) struct ReplicaDir {
-    dir: PathBuf,
+    root: ConfinedPath,
+    /// The hidden directory, which stays the one that is locked.
+    hidden: ConfinedPath,
     durability: Durability,
     _lock: Arc<Lock>,
 }
@@ -110,9 +116,11 @@ struct ReadStateFile {
 impl ReplicaDir {
     /// The replica in `dir`, which is made if it is missing. Waits for another process to let go of it.
     pub(crate) async fn lock(dir: &Path, durability: Durability) -> Result<Self, StoreError> {
-        let lock = Lock::wait(dir.join(HIDDEN)).await?;
-        let directory = Self { dir: dir.to_owned(), durability, _lock: Arc::new(lock) };
-        local::create_dir(&directory.downloads())?;
+        let (lock, root) = Lock::wait(dir, HIDDEN).await?;
+        let hidden = root.join(HIDDEN);
+        let hidden = hidden.enter().map_err(StoreError::at(&hidden))?;
+        let directory = Self { root, hidden, durability, _lock: Arc::new(lock) };
+        local::make_dir(&directory.downloads())?;
         Ok(directory)
     }
 
@@ -137,90 +145,93 @@ impl ReplicaDir {
     }
 
     /// The directory of the replica.
-    pub(crate) fn path(&self) -> &Path {
-        &self.dir
+    pub(crate) fn root(&self) -> &ConfinedPath {
+        &self.root
     }
 
-    fn hidden(&self) -> PathBuf {
-        self.dir.join(HIDDEN)
+    /// Whether there is a file of this name beside the weights.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        matches!(self.root.join(name).find(), Ok(Some(found)) if found.kind == FileKind::File)
     }
 
-    fn state_path(&self) -> PathBuf {
-        self.hidden().join(STATE)
+    /// Its path, to read the weights by, which may be links there: they are compared by their digests, and
+    /// written to only where they are files.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.root.path()
+    }
+
+    fn state_file(&self) -> ConfinedPath {
+        self.hidden.join(STATE)
     }
 
     /// Where complete files wait to be renamed into place.
-    pub(crate) fn staging(&self) -> PathBuf {
-        self.hidden().join("staging")
+    pub(crate) fn staging(&self) -> ConfinedPath {
+        self.hidden.join("staging")
     }
 
     /// The journal of an application in place.
-    pub(crate) fn journal(&self) -> PathBuf {
-        self.hidden().join("journal")
+    pub(crate) fn journal(&self) -> ConfinedPath {
+        self.hidden.join("journal")
     }
 
     /// The patch that leads back from what is held to what was held before, if there is one.
-    pub(crate) fn inverse(&self) -> PathBuf {
-        self.hidden().join("inverse")
+    pub(crate) fn inverse(&self) -> ConfinedPath {
+        self.hidden.join("inverse")
     }
 
     /// Where that patch is while what it leads back from is not held.
-    pub(crate) fn next_inverse(&self) -> PathBuf {
-        self.hidden().join("inverse.next")
+    pub(crate) fn next_inverse(&self) -> ConfinedPath {
+        self.hidden.join("inverse.next")
     }
 
     /// Where a publisher keeps what it knows of the patches since the newest anchor.
-    pub(crate) fn chain(&self) -> PathBuf {
-        self.hidden().join("chain.json")
+    pub(crate) fn chain(&self) -> ConfinedPath {
+        self.hidden.join("chain.json")
     }
 
-    pub(crate) fn downloads(&self) -> PathBuf {
-        self.hidden().join("downloads")
+    pub(crate) fn downloads(&self) -> ConfinedPath {
+        self.hidden.join("downloads")
     }
 
     /// Where the object with this digest is kept once it is downloaded and verified.
-    pub(crate) fn download(&self, digest: &ObjectDigest) -> PathBuf {
+    pub(crate) fn download(&self, digest: &ObjectDigest) -> ConfinedPath {
         self.downloads().join(digest.to_string())
     }
 
     /// Where the patches of several ranks are merged.
-    pub(crate) fn merged(&self, commit: &ObjectDigest) -> PathBuf {
+    pub(crate) fn merged(&self, commit: &ObjectDigest) -> ConfinedPath {
         self.downloads().join(format!("merged-{commit}"))
     }
 
     /// Where a publisher writes the patch of the attempt in progress.
-    pub(crate) fn outgoing(&self) -> PathBuf {
-        self.hidden().join("outgoing")
+    pub(crate) fn outgoing(&self) -> ConfinedPath {
+        self.hidden.join("outgoing")
     }
 
     /// The state file, or `None` if there is none.
     pub(crate) fn load(&self) -> Result<Option<LocalState>, StoreError> {
-        read_state(&self.dir)
+        read_state(&self.state_file())
     }
 
     /// Replaces the state file.
     pub(crate) fn save(&self, state: &LocalState) -> Result<(), StoreError> {
-        let path = self.state_path();
+        let place = self.state_file();
         let file = StateFile { format: FORMAT, major: 1, state: state.clone() };
         let bytes = serde_json::to_vec(&file)
-            .map_err(|e| StoreError::LocalState { path: path.clone(), what: e.to_string() })?;
-        if self.syncs() { local::write_file(&path, &bytes) } else { local::write_unsynced(&path, &bytes) }
+            .map_err(|e| StoreError::LocalState { path: place.path(), what: e.to_string() })?;
+        if self.syncs() { local::write_file(&place, &bytes) } else { local::write_unsynced(&place, &bytes) }
     }
 
-    /// Removes what earlier runs have left behind and no step still needs.
-    pub(crate) fn sweep(&self, keep: &[PathBuf]) -> Result<(), StoreError> {
-        for path in [self.staging(), self.outgoing()] {
-            if !keep.contains(&path) {
-                local::remove(&path)?;
-            }
-        }
+    /// Removes what earlier runs have left behind, and of the downloads all but `keep` and their beginnings.
+    pub(crate) fn sweep(&self, keep: &[ConfinedPath]) -> Result<(), StoreError> {
+        local::remove(&self.staging())?;
+        local::remove(&self.outgoing())?;
+        let partial: Vec<ConfinedPath> = keep.iter().map(local::partial).collect();
+        let kept: BTreeSet<&OsStr> = keep.iter().chain(&partial).map(ConfinedPath::file_name).collect();
         let downloads = self.downloads();
-        let entries = std::fs::read_dir(&downloads).map_err(|e| StoreError::local(&downloads, e))?;
-        for entry in entries {
-            let path = entry.map_err(|e| StoreError::local(&downloads, e))?.path();
-            let is_kept = |kept: &PathBuf| *kept == path || local::partial(kept) == path;
-            if !keep.iter().any(is_kept) {
-                local::remove(&path)?;
+        for name in downloads.entries().map_err(StoreError::at(&downloads))? {
+            if !kept.contains(name.as_os_str()) {
+                local::remove(&downloads.join(name))?;
             }
         }
         Ok(())
@@ -229,14 +240,21 @@ impl ReplicaDir {
 
 /// The state file of the replica in `dir`, or `None` if there is none. It is replaced as a whole, so that it
 /// can be read without the lock; it may then be of a moment ago.
-pub(crate) fn read_state(dir: &Path) -> Result<Option<LocalState>, StoreError> {
-    let path = dir.join(HIDDEN).join(STATE);
-    let Some(bytes) = local::read_file(&path, MAX_STATE_BYTES)? else { return Ok(None) };
+pub(crate) fn state_of(dir: &Path) -> Result<Option<LocalState>, StoreError> {
+    let hidden = match ConfinedPath::root(dir).and_then(|root| root.join(HIDDEN).enter()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        hidden => hidden.map_err(|error| StoreError::local(dir, error))?,
+    };
+    read_state(&hidden.join(STATE))
+}
+
+fn read_state(place: &ConfinedPath) -> Result<Option<LocalState>, StoreError> {
+    let Some(bytes) = local::read_own(place, MAX_STATE_BYTES)? else { return Ok(None) };
     if bytes.iter().all(|byte| *byte == 0) {
         // A power cut can leave this of a file that was not synced. The weights tell what they are.
         return Ok(None);
     }
-    let bad = |what: String| StoreError::LocalState { path: path.clone(), what };
+    let bad = |what: String| StoreError::LocalState { path: place.path(), what };
     let file: ReadStateFile = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
     if file.format != FORMAT || file.major != 1 {
         return Err(bad(format!("it is {:?}, version {}", file.format, file.major)));
@@ -312,7 +330,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let directory = ReplicaDir::lock(dir.path(), Durability::Synced).await.unwrap();
         directory.save(&state()).unwrap();
-        let text = std::fs::read_to_string(directory.state_path()).unwrap();
+        let text = std::fs::read_to_string(directory.state_file().path()).unwrap();
         for (from, to) in [
             ("\"config.json\"]", "\"../config.json\"]"),
             ("\"old.json\"", "\"/etc/passwd\""),
@@ -322,7 +340,7 @@ mod tests {
             ("}", ""),
         ] {
             assert!(text.contains(from), "{text}");
-            std::fs::write(directory.state_path(), text.replace(from, to)).unwrap();
+            std::fs::write(directory.state_file().path(), text.replace(from, to)).unwrap();
             assert!(matches!(directory.load(), Err(StoreError::LocalState { .. })), "{from} -> {to}");
         }
     }
@@ -333,10 +351,10 @@ mod tests {
         let directory = ReplicaDir::lock(dir.path(), Durability::Synced).await.unwrap();
         let (kept, other) =
             (directory.download(&ObjectDigest::of(b"1")), directory.download(&ObjectDigest::of(b"2")));
-        std::fs::write(&kept, b"1").unwrap();
-        std::fs::write(&other, b"2").unwrap();
-        local::create_dir(&directory.staging()).unwrap();
+        std::fs::write(kept.path(), b"1").unwrap();
+        std::fs::write(other.path(), b"2").unwrap();
+        local::make_dir(&directory.staging()).unwrap();
         directory.sweep(std::slice::from_ref(&kept)).unwrap();
-        assert!(kept.exists() && !other.exists() && !directory.staging().exists());
+        assert!(kept.path().exists() && !other.path().exists() && !directory.staging().path().exists());
     }
 }

@@ -1,8 +1,7 @@
 //! Downloading what a plan needs, while the version held still serves (section 6, step R3).
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-
+use tensorpatch_checkpoint::ConfinedPath;
 use tensorpatch_stream::{Commit, NamedObject, ObjectRef, Plan};
 
 use super::directory::ReplicaDir;
@@ -22,13 +21,16 @@ impl Replica {
         old_companions: &[NamedObject],
     ) -> Result<u64, StoreError> {
         let mut objects: Vec<ObjectRef> = plan.objects().into_iter().cloned().collect();
-        let new = target.record.companions.iter().filter(|companion| {
-            !old_companions.contains(companion) || !self.dir.join(&companion.name).exists()
-        });
+        let new = target
+            .record
+            .companions
+            .iter()
+            .filter(|companion| !old_companions.contains(companion) || !directory.has(&companion.name));
         objects.extend(new.map(|companion| companion.object.clone()));
         let mut seen = BTreeSet::new();
         objects.retain(|object| seen.insert(object.blake3));
-        let keep: Vec<PathBuf> = objects.iter().map(|object| directory.download(&object.blake3)).collect();
+        let keep: Vec<ConfinedPath> =
+            objects.iter().map(|object| directory.download(&object.blake3)).collect();
         let sweeping = directory.clone();
         blocking(move || sweeping.sweep(&keep)).await?;
         let kept = directory.clone();
@@ -36,7 +38,7 @@ impl Replica {
             // Under its final name there was only what is complete and verified; disks forget.
             let mut wanted = Vec::new();
             for object in objects {
-                if !install::has_contents(&kept.download(&object.blake3), &object)? {
+                if !install::is_downloaded(&kept.download(&object.blake3), &object)? {
                     wanted.push(object);
                 }
             }

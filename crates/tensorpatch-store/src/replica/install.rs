@@ -1,8 +1,9 @@
 //! Altering the files of a replica, so that a crash at any instant can be finished or undone. Blocking.
 
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError, sync_files};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError, ConfinedPath, sync_files};
 use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Progress, State};
 use tensorpatch_format::{Layout, LayoutDigest, LeafHash, StateDigest, TaggedStateDigest};
 use tensorpatch_stream::names::is_plain_name;
@@ -73,9 +74,11 @@ pub(crate) fn recover(
     if let Condition::Applying { from, to, then } = &state.condition {
         // Finishes the journal if there is one. If not, either nothing was altered or all of it: the digest
         // tells.
-        let recovered = delta::recover(directory.path(), &directory.journal(), options, Progress::none())
-            .map_err(StoreError::from);
-        let found = recovered.and_then(|_| examine(directory.path(), to.id.state.leaf_hash, options));
+        let (path, journal) = (directory.path(), directory.journal().path());
+        let ends = [to.id.state.digest];
+        let recovered =
+            delta::recover_to(&path, &journal, &ends, options, Progress::none()).map_err(StoreError::from);
+        let found = recovered.and_then(|_| examine(&path, to.id.state.leaf_hash, options));
         let found = match found {
             Ok(found) => found.map(|found| found.state),
             Err(error) if is_damage(&error) => {
@@ -117,14 +120,14 @@ fn are_whole(
 ) -> Result<bool, StoreError> {
     let is_companion = |name: &&String| to.companions.iter().any(|companion| companion.name == **name);
     for companion in to.companions.iter().filter(|companion| vanished.contains(&companion.name)) {
-        if !has_contents(&directory.path().join(&companion.name), &companion.object)? {
+        if !has_contents(&directory.root().join(&companion.name), &companion.object)? {
             return Ok(false);
         }
     }
     if vanished.iter().all(|name| is_companion(&name)) {
         return Ok(true);
     }
-    match examine(directory.path(), to.id.state.leaf_hash, options) {
+    match examine(&directory.path(), to.id.state.leaf_hash, options) {
         Ok(found) => Ok(found == Some(Found { state: to.id.state, layout: to.id.layout })),
         Err(error) if is_damage(&error) => Ok(false),
         Err(error) => Err(error),
@@ -132,25 +135,44 @@ fn are_whole(
 }
 
 /// Whether a file is there and has the contents of an object.
-pub(crate) fn has_contents(path: &Path, object: &ObjectRef) -> Result<bool, StoreError> {
-    let failed = |e| StoreError::local(path, e);
-    let mut file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(failed(e)),
-    };
-    if file.metadata().map_err(failed)?.len() != object.bytes {
+fn has_contents(place: &ConfinedPath, object: &ObjectRef) -> Result<bool, StoreError> {
+    let failed = |e| StoreError::local(place.path(), e);
+    match place.open() {
+        Ok(file) => holds(file, object).map_err(failed),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// Whether an object is among the downloads, and nobody else can have kept a way to alter it: it may become a
+/// file of the replica as it is.
+pub(super) fn is_downloaded(place: &ConfinedPath, object: &ObjectRef) -> Result<bool, StoreError> {
+    let failed = |e| StoreError::local(place.path(), e);
+    let Some(found) = place.find().map_err(failed)? else { return Ok(false) };
+    if !found.is_only_ours() {
+        local::remove(place)?;
+        return Ok(false);
+    }
+    has_contents(place, object)
+}
+
+fn holds(mut file: File, object: &ObjectRef) -> std::io::Result<bool> {
+    if file.metadata()?.len() != object.bytes {
         return Ok(false);
     }
     let mut hasher = blake3::Hasher::new();
-    std::io::copy(&mut file, &mut hasher).map_err(failed)?;
+    std::io::copy(&mut file, &mut hasher)?;
     Ok(ObjectDigest::finish(&hasher) == object.blake3)
 }
 
 /// Whether an error says that local files are broken or gone, and not that they cannot be reached just now.
 pub(crate) fn is_damage(error: &StoreError) -> bool {
     let checkpoint = match error {
-        StoreError::Apply(ApplyError::DamagedJournal { .. } | ApplyError::AlteredSince { .. })
+        StoreError::Apply(
+            ApplyError::DamagedJournal { .. }
+            | ApplyError::AlteredSince { .. }
+            | ApplyError::OtherJournal { .. },
+        )
         | StoreError::LocalDamage { .. } => return true,
         StoreError::Apply(ApplyError::Checkpoint(error)) | StoreError::Checkpoint(error) => error,
         _ => return false,
@@ -158,6 +180,7 @@ pub(crate) fn is_damage(error: &StoreError) -> bool {
     match checkpoint {
         CheckpointError::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
         CheckpointError::NotInPlace { .. }
+        | CheckpointError::Misplaced(_)
         | CheckpointError::Limit { .. }
         | CheckpointError::NoRoom { .. }
         | CheckpointError::NotDurable { .. } => false,
@@ -167,7 +190,7 @@ pub(crate) fn is_damage(error: &StoreError) -> bool {
 
 /// Renames what is left to rename, and returns what was not there any more. May be repeated.
 fn finish_switch(directory: &ReplicaDir, install: &FileSwap) -> Result<Vec<String>, StoreError> {
-    let (root, mut vanished) = (directory.path(), Vec::new());
+    let (root, mut vanished) = (directory.root(), Vec::new());
     for name in places::in_the_way(install) {
         places::remove(root, name)?;
     }
@@ -178,15 +201,15 @@ fn finish_switch(directory: &ReplicaDir, install: &FileSwap) -> Result<Vec<Strin
             Ok(()) => {}
             // Done before the crash, or so it seems.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => vanished.push(name.clone()),
-            Err(e) => return Err(StoreError::local(&file, e)),
+            Err(e) => return Err(StoreError::local(file.path(), e)),
         }
     }
     for name in &install.remove {
         places::remove(root, name)?;
     }
     if directory.syncs() {
-        for parent in places::parents(root, install).iter().filter(|parent| parent.is_dir()) {
-            local::sync_dir(parent)?;
+        for parent in places::parents(root, install)? {
+            local::sync_dir(&parent)?;
         }
     }
     Ok(vanished)
@@ -202,10 +225,13 @@ pub(crate) fn switch(
 ) -> Result<(), StoreError> {
     check_places(directory, &install)?;
     if directory.syncs() {
-        sync_files(install.files.iter().map(|name| directory.staging().join(name)))?;
-        let parents = places::parents(&directory.staging(), &install);
-        for parent in parents.iter().filter(|parent| parent.is_dir()) {
-            local::sync_dir(parent)?;
+        let staging = directory.staging();
+        sync_files(install.files.iter().map(|name| staging.join(name)))?;
+        // Where no file is staged, there is no such directory.
+        if !install.files.is_empty() {
+            for parent in places::parents(&staging, &install)? {
+                local::sync_dir(&parent)?;
+            }
         }
     }
     let condition = Condition::Switching { to: to.clone(), install: install.clone() };
@@ -216,8 +242,7 @@ pub(crate) fn switch(
     match vanished.first() {
         None => Ok(()),
         Some(name) => {
-            let (path, what) =
-                (directory.path().to_owned(), format!("{name} vanished from the staging directory"));
+            let (path, what) = (directory.path(), format!("{name} vanished from the staging directory"));
             Err(StoreError::LocalDamage { path, what })
         }
     }
@@ -236,22 +261,23 @@ pub(crate) fn activate_in_place(
     check_places(directory, then)?;
     let condition = Condition::Applying { from: from.clone(), to: to.clone(), then: then.clone() };
     directory.save(&LocalState { stream, condition })?;
-    let activated = delta::activate_in_place(directory.path(), &directory.journal(), options)?;
+    let (path, journal) = (directory.path(), directory.journal().path());
+    let activated = delta::activate_in_place(&path, &journal, options)?;
     // Without a journal nothing was altered, which is right where there was nothing to alter.
     let digest = activated.unwrap_or(from.id.state.digest);
     if digest != to.id.state.digest {
         let expected = to.id.state;
         let found = TaggedStateDigest { leaf_hash: expected.leaf_hash, digest };
-        return Err(StoreError::WrongState { path: directory.path().to_owned(), expected, found });
+        return Err(StoreError::WrongState { path, expected, found });
     }
     switch(directory, stream, to.clone(), then.clone())
 }
 
 pub(crate) fn remove_journal(directory: &ReplicaDir) -> Result<(), StoreError> {
     let journal = directory.journal();
-    let mut partial = journal.as_os_str().to_owned();
+    let mut partial = journal.file_name().to_owned();
     partial.push(".partial");
-    local::remove(Path::new(&partial))?;
+    local::remove(&journal.with_file_name(partial))?;
     local::remove(&journal)
 }
 
@@ -264,7 +290,7 @@ pub(crate) fn check_staged(
     let staging = directory.staging();
     let expected = to.id.state;
     let none = TaggedStateDigest { leaf_hash: expected.leaf_hash, digest: StateDigest::NONE };
-    let found = match examine(&staging, expected.leaf_hash, options) {
+    let found = match examine(&staging.path(), expected.leaf_hash, options) {
         Ok(found) => found.map_or(none, |found| found.state),
         Err(error) if is_damage(&error) => {
             let what = format!("its anchor is no checkpoint: {error}");
@@ -286,7 +312,7 @@ pub(crate) fn check_layout(
     to: &InstalledVersion,
     options: &delta::Options,
 ) -> Result<(), StoreError> {
-    let found = Checkpoint::open(&directory.staging(), &options.limits)?.layout().digest();
+    let found = Checkpoint::open(&directory.staging().path(), &options.limits)?.layout().digest();
     if found == to.id.layout {
         return Ok(());
     }
@@ -296,17 +322,15 @@ pub(crate) fn check_layout(
 
 /// The weight and index files in `dir`, by name: those of the checkpoint, or, where there is no whole
 /// checkpoint, all that could be taken for part of one.
-pub(crate) fn weight_files(dir: &Path, options: &delta::Options) -> Result<Vec<String>, StoreError> {
-    if let Ok(checkpoint) = Checkpoint::open(dir, &options.limits) {
+pub(crate) fn weight_files(dir: &ConfinedPath, options: &delta::Options) -> Result<Vec<String>, StoreError> {
+    if let Ok(checkpoint) = Checkpoint::open(&dir.path(), &options.limits) {
         let files = checkpoint.layout().files().iter().map(|file| file.name.clone());
         // The index last, because it is what makes shards a checkpoint.
         let index = checkpoint.layout().index().map(|_| Layout::INDEX_FILE.to_owned());
         return Ok(files.chain(index).collect());
     }
     let mut names = Vec::new();
-    let failed = |e| StoreError::local(dir, e);
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
+    for name in dir.entries().map_err(StoreError::at(dir))? {
         if let Some(name) = name.to_str()
             && (name.ends_with(".safetensors") || name == Layout::INDEX_FILE)
             && is_plain_name(name)
@@ -320,17 +344,18 @@ pub(crate) fn weight_files(dir: &Path, options: &delta::Options) -> Result<Vec<S
 /// Moves or copies downloaded files into the staging directory under their names.
 pub(crate) fn stage(
     directory: &ReplicaDir,
-    files: &[(String, PathBuf)],
+    files: &[(String, ConfinedPath)],
     copy: bool,
 ) -> Result<(), StoreError> {
-    local::create_dir(&directory.staging())?;
+    let staging = directory.staging();
+    local::make_dir(&staging)?;
     for (name, source) in files {
-        places::make_parents(&directory.staging(), name)?;
-        let target = directory.staging().join(name);
+        places::make_parents(&staging, name)?;
+        let target = staging.join(name);
         if copy {
-            local::copy_file(source, &target)?;
+            local::copy_file(source.open().map_err(StoreError::at(source))?, &target)?;
         } else {
-            std::fs::rename(source, &target).map_err(|e| StoreError::local(&target, e))?;
+            local::rename(source, &target)?;
         }
     }
     Ok(())

@@ -1,9 +1,9 @@
 //! The patches of a commit of several ranks, merged into one (spec/stream.md section 8).
 
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::MappedFile;
+use tensorpatch_checkpoint::{ConfinedPath, MappedFile};
 use tensorpatch_delta::{ApplyError, Patch};
 use tensorpatch_format::{
     BlockBuilder, ChunkAddress, ChunkRecord, Ends, Kind, LayoutDigest, LeafDigest, Limits, Listing,
@@ -21,8 +21,8 @@ const BLOCK_BYTES: usize = 8 << 20;
 /// The patch of a rank on local disk, and the file with the schema of its own tensors.
 #[derive(Debug, Clone)]
 pub(crate) struct RankPatch {
-    pub(crate) patch: PathBuf,
-    pub(crate) schema: PathBuf,
+    pub(crate) patch: ConfinedPath,
+    pub(crate) schema: ConfinedPath,
 }
 
 /// What the commits say of the merged patch.
@@ -39,13 +39,18 @@ pub(crate) struct Whole {
 ///
 /// Whether it leads to the target shows when it is applied; here it is checked that every tensor is in one
 /// patch.
-pub(crate) fn merge(ranks: &[RankPatch], whole: Whole, to: &Path, limits: &Limits) -> Result<(), StoreError> {
+pub(crate) fn merge(
+    ranks: &[RankPatch],
+    whole: Whole,
+    to: &ConfinedPath,
+    limits: &Limits,
+) -> Result<(), StoreError> {
     let differs = |what: String| StoreError::PatchDiffers { version: whole.version, what };
     let mut schemas = Vec::new();
     for rank in ranks {
-        let bytes = local::read_file(&rank.schema, limits.metadata_bytes)?;
+        let bytes = local::read_own(&rank.schema, limits.metadata_bytes)?;
         let bytes = bytes.ok_or_else(|| StoreError::Local {
-            path: rank.schema.clone(),
+            path: rank.schema.path(),
             source: std::io::ErrorKind::NotFound.into(),
         })?;
         schemas.push(Schema::from_bytes(&bytes, 0, limits).map_err(ApplyError::from)?);
@@ -56,7 +61,7 @@ pub(crate) fn merge(ranks: &[RankPatch], whole: Whole, to: &Path, limits: &Limit
         return Err(differs("the tensors of its patches are not those of the version".into()));
     }
     let files: Vec<MappedFile> =
-        ranks.iter().map(|rank| MappedFile::open(&rank.patch)).collect::<Result<_, _>>()?;
+        ranks.iter().map(|rank| MappedFile::open_confined(&rank.patch)).collect::<Result<_, _>>()?;
     let patches: Vec<Patch<'_>> = files
         .iter()
         .map(|file| Patch::parse(file.bytes(), limits).map_err(ApplyError::from))
@@ -93,8 +98,9 @@ pub(crate) fn merge(ranks: &[RankPatch], whole: Whole, to: &Path, limits: &Limit
         base_layout: whole.layout,
         target_layout: whole.layout,
     };
-    write(&records, &header, &ends, to).map_err(|error| match error {
-        Unwritable::File(source) => StoreError::local(to, source),
+    let file = to.replace().map_err(StoreError::at(to))?;
+    write(&records, &header, &ends, file).map_err(|error| match error {
+        Unwritable::File(source) => StoreError::local(to.path(), source),
         Unwritable::Patch(error) => differs(error.to_string()),
     })
 }
@@ -111,9 +117,9 @@ fn write(
     records: &[(ChunkAddress, ChunkRecord<'_>, LeafDigest)],
     header: &PatchHeader,
     ends: &Ends,
-    to: &Path,
+    file: File,
 ) -> Result<(), Unwritable> {
-    let mut out = BufWriter::new(std::fs::File::create(to)?);
+    let mut out = BufWriter::new(file);
     let (writer, bytes) = PatchWriter::start(header);
     out.write_all(&bytes)?;
     let (writer, bytes) = writer.schema(&Listing::Same)?;

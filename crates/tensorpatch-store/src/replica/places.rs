@@ -1,11 +1,11 @@
 //! Whether files can be put in their places: known before the first byte of a replica is altered. Blocking.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, accessat};
+use tensorpatch_checkpoint::{ConfinedPath, FileKind, Found};
 
 use super::directory::{FileSwap, ReplicaDir};
 use crate::error::StoreError;
@@ -17,49 +17,52 @@ use crate::local;
 /// # Errors
 /// [`StoreError::Place`], with what is in the way and what to do about it.
 pub(super) fn check_places(directory: &ReplicaDir, install: &FileSwap) -> Result<(), StoreError> {
-    let root = directory.path();
+    let root = directory.root();
     for name in &install.files {
         let parent = check_parents(root, name, &install.remove)?;
-        let path = root.join(name);
-        match look(&path)? {
+        let place = root.join(name);
+        match look(&place)? {
             None => check_directory(&parent)?,
-            Some(metadata) if metadata.is_dir() => check_goes(&path, name, &install.remove)?,
+            Some(found) if is_dir(&found) => check_goes(&place, name, &install.remove)?,
             // A mount cannot be renamed over, but what is mounted can be written to.
-            Some(_) if Marks::of(&path).is_mount => check_writable(&path)?,
-            Some(metadata) => check_replaceable(&parent, &path, &metadata)?,
+            Some(_) if Marks::of(&place).is_mount => check_writable(&place)?,
+            Some(found) => check_replaceable(&parent, &place, &found)?,
         }
     }
     for name in &install.remove {
-        let path = root.join(name);
-        if let (Some(metadata), Some(parent)) = (look(&path)?, path.parent()) {
-            if Marks::of(&path).is_mount {
-                return Err(refused(&path, "it is a mount, and the version does not have it: unmount it"));
+        let place = root.join(name);
+        if let Some(found) = look(&place)? {
+            if Marks::of(&place).is_mount {
+                return Err(refused(&place, "it is a mount, and the version does not have it: unmount it"));
             }
-            check_replaceable(parent, &path, &metadata)?;
+            check_replaceable(&check_parents(root, name, &[])?, &place, &found)?;
         }
     }
     Ok(())
 }
 
 /// Puts a staged file in its place. The staged one is there until the other is whole.
-pub(super) fn put(staged: &Path, file: &Path) -> io::Result<()> {
-    match fs::rename(staged, file) {
+pub(super) fn put(staged: &ConfinedPath, file: &ConfinedPath) -> io::Result<()> {
+    // A link that somebody has put among the staged files is none of the version.
+    let mut from = staged.open()?;
+    match staged.rename(file) {
         // An empty one: with anything in it, it stays.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
-            fs::remove_dir(file)?;
-            fs::rename(staged, file)
+            file.remove_empty_dir()?;
+            staged.rename(file)
         }
         // A mount. There is no other way, and whoever comes after a crash finds the staged file still there.
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-            let mut target = fs::OpenOptions::new().write(true).truncate(true).open(file)?;
-            io::copy(&mut fs::File::open(staged)?, &mut target)?;
+            let mut target = file.open_to_alter()?;
+            target.set_len(0)?;
+            io::copy(&mut from, &mut target)?;
             target.sync_all()?;
-            fs::remove_file(staged)
+            staged.remove_file()
         }
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            local::copy_file(staged, file).map_err(io::Error::other)?;
-            fs::File::open(file)?.sync_all()?;
-            fs::remove_file(staged)
+            local::copy_file(from, file).map_err(io::Error::other)?;
+            file.open()?.sync_all()?;
+            staged.remove_file()
         }
         renamed => renamed,
     }
@@ -77,17 +80,17 @@ pub(super) fn in_the_way(install: &FileSwap) -> impl Iterator<Item = &String> {
 }
 
 /// Removes a file of `root`, and the directories that are empty then.
-pub(super) fn remove(root: &Path, name: &str) -> Result<(), StoreError> {
-    let path = root.join(name);
-    match look(&path)? {
-        Some(metadata) if !metadata.is_dir() => local::remove(&path)?,
+pub(super) fn remove(root: &ConfinedPath, name: &str) -> Result<(), StoreError> {
+    let place = root.join(name);
+    match look(&place)? {
+        Some(found) if !is_dir(&found) => local::remove(&place)?,
         // A directory has taken the place of the file: it is of the new version, or somebody's own.
         _ => return Ok(()),
     }
     let mut below = name;
     while let Some((parent, _)) = below.rsplit_once('/') {
         // One that has other files stays.
-        if fs::remove_dir(root.join(parent)).is_err() {
+        if root.join(parent).remove_empty_dir().is_err() {
             break;
         }
         below = parent;
@@ -96,112 +99,107 @@ pub(super) fn remove(root: &Path, name: &str) -> Result<(), StoreError> {
 }
 
 /// Makes the directories that a file of `root` lies in.
-pub(super) fn make_parents(root: &Path, name: &str) -> Result<(), StoreError> {
-    for (end, _) in name.match_indices('/') {
-        let path = root.join(name.get(..end).unwrap_or_default());
-        match fs::create_dir(&path) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match look(&path)? {
-                Some(metadata) if metadata.is_dir() => {}
-                _ => return Err(refused(&path, NO_DIRECTORY)),
-            },
-            made => made.map_err(|e| StoreError::local(&path, e))?,
-        }
+pub(super) fn make_parents(root: &ConfinedPath, name: &str) -> Result<(), StoreError> {
+    match name.rsplit_once('/') {
+        Some((parent, _)) => local::make_dir(&root.join(parent)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-/// The directories, below `root` and itself, whose entries change.
-pub(super) fn parents(root: &Path, install: &FileSwap) -> Vec<PathBuf> {
-    let mut parents = vec![root.to_owned()];
-    for name in install.files.iter().chain(&install.remove) {
-        parents
-            .extend(name.match_indices('/').map(|(end, _)| root.join(name.get(..end).unwrap_or_default())));
+/// The directories, below `root` and itself, whose entries change, as far as they are there.
+pub(super) fn parents(root: &ConfinedPath, install: &FileSwap) -> Result<Vec<ConfinedPath>, StoreError> {
+    let names = install.files.iter().chain(&install.remove);
+    let below: BTreeSet<&str> =
+        names.flat_map(|name| name.match_indices('/').filter_map(|(end, _)| name.get(..end))).collect();
+    let mut parents = vec![root.clone()];
+    for name in below {
+        let place = root.join(name);
+        if look(&place)?.is_some_and(|found| is_dir(&found)) {
+            parents.push(place);
+        }
     }
-    parents.sort();
-    parents.dedup();
-    parents
+    Ok(parents)
 }
 
 const NO_DIRECTORY: &str = "a directory of the version belongs here: move it away";
 
 /// The innermost directory on the way to a file that is there already.
-fn check_parents(root: &Path, name: &str, remove: &[String]) -> Result<PathBuf, StoreError> {
-    let mut parent = root.to_owned();
+fn check_parents(root: &ConfinedPath, name: &str, remove: &[String]) -> Result<ConfinedPath, StoreError> {
+    let mut parent = root.clone();
     for (end, _) in name.match_indices('/') {
         let below = name.get(..end).unwrap_or_default();
-        let path = root.join(below);
-        match look(&path)? {
+        let place = root.join(below);
+        match look(&place)? {
             None => break,
-            Some(metadata) if metadata.is_dir() => parent = path,
+            Some(found) if is_dir(&found) => parent = place,
             Some(_) if remove.iter().any(|gone| gone == below) => break,
-            Some(_) => return Err(refused(&path, NO_DIRECTORY)),
+            Some(_) => return Err(refused(&place, NO_DIRECTORY)),
         }
     }
     Ok(parent)
 }
 
 /// A directory where a file belongs: all that is in it must go.
-fn check_goes(path: &Path, name: &str, remove: &[String]) -> Result<(), StoreError> {
-    for entry in fs::read_dir(path).map_err(|e| StoreError::local(path, e))? {
-        let entry = entry.map_err(|e| StoreError::local(path, e))?;
-        let inner = format!("{name}/{}", entry.file_name().to_string_lossy());
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            check_goes(&entry.path(), &inner, remove)?;
+fn check_goes(place: &ConfinedPath, name: &str, remove: &[String]) -> Result<(), StoreError> {
+    for entry in place.entries().map_err(StoreError::at(place))? {
+        let (below, inner) = (place.join(&entry), format!("{name}/{}", entry.to_string_lossy()));
+        if look(&below)?.is_some_and(|found| is_dir(&found)) {
+            check_goes(&below, &inner, remove)?;
         } else if !remove.contains(&inner) {
-            return Err(refused(path, "a file of the version belongs here, not a directory: move it away"));
+            return Err(refused(place, "a file of the version belongs here, not a directory: move it away"));
         }
     }
     Ok(())
 }
 
-fn check_replaceable(parent: &Path, path: &Path, metadata: &fs::Metadata) -> Result<(), StoreError> {
+fn check_replaceable(parent: &ConfinedPath, place: &ConfinedPath, found: &Found) -> Result<(), StoreError> {
     check_directory(parent)?;
-    if Marks::of(path).is_fixed {
-        return Err(refused(path, "it is immutable or append-only: chattr -i -a it"));
+    if Marks::of(place).is_fixed {
+        return Err(refused(place, "it is immutable or append-only: chattr -i -a it"));
     }
     const STICKY: u32 = 0o1000;
-    let (uid, directory) = (rustix::process::geteuid(), fs::metadata(parent));
-    let directory = directory.map_err(|e| StoreError::local(parent, e))?;
-    let owns = |metadata: &fs::Metadata| metadata.uid() == uid.as_raw();
-    if directory.mode() & STICKY != 0 && !uid.is_root() && !owns(metadata) && !owns(&directory) {
+    let uid = rustix::process::geteuid();
+    let directory = parent.open_dir().and_then(Found::of_open).map_err(StoreError::at(parent))?;
+    let owns = |found: &Found| found.owner == uid.as_raw();
+    if directory.mode & STICKY != 0 && !uid.is_root() && !owns(found) && !owns(&directory) {
         return Err(refused(
-            path,
+            place,
             "it belongs to another user, in a directory with the sticky bit: remove it",
         ));
     }
     Ok(())
 }
 
-fn check_directory(path: &Path) -> Result<(), StoreError> {
-    if Marks::of(path).is_fixed {
-        return Err(refused(path, "the directory is immutable or append-only: chattr -i -a it"));
+fn check_directory(place: &ConfinedPath) -> Result<(), StoreError> {
+    let directory = place.open_dir().map_err(StoreError::at(place))?;
+    if Marks::of_open(&directory).is_fixed {
+        return Err(refused(place, "the directory is immutable or append-only: chattr -i -a it"));
     }
-    match accessat(CWD, path, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+    match accessat(&directory, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
         Ok(()) => Ok(()),
         Err(error) => {
-            Err(refused(path, &format!("files cannot be replaced in it ({error}): make it writable")))
+            Err(refused(place, &format!("files cannot be replaced in it ({error}): make it writable")))
         }
     }
 }
 
-fn check_writable(path: &Path) -> Result<(), StoreError> {
-    match accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS) {
-        Ok(()) if !Marks::of(path).is_fixed => Ok(()),
-        _ => Err(refused(path, "it is a mount that cannot be written to: unmount it, or mount it writable")),
+fn check_writable(place: &ConfinedPath) -> Result<(), StoreError> {
+    match place.at(|parent, name| accessat(parent, name, Access::WRITE_OK, AtFlags::EACCESS)) {
+        Ok(()) if !Marks::of(place).is_fixed => Ok(()),
+        _ => Err(refused(place, "it is a mount that cannot be written to: unmount it, or mount it writable")),
     }
 }
 
-/// What is at `path` itself, whatever a link leads to.
-fn look(path: &Path) -> Result<Option<fs::Metadata>, StoreError> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) => Ok(Some(metadata)),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        Err(e) => Err(StoreError::local(path, e)),
-    }
+fn look(place: &ConfinedPath) -> Result<Option<Found>, StoreError> {
+    place.find().map_err(StoreError::at(place))
 }
 
-fn refused(path: &Path, what: &str) -> StoreError {
-    StoreError::Place { path: path.to_owned(), what: what.to_owned() }
+fn is_dir(found: &Found) -> bool {
+    found.kind == FileKind::Directory
+}
+
+fn refused(place: &ConfinedPath, what: &str) -> StoreError {
+    StoreError::Place { path: place.path(), what: what.to_owned() }
 }
 
 /// What the operating system says about a file beyond its permissions, where it says so.
@@ -211,22 +209,37 @@ struct Marks {
     is_fixed: bool,
 }
 
+#[cfg(target_os = "linux")]
 impl Marks {
-    #[cfg(target_os = "linux")]
-    fn of(path: &Path) -> Self {
-        use rustix::fs::{StatxAttributes, StatxFlags, statx};
-        let Ok(found) = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()) else {
-            return Self::default();
-        };
+    fn of(place: &ConfinedPath) -> Self {
+        use rustix::fs::{StatxFlags, statx};
+        let found =
+            place.at(|parent, name| statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()));
+        found.map(Self::of_found).unwrap_or_default()
+    }
+
+    fn of_open(directory: &File) -> Self {
+        use rustix::fs::{StatxFlags, statx};
+        statx(directory, ".", AtFlags::empty(), StatxFlags::empty()).map(Self::of_found).unwrap_or_default()
+    }
+
+    fn of_found(found: rustix::fs::Statx) -> Self {
+        use rustix::fs::StatxAttributes;
         let has = |attribute| found.stx_attributes.contains(attribute);
         Self {
             is_mount: has(StatxAttributes::MOUNT_ROOT),
             is_fixed: has(StatxAttributes::IMMUTABLE) || has(StatxAttributes::APPEND),
         }
     }
+}
 
-    #[cfg(not(target_os = "linux"))]
-    fn of(_: &Path) -> Self {
+#[cfg(not(target_os = "linux"))]
+impl Marks {
+    fn of(_: &ConfinedPath) -> Self {
+        Self::default()
+    }
+
+    fn of_open(_: &File) -> Self {
         Self::default()
     }
 }

@@ -1,8 +1,7 @@
 //! What can be made ready while the version held still serves: journals, and new files beside the old
 //! (section 6, step R4).
 
-use std::path::PathBuf;
-
+use tensorpatch_checkpoint::ConfinedPath;
 use tensorpatch_delta as delta;
 use tensorpatch_stream::{
     Anchor, Commit, Edge, EdgeKind, History, NamedObject, PatchObject, Plan, StreamId, Version,
@@ -106,7 +105,7 @@ impl Staging {
     }
 
     /// The patch of an edge, on local disk; those of several ranks are merged first.
-    fn patch_of(&self, edge: &Edge) -> Result<PathBuf, StoreError> {
+    fn patch_of(&self, edge: &Edge) -> Result<ConfinedPath, StoreError> {
         let version = edge.target.version;
         let differs = |what: &str| StoreError::PatchDiffers { version, what: what.into() };
         let EdgeKind::Delta(delta) = &edge.kind else { return Err(differs("it is an anchor, not a patch")) };
@@ -178,7 +177,7 @@ impl Staging {
     fn stage_anchor(&self, anchor: &Anchor, to: &InstalledVersion) -> Result<(), StoreError> {
         let is_companion = |name: &str| to.companions.iter().any(|companion| companion.name == name);
         let weights = anchor.files.iter().filter(|file| !is_companion(&file.name));
-        let files: Vec<(String, PathBuf)> =
+        let files: Vec<(String, ConfinedPath)> =
             weights.map(|file| (file.name.clone(), self.directory.download(&file.object.blake3))).collect();
         install::stage(&self.directory, &files, false)
     }

@@ -57,7 +57,7 @@ impl Prepared {
     ) -> Result<(), StoreError> {
         let limits = &self.options.limits;
         let open = |path: &Path| Checkpoint::open(path, limits).map_err(StoreError::from);
-        let base = self.held.as_ref().map(|_| open(self.directory.path())).transpose()?;
+        let base = self.held.as_ref().map(|_| open(&self.directory.path())).transpose()?;
         let base_state = base.as_ref().map(State::of).transpose()?;
         let (staged, patches);
         let changed = match &self.work {
@@ -65,11 +65,11 @@ impl Prepared {
             // Only files beside the weights.
             Work::Switch(_) if self.report.edges.is_empty() => return Ok(()),
             Work::Switch(_) => {
-                staged = open(&self.directory.staging())?;
+                staged = open(&self.directory.staging().path())?;
                 ChangedTensors::between(base_state, State::of(&staged)?, &self.options)
             }
             Work::InPlace { steps, .. } => {
-                let opened = steps.iter().map(|step| Patch::open_within(&step.patch, limits));
+                let opened = steps.iter().map(|step| Patch::open_within(step.patch.path(), limits));
                 patches = opened.collect::<Result<Vec<_>, _>>()?;
                 ChangedTensors::by_patches(base_state, &patches, &self.options)?
             }

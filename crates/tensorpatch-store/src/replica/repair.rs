@@ -67,7 +67,7 @@ impl Replica {
         blocking(move || {
             patcher.sync()?;
             drop(patcher);
-            let found = install::examine(directory.path(), id.state.leaf_hash, &options)?;
+            let found = install::examine(&directory.path(), id.state.leaf_hash, &options)?;
             Ok(found.is_some_and(|found| found.state == id.state && found.layout == id.layout))
         })
         .await
@@ -83,7 +83,7 @@ impl Replica {
         let (directory, options, ranges) =
             (directory.clone(), self.options.apply.clone(), Arc::clone(ranges));
         blocking(move || {
-            let checkpoint = Checkpoint::open(directory.path(), &options.limits)?;
+            let checkpoint = Checkpoint::open(&directory.path(), &options.limits)?;
             if checkpoint.schema() != ranges.schema() {
                 return Ok(None);
             }

@@ -1,9 +1,7 @@
 //! Advancing a directory to a later version: what is verified beforehand, and the short step afterwards.
 //! Replicas and the baselines of publishers both advance this way. Blocking.
 
-use std::path::{Path, PathBuf};
-
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError, ConfinedPath, MappedFile};
 use tensorpatch_delta::{self as delta, ApplyError, Chain, Durability, Patch, Progress};
 use tensorpatch_format::TaggedStateDigest;
 use tensorpatch_stream::{NamedObject, StreamId, Version};
@@ -25,7 +23,7 @@ pub(crate) enum Ready {
 /// A patch on local disk, and the version that it leads to.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
-    pub(crate) patch: PathBuf,
+    pub(crate) patch: ConfinedPath,
     pub(crate) to: InstalledVersion,
 }
 
@@ -63,13 +61,14 @@ impl Update<'_> {
         let patches = open_pass(self.from.id.state, self.steps, self.options)?;
         let chain = chain(&patches)?;
         remove_journal(self.directory)?;
-        let (path, journal) = (self.directory.path(), self.directory.journal());
+        let (path, journal) = (self.directory.path(), self.directory.journal().path());
         let inverse = self.directory.next_inverse();
         local::remove(&inverse)?;
+        let inverse = inverse.path();
         let prepared = if self.keeps_inverse {
-            delta::prepare_with_inverse(path, chain, &journal, &inverse, self.options, progress)
+            delta::prepare_with_inverse(&path, chain, &journal, &inverse, self.options, progress)
         } else {
-            delta::prepare_in_place(path, chain, &journal, self.options, progress)
+            delta::prepare_in_place(&path, chain, &journal, self.options, progress)
         };
         let why = match prepared {
             Ok(_) => return Ok(Some(patches.len())),
@@ -90,9 +89,9 @@ impl Update<'_> {
         local::remove(&staging)?;
         // What is staged is synced when it is switched to.
         let options = self.options.clone().with_durability(Durability::None);
-        let applied = Checkpoint::open(self.directory.path(), &self.options.limits)
+        let applied = Checkpoint::open(&self.directory.path(), &self.options.limits)
             .map_err(ApplyError::from)
-            .and_then(|base| delta::apply_weights_to(&base, chain, &staging, &options, progress));
+            .and_then(|base| delta::apply_weights_to(&base, chain, &staging.path(), &options, progress));
         applied.map(|_| patches.len()).map_err(|error| self.refused(error.into()))
     }
 
@@ -109,7 +108,7 @@ pub(crate) fn damage_noted(
     was: &InstalledVersion,
     error: StoreError,
 ) -> StoreError {
-    let path = directory.path().to_owned();
+    let path = directory.path();
     let error = match error {
         StoreError::Apply(ApplyError::WrongBase { found, .. }) => {
             StoreError::WrongState { path, expected: was.id.state, found }
@@ -136,17 +135,17 @@ pub(crate) fn apply_to_staged(
 ) -> Result<usize, StoreError> {
     let patches = open_pass(from.id.state, steps, options)?;
     let (chain, staging) = (chain(&patches)?, directory.staging());
-    let applied = match delta::rewrite(&staging, chain, options, progress) {
+    let applied = match delta::rewrite(&staging.path(), chain, options, progress) {
         Err(ApplyError::NotInPlace(_)) => {
             let next = staging.with_file_name("staging-next");
             local::remove(&next)?;
             let unsynced = options.clone().with_durability(Durability::None);
-            let base = Checkpoint::open(&staging, &options.limits)?;
-            let applied = delta::apply_weights_to(&base, chain, &next, &unsynced, progress);
+            let base = Checkpoint::open(&staging.path(), &options.limits)?;
+            let applied = delta::apply_weights_to(&base, chain, &next.path(), &unsynced, progress);
             drop(base);
             if applied.is_ok() {
                 local::remove(&staging)?;
-                std::fs::rename(&next, &staging).map_err(|e| StoreError::local(&staging, e))?;
+                local::rename(&next, &staging)?;
             }
             applied
         }
@@ -188,15 +187,13 @@ fn chain<'p>(patches: &'p [Patch<'static>]) -> Result<Chain<'p>, StoreError> {
 
 /// Opens a patch that says of itself what the commits say.
 pub(crate) fn open(
-    patch: &Path,
+    patch: &ConfinedPath,
     base: TaggedStateDigest,
     (version, target): (Version, TaggedStateDigest),
     options: &delta::Options,
 ) -> Result<Patch<'static>, StoreError> {
-    let patch = Patch::open_within(patch, &options.limits).map_err(|error| match error {
-        ApplyError::PatchFile { source, .. } => ApplyError::Patch(*source),
-        error => error,
-    })?;
+    let patch =
+        Patch::of_file(MappedFile::open_confined(patch)?, &options.limits).map_err(ApplyError::from)?;
     let ends = [("base", patch.base_digest(), base.digest), ("target", patch.target_digest(), target.digest)];
     for (which, found, expected) in ends {
         if found != expected {
@@ -217,9 +214,9 @@ pub(crate) fn stage_companions(
     old: &[NamedObject],
     new: &[NamedObject],
 ) -> Result<FileSwap, StoreError> {
-    let missing: Vec<(String, PathBuf)> = new
+    let missing: Vec<(String, ConfinedPath)> = new
         .iter()
-        .filter(|companion| !old.contains(companion) || !directory.path().join(&companion.name).exists())
+        .filter(|companion| !old.contains(companion) || !directory.has(&companion.name))
         .map(|companion| (companion.name.clone(), directory.download(&companion.object.blake3)))
         .collect();
     install::stage(directory, &missing, true)?;
@@ -239,7 +236,7 @@ pub(crate) fn stage_all(
 ) -> Result<FileSwap, StoreError> {
     let mut swap = stage_companions(directory, old, new)?;
     let weights = weight_files(&directory.staging(), options)?;
-    let gone = weight_files(directory.path(), options)?;
+    let gone = weight_files(directory.root(), options)?;
     swap.remove.extend(gone.into_iter().filter(|name| !weights.contains(name)));
     swap.files.extend(weights);
     Ok(swap)
@@ -274,11 +271,11 @@ pub(crate) fn activate(
 fn keep_inverse(directory: &ReplicaDir, options: &delta::Options) -> Result<(), StoreError> {
     let (next, inverse) = (directory.next_inverse(), directory.inverse());
     local::remove(&inverse)?;
-    let weights = weight_files(directory.path(), options)?;
-    let lens = weights.iter().map(|name| local::file_len(&directory.path().join(name)));
+    let weights = weight_files(directory.root(), options)?;
+    let lens = weights.iter().map(|name| local::file_len(&directory.root().join(name)));
     let most = lens.sum::<Result<u64, _>>()?.div_euclid(4);
     if local::file_len(&next).is_ok_and(|len| len <= most) {
-        return std::fs::rename(&next, &inverse).map_err(|e| StoreError::local(&inverse, e));
+        return local::rename(&next, &inverse);
     }
     local::remove(&next)
 }

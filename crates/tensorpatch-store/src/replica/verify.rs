@@ -1,17 +1,16 @@
 //! Whether the files of a replica are the version that its state file says.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_checkpoint::{Checkpoint, FileKind, Found};
 use tensorpatch_delta::{self as delta, Durability};
 use tensorpatch_stream::{NamedObject, ObjectDigest, StreamId, VersionId};
 
 use super::Replica;
 use super::directory::{Condition, InstalledVersion, ReplicaDir, is_replica};
-use super::install::{self, Found};
+use super::install;
 use crate::error::StoreError;
 use crate::local::blocking;
 
@@ -87,8 +86,8 @@ impl Replica {
 }
 
 fn verify_locked(directory: &ReplicaDir, options: &delta::Options) -> Result<Verified, StoreError> {
-    let unsettled = |what: &str| StoreError::LocalDamage { path: directory.path().into(), what: what.into() };
-    let state = directory.load()?.ok_or_else(|| StoreError::NotAReplica { path: directory.path().into() })?;
+    let unsettled = |what: &str| StoreError::LocalDamage { path: directory.path(), what: what.into() };
+    let state = directory.load()?.ok_or_else(|| StoreError::NotAReplica { path: directory.path() })?;
     let held = match state.condition {
         Condition::Held(held) => held,
         Condition::Damaged { .. } => return Err(unsettled("an earlier command has found it damaged")),
@@ -121,11 +120,11 @@ pub(super) fn find_weights_fault(
 ) -> Result<Option<Fault>, StoreError> {
     let path = directory.path();
     let found = match depth {
-        Depth::Sizes => Checkpoint::open(path, &options.limits)
+        Depth::Sizes => Checkpoint::open(&path, &options.limits)
             .map(|checkpoint| Some((checkpoint.layout().digest(), held.id.state)))
             .map_err(StoreError::from),
-        Depth::Contents => install::examine(path, held.id.state.leaf_hash, options)
-            .map(|found| found.map(|Found { layout, state }| (layout, state))),
+        Depth::Contents => install::examine(&path, held.id.state.leaf_hash, options)
+            .map(|found| found.map(|found| (found.layout, found.state))),
     };
     let what = match found {
         Ok(Some((_, state))) if state != held.id.state => {
@@ -139,7 +138,7 @@ pub(super) fn find_weights_fault(
         Err(error) if install::is_damage(&error) => error.to_string(),
         Err(error) => return Err(error),
     };
-    Ok(Some(Fault { path: path.to_owned(), what }))
+    Ok(Some(Fault { path, what }))
 }
 
 /// A companion with the size, and the digest if that was asked for, of what lies under its name; `None` if
@@ -149,22 +148,17 @@ pub(super) fn as_found(
     companion: &NamedObject,
     depth: Depth,
 ) -> Result<Option<NamedObject>, StoreError> {
-    let path = directory.path().join(&companion.name);
-    let failed = |e| StoreError::local(&path, e);
-    let metadata = match std::fs::metadata(&path) {
-        Ok(metadata) if metadata.is_file() => metadata,
-        Ok(_) => return Ok(None),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(e) => return Err(failed(e)),
+    let place = directory.root().join(&companion.name);
+    let failed = |e| StoreError::local(place.path(), e);
+    let len = match place.find().map_err(failed)? {
+        Some(Found { kind: FileKind::File, len, .. }) => len,
+        _ => return Ok(None),
     };
     let mut found = companion.clone();
-    found.object.bytes = metadata.len();
+    found.object.bytes = len;
     if depth == Depth::Contents {
         let mut hasher = blake3::Hasher::new();
-        found.object.bytes =
-            io::copy(&mut File::open(&path).map_err(failed)?, &mut hasher).map_err(failed)?;
+        found.object.bytes = io::copy(&mut place.open().map_err(failed)?, &mut hasher).map_err(failed)?;
         found.object.blake3 = ObjectDigest::finish(&hasher);
     }
     Ok(Some(found))

@@ -8,7 +8,7 @@ use tensorpatch_stream::{SignKey, StreamId, TrustKey, Version};
 use super::expected::Expected;
 use super::{CreateOptions, Stream};
 use crate::bucket::Bucket;
-use crate::bucket::url::{open_existing_store, open_store};
+use crate::bucket::url::{Opened, open_existing_store, open_for_writing};
 use crate::error::StoreError;
 use crate::settings::Policy;
 
@@ -26,7 +26,7 @@ pub struct StreamBuilder {
 }
 
 impl Stream {
-    /// Chooses how the stream at `url` is opened; [`open_store`] lists the kinds of URLs.
+    /// Chooses how the stream at `url` is opened; [`open_store`](crate::open_store) lists the kinds of URLs.
     pub fn builder(url: impl Into<String>) -> StreamBuilder {
         StreamBuilder {
             url: url.into(),
@@ -91,7 +91,8 @@ impl StreamBuilder {
     }
 
     /// Promises, for a new stream, that there is never more than one publisher at a time: then any store will
-    /// do.
+    /// do. For a bucket of the Hub that is reached with a token alone, no promise is asked for: its streams
+    /// are of this kind.
     pub fn single_writer(mut self) -> Self {
         self.single_writer = true;
         self
@@ -122,10 +123,10 @@ impl StreamBuilder {
     /// The future may be dropped at any time; the stream is then created or not.
     pub async fn open_or_create(self) -> Result<Stream, StoreError> {
         let policy = self.settled_policy()?;
-        let (store, prefix) = open_store(&self.url, &policy)?;
+        let Opened { store, prefix, single_writer } = open_for_writing(&self.url, &policy)?;
         let options = CreateOptions {
             leaf_hash: self.leaf_hash,
-            single_writer: self.single_writer,
+            single_writer: self.single_writer || single_writer,
             sign_key: self.sign_key.clone(),
         };
         let bucket = Bucket::new(store, prefix).with_policy(policy);

@@ -118,11 +118,9 @@ impl Stream {
         let tip = SignedTip { version: commit.record.version, commit: commit.digest };
         let kept = path.clone();
         let written = blocking(move || {
-            if let Some(dir) = kept.parent() {
-                local::create_dir(dir)?;
-            }
+            let (dir, name) = (kept.parent().unwrap_or(&kept), kept.file_name().unwrap_or_default());
             let bytes = serde_json::to_vec(&tip).map_err(|error| StoreError::Task(error.to_string()))?;
-            local::write_file(&kept, &bytes)
+            local::write_file(&local::open_root(dir)?.join(name), &bytes)
         });
         if let Err(error) = written.await {
             tracing::warn!("{}: the version that was signed could not be noted: {error}", path.display());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::Serialize;
+use tensorpatch_checkpoint::ConfinedPath;
 use tensorpatch_stream::record::MAX_RECORD_BYTES;
 use tensorpatch_stream::{ObjectDigest, ObjectRef, Version, Writers, names};
 
@@ -84,7 +85,8 @@ pub async fn mirror(
     let floor = stream.pruned().await?.unwrap_or(Version::FIRST);
     let history = stream.whole_history(top).await?;
 
-    let _lock = Lock::wait(options.work.clone()).await?;
+    let (_lock, work) = Lock::wait(&options.work, "").await?;
+    let work = &Work { dir: work, observer: options.observer.clone() };
     copy_record(stream, &to, names::STREAM, None).await?;
     let copy = Stream::of(to.clone(), stream);
     report.from = copy.tip().await?.map(|tip| tip.record.version);
@@ -104,24 +106,30 @@ pub async fn mirror(
         let companions = commit.record.companions.iter().map(|companion| &companion.object);
         let objects: Vec<&ObjectRef> = delta.chain(anchor).chain(companions).collect();
         // What a collector has taken here is not missing there.
-        copy_objects(stream, &to, objects, version < floor, options, &mut report).await?;
+        copy_objects(stream, &to, objects, version < floor, work, &mut report).await?;
         copy_record(stream, &to, &names::commit(version), Some(commit.digest)).await?;
     }
     if let Some(version) = report.to {
         copy.hint(version).await;
     }
-    copy_edges(stream, &to, top, options, &mut report).await?;
+    copy_edges(stream, &to, top, work, &mut report).await?;
     for pruned in stream.bucket().list(names::PRUNED, None).await? {
         copy_record(stream, &to, &format!("{}/{}", names::PRUNED, pruned.name), None).await?;
     }
     Ok(report)
 }
 
+/// The working directory, and who is told.
+struct Work {
+    dir: ConfinedPath,
+    observer: Observer,
+}
+
 async fn copy_edges(
     stream: &Stream,
     to: &Bucket,
     top: Version,
-    options: &MirrorOptions,
+    work: &Work,
     report: &mut Mirrored,
 ) -> Result<(), StoreError> {
     for listed in stream.bucket().list(names::EDGES, None).await? {
@@ -141,7 +149,7 @@ async fn copy_edges(
         };
         let Some(edge) = edge.edge() else { continue };
         let objects = edge.all_objects();
-        match copy_objects(stream, to, objects, false, options, report).await {
+        match copy_objects(stream, to, objects, false, work, report).await {
             Ok(()) => {}
             // Collected since it was listed.
             Err(StoreError::Missing { .. }) => continue,
@@ -158,18 +166,18 @@ async fn copy_objects(
     to: &Bucket,
     objects: Vec<&ObjectRef>,
     may_be_missing: bool,
-    options: &MirrorOptions,
+    work: &Work,
     report: &mut Mirrored,
 ) -> Result<(), StoreError> {
     let total = objects.iter().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
-    options.observer.start(Phase::Download, total);
+    work.observer.start(Phase::Download, total);
     let copied = buffered_all(objects, stream.policy().transfers.parallel_downloads, |object| async move {
         if to.size(object.key.as_str()).await? == Some(object.bytes) {
             return Ok(0);
         }
         // By name: a companion has the same contents twice, under `companions/` and in the anchor.
-        let file = options.work.join(ObjectDigest::of(object.key.as_str().as_bytes()).to_string());
-        match stream.bucket().download(object, &file, &options.observer).await {
+        let file = work.dir.join(ObjectDigest::of(object.key.as_str().as_bytes()).to_string());
+        match stream.bucket().download(object, &file, &work.observer).await {
             Err(StoreError::Missing { .. }) if may_be_missing => return Ok(0),
             result => result?,
         }

@@ -23,6 +23,7 @@ mod interrupted;
 mod memory;
 mod one_pass;
 mod opening;
+mod planted;
 mod publish_and_pull;
 mod ranges;
 mod ranks;

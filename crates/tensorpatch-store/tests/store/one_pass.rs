@@ -131,6 +131,20 @@ async fn a_publisher_with_a_base_keeps_no_copy_of_the_model_and_takes_no_other_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_publisher_makes_versions_from_the_checkpoints_before_and_from_its_baseline_in_turn() {
+    let world = World::new().await;
+    let publisher = world.publisher().await;
+    for step in 1..=6 {
+        let publisher = publisher.with_base((step % 3 > 0).then(|| world.step(step - 1)));
+        assert_eq!(publisher.publish(&world.step(step)).await.unwrap().version, v(step));
+    }
+    let refused = publisher.with_base(Some(world.step(4))).publish(&world.step(7)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::WrongState { .. }), "{refused}");
+    publisher.settle().await;
+    assert_same(&world.path("baseline"), &world.step(6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_background_has_not_done_the_next_publisher_does() {
     let world = World::new().await;
     for step in 1..=4 {

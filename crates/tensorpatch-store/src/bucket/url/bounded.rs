@@ -45,9 +45,12 @@ impl HttpService for BoundedService {
     }
 }
 
-/// Whether a query asks for a list, of S3, Google or Azure.
+/// Whether a query asks for a list, of S3, Google, Azure or the Hub.
 fn is_list(query: &str) -> bool {
-    query.split('&').any(|parameter| parameter.starts_with("list-type=") || parameter == "comp=list")
+    query.split('&').any(|parameter| {
+        ["list-type=", "recursive="].iter().any(|name| parameter.starts_with(name))
+            || parameter == "comp=list"
+    })
 }
 
 /// The beginning of a body, and whether that is all of it.

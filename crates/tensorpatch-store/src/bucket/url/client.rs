@@ -24,7 +24,7 @@ const METADATA_HOSTS: [&str; 4] =
 
 /// Makes clients that fail at once where a retry is of no use, and say so where one goes on for long.
 #[derive(Debug, Default)]
-pub(super) struct Connector {
+pub(in crate::bucket) struct Connector {
     /// A metadata service that the environment names.
     pub(super) metadata_endpoint: Option<String>,
     /// Whether metadata services are not to be asked.

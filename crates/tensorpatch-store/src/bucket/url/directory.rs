@@ -1,44 +1,49 @@
 //! A local directory as a store, whatever its file system lacks and whoever else has files there.
 //!
-//! `object_store` has one too, which cannot list a directory with a name that is not UTF-8. Reading and
-//! deleting are still its own.
+//! `object_store` has one too, which follows links, so that others who may write to the directory could have
+//! files elsewhere read, overwritten and deleted; and which cannot list a directory with a name that is not
+//! UTF-8.
 
 use std::fmt;
-use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path as FilePath, PathBuf};
+use std::path::Path as FilePath;
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryFutureExt};
-use object_store::local::LocalFileSystem;
 use object_store::path::{Path, PathPart};
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    Attributes, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use tensorpatch_checkpoint::{ConfinedPath, FileKind};
 
-use super::staged::{Staged, Upload, blocking, failed};
+use super::staged::{Staged, Upload, blocking, failed, failed_at};
 
-/// A local directory as a store; what is written is synced.
+/// A local directory as a store; what is written is synced. What is an object by its name lies below the
+/// directory in fact: links are neither followed nor listed.
 #[derive(Debug)]
 pub(super) struct Directory {
-    files: LocalFileSystem,
-    root: PathBuf,
+    root: ConfinedPath,
 }
 
 impl Directory {
     /// The directory at `root`, which must exist.
     pub(super) fn open(root: &FilePath) -> Result<Self> {
-        let files = LocalFileSystem::new_with_prefix(root)?;
-        let root = fs::canonicalize(root).map_err(|error| failed(root, error))?;
-        Ok(Self { files, root })
+        // An absolute path, for messages and to tell two places apart.
+        let opened = std::fs::canonicalize(root).and_then(|root| ConfinedPath::root(&root));
+        Ok(Self { root: opened.map_err(|error| failed_at(root.to_owned(), error))? })
+    }
+
+    fn place(&self, location: &Path) -> ConfinedPath {
+        let parts = location.parts();
+        parts.fold(self.root.join(""), |place, part| place.join(part.as_ref()))
     }
 }
 
 impl fmt::Display for Directory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.files, f)
+        write!(f, "Directory({})", self.root.path().display())
     }
 }
 
@@ -46,14 +51,14 @@ impl fmt::Display for Directory {
 impl ObjectStore for Directory {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         if matches!(options.mode, PutMode::Update(_)) {
-            return self.files.put_opts(location, payload, options).await;
+            return Err(not_implemented("put_opts with an update"));
         }
-        let (root, path) = (self.root.clone(), self.files.path_to_filesystem(location)?);
+        let (root, object) = (self.root.clone(), self.place(location));
         blocking(move || {
             let staged = Staged::create(&root)?;
             staged.write(&payload, 0)?;
             staged.sync()?;
-            if options.mode == PutMode::Create { staged.create_at(&path) } else { staged.replace(&path) }
+            if options.mode == PutMode::Create { staged.create_at(&object) } else { staged.replace(&object) }
         })
         .await
     }
@@ -63,69 +68,110 @@ impl ObjectStore for Directory {
         location: &Path,
         _: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let (root, path) = (self.root.clone(), self.files.path_to_filesystem(location)?);
+        let (root, object) = (self.root.clone(), self.place(location));
         let staged = blocking(move || Staged::create(&root)).await?;
-        Ok(Box::new(Upload::new(staged, path)))
+        Ok(Box::new(Upload::new(staged, object)))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.files.get_opts(location, options).await
+        let (object, location) = (self.place(location), location.clone());
+        blocking(move || get(&object, location, &options)).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.files.delete_stream(locations)
+        const AT_ONCE: usize = 8;
+        let root = Self { root: self.root.clone() };
+        let delete = move |location: Result<Path>| {
+            let deleted = location.map(|location| (root.place(&location), location));
+            async move {
+                let (object, location) = deleted?;
+                blocking(move || match object.remove_file() {
+                    Ok(()) => Ok(location),
+                    Err(error) => Err(absent_or_failed(&object, error)),
+                })
+                .await
+            }
+        };
+        locations.map(delete).buffered(AT_ONCE).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let prefix = prefix.cloned().unwrap_or_default();
-        let mut path = self.root.clone();
-        path.extend(prefix.parts().map(|part| part.as_ref().to_owned()));
+        let folder = self.place(&prefix);
         let listed = blocking(move || {
             let mut found = Vec::new();
-            list(&path, &prefix, &mut found)?;
+            list(&folder, &prefix, &mut found)?;
             Ok(stream::iter(found.into_iter().map(Ok)))
         });
         listed.try_flatten_stream().boxed()
     }
 
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.files.list_with_delimiter(prefix).await
+    async fn list_with_delimiter(&self, _: Option<&Path>) -> Result<ListResult> {
+        Err(not_implemented("list_with_delimiter"))
     }
 
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.files.copy_opts(from, to, options).await
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
+        Err(not_implemented("copy_opts"))
     }
 }
 
-/// All files below `path`, which is `prefix` in the store.
-///
-/// What has no name that an object can have, is hidden, or is gone by the time that it is looked at, belongs
-/// to a desktop, a file server or somebody's copy, and is left out.
-fn list(path: &FilePath, prefix: &Path, found: &mut Vec<ObjectMeta>) -> Result<()> {
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(path, error)),
+/// What nothing here asks for.
+fn not_implemented(operation: &str) -> Error {
+    Error::NotImplemented { operation: operation.to_owned(), implementer: "Directory".to_owned() }
+}
+
+fn get(object: &ConfinedPath, location: Path, options: &GetOptions) -> Result<GetResult> {
+    let file = object.open().map_err(|error| absent_or_failed(object, error))?;
+    let failed = |error| failed(object, error);
+    let metadata = file.metadata().map_err(failed)?;
+    let last_modified = metadata.modified().map_err(failed)?.into();
+    let meta = ObjectMeta { location, last_modified, size: metadata.len(), e_tag: None, version: None };
+    options.check_preconditions(&meta)?;
+    let range = match &options.range {
+        Some(range) => range
+            .as_range(meta.size)
+            .map_err(|error| Error::Generic { store: "directory", source: error.into() })?,
+        None => 0..meta.size,
     };
-    for entry in entries {
-        let entry = entry.map_err(|error| failed(path, error))?;
-        let name = entry.file_name();
+    let payload = GetResultPayload::File(file, object.path());
+    Ok(GetResult { payload, meta, range, attributes: Attributes::default(), extensions: Default::default() })
+}
+
+fn absent_or_failed(object: &ConfinedPath, error: std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => {
+            Error::NotFound { path: object.path().display().to_string(), source: error.into() }
+        }
+        _ => failed(object, error),
+    }
+}
+
+/// All files in `folder` and below, which is `prefix` in the store.
+///
+/// What has no name that an object can have, is hidden, is a link, or is gone by the time that it is looked at,
+/// belongs to a desktop, a file server, somebody's copy or somebody's trap, and is left out.
+fn list(folder: &ConfinedPath, prefix: &Path, found: &mut Vec<ObjectMeta>) -> Result<()> {
+    let opened = folder.enter().and_then(|opened| Ok((opened.entries()?, opened)));
+    let (names, opened) = match opened {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(folder, error)),
+    };
+    for name in names {
         let Some(part) = name.to_str().filter(|name| !name.starts_with('.')).map(PathPart::parse) else {
             continue;
         };
         let Ok(part) = part else { continue };
         let location: Path = prefix.parts().chain([part]).collect();
-        let metadata = match fs::metadata(entry.path()) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed(&entry.path(), error)),
-        };
-        if metadata.is_dir() {
-            list(&entry.path(), &location, found)?;
-        } else if metadata.is_file() {
-            let modified = metadata.modified().map_err(|error| failed(&entry.path(), error))?;
-            let (last_modified, size) = (modified.into(), metadata.len());
-            found.push(ObjectMeta { location, last_modified, size, e_tag: None, version: None });
+        let place = opened.join(&name);
+        let Some(entry) = place.find().map_err(|error| failed(&place, error))? else { continue };
+        match entry.kind {
+            FileKind::Directory => list(&place, &location, found)?,
+            FileKind::File => {
+                let (last_modified, size) = (entry.modified.into(), entry.len);
+                found.push(ObjectMeta { location, last_modified, size, e_tag: None, version: None });
+            }
+            kind => tracing::debug!("{}: {kind} is no object", place.path().display()),
         }
     }
     Ok(())
@@ -136,6 +182,7 @@ mod tests {
     use super::*;
     use futures::TryStreamExt;
     use object_store::ObjectStoreExt;
+    use std::fs;
 
     fn store() -> (tempfile::TempDir, Directory) {
         let dir = tempfile::tempdir().unwrap();
@@ -158,7 +205,7 @@ mod tests {
             (Path::from("a/b/c"), || PutOptions { mode: PutMode::Create, ..Default::default() });
         store.put_opts(&path, "one".into(), create()).await.unwrap();
         let again = store.put_opts(&path, "two".into(), create()).await;
-        assert!(matches!(again, Err(object_store::Error::AlreadyExists { .. })));
+        assert!(matches!(again, Err(Error::AlreadyExists { .. })));
         store.put(&path, "three".into()).await.unwrap();
         assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "three");
         assert_eq!(listed(&store, "").await, ["a/b/c"]);

@@ -1,15 +1,13 @@
-//! Buckets of the Hugging Face Hub: by its S3 gateway with S3 keys, else for reading with a token or none.
+//! Buckets of the Hugging Face Hub: by its S3 gateway with S3 keys, else by its own interface with a token or
+//! none.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
-use object_store::path::Path;
 
 use super::client::Connector;
 use super::environment::{Environment, check_plain, expand_home, trust_bundle};
-use super::{bad, bucket_and_prefix, set_up};
+use super::{Opened, bad, bucket_and_prefix, set_up};
 use crate::bucket::hub::HubBucket;
 use crate::error::StoreError;
 use crate::settings::Policy;
@@ -22,13 +20,10 @@ const VARIABLES: [&str; 5] =
 /// The Hub itself.
 const HUB: &str = "https://huggingface.co";
 
-/// S3 keys made for the Hub decide for the gateway, then a token of the Hub for reading, then the keys of
-/// AWS, which a user of the gateway may have set in their place; who has none of them reads what is public.
-pub(super) fn open(
-    url: &str,
-    rest: &str,
-    policy: &Policy,
-) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
+/// S3 keys made for the Hub decide for the gateway, then a token of the Hub for its own interface, then the
+/// keys of AWS, which a user of the gateway may have set in their place; who has none of them reads what is
+/// public.
+pub(super) fn open(url: &str, rest: &str, policy: &Policy) -> Result<Opened, StoreError> {
     let form = "a Hub URL is hf://buckets/NAMESPACE/BUCKET and a prefix";
     let rest = rest.strip_prefix("buckets/").ok_or_else(|| bad(url, form))?;
     let (namespace, rest) = rest.split_once('/').ok_or_else(|| bad(url, form))?;
@@ -51,7 +46,9 @@ pub(super) fn open(
         let bundle = environment.first(&["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"]);
         bundle.map_or(Ok(options.clone()), |(name, path)| trust_bundle(options, name, path)).map_err(refuse)
     };
-    let store = match keys("HF_S3").or_else(|| keys("AWS").filter(|_| token.is_none())) {
+    let keys = keys("HF_S3").or_else(|| keys("AWS").filter(|_| token.is_none()));
+    let single_writer = keys.is_none();
+    let store = match keys {
         Some(keys) => {
             let endpoint = environment.get("HF_S3_ENDPOINT").unwrap_or(GATEWAY);
             let endpoint = format!("{}/{namespace}", endpoint.trim_end_matches('/'));
@@ -67,7 +64,7 @@ pub(super) fn open(
             set_up(url, store, policy)?
         }
     };
-    Ok((store, prefix))
+    Ok(Opened { store, prefix, single_writer })
 }
 
 /// The gateway keeps conditions on puts but not on gets, stores no metadata or tags, and answers a get with a

@@ -4,16 +4,16 @@
 //! `object_store` creates with a hard link, stages beside the object where no list shows it, and fails if
 //! directories cannot be synced.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
-use std::path::{Path as FilePath, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::FutureExt;
 use object_store::{Error, MultipartUpload, PutPayload, PutResult, Result, UploadPart};
-use tensorpatch_checkpoint::sync_dir;
+use tensorpatch_checkpoint::ConfinedPath;
 use tensorpatch_stream::{Nonce, names};
 
 const STORE: &str = "directory";
@@ -22,56 +22,50 @@ const STORE: &str = "directory";
 /// died has left.
 #[derive(Debug)]
 pub(super) struct Staged {
-    path: PathBuf,
+    place: ConfinedPath,
     file: File,
 }
 
 impl Staged {
-    pub(super) fn create(root: &FilePath) -> Result<Self> {
-        let folder = root.join(names::PROBE);
-        let path = folder.join(format!("{}-upload", Nonce::random()));
-        let open = || OpenOptions::new().write(true).create_new(true).open(&path);
-        let opened = match open() {
-            Err(error) if error.kind() == ErrorKind::NotFound => make_dir(&folder).and_then(|()| open()),
-            opened => opened,
-        };
-        let file = opened.map_err(|error| failed(&path, error))?;
-        Ok(Self { path, file })
+    pub(super) fn create(root: &ConfinedPath) -> Result<Self> {
+        let place = root.join(names::PROBE).join(format!("{}-upload", Nonce::random()));
+        let file = in_made_folder(&place, || place.create_new()).map_err(|error| failed(&place, error))?;
+        Ok(Self { place, file })
     }
 
     pub(super) fn write(&self, data: &PutPayload, mut offset: u64) -> Result<()> {
         for block in data {
-            self.file.write_all_at(block, offset).map_err(|error| failed(&self.path, error))?;
+            self.file.write_all_at(block, offset).map_err(|error| failed(&self.place, error))?;
             offset = offset.saturating_add(block.len() as u64);
         }
         Ok(())
     }
 
     pub(super) fn sync(&self) -> Result<()> {
-        self.file.sync_all().map_err(|error| failed(&self.path, error))
+        self.file.sync_all().map_err(|error| failed(&self.place, error))
     }
 
     /// Gives the object its name, whether there is one of that name or not.
-    pub(super) fn replace(&self, path: &FilePath) -> Result<PutResult> {
-        in_made_folder(path, || fs::rename(&self.path, path)).map_err(|error| failed(path, error))?;
-        named(path)
+    pub(super) fn replace(&self, object: &ConfinedPath) -> Result<PutResult> {
+        in_made_folder(object, || self.place.rename(object)).map_err(|error| failed(object, error))?;
+        named(object)
     }
 
     /// Gives the object its name if that is free; of several at once exactly one succeeds.
-    pub(super) fn create_at(&self, path: &FilePath) -> Result<PutResult> {
-        let linked = in_made_folder(path, || fs::hard_link(&self.path, path));
+    pub(super) fn create_at(&self, object: &ConfinedPath) -> Result<PutResult> {
+        let linked = in_made_folder(object, || self.place.link(object));
         let created = match linked {
-            Err(error) if lacks_links(&error) => in_made_folder(path, || rename_new(&self.path, path)),
+            Err(error) if lacks_links(&error) => in_made_folder(object, || self.place.rename_new(object)),
             linked => linked,
         };
         match created {
-            Ok(()) => named(path),
+            Ok(()) => named(object),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                let path = path.display().to_string();
+                let path = object.path().display().to_string();
                 Err(Error::AlreadyExists { path, source: error.into() })
             }
             Err(error) if lacks_links(&error) => Err(Error::NotSupported { source: NoCreate(error).into() }),
-            Err(error) => Err(failed(path, error)),
+            Err(error) => Err(failed(object, error)),
         }
     }
 }
@@ -79,7 +73,7 @@ impl Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         // Gone if it was renamed; otherwise a collector removes it.
-        let _ = fs::remove_file(&self.path);
+        let _ = self.place.remove_file();
     }
 }
 
@@ -95,55 +89,37 @@ fn lacks_links(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(1 | 18 | 22 | 25 | 31)) || error.kind() == ErrorKind::Unsupported
 }
 
-#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-fn rename_new(from: &FilePath, to: &FilePath) -> io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-fn rename_new(_: &FilePath, _: &FilePath) -> io::Result<()> {
-    Err(ErrorKind::Unsupported.into())
-}
-
 /// Makes a new name durable. The object is there from now on, whatever the disk says.
-fn named(path: &FilePath) -> Result<PutResult> {
-    if let Some(folder) = path.parent()
-        && let Err(error) = sync_dir(folder)
-    {
-        return Err(failed(folder, error));
-    }
+fn named(object: &ConfinedPath) -> Result<PutResult> {
+    object.sync_parent().map_err(|error| failed(object, error))?;
     Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
 }
 
 /// Gives a file its name, after making the folder if it is missing.
-fn in_made_folder(path: &FilePath, name: impl Fn() -> io::Result<()>) -> io::Result<()> {
-    match (name(), path.parent()) {
+fn in_made_folder<T>(file: &ConfinedPath, name: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match name() {
         // Others may have made it meanwhile, which is as good.
-        (Err(error), Some(folder)) if error.kind() == ErrorKind::NotFound => {
-            make_dir(folder)?;
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let folder = file.directory();
+            folder.create_dir()?;
+            folder.sync_parent()?;
             name()
         }
-        (named, _) => named,
+        named => named,
     }
-}
-
-fn make_dir(path: &FilePath) -> io::Result<()> {
-    fs::create_dir_all(path)?;
-    path.parent().map_or(Ok(()), sync_dir)
 }
 
 /// An object that is written in parts.
 #[derive(Debug)]
 pub(super) struct Upload {
     staged: Option<Arc<Staged>>,
-    path: PathBuf,
+    object: ConfinedPath,
     offset: u64,
 }
 
 impl Upload {
-    pub(super) fn new(staged: Staged, path: PathBuf) -> Self {
-        Self { staged: Some(Arc::new(staged)), path, offset: 0 }
+    pub(super) fn new(staged: Staged, object: ConfinedPath) -> Self {
+        Self { staged: Some(Arc::new(staged)), object, offset: 0 }
     }
 }
 
@@ -156,10 +132,10 @@ impl MultipartUpload for Upload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let (staged, path) = (self.staged.take().ok_or_else(ended)?, self.path.clone());
+        let (staged, object) = (self.staged.take().ok_or_else(ended)?, self.object.clone());
         blocking(move || {
             staged.sync()?;
-            staged.replace(&path)
+            staged.replace(&object)
         })
         .await
     }
@@ -185,8 +161,12 @@ struct FileError {
     source: io::Error,
 }
 
-pub(super) fn failed(path: &FilePath, source: io::Error) -> Error {
-    Error::Generic { store: STORE, source: FileError { path: path.to_owned(), source }.into() }
+pub(super) fn failed(place: &ConfinedPath, source: io::Error) -> Error {
+    failed_at(place.path(), source)
+}
+
+pub(super) fn failed_at(path: PathBuf, source: io::Error) -> Error {
+    Error::Generic { store: STORE, source: FileError { path, source }.into() }
 }
 
 pub(super) async fn blocking<T: Send + 'static>(
@@ -202,13 +182,14 @@ mod tests {
     #[test]
     fn a_rename_that_replaces_nothing_stands_in_for_a_link() {
         let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-        fs::write(&from, "mine").unwrap();
-        fs::write(&to, "theirs").unwrap();
-        assert_eq!(rename_new(&from, &to).unwrap_err().kind(), ErrorKind::AlreadyExists);
-        assert_eq!(fs::read(&to).unwrap(), b"theirs");
-        fs::remove_file(&to).unwrap();
-        rename_new(&from, &to).unwrap();
-        assert_eq!(fs::read(&to).unwrap(), b"mine");
+        let root = ConfinedPath::root(dir.path()).unwrap();
+        let (from, to) = (root.join("from"), root.join("to"));
+        std::fs::write(from.path(), "mine").unwrap();
+        std::fs::write(to.path(), "theirs").unwrap();
+        assert_eq!(from.rename_new(&to).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(to.path()).unwrap(), b"theirs");
+        to.remove().unwrap();
+        from.rename_new(&to).unwrap();
+        assert_eq!(std::fs::read(to.path()).unwrap(), b"mine");
     }
 }

@@ -2,9 +2,10 @@
 //! anchor that the files of all ranks are together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Placement, SafetensorsHeader};
+use tensorpatch_checkpoint::{ConfinedPath, Placement, SafetensorsHeader};
 use tensorpatch_delta::{self as delta, LeafTable, Progress};
 use tensorpatch_format::{
     ChunkAddress, ChunkIndex, FileLayout, Layout, LeafHash, Limits, Schema, TaggedStateDigest, TensorIndex,
@@ -58,6 +59,19 @@ pub async fn upload_files(
     work: &Path,
     options: &PublishOptions,
 ) -> Result<Receipt, StoreError> {
+    upload_files_by(stream, follows, rank, attempt, files, &local::open_root(work)?, options).await
+}
+
+/// The same, with the copies in a directory that is open.
+pub(super) async fn upload_files_by(
+    stream: &Stream,
+    follows: Option<&Commit>,
+    rank: Rank,
+    attempt: Nonce,
+    files: &[PathBuf],
+    work: &ConfinedPath,
+    options: &PublishOptions,
+) -> Result<Receipt, StoreError> {
     let copies = work.join(format!("files-{attempt}-{}", rank.index));
     let receipt = upload(stream, follows, rank, attempt, files, &copies, options).await;
     blocking(move || local::remove(&copies)).await?;
@@ -70,12 +84,12 @@ async fn upload(
     rank: Rank,
     attempt: Nonce,
     files: &[PathBuf],
-    copies: &Path,
+    copies: &ConfinedPath,
     options: &PublishOptions,
 ) -> Result<Receipt, StoreError> {
     let version = next_version(follows)?;
     let copied = {
-        let (files, copies, diff) = (files.to_vec(), copies.to_owned(), options.diff.clone());
+        let (files, copies, diff) = (files.to_vec(), copies.clone(), options.diff.clone());
         let hash = stream.record().leaf_hash;
         blocking(move || copy(&files, &copies, rank, hash, &diff)).await?
     };
@@ -202,14 +216,14 @@ struct Copied {
 
 fn copy(
     files: &[PathBuf],
-    copies: &Path,
+    copies: &ConfinedPath,
     rank: Rank,
     hash: LeafHash,
     options: &delta::Options,
 ) -> Result<Copied, StoreError> {
     let wrong = |what: String| ReceiptError::Files { rank: rank.index, what };
     local::remove(copies)?;
-    local::create_dir(copies)?;
+    local::make_dir(copies)?;
     let mut names = BTreeSet::new();
     for file in files {
         let name = file.file_name().and_then(|name| name.to_str()).filter(|name| is_plain_name(name));
@@ -217,10 +231,11 @@ fn copy(
         if name == Layout::INDEX_FILE || !names.insert(name.to_owned()) {
             return Err(wrong(format!("{name} twice, or an index, which is written by the commit")).into());
         }
-        local::copy_file(file, &copies.join(name))?;
+        let opened = File::open(file).map_err(|e| StoreError::local(file, e))?;
+        local::copy_file(opened, &copies.join(name))?;
     }
     let weights: Vec<&String> = names.iter().filter(|name| is_weights(name)).collect();
-    let paths: Vec<PathBuf> = weights.iter().map(|name| copies.join(name)).collect();
+    let paths: Vec<PathBuf> = weights.iter().map(|name| copies.join(name).path()).collect();
     let opened = Files::open(&paths, options)?;
     let mut layouts = Vec::new();
     for (name, checkpoint) in weights.iter().zip(&opened.checkpoints) {

@@ -1,20 +1,18 @@
 //! A rank's share of a version from tensors in memory, one at a time.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tensorpatch_checkpoint::{Checkpoint, Form, MappedFile};
+use tensorpatch_checkpoint::{Checkpoint, ConfinedPath, Form, MappedFile};
 use tensorpatch_delta::safetensors::View;
-use tensorpatch_delta::{
-    self as delta, ApplyError, LeafTable, Others, Patch, Progress, State, TensorDiff, recover,
-};
+use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Others, Patch, Progress, State, TensorDiff};
 use tensorpatch_format::{Limits, TaggedStateDigest};
 use tensorpatch_stream::{
     Commit, CommitRecord, Nonce, ObjectDigest, Rank, Receipt, ReceiptContent, VersionId,
 };
 
-use super::files::upload_files;
-use super::patch::{check, upload, upload_patch};
+use super::files::upload_files_by;
+use super::patch::{check, upload, upload_patch_by};
 use crate::error::StoreError;
 use crate::local::{self, blocking};
 use crate::lock::Lock;
@@ -48,6 +46,7 @@ pub struct RankPublisher {
 #[derive(Debug)]
 pub struct RankFeed {
     publisher: RankPublisher,
+    dir: RankDir,
     diff: TensorDiff<'static>,
     /// The rank's tensors of the tip, if they are on disk.
     own: Option<LeafTable>,
@@ -56,6 +55,22 @@ pub struct RankFeed {
     refused: bool,
     companions: Vec<PathBuf>,
     _lock: Lock,
+}
+
+/// The directory of a rank.
+#[derive(Debug, Clone)]
+struct RankDir(ConfinedPath);
+
+impl RankDir {
+    /// The rank's tensors of a version.
+    fn held(&self) -> ConfinedPath {
+        self.0.join("held")
+    }
+
+    /// What is uploaded, or was last.
+    fn pending(&self) -> ConfinedPath {
+        self.0.join("pending")
+    }
 }
 
 /// Which version the tensors on disk are of, and what they are.
@@ -103,12 +118,13 @@ impl RankPublisher {
     }
 
     async fn begin(&self, whole: bool) -> Result<RankFeed, StoreError> {
-        let lock = Lock::wait(self.dir.clone()).await?;
+        let (lock, dir) = Lock::wait(&self.dir, "").await?;
+        let dir = RankDir(dir);
         let tip = self.stream.tip().await?;
         let whole = whole || tip.is_none();
-        let (publisher, found) = (self.clone(), tip.clone());
+        let (publisher, found, own_dir) = (self.clone(), tip.clone(), dir.clone());
         let (diff, own) = blocking(move || {
-            let held = publisher.settle(found.as_ref())?;
+            let held = publisher.settle(&own_dir, found.as_ref())?;
             let options = &publisher.options.diff;
             let (diff, own) = match held.filter(|_| !whole) {
                 None => (TensorDiff::new(None, options, Progress::none())?, None),
@@ -119,27 +135,23 @@ impl RankPublisher {
         })
         .await?;
         let (publisher, companions) = (self.clone(), Vec::new());
-        Ok(RankFeed { publisher, diff, own, tip, whole, refused: false, companions, _lock: lock })
-    }
-
-    fn held(&self) -> PathBuf {
-        self.dir.join("held")
-    }
-
-    fn pending(&self) -> PathBuf {
-        self.dir.join("pending")
+        Ok(RankFeed { publisher, dir, diff, own, tip, whole, refused: false, companions, _lock: lock })
     }
 
     /// The rank's tensors of the tip, verified, if they are on disk. What was uploaded last and is now part
     /// of the tip is applied to those of the version before. Blocking.
-    fn settle(&self, tip: Option<&Commit>) -> Result<Option<(Checkpoint, LeafTable)>, StoreError> {
-        let pending: Option<Pending> = read(&self.pending().join("receipt.json"))?;
-        let held: Option<Held> = read(&self.held().join("held.json"))?;
+    fn settle(
+        &self,
+        dir: &RankDir,
+        tip: Option<&Commit>,
+    ) -> Result<Option<(Checkpoint, LeafTable)>, StoreError> {
+        let pending: Option<Pending> = read(&dir.pending().join("receipt.json"))?;
+        let held: Option<Held> = read(&dir.held().join("held.json"))?;
         let Some(tip) = tip else { return Ok(None) };
         let committed = pending.as_ref().is_some_and(|pending| names(&tip.record, pending));
         let found = match held {
-            Some(held) if held.version == tip.id() => self.verified(&held)?,
-            held if committed => match self.advance(tip, held.as_ref()) {
+            Some(held) if held.version == tip.id() => self.verified(dir, &held)?,
+            held if committed => match self.advance(dir, tip, held.as_ref()) {
                 Ok(advanced) => Some(advanced),
                 Err(error) => {
                     tracing::info!(%error, "the rank's own tensors are read from the stream");
@@ -148,45 +160,50 @@ impl RankPublisher {
             },
             _ => None,
         };
-        local::remove(&self.pending())?;
+        local::remove(&dir.pending())?;
         Ok(found)
     }
 
     /// The tensors that are held, unless the directory was altered since.
-    fn verified(&self, held: &Held) -> Result<Option<(Checkpoint, LeafTable)>, StoreError> {
-        let opened = self.open(&self.held().join("weights"));
+    fn verified(&self, dir: &RankDir, held: &Held) -> Result<Option<(Checkpoint, LeafTable)>, StoreError> {
+        let opened = self.open(&dir.held().join("weights"));
         Ok(opened.ok().filter(|(checkpoint, leaves)| self.state(checkpoint, leaves) == held.state))
     }
 
     /// Makes the tensors of the tip of what was uploaded.
-    fn advance(&self, tip: &Commit, held: Option<&Held>) -> Result<(Checkpoint, LeafTable), StoreError> {
-        let (weights, options) = (self.held().join("weights"), &self.options.diff);
-        let (patch, whole) = (self.pending().join("rank.tpatch"), self.pending().join("weights"));
-        if whole.exists() {
-            local::remove(&self.held())?;
-            local::create_dir(&self.held())?;
-            std::fs::rename(&whole, &weights).map_err(|e| StoreError::local(&weights, e))?;
+    fn advance(
+        &self,
+        dir: &RankDir,
+        tip: &Commit,
+        held: Option<&Held>,
+    ) -> Result<(Checkpoint, LeafTable), StoreError> {
+        let (weights, options) = (dir.held().join("weights"), &self.options.diff);
+        let (patch, whole) = (dir.pending().join("rank.tpatch"), dir.pending().join("weights"));
+        if whole.find().map_err(StoreError::at(&whole))?.is_some() {
+            local::remove(&dir.held())?;
+            local::make_dir(&dir.held())?;
+            local::rename(&whole, &weights)?;
         } else if held.is_some() {
-            let journal = self.held().join("journal");
-            recover(&weights, &journal, options, Progress::none())?;
-            let bytes = MappedFile::open(&patch)?;
+            let (path, journal) = (weights.path(), dir.held().join("journal").path());
+            let bytes = MappedFile::open_confined(&patch)?;
             let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
+            delta::recover_to(&path, &journal, &[patch.target_digest()], options, Progress::none())?;
             let (checkpoint, leaves) = self.open(&weights)?;
             // An earlier call may have come as far as this.
             if leaves.state_digest(checkpoint.schema()) != patch.target_digest() {
                 drop(checkpoint);
-                delta::apply_in_place(&weights, &patch, &journal, options, Progress::none())?;
+                delta::apply_in_place(&path, &patch, &journal, options, Progress::none())?;
             }
         }
         let (checkpoint, leaves) = self.open(&weights)?;
         let held = Held { version: tip.id(), state: self.state(&checkpoint, &leaves) };
-        write(&self.held().join("held.json"), &held)?;
+        write(&dir.held().join("held.json"), &held)?;
         Ok((checkpoint, leaves))
     }
 
-    fn open(&self, weights: &Path) -> Result<(Checkpoint, LeafTable), StoreError> {
+    fn open(&self, weights: &ConfinedPath) -> Result<(Checkpoint, LeafTable), StoreError> {
         let options = &self.options.diff;
-        let checkpoint = delta::open_settled(weights, &options.limits)?;
+        let checkpoint = delta::open_settled(&weights.path(), &options.limits)?;
         let state = State::of(&checkpoint)?;
         let leaves = LeafTable::of(&state, options.leaf_hash, options.threads, Progress::none())?;
         drop(state);
@@ -199,7 +216,7 @@ impl RankPublisher {
     }
 
     /// Tensors of a version, read from the stream into a checkpoint at `to`.
-    async fn restore(&self, tip: &Commit, names: Vec<String>, to: PathBuf) -> Result<(), StoreError> {
+    async fn restore(&self, tip: &Commit, names: Vec<String>, to: ConfinedPath) -> Result<(), StoreError> {
         let reader = self.stream.range_reader(tip, &Limits::default()).await?;
         let mut diff = TensorDiff::new(None, &self.options.diff, Progress::none())?;
         for name in names {
@@ -268,24 +285,24 @@ impl RankFeed {
     /// # Cancel safety
     /// The future may be dropped at any time. What was uploaded is garbage.
     pub async fn finish(self, attempt: Nonce, others: Others) -> Result<Receipt, StoreError> {
-        let Self { publisher, diff, own, tip, whole, refused, companions, _lock } = self;
+        let Self { publisher, dir, diff, own, tip, whole, refused, companions, _lock } = self;
         if refused {
             return Err(StoreError::Tensors("one of them was refused".into()));
         }
-        let (pending, options) = (publisher.pending(), publisher.options.clone());
+        let (pending, options) = (dir.pending(), publisher.options.clone());
         local::remove(&pending)?;
-        local::create_dir(&pending)?;
+        local::make_dir(&pending)?;
         let (stream, rank) = (publisher.stream.clone(), publisher.rank);
         let receipt = match (own, &tip) {
             (Some(leaves), Some(tip)) => {
-                let weights = publisher.held().join("weights");
+                let weights = dir.held().join("weights").path();
                 let patch = pending.join("rank.tpatch");
-                let write = move |outgoing: &mut _, path: &Path, options: &delta::Options| {
+                let write = move |outgoing: &mut _, file: &ConfinedPath, options: &delta::Options| {
                     let (encoded, _) =
-                        write_buffered(outgoing, path, options, |out| diff.finish(others, out))?;
+                        write_buffered(outgoing, &file.path(), options, |out| diff.finish(others, out))?;
                     let base = delta::open_settled(&weights, &options.limits)?;
                     let base = State::of(&base)?;
-                    check(path, &base, &leaves, encoded, options)
+                    check(file, &base, &leaves, encoded, options)
                 };
                 upload(&stream, tip, rank, Nonce::random(), &patch, &options, write).await?
             }
@@ -294,7 +311,7 @@ impl RankFeed {
                 let to = weights.clone();
                 let files = blocking(move || {
                     unpack(diff, &to, &diff_options)?;
-                    Ok(Checkpoint::open(&to, &diff_options.limits)?)
+                    Ok(Checkpoint::open(&to.path(), &diff_options.limits)?)
                 });
                 let opened = files.await?;
                 match tip {
@@ -303,18 +320,20 @@ impl RankFeed {
                         drop(opened);
                         let old = pending.join("old");
                         publisher.restore(tip, names, old.clone()).await?;
-                        let (old, new) = ([old], [weights]);
-                        upload_patch(&stream, tip, rank, &old, &new, &pending, &options).await?
+                        let (old, new) = ([old.path()], [weights.path()]);
+                        upload_patch_by(&stream, tip, rank, (&old, &new), &pending, &options).await?
                     }
                     tip => {
                         let own = pending.join(file_name(rank));
-                        let single: Vec<PathBuf> = opened.files().map(Path::to_owned).collect();
+                        let names = opened.layout().files().iter().map(|file| weights.join(&file.name));
+                        let single: Vec<ConfinedPath> = names.collect();
                         drop(opened);
                         for file in single {
-                            std::fs::hard_link(&file, &own).map_err(|e| StoreError::local(&own, e))?;
+                            file.link(&own).map_err(StoreError::at(&own))?;
                         }
-                        let files: Vec<PathBuf> = std::iter::once(own).chain(companions).collect();
-                        upload_files(&stream, tip.as_ref(), rank, attempt, &files, &pending, &options).await?
+                        let files: Vec<PathBuf> = std::iter::once(own.path()).chain(companions).collect();
+                        let tip = tip.as_ref();
+                        upload_files_by(&stream, tip, rank, attempt, &files, &pending, &options).await?
                     }
                 }
             }
@@ -360,27 +379,29 @@ fn names(record: &CommitRecord, pending: &Pending) -> bool {
 }
 
 /// Writes the tensors of a comparison with nothing to a directory, through a patch that holds all of it.
-fn unpack(diff: TensorDiff<'_>, to: &Path, options: &delta::Options) -> Result<(), StoreError> {
-    let path = to.with_extension("tpatch");
+fn unpack(diff: TensorDiff<'_>, to: &ConfinedPath, options: &delta::Options) -> Result<(), StoreError> {
+    let mut name = to.file_name().to_owned();
+    name.push(".tpatch");
+    let place = to.with_file_name(name);
     local::remove(to)?;
-    let file = std::fs::File::create(&path).map_err(|e| StoreError::local(&path, e))?;
-    write_buffered(file, &path, options, |out| diff.finish(Others::Refused, out))?;
-    let bytes = MappedFile::open(&path)?;
+    let file = place.replace().map_err(StoreError::at(&place))?;
+    write_buffered(file, &place.path(), options, |out| diff.finish(Others::Refused, out))?;
+    let bytes = MappedFile::open_confined(&place)?;
     let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
-    delta::apply_full(&patch, to, Form::Directory, options, Progress::none())?;
-    local::remove(&path)
+    delta::apply_full(&patch, &to.path(), Form::Directory, options, Progress::none())?;
+    local::remove(&place)
 }
 
 fn refused(error: tensorpatch_checkpoint::ViewError) -> StoreError {
     StoreError::Tensors(error.into())
 }
 
-fn read<T: for<'d> Deserialize<'d>>(path: &Path) -> Result<Option<T>, StoreError> {
+fn read<T: for<'d> Deserialize<'d>>(place: &ConfinedPath) -> Result<Option<T>, StoreError> {
     // What cannot be read says nothing, as if it were not there: the stream has everything.
-    Ok(local::read_file(path, MOST_BYTES)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    Ok(local::read_own(place, MOST_BYTES)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
-fn write(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
-    let bytes = serde_json::to_vec(value).map_err(|e| StoreError::local(path, e.into()))?;
-    local::write_file(path, &bytes)
+fn write(place: &ConfinedPath, value: &impl Serialize) -> Result<(), StoreError> {
+    let bytes = serde_json::to_vec(value).map_err(|e| StoreError::local(place.path(), e.into()))?;
+    local::write_file(place, &bytes)
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, MappedFile, generate_layout};
+use tensorpatch_checkpoint::{Checkpoint, ConfinedPath, MappedFile, generate_layout};
 use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Patch, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, Schema};
 use tensorpatch_stream::{Commit, Nonce, Rank, Receipt, ReceiptContent, ReceiptError, TensorReceipt, names};
@@ -36,15 +36,26 @@ pub async fn upload_patch(
     work: &Path,
     options: &PublishOptions,
 ) -> Result<Receipt, StoreError> {
-    local::create_dir(work)?;
+    upload_patch_by(stream, base, rank, (old, new), &local::open_root(work)?, options).await
+}
+
+/// The same, with the patch on its way in a directory that is open.
+pub(super) async fn upload_patch_by(
+    stream: &Stream,
+    base: &Commit,
+    rank: Rank,
+    (old, new): (&[PathBuf], &[PathBuf]),
+    work: &ConfinedPath,
+    options: &PublishOptions,
+) -> Result<Receipt, StoreError> {
     let nonce = Nonce::random();
-    let path = work.join(format!("rank-{nonce}.tpatch"));
+    let file = work.join(format!("rank-{nonce}.tpatch"));
     let (old, new) = (old.to_vec(), new.to_vec());
-    let write = move |outgoing: &mut _, path: &Path, options: &_| {
-        encode_and_check(&old, &new, path, outgoing, options)
+    let write = move |outgoing: &mut _, file: &ConfinedPath, options: &_| {
+        encode_and_check(&old, &new, file, outgoing, options)
     };
-    let receipt = upload(stream, base, rank, nonce, &path, options, write).await;
-    local::remove(&path)?;
+    let receipt = upload(stream, base, rank, nonce, &file, options, write).await;
+    local::remove(&file)?;
     receipt
 }
 
@@ -54,18 +65,20 @@ pub(super) async fn upload(
     base: &Commit,
     rank: Rank,
     nonce: Nonce,
-    path: &Path,
+    file: &ConfinedPath,
     options: &PublishOptions,
-    write: impl FnOnce(&mut Outgoing, &Path, &delta::Options) -> Result<Checked, StoreError> + Send + 'static,
+    write: impl FnOnce(&mut Outgoing, &ConfinedPath, &delta::Options) -> Result<Checked, StoreError>
+    + Send
+    + 'static,
 ) -> Result<Receipt, StoreError> {
     let version = next_version(Some(base))?;
     let key = names::patch(version, nonce, "rank.tpatch")?;
     let (mut outgoing, uploading) =
-        stream.bucket().upload_while_written(key, path.to_owned(), &options.observer)?;
+        stream.bucket().upload_while_written(key, file.clone(), &options.observer)?;
     let (checked, outgoing) = {
-        let path = path.to_owned();
+        let file = file.clone();
         let options = options.diff.clone().with_leaf_hash(stream.record().leaf_hash);
-        let checked = blocking(move || Ok((write(&mut outgoing, &path, &options)?, outgoing))).await;
+        let checked = blocking(move || Ok((write(&mut outgoing, &file, &options)?, outgoing))).await;
         match checked {
             Ok(checked) => checked,
             Err(error) => {
@@ -128,7 +141,7 @@ impl Files {
 fn encode_and_check(
     old: &[PathBuf],
     new: &[PathBuf],
-    path: &Path,
+    file: &ConfinedPath,
     outgoing: &mut Outgoing,
     options: &delta::Options,
 ) -> Result<Checked, StoreError> {
@@ -142,20 +155,20 @@ fn encode_and_check(
     let base_leaves = LeafTable::of(&base, options.leaf_hash, options.threads, Progress::none())?;
     let end = |state| Snapshot { state, layout: &layout, leaves: None };
     let ends = (end(base.clone()), end(new.state()?));
-    let encoded = encode(&ends.0, &ends.1, outgoing, path, options, Progress::none())?;
-    check(path, &base, &base_leaves, encoded, options)
+    let encoded = encode(&ends.0, &ends.1, outgoing, &file.path(), options, Progress::none())?;
+    check(file, &base, &base_leaves, encoded, options)
 }
 
-/// Decodes the patch at `path`. As for a publisher: what is committed cannot be taken back.
+/// Decodes the patch in `file`. As for a publisher: what is committed cannot be taken back.
 pub(super) fn check(
-    path: &Path,
+    file: &ConfinedPath,
     base: &State<'_>,
     base_leaves: &LeafTable,
     encoded: Encoded,
     options: &delta::Options,
 ) -> Result<Checked, StoreError> {
     let schema = base.schema();
-    let bytes = MappedFile::open(path)?;
+    let bytes = MappedFile::open_confined(file)?;
     let patch = Patch::parse(bytes.bytes(), &options.limits).map_err(ApplyError::from)?;
     if patch.listed_schema().is_some_and(|listed| listed != schema) {
         return Err(others_than_before());
