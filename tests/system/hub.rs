@@ -23,6 +23,8 @@ struct Hub {
     is_private: bool,
     /// Where the second page of a listing is said to be.
     second_page: Option<String>,
+    /// Whether a listing is longer than any is.
+    is_endless: bool,
     /// The requests so far: method and path.
     requests: Mutex<Vec<String>>,
 }
@@ -87,6 +89,9 @@ impl Hub {
                 }
             }
             return reply("200 OK", "", json!({ "failed": failed }).to_string().as_bytes());
+        }
+        if self.is_endless {
+            return reply("200 OK", "", &vec![b' '; 17 << 20]);
         }
         let prefix = decoded(path.strip_prefix("/tree").unwrap()).trim_start_matches('/').to_owned();
         let listed: Vec<Value> =
@@ -346,6 +351,28 @@ fn a_hub_bucket_is_not_written_without_a_token_or_without_the_command_and_says_w
         std::fs::remove_file(&count).unwrap();
     }
     assert!(tree(&root).is_empty());
+}
+
+#[test]
+fn a_stream_of_many_publishers_takes_no_version_that_has_no_condition() {
+    let dir = temporary();
+    let root = published(dir.path());
+    let (endpoint, _) = Hub::of(&root).start();
+    let path = with_command(dir.path(), &root, "");
+    let before: Vec<PathBuf> = tree(&root.join("run-7/commits")).into_keys().collect();
+    let (step, baseline) = (fixture(4), dir.path().join("another"));
+    let publish = ["publish", step.to_str().unwrap(), "--to", URL, "--baseline", baseline.to_str().unwrap()];
+    let mut command = at_hub(&endpoint, dir.path(), &publish);
+    finish(command.env("HF_TOKEN", TOKEN).env("PATH", path)).fails(2, &["HF_S3_ACCESS_KEY_ID"]);
+    assert_eq!(tree(&root.join("run-7/commits")).into_keys().collect::<Vec<_>>(), before);
+}
+
+#[test]
+fn a_listing_that_does_not_end_is_not_kept() {
+    let dir = temporary();
+    let (endpoint, _) = Hub { is_endless: true, ..Hub::of(&published(dir.path())) }.start();
+    let log = finish(&mut at_hub(&endpoint, dir.path(), &["fsck", URL]));
+    log.fails(1, &["the answer has more than 16777216 bytes"]);
 }
 
 #[test]

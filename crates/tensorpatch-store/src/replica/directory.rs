@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -210,7 +209,7 @@ impl ReplicaDir {
 
     /// The state file, or `None` if there is none.
     pub(crate) fn load(&self) -> Result<Option<LocalState>, StoreError> {
-        read_state(&self.state_file())
+        read_state_file(&self.state_file())
     }
 
     /// Replaces the state file.
@@ -240,15 +239,15 @@ impl ReplicaDir {
 
 /// The state file of the replica in `dir`, or `None` if there is none. It is replaced as a whole, so that it
 /// can be read without the lock; it may then be of a moment ago.
-pub(crate) fn state_of(dir: &Path) -> Result<Option<LocalState>, StoreError> {
-    let hidden = match ConfinedPath::root(dir).and_then(|root| root.join(HIDDEN).enter()) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        hidden => hidden.map_err(|error| StoreError::local(dir, error))?,
-    };
-    read_state(&hidden.join(STATE))
+pub(crate) fn read_state(dir: &Path) -> Result<Option<LocalState>, StoreError> {
+    match ConfinedPath::root(dir) {
+        Ok(root) => read_state_file(&root.join(HIDDEN).join(STATE)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::local(dir, error)),
+    }
 }
 
-fn read_state(place: &ConfinedPath) -> Result<Option<LocalState>, StoreError> {
+fn read_state_file(place: &ConfinedPath) -> Result<Option<LocalState>, StoreError> {
     let Some(bytes) = local::read_own(place, MAX_STATE_BYTES)? else { return Ok(None) };
     if bytes.iter().all(|byte| *byte == 0) {
         // A power cut can leave this of a file that was not synced. The weights tell what they are.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use tensorpatch_stream::{StreamId, Version};
 
-use super::directory::{Condition, InstalledVersion, state_of};
+use super::directory::{Condition, InstalledVersion, read_state};
 use super::{check_held, lease_id};
 use crate::error::StoreError;
 use crate::local::{self, blocking};
@@ -69,7 +69,7 @@ impl Stream {
         holder: Option<&str>,
     ) -> Result<ReplicaStatus, StoreError> {
         let path = dir.as_ref().to_owned();
-        let state = blocking(move || state_of(&path)).await?;
+        let state = blocking(move || read_state(&path)).await?;
         if let Some(state) = state.as_ref().filter(|state| state.stream != self.id()) {
             return Err(StoreError::AnotherStream {
                 path: dir.as_ref().to_owned(),
