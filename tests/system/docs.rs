@@ -1,4 +1,5 @@
-//! What the pages of `docs/` show is what happens: their blocks of shell are run, and their tables are computed.
+//! What the pages of `docs/` show is what happens: their blocks of shell are run, and their tables are
+//! computed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,5 +1,6 @@
-//! What another user of the machine can plant where they may write: in a replica, a stream directory, a working
-//! directory, beside a checkpoint. Run as root, another user plants it; else the same one does, who may do more.
+//! What another user of the machine can plant where they may write: in a replica, a stream directory, a
+//! working directory, beside a checkpoint. Run as root, another user plants it; else the same one does,
+//! who may do more.
 
 use std::ffi::{CString, OsString};
 use std::fs;
@@ -185,13 +186,12 @@ fn a_download_that_somebody_else_has_begun_does_not_become_the_replicas_file() {
 #[test]
 fn a_collector_deletes_nothing_that_a_link_below_the_stream_leads_to() {
     let scene = Scene::new();
-    scene.open_to_all("stream");
-    let nonce = "abababababababababababababababab";
-    let lines = format!(
-        "mkdir parts; ln -s \"$foreign\" parts/00000000000000000001-{nonce}\n\
-         chmod 777 parts; cd parts; ln -s \"$foreign/file\" file"
-    );
-    scene.plant("stream", &lines);
+    for folder in ["patches", "probe"] {
+        scene.open_to_all(&format!("stream/{folder}"));
+        let nonce = "abababababababababababababababab";
+        let lines = format!("ln -s \"$foreign\" 00000000000000000002-{nonce}; ln -s \"$foreign/file\" file");
+        scene.plant(&format!("stream/{folder}"), &lines);
+    }
     run(&arguments!["gc", scene.path("stream"), "--keep", "1", "--grace", "0s", "--delete"]).ok();
     scene.assert_untouched();
 }

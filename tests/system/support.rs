@@ -51,6 +51,9 @@ pub(crate) fn command<A: AsRef<OsStr>>(arguments: &[A]) -> Command {
     command.args(arguments).stdin(Stdio::null()).env_remove("TENSORPATCH_LOG");
     command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     command
+        .env("XDG_CONFIG_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("config"))
+        .env_remove("TENSORPATCH_CONFIG");
+    command
 }
 
 /// Runs the binary.

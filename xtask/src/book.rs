@@ -1,7 +1,7 @@
 //! The book: the pages that `docs/SUMMARY.md` lists, set by mdBook.
 //!
-//! mdBook wants all pages below one directory. Ours lie where their readers look for them, so a copy of the pages, and
-//! of the files that they link to, is laid out as in the repository.
+//! mdBook wants all pages below one directory. Ours lie where their readers look for them, so a copy of
+//! the pages, and of the files that they link to, is laid out as in the repository.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -38,7 +38,8 @@ pub(crate) fn run() -> Result<()> {
     shell::run(Command::new("mdbook").arg("build").arg(&book))
 }
 
-/// The pages that chapters lead to by links, however far, themselves included; and the files that are no pages.
+/// The pages that chapters lead to by links, however far, themselves included; and the files that are no
+/// pages.
 fn linked(root: &Path, chapters: &[PathBuf]) -> Result<(BTreeSet<PathBuf>, BTreeSet<PathBuf>)> {
     let (mut pages, mut others) = (BTreeSet::new(), BTreeSet::new());
     let mut waiting: Vec<PathBuf> = chapters.to_vec();

@@ -20,8 +20,8 @@ pub struct Series {
 }
 
 impl Series {
-    /// So many checkpoints are published by turns. With fewer, versions that lie a few steps apart would be the
-    /// same state.
+    /// So many checkpoints are published by turns. With fewer, versions that lie a few steps apart would
+    /// be the same state.
     pub const CHECKPOINTS: usize = 6;
 
     /// The newest checkpoints of a recorded run.

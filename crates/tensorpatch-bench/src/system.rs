@@ -13,8 +13,8 @@ use crate::clock::median;
 use crate::commands::{anonymous, arguments, children_seconds};
 use crate::series::Series;
 
-/// The newest version of the stream when pulls are measured. The six checkpoints are published forth and back, so
-/// that the versions 4 and 16 before this one, and those on the way, are other states.
+/// The newest version of the stream when pulls are measured. The six checkpoints are published forth and
+/// back, so that the versions 4 and 16 before this one, and those on the way, are other states.
 const TIP: u64 = 20;
 
 /// A step of the life of a stream, measured.
@@ -94,8 +94,9 @@ struct Taken {
     peak_anonymous: u64,
 }
 
-/// Publishes the checkpoints of a series forth and back to a stream at `url`, or in a directory beside them, and
-/// measures the steps of its life: `runs` times each, and once more to see memory and requests.
+/// Publishes the checkpoints of a series forth and back to a stream at `url`, or in a directory beside
+/// them, and measures the steps of its life: `runs` times each, and once more to see memory and
+/// requests.
 ///
 /// # Errors
 /// If a command fails, or this system does not tell what a process takes.
@@ -262,7 +263,8 @@ impl Life<'_> {
         self.run(&mut command, appears)
     }
 
-    /// Copies a checkpoint and, if it is to be synced, waits until the copy is on disk, as `cp` and `sync` do.
+    /// Copies a checkpoint and, if it is to be synced, waits until the copy is on disk, as `cp` and
+    /// `sync` do.
     fn copied(&self, from: &Path, to: &Path, is_synced: bool) -> Result<Taken> {
         let mut command = Command::new("sh");
         let script =

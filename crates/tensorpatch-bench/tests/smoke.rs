@@ -146,8 +146,8 @@ fn a_sparse_tensor_has_changes_up_to_its_end() {
     assert!(!changed(0..2 << 20) && changed(2 << 20..3 << 20));
 }
 
-/// The command line. A test of the whole workspace builds it first; one of this crate alone takes what was built
-/// last.
+/// The command line. A test of the whole workspace builds it first; one of this crate alone takes what
+/// was built last.
 fn cli() -> Option<PathBuf> {
     let cli = Path::new(env!("CARGO_BIN_EXE_tensorpatch-bench")).with_file_name("tensorpatch");
     if cli.exists() {

@@ -1,28 +1,33 @@
 //! Paths below a directory that is held open, with no link on the way.
 //!
-//! Whoever may write to a directory can put a link where tensorpatch expects a file or directory of its own, and
-//! so have something elsewhere read, overwritten or deleted. So such places are reached from a handle of the
-//! directory that the user has named, one component after the other, and no link among them is followed. Links
-//! in the user's own path are: it is resolved once, when the handle is opened.
+//! Whoever may write to a directory can put a link where tensorpatch expects a file or directory of its
+//! own, and so have something elsewhere read, overwritten or deleted. So such places are reached from a
+//! handle of the directory that the user has named, one component after the other, and no link among
+//! them is followed. Links in the user's own path are: it is resolved once, when the handle is opened.
 //!
 //! `cap-std` follows links that stay inside the root, and an attacker has use for these too (a companion that
 //! leads to the state file); it also brings a dozen crates. `openat2` resolves a path without links in one
 //! call, but only Linux has it, and containers often forbid it. What is here are the calls of POSIX.
 
+mod directory;
+mod found;
+mod misplaced;
+
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::durable::sync_open_dir;
+use directory::{names_in, open_at, remove_at};
+
+pub use found::{FileKind, Found};
+pub use misplaced::Misplaced;
 
 /// How often a file is made anew while others put something in its place.
 const ATTEMPTS: usize = 16;
@@ -47,156 +52,6 @@ struct Root {
     handle: OwnedFd,
     /// What it is called in messages.
     path: PathBuf,
-}
-
-/// Something other than what belongs at a place, such as a link that somebody has put there. It was neither
-/// followed nor altered.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}: it is {found}, where {expected} belongs: {}", path.display(), self.advice())]
-#[non_exhaustive]
-pub struct Misplaced {
-    /// The place.
-    pub path: PathBuf,
-    /// What is there.
-    pub found: FileKind,
-    /// What belongs there.
-    pub expected: FileKind,
-    /// The directory below which no link is followed.
-    pub root: PathBuf,
-}
-
-impl Misplaced {
-    fn advice(&self) -> String {
-        let root = self.root.display();
-        match (self.found, self.expected) {
-            (FileKind::Link, FileKind::Directory) => format!(
-                "links below {root} are not followed; remove it, and to have the files on another disk, move {root} \
-                 there and make that a link"
-            ),
-            (FileKind::Link, _) => format!("links below {root} are not followed; remove it"),
-            (FileKind::Directory, _) => "move it away".to_owned(),
-            _ => "remove it".to_owned(),
-        }
-    }
-
-    /// The refusal that an error of a [`ConfinedPath`] stands for, if it is one.
-    pub fn of(error: &io::Error) -> Option<&Self> {
-        error.get_ref()?.downcast_ref()
-    }
-}
-
-/// What a name leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FileKind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Link,
-    /// A named pipe, which would keep whoever opens it waiting.
-    Pipe,
-    /// A socket.
-    Socket,
-    /// A device, or what the system has no name for.
-    Device,
-}
-
-impl FileKind {
-    fn of(kind: FileType) -> Self {
-        match kind {
-            FileType::RegularFile => Self::File,
-            FileType::Directory => Self::Directory,
-            FileType::Symlink => Self::Link,
-            FileType::Fifo => Self::Pipe,
-            FileType::Socket => Self::Socket,
-            _ => Self::Device,
-        }
-    }
-}
-
-impl fmt::Display for FileKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::File => "a regular file",
-            Self::Directory => "a directory",
-            Self::Link => "a symbolic link",
-            Self::Pipe => "a named pipe",
-            Self::Socket => "a socket",
-            Self::Device => "a device",
-        })
-    }
-}
-
-/// What is at a place itself, whatever a link leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Found {
-    /// What it is.
-    pub kind: FileKind,
-    /// Bytes of a file.
-    pub len: u64,
-    /// When its contents were altered last.
-    pub modified: SystemTime,
-    /// Its permissions.
-    pub mode: u32,
-    /// The user that it belongs to.
-    pub owner: u32,
-    /// How many names it has.
-    pub links: u64,
-    /// Device and inode, which no other file has while it exists.
-    pub identity: (u64, u64),
-}
-
-impl Found {
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::useless_conversion,
-        clippy::cast_sign_loss,
-        reason = "the widths and signs differ between systems"
-    )]
-    fn of(stat: &Stat) -> Self {
-        Self {
-            kind: FileKind::of(FileType::from_raw_mode(stat.st_mode)),
-            len: u64::try_from(stat.st_size).unwrap_or_default(),
-            modified: modified(stat),
-            mode: u32::from(stat.st_mode) & 0o7777,
-            owner: stat.st_uid,
-            links: stat.st_nlink as u64,
-            identity: (stat.st_dev as u64, stat.st_ino as u64),
-        }
-    }
-
-    /// What an open file is.
-    ///
-    /// # Errors
-    /// If the operating system refuses.
-    pub fn of_open(file: impl AsFd) -> io::Result<Self> {
-        Ok(Self::of(&fs::fstat(file)?))
-    }
-
-    /// Whether nobody else can have kept a way to alter it: a regular file that the user of this process has
-    /// made, with one name.
-    ///
-    /// A file server that gives what is made to another user makes this false, which costs a download and no
-    /// more.
-    pub fn is_only_ours(&self) -> bool {
-        self.kind == FileKind::File && self.links == 1 && self.owner == rustix::process::geteuid().as_raw()
-    }
-}
-
-#[allow(
-    clippy::unnecessary_cast,
-    clippy::useless_conversion,
-    reason = "the widths and signs differ between systems"
-)]
-fn modified(stat: &Stat) -> SystemTime {
-    let nanos = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or_default());
-    let seconds = Duration::from_secs((stat.st_mtime as i64).unsigned_abs());
-    let from = SystemTime::UNIX_EPOCH;
-    let second = if stat.st_mtime < 0 { from.checked_sub(seconds) } else { from.checked_add(seconds) };
-    second.and_then(|second| second.checked_add(nanos)).unwrap_or(from)
 }
 
 /// A directory on the way.
@@ -240,17 +95,19 @@ impl ConfinedPath {
         Ok(place.join(name))
     }
 
-    /// The same directory, or one below it, as the root of further paths. They stay in it wherever it is moved.
+    /// The same directory, or one below it, as the root of further paths. They stay in it wherever it is
+    /// moved.
     ///
     /// # Errors
-    /// [`Misplaced`] if a link is there or on the way; if there is no directory, or the operating system refuses.
+    /// [`Misplaced`] if a link is there or on the way; if there is no directory, or the operating system
+    /// refuses.
     pub fn enter(&self) -> io::Result<Self> {
         let handle = self.open_dir()?.into();
         Ok(Self { root: Arc::new(Root { handle, path: self.path() }), below: PathBuf::new() })
     }
 
-    /// The path with a name, or several with slashes between, after it. Names that lead out, such as `..`, are
-    /// refused when it is used.
+    /// The path with a name, or several with slashes between, after it. Names that lead out, such as
+    /// `..`, are refused when it is used.
     #[must_use]
     pub fn join(&self, name: impl AsRef<Path>) -> Self {
         Self { root: Arc::clone(&self.root), below: self.below.join(name) }
@@ -276,8 +133,8 @@ impl ConfinedPath {
         }
     }
 
-    /// Calls `work` with the directory that this lies in and its name in it: for calls of the operating system
-    /// that are not here.
+    /// Calls `work` with the directory that this lies in and its name in it: for calls of the operating
+    /// system that are not here.
     ///
     /// # Errors
     /// [`Misplaced`] if a link is on the way; if `work` fails, or the operating system does.
@@ -383,7 +240,7 @@ impl ConfinedPath {
             return Ok(self.root.handle.try_clone()?.into());
         }
         let (parent, name) = self.parent()?;
-        match open_dir_at(parent.as_fd(), name, OFlags::RDONLY) {
+        match open_at(parent.as_fd(), name, OFlags::RDONLY) {
             Ok(handle) => Ok(handle.into()),
             Err(Errno::LOOP | Errno::NOTDIR | Errno::MLINK) => Err(self.misplaced(FileKind::Directory)),
             Err(error) => Err(error.into()),
@@ -530,7 +387,7 @@ impl ConfinedPath {
         let (mut at, mut passed) = (Step::Root(self.root.handle.as_fd()), PathBuf::new());
         for step in self.below.parent().into_iter().flatten() {
             passed.push(step);
-            at = Step::Below(match open_dir_at(at.as_fd(), step, STEP) {
+            at = Step::Below(match open_at(at.as_fd(), step, STEP) {
                 Ok(handle) => handle,
                 Err(error @ (Errno::LOOP | Errno::NOTDIR | Errno::MLINK)) => {
                     let found = fs::statat(at.as_fd(), step, AtFlags::SYMLINK_NOFOLLOW);
@@ -582,140 +439,5 @@ fn is_nothing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-fn open_dir_at(parent: BorrowedFd<'_>, name: &OsStr, access: OFlags) -> rustix::io::Result<OwnedFd> {
-    let flags = access | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    fs::openat(parent, name, flags, Mode::empty())
-}
-
-fn names_in(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<OsString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(OsStr::from_bytes(name).to_owned());
-        }
-    }
-    Ok(names)
-}
-
-fn remove_at(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
-    match fs::unlinkat(parent, name, AtFlags::empty()) {
-        // Of directories, Linux says the one and other systems the other.
-        Err(error @ (Errno::ISDIR | Errno::PERM)) => {
-            let directory = match open_dir_at(parent, name, OFlags::RDONLY) {
-                Err(Errno::NOTDIR | Errno::LOOP | Errno::MLINK) => return Err(error),
-                directory => directory?,
-            };
-            for name in names_in(directory.as_fd())? {
-                remove_at(directory.as_fd(), &name)?;
-            }
-            fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
-        }
-        Err(Errno::NOENT) => Ok(()),
-        removed => removed,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    fn refused<T: fmt::Debug>(result: io::Result<T>) -> Misplaced {
-        Misplaced::of(&result.unwrap_err()).unwrap().clone()
-    }
-
-    #[test]
-    fn no_link_below_the_root_is_followed_and_the_root_may_be_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let (real, other) = (dir.path().join("real"), dir.path().join("other"));
-        std::fs::create_dir(&real).unwrap();
-        std::fs::create_dir(&other).unwrap();
-        std::fs::write(other.join("theirs"), "theirs").unwrap();
-        symlink(&real, dir.path().join("link")).unwrap();
-        symlink(&other, real.join("planted")).unwrap();
-        symlink(other.join("theirs"), real.join("file")).unwrap();
-
-        let root = ConfinedPath::root(&dir.path().join("link")).unwrap();
-        let (planted, file) = (root.join("planted"), root.join("file"));
-        for place in [planted.join("theirs"), planted.join("new")] {
-            assert_eq!(refused(place.open()).found, FileKind::Link);
-            assert_eq!(refused(place.create_new()).path, planted.path());
-            assert_eq!(refused(place.remove()).path, planted.path());
-            assert_eq!(refused(place.find()).path, planted.path());
-            assert_eq!(refused(place.create_dir()).path, planted.path());
-            assert_eq!(refused(root.join("x").rename(&place)).path, planted.path());
-            assert_eq!(refused(place.link(&root.join("x"))).path, planted.path());
-        }
-        assert_eq!(refused(planted.entries()).expected, FileKind::Directory);
-        assert_eq!(refused(planted.enter()).found, FileKind::Link);
-        assert_eq!(refused(planted.create_dir()).found, FileKind::Link);
-        assert_eq!(refused(file.open()).found, FileKind::Link);
-        assert_eq!(refused(file.open_to_alter()).found, FileKind::Link);
-        assert_eq!(refused(file.open_or_create()).found, FileKind::Link);
-        assert!(file.create_new().is_err());
-        file.resume().unwrap();
-        planted.remove().unwrap();
-        assert_eq!(std::fs::read(other.join("theirs")).unwrap(), b"theirs");
-        assert_eq!(std::fs::read_dir(&other).unwrap().count(), 1);
-        for name in ["..", "../other", "a/../../other/theirs", "/etc/passwd", "."] {
-            assert!(root.join(name).find().is_err(), "{name}");
-            assert!(root.join(name).create_new().is_err(), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_tree_is_removed_with_its_links_and_without_what_they_lead_to() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = ConfinedPath::root(dir.path()).unwrap();
-        root.join("outside").create_dir().unwrap();
-        root.join("outside/kept").create_new().unwrap();
-        root.join("tree/a/b").create_dir().unwrap();
-        root.join("tree/a/file").create_new().unwrap();
-        symlink(dir.path().join("outside"), dir.path().join("tree/a/b/link")).unwrap();
-        symlink(dir.path().join("outside/kept"), dir.path().join("tree/kept")).unwrap();
-        root.join("tree").remove().unwrap();
-        assert_eq!(root.join("tree").find().unwrap(), None);
-        assert!(root.join("outside/kept").open().is_ok());
-        root.join("tree").remove().unwrap();
-    }
-
-    #[test]
-    fn what_is_no_regular_file_is_refused_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = ConfinedPath::root(dir.path()).unwrap();
-        let pipe = root.join("pipe");
-        let made = pipe.at(|parent, name| fs::mkfifoat(parent, name, Mode::from_raw_mode(0o666)));
-        made.unwrap();
-        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
-        root.join("directory").create_dir().unwrap();
-        for (name, kind) in
-            [("pipe", FileKind::Pipe), ("socket", FileKind::Socket), ("directory", FileKind::Directory)]
-        {
-            assert_eq!(refused(root.join(name).open()).found, kind);
-            assert_eq!(refused(root.join(name).open_to_alter()).found, kind);
-        }
-        assert_eq!(refused(pipe.create_dir()).found, FileKind::Pipe);
-        assert!(pipe.resume().unwrap().metadata().unwrap().is_file());
-    }
-
-    #[test]
-    fn only_a_file_that_nobody_else_holds_is_resumed() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = ConfinedPath::root(dir.path()).unwrap();
-        let file = root.join("file");
-        std::fs::write(file.path(), "mine").unwrap();
-        assert_eq!(file.resume().unwrap().metadata().unwrap().len(), 4);
-        std::fs::hard_link(file.path(), dir.path().join("kept")).unwrap();
-        assert_eq!(file.resume().unwrap().metadata().unwrap().len(), 0);
-        assert_eq!(std::fs::read(dir.path().join("kept")).unwrap(), b"mine");
-        if rustix::process::geteuid().is_root() {
-            std::fs::write(file.path(), "mine").unwrap();
-            std::os::unix::fs::chown(file.path(), Some(12345), None).unwrap();
-            assert_eq!(file.resume().unwrap().metadata().unwrap().len(), 0);
-        } else {
-            eprintln!("not run as root: a file of another user cannot be made");
-        }
-    }
-}
+mod tests;

@@ -35,7 +35,8 @@ pub enum CheckpointError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// Something is where a file or directory of tensorpatch's own belongs; it was neither followed nor altered.
+    /// Something is where a file or directory of tensorpatch's own belongs; it was neither followed nor
+    /// altered.
     #[error(transparent)]
     Misplaced(Misplaced),
     /// A directory without weights, or with weights of which it is not clear which ones count.

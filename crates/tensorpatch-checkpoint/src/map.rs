@@ -56,7 +56,8 @@ impl MappedFile {
     /// Maps a regular file of tensorpatch's own, which no link leads to.
     ///
     /// # Errors
-    /// [`CheckpointError::Misplaced`] if something else is there; if nothing is, or the operating system refuses.
+    /// [`CheckpointError::Misplaced`] if something else is there; if nothing is, or the operating system
+    /// refuses.
     pub fn open_confined(place: &ConfinedPath) -> Result<Self, CheckpointError> {
         let path = place.path();
         let file = place.open().map_err(CheckpointError::io("open", &path))?;

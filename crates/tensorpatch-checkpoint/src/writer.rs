@@ -38,8 +38,8 @@ pub enum Form {
 #[derive(Debug)]
 pub struct CheckpointWriter {
     dest: PathBuf,
-    /// The same in its directory, open from the beginning: a directory that cannot be opened cannot be synced,
-    /// which must not come out after the rename.
+    /// The same in its directory, open from the beginning: a directory that cannot be opened cannot be
+    /// synced, which must not come out after the rename.
     place: ConfinedPath,
     placement: Placement,
     expected: u64,

@@ -15,6 +15,9 @@ pub(crate) struct Global {
     /// Print nothing but errors (and JSON, if asked for)
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub(crate) quiet: bool,
+    /// Tell what is done on the way; -vv tells every request
+    #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet", global = true, help_heading = "Global options")]
+    pub(crate) verbose: u8,
     /// Threads that encode, decode and hash [default: one for each core]
     #[arg(long, value_name = "N", global = true, help_heading = "Global options")]
     pub(crate) threads: Option<NonZeroUsize>,

@@ -2,22 +2,27 @@
 
 mod anchor;
 mod apply;
+mod completions;
 mod convert;
 mod demo;
 mod diff;
 mod digest;
+mod doctor;
 mod fold;
 mod follow;
 mod fsck;
 mod gc;
 mod inspect;
+mod key;
 mod keygen;
 mod log;
 mod mirror;
 mod publish;
 mod pull;
+mod report;
 mod rollback;
 mod rotate;
+mod status;
 mod verify;
 
 use anyhow::Result;
@@ -45,8 +50,14 @@ pub(crate) enum Command {
     Verify(verify::Arguments),
     /// Keep a local checkpoint at the newest version
     Follow(follow::Arguments),
+    /// Say how far a local checkpoint is behind
+    Status(status::Arguments),
     /// List the versions of a stream
     Log(log::Arguments),
+    /// Find out what does not work between this machine and a store
+    Doctor(doctor::Arguments),
+    /// Write a page with figures of a stream
+    Report(report::Arguments),
     /// Check every object of a stream
     Fsck(fsck::Arguments),
     /// Add one patch across many versions, for replicas that are far behind
@@ -63,10 +74,16 @@ pub(crate) enum Command {
     Convert(convert::Arguments),
     /// Make a key to sign with
     Keygen(keygen::Arguments),
+    /// Tell about a key
+    Key(key::Arguments),
     /// Let another key sign the versions of a stream from now on
     Rotate(rotate::Arguments),
     /// Show all of it on this machine, with no set-up
     Demo(demo::Arguments),
+    /// Print the completions of a shell
+    Completions(completions::Arguments),
+    /// Write the man pages
+    Man(completions::ManArguments),
 }
 
 /// Runs a command.
@@ -80,7 +97,11 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<()> {
         Command::Pull(arguments) => pull::run(&arguments, session),
         Command::Verify(arguments) => verify::run(&arguments, session),
         Command::Follow(arguments) => follow::run(&arguments, session),
+        Command::Status(arguments) => status::run(&arguments, session),
+        Command::Doctor(arguments) => doctor::run(&arguments, session),
+        Command::Key(arguments) => key::run(&arguments, session),
         Command::Log(arguments) => log::run(&arguments, session),
+        Command::Report(arguments) => report::run(&arguments, session),
         Command::Fsck(arguments) => fsck::run(&arguments, session),
         Command::Fold(arguments) => fold::run(&arguments, session),
         Command::Anchor(arguments) => anchor::run(&arguments, session),
@@ -91,6 +112,8 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<()> {
         Command::Keygen(arguments) => keygen::run(&arguments, session),
         Command::Rotate(arguments) => rotate::run(&arguments, session),
         Command::Demo(arguments) => demo::run(&arguments, session),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => completions::write_man_pages(&arguments),
     }
 }
 

@@ -13,6 +13,7 @@ use tensorpatch::store::{Cause, PlanError, StoreError};
 
 use crate::interrupt::Interrupted;
 use crate::output::OutputClosed;
+use crate::screen::{ADVICE, BAD, styled};
 
 /// The end of `tensorpatch --help`.
 pub(crate) const TABLE: &str = "\
@@ -26,6 +27,7 @@ Exit codes:
   6    there is no such stream, version or part of a version
   7    a record is not signed by a trusted key
   8    local files are damaged, or were changed while in use: those of a replica or baseline, or a checkpoint with a journal, or its journal; or a file was cut short while it was read
+  9    a replica is further behind than was allowed
   129  interrupted by HUP
   130  interrupted by INT, as Ctrl-C does
   141  standard output was closed by its reader
@@ -43,6 +45,7 @@ pub(crate) enum Code {
     NotFound,
     Untrusted,
     LocalDamage,
+    Behind,
     OutputClosed,
     Interrupted(u8),
 }
@@ -60,6 +63,7 @@ impl Code {
             Self::NotFound => 6,
             Self::Untrusted => 7,
             Self::LocalDamage => 8,
+            Self::Behind => 9,
             // What a shell shows for a process that SIGPIPE has ended.
             Self::OutputClosed => 141,
             // As a shell shows it for a process that a signal has ended.
@@ -117,6 +121,19 @@ pub(crate) enum Unsound {
     /// In a replica.
     #[error("{0}: the replica is not what was published")]
     Replica(String),
+    /// In a place for a stream.
+    #[error("{0}: the place is not fit for a stream")]
+    Place(String),
+    /// Between a replica and its stream.
+    #[error("{dir}: {behind} versions behind, at most {most} are allowed")]
+    Behind {
+        /// The directory.
+        dir: String,
+        /// Versions that the newest is ahead.
+        behind: u64,
+        /// The limit.
+        most: u64,
+    },
 }
 
 /// What a program learns of an error with `--json`.
@@ -175,12 +192,12 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Code {
         return verdict.code;
     }
     let message = message(error);
-    let mut text = format!("error: {message}\n");
+    let mut text = format!("{} {message}\n", styled(BAD, "error:"));
     if let Some(advice) = &verdict.advice {
-        let _ = writeln!(text, "advice: {advice}");
+        let _ = writeln!(text, "{} {advice}", styled(ADVICE, "advice:"));
     }
     // If standard error is gone there is nobody left to tell.
-    let _ = io::stderr().write_all(text.as_bytes());
+    let _ = anstream::stderr().write_all(text.as_bytes());
     // After the report of a check, an error document would be a second one.
     if json && !error.is::<Unsound>() {
         print_json(&ErrorBody {
@@ -283,6 +300,10 @@ fn judge_known(error: &anyhow::Error) -> Verdict {
         if let Some(unsound) = cause.downcast_ref::<Unsound>() {
             return match unsound {
                 Unsound::Stream(_) => Verdict::new(Code::BadInput),
+                Unsound::Place(_) => Verdict::new(Code::Failure),
+                Unsound::Behind { .. } => Verdict::new(Code::Behind).advise(
+                    "tensorpatch pull brings it to the newest version; see whether tensorpatch follow runs",
+                ),
                 Unsound::Replica(_) => Verdict::new(Code::LocalDamage)
                     .advise("tensorpatch pull --verify restores what is wrong from the stream"),
             };

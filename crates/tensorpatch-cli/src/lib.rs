@@ -2,19 +2,26 @@
 
 mod arguments;
 mod commands;
+mod config;
+mod dates;
+mod examples;
 mod exit;
 mod interrupt;
 mod log;
 mod output;
+mod page;
 mod patch_file;
 mod progress;
+mod screen;
+mod serve;
 mod session;
 mod streams;
+mod table;
 mod transfer;
 
 use std::ffi::OsString;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -49,11 +56,12 @@ struct Arguments {
 /// For a process of its own: signals are waited for, and end it, and logs go to its standard error.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let typed: Vec<OsString> = arguments.into_iter().collect();
-    let arguments = match Arguments::try_parse_from(&typed) {
+    let parsed = command_line().try_get_matches_from(&typed);
+    let arguments = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(error) => return exit::report_usage(&error, &typed).number(),
     };
-    trace(arguments.global.quiet);
+    trace(&arguments.global);
     let run = Session::new(&arguments.global).and_then(|session| commands::run(arguments.command, &session));
     match run {
         Ok(()) => exit::Code::Success.number(),
@@ -61,11 +69,23 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// Warnings of the lower layers go to standard error, each once; `TENSORPATCH_LOG=info` tells what is done,
-/// and `debug` every request.
-fn trace(quiet: bool) {
+/// All that can be typed, with an example in the help of each command.
+fn command_line() -> clap::Command {
+    examples::add(Arguments::command())
+}
+
+/// Warnings of the lower layers go to standard error, each once; with `-v` or `TENSORPATCH_LOG=info` they
+/// tell what is done, with `-vv` or `debug` every request. The variable goes before the flag, since it can
+/// say more.
+fn trace(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (_, 0) => LevelFilter::WARN,
+        (_, 1) => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    };
     let filter = EnvFilter::builder()
-        .with_default_directive(if quiet { LevelFilter::ERROR } else { LevelFilter::WARN }.into())
+        .with_default_directive(level.into())
         .with_env_var("TENSORPATCH_LOG")
         .from_env_lossy();
     tracing_subscriber::fmt()
@@ -77,12 +97,8 @@ fn trace(quiet: bool) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
-    use super::Arguments;
-
     #[test]
     fn the_command_line_is_well_formed() {
-        Arguments::command().debug_assert();
+        super::command_line().debug_assert();
     }
 }

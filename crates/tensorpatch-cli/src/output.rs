@@ -36,12 +36,12 @@ impl Output {
 
     /// Prints a report to standard output.
     pub(crate) fn report(self, report: &impl Report) -> Result<()> {
-        self.write(report, &mut io::stdout().lock())
+        self.write(report, &mut anstream::stdout().lock())
     }
 
     /// Prints a report to standard error, for commands whose data goes to standard output.
     pub(crate) fn report_aside(self, report: &impl Report) -> Result<()> {
-        self.write(report, &mut io::stderr().lock())
+        self.write(report, &mut anstream::stderr().lock())
     }
 
     fn write(self, report: &impl Report, out: &mut dyn Write) -> Result<()> {

@@ -8,7 +8,7 @@ use tensorpatch::delta::Options;
 use crate::arguments::Global;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
-use crate::progress::Bar;
+use crate::progress::{Bar, Screen};
 
 /// The settings of one run of the program.
 #[derive(Debug, Clone)]
@@ -16,8 +16,9 @@ pub(crate) struct Session {
     pub(crate) output: Output,
     /// What a signal ends.
     pub(crate) interrupts: Interrupts,
+    /// What is seen of work under way.
+    pub(crate) screen: Screen,
     threads: NonZeroUsize,
-    quiet: bool,
 }
 
 impl Session {
@@ -26,8 +27,8 @@ impl Session {
         Ok(Self {
             output: Output::new(global.json, global.quiet),
             interrupts: Interrupts::listen(global.json)?,
+            screen: Screen::new(global.quiet),
             threads: threads.unwrap_or(NonZeroUsize::MIN),
-            quiet: global.quiet,
         })
     }
 
@@ -43,6 +44,6 @@ impl Session {
 
     /// A bar for `total` bytes of model.
     pub(crate) fn bar(&self, what: &'static str, total: u64) -> Bar {
-        if self.quiet { Bar::hidden() } else { Bar::new(what, total) }
+        self.screen.bar(what, total)
     }
 }

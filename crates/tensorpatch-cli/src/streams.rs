@@ -3,13 +3,13 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use clap::Args;
 use tensorpatch::store::{
-    Event, Observer, Phase, Policy, SignKey, Stream, StreamBuilder, StreamId, TrustKey, Version,
-    signed_tips_beside,
+    Event, FollowMetrics, Observer, Phase, Policy, SignKey, Stream, StreamBuilder, StreamId, TrustKey,
+    Version, signed_tips_beside,
 };
 
 use crate::exit::Refusal;
@@ -30,8 +30,10 @@ pub(crate) fn wait<T>(session: &Session, work: impl Future<Output = Result<T>>) 
         tokio::select! {
             ended = work => ended,
             Ok(interrupted) = interrupted => Err(interrupted.into()),
+            never = session.screen.show_life() => match never {},
         }
     });
+    session.screen.settle();
     if ended.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
         runtime.shutdown_timeout(WIND_DOWN);
     }
@@ -130,6 +132,12 @@ impl Sign {
     }
 }
 
+/// Seconds since 1970 by this machine's clock.
+pub(crate) fn unix_now() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
+
 /// Reads the file of a secret key.
 pub(crate) fn read_key(path: &Path) -> Result<SignKey> {
     let text = std::fs::read_to_string(path)
@@ -141,9 +149,23 @@ pub(crate) fn read_key(path: &Path) -> Result<SignKey> {
 
 /// An observer that draws a bar for each phase.
 pub(crate) fn observer(session: &Session) -> Observer {
+    Observer::new(bars(session))
+}
+
+/// An observer that draws a bar for each phase, and counts.
+pub(crate) fn counting_observer(session: &Session, metrics: FollowMetrics) -> Observer {
+    let draw = bars(session);
+    Observer::new(move |event| {
+        metrics.take(event);
+        draw(event);
+    })
+}
+
+/// Draws a bar for each phase.
+fn bars(session: &Session) -> impl Fn(Event) + Send + Sync + 'static {
     let session = session.clone();
     let current: Mutex<Option<(Phase, Bar)>> = Mutex::new(None);
-    Observer::new(move |event| {
+    move |event| {
         let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Started(phase, bytes) => {
@@ -160,7 +182,7 @@ pub(crate) fn observer(session: &Session) -> Observer {
             }
             _ => {}
         }
-    })
+    }
 }
 
 fn label(phase: Phase) -> &'static str {

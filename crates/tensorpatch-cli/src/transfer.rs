@@ -5,16 +5,19 @@ use clap::builder::ValueParser;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use tensorpatch::store::{Policy, Setting};
 
-/// Settings that were given as flags; the others come from the environment.
+use crate::config;
+
+/// Settings that were given as flags; the others come from the environment
+/// and from the file of settings.
 #[derive(Debug, Default)]
 pub(crate) struct Transfer {
     given: Vec<(&'static str, String)>,
 }
 
 impl Transfer {
-    /// Flags before variables of the environment before defaults.
+    /// Flags before variables of the environment before the file of settings before defaults.
     pub(crate) fn policy(&self) -> Result<Policy> {
-        let mut policy = Policy::from_env()?;
+        let mut policy = config::policy()?.with_env()?;
         for (name, value) in &self.given {
             policy.set(name, value)?;
         }

@@ -110,8 +110,8 @@ impl<'a> Apply<'a> {
         let checkpoint = checkpoint.as_ref();
         check_no_replica(checkpoint)?;
         let journal = journal_path(checkpoint);
-        // Whoever may write beside the checkpoint may have put the journal there: only what this patch vouches
-        // for is made.
+        // Whoever may write beside the checkpoint may have put the journal there: only what this patch
+        // vouches for is made.
         let ends = [self.chain.first().base_digest(), self.chain.last().target_digest()];
         let recovery = recover_to(checkpoint, &journal, &ends, &self.options, self.progress)?;
         if let Recovery::Finished { target } = recovery

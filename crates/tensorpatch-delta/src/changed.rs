@@ -154,6 +154,11 @@ impl<'a> ChangedTensors<'a> {
         Ok(found.finish(spec))
     }
 
+    /// The bytes of the tensor that a tensor of the target continues, if it has an element.
+    pub(crate) fn base_bytes(&self, tensor: TensorIndex) -> Option<&'a [u8]> {
+        self.base_tensor(ChunkAddress { tensor, chunk: ChunkIndex(0) }, self.schema.get(tensor)?)
+    }
+
     /// The bytes of the tensor that a tensor of the target continues.
     fn base_tensor(&self, first: ChunkAddress, spec: &TensorSpec) -> Option<&'a [u8]> {
         let base = self.base.as_ref()?;

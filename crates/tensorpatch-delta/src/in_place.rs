@@ -280,8 +280,8 @@ fn recover_towards(
     })
 }
 
-/// Does `replay` with the journal at `path`, if there is one and it leads to one of `ends`, and removes it, all
-/// under the locks of the checkpoint.
+/// Does `replay` with the journal at `path`, if there is one and it leads to one of `ends`, and removes
+/// it, all under the locks of the checkpoint.
 fn finish<T>(
     checkpoint: &Path,
     path: &Path,

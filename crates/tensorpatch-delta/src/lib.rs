@@ -45,6 +45,7 @@ mod error;
 mod files;
 mod in_place;
 mod journal;
+mod layers;
 mod leaves;
 mod memory;
 mod options;
@@ -76,6 +77,7 @@ pub use in_place::{
     Recovery, activate_in_place, apply_in_place, prepare_in_place, prepare_with_inverse, recover, recover_to,
     rewrite,
 };
+pub use layers::{LayerChange, Steps, compare_layers, layer_of};
 pub use leaves::LeafTable;
 pub use memory::MemoryState;
 pub use options::{Durability, Options};

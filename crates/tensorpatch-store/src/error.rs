@@ -200,8 +200,8 @@ pub enum StoreError {
         /// What is in the way, and what to do.
         what: String,
     },
-    /// Something is where a file or directory of tensorpatch's own belongs, such as a link that somebody has put
-    /// there. It was neither followed nor altered.
+    /// Something is where a file or directory of tensorpatch's own belongs, such as a link that somebody
+    /// has put there. It was neither followed nor altered.
     #[error(transparent)]
     Misplaced(Misplaced),
     /// The local state file is not one, or says what cannot be.

@@ -31,9 +31,9 @@ impl NewFile {
     /// Goes on where a process left off that died, or a connection that broke; the bytes that are there are
     /// handed to `seen`.
     ///
-    /// They may be anything, after a power cut: whoever resumes must verify the whole before the commit. At
-    /// most `max` are kept. A file that somebody else has put there is none to go on with, as they could alter
-    /// it later. Unless it is discarded, what is written stays for the next time.
+    /// They may be anything, after a power cut: whoever resumes must verify the whole before the commit.
+    /// At most `max` are kept. A file that somebody else has put there is none to go on with, as they
+    /// could alter it later. Unless it is discarded, what is written stays for the next time.
     pub(crate) fn resume(
         target: &ConfinedPath,
         max: u64,

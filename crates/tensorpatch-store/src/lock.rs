@@ -33,8 +33,9 @@ enum Held {
 }
 
 impl Lock {
-    /// Takes the lock file in `folder` of the directory `dir`, which are made if they are missing, and waits for
-    /// whoever holds it. Returns the directory, too. An empty `folder` is the directory itself.
+    /// Takes the lock file in `folder` of the directory `dir`, which are made if they are missing, and
+    /// waits for whoever holds it. Returns the directory, too. An empty `folder` is the directory
+    /// itself.
     ///
     /// It asks again and again instead of letting a thread wait, so that whoever gives up waiting leaves
     /// nothing behind.

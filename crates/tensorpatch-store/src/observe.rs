@@ -34,6 +34,10 @@ pub enum Event {
     Started(Phase, u64),
     /// So many bytes more are done.
     Advanced(Phase, u64),
+    /// A follower has asked the stream what is new, and it has answered.
+    Answered,
+    /// The store has failed a follower in a way that may pass: it tries again.
+    StoreFailed,
 }
 
 type Listener = dyn Fn(Event) -> ControlFlow<()> + Send + Sync;
@@ -86,6 +90,12 @@ impl Observer {
     pub(crate) fn start(&self, phase: Phase, bytes: u64) {
         // The first step forward asks again.
         let _ = self.tell(Event::Started(phase, bytes));
+    }
+
+    /// Tells of something that nothing waits for.
+    pub(crate) fn note(&self, event: Event) {
+        // There is nothing to stop.
+        let _ = self.tell(event);
     }
 
     /// Says that `bytes` more are done.

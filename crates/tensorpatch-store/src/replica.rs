@@ -7,12 +7,14 @@ mod download;
 pub(crate) mod follow;
 pub(crate) mod install;
 mod merge;
+pub(crate) mod metrics;
 pub(crate) mod options;
 mod places;
 mod prepare;
 mod prepared;
 mod repair;
 mod retry_plan;
+pub(crate) mod status;
 pub(crate) mod update;
 pub(crate) mod verify;
 
@@ -451,13 +453,7 @@ impl Replica {
 
     /// Checks that the stream still has the version that is held.
     async fn check_held(&self, number: Version, held: ObjectDigest) -> Result<(), StoreError> {
-        let what = match self.stream.commit(number).await? {
-            None => "is there no longer",
-            Some(commit) if commit.digest != held => "is another one now",
-            Some(_) => return Ok(()),
-        };
-        let dir = self.dir.display();
-        Err(StoreError::HistoryRewritten(format!("version {number}, which {dir} holds, {what}")))
+        check_held(&self.stream, &self.dir, number, held).await
     }
 
     /// Lets the directory become the prepared version. Short: it alters bytes or renames files, and fetches
@@ -547,6 +543,22 @@ impl Replica {
         })
         .await
     }
+}
+
+/// Checks that a stream still has the version that `dir` holds.
+async fn check_held(
+    stream: &Stream,
+    dir: &Path,
+    number: Version,
+    held: ObjectDigest,
+) -> Result<(), StoreError> {
+    let what = match stream.commit(number).await? {
+        None => "is there no longer",
+        Some(commit) if commit.digest != held => "is another one now",
+        Some(_) => return Ok(()),
+    };
+    let dir = dir.display();
+    Err(StoreError::HistoryRewritten(format!("version {number}, which {dir} holds, {what}")))
 }
 
 /// The name of the object of a holder's lease: any text gives one, and the whole of a long one counts.

@@ -104,11 +104,19 @@ impl Policy {
     /// # Errors
     /// If a variable is set to something else than a value; the error names it.
     pub fn from_env() -> Result<Self, PolicyError> {
-        Self::from_variables(|variable| std::env::var_os(variable))
+        Self::default().with_env()
     }
 
-    fn from_variables(read: impl Fn(&str) -> Option<std::ffi::OsString>) -> Result<Self, PolicyError> {
-        let mut policy = Self::default();
+    /// These settings, changed by what the environment says, as in [`Policy::from_env`].
+    ///
+    /// # Errors
+    /// If a variable is set to something else than a value; the error names it.
+    pub fn with_env(self) -> Result<Self, PolicyError> {
+        self.with_variables(|variable| std::env::var_os(variable))
+    }
+
+    fn with_variables(self, read: impl Fn(&str) -> Option<std::ffi::OsString>) -> Result<Self, PolicyError> {
+        let mut policy = self;
         for setting in Self::settings() {
             let variable = setting.variable();
             let Some(value) = read(&variable) else { continue };
@@ -137,13 +145,13 @@ mod tests {
         for setting in Policy::settings() {
             let variable = setting.variable();
             let read = |name: &str| (name == variable).then(|| OsString::from("7"));
-            let policy = Policy::from_variables(read).unwrap();
+            let policy = Policy::default().with_variables(read).unwrap();
             assert_ne!(policy, Policy::default(), "{variable}");
             let read = |name: &str| (name == variable).then(|| OsString::from("seven"));
-            let error = Policy::from_variables(read).unwrap_err();
+            let error = Policy::default().with_variables(read).unwrap_err();
             assert_eq!(error.setting, variable);
         }
-        assert_eq!(Policy::from_variables(|_| None).unwrap(), Policy::default());
+        assert_eq!(Policy::default().with_variables(|_| None).unwrap(), Policy::default());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use tensorpatch_format::LeafHash;
 use tensorpatch_stream::record::MAX_RECORD_BYTES;
-use tensorpatch_stream::sign::is_signed;
+use tensorpatch_stream::sign::{is_signed, signed_by};
 use tensorpatch_stream::{
     Authorship, Commit, CommitRecord, EdgeRecord, JsonRecord, NewVersion, ObjectDigest, SignKey, StreamId,
     StreamRecord, Trust, TrustError, TrustKey, Version, Writers, names,
@@ -185,7 +185,7 @@ impl Stream {
         Self::open_in(Bucket::new(store, prefix)).await
     }
 
-    async fn open_in(bucket: Bucket) -> Result<Self, StoreError> {
+    pub(crate) async fn open_in(bucket: Bucket) -> Result<Self, StoreError> {
         let Some(bytes) = read_bytes(&bucket, names::STREAM).await? else {
             check_vacant(&bucket).await?;
             return Err(StoreError::NoStream { place: bucket.place() });
@@ -345,6 +345,11 @@ impl Stream {
         &self.record
     }
 
+    /// Whether the stream record carries a signature, whoever made it.
+    pub fn is_signed(&self) -> bool {
+        self.signed
+    }
+
     /// Where the stream is, for people.
     pub fn place(&self) -> String {
         self.bucket.place()
@@ -387,7 +392,7 @@ impl Stream {
         let name = names::commit(version);
         let record = parse(&self.bucket, &name, bytes, self.trust())?;
         self.check_commit(&name, version, &record)?;
-        Ok(Commit { record, digest: ObjectDigest::of(bytes) })
+        Ok(commit_of(record, bytes))
     }
 
     fn check_commit(&self, name: &str, version: Version, record: &CommitRecord) -> Result<(), StoreError> {
@@ -456,7 +461,7 @@ impl Stream {
         let created = create(&self.bucket, &name, bytes.clone(), self.record.writers).await;
         match created.map_err(|error| error.for_version(number))? {
             Created::Mine => {
-                let commit = Commit { record, digest: ObjectDigest::of(&bytes) };
+                let commit = commit_of(record, &bytes);
                 self.remember_signed(&commit).await;
                 Ok(commit)
             }
@@ -530,6 +535,11 @@ async fn check_vacant(bucket: &Bucket) -> Result<(), StoreError> {
         }
     };
     Err(StoreError::StreamRecordLost { place: bucket.place(), newest, stream })
+}
+
+/// The commit whose record has these bytes.
+fn commit_of(record: CommitRecord, bytes: &[u8]) -> Commit {
+    Commit { record, digest: ObjectDigest::of(bytes), signer: signed_by(CommitRecord::FORMAT, bytes) }
 }
 
 /// The number after that of `tip`, or the first.

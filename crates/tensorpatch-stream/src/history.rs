@@ -12,6 +12,7 @@ use crate::record::{
     Anchor, CommitRecord, Delta, DeltaKind, EdgeRecord, Link, NamedObject, ObjectRef, VersionContents,
     VersionId,
 };
+use crate::sign::TrustKey;
 
 /// A commit record and the digest of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Commit {
     pub record: CommitRecord,
     /// The digest of the bytes that the store has.
     pub digest: ObjectDigest,
+    /// The key that has signed the record, trusted or not.
+    pub signer: Option<TrustKey>,
 }
 
 impl Commit {

@@ -228,7 +228,7 @@ mod tests {
                 delta.patches[0].object = object(format!("patches/{version}/d"), 10);
             }
             let digest = ObjectDigest::of(&record.to_bytes().unwrap());
-            all.push(Commit { record, digest });
+            all.push(Commit { record, digest, signer: None });
         }
         all
     }

@@ -234,7 +234,7 @@ mod tests {
                 delta.patches[0].object = object(format!("patches/{version:020}-a/p"));
             }
             let digest = ObjectDigest::of(&record.to_bytes().unwrap());
-            commits.push(Commit { record, digest });
+            commits.push(Commit { record, digest, signer: None });
         }
         let mut files = commits[0].record.anchor.clone().unwrap().files;
         files[0].object = object(format!("anchors/{:020}-b/m", 4));

@@ -169,6 +169,13 @@ impl TrustKey {
     }
 }
 
+/// The key that has signed a record of `format`, trusted or not; `None` if it has no signature that fits it.
+pub fn signed_by(format: &str, record: &[u8]) -> Option<TrustKey> {
+    let (_, key, _) = split(record)?;
+    let key: TrustKey = std::str::from_utf8(key).ok()?.parse().ok()?;
+    signer(format, record, &[key]).ok()
+}
+
 /// Whether a record ends with a signature, whoever made it and whether or not it fits.
 pub fn is_signed(record: &[u8]) -> bool {
     split(record).is_some()
@@ -195,6 +202,8 @@ mod tests {
         let signed = key.sign("f", RECORD.to_vec());
         assert_eq!(signed.len(), RECORD.len() + 230);
         assert_eq!(signer("f", &signed, &[key.public()]), Ok(key.public()));
+        assert_eq!(signed_by("f", &signed), Some(key.public()));
+        assert_eq!(signed_by("f", RECORD), None);
         let value: serde_json::Value = serde_json::from_slice(&signed).unwrap();
         assert_eq!(value["version"], 7);
         let again: SignKey = key.to_secret_text().parse().unwrap();
@@ -211,6 +220,7 @@ mod tests {
             let mut altered = signed.clone();
             altered[at] ^= 1;
             assert!(signer("f", &altered, &[key.public()]).is_err(), "byte {at}");
+            assert_eq!(signed_by("f", &altered), None, "byte {at}");
         }
         assert!(signer("g", &signed, &[key.public()]).is_err());
         assert!(signer("f", &signed, &[SignKey::generate().public()]).is_err());

@@ -64,9 +64,9 @@ pub fn write_pair(config: &Config, steps: u64, base: &Path, target: &Path) -> io
     write_series(config, steps, &[base, target])
 }
 
-/// Writes checkpoints of one run, each `steps` steps behind the one before, without ever holding more than a few
-/// pieces of 256 Ki elements, so that checkpoints of any size can be made. The bytes are those of [`Run`] with
-/// the same configuration.
+/// Writes checkpoints of one run, each `steps` steps behind the one before, without ever holding more
+/// than a few pieces of 256 Ki elements, so that checkpoints of any size can be made. The bytes are
+/// those of [`Run`] with the same configuration.
 ///
 /// # Errors
 /// Whatever the file system reports.

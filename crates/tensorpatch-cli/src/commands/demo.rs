@@ -143,6 +143,8 @@ async fn demonstrate(arguments: &Arguments, directory: &Path, session: &Session)
         seed: arguments.seed,
         threads: session.threads(),
     };
+    // It says itself what it is at.
+    session.screen.settle();
     let start = Instant::now();
     let mut training = Run::new(&config);
     let elements = training.model().elements() as u64;

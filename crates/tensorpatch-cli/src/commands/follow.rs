@@ -1,16 +1,18 @@
 //! `tensorpatch follow`: a local checkpoint that stays at the newest version.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{Pulled, Replica};
+use tensorpatch::store::{FollowMetrics, Pulled, Replica};
 use tokio::process::Command;
 
 use super::pull::How;
 use crate::output::{Output, bytes};
+use crate::serve::{listen, parse_address, serve};
 use crate::session::Session;
 use crate::streams::{self, Source};
 
@@ -27,6 +29,10 @@ pub(crate) struct Arguments {
     /// error. If it fails, following ends
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
+    /// Serve metrics over HTTP at /metrics, in the text format of Prometheus, and at /healthz whether the
+    /// stream can be reached: a port of the loopback interface, or ADDRESS:PORT
+    #[arg(long, value_name = "PORT", value_parser = parse_address)]
+    metrics: Option<SocketAddr>,
     /// End after this version
     #[arg(long, value_name = "N")]
     until: Option<u64>,
@@ -47,12 +53,26 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
 
 async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
     let stream = arguments.source.open().await?;
+    session.screen.settle();
     let (url, dir) = (&arguments.source.url, arguments.dir.display());
     session.output.note(&format!("following {url} ({}) into {dir}", stream.id()))?;
-    let replica = Replica::of(stream, &arguments.dir, arguments.how.options(session));
+    let (id, metrics) = (stream.id(), FollowMetrics::default());
+    let observer = streams::counting_observer(session, metrics.clone());
+    let options = arguments.how.options(session).with_observer(observer);
+    let replica = Replica::of(stream, &arguments.dir, options);
+    let serving = match arguments.metrics {
+        None => None,
+        Some(address) => {
+            let listener = listen(address).await?;
+            let address = listener.local_addr().context("the address of the metrics is not known")?;
+            session.output.note(&format!("metrics at http://{address}/metrics"))?;
+            Some(tokio::spawn(serve(listener, id, metrics.clone())))
+        }
+    };
     let following = async {
         let mut versions = replica.follow();
         while let Some(pulled) = versions.next().await? {
+            metrics.pulled(&pulled);
             tell(arguments, session.output, &pulled).await?;
             if arguments.until.is_some_and(|until| pulled.to.get() >= until) {
                 break;
@@ -66,6 +86,9 @@ async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
         // What was under way is completed by the next run.
         Ok(_) = interrupted => Ok(()),
     };
+    if let Some(serving) = serving {
+        serving.abort();
+    }
     replica.release().await?;
     ended
 }

@@ -1,22 +1,36 @@
-//! `tensorpatch inspect`: what is in a patch.
+//! `tensorpatch inspect`: what is in a patch, or between two checkpoints.
+
+mod layers;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::slice;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::format::{Encoding, Kind, StateDigest, TaggedStateDigest, TensorIndex};
+use tensorpatch::delta::{ChangedTensors, LeafTable, Patch, Progress, State, open_settled};
+use tensorpatch::format::{Encoding, Kind, Limits, StateDigest, TaggedStateDigest, TensorIndex};
 
 use crate::output::{Report, bytes, count, counted, fields, table};
 use crate::patch_file;
+use crate::screen;
 use crate::session::Session;
+use layers::Layers;
 
-/// Reads a patch, checks its structure and checksums, and shows what it holds. It needs no checkpoint.
+/// Reads a patch, checks its structure and checksums, and shows what it holds; with its base also what it
+/// changes in each layer, and how far. Of two checkpoints it shows what differs in each layer, without a
+/// patch.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The patch; - for standard input
+    /// The patch, - for standard input; or a checkpoint, with another one
     patch: PathBuf,
+    /// Another checkpoint, to compare the first with
+    #[arg(conflicts_with_all = ["base", "tensors"])]
+    other: Option<PathBuf>,
+    /// The checkpoint that the patch was made from: shows what changes in each layer
+    #[arg(long, value_name = "CHECKPOINT")]
+    base: Option<PathBuf>,
     /// List the tensors that it changes
     #[arg(long)]
     tensors: bool,
@@ -46,6 +60,34 @@ struct InspectReport {
     encodings: Vec<EncodingReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tensors: Option<Vec<TensorReport>>,
+    #[serde(flatten)]
+    by_layer: Option<Layers>,
+    #[serde(skip)]
+    width: usize,
+}
+
+/// What differs between two checkpoints.
+#[derive(Serialize)]
+struct ComparisonReport {
+    base: PathBuf,
+    target: PathBuf,
+    #[serde(flatten)]
+    by_layer: Layers,
+    #[serde(skip)]
+    width: usize,
+}
+
+impl Report for ComparisonReport {
+    fn lines(&self) -> Vec<String> {
+        let mut lines = fields(&[
+            ("base", self.base.display().to_string()),
+            ("target", self.target.display().to_string()),
+            ("differ", self.by_layer.summary()),
+        ]);
+        lines.push(String::new());
+        lines.extend(self.by_layer.lines(self.width));
+        lines
+    }
 }
 
 #[derive(Serialize)]
@@ -114,12 +156,20 @@ impl Report for InspectReport {
             lines.push(String::new());
             lines.extend(table(&rows, &[3]));
         }
+        if let Some(layers) = &self.by_layer {
+            lines.extend([String::new(), format!("changes {}", layers.summary()), String::new()]);
+            lines.extend(layers.lines(self.width));
+        }
         lines
     }
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    if let Some(other) = &arguments.other {
+        return compare(&arguments.patch, other, session);
+    }
     let patch = patch_file::open(&arguments.patch)?;
+    let by_layer = arguments.base.as_deref().map(|base| changes(&patch, base, session)).transpose()?;
 
     let mut encodings: BTreeMap<u8, EncodingReport> = BTreeMap::new();
     let mut tensors: BTreeMap<TensorIndex, (u64, u64)> = BTreeMap::new();
@@ -132,7 +182,10 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         tensor.0 += 1;
         tensor.1 += payload;
     }
-    let name = |index: TensorIndex| Some(patch.listed_schema()?.get(index)?.name.clone());
+    let base = arguments.base.as_deref().map(|base| open_settled(base, &Limits::default())).transpose()?;
+    // Where the patch lists no schema, it is the base's.
+    let schema = patch.listed_schema().or_else(|| base.as_ref().map(|base| base.schema()));
+    let name = |index: TensorIndex| Some(schema?.get(index)?.name.clone());
     let tensors = tensors.into_iter().map(|(index, (chunks, bytes))| TensorReport {
         index: index.0,
         name: name(index),
@@ -166,7 +219,39 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         payload_bytes: encodings.values().map(|used| used.bytes).sum(),
         encodings: encodings.into_values().collect(),
         tensors: arguments.tensors.then(|| tensors.collect()),
+        by_layer,
+        width: screen::width(),
     })
+}
+
+fn compare(base: &Path, target: &Path, session: &Session) -> Result<()> {
+    let limits = Limits::default();
+    let (old, new) = (open_settled(base, &limits)?, open_settled(target, &limits)?);
+    let changed = ChangedTensors::between(Some(State::of(&old)?), State::of(&new)?, &session.options());
+    let by_layer = Layers::of(&changed, None, session)?;
+    session.output.report(&ComparisonReport {
+        base: base.to_owned(),
+        target: target.to_owned(),
+        by_layer,
+        width: screen::width(),
+    })
+}
+
+/// What a patch changes in each layer of its base, which is hashed first: a chunk may fit by chance.
+fn changes(patch: &Patch<'_>, base: &Path, session: &Session) -> Result<Layers> {
+    let checkpoint = open_settled(base, &Limits::default())?;
+    let state = State::of(&checkpoint)?;
+    let options = session.options().with_leaf_hash(patch.leaf_hash());
+    if patch.kind() != Kind::Full {
+        let bar = session.bar("hashing", state.schema().state_bytes());
+        let advance = |bytes| bar.advance(bytes);
+        let leaves = LeafTable::of(&state, patch.leaf_hash(), session.threads(), Progress::new(&advance))?;
+        drop(bar);
+        let found = leaves.state_digest(state.schema());
+        patch.check_base(found).with_context(|| format!("{}: not the base of the patch", base.display()))?;
+    }
+    let changed = ChangedTensors::by_patches(Some(state), slice::from_ref(patch), &options)?;
+    Layers::of(&changed, Some(patch), session)
 }
 
 fn empty(encoding: Encoding) -> EncodingReport {

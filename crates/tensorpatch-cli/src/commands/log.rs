@@ -1,20 +1,29 @@
 //! `tensorpatch log`: the versions of a stream.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::{LogEntry, VersionKind};
 
-use crate::output::{Report, count, counted, fields, percent, ratio, table};
+use crate::dates::date;
+use crate::output::{Report, bytes, count, counted, fields, percent, ratio};
+use crate::screen;
 use crate::session::Session;
 use crate::streams::{self, Source};
+use crate::table::{Column, fitted};
 
-/// Lists the versions of a stream: how each was published, its size, and the bytes of the patches since the
-/// last whole checkpoint (chain).
+/// Lists the versions of a stream: how and when each was published, by whom, its size, and the bytes of the
+/// patches since the last whole checkpoint (chain). A narrow terminal shows the columns that say most.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     source: Source,
+    /// List the newest N versions only
+    #[arg(short = 'n', long = "newest", value_name = "N")]
+    newest: Option<NonZeroU64>,
 }
 
 #[derive(Serialize)]
@@ -23,44 +32,109 @@ struct LogReport {
     stream: String,
     leaf_hash: &'static str,
     versions: Vec<LogEntry>,
+    #[serde(skip)]
+    width: usize,
+}
+
+impl LogReport {
+    /// The keys that have signed versions, with the first and the last of each.
+    fn signers(&self) -> Vec<String> {
+        let mut signers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for entry in &self.versions {
+            if let Some(signer) = &entry.signer {
+                signers.entry(signer).or_default().push(entry.version.to_string());
+            }
+        }
+        let of = |(key, versions): (&str, Vec<String>)| match versions.as_slice() {
+            [first, .., last] => format!("{key}, versions {first} to {last}"),
+            versions => format!("{key}, version {}", versions.concat()),
+        };
+        signers.into_iter().map(of).collect()
+    }
+
+    fn columns(&self) -> Vec<Column> {
+        let entries = || self.versions.iter();
+        let short = |text: &str, length| text.chars().take(length).collect::<String>();
+        // Told by the heading if it is one for all.
+        let publishers: Vec<&str> = entries().map(|entry| entry.publisher.as_str()).collect();
+        let several = publishers.windows(2).any(|pair| pair[0] != pair[1]);
+        vec![
+            Column::right("version", 0, entries().map(|entry| entry.version.to_string())),
+            Column::left("kind", 0, entries().map(|entry| kind(entry).to_owned())),
+            Column::left("published", 2, entries().map(|entry| date(entry.created))),
+            Column::right("bytes", 0, entries().map(|entry| count(entry.bytes))),
+            Column::right("of full", 5, entries().map(|e| percent(e.bytes, e.contents.state_bytes))),
+            Column::right("changed", 1, entries().map(changed)),
+            Column::right(
+                "B/change",
+                6,
+                entries().map(|e| e.changed_elements.map_or_else(|| "-".into(), |n| ratio(e.bytes, n))),
+            ),
+            Column::right("chain", 4, entries().map(|entry| count(entry.chain_bytes))),
+            // Enough of the digest to tell versions apart; --json has all of it.
+            Column::left("state", 7, entries().map(|e| short(&e.contents.state.to_string(), 17))),
+            Column::left("signer", 8, entries().map(|e| short(e.signer.as_deref().unwrap_or("-"), 8))),
+            Column::left(
+                "publisher",
+                9,
+                entries().map(|e| if several { e.publisher.clone() } else { String::new() }),
+            ),
+            Column::left("label", 3, entries().map(|entry| entry.label.clone().unwrap_or_default())),
+        ]
+    }
+}
+
+/// What a version was published as, with a plus if an anchor was added to it.
+fn kind(entry: &LogEntry) -> &'static str {
+    match entry.kind {
+        _ if entry.collected => "collected",
+        VersionKind::Anchor => "anchor",
+        VersionKind::Delta if entry.anchored => "delta+anchor",
+        VersionKind::Delta => "delta",
+        VersionKind::Empty if entry.anchored => "empty+anchor",
+        VersionKind::Empty => "empty",
+    }
+}
+
+fn changed(entry: &LogEntry) -> String {
+    let changed = entry.changed_elements.zip(entry.total_elements);
+    changed.map_or_else(|| "-".into(), |(changed, total)| percent(changed, total))
 }
 
 impl Report for LogReport {
     fn lines(&self) -> Vec<String> {
-        let mut lines = fields(&[
-            ("stream", format!("{} ({})", self.url, self.stream)),
-            ("holds", counted(self.versions.len() as u64, "version")),
-        ]);
-        if self.versions.is_empty() {
-            return lines;
-        }
-        let heading =
-            ["version", "kind", "bytes", "of full", "changed", "B/change", "chain bytes", "state", "label"];
-        let mut rows = vec![heading.map(str::to_owned).to_vec()];
-        rows.extend(self.versions.iter().map(|entry| {
-            let changed = entry.changed_elements.zip(entry.total_elements);
-            // Enough of the digest to tell versions apart; --json has all of it.
-            let state: String = entry.contents.state.to_string().chars().take(17).collect();
-            vec![
-                entry.version.to_string(),
-                match entry.kind {
-                    _ if entry.collected => "collected",
-                    VersionKind::Anchor => "anchor",
-                    VersionKind::Delta => "delta",
-                    VersionKind::Empty => "empty",
+        let mut pairs = vec![("stream", format!("{} ({})", self.url, self.stream))];
+        pairs.push((
+            "holds",
+            match (self.versions.first(), self.versions.last()) {
+                (Some(first), Some(last)) if first.version != last.version && first.version.get() > 1 => {
+                    format!(
+                        "{}: the newest {} are listed",
+                        counted(last.version.get(), "version"),
+                        self.versions.len()
+                    )
                 }
-                .to_owned(),
-                count(entry.bytes),
-                percent(entry.bytes, entry.contents.state_bytes),
-                changed.map_or_else(|| "-".to_owned(), |(changed, total)| percent(changed, total)),
-                entry.changed_elements.map_or_else(|| "-".to_owned(), |changed| ratio(entry.bytes, changed)),
-                count(entry.chain_bytes),
-                state,
-                entry.label.clone().unwrap_or_default(),
-            ]
-        }));
-        lines.push(String::new());
-        lines.extend(table(&rows, &[1, 7, 8]));
+                _ => counted(self.versions.last().map_or(0, |last| last.version.get()), "version"),
+            },
+        ));
+        let anchors: Vec<&LogEntry> = self.versions.iter().filter(|entry| entry.anchored).collect();
+        if let Some(last) = anchors.last() {
+            let size = last.anchor_bytes.map(|size| format!(", {}", bytes(size))).unwrap_or_default();
+            let last = format!("the newest of version {}{size}", last.version);
+            pairs.push(("anchors", format!("{}: {last}", anchors.len())));
+        }
+        let publishers: Vec<&str> = self.versions.iter().map(|entry| entry.publisher.as_str()).collect();
+        if let [first, rest @ ..] = publishers.as_slice()
+            && rest.iter().all(|publisher| publisher == first)
+        {
+            pairs.push(("by", (*first).to_owned()));
+        }
+        pairs.extend(self.signers().into_iter().map(|signer| ("signed", signer)));
+        let mut lines = fields(&pairs);
+        if !self.versions.is_empty() {
+            lines.push(String::new());
+            lines.extend(fitted(self.columns(), self.width));
+        }
         lines
     }
 }
@@ -68,7 +142,10 @@ impl Report for LogReport {
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let (stream, versions) = streams::wait(session, async {
         let stream = arguments.source.open().await?;
-        let versions = stream.log().await?;
+        let versions = match arguments.newest {
+            None => stream.log().await?,
+            Some(newest) => stream.log_newest(newest.get()).await?,
+        };
         Ok((stream, versions))
     })?;
     session.output.report(&LogReport {
@@ -76,5 +153,6 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         stream: stream.id().to_string(),
         leaf_hash: stream.record().leaf_hash.name(),
         versions,
+        width: screen::width(),
     })
 }

@@ -205,6 +205,7 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     }
     let publisher = builder.open().await?;
     let published = publisher.publish_labelled(&arguments.checkpoint, arguments.label.as_deref()).await?;
+    session.screen.settle();
     session.output.report(&PublishReport {
         url: arguments.to.clone(),
         baseline: publisher.baseline().to_owned(),

@@ -153,6 +153,7 @@ async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {
         None => replica.pull().await?,
         Some(version) => replica.pull_version(version).await?,
     };
+    session.screen.settle();
     session.output.report(&PullReport {
         url: arguments.source.url.clone(),
         dir: arguments.dir.clone(),

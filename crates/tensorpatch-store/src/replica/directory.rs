@@ -209,36 +209,7 @@ impl ReplicaDir {
 
     /// The state file, or `None` if there is none.
     pub(crate) fn load(&self) -> Result<Option<LocalState>, StoreError> {
-        let place = self.state_file();
-        let Some(bytes) = local::read_own(&place, MAX_STATE_BYTES)? else { return Ok(None) };
-        if bytes.iter().all(|byte| *byte == 0) {
-            // A power cut can leave this of a file that was not synced. The weights tell what they are.
-            return Ok(None);
-        }
-        let bad = |what: String| StoreError::LocalState { path: place.path(), what };
-        let file: ReadStateFile = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-        if file.format != FORMAT || file.major != 1 {
-            return Err(bad(format!("it is {:?}, version {}", file.format, file.major)));
-        }
-        let install = match &file.condition {
-            Condition::Applying { then, .. } => Some(then),
-            Condition::Switching { install, .. } => Some(install),
-            Condition::Held(_) | Condition::Damaged { .. } => None,
-        };
-        let helds = match &file.condition {
-            Condition::Applying { from, to, .. } => vec![from, to],
-            Condition::Switching { to: held, .. }
-            | Condition::Held(held)
-            | Condition::Damaged { was: held } => {
-                vec![held]
-            }
-        };
-        let companions = helds.into_iter().flat_map(|held| held.companions.iter().map(|named| &named.name));
-        let installed = install.into_iter().flat_map(|install| install.files.iter().chain(&install.remove));
-        if let Some(name) = installed.chain(companions).find(|name| !is_file_path(name)) {
-            return Err(bad(format!("{name:?} is not a path of plain file names")));
-        }
-        Ok(Some(LocalState { stream: file.stream, condition: file.condition }))
+        read_state_file(&self.state_file())
     }
 
     /// Replaces the state file.
@@ -264,6 +235,46 @@ impl ReplicaDir {
         }
         Ok(())
     }
+}
+
+/// The state file of the replica in `dir`, or `None` if there is none. It is replaced as a whole, so that it
+/// can be read without the lock; it may then be of a moment ago.
+pub(crate) fn read_state(dir: &Path) -> Result<Option<LocalState>, StoreError> {
+    match ConfinedPath::root(dir) {
+        Ok(root) => read_state_file(&root.join(HIDDEN).join(STATE)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::local(dir, error)),
+    }
+}
+
+fn read_state_file(place: &ConfinedPath) -> Result<Option<LocalState>, StoreError> {
+    let Some(bytes) = local::read_own(place, MAX_STATE_BYTES)? else { return Ok(None) };
+    if bytes.iter().all(|byte| *byte == 0) {
+        // A power cut can leave this of a file that was not synced. The weights tell what they are.
+        return Ok(None);
+    }
+    let bad = |what: String| StoreError::LocalState { path: place.path(), what };
+    let file: ReadStateFile = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+    if file.format != FORMAT || file.major != 1 {
+        return Err(bad(format!("it is {:?}, version {}", file.format, file.major)));
+    }
+    let install = match &file.condition {
+        Condition::Applying { then, .. } => Some(then),
+        Condition::Switching { install, .. } => Some(install),
+        Condition::Held(_) | Condition::Damaged { .. } => None,
+    };
+    let helds = match &file.condition {
+        Condition::Applying { from, to, .. } => vec![from, to],
+        Condition::Switching { to: held, .. } | Condition::Held(held) | Condition::Damaged { was: held } => {
+            vec![held]
+        }
+    };
+    let companions = helds.into_iter().flat_map(|held| held.companions.iter().map(|named| &named.name));
+    let installed = install.into_iter().flat_map(|install| install.files.iter().chain(&install.remove));
+    if let Some(name) = installed.chain(companions).find(|name| !is_file_path(name)) {
+        return Err(bad(format!("{name:?} is not a path of plain file names")));
+    }
+    Ok(Some(LocalState { stream: file.stream, condition: file.condition }))
 }
 
 /// Whether a directory is a replica, by its state file.

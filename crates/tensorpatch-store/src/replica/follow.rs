@@ -11,6 +11,7 @@ use tensorpatch_stream::{ObjectDigest, Version};
 
 use super::{Pulled, Replica};
 use crate::error::StoreError;
+use crate::observe::Event;
 
 /// The versions that a replica comes to hold, one after the other; made by [`Replica::follow`].
 ///
@@ -144,6 +145,11 @@ impl Following {
                 if let Err(error) = replica.check_stream(version, commit).await {
                     step = Err(error);
                 }
+            }
+            match &step {
+                Ok(_) => replica.options.observer.note(Event::Answered),
+                Err(error) if error.is_transient() => replica.options.observer.note(Event::StoreFailed),
+                Err(_) => {}
             }
             match step {
                 Ok(Some(pulled)) => {

@@ -71,12 +71,14 @@ pub(super) fn put(staged: &ConfinedPath, file: &ConfinedPath) -> io::Result<()> 
 /// The names of `install` that must be removed before its files are put in their places: files where a
 /// directory will be, and files in a directory where a file will be.
 pub(super) fn in_the_way(install: &FileSwap) -> impl Iterator<Item = &String> {
-    let is_in =
-        |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
     install
         .remove
         .iter()
         .filter(move |old| install.files.iter().any(|new| is_in(old, new) || is_in(new, old)))
+}
+
+fn is_in(inner: &str, outer: &str) -> bool {
+    inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Removes a file of `root`, and the directories that are empty then.
@@ -143,7 +145,9 @@ fn check_parents(root: &ConfinedPath, name: &str, remove: &[String]) -> Result<C
 fn check_goes(place: &ConfinedPath, name: &str, remove: &[String]) -> Result<(), StoreError> {
     for entry in place.entries().map_err(StoreError::at(place))? {
         let (below, inner) = (place.join(&entry), format!("{name}/{}", entry.to_string_lossy()));
-        if look(&below)?.is_some_and(|found| is_dir(&found)) {
+        // With nothing in it that goes, a directory would be there still when the file is put in its place.
+        let holds_what_goes = || remove.iter().any(|gone| is_in(gone, &inner));
+        if look(&below)?.is_some_and(|found| is_dir(&found)) && holds_what_goes() {
             check_goes(&below, &inner, remove)?;
         } else if !remove.contains(&inner) {
             return Err(refused(place, "a file of the version belongs here, not a directory: move it away"));

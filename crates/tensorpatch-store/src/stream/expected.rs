@@ -1,6 +1,8 @@
 //! What a caller knows of a stream from elsewhere: its id, and versions that it must have. A bucket can hide
 //! what is new, and a signature does not show that.
 
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -34,9 +36,35 @@ pub(crate) struct Expected {
 
 /// The newest version that was committed with a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct SignedTip {
-    version: Version,
-    commit: ObjectDigest,
+#[non_exhaustive]
+pub struct SignedTip {
+    /// The version.
+    pub version: Version,
+    /// The digest of its commit record.
+    pub commit: ObjectDigest,
+}
+
+/// What a directory of [`signed_tips_beside`] has: each stream that was signed, and its newest version then.
+/// Without the directory, nothing was signed.
+///
+/// # Errors
+/// [`StoreError::SignedTip`] if a file there is damaged, or the directory cannot be read.
+pub fn signed_tips_in(dir: &Path) -> Result<BTreeMap<StreamId, SignedTip>, StoreError> {
+    let mut tips = BTreeMap::new();
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(tips),
+        entries => entries.map_err(|error| StoreError::local(dir, error))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(|error| StoreError::local(dir, error))?.path();
+        let stream = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json")?.parse().ok());
+        if let Some(stream) = stream
+            && let Some(tip) = read(&path)?
+        {
+            tips.insert(stream, tip);
+        }
+    }
+    Ok(tips)
 }
 
 impl Expected {

@@ -68,7 +68,7 @@ impl Stream {
             Some(version) => self.commit(version).await?,
         };
         let none = || last.map_or(StoreError::Empty, |wanted| StoreError::NoVersion { wanted, tip: None });
-        let Commit { record, digest } = commit.ok_or_else(none)?;
+        let Commit { record, digest, .. } = commit.ok_or_else(none)?;
         let agreed = match old {
             OldKey::Agrees(key) => Some(key),
             OldKey::Gone(_) => None,

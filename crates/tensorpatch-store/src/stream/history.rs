@@ -321,9 +321,14 @@ impl Stream {
 
     /// All commits and edges up to `top`.
     pub(crate) async fn whole_history(&self, top: Version) -> Result<History, StoreError> {
+        self.history_between(Version::FIRST, top).await
+    }
+
+    /// All commits and edges between two versions, both included.
+    pub(crate) async fn history_between(&self, from: Version, to: Version) -> Result<History, StoreError> {
         let budget = Budget::of(self);
-        let commits = self.commits(Version::FIRST, top, &budget).await?;
-        let edges = self.edges(Version::FIRST, top, &budget).await?;
+        let commits = self.commits(from, to, &budget).await?;
+        let edges = self.edges(from, to, &budget).await?;
         Ok(History::new(commits, edges)?)
     }
 

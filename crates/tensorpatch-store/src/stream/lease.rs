@@ -1,6 +1,7 @@
 //! Writing and reading leases (spec/stream.md section 11).
 
 use bytes::Bytes;
+use serde::Serialize;
 use tensorpatch_stream::lease::{Lease, LiveLease, MAX_LEASE_BYTES, MAX_LEASES, MAX_SECONDS};
 use tensorpatch_stream::retention::Listed;
 use tensorpatch_stream::{Nonce, Version, names};
@@ -9,7 +10,74 @@ use super::Stream;
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
 
+/// What a replica has announced, for people: anybody who can write to the store can have written it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ReplicaLease {
+    /// Who holds it: short, and without control characters.
+    pub holder: String,
+    /// The version that is held.
+    pub held: Option<Version>,
+    /// The version that is wanted.
+    pub target: Version,
+    /// When it was renewed last, in seconds since 1970 by the store's clock.
+    pub renewed: i64,
+    /// For how many seconds it lives from then on.
+    pub seconds: u64,
+}
+
+impl ReplicaLease {
+    fn read(bytes: &[u8], renewed: i64) -> Option<Self> {
+        let lease: Lease = serde_json::from_slice(bytes).ok()?;
+        let holder = LiveLease::read("", bytes, 0)?.holder;
+        let seconds = lease.seconds.min(MAX_SECONDS);
+        Some(Self { holder, held: lease.version, target: lease.target, renewed, seconds })
+    }
+
+    /// Whether it lives at `now`, in seconds since 1970.
+    pub fn lives_at(&self, now: i64) -> bool {
+        u64::try_from(now.saturating_sub(self.renewed)).unwrap_or(0) <= self.seconds
+    }
+}
+
 impl Stream {
+    /// The leases of all replicas that keep one, also of those that expired and are not collected yet; those
+    /// that cannot be read are left out.
+    ///
+    /// # Errors
+    /// If the store fails.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
+    pub async fn replica_leases(&self) -> Result<Vec<ReplicaLease>, StoreError> {
+        let what = "the leases cannot be listed, and are passed over";
+        let mut listed = self.bucket().list_if_readable(names::LEASES, None, what).await?;
+        listed.retain(|object| names::is_lease(&object.name));
+        // Those that were renewed last say most.
+        listed.sort_unstable_by(|a, b| (b.modified, &b.name).cmp(&(a.modified, &a.name)));
+        listed.truncate(MAX_LEASES);
+        let read = buffered_all(listed, self.policy().transfers.parallel_requests, |object| async move {
+            self.read_lease(&format!("{}/{}", names::LEASES, object.name), object.modified).await
+        });
+        Ok(read.await?.into_iter().flatten().collect())
+    }
+
+    /// The lease `id`, if there is one that can be read.
+    pub(crate) async fn replica_lease(&self, id: &str) -> Result<Option<ReplicaLease>, StoreError> {
+        let name = lease_name(id);
+        match self.bucket().modified(&name).await? {
+            Some(modified) => self.read_lease(&name, modified).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn read_lease(&self, name: &str, modified: i64) -> Result<Option<ReplicaLease>, StoreError> {
+        match self.bucket().get_small(name, MAX_LEASE_BYTES).await {
+            Err(StoreError::Damaged { .. }) => Ok(None),
+            found => Ok(found?.and_then(|bytes| ReplicaLease::read(&bytes, modified))),
+        }
+    }
+
     /// Writes or renews the lease `id`.
     pub(crate) async fn lease(&self, id: &str, lease: &Lease) -> Result<(), StoreError> {
         let name = lease_name(id);
@@ -98,6 +166,13 @@ mod tests {
         let now = stream.store_now().await.unwrap();
         let (live, dead) = stream.leases(now).await.unwrap();
         assert_eq!((live.len(), dead.len()), (2, 0));
+        let announced = stream.replica_leases().await.unwrap();
+        let [lease] = announced.as_slice() else { panic!("{announced:?}") };
+        assert_eq!(
+            (lease.holder.as_str(), lease.held, lease.target, lease.seconds),
+            ("engine-1", held, target, 60)
+        );
+        assert!(lease.lives_at(lease.renewed + 60) && !lease.lives_at(lease.renewed + 61));
         assert!(live.contains(&LiveLease { holder: "engine-1".into(), needs: held.unwrap() }));
         assert!(live.iter().any(|lease| lease.needs == Version::FIRST));
         let (live, dead) = stream.leases(now + 62).await.unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tensorpatch_stream::{Edge, ObjectDigest, ObjectRef, Version, VersionContents, VersionKind};
+use tensorpatch_stream::{Edge, History, ObjectDigest, ObjectRef, Version, VersionContents, VersionKind};
 
 use super::Stream;
 use crate::error::StoreError;
@@ -18,7 +18,34 @@ impl Stream {
     /// The future may be dropped at any time; it only reads.
     pub async fn log(&self) -> Result<Vec<LogEntry>, StoreError> {
         let Some(tip) = self.tip().await? else { return Ok(Vec::new()) };
-        let history = self.whole_history(tip.record.version).await?;
+        self.entries(&self.whole_history(tip.record.version).await?).await
+    }
+
+    /// The newest `most` versions, in the order of [`Stream::log`]: for long streams, of which it reads no
+    /// more than the versions since the anchor before.
+    ///
+    /// # Errors
+    /// As [`Stream::log`].
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
+    pub async fn log_newest(&self, most: u64) -> Result<Vec<LogEntry>, StoreError> {
+        let reading = self.reading_once();
+        let Some(tip) = reading.tip().await? else { return Ok(Vec::new()) };
+        let tip = tip.record.version;
+        let first = Version::new(tip.get().saturating_sub(most.saturating_sub(1))).unwrap_or(Version::FIRST);
+        let first =
+            reading.commit(first).await?.ok_or(StoreError::NoVersion { wanted: first, tip: Some(tip) })?;
+        // The length of a chain is known from its anchor on.
+        let before = reading.history(None, &first, reading.policy().plans.max_edges).await?;
+        let from = before.commits().next().map_or(Version::FIRST, |commit| commit.record.version);
+        let mut entries = reading.entries(&reading.history_between(from, tip).await?).await?;
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        entries.drain(..entries.len().saturating_sub(most));
+        Ok(entries)
+    }
+
+    async fn entries(&self, history: &History) -> Result<Vec<LogEntry>, StoreError> {
         let floor = self.pruned().await?;
         // Only where something was collected, and a pin may have kept some of it.
         let left = if floor.is_some() { Some(self.data_objects().await?) } else { None };
@@ -47,6 +74,7 @@ impl Stream {
                 kind: record.kind(),
                 bytes: delta_bytes.or(anchors.first().copied()).unwrap_or(0),
                 anchored: !anchors.is_empty(),
+                anchor_bytes: anchors.first().copied(),
                 collected,
                 chain_bytes: match delta_bytes {
                     Some(bytes) if anchors.is_empty() => chain.saturating_add(bytes),
@@ -56,6 +84,7 @@ impl Stream {
                 total_elements: record.delta.as_ref().map(|delta| delta.total_elements),
                 created: record.created,
                 publisher: record.publisher.clone(),
+                signer: commit.signer.map(|key| key.to_string()),
                 label: record.label.clone(),
             });
         }
@@ -80,6 +109,8 @@ pub struct LogEntry {
     pub bytes: u64,
     /// Whether there is an anchor of the version.
     pub anchored: bool,
+    /// Bytes of the files of that anchor.
+    pub anchor_bytes: Option<u64>,
     /// Whether a collector has removed what leads to the version.
     pub collected: bool,
     /// Bytes of the deltas since the last anchor.
@@ -92,6 +123,8 @@ pub struct LogEntry {
     pub created: u64,
     /// Who published it.
     pub publisher: String,
+    /// The public key that has signed its record, trusted or not.
+    pub signer: Option<String>,
     /// The publisher's own mark.
     pub label: Option<String>,
 }

@@ -1,8 +1,8 @@
 //! Real processes killed with SIGKILL at random instants: the next run goes on, and nothing in between is
 //! ever seen.
 //!
-//! The processes are this test program itself, started again for the test `worker` below. `TENSORPATCH_TEST_KILLS`
-//! says how many kills there are.
+//! The processes are this test program itself, started again for the test `worker` below.
+//! `TENSORPATCH_TEST_KILLS` says how many kills there are.
 
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -27,6 +27,7 @@ mod planted;
 mod publish_and_pull;
 mod ranges;
 mod ranks;
+mod reporting;
 mod requests;
 #[cfg(all(feature = "aws", feature = "azure"))]
 mod stores;

@@ -61,7 +61,8 @@ fn is_serde_form(json: &[u8]) -> bool {
     entries.iter().any(|entry| entry.is_array() || entry["dtype"].is_object())
 }
 
-/// The values of an object, those whose names come again too: the crate reads each before one replaces another.
+/// The values of an object, those whose names come again too: the crate reads each before one replaces
+/// another.
 struct Entries(Vec<serde_json::Value>);
 
 impl<'de> Deserialize<'de> for Entries {

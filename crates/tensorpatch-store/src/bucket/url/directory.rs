@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::ErrorKind;
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
@@ -24,27 +24,33 @@ use super::staged::{Staged, Upload, blocking, failed, failed_at};
 /// directory in fact: links are neither followed nor listed.
 #[derive(Debug)]
 pub(super) struct Directory {
-    root: ConfinedPath,
+    root: PathBuf,
 }
 
 impl Directory {
     /// The directory at `root`, which must exist.
     pub(super) fn open(root: &FilePath) -> Result<Self> {
         // An absolute path, for messages and to tell two places apart.
-        let opened = std::fs::canonicalize(root).and_then(|root| ConfinedPath::root(&root));
-        Ok(Self { root: opened.map_err(|error| failed_at(root.to_owned(), error))? })
-    }
-
-    fn place(&self, location: &Path) -> ConfinedPath {
-        let parts = location.parts();
-        parts.fold(self.root.join(""), |place, part| place.join(part.as_ref()))
+        let root = std::fs::canonicalize(root).map_err(|error| failed_at(root.to_owned(), error))?;
+        Ok(Self { root })
     }
 }
 
 impl fmt::Display for Directory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Directory({})", self.root.path().display())
+        write!(f, "Directory({})", self.root.display())
     }
+}
+
+/// Opens the directory of a store: for each request, since a handle that was kept would lead nowhere once a
+/// mount is lost and back again.
+fn open_root(root: &FilePath) -> Result<ConfinedPath> {
+    ConfinedPath::root(root).map_err(|error| absent_or_failed(root.to_owned(), error))
+}
+
+/// Where an object lies.
+fn place(root: &ConfinedPath, location: &Path) -> ConfinedPath {
+    location.parts().fold(root.clone(), |place, part| place.join(part.as_ref()))
 }
 
 #[async_trait]
@@ -53,9 +59,10 @@ impl ObjectStore for Directory {
         if matches!(options.mode, PutMode::Update(_)) {
             return Err(not_implemented("put_opts with an update"));
         }
-        let (root, object) = (self.root.clone(), self.place(location));
+        let (root, location) = (self.root.clone(), location.clone());
         blocking(move || {
-            let staged = Staged::create(&root)?;
+            let root = open_root(&root)?;
+            let (staged, object) = (Staged::create(&root)?, place(&root, &location));
             staged.write(&payload, 0)?;
             staged.sync()?;
             if options.mode == PutMode::Create { staged.create_at(&object) } else { staged.replace(&object) }
@@ -68,26 +75,30 @@ impl ObjectStore for Directory {
         location: &Path,
         _: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let (root, object) = (self.root.clone(), self.place(location));
-        let staged = blocking(move || Staged::create(&root)).await?;
-        Ok(Box::new(Upload::new(staged, object)))
+        let (root, location) = (self.root.clone(), location.clone());
+        let upload = blocking(move || {
+            let root = open_root(&root)?;
+            Ok(Upload::new(Staged::create(&root)?, place(&root, &location)))
+        });
+        Ok(Box::new(upload.await?))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let (object, location) = (self.place(location), location.clone());
-        blocking(move || get(&object, location, &options)).await
+        let (root, location) = (self.root.clone(), location.clone());
+        blocking(move || get(&place(&open_root(&root)?, &location), location, &options)).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         const AT_ONCE: usize = 8;
-        let root = Self { root: self.root.clone() };
+        let root = self.root.clone();
         let delete = move |location: Result<Path>| {
-            let deleted = location.map(|location| (root.place(&location), location));
+            let root = root.clone();
             async move {
-                let (object, location) = deleted?;
-                blocking(move || match object.remove_file() {
-                    Ok(()) => Ok(location),
-                    Err(error) => Err(absent_or_failed(&object, error)),
+                let location = location?;
+                blocking(move || {
+                    let object = place(&open_root(&root)?, &location);
+                    object.remove_file().map_err(|error| absent_or_failed(object.path(), error))?;
+                    Ok(location)
                 })
                 .await
             }
@@ -96,11 +107,10 @@ impl ObjectStore for Directory {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let prefix = prefix.cloned().unwrap_or_default();
-        let folder = self.place(&prefix);
+        let (root, prefix) = (self.root.clone(), prefix.cloned().unwrap_or_default());
         let listed = blocking(move || {
             let mut found = Vec::new();
-            list(&folder, &prefix, &mut found)?;
+            list(&place(&open_root(&root)?, &prefix), &prefix, &mut found)?;
             Ok(stream::iter(found.into_iter().map(Ok)))
         });
         listed.try_flatten_stream().boxed()
@@ -121,7 +131,7 @@ fn not_implemented(operation: &str) -> Error {
 }
 
 fn get(object: &ConfinedPath, location: Path, options: &GetOptions) -> Result<GetResult> {
-    let file = object.open().map_err(|error| absent_or_failed(object, error))?;
+    let file = object.open().map_err(|error| absent_or_failed(object.path(), error))?;
     let failed = |error| failed(object, error);
     let metadata = file.metadata().map_err(failed)?;
     let last_modified = metadata.modified().map_err(failed)?.into();
@@ -137,20 +147,26 @@ fn get(object: &ConfinedPath, location: Path, options: &GetOptions) -> Result<Ge
     Ok(GetResult { payload, meta, range, attributes: Attributes::default(), extensions: Default::default() })
 }
 
-fn absent_or_failed(object: &ConfinedPath, error: std::io::Error) -> Error {
+fn absent_or_failed(path: PathBuf, error: std::io::Error) -> Error {
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => {
-            Error::NotFound { path: object.path().display().to_string(), source: error.into() }
+            Error::NotFound { path: path.display().to_string(), source: error.into() }
         }
-        _ => failed(object, error),
+        _ => failed_at(path, error),
     }
 }
 
+/// More than any object's name has: what lies deeper is somebody else's, however deep they have made it.
+const MOST_PARTS: usize = 24;
+
 /// All files in `folder` and below, which is `prefix` in the store.
 ///
-/// What has no name that an object can have, is hidden, is a link, or is gone by the time that it is looked at,
-/// belongs to a desktop, a file server, somebody's copy or somebody's trap, and is left out.
+/// What has no name that an object can have, is hidden, is a link, or is gone by the time that it is
+/// looked at, belongs to a desktop, a file server, somebody's copy or somebody's trap, and is left out.
 fn list(folder: &ConfinedPath, prefix: &Path, found: &mut Vec<ObjectMeta>) -> Result<()> {
+    if prefix.parts().count() > MOST_PARTS {
+        return Ok(());
+    }
     let opened = folder.enter().and_then(|opened| Ok((opened.entries()?, opened)));
     let (names, opened) = match opened {
         Ok(opened) => opened,

@@ -80,7 +80,7 @@ impl Drop for Staged {
 /// There is no way to create a file only if it is not there.
 #[derive(Debug, thiserror::Error)]
 #[error("its file system has neither hard links nor a rename that replaces nothing: {0}")]
-struct NoCreate(#[source] io::Error);
+struct NoCreate(io::Error);
 
 /// Whether an error of `link`, or of `renameat2` with a flag, says that the file system has no such thing.
 fn lacks_links(error: &io::Error) -> bool {

@@ -1,0 +1,38 @@
+//! `tensorpatch completions` and `tensorpatch man`: what shells and man(1) know of the command line.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use clap_complete::Shell;
+
+use crate::output::closed;
+
+/// Prints what a shell needs to complete the command line.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// Writes a man page for each command into a directory.
+#[derive(Debug, Args)]
+pub(crate) struct ManArguments {
+    /// The directory, which must exist
+    dir: PathBuf,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut crate::command_line(), "tensorpatch", &mut script);
+    let mut out = io::stdout().lock();
+    out.write_all(&script).and_then(|()| out.flush()).map_err(closed)
+}
+
+pub(crate) fn write_man_pages(arguments: &ManArguments) -> Result<()> {
+    let dir = &arguments.dir;
+    clap_mangen::generate_to(crate::command_line(), dir)
+        .with_context(|| format!("{}: cannot write the man pages", dir.display()))
+}

@@ -1,0 +1,68 @@
+//! `tensorpatch doctor`: whether a place is fit for a stream.
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use tensorpatch::store::upkeep::{DiagnoseOptions, Diagnosis, Finding, Verdict, diagnose};
+
+use crate::exit::Unsound;
+use crate::output::Report;
+use crate::screen::{ADVICE, BAD, GOOD, WARNING, styled};
+use crate::session::Session;
+use crate::streams::{self, Access};
+
+/// Tries what publishers and replicas need of a store, and says what does not work and what to do about it:
+/// credentials, listing, the stream, latency and rates; with --write also conditional writes and the clocks.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The stream, or the place where one is to be: a path or file:///..., s3://, gs://, az:// or
+    /// hf://buckets/...
+    url: String,
+    /// Write small objects below probe/ as well, and remove them again
+    #[arg(long)]
+    write: bool,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Serialize)]
+struct DoctorReport {
+    url: String,
+    fit: bool,
+    #[serde(flatten)]
+    diagnosis: Diagnosis,
+}
+
+impl Report for DoctorReport {
+    fn lines(&self) -> Vec<String> {
+        let findings = &self.diagnosis.findings;
+        let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
+        findings.iter().flat_map(|finding| lines_of(finding, width)).collect()
+    }
+}
+
+fn lines_of(finding: &Finding, width: usize) -> Vec<String> {
+    let mark = match finding.verdict {
+        Verdict::Good => styled(GOOD, "good"),
+        Verdict::Warning => styled(WARNING, "look"),
+        Verdict::Bad => styled(BAD, "bad "),
+        _ => "-   ".into(),
+    };
+    let mut lines = vec![format!("{mark}  {:width$}  {}", finding.check, finding.what)];
+    if let Some(advice) = &finding.advice {
+        lines.push(format!("      {:width$}  {} {advice}", "", styled(ADVICE, "advice:")));
+    }
+    lines
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    let policy = arguments.access.policy()?;
+    let mut options = DiagnoseOptions::default();
+    if arguments.write {
+        options = options.writing();
+    }
+    let diagnosis = streams::wait(session, async { Ok(diagnose(&arguments.url, &policy, &options).await) })?;
+    let fit = diagnosis.is_fit();
+    session.output.report(&DoctorReport { url: arguments.url.clone(), fit, diagnosis })?;
+    if fit { Ok(()) } else { Err(Unsound::Place(arguments.url.clone()).into()) }
+}

@@ -1,0 +1,117 @@
+//! `tensorpatch status`: how far a replica is behind.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use tensorpatch::store::{ReplicaCondition, ReplicaStatus};
+
+use crate::dates::{date, length};
+use crate::exit::Unsound;
+use crate::output::{Report, bytes, counted, fields};
+use crate::session::Session;
+use crate::streams::{self, Source};
+
+/// Says which version a local checkpoint holds, which one is the newest, and how much lies between them. It
+/// alters nothing, waits for no lock and downloads no weights.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// The directory of a pull
+    dir: PathBuf,
+    /// End with exit code 9 if the newest version is more than N ahead, or no way leads to it
+    #[arg(long, value_name = "N")]
+    max_behind: Option<u64>,
+    /// The name under which the replica keeps a lease, to say how it stands
+    #[arg(long, value_name = "NAME")]
+    lease: Option<String>,
+}
+
+#[derive(Serialize)]
+struct StatusReport {
+    url: String,
+    dir: PathBuf,
+    #[serde(flatten)]
+    status: ReplicaStatus,
+    /// Whether the lease lives, by this machine's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_alive: Option<bool>,
+    #[serde(skip)]
+    now: i64,
+}
+
+impl Report for StatusReport {
+    fn lines(&self) -> Vec<String> {
+        let status = &self.status;
+        let holds = match (status.condition, status.held) {
+            (_, Some(held)) => format!("version {held}"),
+            (ReplicaCondition::Updating, _) => "an update that is under way, or was interrupted".into(),
+            (ReplicaCondition::Damaged, _) => "a damaged version: tensorpatch pull restores it".into(),
+            _ => "nothing yet".into(),
+        };
+        let newest = match (status.tip, status.tip_created) {
+            (Some(tip), Some(created)) => format!(
+                "version {tip}, published {} UTC, {} ago",
+                date(created),
+                length(status.tip_age_seconds.unwrap_or_default())
+            ),
+            _ => "no version is published yet".into(),
+        };
+        let behind = match (&status.obstacle, status.behind_bytes) {
+            (Some(obstacle), _) => obstacle.clone(),
+            (None, Some(to_fetch)) if to_fetch > 0 => {
+                format!("{}, {} to download", counted(status.behind_versions, "version"), bytes(to_fetch))
+            }
+            _ => counted(status.behind_versions, "version"),
+        };
+        let mut pairs = vec![
+            ("stream", format!("{} ({})", self.url, status.stream)),
+            ("replica", self.dir.display().to_string()),
+            ("holds", holds),
+            ("newest", newest),
+            ("behind", behind),
+        ];
+        if let Some(alive) = self.lease_alive {
+            pairs.push((
+                "lease",
+                match &status.lease {
+                    None => "none under this name".into(),
+                    Some(lease) => format!(
+                        "{}, renewed {} ago, for {}{}",
+                        lease.holder,
+                        length(u64::try_from(self.now.saturating_sub(lease.renewed)).unwrap_or(0)),
+                        length(lease.seconds),
+                        if alive { "" } else { ": it has expired" }
+                    ),
+                },
+            ));
+        }
+        fields(&pairs)
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    let status = streams::wait(session, async {
+        let stream = arguments.source.open().await?;
+        Ok(stream.status_of(&arguments.dir, arguments.lease.as_deref()).await?)
+    })?;
+    let now = streams::unix_now();
+    let lease_alive =
+        arguments.lease.is_some().then(|| status.lease.as_ref().is_some_and(|lease| lease.lives_at(now)));
+    let (behind, lost) = (status.behind_versions, status.obstacle.is_some());
+    session.output.report(&StatusReport {
+        url: arguments.source.url.clone(),
+        dir: arguments.dir.clone(),
+        status,
+        lease_alive,
+        now,
+    })?;
+    match arguments.max_behind {
+        Some(most) if lost || behind > most => {
+            Err(Unsound::Behind { dir: arguments.dir.display().to_string(), behind, most }.into())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,81 @@
+//! Which share of each layer changed in each step, as a heat map: a table whose cells are coloured.
+
+use std::fmt::Write as _;
+
+use tensorpatch::store::upkeep::StreamReport;
+
+use super::html::{self, text};
+use crate::output::{count, percent};
+
+/// Shades from the least to the greatest share; the style has as many.
+const SHADES: usize = 8;
+
+pub(super) fn figure(report: &StreamReport) -> Option<String> {
+    if report.layers.is_empty() {
+        let obstacle = report.steps_obstacle.as_ref()?;
+        let about = format!("No weights could be compared: {}", text(obstacle));
+        return Some(html::figure("layers", "Changed share by layer", &about, ""));
+    }
+    let share =
+        |changed: u64, elements: u64| if elements == 0 { 0.0 } else { changed as f64 / elements as f64 };
+    let elements = |place: usize| report.layers.get(place).map_or(0, |layer| layer.elements);
+    let shares = report.steps.iter().flat_map(|step| step.changed.iter().flatten().enumerate());
+    let greatest = shares.map(|(place, changed)| share(*changed, elements(place))).fold(0.0, f64::max);
+    let mut table = "<table class=\"heat\">\n<thead><tr><th scope=\"col\">layer</th>".to_owned();
+    for step in &report.steps {
+        let _ = write!(table, "<th scope=\"col\">{}</th>", step.version);
+    }
+    table.push_str("</tr></thead>\n<tbody>\n");
+    for (place, layer) in report.layers.iter().enumerate() {
+        let _ = write!(table, "<tr><th scope=\"row\" title=\"{0}\">{0}</th>", text(&layer.name));
+        for step in &report.steps {
+            match step.changed.as_ref().and_then(|changed| changed.get(place)) {
+                Some(changed) => {
+                    let share = share(*changed, layer.elements);
+                    let _ = write!(
+                        table,
+                        "<td class=\"shade-{}\" title=\"{} of {} elements\">{}</td>",
+                        shade(share, greatest),
+                        count(*changed),
+                        count(layer.elements),
+                        percent(*changed, layer.elements).trim_end_matches(" %")
+                    );
+                }
+                None => table.push_str("<td title=\"not compared\">–</td>"),
+            }
+        }
+        table.push_str("</tr>\n");
+    }
+    table.push_str("</tbody>\n</table>\n");
+    let scroll = format!(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"layers-heading\">\n{table}</div>\n"
+    );
+    let obstacle =
+        report.steps_obstacle.as_ref().map(|why| format!(" Then: {}.", text(why))).unwrap_or_default();
+    let about = format!(
+        "Percent of the elements of a layer that changed, for the newest {} steps; the stronger the colour, the more.{obstacle}",
+        report.steps.len()
+    );
+    Some(html::figure("layers", "Changed share by layer and step", &about, &scroll))
+}
+
+/// The shade of a share, by its square root: small shares stay apart.
+fn shade(share: f64, greatest: f64) -> usize {
+    if greatest <= 0.0 {
+        return 0;
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the shades")]
+    let shade = ((share / greatest).clamp(0.0, 1.0).sqrt() * SHADES as f64) as usize;
+    shade.min(SHADES - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shades_go_from_nothing_to_the_greatest_share() {
+        assert_eq!((shade(0.0, 0.0), shade(0.0, 0.1), shade(0.1, 0.1)), (0, 0, SHADES - 1));
+        assert!(shade(0.01, 0.1) > 0 && shade(0.01, 0.1) < shade(0.05, 0.1));
+    }
+}

@@ -1,0 +1,202 @@
+//! The metrics of a follower over HTTP: `/metrics` in the text format of Prometheus, and `/healthz`.
+//!
+//! It answers one kind of request and understands no more: whoever asks can send what they like.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use tensorpatch::store::{FollowCounts, FollowMetrics, StreamId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// The most bytes of a request that are read.
+const MAX_REQUEST: usize = 8 << 10;
+/// How long a request may take, answer included.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections at once; others wait.
+const AT_ONCE: usize = 16;
+/// A follower whose store has failed for longer is not healthy.
+const UNHEALTHY_AFTER_SECONDS: f64 = 60.0;
+
+/// Reads an address: `HOST:PORT`, or a port of the loopback interface.
+pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text).parse().ok();
+    let address = port.map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    address
+        .or_else(|| text.parse().ok())
+        .ok_or_else(|| "expected a port, or ADDRESS:PORT with an IP address".into())
+}
+
+/// Listens on `address`.
+pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for --metrics"))
+}
+
+/// Answers requests for as long as it is polled.
+pub(crate) async fn serve(listener: TcpListener, stream: StreamId, metrics: FollowMetrics) {
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok((connection, _)) = listener.accept().await else {
+            // Such as when there are too many open files: others close theirs.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let metrics = metrics.clone();
+        tokio::spawn(async move {
+            // Whoever is too slow or gone gets nothing.
+            let _ = tokio::time::timeout(PATIENCE, answer(connection, stream, &metrics)).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn answer(mut connection: TcpStream, stream: StreamId, metrics: &FollowMetrics) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    let mut block = [0; 1024];
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < MAX_REQUEST {
+        match connection.read(&mut block).await? {
+            0 => break,
+            read => request.extend_from_slice(block.get(..read).unwrap_or_default()),
+        }
+    }
+    let response = response(&request, stream, &metrics.counts(), now());
+    connection.write_all(response.as_bytes()).await?;
+    connection.shutdown().await
+}
+
+/// The answer to a request, head included.
+fn response(request: &[u8], stream: StreamId, counts: &FollowCounts, now: f64) -> String {
+    let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ');
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let (status, body) = match (method, path) {
+        (b"GET" | b"HEAD", b"/metrics") => ("200 OK", text(stream, counts)),
+        (b"GET" | b"HEAD", b"/healthz") => health(counts, now),
+        (b"GET" | b"HEAD", _) => ("404 Not Found", "there are /metrics and /healthz\n".into()),
+        _ => ("405 Method Not Allowed", "only GET\n".into()),
+    };
+    let length = body.len();
+    let body = if method == b"HEAD" { String::new() } else { body };
+    format!(
+        "HTTP/1.0 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+}
+
+fn health(counts: &FollowCounts, now: f64) -> (&'static str, String) {
+    match counts.failing_since {
+        Some(since) if now - since > UNHEALTHY_AFTER_SECONDS => {
+            ("503 Service Unavailable", format!("the store fails since {:.0} s\n", now - since))
+        }
+        _ if counts.version.is_none() => ("503 Service Unavailable", "no version is held yet\n".into()),
+        _ => ("200 OK", "ok\n".into()),
+    }
+}
+
+/// The counts in the text format of Prometheus.
+fn text(stream: StreamId, counts: &FollowCounts) -> String {
+    let mut out = String::new();
+    let mut put = |name: &str, kind: &str, help: &str, labels: &str, value: Option<f64>| {
+        let Some(value) = value else { return };
+        let name = format!("tensorpatch_replica_{name}");
+        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}\n");
+    };
+    let number = |count: u64| Some(count as f64);
+    put("info", "gauge", "The stream that is followed.", &format!("{{stream=\"{stream}\"}}"), Some(1.0));
+    put(
+        "version",
+        "gauge",
+        "The version that is held.",
+        "",
+        counts.version.map(|version| version.get() as f64),
+    );
+    let help = "When a version was last brought into place.";
+    put("last_update_timestamp_seconds", "gauge", help, "", counts.updated);
+    put("last_answer_timestamp_seconds", "gauge", "When the stream last answered.", "", counts.answered);
+    put("polls_total", "counter", "Times that the stream was asked and answered.", "", number(counts.polls));
+    let help = "Times that the store failed in a way that may pass.";
+    put("store_failures_total", "counter", help, "", number(counts.failures));
+    put("updates_total", "counter", "Versions that were brought into place.", "", number(counts.updates));
+    put("skipped_versions_total", "counter", "Versions that were stepped over.", "", number(counts.skipped));
+    put(
+        "downloaded_bytes_total",
+        "counter",
+        "Bytes that were downloaded.",
+        "",
+        number(counts.downloaded_bytes),
+    );
+    let help = "Bytes of model that were looked at or written.";
+    put("applied_bytes_total", "counter", help, "", number(counts.applied_bytes));
+    out
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream() -> StreamId {
+        "00112233445566778899aabbccddeeff".parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_is_a_port_of_this_machine_or_all_of_an_address() {
+        for (text, address) in [
+            ("9464", "127.0.0.1:9464"),
+            (":9464", "127.0.0.1:9464"),
+            ("0.0.0.0:1", "0.0.0.0:1"),
+            ("[::1]:2", "[::1]:2"),
+        ] {
+            assert_eq!(parse_address(text), Ok(address.parse().unwrap()));
+        }
+        for text in ["", "host", "99999", "1.2.3.4"] {
+            assert!(parse_address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_asked_has_one_answer() {
+        let counts = FollowMetrics::default().counts();
+        for (request, status) in [
+            (&b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"[..], "200"),
+            (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", "200"),
+            (b"GET /healthz HTTP/1.1\r\n\r\n", "503"),
+            (b"GET /../etc/passwd HTTP/1.1\r\n\r\n", "404"),
+            (b"POST /metrics HTTP/1.1\r\n\r\n", "405"),
+            (b"", "405"),
+            (&[0xff; 9000], "405"),
+        ] {
+            let response = response(request, stream(), &counts, 0.0);
+            assert!(response.starts_with(&format!("HTTP/1.0 {status} ")), "{response}");
+            let (head, body) = response.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+        }
+        let head = response(b"HEAD /metrics HTTP/1.1\r\n\r\n", stream(), &counts, 0.0);
+        assert!(head.ends_with("\r\n\r\n"));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_says_nothing_does_not_keep_others_from_an_answer() {
+        let listener = listen(parse_address("0").unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, stream(), FollowMetrics::default()));
+        let mut silent = Vec::new();
+        for _ in 0..AT_ONCE - 1 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut asking = TcpStream::connect(address).await.unwrap();
+        asking.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        asking.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("tensorpatch_replica_polls_total 0\n"), "{answer}");
+    }
+}

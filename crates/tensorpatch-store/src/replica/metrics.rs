@@ -1,0 +1,111 @@
+//! Counting what a follower does, for whoever watches it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use tensorpatch_stream::Version;
+
+use super::Pulled;
+use crate::observe::{Event, Observer, Phase};
+
+/// Counters of a follower. Clones count together.
+///
+/// ```no_run
+/// # async fn example(stream: tensorpatch_store::Stream) -> Result<(), tensorpatch_store::StoreError> {
+/// use tensorpatch_store::{FollowMetrics, Replica, ReplicaOptions};
+///
+/// let metrics = FollowMetrics::default();
+/// let options = ReplicaOptions::default().with_observer(metrics.observer());
+/// let replica = Replica::of(stream, "replica", options);
+/// let mut versions = replica.follow();
+/// while let Some(pulled) = versions.next().await? {
+///     metrics.pulled(&pulled);
+///     println!("{:?}", metrics.counts());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct FollowMetrics(Arc<Mutex<FollowCounts>>);
+
+/// What a follower has done so far. Times are seconds since 1970 by this machine's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[non_exhaustive]
+pub struct FollowCounts {
+    /// The version that is held.
+    pub version: Option<Version>,
+    /// When it was brought into place.
+    pub updated: Option<f64>,
+    /// When the stream last answered.
+    pub answered: Option<f64>,
+    /// Since when the store fails, if it has not answered since.
+    pub failing_since: Option<f64>,
+    /// Times that the stream was asked and answered.
+    pub polls: u64,
+    /// Times that the store failed in a way that may pass.
+    pub failures: u64,
+    /// Versions that were brought into place, that of the start included.
+    pub updates: u64,
+    /// Versions that were stepped over since others were newer.
+    pub skipped: u64,
+    /// Bytes that were downloaded.
+    pub downloaded_bytes: u64,
+    /// Bytes of model that were written or compared.
+    pub applied_bytes: u64,
+}
+
+impl FollowMetrics {
+    /// What is to be the replica's observer.
+    pub fn observer(&self) -> Observer {
+        let counts = self.clone();
+        Observer::new(move |event| counts.take(event))
+    }
+
+    /// Counts an event of an observer, for those who have one of their own.
+    pub fn take(&self, event: Event) {
+        let mut counts = self.lock();
+        match event {
+            Event::Answered => {
+                counts.polls = counts.polls.saturating_add(1);
+                counts.answered = Some(now());
+                counts.failing_since = None;
+            }
+            Event::StoreFailed => {
+                counts.failures = counts.failures.saturating_add(1);
+                counts.failing_since.get_or_insert_with(now);
+            }
+            Event::Advanced(Phase::Download, bytes) => {
+                counts.downloaded_bytes = counts.downloaded_bytes.saturating_add(bytes);
+            }
+            Event::Advanced(Phase::Apply, bytes) => {
+                counts.applied_bytes = counts.applied_bytes.saturating_add(bytes);
+            }
+            Event::Started(..) | Event::Advanced(..) => {}
+        }
+    }
+
+    /// Counts a version that is held now.
+    pub fn pulled(&self, pulled: &Pulled) {
+        let mut counts = self.lock();
+        let stepped =
+            pulled.from.map_or(0, |from| pulled.to.get().saturating_sub(from.get()).saturating_sub(1));
+        counts.version = Some(pulled.to);
+        counts.updated = Some(now());
+        counts.updates = counts.updates.saturating_add(1);
+        counts.skipped = counts.skipped.saturating_add(stepped);
+    }
+
+    /// The counts so far.
+    pub fn counts(&self) -> FollowCounts {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FollowCounts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

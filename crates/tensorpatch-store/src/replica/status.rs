@@ -1,0 +1,121 @@
+//! How a replica stands against its stream, without altering either.
+
+use std::path::Path;
+
+use serde::Serialize;
+use tensorpatch_stream::{StreamId, Version};
+
+use super::directory::{Condition, InstalledVersion, read_state};
+use super::{check_held, lease_id};
+use crate::error::StoreError;
+use crate::local::{self, blocking};
+use crate::stream::Stream;
+use crate::stream::lease::ReplicaLease;
+
+/// How a directory stands against its stream; made by [`Stream::status_of`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ReplicaStatus {
+    /// The stream.
+    pub stream: StreamId,
+    /// What the files are, by the state file.
+    pub condition: ReplicaCondition,
+    /// The version that is held; none if the directory holds nothing, or only part of a version.
+    pub held: Option<Version>,
+    /// The newest version of the stream.
+    pub tip: Option<Version>,
+    /// How many versions the newest is ahead.
+    pub behind_versions: u64,
+    /// Bytes of the patches or of the anchor that lead there; none if no way does.
+    pub behind_bytes: Option<u64>,
+    /// Why no way leads to the newest version.
+    pub obstacle: Option<String>,
+    /// When the newest version was published, in seconds since 1970 by its publisher's clock.
+    pub tip_created: Option<u64>,
+    /// How long ago that was, by the clocks of its publisher and of this machine.
+    pub tip_age_seconds: Option<u64>,
+    /// The lease of the holder that was asked for, if there is one.
+    pub lease: Option<ReplicaLease>,
+}
+
+/// What the files of a replica are, by its state file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ReplicaCondition {
+    /// No replica yet.
+    Empty,
+    /// A version.
+    Held,
+    /// Between two versions: an update is under way or was interrupted; the next pull completes it.
+    Updating,
+    /// Found to be no version any more; the next pull restores it.
+    Damaged,
+}
+
+impl Stream {
+    /// How the replica in `dir` stands against this stream, and the lease of `holder`. It reads the state
+    /// file of the replica and records of the stream, and neither waits for nor alters anything.
+    ///
+    /// # Errors
+    /// [`StoreError::AnotherStream`] if it is a replica of another; [`StoreError::HistoryRewritten`] if the
+    /// stream no longer has the version that is held; or if the store fails.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
+    pub async fn status_of(
+        &self,
+        dir: impl AsRef<Path>,
+        holder: Option<&str>,
+    ) -> Result<ReplicaStatus, StoreError> {
+        let path = dir.as_ref().to_owned();
+        let state = blocking(move || read_state(&path)).await?;
+        if let Some(state) = state.as_ref().filter(|state| state.stream != self.id()) {
+            return Err(StoreError::AnotherStream {
+                path: dir.as_ref().to_owned(),
+                expected: state.stream,
+                found: self.id(),
+            });
+        }
+        let (condition, held) = match state.map(|state| state.condition) {
+            None => (ReplicaCondition::Empty, None),
+            Some(Condition::Held(InstalledVersion { id, .. })) => (ReplicaCondition::Held, Some(id)),
+            Some(Condition::Applying { .. } | Condition::Switching { .. }) => {
+                (ReplicaCondition::Updating, None)
+            }
+            Some(Condition::Damaged { .. }) => (ReplicaCondition::Damaged, None),
+        };
+        let reading = self.reading_once();
+        let tip = reading.tip_after(held.map(|held| held.version)).await?;
+        if let Some(held) = held {
+            check_held(&reading, dir.as_ref(), held.version, held.commit).await?;
+        }
+        let (behind_bytes, obstacle) = match &tip {
+            None => (None, None),
+            Some(tip) => match reading.plan_to(held, tip, &Default::default(), false).await {
+                Ok((_, plan)) => (Some(plan.bytes()), None),
+                Err(error @ StoreError::Plan(_)) => (None, Some(error.to_string())),
+                Err(error) => return Err(error),
+            },
+        };
+        let lease = match holder {
+            Some(holder) => self.replica_lease(&lease_id(holder)).await?,
+            None => None,
+        };
+        let held = held.map(|held| held.version);
+        let tip_created = tip.as_ref().map(|tip| tip.record.created);
+        let tip = tip.map(|tip| tip.record.version);
+        Ok(ReplicaStatus {
+            stream: self.id(),
+            condition,
+            held,
+            tip,
+            behind_versions: tip.map_or(0, Version::get).saturating_sub(held.map_or(0, Version::get)),
+            behind_bytes,
+            obstacle,
+            tip_created,
+            tip_age_seconds: tip_created.map(|created| local::unix_now().saturating_sub(created)),
+            lease,
+        })
+    }
+}

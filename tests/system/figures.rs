@@ -1,0 +1,235 @@
+//! `report`, its page in a browser, `inspect` by layer, and the metrics of `follow`.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{arguments, command, finish, fixture, run, temporary};
+
+/// What somebody hostile would call things.
+const HOSTILE: &str = "</script><script>document.title='taken'</script>\"'><img src=x onerror=alert(1)>";
+
+/// A stream of three versions with a hostile label and a lease of a hostile name.
+fn stream_in(dir: &Path) -> PathBuf {
+    let stream = dir.join("stream");
+    for number in 4..=6 {
+        let label = format!("{HOSTILE}{number}");
+        let baseline = dir.join("baseline");
+        run(&arguments![
+            "publish",
+            fixture(number),
+            "--to",
+            stream,
+            "--baseline",
+            baseline,
+            "--label",
+            label
+        ])
+        .ok();
+        if number == 5 {
+            run(&arguments!["pull", stream, dir.join("replica"), "--lease", HOSTILE]).ok();
+        }
+    }
+    stream
+}
+
+/// The page of a stream, and what it embeds.
+fn page_of(dir: &Path) -> (PathBuf, Value) {
+    let (stream, page) = (stream_in(dir), dir.join("report.html"));
+    let report =
+        run(&arguments!["report", stream, "-o", page, "--work", dir.join("work"), "--json"]).ok().json();
+    (page, report)
+}
+
+#[test]
+fn a_report_says_the_same_in_its_page_and_in_json() {
+    let dir = temporary();
+    let (page, report) = page_of(dir.path());
+    let html = fs::read_to_string(page).unwrap();
+    let (_, rest) = html.split_once("<script type=\"application/json\" id=\"report\">").unwrap();
+    let embedded: Value = serde_json::from_str(rest.split_once("</script>").unwrap().0).unwrap();
+    assert_eq!(embedded, report);
+    assert_eq!(report["versions"].as_array().unwrap().len(), 3);
+    assert_eq!(report["replicas"][0]["held"], 2);
+    let steps = report["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 2);
+    for (step, version) in steps.iter().zip(&report["versions"].as_array().unwrap()[1..]) {
+        let sum =
+            |counts: &Value| counts.as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum::<u64>();
+        assert_eq!(sum(&step["changed"]), version["changed_elements"].as_u64().unwrap());
+        assert_eq!(sum(&step["distances"]), sum(&step["changed"]));
+    }
+    for figure in ["bytes", "history", "late-joins", "layers", "distances", "replicas"] {
+        assert!(html.contains(&format!("id=\"{figure}-heading\"")), "{figure}");
+    }
+    // Nothing that was published is part of the page's own text, and nothing is fetched.
+    assert_eq!(html.matches("<script").count(), 2);
+    assert!(!html.contains("<img") && !html.contains("http://") && !html.contains("https://"));
+    assert!(html.contains("&lt;/script&gt;"));
+}
+
+#[test]
+fn a_report_without_steps_downloads_nothing_and_one_of_an_empty_place_fails() {
+    let dir = temporary();
+    let stream = stream_in(dir.path());
+    let (page, work) = (dir.path().join("report.html"), dir.path().join("work"));
+    let report = run(&arguments!["report", stream, "-o", page, "--work", work, "--steps", "0"]).ok();
+    assert!(!work.exists() && page.exists());
+    let text = String::from_utf8(report.stdout).unwrap();
+    assert!(text.contains("compared  0 steps"), "{text}");
+    run(&arguments!["report", dir.path().join("none"), "-o", page]).fails(6, &["there is no stream"]);
+    run(&arguments!["report", stream]).fails(2, &["--output"]);
+}
+
+/// Runs a page in the browser without a screen and returns its document once scripts have run; nothing if
+/// there is no browser.
+fn document_in_browser(page: &Path, profile: &Path) -> Option<String> {
+    let browsers = ["chromium", "chromium-browser", "google-chrome"];
+    let found = browsers.into_iter().find(|name| {
+        let version =
+            Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        version.is_ok_and(|status| status.success())
+    });
+    let Some(browser) = found else {
+        eprintln!("there is no chromium: the page is not tried in a browser");
+        return None;
+    };
+    let mut command = Command::new(browser);
+    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]);
+    command.arg(format!("--user-data-dir={}", profile.display())).arg(format!("file://{}", page.display()));
+    let output = command.output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let complaints: Vec<&str> = log.lines().filter(|line| line.contains("CONSOLE")).collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn the_page_runs_in_a_browser_without_a_complaint_and_shows_what_json_says() {
+    let dir = temporary();
+    let (page, report) = page_of(dir.path());
+    // The script is asked to go through each plot with the keyboard, and what it says is kept in the
+    // document.
+    let probe = "<script>for (const plot of document.querySelectorAll('.plot')) {\
+        plot.dispatchEvent(new KeyboardEvent('keydown', { key: 'End' })); }</script></body>";
+    let html = fs::read_to_string(&page).unwrap().replace("</body>", probe);
+    fs::write(&page, html).unwrap();
+    let Some(document) = document_in_browser(&page, &dir.path().join("profile")) else { return };
+    assert!(!document.contains("<title>taken"), "a label ran as a script");
+    let tip = report["versions"].as_array().unwrap().last().unwrap();
+    let bytes = tip["bytes"].as_u64().unwrap();
+    let grouped = format!("{},{:03} bytes", bytes / 1000, bytes % 1000);
+    let (_, said) = document.split_once("for=\"bytes\"").unwrap();
+    let said = said.split_once("</output>").unwrap().0;
+    assert!(said.contains("version 3") && said.contains(&grouped), "{said} {grouped}");
+    assert_eq!(document.matches("<rect class=\"bar").count(), 3 + 4);
+}
+
+#[test]
+fn inspect_shows_what_changes_in_each_layer_by_a_patch_or_between_checkpoints() {
+    let dir = temporary();
+    let patch = dir.path().join("p.tpatch");
+    let made = run(&arguments!["diff", fixture(4), fixture(5), "-o", patch, "--json"]).ok().json();
+    let by_patch = run(&arguments!["inspect", patch, "--base", fixture(4), "--json"]).ok().json();
+    let between = run(&arguments!["inspect", fixture(4), fixture(5), "--json"]).ok().json();
+    let sum = |report: &Value, field: &str| {
+        report["layers"].as_array().unwrap().iter().map(|layer| layer[field].as_u64().unwrap()).sum::<u64>()
+    };
+    for report in [&by_patch, &between] {
+        assert_eq!(sum(report, "changed_elements"), made["changed_elements"].as_u64().unwrap());
+        assert_eq!(sum(report, "elements"), made["total_elements"].as_u64().unwrap());
+    }
+    assert_eq!(sum(&by_patch, "bytes"), by_patch["payload_bytes"].as_u64().unwrap());
+    assert_eq!(by_patch["distances"], between["distances"]);
+    for width in ["60", "80", "200"] {
+        let shown =
+            finish(command(&arguments!["inspect", fixture(4), fixture(5)]).env("COLUMNS", width)).ok();
+        let text = String::from_utf8(shown.stdout).unwrap();
+        let table = text.split_once("\n\n").unwrap().1;
+        let widest = table.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(widest <= width.parse().unwrap(), "{widest}:\n{text}");
+        assert!(text.contains('█') && text.contains("1 ulp"), "{text}");
+    }
+    let wrong = arguments!["inspect", patch, "--base", fixture(6)];
+    run(&wrong).fails(4, &["not the base of the patch"]);
+}
+
+/// The answer to a request to the metrics of a follower.
+fn ask(address: &str, path: &str) -> String {
+    let mut connection = TcpStream::connect(address).unwrap();
+    connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_follower_serves_its_metrics_and_whether_it_is_healthy() {
+    let dir = temporary();
+    let stream = stream_in(dir.path());
+    let mut follower = command(&arguments!["follow", stream, dir.path().join("r"), "--metrics", "0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(follower.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut address = String::new();
+    for line in lines {
+        if let Some(found) = line.strip_prefix("metrics at http://") {
+            address = found.trim_end_matches("/metrics").to_owned();
+        }
+        if line.starts_with("version 3") {
+            break;
+        }
+    }
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    let metrics = ask(&address, "/metrics");
+    for line in ["tensorpatch_replica_version 3", "tensorpatch_replica_updates_total 1"] {
+        assert!(metrics.contains(&format!("\n{line}\n")), "{line} is not in: {metrics}");
+    }
+    assert!(ask(&address, "/healthz").ends_with("\r\n\r\nok\n"));
+    assert!(ask(&address, "/").starts_with("HTTP/1.0 404"));
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    run(&arguments!["follow", stream, dir.path().join("r"), "--metrics", "example.org"])
+        .fails(2, &["--metrics"]);
+}
+
+#[test]
+fn shells_and_man_know_every_command() {
+    let dir = temporary();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]).ok();
+        assert!(String::from_utf8(script.stdout).unwrap().contains("doctor"), "{shell}");
+    }
+    run(&arguments!["man", dir.path()]).ok();
+    let page = fs::read_to_string(dir.path().join("tensorpatch-status.1")).unwrap();
+    assert!(page.contains("max\\-behind") && page.contains("Example"), "{page}");
+    run(&["completions", "abacus"]).fails(2, &["abacus"]);
+}
+
+#[test]
+fn settings_come_from_the_flag_before_the_variable_before_the_file() {
+    let dir = temporary();
+    let (stream, settings) = (stream_in(dir.path()), dir.path().join("settings.toml"));
+    fs::write(&settings, "max_plan_bytes = 1\n").unwrap();
+    let replica = dir.path().join("fresh");
+    let pull = |variable: Option<&str>, flags: &[&str]| {
+        let mut command = command(&arguments!["pull", stream, replica]);
+        command.args(flags).env("TENSORPATCH_CONFIG", &settings);
+        command.envs(variable.map(|value| ("TENSORPATCH_MAX_PLAN_BYTES", value)));
+        finish(&mut command)
+    };
+    pull(None, &[]).fails(2, &["at most 1"]);
+    pull(Some("2"), &[]).fails(2, &["at most 2"]);
+    pull(Some("2"), &["--max-plan-bytes", "3"]).fails(2, &["at most 3"]);
+    pull(Some("1GiB"), &[]).ok();
+    fs::write(&settings, "colour = \"red\"\n").unwrap();
+    pull(None, &[]).fails(2, &["settings.toml", "colour", "docs/settings.md"]);
+    fs::remove_file(&settings).unwrap();
+    pull(None, &[]).fails(1, &["there is no such file"]);
+}

@@ -1,0 +1,182 @@
+//! What a stream, a replica, a key and a place for a stream answer: `status`, `log`, `key show`, `doctor`.
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::{arguments, command, finish, fixture, read, run, temporary, tree};
+
+/// A stream of three versions in `dir`/stream, and a replica of version 1 in `dir`/replica.
+fn stream_and_replica(dir: &Path) {
+    let (stream, replica) = (dir.join("stream"), dir.join("replica"));
+    for number in 4..=6 {
+        run(&arguments!["publish", fixture(number), "--to", stream, "--baseline", dir.join("baseline")]).ok();
+        if number == 4 {
+            run(&arguments!["pull", stream, replica]).ok();
+        }
+    }
+}
+
+#[test]
+fn status_says_how_far_a_replica_is_behind_and_alters_nothing() {
+    let dir = temporary();
+    stream_and_replica(dir.path());
+    let (stream, replica) = (dir.path().join("stream"), dir.path().join("replica"));
+    let before = tree(dir.path());
+    let status = |directory: &Path, most: &str| {
+        run(&arguments!["status", stream, directory, "--json", "--max-behind", most])
+    };
+    let behind = status(&replica, "2").ok().json();
+    assert_eq!(behind["held"], 1);
+    assert_eq!(behind["tip"], 3);
+    assert_eq!(behind["behind_versions"], 2);
+    assert_eq!(behind["condition"], "held");
+    assert!(behind["behind_bytes"].as_u64().unwrap() > 0 && behind["tip_age_seconds"].is_u64(), "{behind}");
+    let late = status(&replica, "1").fails(9, &["2 versions behind", "tensorpatch pull"]);
+    assert_eq!(late.json()["behind_versions"], 2);
+    let none = status(&dir.path().join("none"), "3").ok().json();
+    assert_eq!((&none["held"], &none["condition"]), (&serde_json::Value::Null, &"empty".into()));
+    assert!(none["behind_bytes"].as_u64() > behind["behind_bytes"].as_u64(), "{none}");
+    assert_eq!(tree(dir.path()), before);
+
+    run(&arguments!["pull", stream, replica, "--lease", "engine-1"]).ok();
+    let report = run(&arguments!["status", stream, replica, "--lease", "engine-1"]).ok();
+    let text = String::from_utf8_lossy(&report.stdout);
+    for words in ["version 3", "behind   0 versions", "engine-1, renewed"] {
+        assert!(text.contains(words), "{words:?} is not in: {text}");
+    }
+}
+
+#[test]
+fn status_refuses_a_replica_of_another_stream_and_names_a_way_that_is_cut_off() {
+    let dir = temporary();
+    stream_and_replica(dir.path());
+    let (stream, other, replica) =
+        (dir.path().join("stream"), dir.path().join("other"), dir.path().join("replica"));
+    run(&arguments!["publish", fixture(5), "--to", other, "--baseline", dir.path().join("b")]).ok();
+    run(&arguments!["status", other, replica]).fails(5, &["replica"]);
+    fs::remove_dir_all(stream.join("patches")).unwrap();
+    fs::remove_dir_all(stream.join("anchors")).unwrap();
+    let cut_off = run(&arguments!["status", stream, replica, "--json", "--max-behind", "9"]).fails(9, &[]);
+    assert!(cut_off.json()["obstacle"].as_str().unwrap().contains("no path leads to version 3"));
+}
+
+#[test]
+fn the_log_fits_the_terminal_and_shows_dates_signers_and_anchors() {
+    let dir = temporary();
+    let (stream, key) = (dir.path().join("stream"), dir.path().join("key"));
+    run(&arguments!["keygen", key]).ok();
+    for number in 4..=6 {
+        let label = format!("a step with a long name that does not fit into sixty columns: {number}");
+        run(&arguments![
+            "publish",
+            fixture(number),
+            "--to",
+            stream,
+            "--baseline",
+            dir.path().join("baseline"),
+            "--sign-key",
+            key,
+            "--label",
+            label
+        ])
+        .ok();
+    }
+    let table = |width: &str, newest: &str| {
+        let log = finish(command(&arguments!["log", stream, "-n", newest]).env("COLUMNS", width)).ok();
+        let text = String::from_utf8_lossy(&log.stdout).into_owned();
+        let (fields, table) = text.split_once("\n\n").unwrap();
+        (fields.to_owned(), table.to_owned())
+    };
+    for (width, headings) in [("60", "version  kind"), ("80", "published"), ("200", "signer")] {
+        let (_, table) = table(width, "9");
+        let widest = table.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(widest <= width.parse().unwrap(), "{widest} columns:\n{table}");
+        assert!(table.contains(headings), "{table}");
+        assert_eq!(table.lines().count(), 4);
+    }
+    let (fields, wide) = table("200", "9");
+    let public = run(&arguments!["key", "show", key, "--json"]).ok().json();
+    let public = public["public_key"].as_str().unwrap();
+    assert!(fields.contains(&format!("signed   {public}, versions 1 to 3")), "{fields}");
+    assert!(fields.contains("anchors  1: the newest of version 1"), "{fields}");
+    assert!(wide.contains(&public[..8]) && wide.contains("20"), "{wide}");
+
+    let (fields, newest) = table("80", "2");
+    assert_eq!(newest.lines().count(), 3, "{newest}");
+    assert!(fields.contains("3 versions: the newest 2 are listed"), "{fields}");
+    let all = run(&arguments!["log", stream, "--json"]).ok().json();
+    let some = run(&arguments!["log", stream, "--json", "-n", "2"]).ok().json();
+    assert_eq!(all["versions"].as_array().unwrap()[1..], some["versions"].as_array().unwrap()[..]);
+}
+
+#[test]
+fn a_key_tells_its_public_half_and_what_was_signed_with_it() {
+    let dir = temporary();
+    let (stream, key) = (dir.path().join("stream"), dir.path().join("key"));
+    let made = run(&arguments!["keygen", key, "--json"]).ok().json();
+    let unused = run(&arguments!["key", "show", key, "--json"]).ok().json();
+    assert_eq!(unused["public_key"], made["public_key"]);
+    assert_eq!(unused["signed"], serde_json::json!([]));
+    let published = run(&arguments![
+        "publish",
+        fixture(4),
+        "--to",
+        stream,
+        "--baseline",
+        dir.path().join("baseline"),
+        "--sign-key",
+        key,
+        "--json"
+    ])
+    .ok()
+    .json();
+    let used = run(&arguments!["key", "show", key, "--json"]).ok().json();
+    assert_eq!(used["signed"][0]["stream"], published["stream"]);
+    assert_eq!(used["signed"][0]["version"], 1);
+    let shown = String::from_utf8(run(&arguments!["key", "show", key]).ok().stdout).unwrap();
+    assert!(!shown.contains(String::from_utf8(read(&key)).unwrap().trim()), "the secret is shown");
+    run(&arguments!["key", "show", fixture(4)]).fails(1, &["cannot read"]);
+}
+
+#[test]
+fn the_doctor_only_reads_until_it_may_write_and_leaves_nothing() {
+    let dir = temporary();
+    stream_and_replica(dir.path());
+    let stream = dir.path().join("stream");
+    let before = tree(&stream);
+    let finding = |report: &serde_json::Value, check: &str| -> String {
+        let findings = report["findings"].as_array().unwrap();
+        let found = findings.iter().find(|finding| finding["check"] == check);
+        found.unwrap()["verdict"].as_str().unwrap().to_owned()
+    };
+    let read = run(&arguments!["doctor", stream, "--json"]).ok().json();
+    for check in ["address", "reading", "listing", "stream", "latency", "download"] {
+        assert_eq!(finding(&read, check), "good", "{read}");
+    }
+    assert_eq!(finding(&read, "conditional writes"), "skipped");
+    let written = run(&arguments!["doctor", stream, "--write", "--json"]).ok().json();
+    for check in ["writing", "conditional writes", "clock", "upload"] {
+        assert_eq!(finding(&written, check), "good", "{written}");
+    }
+    assert!(written["upload_bytes_per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(tree(&stream), before);
+
+    let missing = dir.path().join("missing");
+    let sick = run(&arguments!["doctor", missing, "--write"]).fails(1, &["not fit for a stream"]);
+    let text = String::from_utf8(sick.stdout).unwrap();
+    assert!(text.contains("there is no stream") && text.contains("advice: check the path"), "{text}");
+    assert!(!missing.exists());
+}
+
+#[test]
+fn colours_are_for_terminals_and_those_who_force_them() {
+    let dir = temporary();
+    let coloured = |variables: &[(&str, &str)]| {
+        let mut command = command(&arguments!["doctor", dir.path()]);
+        command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE").envs(variables.iter().copied());
+        finish(&mut command).ok().stdout.contains(&0x1b)
+    };
+    assert!(!coloured(&[]));
+    assert!(coloured(&[("CLICOLOR_FORCE", "1")]));
+    assert!(!coloured(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]));
+}
