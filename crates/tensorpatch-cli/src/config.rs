@@ -110,7 +110,7 @@ mod tests {
             let _ = writeln!(table, "| `{name}` | `--{flag}` | `{variable}` | {help} |");
         }
         let documentation = include_str!("../../../docs/settings.md");
-        let listed: Vec<&str> = documentation.lines().filter(|line| line.starts_with("| `")).collect();
+        let listed: Vec<&str> = documentation.lines().filter(|line| line.contains("` | `--")).collect();
         assert_eq!(listed.join("\n"), table.trim_end());
     }
 }

@@ -65,16 +65,70 @@ pub(crate) fn add(command: Command) -> Command {
 mod tests {
     use super::*;
 
-    /// The words of a line, as a shell splits it.
+    /// The words of the first command of a line, as a shell splits it.
     fn words(line: &str) -> Vec<String> {
-        let mut words = Vec::new();
-        for (part, text) in line.split('\'').enumerate() {
-            match part % 2 {
-                0 => words.extend(text.split_whitespace().map(str::to_owned)),
-                _ => words.push(text.to_owned()),
+        let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+        for c in line.chars() {
+            match (c, quote) {
+                ('\'' | '"', None) => {
+                    quote = Some(c);
+                    word.get_or_insert_default();
+                }
+                (c, Some(open)) if c == open => quote = None,
+                ('|' | '>' | '&' | ';', None) => break,
+                (c, None) if c.is_whitespace() => words.extend(word.take()),
+                (c, _) => word.get_or_insert_default().push(c),
             }
         }
+        words.extend(word);
         words
+    }
+
+    /// The lines of a page's blocks of code that run the program; those that go on are joined.
+    fn shown_in(page: &str) -> Vec<String> {
+        let (mut lines, mut is_code) = (Vec::new(), false);
+        let mut text = page.lines();
+        while let Some(line) = text.next() {
+            is_code ^= line.starts_with("```");
+            let Some(command) = line.strip_prefix("$ ").or(Some(line)).filter(|_| is_code) else { continue };
+            // A dependency of the same name is none.
+            if !command.starts_with("tensorpatch ") || command.starts_with("tensorpatch = ") {
+                continue;
+            }
+            let mut command = command.split("  #").next().unwrap_or_default().trim_end().to_owned();
+            while let Some(begun) = command.strip_suffix('\\') {
+                let next = text.next().unwrap_or_default();
+                command = format!("{begun} {}", next.split("  #").next().unwrap_or_default().trim());
+            }
+            lines.push(command);
+        }
+        lines
+    }
+
+    #[test]
+    fn what_the_documentation_shows_parses() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let docs = std::fs::read_dir(format!("{root}/docs")).unwrap().map(|entry| entry.unwrap().path());
+        let pages = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+        let mut shown = 0;
+        for path in pages.chain([format!("{root}/README.md").into()]) {
+            for line in shown_in(&std::fs::read_to_string(&path).unwrap()) {
+                // What stands for a value that has a form of its own.
+                let words = words(&line).into_iter().map(|word| match word.as_str() {
+                    "PUBLIC" | "PUBLIC_KEY" | "NEW_KEY" | "OLD_KEY" | "KEY" => {
+                        "3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29".into()
+                    }
+                    "ID" => "00112233445566778899aabbccddeeff".into(),
+                    "N" => "3".into(),
+                    _ => word,
+                });
+                if let Err(error) = crate::command_line().try_get_matches_from(words) {
+                    panic!("{}: {line}: {error}", path.display());
+                }
+                shown += 1;
+            }
+        }
+        assert!(shown > 20, "{shown}");
     }
 
     #[test]

@@ -184,6 +184,28 @@ mod tests {
         assert!(head.ends_with("\r\n\r\n"));
     }
 
+    #[test]
+    fn what_is_written_about_metrics_names_only_those_that_there_are() {
+        let mut counts = FollowMetrics::default().counts();
+        counts.version = tensorpatch::store::Version::new(1);
+        (counts.updated, counts.answered) = (Some(1.0), Some(1.0));
+        let text = text(stream(), &counts);
+        let served: Vec<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        for page in ["docs/fleet.md", "examples/deploy/dashboard.json"] {
+            let page = std::fs::read_to_string(format!("{root}/{page}")).unwrap();
+            // `…_total` goes on from the name before.
+            let page = page.replace("`…_", "`tensorpatch_replica_");
+            let named = page.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let named: Vec<&str> = named.filter(|word| word.starts_with("tensorpatch_replica_")).collect();
+            assert!(!named.is_empty());
+            for name in named {
+                assert!(served.contains(&name), "{name} is none of {served:?}");
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_connection_that_says_nothing_does_not_keep_others_from_an_answer() {
         let listener = listen(parse_address("0").unwrap()).await.unwrap();
