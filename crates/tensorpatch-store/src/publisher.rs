@@ -17,7 +17,7 @@ pub(crate) mod survey;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tensorpatch_checkpoint::{Checkpoint, LeftOut, Places, Role};
+use tensorpatch_checkpoint::{Checkpoint, LeftOut, Role};
 use tensorpatch_delta::{Durability, Progress};
 use tensorpatch_stream::record::check_texts;
 use tensorpatch_stream::{
@@ -130,12 +130,6 @@ impl Publisher {
         publisher.places().check()?;
         publisher.catch_up().await?;
         Ok(publisher)
-    }
-
-    /// What it alters and reads whatever it publishes.
-    fn places(&self) -> Places {
-        let places = self.stream.altered_places().altered(Role::Baseline, &self.baseline);
-        self.options.base.iter().fold(places, |places, base| places.read(Role::Base, base))
     }
 
     /// The stream.

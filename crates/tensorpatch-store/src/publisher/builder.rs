@@ -156,3 +156,11 @@ impl PublisherBuilder {
         Ok(read.fold(places, |places, (role, path)| places.read(role, path)))
     }
 }
+
+impl Publisher {
+    /// What it alters and reads whatever it publishes.
+    pub(super) fn places(&self) -> Places {
+        let places = self.stream.altered_places().altered(Role::Baseline, &self.baseline);
+        self.options.base.iter().fold(places, |places, base| places.read(Role::Base, base))
+    }
+}
