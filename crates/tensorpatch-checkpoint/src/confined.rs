@@ -192,7 +192,9 @@ impl ConfinedPath {
         loop {
             self.remove()?;
             match self.create_new() {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && left > 0 => left -= 1,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && left > 0 => {
+                    left = left.saturating_sub(1)
+                }
                 made => return made,
             }
         }
@@ -224,7 +226,9 @@ impl ConfinedPath {
                 opened => return opened,
             }
             match self.create_new() {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && left > 0 => left -= 1,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && left > 0 => {
+                    left = left.saturating_sub(1)
+                }
                 made => return made,
             }
         }
