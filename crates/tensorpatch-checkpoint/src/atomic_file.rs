@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use crate::permissions::restrict;
 use crate::staging::Staging;
-use crate::writer::{check_destination, destination, place_of};
+use crate::writer::{check_destination, destination, inherit_of_replaced, place_of};
 use crate::{CheckpointError, ConfinedPath, Form};
 
 /// Bytes that wait for their turn to be written.
@@ -39,6 +40,10 @@ impl AtomicFile {
         }
         let place = place_of(&dest)?;
         let staging = Staging::create(&place, Form::File)?;
+        // Not to be read meanwhile by those who could not read what it replaces.
+        if let Ok(old) = File::open(&dest) {
+            restrict(staging.handle(), &old).map_err(CheckpointError::io("open", &dest))?;
+        }
         let file = staging.handle().try_clone().map_err(CheckpointError::io("open", &dest))?;
         let out = BufWriter::with_capacity(BUFFER_BYTES, file);
         Ok(Self { dest, place, staging, out })
@@ -52,6 +57,7 @@ impl AtomicFile {
         let (dest, place) = (self.dest, self.place);
         let written = self.out.flush().and_then(|()| self.staging.handle().sync_all());
         written.map_err(CheckpointError::io("write", &dest))?;
+        inherit_of_replaced(&dest, self.staging.handle())?;
         self.staging.rename(&place).map_err(CheckpointError::io("rename the new file to", &dest))?;
         place.sync_parent().map_err(CheckpointError::not_durable(&dest))
     }

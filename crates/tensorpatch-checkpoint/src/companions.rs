@@ -45,6 +45,11 @@ const WEIGHT_EXTENSIONS: [&str; 25] = [
     "pdparams",
     "mlmodel",
 ];
+/// Of these, what can run code in whoever loads it: pickles, and archives with pickles or code in them.
+const CODE_EXTENSIONS: [&str; 16] = [
+    "bin", "pt", "pth", "ckpt", "pkl", "pickle", "dill", "joblib", "npy", "npz", "h5", "hdf5", "keras",
+    "nemo", "distcp", "pdparams",
+];
 /// What ends in one of these is a download that is not complete, or a copy that somebody put aside.
 const LEFTOVER_EXTENSIONS: [&str; 13] = [
     "incomplete",
@@ -299,6 +304,12 @@ fn is_blob(target: &Path) -> bool {
 /// Whether a file of this name belongs to a model without being weights.
 pub fn is_companion_name(name: &OsStr) -> bool {
     omission(name).is_none()
+}
+
+/// Whether a file of this name is of a format that can run code in whoever loads it.
+pub fn runs_code(name: &str) -> bool {
+    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+    CODE_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
 /// Why a file or directory of this name stays behind, if it does.

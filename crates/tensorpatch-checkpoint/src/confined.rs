@@ -188,16 +188,14 @@ impl ConfinedPath {
     /// # Errors
     /// If what is there cannot be removed; as [`ConfinedPath::create_new`].
     pub fn replace(&self) -> io::Result<File> {
-        let mut left = ATTEMPTS;
-        loop {
+        for _ in 0..ATTEMPTS {
             self.remove()?;
             match self.create_new() {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && left > 0 => {
-                    left = left.saturating_sub(1)
-                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => return made,
             }
         }
+        self.create_new()
     }
 
     /// Opens a file to go on with it, if nobody else can have kept a way to alter it; else makes a new one in
@@ -219,19 +217,17 @@ impl ConfinedPath {
     /// # Errors
     /// As [`ConfinedPath::open`].
     pub fn open_or_create(&self) -> io::Result<File> {
-        let mut left = ATTEMPTS;
-        loop {
+        for _ in 0..ATTEMPTS {
             match self.open_to_alter() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 opened => return opened,
             }
             match self.create_new() {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && left > 0 => {
-                    left = left.saturating_sub(1)
-                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => return made,
             }
         }
+        self.create_new()
     }
 
     /// Opens a directory, to lock or sync it.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tensorpatch_format::{ErrorKind, LayoutError, LimitKind, SchemaError, TensorIndex};
 
-use crate::{CompanionObstacle, ForeignFile, HeaderError, IndexError, Misplaced};
+use crate::{CompanionObstacle, ForeignFile, HeaderError, IndexError, Misplaced, Role};
 
 /// A refusal or a failure of the file layer.
 #[derive(Debug, thiserror::Error)]
@@ -189,6 +189,22 @@ pub enum CheckpointError {
         /// What to do.
         advice: &'static str,
     },
+    /// One place for two things, of which one is altered.
+    #[error(
+        "the {role} {} and the {other_role} {} are the same place, or one lies in the other: give each a place of its own",
+        path.display(),
+        other.display()
+    )]
+    SamePlace {
+        /// What the one is.
+        role: Role,
+        /// Where it is.
+        path: PathBuf,
+        /// What the other is.
+        other_role: Role,
+        /// Where that is.
+        other: PathBuf,
+    },
     /// The file system has not enough room.
     #[error("{}: no room: {needed} bytes are needed{}", path.display(), available_text(*available))]
     NoRoom {
@@ -298,6 +314,7 @@ impl CheckpointError {
             Self::Misplaced(_)
             | Self::NeedsDirectory { .. }
             | Self::Destination { .. }
+            | Self::SamePlace { .. }
             | Self::OtherPlacement { .. }
             | Self::OutOfRange { .. }
             | Self::HeaderReplaced { .. }

@@ -8,6 +8,8 @@
 //!   [`CheckpointPatcher`] writes into one that exists.
 //! * [`ConfinedPath`] is a place below a directory that is reached without following links.
 //! * [`AtomicFile`] is a file of any kind, written beside its destination and renamed into place.
+//! * [`permissions`] are what a file inherits from the one that it replaces, and what a copy never exceeds.
+//! * [`Places`] are the paths of a call, none of which may be altered where another one is.
 //! * [`spec_of_view`] and [`view_of`] turn tensors of the `safetensors` crate into ours, and back.
 //! * [`SafetensorsHeader`] is the strict parser of safetensors headers, for callers that have the bytes from
 //!   elsewhere.
@@ -33,7 +35,9 @@ mod interop;
 mod layout;
 mod map;
 mod patcher;
+pub mod permissions;
 mod placement;
+mod places;
 mod raw_header;
 mod room;
 mod staging;
@@ -42,7 +46,9 @@ mod writer;
 
 pub use atomic_file::AtomicFile;
 pub use checkpoint::Checkpoint;
-pub use companions::{Companion, CompanionObstacle, Companions, LeftOut, Omission, is_companion_name};
+pub use companions::{
+    Companion, CompanionObstacle, Companions, LeftOut, Omission, is_companion_name, runs_code,
+};
 pub use confined::{ConfinedPath, FileKind, Found, Misplaced};
 pub use durable::{sync_dir, sync_open_dir};
 pub use error::{CheckpointError, Obstacle};
@@ -56,6 +62,7 @@ pub use map::MappedFile;
 pub use map::hold_at_lost_pages;
 pub use patcher::CheckpointPatcher;
 pub use placement::Placement;
+pub use places::{Places, Role};
 pub use staging::remove_unfinished;
 pub use sync::sync_files;
 pub use writer::{CheckpointWriter, Form};

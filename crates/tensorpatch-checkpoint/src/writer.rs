@@ -10,10 +10,11 @@ use tensorpatch_format::{Layout, Schema, TensorIndex};
 
 use crate::companions::is_safetensors;
 use crate::durable::sync_open_dir;
+use crate::permissions::{inherit, restrict};
 use crate::room::{NoReservation, available, check_available, reserve};
 use crate::staging::Staging;
 use crate::sync::sync_all;
-use crate::{CheckpointError, Companion, ConfinedPath, Placement};
+use crate::{Checkpoint, CheckpointError, Companion, ConfinedPath, Placement};
 
 /// Bytes of a companion that are in memory at once.
 const COPIED_AT_ONCE: usize = 1 << 17;
@@ -33,8 +34,9 @@ pub enum Form {
 /// before. Dropping the writer without a commit removes everything it made; what a killed process leaves is
 /// called `.NAME.tensorpatch-PID-RANDOM`, and the next writer for the same destination removes it.
 ///
-/// Room for all bytes is reserved first, so that a full disk is found before any work is done. Files get the
-/// modes that the umask gives to any new file.
+/// Room for all bytes is reserved first, so that a full disk is found before any work is done. A file that
+/// takes the place of another inherits its permissions; others get the modes that the umask gives to any new
+/// file, and [`CheckpointWriter::no_more_open_than`] takes from these what a source does not allow.
 #[derive(Debug)]
 pub struct CheckpointWriter {
     dest: PathBuf,
@@ -107,6 +109,28 @@ impl CheckpointWriter {
         self
     }
 
+    /// Takes from the files what those who read them could not do with those of `source`, of which they are a
+    /// copy.
+    ///
+    /// # Errors
+    /// If a file cannot be looked at, or its mode cannot be set.
+    pub fn no_more_open_than(&self, source: &Checkpoint) -> Result<(), CheckpointError> {
+        let (directory, handle) = (self.form == Form::Directory, self.staging.handle());
+        let index = match directory {
+            true => self.staging.place().join(Layout::INDEX_FILE).open().ok(),
+            false => None,
+        };
+        let copies: Vec<&File> = self.files.iter().map(|(_, file)| file).chain(&index).collect();
+        let limit = |copies: &[&File], path: &Path| {
+            let source = File::open(path);
+            source
+                .and_then(|source| copies.iter().try_for_each(|copy| restrict(copy, &source)))
+                .map_err(CheckpointError::io("take over the permissions of", path))
+        };
+        source.files().try_for_each(|path| limit(&copies, path))?;
+        if directory && source.is_directory() { limit(&[handle], source.path()) } else { Ok(()) }
+    }
+
     fn reserve(&self) -> Result<(), CheckpointError> {
         let available = available(self.staging.handle());
         let lens = (0..self.files.len()).map(|file| self.placement.file_len(file));
@@ -168,7 +192,10 @@ impl CheckpointWriter {
             directory.create_dir().map_err(CheckpointError::io("create", &directory.path()))?;
         }
         let mut from = File::open(source).map_err(CheckpointError::io("open", source))?;
-        self.write_beside(name, |file| copy(&mut from, source, file))
+        self.write_beside(name, |file| {
+            restrict(file, &from).map_err(CheckpointError::io("take over the permissions of", source))?;
+            copy(&mut from, source, file)
+        })
     }
 
     /// A new file in the staged directory, on disk when this returns. `write` fails for what it reads, and
@@ -203,6 +230,9 @@ impl CheckpointWriter {
             sync_open_dir(self.staging.handle()).map_err(CheckpointError::io("sync", &path))?;
         }
         let (dest, place, syncs) = (self.dest, self.place, self.syncs);
+        if self.form == Form::File {
+            inherit_of_replaced(&dest, self.staging.handle())?;
+        }
         self.staging.rename(&place).map_err(|error| match error.kind() {
             // Somebody was faster since `create` looked.
             io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(&dest),
@@ -213,6 +243,19 @@ impl CheckpointWriter {
         }
         place.sync_parent().map_err(CheckpointError::not_durable(&dest))
     }
+}
+
+/// Gives a file that is about to take the place of the one at `dest` its permissions, if there is one that
+/// can be opened. One that cannot is nobody's to read, and so is the new one.
+pub(crate) fn inherit_of_replaced(dest: &Path, new: &File) -> Result<(), CheckpointError> {
+    let inherited = match File::open(dest) {
+        Ok(old) => inherit(&old, new),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(_) => {
+            rustix::fs::fchmod(new, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).map_err(Into::into)
+        }
+    };
+    inherited.map_err(CheckpointError::io("take over the permissions of", dest))
 }
 
 /// Copies what `from` holds, which is at `source`. Fails if that cannot be read, and returns how the writing

@@ -14,6 +14,7 @@ use tensorpatch::store::{Cause, PlanError, StoreError};
 use crate::interrupt::Interrupted;
 use crate::output::OutputClosed;
 use crate::screen::{ADVICE, BAD, styled};
+use crate::terminal::{shown, shown_json, shown_lines};
 
 /// The end of `tensorpatch --help`.
 pub(crate) const TABLE: &str = "\
@@ -160,10 +161,11 @@ struct ErrorBody<'a> {
 pub(crate) fn report_usage(error: &clap::Error, arguments: &[OsString]) -> Code {
     let asks_for_json = arguments.iter().take_while(|argument| *argument != "--").any(|a| a == "--json");
     // If the stream is gone there is nobody left to tell.
-    let _ = error.print();
     if !error.use_stderr() {
+        let _ = error.print();
         return Code::Success;
     }
+    let _ = io::stderr().write_all(shown_lines(&error.render().to_string()).as_bytes());
     if asks_for_json {
         let text = error.render().to_string();
         let (message, advice) = text.split_once("\n\n").unwrap_or((&text, ""));
@@ -181,7 +183,7 @@ pub(crate) fn report_usage(error: &clap::Error, arguments: &[OsString]) -> Code 
 fn print_json(error: &ErrorBody<'_>) {
     if let Ok(mut json) = serde_json::to_string_pretty(&ErrorReport { error }) {
         json.push('\n');
-        let _ = io::stdout().write_all(json.as_bytes());
+        let _ = io::stdout().write_all(shown_json(&json).as_bytes());
     }
 }
 
@@ -192,9 +194,9 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Code {
         return verdict.code;
     }
     let message = message(error);
-    let mut text = format!("{} {message}\n", styled(BAD, "error:"));
+    let mut text = format!("{} {}\n", styled(BAD, "error:"), shown(&message));
     if let Some(advice) = &verdict.advice {
-        let _ = writeln!(text, "{} {advice}", styled(ADVICE, "advice:"));
+        let _ = writeln!(text, "{} {}", styled(ADVICE, "advice:"), shown(advice));
     }
     // If standard error is gone there is nobody left to tell.
     let _ = anstream::stderr().write_all(text.as_bytes());
@@ -471,6 +473,9 @@ fn store(error: &StoreError) -> Verdict {
         ),
         StoreError::ForeignDirectory { .. } => {
             verdict.advise("use another directory, or --replace if the weights there may go")
+        }
+        StoreError::RunsCode { .. } => {
+            verdict.advise("if you know what the file is, allow it with --allow-code; else distrust the publisher")
         }
         StoreError::Plan(PlanError::TooLong { .. }) => verdict.advise(
             "shorten the path first: tensorpatch fold URL --from A --to B, or publish an anchor with --anchor-every",

@@ -17,6 +17,7 @@ mod serve;
 mod session;
 mod streams;
 mod table;
+mod terminal;
 mod transfer;
 
 use std::ffi::OsString;

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::terminal::shown;
+
 /// How long a warning is not repeated: a follower runs for months.
 const SILENCE: Duration = Duration::from_secs(3600);
 /// How a line of a warning is marked, behind its time.
@@ -37,8 +39,10 @@ impl Once {
 
 impl Write for Once {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.is_new(&String::from_utf8_lossy(line), Instant::now()) {
-            io::stderr().write_all(line)?;
+        let text = String::from_utf8_lossy(line);
+        if self.is_new(&text, Instant::now()) {
+            let text = shown(text.strip_suffix('\n').unwrap_or(&text)).into_owned();
+            io::stderr().write_all((text + "\n").as_bytes())?;
         }
         Ok(line.len())
     }

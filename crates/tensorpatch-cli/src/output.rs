@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::terminal::{shown_json, shown_styled};
+
 /// Where reports go and what they look like.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
@@ -47,11 +49,11 @@ impl Output {
     fn write(self, report: &impl Report, out: &mut dyn Write) -> Result<()> {
         let mut text = String::new();
         if self.json {
-            text = serde_json::to_string_pretty(report)?;
+            text = shown_json(&serde_json::to_string_pretty(report)?);
             text.push('\n');
         } else if !self.quiet {
             report.lines().iter().for_each(|line| {
-                text.push_str(line.trim_end());
+                text.push_str(&shown_styled(line.trim_end()));
                 text.push('\n');
             });
         }
@@ -63,14 +65,18 @@ impl Output {
         if self.json || self.quiet {
             return Ok(());
         }
-        self.line(line)
+        print_line(&shown_styled(line.trim_end()))
     }
 
-    /// Prints a line on the way.
-    pub(crate) fn line(self, line: &str) -> Result<()> {
-        let mut out = io::stdout().lock();
-        writeln!(out, "{}", line.trim_end()).and_then(|()| out.flush()).map_err(closed)
+    /// Prints a JSON document on the way, on one line.
+    pub(crate) fn json_line(self, document: &impl Serialize) -> Result<()> {
+        print_line(&shown_json(&serde_json::to_string(document)?))
     }
+}
+
+fn print_line(line: &str) -> Result<()> {
+    let mut out = anstream::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(closed)
 }
 
 /// Tells a closed standard output from other failures.

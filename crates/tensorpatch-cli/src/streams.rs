@@ -1,6 +1,8 @@
 //! What the commands about streams share: opening them, waiting for them, and where baselines are kept.
 
 use std::future::Future;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -18,6 +20,8 @@ use crate::progress::Bar;
 use crate::session::Session;
 use crate::transfer::Transfer;
 
+/// A key has less than a hundred bytes.
+const MAX_KEY_BYTES: u64 = 1 << 16;
 /// How long what runs in the background may take to end.
 const WIND_DOWN: Duration = Duration::from_secs(2);
 
@@ -140,8 +144,13 @@ pub(crate) fn unix_now() -> i64 {
 
 /// Reads the file of a secret key.
 pub(crate) fn read_key(path: &Path) -> Result<SignKey> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("{}: cannot read the signing key", path.display()))?;
+    let failed = || format!("{}: cannot read the signing key", path.display());
+    let file = std::fs::File::open(path).with_context(failed)?;
+    let mode = file.metadata().with_context(failed)?.mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!("{}: others can read or replace the signing key: chmod 600 it", path.display());
+    }
+    let text = std::io::read_to_string(file.take(MAX_KEY_BYTES)).with_context(failed)?;
     Ok(text.parse().map_err(|error| {
         Refusal::usage(format!("{}: {error}", path.display()), "make a key with tensorpatch keygen FILE")
     })?)

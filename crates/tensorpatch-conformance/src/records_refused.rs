@@ -251,6 +251,12 @@ pub(crate) fn rules(maker: &mut Maker) {
         &with(second(), "/delta/base/version", json!(2)),
     );
     maker.commit(
+        "base-not-previous",
+        "4.2",
+        "A base that is the version before, by another digest than `previous` has",
+        &with(second(), "/delta/base/commit", json!("12".repeat(32))),
+    );
+    maker.commit(
         "previous-missing",
         "4.2",
         "Version 2 without the record before it",

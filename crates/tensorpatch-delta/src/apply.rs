@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use tensorpatch_checkpoint::{Checkpoint, Form};
+use tensorpatch_checkpoint::{Checkpoint, Form, Places, Role};
 
 use crate::pending::open_settled;
 use crate::{
@@ -75,10 +75,11 @@ impl<'a> Apply<'a> {
     ///
     /// # Errors
     /// If the patch is broken or does not fit `base`, `base` cannot be read or waits for an interrupted
-    /// application, the result cannot be written, or the caller cancels. Then there is nothing at `dest` that
-    /// was not there before.
+    /// application, `dest` is or lies in `base` or the patch, the result cannot be written, or the caller
+    /// cancels. Then there is nothing at `dest` that was not there before.
     pub fn to(&self, base: impl AsRef<Path>, dest: impl AsRef<Path>) -> Result<ApplyReport, ApplyError> {
         let base = open_settled(base.as_ref(), &self.options.limits)?;
+        self.places().read_checkpoint(Role::Base, &base).altered(Role::Output, dest.as_ref()).check()?;
         let form = self.form(Some(&base), dest.as_ref());
         apply_to(&base, self.chain, dest.as_ref(), form, &self.options, self.progress)
     }
@@ -90,6 +91,7 @@ impl<'a> Apply<'a> {
     /// If the patch is broken or needs a base, the result cannot be written, or the caller cancels. Then
     /// there is nothing at `dest` that was not there before.
     pub fn unpack(&self, dest: impl AsRef<Path>) -> Result<ApplyReport, ApplyError> {
+        self.places().altered(Role::Output, dest.as_ref()).check()?;
         let form = self.form(None, dest.as_ref());
         apply_full(self.chain.first(), dest.as_ref(), form, &self.options, self.progress)
     }
@@ -123,6 +125,11 @@ impl<'a> Apply<'a> {
         }
         apply_in_place(checkpoint, self.chain, &journal, &self.options, self.progress)
             .map(AppliedInPlace::Applied)
+    }
+
+    fn places(&self) -> Places {
+        let patches = self.chain.patches().filter_map(Patch::path);
+        patches.fold(Places::default(), |places, path| places.read(Role::Patch, path))
     }
 
     /// A file if the name says so; else a directory if the target needs one, or the base is one.

@@ -77,7 +77,7 @@ impl<'p> Chain<'p> {
         self.rest.last().unwrap_or(self.first)
     }
 
-    fn patches(&self) -> impl Iterator<Item = &'p Patch<'p>> + use<'p> {
+    pub(crate) fn patches(&self) -> impl Iterator<Item = &'p Patch<'p>> + use<'p> {
         std::iter::once(self.first).chain(self.rest)
     }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use safetensors::View;
-use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_checkpoint::{Checkpoint, Places, Role};
 
 use crate::patch_file::write_file;
 use crate::pending::open_settled;
@@ -87,10 +87,10 @@ impl Diff<'_> {
     /// on disk. A pipe is written directly.
     ///
     /// # Errors
-    /// If `path` is no place for a file or is part of one of the checkpoints, there is no room, or the caller
+    /// If `path` is no place for a file or lies in one of the checkpoints, there is no room, or the caller
     /// cancels. Then what was at `path` is as it was.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<DiffReport, DiffError> {
-        let inputs = self.base.iter().chain([&self.target]).flat_map(Checkpoint::files);
+        let inputs = places_of(self.base.as_ref()).read_checkpoint(Role::Target, &self.target);
         write_file(path.as_ref(), inputs, |out| self.write_to(out))
     }
 
@@ -190,8 +190,7 @@ impl<N: AsRef<str>, V: View, I: Iterator<Item = (N, V)>> DiffTensors<'_, I> {
     /// As [`Diff::write`] and [`TensorDiff::finish`].
     pub fn write(mut self, path: impl AsRef<Path>) -> Result<DiffReport, DiffError> {
         let base = self.base.take();
-        let inputs = base.iter().flat_map(Checkpoint::files);
-        write_file(path.as_ref(), inputs, |out| self.encode(base.as_ref(), out))
+        write_file(path.as_ref(), places_of(base.as_ref()), |out| self.encode(base.as_ref(), out))
     }
 
     /// Writes the bytes of the patch to `out`.
@@ -211,4 +210,8 @@ impl<N: AsRef<str>, V: View, I: Iterator<Item = (N, V)>> DiffTensors<'_, I> {
         }
         diff.finish(self.others, out)
     }
+}
+
+fn places_of(base: Option<&Checkpoint>) -> Places {
+    base.map_or_else(Places::default, |base| Places::default().read_checkpoint(Role::Base, base))
 }

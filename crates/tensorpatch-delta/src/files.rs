@@ -53,7 +53,7 @@ fn apply_with(
     let state = State::of(base)?;
     let bound = bind(chain, Some(&state), options)?;
     let (layout, same_layout) = chain.layout_over(base.layout());
-    write(Some(&state), &bound, layout, to, options, progress)
+    write(Some((base, &state)), &bound, layout, to, options, progress)
         .map(|report| ApplyReport { same_layout, ..report })
 }
 
@@ -76,7 +76,7 @@ pub fn apply_full(
 }
 
 fn write(
-    base: Option<&State<'_>>,
+    base: Option<(&Checkpoint, &State<'_>)>,
     chain: &BoundChain<'_>,
     layout: &Layout,
     (dest, form, companions): (&Path, Form, &[Companion]),
@@ -89,6 +89,10 @@ fn write(
     if !options.syncs() {
         writer = writer.unsynced();
     }
+    if let Some((base, _)) = base {
+        writer.no_more_open_than(base)?;
+    }
+    let base = base.map(|(_, state)| state);
     let walk = Walk { base, chain, options, progress, unchanged: Unchanged::Copied };
     let walked = walk.run(
         || (),

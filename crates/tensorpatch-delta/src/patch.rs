@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self_cell::self_cell;
@@ -44,6 +44,8 @@ pub struct Patch<'a> {
     wire: Wire<'a>,
     schema: Option<Schema>,
     layout: Option<Layout>,
+    /// Where it was opened, if it was.
+    path: Option<PathBuf>,
 }
 
 /// The parts of a patch, in bytes that are borrowed or come along.
@@ -110,8 +112,10 @@ impl Patch<'static> {
         } else {
             PatchBytes::Mapped(MappedFile::open(path)?)
         };
-        Self::own(bytes, limits)
-            .map_err(|source| ApplyError::PatchFile { path: path.to_owned(), source: Box::new(source) })
+        match Self::own(bytes, limits) {
+            Ok(patch) => Ok(Self { path: Some(path.to_owned()), ..patch }),
+            Err(source) => Err(ApplyError::PatchFile { path: path.to_owned(), source: Box::new(source) }),
+        }
     }
 
     /// Keeps a patch file that is mapped already.
@@ -158,7 +162,12 @@ impl<'a> Patch<'a> {
         if let Some(layout) = &layout {
             view.check_layout(layout.digest())?;
         }
-        Ok(Self { wire, schema, layout })
+        Ok(Self { wire, schema, layout, path: None })
+    }
+
+    /// The file that it was opened from, if it was.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// What the patch does to a state.

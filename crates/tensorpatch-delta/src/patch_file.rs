@@ -2,21 +2,22 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{AtomicFile, CheckpointError};
+use tensorpatch_checkpoint::{AtomicFile, CheckpointError, Places, Role};
 
 use crate::{DiffError, DiffReport};
 
 /// Writes a patch with `encode` to a file at `path`, which appears, or replaces the one there, when it is
-/// whole and on disk. `inputs` are files that must not be replaced.
-pub(crate) fn write_file<'a>(
+/// whole and on disk. It must be apart from what is read, `inputs`.
+pub(crate) fn write_file(
     path: &Path,
-    inputs: impl Iterator<Item = &'a Path>,
+    inputs: Places,
     encode: impl FnOnce(&mut dyn Write) -> Result<DiffReport, DiffError>,
 ) -> Result<DiffReport, DiffError> {
-    let mut file = PatchFile::create(path, inputs)?;
+    inputs.altered(Role::Output, path).check()?;
+    let mut file = PatchFile::create(path)?;
     let report = encode(file.writer()).map_err(|error| match error {
         DiffError::Write(source) => failed(path)(source).into(),
         error => error,
@@ -34,24 +35,13 @@ enum PatchFile {
 }
 
 impl PatchFile {
-    /// Begins a patch at `path`. `inputs` are files that must not be replaced by it.
-    fn create<'a>(path: &Path, mut inputs: impl Iterator<Item = &'a Path>) -> Result<Self, CheckpointError> {
+    /// Begins a patch at `path`.
+    fn create(path: &Path) -> Result<Self, CheckpointError> {
         if let Ok(found) = fs::metadata(path) {
             let kind = found.file_type();
             if kind.is_fifo() || kind.is_char_device() || kind.is_socket() {
                 let file = OpenOptions::new().write(true).open(path).map_err(failed(path))?;
                 return Ok(Self::Special(path.to_owned(), BufWriter::new(file)));
-            }
-            let same = |input: &Path| {
-                fs::metadata(input)
-                    .is_ok_and(|input| (input.dev(), input.ino()) == (found.dev(), found.ino()))
-            };
-            if inputs.any(same) {
-                return Err(CheckpointError::Destination {
-                    path: path.to_owned(),
-                    found: "it is part of a checkpoint that is being read",
-                    advice: "write the patch elsewhere",
-                });
             }
         }
         AtomicFile::create(path).map(Self::Atomic)

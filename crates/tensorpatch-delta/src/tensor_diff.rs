@@ -8,7 +8,9 @@ use std::path::Path;
 
 use safetensors::View;
 use tempfile::SpooledTempFile;
-use tensorpatch_checkpoint::{Checkpoint, ViewError, dtype_to_safetensors, generate_layout, spec_of_view};
+use tensorpatch_checkpoint::{
+    Checkpoint, Places, ViewError, dtype_to_safetensors, generate_layout, spec_of_view,
+};
 use tensorpatch_codec::{ChunkContext, ChunkEncoder, Encoded};
 use tensorpatch_format::{ChunkAddress, ChunkIndex, LeafDigest, Schema, TensorIndex, TensorSpec};
 
@@ -239,17 +241,17 @@ impl<'b> TensorDiff<'b> {
     }
 
     /// Writes the patch to a file at `path`, which appears, or replaces the one there, when it is whole and
-    /// on disk. `inputs` are files that must not be replaced, such as those of the base.
+    /// on disk. It must be apart from what is read, `inputs`, such as the base.
     ///
     /// # Errors
     /// As [`TensorDiff::finish`], and as [`Diff::write`](crate::Diff::write).
-    pub fn write<'a>(
+    pub fn write(
         self,
         others: Others,
         path: impl AsRef<Path>,
-        inputs: impl IntoIterator<Item = &'a Path>,
+        inputs: Places,
     ) -> Result<DiffReport, DiffError> {
-        write_file(path.as_ref(), inputs.into_iter(), |out| self.finish(others, out))
+        write_file(path.as_ref(), inputs, |out| self.finish(others, out))
     }
 
     fn settle_others(&mut self, others: Others) -> Result<(), DiffError> {

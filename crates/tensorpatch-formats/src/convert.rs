@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, Placement, generate_layout};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, Placement, Places, Role, generate_layout};
 use tensorpatch_delta::{ApplyError, LeafTable, Options, Patch, Progress, State, apply_full, apply_to};
 use tensorpatch_format::{Kind, Layout, LeafHash, Schema, TaggedStateDigest, TensorIndex, TensorSpec};
 
@@ -200,6 +200,8 @@ pub fn convert(
 ) -> Result<Report, FormatsError> {
     let limits = &options.delta.limits;
     let format = Format::detect(source, limits)?;
+    let places = Places::default().read(Role::Source, source).altered(Role::Output, dest);
+    base.iter().fold(places, |places, base| places.read(Role::Base, *base)).check()?;
     let base = base.map(|path| open_base(path, options)).transpose()?;
     let staging = write::staging(dest)?;
     let staged = staging.path().join("target.safetensors");

@@ -74,6 +74,7 @@ pub(crate) fn checkpoint(
     let (schema, layout) = (target.schema(), target.layout());
     let placement = Placement::new(schema, layout, limits)?;
     let writer = CheckpointWriter::create(dest, form, schema, layout, &placement)?;
+    [Some(target), base].into_iter().flatten().try_for_each(|source| writer.no_more_open_than(source))?;
     for (index, _, bytes) in tensors(target) {
         writer.write(index, 0, bytes)?;
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use pyo3::prelude::*;
 use serde_json::{Value, json};
+use tensorpatch::checkpoint::{Places, Role};
 use tensorpatch::delta::{
     AppliedInPlace, Apply, DiffReport, LeafTable, Options, Patch, Progress, Snapshot, State, StateHasher,
     open_settled,
@@ -101,7 +102,8 @@ pub(crate) fn diff_tensors(
         let tensor = Tensor::of(&name, &tensor)?;
         interruptible(py, &listener, || Ok(diff.add(&name, &&tensor)?))?;
     }
-    let inputs = checkpoint.iter().flat_map(|checkpoint| checkpoint.files());
+    let inputs =
+        checkpoint.iter().fold(Places::default(), |places, base| places.read_checkpoint(Role::Base, base));
     let report = interruptible(py, &listener, || Ok(diff.write(others, &out, inputs)?))?;
     Ok(made(&report, options.leaf_hash).to_string())
 }

@@ -10,6 +10,7 @@ pub(crate) mod upload;
 pub(crate) mod url;
 
 use std::io::{Error as IoError, ErrorKind as IoErrorKind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,13 @@ impl Bucket {
             .or_else(|| bare(&store, "LimitStore(")?.split_once(", ").map(|(_, store)| store.to_owned()))
             .unwrap_or(store);
         if self.prefix.as_ref().is_empty() { store } else { format!("{store}/{}", self.prefix) }
+    }
+
+    /// Where it is on local disk, if it is there.
+    pub(crate) fn directory(&self) -> Option<PathBuf> {
+        let store = self.store.to_string();
+        let root = url::directory(store.strip_prefix("LocalFileSystem(")?.strip_suffix(')')?).ok()??;
+        Some(self.prefix.parts().fold(root, |path, part| path.join(part.as_ref())))
     }
 
     fn path(&self, name: &str) -> Path {

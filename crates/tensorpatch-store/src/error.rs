@@ -200,6 +200,14 @@ pub enum StoreError {
         /// What is in the way, and what to do.
         what: String,
     },
+    /// A version with a file of a format that can run code when it is loaded, and nobody has asked for one.
+    #[error("version {version} has {name:?}, which can run code when it is loaded: nothing was altered")]
+    RunsCode {
+        /// The version.
+        version: Version,
+        /// The file.
+        name: String,
+    },
     /// Something is where a file or directory of tensorpatch's own belongs, such as a link that somebody
     /// has put there. It was neither followed nor altered.
     #[error(transparent)]
@@ -446,6 +454,7 @@ impl StoreError {
             | Self::StreamExists { .. }
             | Self::HistoryRewritten(_) => ErrorKind::Conflict,
             Self::ForeignDirectory { .. }
+            | Self::RunsCode { .. }
             | Self::NoConditionalCreate(_)
             | Self::Url { .. }
             | Self::FileName { .. }

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use tensorpatch_checkpoint::ConfinedPath;
+use tensorpatch_checkpoint::permissions::restrict;
 use tensorpatch_stream::StreamId;
 use tokio::sync::mpsc;
 
@@ -114,9 +116,11 @@ pub(crate) fn write_unsynced(place: &ConfinedPath, bytes: &[u8]) -> Result<(), S
     file.commit_unsynced()
 }
 
-/// Copies an open file, sharing blocks where the file system can.
+/// Copies an open file, sharing blocks where the file system can. The copy can be read by nobody who could not
+/// read the source.
 pub(crate) fn copy_file(mut from: File, to: &ConfinedPath) -> Result<(), StoreError> {
     let mut file = NewFile::create(to)?;
+    restrict(&file.file, &from).map_err(StoreError::at(to))?;
     std::io::copy(&mut from, &mut file.file).map_err(StoreError::at(to))?;
     file.commit_unsynced()
 }
@@ -182,6 +186,12 @@ pub(crate) fn file_len(place: &ConfinedPath) -> Result<u64, StoreError> {
 /// Makes a directory that the user has named, where links may lead to.
 pub(crate) fn create_dir(path: &Path) -> Result<(), StoreError> {
     std::fs::create_dir_all(path).map_err(|e| StoreError::local(path, e))
+}
+
+/// Makes a directory for copies, which is nobody else's to read. One that is there stays as it is.
+pub(crate) fn create_private_dir(path: &Path) -> Result<(), StoreError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| StoreError::local(path, e))
 }
 
 /// Opens a directory that the user has named, which is made if it is missing.

@@ -17,7 +17,7 @@ pub(crate) mod survey;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tensorpatch_checkpoint::{Checkpoint, LeftOut};
+use tensorpatch_checkpoint::{Checkpoint, LeftOut, Places, Role};
 use tensorpatch_delta::{Durability, Progress};
 use tensorpatch_stream::record::check_texts;
 use tensorpatch_stream::{
@@ -28,7 +28,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::bucket::buffered_all;
 use crate::bucket::upload::{Outgoing, Uploading};
 use crate::error::StoreError;
-use crate::local::{blocking, file_len, rename, unix_now};
+use crate::local::{blocking, create_private_dir, file_len, rename, unix_now};
 use crate::observe::{Observer, Phase};
 use crate::replica::Replica;
 use crate::replica::directory::{InstalledVersion, LocalState, ReplicaDir, first_entry};
@@ -127,8 +127,15 @@ impl Publisher {
         options.diff =
             options.diff.with_leaf_hash(stream.record().leaf_hash).with_durability(Durability::None);
         let publisher = Self { stream, baseline: baseline.into(), options, known: Arc::default() };
+        publisher.places().check()?;
         publisher.catch_up().await?;
         Ok(publisher)
+    }
+
+    /// What it alters and reads whatever it publishes.
+    fn places(&self) -> Places {
+        let places = self.stream.altered_places().altered(Role::Baseline, &self.baseline);
+        self.options.base.iter().fold(places, |places, base| places.read(Role::Base, base))
     }
 
     /// The stream.
@@ -170,6 +177,7 @@ impl Publisher {
     async fn lock(&self) -> Result<(ReplicaDir, OwnedMutexGuard<Known>), StoreError> {
         let mut known = Arc::clone(&self.known).lock_owned().await;
         known.settle().await;
+        create_private_dir(&self.baseline)?;
         let directory = ReplicaDir::lock(&self.baseline, self.options.diff.durability).await?;
         Ok((directory, known))
     }
@@ -192,6 +200,8 @@ impl Publisher {
             // Whoever makes a patch from the baseline hashes it.
             .with_verify(Verify::Never)
             .with_observer(self.options.observer.clone())
+            // Nobody loads them here.
+            .allowing_code()
             .without_inverse();
         Replica::of(self.stream.clone(), &self.baseline, options)
     }
@@ -275,6 +285,7 @@ impl Publisher {
     ) -> Result<Published, StoreError> {
         let checkpoint = checkpoint.as_ref();
         check_texts(&self.options.publisher, label).map_err(StoreError::Text)?;
+        self.places().read(Role::Checkpoint, checkpoint).check()?;
         let (directory, mut known) = self.lock().await?;
         let mut published = self.publish_locked(&directory, checkpoint, label, &mut known).await?;
         self.anchor_if_due(&directory, &mut known, &mut published).await;

@@ -1,5 +1,6 @@
 //! A replica: a checkpoint directory that follows a stream (spec/stream.md section 6).
 
+mod asked;
 mod back;
 pub(crate) mod builder;
 pub(crate) mod directory;
@@ -21,6 +22,7 @@ pub(crate) mod verify;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use tensorpatch_checkpoint::Role;
 use tensorpatch_delta as delta;
 use tensorpatch_stream::lease::Lease;
 use tensorpatch_stream::{Commit, Edge, ObjectDigest, StreamId, Version, VersionContents, VersionId};
@@ -224,6 +226,7 @@ impl Replica {
     }
 
     async fn lock(&self) -> Result<ReplicaDir, StoreError> {
+        self.stream.read_places().altered(Role::Replica, &self.dir).check()?;
         ReplicaDir::lock(&self.dir, self.options.apply.durability).await
     }
 
@@ -278,6 +281,9 @@ impl Replica {
             }
         };
         let target = self.find(known, target).await?;
+        let (root, old, commit) = (self.dir.clone(), old_companions.clone(), target.clone());
+        let options = self.options.clone();
+        blocking(move || asked::check_asked_for(&root, &old, &commit, &options)).await?;
         let number = target.record.version;
         let held_id = held.as_ref().map(|held| held.id);
         self.lease(held_id.map(|id| id.version), number).await;

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::path::Path;
+use tensorpatch_checkpoint::{Places, Role};
 use tensorpatch_format::LeafHash;
 use tensorpatch_stream::record::MAX_RECORD_BYTES;
 use tensorpatch_stream::sign::{is_signed, signed_by};
@@ -172,6 +173,18 @@ impl Stream {
             }
             Err(error) => Err(error.for_name(names::STREAM)),
         }
+    }
+
+    /// The places of a call that reads the stream.
+    pub(crate) fn read_places(&self) -> Places {
+        let directory = self.bucket.directory();
+        directory.map_or_else(Places::default, |path| Places::default().read(Role::Stream, path))
+    }
+
+    /// The places of a call that writes to the stream.
+    pub(crate) fn altered_places(&self) -> Places {
+        let directory = self.bucket.directory();
+        directory.map_or_else(Places::default, |path| Places::default().altered(Role::Stream, path))
     }
 
     /// Opens the stream below `prefix`.

@@ -1,5 +1,5 @@
 //! The upkeep of a stream (spec/stream.md section 11): [`check()`], [`collect()`],
-//! [`mirror()`] and [`roll_back_unsigned()`]; and whether a place is fit for one: [`diagnose()`];
+//! [`mirror()`] (or [`mirror_to()`]) and [`roll_back_unsigned()`]; and whether a place is fit for one: [`diagnose()`];
 //! and a stream in figures: [`report()`].
 
 mod check;
@@ -12,7 +12,7 @@ mod rollback;
 pub use check::{CheckOptions, Checked, Problem, check};
 pub use collect::{CollectOptions, Collected, collect};
 pub use diagnose::{DiagnoseOptions, Diagnosis, Finding, Verdict, diagnose};
-pub use mirror::{MirrorOptions, Mirrored, mirror};
+pub use mirror::{MirrorOptions, Mirrored, mirror, mirror_to};
 pub use report::{LateJoin, ReportEdge, ReportLayer, ReportOptions, ReportStep, StreamReport, report};
 pub use rollback::{RolledBack, roll_back_unsigned};
 pub use tensorpatch_stream::retention::Garbage;

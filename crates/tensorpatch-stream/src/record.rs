@@ -294,6 +294,10 @@ impl Rules for CommitRecord {
         }
         if let Some(delta) = &self.delta {
             delta.check(self.version, &self.contents.state)?;
+            let base = Link { version: delta.base.version, commit: delta.base.commit };
+            if self.previous.is_some_and(|link| link.version == base.version && link != base) {
+                return Err(rule("`delta.base` and `previous` are one version with two digests"));
+            }
         }
         if let Some(anchor) = &self.anchor {
             anchor.check()?;

@@ -96,7 +96,7 @@ async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
 /// Prints a version that is now held, and runs the command for it.
 async fn tell(arguments: &Arguments, output: Output, pulled: &Pulled) -> Result<()> {
     if output.is_json() {
-        output.line(&serde_json::to_string(&FollowLine { dir: &arguments.dir, pulled })?)?;
+        output.json_line(&FollowLine { dir: &arguments.dir, pulled })?;
     } else {
         // A directory that held nothing takes whatever stream is there.
         let stream =

@@ -40,7 +40,10 @@ impl Report for FsckReport {
             ("versions", newest),
             ("objects", format!("{} of {}, {how}", count(checked.objects), bytes(checked.bytes))),
         ];
-        summary.extend(checked.pruned_below.map(|floor| ("collected", format!("versions below {floor}"))));
+        summary.extend(checked.pruned_below.map(|floor| {
+            let excused = counted(checked.excused, "object");
+            ("collected", format!("versions below {floor}, {excused} gone, by a record that nobody signs"))
+        }));
         if !checked.abandoned.is_empty() {
             let abandoned = counted(checked.abandoned.len() as u64, "object");
             summary.push((

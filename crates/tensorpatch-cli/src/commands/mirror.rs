@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
+use tensorpatch::store::cache_dir;
 use tensorpatch::store::upkeep::{self, MirrorOptions, Mirrored};
-use tensorpatch::store::{cache_dir, open_store};
 
 use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
@@ -56,9 +56,8 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
             Some(work) => work.clone(),
             None => cache_dir("mirrors", stream.id())?,
         };
-        let (store, prefix) = open_store(&arguments.to, stream.policy())?;
         let options = MirrorOptions::new(work).with_observer(streams::observer(session));
-        Ok(upkeep::mirror(&stream, store, prefix, &options).await?)
+        Ok(upkeep::mirror_to(&stream, &arguments.to, &options).await?)
     })?;
     session.output.report(&MirrorReport {
         url: arguments.source.url.clone(),

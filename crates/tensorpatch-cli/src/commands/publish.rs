@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{AnchorPolicy, PublishOptions, Published, Publisher, Survey};
+use tensorpatch::store::{AnchorPolicy, PublishOptions, Published, Publisher};
 
 use crate::arguments::{LeafHashChoice, ProfileChoice};
 use crate::output::{Report, bytes, count, fields, percent, ratio, seconds};
@@ -176,11 +176,10 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     if arguments.allow_unchanged {
         options = options.allowing_unchanged();
     }
-    // Before a stream is created for it.
-    Survey::of(&arguments.checkpoint, &options)?;
     let mut builder = Publisher::builder(&arguments.to)
         .policy(arguments.access.policy()?)
         .trust_keys(arguments.access.trust_key.iter().copied())
+        .surveying(&arguments.checkpoint)
         .options(options);
     if let Some(key) = arguments.sign.key()? {
         builder = builder.sign_key(key);

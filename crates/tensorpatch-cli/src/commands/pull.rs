@@ -44,9 +44,13 @@ pub(crate) struct How {
     /// going back takes an anchor and all patches since
     #[arg(long)]
     no_inverse: bool,
-    /// Replace weights in DIR that are no version of the stream
+    /// Replace weights in DIR that are no version of the stream, and files beside them that came with none
     #[arg(long)]
     replace: bool,
+    /// Take files beside the weights, too, that can run code when they are loaded, such as .bin and .pt. A
+    /// version with one is else refused
+    #[arg(long)]
+    allow_code: bool,
     /// Keep a lease under this name, which no other replica has: gc then leaves what leads from the version
     /// held to the newest
     #[arg(long, value_name = "NAME")]
@@ -79,6 +83,9 @@ impl How {
         }
         if self.replace {
             options = options.replacing();
+        }
+        if self.allow_code {
+            options = options.allowing_code();
         }
         if let Some(holder) = &self.lease {
             options = options.with_lease(holder);

@@ -227,7 +227,7 @@ fn a_patch_is_written_over_an_older_one_but_over_nothing_else() {
         let refused = made.write(input).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Refused);
         let DiffError::Checkpoint(error) = refused else { panic!("{refused:?}") };
-        assert!(matches!(&*error, CheckpointError::Destination { path, .. } if path == input), "{error}");
+        assert!(matches!(&*error, CheckpointError::SamePlace { path, .. } if path == input), "{error}");
     }
     assert!(fs::read(&base).unwrap() == old && fs::read(&target).unwrap() == new);
     assert_eq!(made.write(dir.path().join("missing/step.tpatch")).unwrap_err().kind(), ErrorKind::Io);

@@ -22,7 +22,7 @@ mod hub;
 mod profile;
 mod staged;
 
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use object_store::ObjectStore;
@@ -112,11 +112,11 @@ fn open(
         prepare(path)?;
         open_directory(path)
     };
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return open_directory(file::path(url).map_err(|what| bad(url, what))?);
-    };
+    if let Some(path) = directory(url)? {
+        return open_directory(&path);
+    }
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
     match scheme {
-        "file" => open_directory(&file::decode(rest).map_err(|what| bad(url, what))?),
         #[cfg(feature = "aws")]
         "s3" => aws::open(url, rest, policy).map(Opened::from),
         #[cfg(feature = "hub")]
@@ -138,8 +138,23 @@ fn open(
     }
 }
 
+/// The local directory that a URL names, if it names one.
+pub(crate) fn directory(url: &str) -> Result<Option<PathBuf>, StoreError> {
+    let path = match url.split_once("://") {
+        None => file::path(url).map(FilePath::to_owned),
+        Some(("file", rest)) => file::decode(rest),
+        Some(_) => return Ok(None),
+    };
+    path.map(Some).map_err(|what| bad(url, what))
+}
+
 fn bad(url: &str, what: impl Into<String>) -> StoreError {
-    StoreError::Url { url: url.into(), what: what.into() }
+    // A password that somebody wrote into a URL is not shown.
+    let shown = url.split_once("://").and_then(|(scheme, rest)| {
+        let (server, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        Some(format!("{scheme}://...@{}{path}", server.rsplit_once('@')?.1))
+    });
+    StoreError::Url { url: shown.unwrap_or_else(|| url.into()), what: what.into() }
 }
 
 fn open_directory(path: &FilePath) -> Result<Opened, StoreError> {

@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
+use tensorpatch_checkpoint::{Places, Role};
 use tensorpatch_format::LeafHash;
 use tensorpatch_stream::{SignKey, StreamId, TrustKey, Version};
 
 use super::Publisher;
 use super::options::PublishOptions;
+use super::survey::Survey;
+use crate::bucket::url::directory;
 use crate::error::StoreError;
-use crate::local::cache_dir;
+use crate::local::{blocking, cache_dir};
 use crate::settings::Policy;
 use crate::stream::Stream;
 use crate::stream::builder::StreamBuilder;
@@ -21,18 +24,26 @@ pub struct PublisherBuilder {
     baseline: Option<PathBuf>,
     options: PublishOptions,
     existing: bool,
+    checkpoint: Option<PathBuf>,
 }
 
 impl PublisherBuilder {
     pub(super) fn new(url: String) -> Self {
         let (stream, options) = (Stream::builder(url), PublishOptions::default());
-        Self { stream, baseline: None, options, existing: false }
+        Self { stream, baseline: None, options, existing: false, checkpoint: None }
     }
 
     /// Sets the directory of the baseline [default: one for the stream in the user's cache, see
     /// [`cache_dir`]].
     pub fn baseline(mut self, dir: impl Into<PathBuf>) -> Self {
         self.baseline = Some(dir.into());
+        self
+    }
+
+    /// Looks at the checkpoint that is to be published first, as [`Survey::of`] does, before a stream is
+    /// created for it.
+    pub fn surveying(mut self, checkpoint: impl Into<PathBuf>) -> Self {
+        self.checkpoint = Some(checkpoint.into());
         self
     }
 
@@ -100,7 +111,7 @@ impl PublisherBuilder {
     ///
     /// # Errors
     /// As [`StreamBuilder::open_or_create`], or [`StreamBuilder::open`] if the stream must exist; as
-    /// [`Publisher::on`].
+    /// [`Publisher::on`] and, for the checkpoint to be published, as [`Survey::of`].
     ///
     /// # Cancel safety
     /// As [`Publisher::open`].
@@ -120,9 +131,28 @@ impl PublisherBuilder {
     /// # Cancel safety
     /// As [`StreamBuilder::open_or_create`].
     pub async fn open_stream(self) -> Result<(Stream, PathBuf), StoreError> {
+        if let Some(checkpoint) = &self.checkpoint {
+            let (checkpoint, options) = (checkpoint.clone(), self.options.clone());
+            blocking(move || Survey::of(&checkpoint, &options)).await?;
+        }
+        self.places()?.check()?;
         let stream = self.stream;
         let stream = if self.existing { stream.open().await? } else { stream.open_or_create().await? };
         let baseline = self.baseline.map_or_else(|| cache_dir("baselines", stream.id()), Ok)?;
         Ok((stream, baseline))
+    }
+
+    /// What is known before the stream is there.
+    fn places(&self) -> Result<Places, StoreError> {
+        let mut places = Places::default();
+        if let Some(stream) = directory(self.stream.url())? {
+            places = places.altered(Role::Stream, stream);
+        }
+        if let Some(baseline) = &self.baseline {
+            places = places.altered(Role::Baseline, baseline);
+        }
+        let read = [(Role::Base, &self.options.base), (Role::Checkpoint, &self.checkpoint)];
+        let read = read.into_iter().filter_map(|(role, path)| Some((role, path.as_ref()?)));
+        Ok(read.fold(places, |places, (role, path)| places.read(role, path)))
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tensorpatch_checkpoint::{Checkpoint, ConfinedPath};
+use tensorpatch_checkpoint::{Checkpoint, ConfinedPath, Role};
 use tensorpatch_delta::{Progress, Snapshot};
 use tensorpatch_stream::{Commit, EdgeRecord, Nonce, Version, names};
 
@@ -61,6 +61,7 @@ impl Folder {
     /// The future may be dropped at any time; the fold is then added or not. What was pulled and uploaded is
     /// used by the next call, or is garbage.
     pub async fn fold(&self, from: Version, to: Version) -> Result<Folded, StoreError> {
+        self.stream.altered_places().altered(Role::Work, &self.work).check()?;
         let target = self.commit(to).await?;
         let base = self.commit(from).await?;
         if from >= to {
@@ -76,6 +77,7 @@ impl Folder {
             return Ok(Folded { from, to, bytes: edge.bytes(), replaced_bytes, added: false });
         }
         // What lies in the directory is this fold's until it is published.
+        local::create_private_dir(&self.work)?;
         let (lock, work) = Lock::wait(&self.work, "").await?;
         let lock = Arc::new(lock);
         let old = self.pull(&work.join("base"), from).await?;
@@ -128,6 +130,7 @@ impl Folder {
         let dir = dir.path();
         let options = ReplicaOptions::default()
             .with_apply(self.options.diff.clone())
+            .allowing_code()
             .with_observer(self.options.observer.clone());
         Replica::of(self.stream.clone(), &dir, options).pull_version(version).await?;
         Ok(dir)

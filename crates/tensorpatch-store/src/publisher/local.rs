@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use tensorpatch_checkpoint::permissions::restrict;
 use tensorpatch_checkpoint::{Checkpoint, ConfinedPath};
 use tensorpatch_delta::{self as delta, LeafTable, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, TaggedStateDigest};
@@ -44,7 +45,15 @@ pub(super) fn copy_companion(
         let what = "it changed while it was read; publish again when nothing writes to it".into();
         return Err(StoreError::Unpublishable { path: path.to_owned(), what });
     }
-    write_companion(directory, name.to_owned(), &bytes)
+    let companion = write_companion(directory, name.to_owned(), &bytes)?;
+    restrict_to(&companion.copy, path)?;
+    Ok(companion)
+}
+
+/// Takes from a copy what those who read it could not do with its source.
+fn restrict_to(copy: &ConfinedPath, source: &Path) -> Result<(), StoreError> {
+    let restricted = copy.open().and_then(|copy| restrict(&copy, &File::open(source)?));
+    restricted.map_err(|error| StoreError::local(source, error))
 }
 
 pub(super) fn write_companion(
@@ -56,6 +65,15 @@ pub(super) fn write_companion(
     let copy = directory.download(&digest);
     local::write_file(&copy, bytes)?;
     Ok(Companion { name, copy, digest, bytes: bytes.len() as u64 })
+}
+
+/// Whether a version has these files beside the weights, and no others.
+pub(super) fn same_companions(companions: &[Companion], published: &[NamedObject]) -> bool {
+    let is_published = |companion: &Companion| {
+        let same = published.iter().find(|named| named.name == companion.name);
+        same.is_some_and(|named| named.object.blake3 == companion.digest)
+    };
+    companions.len() == published.len() && companions.iter().all(is_published)
 }
 
 /// A private copy of a checkpoint, in the staging directory.
@@ -80,7 +98,9 @@ pub(super) fn stage_checkpoint(
         local::copy_file(opened, &staging.join(&file.name))?;
     }
     if let Some(index) = source.layout().index() {
-        local::write_file(&staging.join(Layout::INDEX_FILE), index)?;
+        let copy = staging.join(Layout::INDEX_FILE);
+        local::write_file(&copy, index)?;
+        restrict_to(&copy, &path.join(Layout::INDEX_FILE))?;
     }
     drop(source);
     // Everything from here on is about the copy: the original may be altered meanwhile.
@@ -220,13 +240,4 @@ pub(super) fn check(
             Err(damage_noted(directory, tip.record.stream, &InstalledVersion::of(tip), error.into()))
         }
     }
-}
-
-/// Whether a version has these files beside the weights, and no others.
-pub(super) fn same_companions(companions: &[Companion], published: &[NamedObject]) -> bool {
-    let is_published = |companion: &Companion| {
-        let same = published.iter().find(|named| named.name == companion.name);
-        same.is_some_and(|named| named.object.blake3 == companion.digest)
-    };
-    companions.len() == published.len() && companions.iter().all(is_published)
 }

@@ -12,6 +12,7 @@ mod patch;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use tensorpatch_checkpoint::Role;
 use tensorpatch_format::Limits;
 use tensorpatch_stream::receipt::{check_keys, check_origin, check_patches, check_ranks};
 use tensorpatch_stream::record::check_texts;
@@ -57,6 +58,7 @@ pub async fn commit(
     options: &PublishOptions,
 ) -> Result<Published, StoreError> {
     check_texts(&options.publisher, label).map_err(StoreError::Text)?;
+    stream.altered_places().altered(Role::Work, work).check()?;
     let tip = stream.tip().await?;
     let first = receipts.first().ok_or(ReceiptError::None)?;
     if let Some(tip) = &tip

@@ -156,7 +156,8 @@ pub(super) fn is_downloaded(place: &ConfinedPath, object: &ObjectRef) -> Result<
     has_contents(place, object)
 }
 
-fn holds(mut file: File, object: &ObjectRef) -> std::io::Result<bool> {
+/// Whether an open file has the contents of an object.
+pub(super) fn holds(mut file: File, object: &ObjectRef) -> std::io::Result<bool> {
     if file.metadata()?.len() != object.bytes {
         return Ok(false);
     }

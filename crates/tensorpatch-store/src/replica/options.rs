@@ -49,8 +49,12 @@ pub enum Verify {
 pub struct ReplicaOptions {
     /// How the files change.
     pub mode: ApplyMode,
-    /// Whether weights in the directory that are no version of the stream may be replaced.
+    /// Whether weights in the directory that are no version of the stream may be replaced, and files beside
+    /// them that came with none.
     pub replace: bool,
+    /// Whether files beside the weights may be of formats that can run code when they are loaded, such as
+    /// `.bin` and `.pt`. A version with one is else refused: a publisher takes one along only if it is told to.
+    pub allow_code: bool,
     /// A name that no other replica of the stream has, for people too, under which the replica keeps a lease:
     /// while that lives, collectors keep the path from the replica's version to the tip. Each pull renews it,
     /// and so does following.
@@ -84,6 +88,13 @@ impl ReplicaOptions {
     #[must_use]
     pub fn replacing(mut self) -> Self {
         self.replace = true;
+        self
+    }
+
+    /// The same, but files beside the weights may be of formats that can run code when they are loaded.
+    #[must_use]
+    pub fn allowing_code(mut self) -> Self {
+        self.allow_code = true;
         self
     }
 

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 
 use rustix::fs::{Access, AtFlags, accessat};
+use tensorpatch_checkpoint::permissions::inherit;
 use tensorpatch_checkpoint::{ConfinedPath, FileKind, Found};
 
 use super::directory::{FileSwap, ReplicaDir};
@@ -41,10 +42,15 @@ pub(super) fn check_places(directory: &ReplicaDir, install: &FileSwap) -> Result
     Ok(())
 }
 
-/// Puts a staged file in its place. The staged one is there until the other is whole.
+/// Puts a staged file in its place, with the permissions of the one that it replaces. The staged one is there
+/// until the other is whole.
 pub(super) fn put(staged: &ConfinedPath, file: &ConfinedPath) -> io::Result<()> {
     // A link that somebody has put among the staged files is none of the version.
     let mut from = staged.open()?;
+    // From a link nothing is inherited: what it leads to stays.
+    if let Ok(old) = file.open() {
+        inherit(&old, &from)?;
+    }
     match staged.rename(file) {
         // An empty one: with anything in it, it stays.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => {

@@ -137,6 +137,10 @@ impl StreamBuilder {
         self.checked(stream).await
     }
 
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     fn settled_policy(&self) -> Result<Policy, StoreError> {
         Ok(self.policy.clone().map_or_else(Policy::from_env, Ok)?)
     }

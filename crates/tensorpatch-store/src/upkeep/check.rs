@@ -54,6 +54,9 @@ pub struct Checked {
     pub tip: Option<Version>,
     /// The version below which a collector may have deleted objects.
     pub pruned_below: Option<Version>,
+    /// Objects of versions below it that are gone, and are no problem for that: nobody signs the record which
+    /// says so.
+    pub excused: u64,
     /// Objects that records name and that were looked at.
     pub objects: u64,
     /// Their bytes.
@@ -121,6 +124,7 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
             return Ok(report);
         }
     };
+    settle_floor(&history, &listed, &mut report);
     let wanted = wanted(&history);
     let bad = check_objects(stream, &wanted, &listed, options, &mut report).await?;
     let floor = report.pruned_below.unwrap_or(Version::FIRST);
@@ -171,6 +175,20 @@ async fn check_above(
         report.problems.push(Problem { name: key.to_string(), what });
     }
     Ok(())
+}
+
+/// Believes a pruning record, which nobody signs, only if an anchor of its floor is whole, as every collector
+/// leaves one. Another excuses nothing.
+fn settle_floor(history: &History, listed: &BTreeMap<Key, Listed>, report: &mut Checked) {
+    let Some(floor) = report.pruned_below else { return };
+    let is_there =
+        |object: &ObjectRef| listed.get(&object.key).is_some_and(|listed| listed.bytes == object.bytes);
+    let mut anchors = history.anchors().filter(|edge| edge.target.version == floor);
+    if !anchors.any(|edge| edge.all_objects().into_iter().all(is_there)) {
+        report.pruned_below = None;
+        let what = format!("it names version {floor}, of which there is no whole anchor: it excuses nothing");
+        report.problems.push(Problem { name: names::PRUNED.into(), what });
+    }
 }
 
 async fn readable_commits(
@@ -259,8 +277,9 @@ async fn check_objects(
             }
             Err(error) => {
                 bad.insert(object.clone());
-                let is_pruned = matches!(error, StoreError::Missing { .. }) && version < floor;
-                if !is_pruned {
+                if matches!(error, StoreError::Missing { .. }) && version < floor {
+                    report.excused = report.excused.saturating_add(1);
+                } else {
                     report.problem(error)?;
                 }
             }

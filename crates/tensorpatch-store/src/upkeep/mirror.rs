@@ -7,11 +7,12 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::Serialize;
-use tensorpatch_checkpoint::ConfinedPath;
+use tensorpatch_checkpoint::{ConfinedPath, Places, Role};
 use tensorpatch_stream::record::MAX_RECORD_BYTES;
 use tensorpatch_stream::{ObjectDigest, ObjectRef, Version, Writers, names};
 
 use crate::bucket::create::{Created, create};
+use crate::bucket::url::{directory, open_store};
 use crate::bucket::{Bucket, buffered_all};
 use crate::error::StoreError;
 use crate::local;
@@ -59,6 +60,25 @@ pub struct Mirrored {
     pub bytes: u64,
 }
 
+/// Copies a stream to the store at `url`, as [`mirror`] does. A local directory is made if it is missing.
+///
+/// # Errors
+/// As [`mirror`] and [`open_store`].
+///
+/// # Cancel safety
+/// As [`mirror`].
+pub async fn mirror_to(stream: &Stream, url: &str, options: &MirrorOptions) -> Result<Mirrored, StoreError> {
+    // Before a directory is made.
+    places(stream, directory(url)?, options).check()?;
+    let (store, prefix) = open_store(url, stream.policy())?;
+    mirror(stream, store, prefix, options).await
+}
+
+fn places(stream: &Stream, copy: Option<PathBuf>, options: &MirrorOptions) -> Places {
+    let places = stream.read_places().altered(Role::Work, &options.work);
+    copy.into_iter().fold(places, |places, copy| places.altered(Role::Copy, copy))
+}
+
 /// Copies what `store` does not have yet: for each version its objects, verified, and then its commit record,
 /// byte for byte.
 ///
@@ -79,12 +99,14 @@ pub async fn mirror(
     options: &MirrorOptions,
 ) -> Result<Mirrored, StoreError> {
     let to = Bucket::new(store, prefix).with_policy(Arc::clone(stream.bucket().policy()));
+    places(stream, to.directory(), options).check()?;
     let mut report = Mirrored::default();
     let Some(tip) = stream.tip().await? else { return Ok(report) };
     let top = tip.record.version;
     let floor = stream.pruned().await?.unwrap_or(Version::FIRST);
     let history = stream.whole_history(top).await?;
 
+    local::create_private_dir(&options.work)?;
     let (_lock, work) = Lock::wait(&options.work, "").await?;
     let work = &Work { dir: work, observer: options.observer.clone() };
     copy_record(stream, &to, names::STREAM, None).await?;

@@ -4,7 +4,7 @@ use crate::support::{World, assert_same, v};
 use tensorpatch_store::{
     Anchor, AnchorPolicy, ApplyMode, Commit, EdgeRecord, JsonRecord, NamedObject, ObjectDigest, ObjectRef,
     Policy, Replica, ReplicaOptions, SignKey, StoreError, Stream,
-    upkeep::{self, CollectOptions},
+    upkeep::{self, CheckOptions, CollectOptions},
 };
 use tensorpatch_stream::names;
 
@@ -93,6 +93,44 @@ async fn a_pruning_record_that_lies_releases_nothing_that_is_there_though_someth
     for version in [1, 4, 5, 7, 8] {
         assert_pulled(&world, version).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pruning_record_excuses_nothing_in_a_check_unless_an_anchor_of_its_floor_is_whole() {
+    let world = configured_world().await;
+    let objects = |folder: &str, version: u64| {
+        let of_version = format!("/{version:020}-");
+        let all = std::fs::read_dir(world.path(&format!("bucket/{folder}")))
+            .unwrap()
+            .map(|dir| dir.unwrap().path());
+        all.filter(|path| path.to_str().unwrap().contains(&of_version)).collect::<Vec<_>>()
+    };
+    let remove = |paths: Vec<std::path::PathBuf>| {
+        assert!(!paths.is_empty());
+        paths.iter().for_each(|path| std::fs::remove_dir_all(path).unwrap());
+    };
+    let claim = |floor: u64| {
+        let pruned = world.path("bucket/pruned");
+        std::fs::create_dir_all(&pruned).unwrap();
+        let name = format!("{floor:020}-{}.json", "ab".repeat(16));
+        std::fs::write(pruned.join(name), format!("{{\"floor\":{floor}}}")).unwrap();
+    };
+    let options = CheckOptions::default();
+    let check = || upkeep::check(&world.stream, &options);
+    remove(objects("patches", 2));
+    // No anchor is of version 3.
+    claim(3);
+    let checked = check().await.unwrap();
+    let names: Vec<&str> = checked.problems.iter().map(|problem| problem.name.as_str()).collect();
+    assert!(names.contains(&"pruned") && names.iter().any(|name| name.starts_with("patches/")), "{names:?}");
+    assert_eq!((checked.pruned_below, checked.excused, checked.is_sound()), (None, 0, false));
+    // One is of version 4: that is what a collector leaves, and what is excused is counted.
+    claim(4);
+    let checked = check().await.unwrap();
+    assert_eq!((checked.pruned_below, checked.excused, checked.is_sound()), (Some(v(4)), 1, true));
+    remove(objects("anchors", 4));
+    let checked = check().await.unwrap();
+    assert_eq!((checked.pruned_below, checked.is_sound()), (None, false));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -92,6 +92,12 @@ pub(super) fn check_region(name: &str, value: &str) -> Result<(), String> {
 
 /// Refuses what is not the URL of a server.
 pub(super) fn check_endpoint(name: &str, value: &str) -> Result<(), String> {
+    // Not shown: it may be a password.
+    if value.contains('@') {
+        return Err(format!(
+            "{name} has a user or a password in it, which no store takes: leave out all up to the @"
+        ));
+    }
     let refuse = |what: &str| Err(format!("{name} = {value:?} {what}"));
     let Some(rest) = value.strip_prefix("http://").or_else(|| value.strip_prefix("https://")) else {
         return refuse(&format!(

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{ConfinedPath, Placement, SafetensorsHeader};
+use tensorpatch_checkpoint::{ConfinedPath, Placement, Role, SafetensorsHeader};
 use tensorpatch_delta::{self as delta, LeafTable, Progress};
 use tensorpatch_format::{
     ChunkAddress, ChunkIndex, FileLayout, Layout, LeafHash, Limits, Schema, TaggedStateDigest, TensorIndex,
@@ -73,6 +73,8 @@ pub(super) async fn upload_files_by(
     options: &PublishOptions,
 ) -> Result<Receipt, StoreError> {
     let copies = work.join(format!("files-{attempt}-{}", rank.index));
+    let places = stream.altered_places().altered(Role::Work, copies.path());
+    files.iter().fold(places, |places, file| places.read(Role::Checkpoint, file)).check()?;
     let receipt = upload(stream, follows, rank, attempt, files, &copies, options).await;
     blocking(move || local::remove(&copies)).await?;
     receipt

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tensorpatch_checkpoint::{Checkpoint, ConfinedPath, Form, MappedFile};
+use tensorpatch_checkpoint::{Checkpoint, ConfinedPath, Form, MappedFile, Role};
 use tensorpatch_delta::safetensors::View;
 use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Others, Patch, Progress, State, TensorDiff};
 use tensorpatch_format::{Limits, TaggedStateDigest};
@@ -118,6 +118,8 @@ impl RankPublisher {
     }
 
     async fn begin(&self, whole: bool) -> Result<RankFeed, StoreError> {
+        self.stream.altered_places().altered(Role::Work, &self.dir).check()?;
+        local::create_private_dir(&self.dir)?;
         let (lock, dir) = Lock::wait(&self.dir, "").await?;
         let dir = RankDir(dir);
         let tip = self.stream.tip().await?;

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, ConfinedPath, MappedFile, generate_layout};
+use tensorpatch_checkpoint::{Checkpoint, ConfinedPath, MappedFile, Role, generate_layout};
 use tensorpatch_delta::{self as delta, ApplyError, LeafTable, Patch, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, Schema};
 use tensorpatch_stream::{Commit, Nonce, Rank, Receipt, ReceiptContent, ReceiptError, TensorReceipt, names};
@@ -50,6 +50,9 @@ pub(super) async fn upload_patch_by(
 ) -> Result<Receipt, StoreError> {
     let nonce = Nonce::random();
     let file = work.join(format!("rank-{nonce}.tpatch"));
+    let places = stream.altered_places().altered(Role::Work, file.path());
+    let places = old.iter().fold(places, |places, file| places.read(Role::Base, file));
+    new.iter().fold(places, |places, file| places.read(Role::Checkpoint, file)).check()?;
     let (old, new) = (old.to_vec(), new.to_vec());
     let write = move |outgoing: &mut _, file: &ConfinedPath, options: &_| {
         encode_and_check(&old, &new, file, outgoing, options)

@@ -1,0 +1,43 @@
+//! What a version brings along that a replica takes only if that was asked for. Blocking.
+
+use std::fs::File;
+use std::path::Path;
+
+use tensorpatch_checkpoint::runs_code;
+use tensorpatch_stream::{Commit, NamedObject};
+
+use super::install;
+use super::options::ReplicaOptions;
+use crate::error::StoreError;
+
+/// Refuses files beside the weights that can run code, and those that would take the place of files in `root`
+/// that did not come with a version: `old` did.
+///
+/// # Errors
+/// [`StoreError::RunsCode`] and [`StoreError::Place`], unless `options` allow it.
+pub(super) fn check_asked_for(
+    root: &Path,
+    old: &[NamedObject],
+    target: &Commit,
+    options: &ReplicaOptions,
+) -> Result<(), StoreError> {
+    for NamedObject { name, object } in &target.record.companions {
+        if runs_code(name) && !options.allow_code {
+            return Err(StoreError::RunsCode { version: target.record.version, name: name.clone() });
+        }
+        let path = root.join(name);
+        let is_own = options.replace || old.iter().any(|old| old.name == *name);
+        let is_file = || std::fs::symlink_metadata(&path).is_ok_and(|found| !found.is_dir());
+        // A link has what it leads to: a snapshot in the cache of the Hub is made of links.
+        let is_same = || File::open(&path).is_ok_and(|file| install::holds(file, object).unwrap_or(false));
+        if !is_own && is_file() && !is_same() {
+            let what = format!(
+                "it did not come with a version, and version {} has another file of this name: move it away, or allow \
+                 it to be replaced (--replace)",
+                target.record.version
+            );
+            return Err(StoreError::Place { path, what });
+        }
+    }
+    Ok(())
+}
