@@ -1,5 +1,5 @@
-//! Who may read what is written: files keep the permissions of those that they replace, and copies are no more
-//! open than their source. What nobody asked for is not installed.
+//! Who may read what is written: files keep the permissions of those that they replace, and copies are no
+//! more open than their source. What nobody asked for is not installed.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,5 @@
-//! Text for people, with nothing in it that a terminal acts on or hides: names and messages come from records,
-//! servers and files of others.
+//! Text for people, with nothing in it that a terminal acts on or hides: names and messages come from
+//! records, servers and files of others.
 
 use std::borrow::Cow;
 

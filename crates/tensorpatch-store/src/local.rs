@@ -116,8 +116,8 @@ pub(crate) fn write_unsynced(place: &ConfinedPath, bytes: &[u8]) -> Result<(), S
     file.commit_unsynced()
 }
 
-/// Copies an open file, sharing blocks where the file system can. The copy can be read by nobody who could not
-/// read the source.
+/// Copies an open file, sharing blocks where the file system can. The copy can be read by nobody who could
+/// not read the source.
 pub(crate) fn copy_file(mut from: File, to: &ConfinedPath) -> Result<(), StoreError> {
     let mut file = NewFile::create(to)?;
     restrict(&file.file, &from).map_err(StoreError::at(to))?;

@@ -1,6 +1,6 @@
 //! The upkeep of a stream (spec/stream.md section 11): [`check()`], [`collect()`],
-//! [`mirror()`] (or [`mirror_to()`]) and [`roll_back_unsigned()`]; and whether a place is fit for one: [`diagnose()`];
-//! and a stream in figures: [`report()`].
+//! [`mirror()`] (or [`mirror_to()`]) and [`roll_back_unsigned()`]; and whether a place is fit for one:
+//! [`diagnose()`]; and a stream in figures: [`report()`].
 
 mod check;
 mod collect;

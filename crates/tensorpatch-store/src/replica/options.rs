@@ -53,7 +53,8 @@ pub struct ReplicaOptions {
     /// them that came with none.
     pub replace: bool,
     /// Whether files beside the weights may be of formats that can run code when they are loaded, such as
-    /// `.bin` and `.pt`. A version with one is else refused: a publisher takes one along only if it is told to.
+    /// `.bin` and `.pt`. A version with one is else refused: a publisher takes one along only if it is told
+    /// to.
     pub allow_code: bool,
     /// A name that no other replica of the stream has, for people too, under which the replica keeps a lease:
     /// while that lives, collectors keep the path from the replica's version to the tip. Each pull renews it,
