@@ -1,5 +1,6 @@
 //! A publisher: appends versions to a stream, each as a patch from the one before (spec/stream.md section 5).
 
+mod advance;
 mod anchor;
 pub(crate) mod anchor_policy;
 pub(crate) mod builder;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tensorpatch_checkpoint::{Checkpoint, LeftOut, Role};
-use tensorpatch_delta::{Durability, Progress};
+use tensorpatch_delta::Durability;
 use tensorpatch_stream::record::check_texts;
 use tensorpatch_stream::{
     Anchor, Authorship, Commit, NamedObject, NewVersion, Nonce, ObjectDigest, Version, VersionId, names,
@@ -31,12 +32,12 @@ use crate::error::StoreError;
 use crate::local::{blocking, create_private_dir, file_len, rename, unix_now};
 use crate::observe::{Observer, Phase};
 use crate::replica::Replica;
-use crate::replica::directory::{InstalledVersion, LocalState, ReplicaDir, first_entry};
+use crate::replica::directory::{LocalState, ReplicaDir, first_entry};
 use crate::replica::install;
 use crate::replica::options::{ReplicaOptions, Target, Verify};
-use crate::replica::update::{self, Ready, Step, Update};
 use crate::stream::{Stream, next_version};
 
+use advance::Advance;
 use anchor_policy::Chain;
 use builder::PublisherBuilder;
 use known::Known;
@@ -68,15 +69,6 @@ struct Prepared {
     /// Bytes uploaded.
     bytes: u64,
     advance: Advance,
-}
-
-/// How the baseline becomes a version that is committed.
-#[derive(Debug, Clone, Copy)]
-enum Advance {
-    /// The files are in the staging directory.
-    Staged,
-    /// By the patch that was uploaded, which has this digest.
-    Patch(ObjectDigest),
 }
 
 /// A patch that is written and checked, and whose object appears once its upload is finished.
@@ -560,7 +552,7 @@ impl Publisher {
             blocking(move || directory.sweep(&[])).await?;
             return Ok(Published::of(&commit, bytes, false));
         }
-        let advancing = self.advance(directory, tip, &commit, advance);
+        let advancing = advance.bring(directory, tip, &commit, &self.options.diff);
         known.advancing = Some(tokio::spawn(async move {
             if let Err(error) = advancing.await {
                 // The version is published all the same. The next call catches up.
@@ -571,33 +563,5 @@ impl Publisher {
             known.settle().await;
         }
         Ok(Published::of(&commit, bytes, false))
-    }
-
-    /// Brings the baseline to what was just committed (step P7).
-    fn advance(
-        &self,
-        directory: &ReplicaDir,
-        tip: Option<&Commit>,
-        commit: &Commit,
-        advance: Advance,
-    ) -> impl Future<Output = Result<(), StoreError>> + use<> {
-        let (to, from) = (InstalledVersion::of(commit), tip.map(InstalledVersion::of));
-        let (directory, stream, options) = (directory.clone(), self.stream.id(), self.options.diff.clone());
-        blocking(move || {
-            let ready = match (advance, &from) {
-                (Advance::Patch(digest), Some(from)) => {
-                    // Under its own name the patch is found by the next process, if this one does not come to
-                    // the end.
-                    let patch = directory.download(&digest);
-                    rename(&directory.outgoing(), &patch)?;
-                    let step = Step { patch, to: to.clone() };
-                    let (directory, options, steps) = (&directory, &options, std::slice::from_ref(&step));
-                    let update = Update { directory, stream, from, steps, keeps_inverse: false, options };
-                    update.prepare(Progress::none())?.0
-                }
-                _ => Ready::Staged,
-            };
-            update::activate(&directory, stream, from.as_ref(), &to, ready, &options)
-        })
     }
 }
