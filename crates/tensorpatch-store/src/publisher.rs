@@ -22,14 +22,14 @@ use tensorpatch_checkpoint::{Checkpoint, LeftOut, Role};
 use tensorpatch_delta::Durability;
 use tensorpatch_stream::record::check_texts;
 use tensorpatch_stream::{
-    Anchor, Authorship, Commit, NamedObject, NewVersion, Nonce, ObjectDigest, Version, VersionId, names,
+    Anchor, Authorship, Commit, NamedObject, NewVersion, Nonce, Version, VersionId, names,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::bucket::buffered_all;
 use crate::bucket::upload::{Outgoing, Uploading};
 use crate::error::StoreError;
-use crate::local::{blocking, create_private_dir, file_len, rename, unix_now};
+use crate::local::{blocking, create_private_dir, file_len, unix_now};
 use crate::observe::{Observer, Phase};
 use crate::replica::Replica;
 use crate::replica::directory::{LocalState, ReplicaDir, first_entry};

@@ -115,6 +115,10 @@ fn open(
     if let Some(path) = directory(url)? {
         return open_directory(&path);
     }
+    #[cfg_attr(
+        not(any(feature = "aws", feature = "azure", feature = "gcp", feature = "hub")),
+        allow(unused_variables, reason = "only buckets have more to say")
+    )]
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
     match scheme {
         #[cfg(feature = "aws")]
