@@ -63,7 +63,13 @@ impl Bucket {
     /// Where it is on local disk, if it is there.
     pub(crate) fn directory(&self) -> Option<PathBuf> {
         let store = self.store.to_string();
-        let root = url::directory(store.strip_prefix("LocalFileSystem(")?.strip_suffix(')')?).ok()??;
+        let own = store.strip_prefix("Directory(").map(|root| Some(root.strip_suffix(')')?.into()));
+        // A caller may have brought the one of the library.
+        let other = || {
+            let url = store.strip_prefix("LocalFileSystem(")?.strip_suffix(')')?;
+            url::directory(url).ok().flatten()
+        };
+        let root: PathBuf = own.unwrap_or_else(other)?;
         Some(self.prefix.parts().fold(root, |path, part| path.join(part.as_ref())))
     }
 

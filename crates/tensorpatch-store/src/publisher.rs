@@ -31,10 +31,9 @@ use crate::bucket::upload::{Outgoing, Uploading};
 use crate::error::StoreError;
 use crate::local::{blocking, create_private_dir, file_len, unix_now};
 use crate::observe::{Observer, Phase};
-use crate::replica::Replica;
 use crate::replica::directory::{LocalState, ReplicaDir, first_entry};
 use crate::replica::install;
-use crate::replica::options::{ReplicaOptions, Target, Verify};
+use crate::replica::options::Target;
 use crate::stream::{Stream, next_version};
 
 use advance::Advance;
@@ -178,18 +177,6 @@ impl Publisher {
     /// The future may be dropped at any time.
     pub async fn settle(&self) {
         self.known.lock().await.settle().await;
-    }
-
-    fn replica(&self) -> Replica {
-        let options = ReplicaOptions::default()
-            .with_apply(self.options.diff.clone())
-            // Whoever makes a patch from the baseline hashes it.
-            .with_verify(Verify::Never)
-            .with_observer(self.options.observer.clone())
-            // Nobody loads them here.
-            .allowing_code()
-            .without_inverse();
-        Replica::of(self.stream.clone(), &self.baseline, options)
     }
 
     /// Steps P1 and P2 of section 5.

@@ -220,6 +220,8 @@ mod tests {
         for url in [path.to_owned(), format!("file://{path}")] {
             let (store, _) = open_store(&url, &Policy::default()).unwrap();
             assert!(store.to_string().contains("stream"), "{store}");
+            let below = crate::bucket::Bucket::new(store, "runs/7".into()).directory();
+            assert_eq!(below.unwrap(), std::fs::canonicalize(path).unwrap().join("runs/7"));
         }
     }
 

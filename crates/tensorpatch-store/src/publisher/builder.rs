@@ -12,6 +12,8 @@ use super::survey::Survey;
 use crate::bucket::url::directory;
 use crate::error::StoreError;
 use crate::local::{blocking, cache_dir};
+use crate::replica::Replica;
+use crate::replica::options::{ReplicaOptions, Verify};
 use crate::settings::Policy;
 use crate::stream::Stream;
 use crate::stream::builder::StreamBuilder;
@@ -162,5 +164,18 @@ impl Publisher {
     pub(super) fn places(&self) -> Places {
         let places = self.stream.altered_places().altered(Role::Baseline, &self.baseline);
         self.options.base.iter().fold(places, |places, base| places.read(Role::Base, base))
+    }
+
+    /// The baseline as a replica of the stream.
+    pub(super) fn replica(&self) -> Replica {
+        let options = ReplicaOptions::default()
+            .with_apply(self.options.diff.clone())
+            // Whoever makes a patch from the baseline hashes it.
+            .with_verify(Verify::Never)
+            .with_observer(self.options.observer.clone())
+            // Nobody loads them here.
+            .allowing_code()
+            .without_inverse();
+        Replica::of(self.stream.clone(), &self.baseline, options)
     }
 }
