@@ -62,7 +62,11 @@ fn without_group(mode: u32) -> u32 {
 
 #[cfg(target_os = "linux")]
 fn has_access_list(file: &File) -> bool {
-    rustix::fs::fgetxattr(file, ACCESS_LIST, &mut [0; 0][..]).is_ok_and(|bytes| bytes > 0)
+    match rustix::fs::fgetxattr(file, ACCESS_LIST, &mut [0_u8; 64][..]) {
+        Ok(bytes) => bytes > 0,
+        // It is longer.
+        Err(error) => error == rustix::io::Errno::RANGE,
+    }
 }
 
 #[cfg(not(target_os = "linux"))]

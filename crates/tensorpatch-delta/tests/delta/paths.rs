@@ -179,15 +179,16 @@ fn a_journal_is_finished_only_if_it_leads_to_a_state_of_the_patch_at_hand() {
         prepare_in_place(&base, by, &journal, &Options::default(), Progress::none()).unwrap();
     };
     let before = fs::read(&base).unwrap();
-    interrupt(&patch(&base, &other));
-    let refused = patch(&base, &target).apply_in_place(&base).unwrap_err();
+    let (to_other, to_target, onward) = (patch(&base, &other), patch(&base, &target), patch(&target, &other));
+    interrupt(&to_other);
+    let refused = to_target.apply_in_place(&base).unwrap_err();
     assert!(matches!(&refused, ApplyError::OtherJournal { journal: found, .. } if *found == journal));
     assert_eq!(refused.kind(), ErrorKind::Refused);
     assert!(fs::read(&base).unwrap() == before && journal.exists());
     fs::remove_file(&journal).unwrap();
     // The base of the patch at hand is one of its states.
-    interrupt(&patch(&base, &target));
-    let applied = patch(&target, &other).apply_in_place(&base).unwrap();
+    interrupt(&to_target);
+    let applied = onward.apply_in_place(&base).unwrap();
     assert!(matches!(applied, AppliedInPlace::Applied(_)));
     assert!(fs::read(&base).unwrap() == fs::read(&other).unwrap() && !journal.exists());
 }
