@@ -18,6 +18,14 @@ fn away(file: &Path) -> std::path::PathBuf {
     file.with_file_name("away")
 }
 
+/// Puts a link in the place of the staged weights, which no switch follows. Says where they belong.
+fn staged_away(replica: &Replica) -> std::path::PathBuf {
+    let staged = replica.dir().join(".tensorpatch/staging/model.safetensors");
+    std::fs::rename(&staged, away(&staged)).unwrap();
+    std::os::unix::fs::symlink(away(&staged), &staged).unwrap();
+    staged
+}
+
 /// A replica at version 1 whose activation of version 2 in place has failed, as its weights were not to be
 /// found.
 async fn stopped(world: &World) -> Replica {
@@ -106,14 +114,11 @@ async fn a_switch_that_was_begun_is_finished() {
     let replica = world.replica("r", ApplyMode::Beside);
     replica.pull_version(v(1)).await.unwrap();
     let prepared = replica.prepare(Target::Latest).await.unwrap();
-    // A directory with something in it cannot be renamed over.
-    let weights = replica.dir().join("model.safetensors");
-    std::fs::rename(&weights, away(&weights)).unwrap();
-    std::fs::create_dir_all(weights.join("in-the-way")).unwrap();
+    let staged = staged_away(&replica);
     assert!(replica.activate(prepared).await.is_err());
     assert_eq!(condition(&replica), "switching");
-    std::fs::remove_dir_all(&weights).unwrap();
-    std::fs::rename(away(&weights), &weights).unwrap();
+    std::fs::remove_file(&staged).unwrap();
+    std::fs::rename(away(&staged), &staged).unwrap();
     assert_eq!(replica.held().await.unwrap().unwrap().version, v(2));
     assert_same(replica.dir(), &world.step(2));
 }
@@ -125,12 +130,8 @@ async fn a_switch_whose_files_have_vanished_is_not_called_finished() {
     let replica = world.replica("r", ApplyMode::Beside);
     replica.pull_version(v(1)).await.unwrap();
     let prepared = replica.prepare(Target::Latest).await.unwrap();
-    let weights = replica.dir().join("model.safetensors");
-    std::fs::rename(&weights, away(&weights)).unwrap();
-    std::fs::create_dir_all(weights.join("in-the-way")).unwrap();
+    staged_away(&replica);
     assert!(replica.activate(prepared).await.is_err());
-    std::fs::remove_dir_all(&weights).unwrap();
-    std::fs::rename(away(&weights), &weights).unwrap();
     // Somebody makes room.
     std::fs::remove_dir_all(replica.dir().join(".tensorpatch/staging")).unwrap();
     assert_eq!(replica.held().await.unwrap(), None);
