@@ -23,6 +23,7 @@ pub(crate) struct Following {
     durability: String,
     inverse: bool,
     replace: bool,
+    allow_code: bool,
     verify: Option<bool>,
     lease: Option<String>,
     poll: Option<f64>,
@@ -55,6 +56,9 @@ pub(crate) fn open_replica(access: Access, following: Following, done: Py<PyAny>
     }
     if following.replace {
         options = options.replacing();
+    }
+    if following.allow_code {
+        options = options.allowing_code();
     }
     if let Some(holder) = &following.lease {
         options = options.with_lease(holder);

@@ -245,11 +245,18 @@ def test_an_unchanged_state_is_published_where_that_is_asked_for(training: Train
     assert (again.version, again.kind, again.unchanged) == (2, "empty", False)
 
 
-def test_what_is_left_out_of_a_checkpoint_is_told_and_taken_along_by_name(training: Training) -> None:
+def saved(training: Training) -> Path:
+    """The state as a checkpoint directory."""
     directory = training.path("checkpoint")
-    (directory / "onnx").mkdir(parents=True)
+    directory.mkdir()
     tensorpatch.diff(None, training.state, training.path("full.tpatch"))
     tensorpatch.apply(None, training.path("full.tpatch"), directory / "model.safetensors")
+    return directory
+
+
+def test_what_is_left_out_of_a_checkpoint_is_told_and_taken_along_by_name(training: Training) -> None:
+    directory = saved(training)
+    (directory / "onnx").mkdir()
     (directory / "config.json").write_text("{}")
     (directory / "onnx/model.onnx").write_bytes(b"1")
     with tensorpatch.Publisher(training.path("stream")) as publisher:
@@ -259,6 +266,18 @@ def test_what_is_left_out_of_a_checkpoint_is_told_and_taken_along_by_name(traini
     with tensorpatch.Publisher(training.path("other"), carry=["onnx/model.onnx"]) as publisher:
         published = publisher.publish(directory)
     assert published.companions == ("config.json", "onnx/model.onnx") and published.left_out == ()
+
+
+def test_files_that_can_run_code_come_only_if_they_are_asked_for(training: Training) -> None:
+    directory = saved(training)
+    (directory / "scaler.pkl").write_bytes(b"a pickle")
+    with tensorpatch.Publisher(training.path("stream"), carry=["scaler.pkl"]) as publisher:
+        publisher.publish(directory)
+    with pytest.raises(tensorpatch.UsageError, match="scaler.pkl"):
+        tensorpatch.Replica(training.path("stream"), training.path("refused")).pull()
+    replica = training.path("allowed")
+    tensorpatch.Replica(training.path("stream"), replica, allow_code=True).pull()
+    assert (replica / "scaler.pkl").read_bytes() == b"a pickle"
 
 
 def test_damage_of_a_replica_is_found_and_restored(training: Training) -> None:

@@ -61,6 +61,7 @@ class _Following(TypedDict):
     durability: str
     inverse: bool
     replace: bool
+    allow_code: bool
     verify: bool | None
     lease: str | None
     poll: float | None

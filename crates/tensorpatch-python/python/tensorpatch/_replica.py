@@ -96,7 +96,10 @@ class Replica:
         durability: ``synced`` waits until files are on disk; with ``none`` they are there some time later. A
             power cut before that may leave them torn, which the next pull finds out and repairs.
         inverse: Whether the patch that leads back to the version before is kept, for going back quickly.
-        replace: Whether weights in the directory that are no version of the stream may be replaced.
+        replace: Whether weights and other files in the directory that are of no version of the stream may be
+            replaced.
+        allow_code: Whether a version may bring files that can run code when they are loaded: pickles such as
+            ``.bin``, ``.pt`` and ``.pkl``.
         verify: When a pull reads all of what is held, and repairs what was altered: always, never, or by
             default the weights, with ``trust``, where there is nothing newer. What a patch is applied to is
             always hashed.
@@ -123,6 +126,7 @@ class Replica:
         durability: Literal["synced", "none"] = "synced",
         inverse: bool = True,
         replace: bool = False,
+        allow_code: bool = False,
         verify: bool | None = None,
         trust: Sequence[str] = (),
         stream: str | None = None,
@@ -149,6 +153,7 @@ class Replica:
             "durability": durability,
             "inverse": inverse,
             "replace": replace,
+            "allow_code": allow_code,
             "verify": verify,
             "lease": lease,
             "poll": None,
