@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::permissions::restrict;
 use crate::staging::Staging;
 use crate::writer::{check_destination, destination, inherit_of_replaced, place_of};
-use crate::{CheckpointError, ConfinedPath, Form};
+use crate::{CheckpointError, ConfinedPath, Form, open_regular};
 
 /// Bytes that wait for their turn to be written.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -41,7 +41,7 @@ impl AtomicFile {
         let place = place_of(&dest)?;
         let staging = Staging::create(&place, Form::File)?;
         // Not to be read meanwhile by those who could not read what it replaces.
-        if let Ok(old) = File::open(&dest) {
+        if let Ok(old) = open_regular(&dest) {
             restrict(staging.handle(), &old).map_err(CheckpointError::io("open", &dest))?;
         }
         let file = staging.handle().try_clone().map_err(CheckpointError::io("open", &dest))?;

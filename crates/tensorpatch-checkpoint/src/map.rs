@@ -6,9 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use memmap2::Mmap;
-use rustix::fs::{Mode, OFlags};
 
-use crate::{CheckpointError, ConfinedPath};
+use crate::{CheckpointError, ConfinedPath, open_regular};
 
 /// A file that is the same as long as these are: what tells a replaced or resized file from the one that was
 /// opened.
@@ -40,15 +39,12 @@ impl MappedFile {
     /// # Errors
     /// If there is no such file, it is not a regular one, or the operating system refuses.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        // Without waiting, as opening a named pipe would do.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(handle) => File::from(handle),
-            // How systems refuse to open a socket.
-            Err(rustix::io::Errno::NXIO | rustix::io::Errno::OPNOTSUPP) => {
+        let file = match open_regular(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 return Err(CheckpointError::NotAFile { path: path.to_owned() });
             }
-            Err(error) => return Err(CheckpointError::io("open", path)(error.into())),
+            Err(error) => return Err(CheckpointError::io("open", path)(error)),
         };
         Self::of(path, &file)
     }

@@ -14,7 +14,7 @@ use crate::permissions::{inherit, restrict};
 use crate::room::{NoReservation, available, check_available, reserve};
 use crate::staging::Staging;
 use crate::sync::sync_all;
-use crate::{Checkpoint, CheckpointError, Companion, ConfinedPath, Placement};
+use crate::{Checkpoint, CheckpointError, Companion, ConfinedPath, Placement, open_regular};
 
 /// Bytes of a companion that are in memory at once.
 const COPIED_AT_ONCE: usize = 1 << 17;
@@ -122,7 +122,7 @@ impl CheckpointWriter {
         };
         let copies: Vec<&File> = self.files.iter().map(|(_, file)| file).chain(&index).collect();
         let limit = |copies: &[&File], path: &Path| {
-            let source = File::open(path);
+            let source = open_regular(path);
             source
                 .and_then(|source| copies.iter().try_for_each(|copy| restrict(copy, &source)))
                 .map_err(CheckpointError::io("take over the permissions of", path))
@@ -191,7 +191,7 @@ impl CheckpointWriter {
             let directory = self.staging.place().join(below);
             directory.create_dir().map_err(CheckpointError::io("create", &directory.path()))?;
         }
-        let mut from = File::open(source).map_err(CheckpointError::io("open", source))?;
+        let mut from = open_regular(source).map_err(CheckpointError::io("open", source))?;
         self.write_beside(name, |file| {
             restrict(file, &from).map_err(CheckpointError::io("take over the permissions of", source))?;
             copy(&mut from, source, file)
@@ -248,7 +248,7 @@ impl CheckpointWriter {
 /// Gives a file that is about to take the place of the one at `dest` its permissions, if there is one that
 /// can be opened. One that cannot is nobody's to read, and so is the new one.
 pub(crate) fn inherit_of_replaced(dest: &Path, new: &File) -> Result<(), CheckpointError> {
-    let inherited = match File::open(dest) {
+    let inherited = match open_regular(dest) {
         Ok(old) => inherit(&old, new),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(_) => {

@@ -6,8 +6,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use tensorpatch_checkpoint::ConfinedPath;
 use tensorpatch_checkpoint::permissions::restrict;
+use tensorpatch_checkpoint::{ConfinedPath, open_regular};
 use tensorpatch_stream::StreamId;
 use tokio::sync::mpsc;
 
@@ -127,7 +127,7 @@ pub(crate) fn copy_file(mut from: File, to: &ConfinedPath) -> Result<(), StoreEr
 
 /// The bytes of a file of the user's of at most `max` bytes, or `None` if there is none.
 pub(crate) fn read_file(path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreError> {
-    read(File::open(path), path, max)
+    read(open_regular(path), path, max)
 }
 
 /// The bytes of a file of tensorpatch's own of at most `max` bytes, or `None` if there is none.

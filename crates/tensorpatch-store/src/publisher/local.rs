@@ -1,11 +1,10 @@
 //! What a publisher does on local disk before a version is committed. Blocking.
 
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use tensorpatch_checkpoint::permissions::restrict;
-use tensorpatch_checkpoint::{Checkpoint, ConfinedPath};
+use tensorpatch_checkpoint::{Checkpoint, ConfinedPath, open_regular};
 use tensorpatch_delta::{self as delta, LeafTable, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, TaggedStateDigest};
 use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, VersionContents};
@@ -52,7 +51,7 @@ pub(super) fn copy_companion(
 
 /// Takes from a copy what those who read it could not do with its source.
 fn restrict_to(copy: &ConfinedPath, source: &Path) -> Result<(), StoreError> {
-    let restricted = copy.open().and_then(|copy| restrict(&copy, &File::open(source)?));
+    let restricted = copy.open().and_then(|copy| restrict(&copy, &open_regular(source)?));
     restricted.map_err(|error| StoreError::local(source, error))
 }
 
@@ -94,7 +93,7 @@ pub(super) fn stage_checkpoint(
     local::make_dir(&staging)?;
     for file in source.layout().files() {
         let from = if source.is_directory() { path.join(&file.name) } else { path.to_owned() };
-        let opened = File::open(&from).map_err(|e| StoreError::local(&from, e))?;
+        let opened = open_regular(&from).map_err(|e| StoreError::local(&from, e))?;
         local::copy_file(opened, &staging.join(&file.name))?;
     }
     if let Some(index) = source.layout().index() {

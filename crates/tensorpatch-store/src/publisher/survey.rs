@@ -1,11 +1,10 @@
 //! What of a checkpoint a version would have, and whether all of it can arrive: found out before anything is
 //! uploaded. Blocking.
 
-use std::fs::File;
 use std::path::Path;
 
 use serde::Serialize;
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError, Companion, Companions, LeftOut};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError, Companion, Companions, LeftOut, open_regular};
 use tensorpatch_delta::open_settled;
 use tensorpatch_format::Layout;
 use tensorpatch_stream::names::{Collision, check_distinct, is_file_path, is_plain_name};
@@ -121,7 +120,7 @@ pub(super) fn is_writable_everywhere(name: &str) -> bool {
 
 fn check_readable(Companion { path, .. }: &Companion) -> Result<(), StoreError> {
     let refused = |what: String| StoreError::Unpublishable { path: path.clone(), what };
-    let metadata = File::open(path).and_then(|file| file.metadata());
+    let metadata = open_regular(path).and_then(|file| file.metadata());
     let metadata =
         metadata.map_err(|e| refused(format!("it cannot be read: {e}; make it readable, or remove it")))?;
     if metadata.len() > MAX_COMPANION_BYTES {

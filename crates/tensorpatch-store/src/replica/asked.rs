@@ -1,9 +1,8 @@
 //! What a version brings along that a replica takes only if that was asked for. Blocking.
 
-use std::fs::File;
 use std::path::Path;
 
-use tensorpatch_checkpoint::runs_code;
+use tensorpatch_checkpoint::{open_regular, runs_code};
 use tensorpatch_stream::{Commit, NamedObject};
 
 use super::install;
@@ -29,7 +28,7 @@ pub(super) fn check_asked_for(
         let is_own = options.replace || old.iter().any(|old| old.name == *name);
         let is_file = || std::fs::symlink_metadata(&path).is_ok_and(|found| !found.is_dir());
         // A link has what it leads to: a snapshot in the cache of the Hub is made of links.
-        let is_same = || File::open(&path).is_ok_and(|file| install::holds(file, object).unwrap_or(false));
+        let is_same = || open_regular(&path).is_ok_and(|file| install::holds(file, object).unwrap_or(false));
         if !is_own && is_file() && !is_same() {
             let what = format!(
                 "it did not come with a version, and version {} has another file of this name: move it away, or allow \

@@ -2,10 +2,9 @@
 //! anchor that the files of all ranks are together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{ConfinedPath, Placement, Role, SafetensorsHeader};
+use tensorpatch_checkpoint::{ConfinedPath, Placement, Role, SafetensorsHeader, open_regular};
 use tensorpatch_delta::{self as delta, LeafTable, Progress};
 use tensorpatch_format::{
     ChunkAddress, ChunkIndex, FileLayout, Layout, LeafHash, Limits, Schema, TaggedStateDigest, TensorIndex,
@@ -233,7 +232,7 @@ fn copy(
         if name == Layout::INDEX_FILE || !names.insert(name.to_owned()) {
             return Err(wrong(format!("{name} twice, or an index, which is written by the commit")).into());
         }
-        let opened = File::open(file).map_err(|e| StoreError::local(file, e))?;
+        let opened = open_regular(file).map_err(|e| StoreError::local(file, e))?;
         local::copy_file(opened, &copies.join(name))?;
     }
     let weights: Vec<&String> = names.iter().filter(|name| is_weights(name)).collect();
