@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 /// Opens a regular file for reading, wherever links lead on the way to it.
 ///
@@ -15,14 +16,22 @@ use rustix::fs::{Mode, OFlags};
 /// refuses.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let other = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(handle) => File::from(handle),
+    let file = match open_at_once(path) {
         // How systems refuse to open a socket.
-        Err(rustix::io::Errno::NXIO | rustix::io::Errno::OPNOTSUPP) => return Err(other()),
-        Err(error) => return Err(error.into()),
+        Err(error) if is_of(&error, &[Errno::NXIO, Errno::OPNOTSUPP]) => return Err(other()),
+        opened => opened?,
     };
     if file.metadata()?.is_file() { Ok(file) } else { Err(other()) }
+}
+
+/// Opens a file or directory of the user's, and waits for nobody.
+pub(crate) fn open_at_once(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
+fn is_of(error: &io::Error, all: &[Errno]) -> bool {
+    all.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 #[cfg(test)]

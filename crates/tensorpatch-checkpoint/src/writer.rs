@@ -11,6 +11,7 @@ use tensorpatch_format::{Layout, Schema, TensorIndex};
 use crate::companions::is_safetensors;
 use crate::durable::sync_open_dir;
 use crate::permissions::{inherit, restrict};
+use crate::regular::open_at_once;
 use crate::room::{NoReservation, available, check_available, reserve};
 use crate::staging::Staging;
 use crate::sync::sync_all;
@@ -122,7 +123,7 @@ impl CheckpointWriter {
         };
         let copies: Vec<&File> = self.files.iter().map(|(_, file)| file).chain(&index).collect();
         let limit = |copies: &[&File], path: &Path| {
-            let source = open_regular(path);
+            let source = open_at_once(path);
             source
                 .and_then(|source| copies.iter().try_for_each(|copy| restrict(copy, &source)))
                 .map_err(CheckpointError::io("take over the permissions of", path))
@@ -248,7 +249,7 @@ impl CheckpointWriter {
 /// Gives a file that is about to take the place of the one at `dest` its permissions, if there is one that
 /// can be opened. One that cannot is nobody's to read, and so is the new one.
 pub(crate) fn inherit_of_replaced(dest: &Path, new: &File) -> Result<(), CheckpointError> {
-    let inherited = match open_regular(dest) {
+    let inherited = match open_at_once(dest) {
         Ok(old) => inherit(&old, new),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(_) => {
