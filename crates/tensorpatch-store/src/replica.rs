@@ -250,7 +250,11 @@ impl Replica {
         target: Target,
         attempts: &mut PlanAttempts,
     ) -> Result<Prepared, StoreError> {
-        let (local, restored) = self.checked(directory, self.local(directory).await?).await?;
+        let local = self.local(directory).await?;
+        // Whatever became of them since.
+        let came: Vec<NamedObject> =
+            local.iter().flat_map(|local| local.condition.companions().cloned()).collect();
+        let (local, restored) = self.checked(directory, local).await?;
         // The last is the version that was held by the state file: the stream must still have it.
         let (held, old_companions, known) = match local {
             None => {
@@ -281,9 +285,8 @@ impl Replica {
             }
         };
         let target = self.find(known, target).await?;
-        let (root, old, commit) = (self.dir.clone(), old_companions.clone(), target.clone());
-        let options = self.options.clone();
-        blocking(move || asked::check_asked_for(&root, &old, &commit, &options)).await?;
+        let (root, commit, options) = (self.dir.clone(), target.clone(), self.options.clone());
+        blocking(move || asked::check_asked_for(&root, &came, &commit, &options)).await?;
         let number = target.record.version;
         let held_id = held.as_ref().map(|held| held.id);
         self.lease(held_id.map(|id| id.version), number).await;

@@ -10,13 +10,13 @@ use super::options::ReplicaOptions;
 use crate::error::StoreError;
 
 /// Refuses files beside the weights that can run code, and those that would take the place of files in `root`
-/// that did not come with a version: `old` did.
+/// that did not come with a version: those of `came` did.
 ///
 /// # Errors
 /// [`StoreError::RunsCode`] and [`StoreError::Place`], unless `options` allow it.
 pub(super) fn check_asked_for(
     root: &Path,
-    old: &[NamedObject],
+    came: &[NamedObject],
     target: &Commit,
     options: &ReplicaOptions,
 ) -> Result<(), StoreError> {
@@ -25,7 +25,7 @@ pub(super) fn check_asked_for(
             return Err(StoreError::RunsCode { version: target.record.version, name: name.clone() });
         }
         let path = root.join(name);
-        let is_own = options.replace || old.iter().any(|old| old.name == *name);
+        let is_own = options.replace || came.iter().any(|came| came.name == *name);
         let is_file = || std::fs::symlink_metadata(&path).is_ok_and(|found| !found.is_dir());
         // A link has what it leads to: a snapshot in the cache of the Hub is made of links.
         let is_same = || open_regular(&path).is_ok_and(|file| install::holds(file, object).unwrap_or(false));

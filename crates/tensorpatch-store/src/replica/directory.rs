@@ -82,6 +82,16 @@ impl Condition {
         }
     }
 
+    /// The files beside the weights that came with that version or, where one takes the place of another, with
+    /// that one.
+    pub(crate) fn companions(&self) -> impl Iterator<Item = &NamedObject> {
+        let (held, before) = match self {
+            Self::Held(held) | Self::Damaged { was: held } | Self::Switching { to: held, .. } => (held, None),
+            Self::Applying { from, to, .. } => (to, Some(from)),
+        };
+        held.companions.iter().chain(before.into_iter().flat_map(|before| &before.companions))
+    }
+
     /// Whether the files are those of this commit.
     pub(crate) fn holds(&self, commit: &Commit) -> bool {
         matches!(self, Self::Held(held) if *held == InstalledVersion::of(commit))

@@ -6,6 +6,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use crate::support::{World, assert_same, v};
+use tensorpatch_delta::Durability;
 use tensorpatch_store::{ApplyMode, Event, ObjectDigest, Observer, Phase, Replica, ReplicaOptions, Target};
 
 fn condition(replica: &Replica) -> String {
@@ -16,6 +17,13 @@ fn condition(replica: &Replica) -> String {
 
 fn away(file: &Path) -> std::path::PathBuf {
     file.with_file_name("away")
+}
+
+/// A replica that writes beside and syncs nothing: to sync what is staged would find what is wrong with it before
+/// the switch begins.
+fn unsynced(world: &World) -> Replica {
+    let options = ReplicaOptions::default().with_mode(ApplyMode::Beside).with_durability(Durability::None);
+    Replica::of(world.stream.clone(), world.path("r"), options)
 }
 
 /// Puts a link in the place of the staged weights, which no switch follows. Says where they belong.
@@ -111,7 +119,7 @@ async fn an_update_whose_journal_is_gone_before_it_begins_does_not_pass_for_done
 async fn a_switch_that_was_begun_is_finished() {
     let world = World::new().await;
     world.publish_steps(2).await;
-    let replica = world.replica("r", ApplyMode::Beside);
+    let replica = unsynced(&world);
     replica.pull_version(v(1)).await.unwrap();
     let prepared = replica.prepare(Target::Latest).await.unwrap();
     let staged = staged_away(&replica);
@@ -127,7 +135,7 @@ async fn a_switch_that_was_begun_is_finished() {
 async fn a_switch_whose_files_have_vanished_is_not_called_finished() {
     let world = World::new().await;
     world.publish_steps(2).await;
-    let replica = world.replica("r", ApplyMode::Beside);
+    let replica = unsynced(&world);
     replica.pull_version(v(1)).await.unwrap();
     let prepared = replica.prepare(Target::Latest).await.unwrap();
     staged_away(&replica);
