@@ -25,7 +25,9 @@ use serde::Serialize;
 use tensorpatch_checkpoint::Role;
 use tensorpatch_delta as delta;
 use tensorpatch_stream::lease::Lease;
-use tensorpatch_stream::{Commit, Edge, ObjectDigest, StreamId, Version, VersionContents, VersionId};
+use tensorpatch_stream::{
+    Commit, Edge, NamedObject, ObjectDigest, StreamId, Version, VersionContents, VersionId,
+};
 
 use crate::error::StoreError;
 use crate::local::blocking;
