@@ -413,12 +413,11 @@ fn a_companion_that_cannot_be_read_is_named_and_not_what_was_to_be_written() {
     let (keep, _, shards) = sources();
     let out = tempfile::tempdir().unwrap();
     let writer = create(&shards, &out.path().join("dest"), Form::Directory).unwrap();
-    // A directory can be opened like a file, and then not read.
     let unreadable = keep.path().join("vocab.json");
     fs::create_dir(&unreadable).unwrap();
     let companion = Companion { name: "vocab.json".into(), path: unreadable.clone() };
     let error = writer.copy_companion(&companion).unwrap_err();
-    let CheckpointError::Io { action: "read", path, .. } = &error else { panic!("{error}") };
+    let CheckpointError::Io { action: "open", path, .. } = &error else { panic!("{error}") };
     assert_eq!(path, &unreadable);
 }
 
