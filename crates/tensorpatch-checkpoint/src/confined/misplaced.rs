@@ -35,7 +35,7 @@ impl Misplaced {
         }
     }
 
-    /// The refusal that an error of a [`ConfinedPath`] stands for, if it is one.
+    /// The refusal that an error of a [`ConfinedPath`](crate::ConfinedPath) stands for, if it is one.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }

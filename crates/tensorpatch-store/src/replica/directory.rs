@@ -82,8 +82,8 @@ impl Condition {
         }
     }
 
-    /// The files beside the weights that came with that version or, where one takes the place of another, with
-    /// that one.
+    /// The files beside the weights that came with that version or, where one takes the place of
+    /// another, with that one.
     pub(crate) fn companions(&self) -> impl Iterator<Item = &NamedObject> {
         let (held, before) = match self {
             Self::Held(held) | Self::Damaged { was: held } | Self::Switching { to: held, .. } => (held, None),

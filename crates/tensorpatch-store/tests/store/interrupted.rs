@@ -19,8 +19,8 @@ fn away(file: &Path) -> std::path::PathBuf {
     file.with_file_name("away")
 }
 
-/// A replica that writes beside and syncs nothing: to sync what is staged would find what is wrong with it before
-/// the switch begins.
+/// A replica that writes beside and syncs nothing: to sync what is staged would find what is wrong with
+/// it before the switch begins.
 fn unsynced(world: &World) -> Replica {
     let options = ReplicaOptions::default().with_mode(ApplyMode::Beside).with_durability(Durability::None);
     Replica::of(world.stream.clone(), world.path("r"), options)

@@ -30,9 +30,9 @@ const MOST_BYTES: u64 = 64 << 10;
 /// commits, this one notices when it begins the next version. If the directory is lost, damaged or behind,
 /// the tensors are read from the stream.
 ///
-/// The first version is made of whole files, as with [`upload_files`], and so is one that alters tensors, for
-/// which every rank begins with [`RankPublisher::feed_whole`]. The others are patches, as with
-/// [`upload_patch`].
+/// The first version is made of whole files, as with [`upload_files`](super::upload_files), and so is
+/// one that alters tensors, for which every rank begins with [`RankPublisher::feed_whole`]. The others
+/// are patches, as with [`upload_patch`](super::upload_patch).
 #[derive(Debug, Clone)]
 pub struct RankPublisher {
     stream: Stream,
