@@ -15,7 +15,7 @@ class Update:
     """What bringing a version into a server took. Times are in seconds."""
 
     version: int
-    route: str  # "scatter" or "reload"; "unknown" without the worker extension
+    route: str  # "scatter", "reload", or "none"; "unknown" without the worker extension
     reason: str  # why not a scatter
     fetch: float  # download, decode, verify: the server generates meanwhile
     pause: float  # from the call that pauses to the reply of the one that resumes

@@ -164,6 +164,7 @@ class Engine(WeightTransferEngine[InitInfo, UpdateInfo]):
             fetched = self.fetch(update_info.version)
         started = time.perf_counter()
         if self._status.served == fetched.version:
+            self._say(route="none", reason="it was served already", apply_seconds=0.0)
             return
         decision = self._decide(fetched)
         self._say(served=None)
