@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::shell;
-use crate::tidy::links::targets;
+use crate::tidy::links::{file_of, local_targets};
 
 /// Where pages of the repository that no chapter lists, but that a chapter links to, stand in the contents.
 const ELSEWHERE: &str = "\n# Elsewhere in the repository\n\n";
@@ -26,7 +26,7 @@ pub(crate) fn run() -> Result<()> {
     let docs = Path::new("docs");
     let summary = std::fs::read_to_string(root.join("docs/SUMMARY.md"))?;
     let chapters: Vec<PathBuf> =
-        local_targets(&summary).map(|target| from_root(docs, target)).collect::<Result<_>>()?;
+        local_targets(&summary).map(|target| from_root(docs, file_of(target))).collect::<Result<_>>()?;
     let (pages, others) = linked(&root, &chapters)?;
     for file in pages.iter().chain(&others) {
         let copy = source.join(file);
@@ -46,7 +46,7 @@ fn linked(root: &Path, chapters: &[PathBuf]) -> Result<(BTreeSet<PathBuf>, BTree
     while let Some(page) = waiting.pop() {
         let text = std::fs::read_to_string(root.join(&page)).with_context(|| page.display().to_string())?;
         for target in local_targets(&text) {
-            let file = from_root(page.parent().unwrap_or(Path::new("")), target)?;
+            let file = from_root(page.parent().unwrap_or(Path::new("")), file_of(target))?;
             if file.extension().is_some_and(|extension| extension == "md") {
                 if !pages.contains(&file) {
                     waiting.push(file);
@@ -72,16 +72,6 @@ fn contents(summary: &str, chapters: &[PathBuf], pages: &BTreeSet<PathBuf>) -> S
         text += &format!("- [{0}]({0})\n", page.display());
     }
     text
-}
-
-/// The targets of links to files here, without the place in them.
-fn local_targets(text: &str) -> impl Iterator<Item = &str> {
-    let elsewhere = |target: &&str| target.contains("://") || target.starts_with("mailto:");
-    targets(text)
-        .into_iter()
-        .filter(move |target| !elsewhere(target))
-        .map(|target| target.split('#').next().unwrap_or_default())
-        .filter(|file| !file.is_empty())
 }
 
 /// A path from the root, of one from a directory.

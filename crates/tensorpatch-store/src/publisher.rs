@@ -208,12 +208,8 @@ impl Publisher {
                         what: format!("it has {name:?}"),
                     }),
                 },
-                Some(local) if local.stream != self.stream.id() => Err(StoreError::AnotherStream {
-                    path: self.baseline.clone(),
-                    expected: local.stream,
-                    found: self.stream.id(),
-                }),
-                Some(_) => {
+                Some(local) => {
+                    local.check_stream(self.stream.id(), &self.baseline)?;
                     Err(StoreError::HistoryRewritten("the baseline holds a version, the stream none".into()))
                 }
             };

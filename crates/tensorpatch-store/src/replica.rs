@@ -236,14 +236,10 @@ impl Replica {
     async fn local(&self, directory: &ReplicaDir) -> Result<Option<LocalState>, StoreError> {
         let (directory, options) = (directory.clone(), self.options.apply.clone());
         let state = blocking(move || install::recover(&directory, &options)).await?;
-        match &state {
-            Some(state) if state.stream != self.stream.id() => Err(StoreError::AnotherStream {
-                path: self.dir.clone(),
-                expected: state.stream,
-                found: self.stream.id(),
-            }),
-            _ => Ok(state),
+        if let Some(state) = &state {
+            state.check_stream(self.stream.id(), &self.dir)?;
         }
+        Ok(state)
     }
 
     async fn prepare_locked(

@@ -10,13 +10,8 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
     let mut violations = Vec::new();
     for path in files(root, ".md")? {
         let text = std::fs::read_to_string(&path)?;
-        for target in targets(&text) {
-            let file = target.split('#').next().unwrap_or_default();
-            let elsewhere = target.contains("://") || target.starts_with("mailto:");
-            if elsewhere || file.is_empty() {
-                continue;
-            }
-            if !path.parent().unwrap_or(root).join(file).exists() {
+        for target in local_targets(&text) {
+            if !path.parent().unwrap_or(root).join(file_of(target)).exists() {
                 violations.push(format!("{}: the link to {target} leads nowhere", shown(root, &path)));
             }
         }
@@ -24,8 +19,19 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
     Ok(violations)
 }
 
+/// The targets of links to files here, some of them with a place in the file.
+pub(crate) fn local_targets(text: &str) -> impl Iterator<Item = &str> {
+    let is_elsewhere = |target: &str| target.contains("://") || target.starts_with("mailto:");
+    targets(text).into_iter().filter(move |target| !is_elsewhere(target) && !file_of(target).is_empty())
+}
+
+/// The file of a target, without the place in it.
+pub(crate) fn file_of(target: &str) -> &str {
+    target.split('#').next().unwrap_or_default()
+}
+
 /// The targets of inline links, outside code.
-pub(crate) fn targets(text: &str) -> Vec<&str> {
+fn targets(text: &str) -> Vec<&str> {
     let mut targets = Vec::new();
     let mut fenced = false;
     for line in text.lines() {

@@ -2,11 +2,15 @@
 
 pub(crate) mod scene;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::*;
 use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Form, Placement, generate_layout};
 use tensorpatch_delta::{DiffReport, Options, Progress, Snapshot, State, encode_diff, encode_full};
-use tensorpatch_format::{Dtype, FileLayout, Layout, Limits, Schema, TensorIndex, TensorSpec};
+use tensorpatch_format::{
+    Dtype, FileLayout, Layout, LeafHash, Limits, Profile, Schema, TensorIndex, TensorSpec,
+};
 
 /// A tensor by name, dtype, shape and bytes.
 #[derive(Clone)]
@@ -115,4 +119,14 @@ pub(crate) fn tensor_of(path: &Path, name: &str) -> Vec<u8> {
     let opened = open(path);
     let index: TensorIndex = opened.schema().find(name).unwrap();
     opened.tensor(index).unwrap().to_vec()
+}
+
+/// Options of every profile and hash, and some threads.
+pub(crate) fn options() -> impl Strategy<Value = Options> {
+    let profile = prop::sample::select(vec![Profile::Compact, Profile::Direct]);
+    let hash = prop::sample::select(vec![LeafHash::Xxh3, LeafHash::Blake3]);
+    (profile, hash, 1_usize..4).prop_map(|(profile, hash, threads)| {
+        let threads = NonZeroUsize::new(threads).unwrap();
+        Options::default().with_profile(profile).with_leaf_hash(hash).with_threads(threads)
+    })
 }

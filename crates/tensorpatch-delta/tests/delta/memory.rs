@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
-use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::common::options;
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{SafeTensors, View, serialize};
@@ -16,17 +16,8 @@ use tensorpatch_delta::{
     Diff, DiffError, MemoryState, Options, Others, Patch, Progress, Snapshot, TensorDiff, TensorsError, diff,
     diff_tensors, encode_diff, encode_full, full, full_tensors,
 };
-use tensorpatch_format::{ErrorKind, LeafHash, Limits, Profile};
+use tensorpatch_format::{ErrorKind, Limits};
 use tensorpatch_testkit::{Model, Pair, Size, Tensor, pairs};
-
-fn options() -> impl Strategy<Value = Options> {
-    let profile = prop::sample::select(vec![Profile::Compact, Profile::Direct]);
-    let hash = prop::sample::select(vec![LeafHash::Xxh3, LeafHash::Blake3]);
-    (profile, hash, 1_usize..4).prop_map(|(profile, hash, threads)| {
-        let threads = NonZeroUsize::new(threads).unwrap();
-        Options::default().with_profile(profile).with_leaf_hash(hash).with_threads(threads)
-    })
-}
 
 /// A pair without dtypes that the crate does not know.
 fn known_pairs(size: Size) -> impl Strategy<Value = Pair> {

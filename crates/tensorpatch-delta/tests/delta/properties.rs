@@ -6,26 +6,18 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Mutex;
 
+use crate::common::options;
 use proptest::prelude::*;
 use tensorpatch_checkpoint::{Checkpoint, Form, generate_layout};
 use tensorpatch_delta::{
     ApplyError, Options, Patch, Progress, Snapshot, State, apply_chunks, apply_in_place, apply_to,
     encode_diff, encode_full,
 };
-use tensorpatch_format::{CHUNK_BYTES, ChunkAddress, ErrorClass, Kind, LeafHash, Limits, Profile};
+use tensorpatch_format::{CHUNK_BYTES, ChunkAddress, ErrorClass, Kind, Limits};
 use tensorpatch_testkit::{
     FileStyle, Model, Pair, Size, Tensor, mutations, pairs, repair_checksums, styles, write_sharded,
     write_single,
 };
-
-fn options() -> impl Strategy<Value = Options> {
-    let profile = prop::sample::select(vec![Profile::Compact, Profile::Direct]);
-    let hash = prop::sample::select(vec![LeafHash::Xxh3, LeafHash::Blake3]);
-    (profile, hash, 1_usize..4).prop_map(|(profile, hash, threads)| {
-        let threads = NonZeroUsize::new(threads).unwrap();
-        Options::default().with_profile(profile).with_leaf_hash(hash).with_threads(threads)
-    })
-}
 
 fn state(model: &Model) -> State<'_> {
     State::new(model.schema(), model.slices()).unwrap()

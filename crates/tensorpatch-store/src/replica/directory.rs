@@ -105,6 +105,16 @@ pub(crate) struct LocalState {
     pub(crate) condition: Condition,
 }
 
+impl LocalState {
+    /// Says that `dir`, whose state this is, belongs to the stream `id`.
+    pub(crate) fn check_stream(&self, id: StreamId, dir: &Path) -> Result<(), StoreError> {
+        if self.stream == id {
+            return Ok(());
+        }
+        Err(StoreError::AnotherStream { path: dir.to_owned(), expected: self.stream, found: id })
+    }
+}
+
 #[derive(Serialize)]
 struct StateFile {
     format: &'static str,

@@ -70,12 +70,8 @@ impl Stream {
     ) -> Result<ReplicaStatus, StoreError> {
         let path = dir.as_ref().to_owned();
         let state = blocking(move || read_state(&path)).await?;
-        if let Some(state) = state.as_ref().filter(|state| state.stream != self.id()) {
-            return Err(StoreError::AnotherStream {
-                path: dir.as_ref().to_owned(),
-                expected: state.stream,
-                found: self.id(),
-            });
+        if let Some(state) = &state {
+            state.check_stream(self.id(), dir.as_ref())?;
         }
         let (condition, held) = match state.map(|state| state.condition) {
             None => (ReplicaCondition::Empty, None),
