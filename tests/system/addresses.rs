@@ -299,6 +299,16 @@ fn no_credentials_are_said_to_be_none_without_a_wait() {
 }
 
 #[test]
+fn a_container_without_an_account_is_refused_by_the_variable_that_is_missing() {
+    let home = temporary();
+    let log = || bare(&["log", "az://weights/run"], home.path());
+    finish(&mut log()).fails(REFUSED, &["az://weights/run", "set AZURE_STORAGE_ACCOUNT_NAME"]);
+    let outcome =
+        finish(log().env("AZURE_STORAGE_ACCOUNT_NAME", "a").env("AZURE_ENDPOINT", "http://127.0.0.1:1"));
+    assert_ne!(outcome.code, REFUSED, "{}", outcome.stderr);
+}
+
+#[test]
 fn what_looks_like_the_destination_of_another_tool_makes_no_directory() {
     let dir = temporary();
     for url in

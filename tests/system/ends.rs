@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -120,7 +120,7 @@ fn a_command_that_waits_ends_when_it_is_asked_to() {
     let mut said = [0; 20];
     child.stderr.as_mut().unwrap().read_exact(&mut said).unwrap();
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-    let outcome = end(child).fails(143, &["SIGTERM"]);
+    let outcome = end(child).fails(143, &["the replica is as it was", "SIGTERM"]);
     assert_eq!(outcome.json()["error"]["exit_code"], 143);
 }
 
@@ -207,6 +207,26 @@ fn outputs_that_are_no_files_are_written_to_or_refused_and_never_replaced() {
         .fails(REFUSED, &["it is a directory", "give the path of a file"]);
     run(&arguments!["diff", fixture(4), fixture(5), "-o", dir.path().join("no/p.tpatch")])
         .fails(FAILED, &["there is no directory", "check the path"]);
+}
+
+#[test]
+fn an_output_replaces_nothing_of_another_kind() {
+    let dir = temporary();
+    let path = |name: &str| dir.path().join(name);
+    let (weights, patch, page) = (path("weights.safetensors"), path("p.tpatch"), path("page.html"));
+    fs::copy(fixture(6), &weights).unwrap();
+    run(&arguments!["publish", fixture(4), "--to", path("stream"), "--baseline", path("baseline")]).ok();
+    let diff = |out: &Path| run(&arguments!["diff", fixture(4), fixture(5), "-o", out]);
+    let report = |out: &Path| run(&arguments!["report", path("stream"), "-o", out, "--work", path("work")]);
+    for _ in 0..2 {
+        diff(&patch).ok();
+        report(&page).ok();
+    }
+    for outcome in [diff(&weights), diff(&page), report(&weights), report(&patch)] {
+        outcome.fails(REFUSED, &["a file of another kind is there", "give another path"]);
+    }
+    assert!(read(&weights) == read(&fixture(6)));
+    diff(&patch).ok();
 }
 
 #[test]

@@ -164,8 +164,29 @@ fn every_command_prints_what_its_schema_says_and_fails_with_an_error_document() 
         failure(1, arguments!["key", "show", none]),
         failure(6, arguments!["rotate", none, "--old-key-file", key, "--new-key-file", next_key]),
         failure(2, arguments!["bogus"]),
+        failure(3, arguments!["pull", without_anchors(&dir), path("x")]),
+        failure(3, arguments!["digest", without_shard(&dir)]),
     ];
+    let named = |of: &Value| of["error"].get("path").or(of["error"].get("object")).is_some();
+    assert!(failures[failures.len() - 2..].iter().all(named), "{failures:#?}");
     hold("error", &failures);
+}
+
+/// A stream whose anchor is gone.
+fn without_anchors(dir: &tempfile::TempDir) -> PathBuf {
+    let stream = dir.path().join("without anchors");
+    run(&arguments!["publish", fixture(4), "--to", stream, "--baseline", dir.path().join("none's")]).ok();
+    fs::remove_dir_all(stream.join("anchors")).unwrap();
+    stream
+}
+
+/// A checkpoint whose index names a shard that is not there.
+fn without_shard(dir: &tempfile::TempDir) -> PathBuf {
+    let checkpoint = dir.path().join("without shard");
+    fs::create_dir(&checkpoint).unwrap();
+    let index = r#"{"metadata": {}, "weight_map": {"w": "model-1.safetensors"}}"#;
+    fs::write(checkpoint.join("model.safetensors.index.json"), index).unwrap();
+    checkpoint
 }
 
 #[test]

@@ -63,6 +63,24 @@ fn snapshot(version: u32) -> PathBuf {
 }
 
 #[test]
+fn a_stray_copy_of_a_record_is_named_and_the_stream_is_whole_without_it() {
+    let scene = Scene::new(2);
+    fs::copy(scene.commit(2), scene.commit(3)).unwrap();
+    for command in ["log", "gc"] {
+        scene
+            .run(command, &[])
+            .fails(BAD_INPUT, &["commits/", "it is the record of version 2", "move it away"]);
+    }
+    scene.publish(3, &[]).fails(BAD_INPUT, &["move it away"]);
+    let checked = scene.run("fsck", &[]).fails(BAD_INPUT, &[]);
+    let said = String::from_utf8(checked.stdout).unwrap();
+    assert!(said.contains("not known: the newest record cannot be read"), "{said}");
+    fs::rename(scene.commit(3), scene.path("away")).unwrap();
+    scene.run("fsck", &[]).ok();
+    scene.publish(3, &[]).ok();
+}
+
+#[test]
 fn a_stream_whose_records_are_gone_is_not_sound() {
     let scene = Scene::new(3);
     scene.run("fsck", &[]).ok();

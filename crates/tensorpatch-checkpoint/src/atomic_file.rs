@@ -1,7 +1,7 @@
 //! One file that gets its name when it is whole.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::permissions::restrict;
@@ -49,6 +49,24 @@ impl AtomicFile {
         Ok(Self { dest, place, staging, out })
     }
 
+    /// As [`AtomicFile::create`], where a file at `dest` is replaced only if it is empty or begins with
+    /// `start`: a slip of the hand does not cost somebody's weights.
+    ///
+    /// # Errors
+    /// As [`AtomicFile::create`], and if another file is at `dest`.
+    pub fn create_over(dest: &Path, start: &[u8]) -> Result<Self, CheckpointError> {
+        if let Ok(old) = open_regular(dest) {
+            let mut found = Vec::with_capacity(start.len());
+            let read = old.take(start.len() as u64).read_to_end(&mut found);
+            read.map_err(CheckpointError::io("read", dest))?;
+            if !found.is_empty() && found != start {
+                let advice = "give another path, or remove it first if it may go";
+                return Err(destination(dest, "a file of another kind is there", advice));
+            }
+        }
+        Self::create(dest)
+    }
+
     /// Makes the file durable and gives it its name.
     ///
     /// # Errors
@@ -70,5 +88,28 @@ impl Write for AtomicFile {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_another_kind_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let dest = dir.path().join("p");
+        let replace = || AtomicFile::create_over(&dest, b"MAGIC").and_then(AtomicFile::commit);
+        replace().unwrap();
+        for own in [&b""[..], b"MAGIC", b"MAGIC and more"] {
+            std::fs::write(&dest, own).unwrap();
+            replace().unwrap();
+        }
+        for other in [&b"M"[..], b"MAGI", b"weights of somebody"] {
+            std::fs::write(&dest, other).unwrap();
+            let error = replace().unwrap_err();
+            assert!(matches!(error, CheckpointError::Destination { .. }), "{error}");
+            assert_eq!(std::fs::read(&dest).unwrap(), other);
+        }
     }
 }

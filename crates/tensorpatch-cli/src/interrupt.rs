@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use tensorpatch::checkpoint::{hold_at_lost_pages, remove_unfinished};
+use tensorpatch::store::Phase;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -42,6 +43,8 @@ struct Shared {
     destinations: Vec<PathBuf>,
     /// Who waits for a store.
     waiting: Option<oneshot::Sender<Interrupted>>,
+    /// What was last begun of work with a store.
+    phase: Option<Phase>,
 }
 
 impl Interrupts {
@@ -71,6 +74,16 @@ impl Interrupts {
         let (sender, receiver) = oneshot::channel();
         self.lock().waiting = Some(sender);
         receiver
+    }
+
+    /// Says that a phase of work with a store begins.
+    pub(crate) fn begins(&self, phase: Phase) {
+        self.lock().phase = Some(phase);
+    }
+
+    /// The phase that was begun last.
+    pub(crate) fn phase(&self) -> Option<Phase> {
+        self.lock().phase
     }
 
     async fn wait(self, json: bool, ready: &std::sync::mpsc::Sender<()>) {

@@ -19,6 +19,8 @@ use tensorpatch::store::upkeep::StreamReport;
 use crate::dates::date;
 use html::text;
 
+/// What every page begins with.
+pub(crate) const START: &str = "<!doctype html>";
 /// What the page may do: nothing but show what is in it.
 const POLICY: &str = include_str!("page/policy.txt");
 const STYLE: &str = include_str!("page/style.css");
@@ -39,7 +41,7 @@ pub(crate) fn page(url: &str, report: &StreamReport, data: &impl Serialize) -> s
     let policy = POLICY.trim_end();
     let (url, stream, made) = (text(url), report.stream, date(report.made));
     Ok(format!(
-        "<!doctype html>\n\
+        "{START}\n\
          <html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\

@@ -44,6 +44,17 @@ pub(crate) fn wait<T>(session: &Session, work: impl Future<Output = Result<T>>) 
     ended
 }
 
+/// Says of interrupted work what was and was not done, by the phase that it was in.
+pub(crate) fn standing<T>(
+    session: &Session,
+    ended: Result<T>,
+    what: impl FnOnce(Option<Phase>) -> &'static str,
+) -> Result<T> {
+    ended.map_err(|error| {
+        if error.is::<Interrupted>() { error.context(what(session.interrupts.phase())) } else { error }
+    })
+}
+
 /// A stream that is there already, and whom to trust about it.
 #[derive(Debug, Args)]
 pub(crate) struct Source {
@@ -178,6 +189,7 @@ fn bars(session: &Session) -> impl Fn(Event) + Send + Sync + 'static {
         let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Started(phase, bytes) => {
+                session.interrupts.begins(phase);
                 // The one before goes first, or two would be drawn.
                 *current = None;
                 *current = Some((phase, session.bar(label(phase), bytes)));

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::{AtomicFile, CheckpointError, Places, Role};
+use tensorpatch_format::MAGIC;
 
 use crate::{DiffError, DiffReport};
 
@@ -44,7 +45,7 @@ impl PatchFile {
                 return Ok(Self::Special(path.to_owned(), BufWriter::new(file)));
             }
         }
-        AtomicFile::create(path).map(Self::Atomic)
+        AtomicFile::create_over(path, &MAGIC).map(Self::Atomic)
     }
 
     /// Gives a finished file its name.

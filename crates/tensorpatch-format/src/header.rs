@@ -3,7 +3,8 @@
 use crate::bytes::Reader;
 use crate::{Error, Kind, LeafHash, Profile, Violation};
 
-const MAGIC: [u8; 8] = *b"\x89TPATCH\n";
+/// What every patch file begins with (section 6).
+pub const MAGIC: [u8; 8] = *b"\x89TPATCH\n";
 const MAJOR: u16 = 1;
 
 /// What a reader must know before anything else.

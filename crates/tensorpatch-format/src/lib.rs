@@ -53,7 +53,7 @@ pub use error::{Error, Violation};
 pub use error_class::ErrorClass;
 pub use error_kind::ErrorKind;
 pub use grid::Grid;
-pub use header::PatchHeader;
+pub use header::{MAGIC, PatchHeader};
 pub use index::{BlockEntry, Index};
 pub use layout::{FileLayout, Layout, LayoutError};
 pub use limits::{LimitKind, Limits};

@@ -34,7 +34,11 @@ impl Report for FsckReport {
     fn lines(&self) -> Vec<String> {
         let checked = &self.checked;
         let how = if checked.deep { "read and hashed" } else { "asked for their size" };
-        let newest = checked.tip.map_or_else(|| "none yet".to_owned(), |tip| format!("up to {tip}"));
+        let newest = match checked.tip {
+            Some(tip) => format!("up to {tip}"),
+            None if checked.problems.is_empty() => "none yet".to_owned(),
+            None => "not known: the newest record cannot be read".to_owned(),
+        };
         let mut summary = vec![
             ("stream", format!("{} ({})", self.url, self.stream)),
             ("versions", newest),

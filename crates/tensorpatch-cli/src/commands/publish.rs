@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{AnchorPolicy, PublishOptions, Published, Publisher};
+use tensorpatch::store::{AnchorPolicy, Phase, PublishOptions, Published, Publisher};
 
 use crate::arguments::{LeafHashChoice, ProfileChoice};
 use crate::output::{Report, bytes, count, fields, percent, ratio, seconds};
@@ -157,7 +157,10 @@ fn list(label: &'static str, names: impl ExactSizeIterator<Item = String>) -> Op
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    streams::wait(session, publish(arguments, session))
+    streams::standing(session, streams::wait(session, publish(arguments, session)), |phase| match phase {
+        Some(Phase::Upload | Phase::Apply) => "it is not known whether the version was published",
+        _ => "nothing was published",
+    })
 }
 
 async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{ApplyMode, Pulled, Replica, ReplicaOptions, Verify, Version};
+use tensorpatch::store::{ApplyMode, Phase, Pulled, Replica, ReplicaOptions, Verify, Version};
 
 use crate::arguments::DurabilityChoice;
 use crate::exit::Refusal;
@@ -134,9 +134,9 @@ impl Report for PullReport {
             ("downloaded", bytes(pulled.downloaded_bytes)),
             (
                 "state",
-                match pulled.edges.is_empty() {
-                    true => format!("{} (recorded, not read)", pulled.contents.state),
-                    false => pulled.contents.state.to_string(),
+                match pulled.verified {
+                    true => pulled.contents.state.to_string(),
+                    false => format!("{} (recorded, not read)", pulled.contents.state),
                 },
             ),
             ("time", seconds(Duration::from_secs_f64(self.seconds))),
@@ -146,7 +146,10 @@ impl Report for PullReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    streams::wait(session, pull(arguments, session))
+    streams::standing(session, streams::wait(session, pull(arguments, session)), |phase| match phase {
+        Some(Phase::Apply) => "the replica may be between two versions until the next pull, which goes on",
+        _ => "the replica is as it was, and what was downloaded is kept",
+    })
 }
 
 async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {

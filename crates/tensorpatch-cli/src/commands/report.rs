@@ -11,7 +11,7 @@ use tensorpatch::store::cache_dir;
 use tensorpatch::store::upkeep::{ReportOptions, StreamReport, report};
 
 use crate::output::{Report, bytes, count, counted, fields};
-use crate::page::page;
+use crate::page::{self, page};
 use crate::session::Session;
 use crate::streams::{self, Source};
 
@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let mut written = None;
     if let Some(path) = &arguments.output {
         let html = page(figures.url, &found, &figures)?;
-        let mut file = AtomicFile::create(path)?;
+        let mut file = AtomicFile::create_over(path, page::START.as_bytes())?;
         file.write_all(html.as_bytes()).with_context(|| path.display().to_string())?;
         file.commit()?;
         written = Some((path.as_path(), html.len() as u64));

@@ -178,6 +178,9 @@ fn bucket_and_prefix<'a>(url: &str, rest: &'a str) -> Result<(&'a str, Path), St
     if !bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._$".contains(&byte)) {
         return Err(bad(url, "its bucket has a character that no bucket's name has"));
     }
+    if prefix.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err(bad(url, "its prefix has a part . or .., which a bucket does not resolve"));
+    }
     let prefix = Path::parse(prefix.trim_matches('/')).map_err(|e| bad(url, e.to_string()))?;
     Ok((bucket, prefix))
 }
@@ -206,7 +209,13 @@ mod tests {
             "s3://bad bucket/x",
             "file:///a%zz",
         ]);
-        urls.extend(["s3://bucket/a//b", "gs://", "az:///x", "hf://buckets/only-a-namespace"]);
+        urls.extend([
+            "s3://bucket/../b",
+            "s3://bucket/a//b",
+            "gs://",
+            "az:///x",
+            "hf://buckets/only-a-namespace",
+        ]);
         for url in urls {
             assert!(matches!(open_store(url, &Policy::default()), Err(StoreError::Url { .. })), "{url}");
         }

@@ -41,6 +41,10 @@ pub(super) fn open(
     if let Some(path) = environment.get("REQUESTS_CA_BUNDLE") {
         options = trust_bundle(options, "REQUESTS_CA_BUNDLE", path).map_err(refuse)?;
     }
+    let names = [AzureConfigKey::AccountName, AzureConfigKey::Endpoint];
+    if !emulator && names.iter().all(|key| builder.get_config_value(key).is_none()) {
+        return Err(refuse("no account is named: set AZURE_STORAGE_ACCOUNT_NAME".into()));
+    }
     let store = builder
         .with_client_options(options)
         .with_retry(policy.retries.retry_config())
