@@ -144,6 +144,22 @@ fn altered_bytes_are_found_by_verify_and_restored_by_a_pull_that_verifies() {
 }
 
 #[test]
+fn a_pull_says_that_weights_were_hashed_exactly_where_they_were() {
+    let scene = Scene::new();
+    let verified = |more: &[&str]| {
+        let report = scene.pull(&[&["--version", "1"], more].concat()).ok().json();
+        assert_eq!(report["from"], 1, "{report}");
+        report["verified"].as_bool().unwrap()
+    };
+    assert!(!verified(&[]));
+    assert!(verified(&["--verify"]));
+    // Without a state file the weights are taken for a version by their digest.
+    fs::remove_dir_all(scene.replica().join(".tensorpatch")).unwrap();
+    assert!(verified(&[]));
+    assert!(!verified(&[]));
+}
+
+#[test]
 fn what_is_no_replica_is_not_verified_and_left_alone() {
     let dir = temporary();
     run(&arguments!["verify", dir.path()]).fails(REFUSED, &["no replica", "the directory of a pull"]);

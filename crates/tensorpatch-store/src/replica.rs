@@ -254,6 +254,8 @@ impl Replica {
             local.iter().flat_map(|local| local.condition.companions().cloned()).collect();
         let (local, restored) = self.checked(directory, local).await?;
         // The last is the version that was held by the state file: the stream must still have it.
+        // What is taken for a version, and what is repaired, is hashed.
+        let hashed = !matches!(local, Some(LocalState { condition: Condition::Held(_), .. }));
         let (held, old_companions, known) = match local {
             None => {
                 let held = self.adopt(directory).await?;
@@ -305,7 +307,7 @@ impl Replica {
             return Err(StoreError::PlanBytes { version: number, bytes, limit });
         }
         attempts.take(&history, &plan);
-        let mut verified = !plan.edges.is_empty() || self.options.verify == Verify::Always;
+        let mut verified = hashed || !plan.edges.is_empty() || self.options.verify == Verify::Always;
         let trusts = self.options.verify == Verify::WhereTrusted && self.stream.trusts_keys();
         if let Some(held) = held.as_ref().filter(|_| !verified && trusts) {
             self.verify_held(directory, held).await?;
