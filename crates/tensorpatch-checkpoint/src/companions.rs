@@ -45,10 +45,37 @@ const WEIGHT_EXTENSIONS: [&str; 25] = [
     "pdparams",
     "mlmodel",
 ];
-/// Of these, what can run code in whoever loads it: pickles, and archives with pickles or code in them.
-const CODE_EXTENSIONS: [&str; 16] = [
-    "bin", "pt", "pth", "ckpt", "pkl", "pickle", "dill", "joblib", "npy", "npz", "h5", "hdf5", "keras",
-    "nemo", "distcp", "pdparams",
+/// What can run code in whoever loads it: pickles, archives with pickles or code in them, and machine code.
+const CODE_EXTENSIONS: [&str; 28] = [
+    "bin",
+    "pt",
+    "pth",
+    "ptl",
+    "ckpt",
+    "pkl",
+    "pickle",
+    "p",
+    "pk",
+    "pckl",
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "npy",
+    "npz",
+    "h5",
+    "hdf5",
+    "keras",
+    "nemo",
+    "mar",
+    "distcp",
+    "pdparams",
+    // Modules that nobody can read before they run.
+    "pyc",
+    "pyo",
+    "pyd",
+    "so",
+    "dylib",
+    "dll",
 ];
 /// What ends in one of these is a download that is not complete, or a copy that somebody put aside.
 const LEFTOVER_EXTENSIONS: [&str; 13] = [
@@ -107,6 +134,8 @@ pub enum Omission {
     Weights,
     /// A download that is not complete, or a copy put aside.
     Leftover,
+    /// What can run code when it is loaded, which replicas take only if that was asked for.
+    Code,
     /// What a trainer writes for people.
     Log,
     /// A directory with safetensors files: a component or checkpoint of its own.
@@ -123,6 +152,7 @@ impl fmt::Display for Omission {
             Self::Hidden => "hidden",
             Self::Weights => "other weights",
             Self::Leftover => "an unfinished download or a copy put aside",
+            Self::Code => "it can run code when it is loaded",
             Self::Log => "a log",
             Self::Component => "a checkpoint of its own",
             Self::LinkedDirectory => "a link to a directory",
@@ -170,7 +200,8 @@ pub(crate) fn find(
     asked: &[String],
 ) -> Result<Companions, CheckpointError> {
     let root = fs::canonicalize(directory).map_err(CheckpointError::io("look at", directory))?;
-    let mut scan = Scan { root, weights, asked, entries: 0, found: Companions::default() };
+    let stores = stores(&root, weights);
+    let mut scan = Scan { root, stores, weights, asked, entries: 0, found: Companions::default() };
     scan.directory(directory, "", 0)?;
     let Companions { carried, left_out } = &mut scan.found;
     carried.sort();
@@ -191,6 +222,8 @@ pub(crate) fn find(
 struct Scan<'a> {
     /// Without links.
     root: PathBuf,
+    /// Where links may lead, too.
+    stores: Vec<PathBuf>,
     weights: &'a [&'a str],
     asked: &'a [String],
     entries: usize,
@@ -277,7 +310,8 @@ impl Scan<'_> {
             }
             Err(error) => return Err(CheckpointError::io("follow", link)(error)),
         };
-        if !target.starts_with(&self.root) && !is_blob(&target) {
+        let is_blob = || blobs_of(&target).is_some_and(|blobs| self.stores.iter().any(|own| own == blobs));
+        if !target.starts_with(&self.root) && !is_blob() {
             return Err(refused(link, CompanionObstacle::LinkOutside(target)));
         }
         let metadata = fs::metadata(&target).map_err(CheckpointError::io("look at", link))?;
@@ -292,13 +326,26 @@ impl Scan<'_> {
     }
 }
 
-/// Whether a path without links is a file of the Hub's cache, whose snapshots are links:
+/// The directories of blobs in the Hub's cache that a checkpoint is made of: those of the model that it is a
+/// snapshot of, or that its weights are links to. Those of another model are none of its business.
+fn stores(root: &Path, weights: &[&str]) -> Vec<PathBuf> {
+    let snapshots = root.ancestors().find(|path| path.file_name() == Some(OsStr::new("snapshots")));
+    let own =
+        snapshots.and_then(Path::parent).filter(|model| is_model(model)).map(|model| model.join("blobs"));
+    let links = weights.iter().filter_map(|name| fs::canonicalize(root.join(name)).ok());
+    let linked = links.filter_map(|target| blobs_of(&target).map(Path::to_owned));
+    own.into_iter().chain(linked).collect()
+}
+
+/// The directory of a path without links, if that is one of blobs in the Hub's cache:
 /// `…/models--OWNER--NAME/blobs/DIGEST`.
-fn is_blob(target: &Path) -> bool {
-    let name_of = |path: Option<&Path>| path.and_then(Path::file_name).unwrap_or_default().to_owned();
-    let blobs = target.parent();
-    name_of(blobs) == "blobs"
-        && name_of(blobs.and_then(Path::parent)).to_string_lossy().starts_with("models--")
+fn blobs_of(target: &Path) -> Option<&Path> {
+    let is_blobs = |path: &&Path| path.file_name() == Some(OsStr::new("blobs"));
+    target.parent().filter(is_blobs).filter(|blobs| blobs.parent().is_some_and(is_model))
+}
+
+fn is_model(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("models--"))
 }
 
 /// Whether a file of this name belongs to a model without being weights.
@@ -326,6 +373,8 @@ fn omission(name: &OsStr) -> Option<Omission> {
         || text.ends_with(".index.json")
     {
         Some(Omission::Weights)
+    } else if CODE_EXTENSIONS.contains(&extension) {
+        Some(Omission::Code)
     } else if text.starts_with(TRAINING_LOG) {
         Some(Omission::Log)
     } else {

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::support::{contents, one_tensor, open, put, sharded};
-use tensorpatch_checkpoint::{CheckpointError, CompanionObstacle, Omission};
+use tensorpatch_checkpoint::{CheckpointError, CompanionObstacle, Omission, runs_code};
 
 fn carried(directory: &Path) -> Vec<String> {
     let found = open(directory).unwrap().companions(&[]).unwrap();
@@ -69,9 +69,12 @@ fn other_weights_leftovers_hidden_files_and_components_are_left_out_by_name() {
         "x.pt",
     ];
     let leftovers = ["#x#", "config.json~", "model.safetensors.bak", "tokenizer.json.incomplete", "x.part"];
-    for name in weights.iter().chain(&leftovers) {
+    // Each of a format that a replica refuses unless it is asked for.
+    let code = ["fast.SO", "module.pyc", "scaler.joblib", "tokens.cloudpickle", "x.pk"];
+    for name in weights.iter().chain(&leftovers).chain(&code) {
         put(path, name, b"x");
     }
+    assert!(code.iter().all(|name| runs_code(name)) && !runs_code("config.json"));
     put(path, ".gitattributes", b"x");
     put(path, "2_Dense/model.safetensors", b"x");
     put(path, "2_Dense/config.json", b"x");
@@ -87,6 +90,7 @@ fn other_weights_leftovers_hidden_files_and_components_are_left_out_by_name() {
     .map(|(name, why)| (name.to_owned(), why))
     .into();
     expected.extend(weights.map(|name| (name.to_owned(), Omission::Weights)));
+    expected.extend(code.map(|name| (name.to_owned(), Omission::Code)));
     expected.extend(leftovers.map(|name| (name.to_owned(), Omission::Leftover)));
     expected.sort();
     assert_eq!(left_out(path), expected);
@@ -138,7 +142,23 @@ fn links_are_followed_within_the_checkpoint_and_the_cache_of_the_hub() {
     refused(&snapshot, "1_Pooling/x.json", &CompanionObstacle::LinkOutside(secret));
     fs::remove_file(snapshot.join("1_Pooling/x.json")).unwrap();
     symlink(&root, snapshot.join("elsewhere")).unwrap();
-    refused(&snapshot, "elsewhere", &CompanionObstacle::LinkOutside(root));
+    refused(&snapshot, "elsewhere", &CompanionObstacle::LinkOutside(root.clone()));
+    fs::remove_file(snapshot.join("elsewhere")).unwrap();
+    // The cache has other models, which may be private.
+    let others = root.join("models--me--private/blobs");
+    fs::create_dir_all(&others).unwrap();
+    let secret = put(&others, "4567", b"x");
+    symlink(&secret, snapshot.join("x.json")).unwrap();
+    refused(&snapshot, "x.json", &CompanionObstacle::LinkOutside(secret));
+    fs::remove_file(snapshot.join("x.json")).unwrap();
+    // A directory of links to a model of the cache, as older clients of the Hub make.
+    let local = root.join("local");
+    fs::create_dir(&local).unwrap();
+    for name in ["a.safetensors", "b.safetensors", "model.safetensors.index.json"] {
+        symlink(blobs.join(name), local.join(name)).unwrap();
+    }
+    symlink(blobs.join("0123"), local.join("config.json")).unwrap();
+    assert_eq!(carried(&local), ["config.json"]);
 }
 
 #[test]
