@@ -2,23 +2,23 @@
 //!
 //! It answers one kind of request and understands no more: whoever asks can send what they like.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use tensorpatch::store::{FollowCounts, FollowMetrics, StreamId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
 /// The most bytes of a request that are read.
 const MAX_REQUEST: usize = 8 << 10;
 /// How long a request may take, answer included.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Connections at once; others wait.
-const AT_ONCE: usize = 16;
+/// Connections at once; of more, the one that has waited longest gets no answer. Whoever asks something has
+/// its answer at once, so it is those that say nothing who go.
+const AT_ONCE: usize = 64;
 /// A follower whose store has failed for longer is not healthy.
 const UNHEALTHY_AFTER_SECONDS: f64 = 60.0;
 
@@ -38,20 +38,27 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener> {
 
 /// Answers requests for as long as it is polled.
 pub(crate) async fn serve(listener: TcpListener, stream: StreamId, metrics: FollowMetrics) {
-    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut answering = VecDeque::new();
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let Ok((connection, _)) = listener.accept().await else {
             // Such as when there are too many open files: others close theirs.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let metrics = metrics.clone();
-        tokio::spawn(async move {
+        let answer = tokio::spawn(async move {
             // Whoever is too slow or gone gets nothing.
             let _ = tokio::time::timeout(PATIENCE, answer(connection, stream, &metrics)).await;
-            drop(permit);
         });
+        answering.push_back(answer.abort_handle());
+        if answering.len() > AT_ONCE {
+            answering.retain(|answer| !answer.is_finished());
+        }
+        if answering.len() > AT_ONCE
+            && let Some(oldest) = answering.pop_front()
+        {
+            oldest.abort();
+        }
     }
 }
 
@@ -212,7 +219,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, stream(), FollowMetrics::default()));
         let mut silent = Vec::new();
-        for _ in 0..AT_ONCE - 1 {
+        for _ in 0..4 * AT_ONCE {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
         let mut asking = TcpStream::connect(address).await.unwrap();
