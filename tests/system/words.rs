@@ -88,6 +88,10 @@ fn names_and_labels_of_others_are_escaped_in_reports_errors_and_logs() {
     nothing_raw(&run(&arguments!["digest", scene.path(HOSTILE)]).fails(FAILED, &["a\\u{1b}[2Jb"]));
     nothing_raw(&run(&arguments!["digest", scene.path(HOSTILE), "--json"]).fails(FAILED, &[]));
     nothing_raw(&run(&arguments!["digest", "a", HOSTILE]).fails(REFUSED, &["b\\u{202e}c"]));
+    let mut log = command(&arguments!["log", stream]);
+    nothing_raw(
+        &finish(log.env("TENSORPATCH_LOG", format!("{HOSTILE}=="))).fails(REFUSED, &["TENSORPATCH_LOG"]),
+    );
 }
 
 #[test]

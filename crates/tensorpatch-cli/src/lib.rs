@@ -22,13 +22,18 @@ mod transfer;
 
 use std::ffi::OsString;
 
+use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::arguments::Global;
 use crate::commands::Command;
+use crate::exit::Refusal;
 use crate::session::Session;
+
+/// Says what is logged.
+const LOG_VARIABLE: &str = "TENSORPATCH_LOG";
 
 /// What a user types.
 #[derive(Debug, Parser)]
@@ -62,8 +67,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(arguments) => arguments,
         Err(error) => return exit::report_usage(&error, &typed).number(),
     };
-    trace(&arguments.global);
-    let run = Session::new(&arguments.global).and_then(|session| commands::run(arguments.command, &session));
+    let run = trace(&arguments.global)
+        .and_then(|()| Session::new(&arguments.global))
+        .and_then(|session| commands::run(arguments.command, &session));
     match run {
         Ok(()) => exit::Code::Success.number(),
         Err(error) => exit::report(&error, arguments.global.json).number(),
@@ -78,22 +84,28 @@ fn command_line() -> clap::Command {
 /// Warnings of the lower layers go to standard error, each once; with `-v` or `TENSORPATCH_LOG=info` they
 /// tell what is done, with `-vv` or `debug` every request. The variable goes before the flag, since it can
 /// say more.
-fn trace(global: &Global) {
+fn trace(global: &Global) -> Result<()> {
     let level = match (global.quiet, global.verbose) {
         (true, _) => LevelFilter::ERROR,
         (_, 0) => LevelFilter::WARN,
         (_, 1) => LevelFilter::INFO,
         _ => LevelFilter::DEBUG,
     };
-    let filter = EnvFilter::builder()
-        .with_default_directive(level.into())
-        .with_env_var("TENSORPATCH_LOG")
-        .from_env_lossy();
+    let wanted = std::env::var_os(LOG_VARIABLE).unwrap_or_default();
+    let wanted = wanted.to_string_lossy();
+    let filter =
+        EnvFilter::builder().with_default_directive(level.into()).parse(&wanted).map_err(|error| {
+            Refusal::usage(
+                format!("{LOG_VARIABLE} = {wanted:?}: {error}"),
+                "docs/settings.md says what it may be",
+            )
+        })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(log::Once::default())
         .with_target(false)
         .init();
+    Ok(())
 }
 
 #[cfg(test)]
