@@ -8,6 +8,7 @@
 )]
 
 mod addresses;
+mod attacks;
 mod bad_input;
 mod carried;
 mod claims;

@@ -178,8 +178,11 @@ impl ConfinedPath {
     /// If anything is there, a link included; [`Misplaced`] if a link is on the way; if the operating system
     /// refuses.
     pub fn create_new(&self) -> io::Result<File> {
+        self.create(Mode::from_raw_mode(0o666))
+    }
+
+    fn create(&self, mode: Mode) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(0o666);
         self.at(|parent, name| fs::openat(parent, name, flags, mode)).map(File::from)
     }
 
@@ -212,22 +215,24 @@ impl ConfinedPath {
         self.replace()
     }
 
-    /// Opens a file to read and alter it, or makes it if nothing is there.
+    /// Opens a file to read and alter it, or makes it if nothing is there, for its owner to read and for others
+    /// at most to write.
     ///
     /// # Errors
     /// As [`ConfinedPath::open`].
     pub fn open_or_create(&self) -> io::Result<File> {
+        let mode = Mode::from_raw_mode(0o622);
         for _ in 0..ATTEMPTS {
             match self.open_to_alter() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 opened => return opened,
             }
-            match self.create_new() {
+            match self.create(mode) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => return made,
             }
         }
-        self.create_new()
+        self.create(mode)
     }
 
     /// Opens a directory, to lock or sync it.

@@ -10,15 +10,19 @@ pub(crate) mod upload;
 pub(crate) mod url;
 
 use std::io::{Error as IoError, ErrorKind as IoErrorKind};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{
+    GetOptions, GetResult, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload,
+};
 use tensorpatch_stream::retention::Listed;
 use tensorpatch_stream::{Key, ObjectDigest, ObjectRef};
 
@@ -152,14 +156,12 @@ impl Bucket {
                 if size > max {
                     return Ok(Err(size));
                 }
-                let bytes = response.bytes().await?;
+                let bytes = collect(response, max).await?;
                 check_answer(&bytes)?;
                 Ok(Ok(bytes))
             })
             .await;
         match result {
-            // A body longer than what the response declared.
-            Ok(Ok(bytes)) if bytes.len() as u64 > max => Err(too_large(name, bytes.len() as u64, max)),
             Ok(Ok(bytes)) => Ok(Some(bytes)),
             Ok(Err(size)) => Err(too_large(name, size, max)),
             Err(error) if is_absent(&error) => Ok(None),
@@ -168,17 +170,20 @@ impl Bucket {
     }
 
     /// Some bytes of an object.
-    pub(crate) async fn get_range(
-        &self,
-        name: &str,
-        range: std::ops::Range<u64>,
-    ) -> Result<Bytes, StoreError> {
+    pub(crate) async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        self.retry("get", name, async |path| self.store.get_range(&path, range.clone()).await)
-            .await
-            .map_err(|source| missing_or(name, source))
+        self.range(name, range).await.map_err(|source| missing_or(name, source))
+    }
+
+    async fn range(&self, name: &str, range: Range<u64>) -> Result<Bytes, object_store::Error> {
+        let most = range.end.saturating_sub(range.start);
+        let options = GetOptions { range: Some(range.into()), ..Default::default() };
+        self.retry("get", name, async |path| {
+            collect(self.store.get_opts(&path, options.clone()).await?, most).await
+        })
+        .await
     }
 
     /// Puts an object if the name is free. One attempt: what to make of a failure is the caller's to find
@@ -254,19 +259,22 @@ impl Bucket {
     /// The objects in a folder, those after `after` (a name in it) if given; in no order.
     pub(crate) async fn list(&self, folder: &str, after: Option<&str>) -> Result<Vec<Listed>, StoreError> {
         let folder_path = self.path(folder);
-        let most = self.policy.plans.max_listed;
+        let (most, limit) = (self.policy.plans.max_listed, self.policy.timeouts.request_timeout);
         let listed = self
-            // However long the list is, each of its pages is a request that the client watches.
+            // However long the list is: each of its objects has its time.
             .retry_within(Duration::MAX, "list", folder, async |path| {
                 let mut objects = match after {
                     None => self.store.list(Some(&path)),
                     Some(after) => self.store.list_with_offset(Some(&path), &below(&path, after)),
                 };
-                let mut listed = Vec::new();
-                while let Some(meta) = objects.try_next().await? {
-                    if listed.len() >= most {
+                let (mut listed, mut count) = (Vec::new(), 0_usize);
+                // A page may be empty, and name another: each object must come in time.
+                while let Some(meta) = within(limit, objects.try_next()).await? {
+                    if count >= most {
                         return Ok(None);
                     }
+                    // Those that do not belong there count, too.
+                    count = count.saturating_add(1);
                     listed.extend(listed_in(&folder_path, &meta));
                 }
                 Ok(Some(listed))
@@ -334,6 +342,23 @@ fn missing_or(name: &str, source: object_store::Error) -> StoreError {
     if is_absent(&source) { StoreError::Missing { name: name.into() } } else { object_error(name, source) }
 }
 
+/// The bytes of an answer of at most `most` bytes, whatever it says of its length.
+async fn collect(answer: GetResult, most: u64) -> Result<Bytes, object_store::Error> {
+    if matches!(answer.payload, GetResultPayload::File(..)) {
+        // Of a file no more is read than there was.
+        return answer.bytes().await;
+    }
+    let mut blocks = answer.into_stream();
+    let mut bytes = BytesMut::new();
+    while let Some(block) = blocks.try_next().await? {
+        if bytes.len().saturating_add(block.len()) as u64 > most {
+            return Err(not_the_store(&format!("it has more than {most} bytes")));
+        }
+        bytes.extend_from_slice(&block);
+    }
+    Ok(bytes.freeze())
+}
+
 /// Refuses what something between here and the store has put in the place of a record, or has packed.
 fn check_answer(bytes: &[u8]) -> Result<(), object_store::Error> {
     let head = bytes.get(..bytes.len().min(64)).unwrap_or_default().trim_ascii_start().to_ascii_lowercase();
@@ -344,7 +369,11 @@ fn check_answer(bytes: &[u8]) -> Result<(), object_store::Error> {
     } else {
         return Ok(());
     };
-    Err(object_store::Error::Generic { store: "HTTP", source: format!("{NOT_THE_STORE}: {what}").into() })
+    Err(not_the_store(what))
+}
+
+fn not_the_store(what: &str) -> object_store::Error {
+    object_store::Error::Generic { store: "HTTP", source: format!("{NOT_THE_STORE}: {what}").into() }
 }
 
 /// A request that takes longer than `limit` has failed in a way that may pass.

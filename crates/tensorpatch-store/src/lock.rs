@@ -1,7 +1,8 @@
 //! A lock on a directory, held until dropped, also by the death of the process.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
 use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,7 @@ impl Lock {
     pub(crate) fn attempt(place: &ConfinedPath) -> Result<Option<Self>, StoreError> {
         let failed = |e| StoreError::local(place.path(), e);
         let file = place.open_or_create().map_err(failed)?;
+        keep_for_writers(&file).map_err(failed)?;
         let held = match file.try_lock() {
             Ok(()) => Held::File { _file: file },
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -86,6 +88,19 @@ impl Lock {
     }
 }
 
+/// Lets those read the file who may write to it, and nobody else. Whoever can open it can hold the lock, for
+/// ever: a replica is there for others to read, and they could keep it from being updated.
+fn keep_for_writers(file: &File) -> io::Result<()> {
+    let found = file.metadata()?;
+    let mode = found.mode() & 0o777;
+    let kept = mode & !0o044 | (mode & 0o022) << 1;
+    let is_ours = found.uid() == rustix::process::geteuid().as_raw();
+    if kept != mode && is_ours {
+        file.set_permissions(Permissions::from_mode(kept))?;
+    }
+    Ok(())
+}
+
 /// Whether `flock` said that there is no such thing here: Lustre without its option, NFS without a lock
 /// daemon, some FUSE.
 fn lacks_locks(error: &io::Error) -> bool {
@@ -102,7 +117,6 @@ impl Held {
         use std::os::android::net::SocketAddrExt;
         #[cfg(target_os = "linux")]
         use std::os::linux::net::SocketAddrExt;
-        use std::os::unix::fs::MetadataExt;
         use std::os::unix::net::{SocketAddr, UnixListener};
 
         let metadata = file.metadata()?;

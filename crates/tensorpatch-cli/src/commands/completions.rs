@@ -1,11 +1,13 @@
 //! `tensorpatch completions` and `tensorpatch man`: what shells and man(1) know of the command line.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use clap_complete::Shell;
+use tensorpatch::checkpoint::AtomicFile;
 
 use crate::output::closed;
 
@@ -33,6 +35,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 pub(crate) fn write_man_pages(arguments: &ManArguments) -> Result<()> {
     let dir = &arguments.dir;
-    clap_mangen::generate_to(crate::command_line(), dir)
-        .with_context(|| format!("{}: cannot write the man pages", dir.display()))
+    let failed = || format!("{}: cannot write the man pages", dir.display());
+    // Written elsewhere first: what has the name of a page may be a link that somebody has put there.
+    let pages = tempfile::tempdir().with_context(failed)?;
+    clap_mangen::generate_to(crate::command_line(), pages.path()).with_context(failed)?;
+    for page in fs::read_dir(pages.path()).with_context(failed)? {
+        let page = page.with_context(failed)?;
+        let mut file = AtomicFile::create(&dir.join(page.file_name()))?;
+        file.write_all(&fs::read(page.path()).with_context(failed)?).with_context(failed)?;
+        file.commit()?;
+    }
+    Ok(())
 }

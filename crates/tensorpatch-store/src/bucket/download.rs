@@ -13,7 +13,7 @@ use tensorpatch_stream::{ObjectDigest, ObjectRef};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use object_store::{GetOptions, GetResultPayload, ObjectStoreExt};
+use object_store::{GetOptions, GetResultPayload};
 use tokio::sync::mpsc;
 
 use super::{Bucket, missing_or};
@@ -218,13 +218,9 @@ impl Bucket {
             let start = range.start.saturating_add(number.saturating_mul(part));
             start..range.end.min(start.saturating_add(part))
         });
-        let get = move |part: Range<u64>| {
-            self.retry("get", name, move |path| {
-                let part = part.clone();
-                async move { self.store.get_range(&path, part).await }
-            })
-        };
-        futures::stream::iter(parts).map(get).buffered(self.policy.transfers.parts_in_flight())
+        futures::stream::iter(parts)
+            .map(move |part| self.range(name, part))
+            .buffered(self.policy.transfers.parts_in_flight())
     }
 }
 
@@ -288,6 +284,7 @@ mod tests {
     use super::*;
     use crate::faulty_store::{Call, Fault, FaultyStore};
     use crate::observe::Event;
+    use object_store::ObjectStoreExt;
     use object_store::memory::InMemory;
     use object_store::path::Path;
     use std::sync::Arc;

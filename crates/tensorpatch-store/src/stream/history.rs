@@ -54,9 +54,11 @@ impl Stream {
     }
 
     async fn find_tip(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
+        // A server can have a record for every number.
+        let budget = Budget::of(self);
         let mut tip = None;
         if let Some(known) = known {
-            tip = self.last_of(known, STEPS_BEFORE_HINT).await?;
+            tip = self.last_of(known, STEPS_BEFORE_HINT, &budget).await?;
             let newer = |tip: &Commit| tip.record.version.get().saturating_sub(known.get());
             if tip.as_ref().is_some_and(|tip| newer(tip).saturating_add(1) < STEPS_BEFORE_HINT) {
                 return Ok(tip);
@@ -77,7 +79,7 @@ impl Stream {
             };
             let Some(first) = first else { return Ok(tip) };
             // A stale list ends early; a get does not lie.
-            let Some(last) = self.last_of(first, STEPS_BEFORE_LIST).await? else { return Ok(tip) };
+            let Some(last) = self.last_of(first, STEPS_BEFORE_LIST, &budget).await? else { return Ok(tip) };
             let found = last.record.version.get().saturating_sub(first.get()).saturating_add(1);
             tip = Some(last);
             if found < STEPS_BEFORE_LIST {
@@ -88,12 +90,18 @@ impl Stream {
     }
 
     /// The last of at most `most` consecutive commits from `first` on.
-    async fn last_of(&self, first: Version, most: u64) -> Result<Option<Commit>, StoreError> {
+    async fn last_of(
+        &self,
+        first: Version,
+        most: u64,
+        budget: &Budget,
+    ) -> Result<Option<Commit>, StoreError> {
         let mut last = None;
         let mut next = Some(first);
         for _ in 0..most {
             let Some(version) = next else { break };
-            let Some(commit) = self.commit(version).await? else { break };
+            let Some((commit, bytes)) = self.sized_commit(version).await? else { break };
+            budget.take(bytes)?;
             last = Some(commit);
             next = version.next();
         }
