@@ -176,11 +176,13 @@ impl Trust {
 
     /// Adds the keys that those which count have taken over from, up to where they did.
     fn add_predecessors(&mut self, handovers: &[&HandoverRecord]) {
-        for handover in handovers {
-            let counts = self.find(handover.to).is_some_and(|to| to.counts_for(handover.last.version));
-            if counts && self.find(handover.from).is_none() {
-                self.keys.push(Trusted { key: handover.from, last: Some(handover.last) });
-            }
+        let leads_back = |trust: &Self, handover: &HandoverRecord| {
+            trust.find(handover.to).is_some_and(|to| to.counts_for(handover.last.version))
+                && trust.find(handover.from).is_none()
+        };
+        // From the beginning after each: a key that is new may lead back by a handover that comes before.
+        while let Some(handover) = handovers.iter().find(|handover| leads_back(self, handover)) {
+            self.keys.push(Trusted { key: handover.from, last: Some(handover.last) });
         }
     }
 
@@ -335,6 +337,18 @@ mod tests {
                 counts(&trust, 4, &keys[0]) && counts(&trust, 9, &keys[1]) && counts(&trust, 10, &keys[2])
             );
             assert!(!counts(&trust, 6, &keys[0]) && !counts(&trust, 10, &keys[1]));
+        }
+    }
+
+    #[test]
+    fn of_two_handovers_by_one_key_the_lower_counts_in_whatever_order_they_are_listed() {
+        let keys = [key(0), key(1), key(2)];
+        let last = handover(&keys[1], &keys[2], 5, true);
+        let handovers = [handover(&keys[0], &keys[1], 5, true), handover(&keys[0], &keys[1], 2, true)];
+        for listed in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]] {
+            let all = [last.clone(), handovers[0].clone(), handovers[1].clone()];
+            let trust = trust(&[&keys[2]], &listed.map(|number: usize| all[number].clone()));
+            assert!(counts(&trust, 2, &keys[0]) && !counts(&trust, 3, &keys[0]), "{listed:?}");
         }
     }
 
