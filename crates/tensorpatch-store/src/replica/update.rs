@@ -158,7 +158,13 @@ pub(crate) fn apply_to_staged(
             let what = format!("the state of its files is {found}, the commit says {expected}");
             Err(StoreError::PatchDiffers { version: from.id.version, what })
         }
-        Err(error) => Err(error.into()),
+        Err(error) => match StoreError::from(error) {
+            error if is_damage(&error) => {
+                let what = format!("its files are no checkpoint: {error}");
+                Err(StoreError::PatchDiffers { version: from.id.version, what })
+            }
+            error => Err(error),
+        },
     }
 }
 

@@ -1,5 +1,6 @@
 //! From one key to the next (spec/stream.md section 4.5).
 
+use bytes::Bytes;
 use serde::Serialize;
 use tensorpatch_stream::names;
 use tensorpatch_stream::trust::{HandoverRecord, MAX_HANDOVER_BYTES, MAX_HANDOVERS};
@@ -97,6 +98,12 @@ impl Stream {
 
     /// The handovers of the stream that are any; others are none of its business.
     pub(super) async fn handovers(&self) -> Result<Vec<HandoverRecord>, StoreError> {
+        let read = self.handover_records().await?;
+        Ok(read.iter().filter_map(|(_, bytes)| HandoverRecord::read(bytes, self.id()).ok()).collect())
+    }
+
+    /// The names and bytes of these records.
+    pub(crate) async fn handover_records(&self) -> Result<Vec<(String, Bytes)>, StoreError> {
         let listed = self.bucket().list(names::HANDOVERS, None).await?;
         if listed.len() > MAX_HANDOVERS {
             return Err(StoreError::Damaged {
@@ -110,11 +117,11 @@ impl Stream {
                 Err(StoreError::Damaged { .. }) => None,
                 result => result?,
             };
-            let record = bytes.map(|bytes| HandoverRecord::read(&bytes, self.id()));
-            if !matches!(record, Some(Ok(_))) {
+            let bytes = bytes.filter(|bytes| HandoverRecord::read(bytes, self.id()).is_ok());
+            if bytes.is_none() {
                 tracing::warn!("{name} is no handover of the stream, and is passed over");
             }
-            Ok(record.and_then(Result::ok))
+            Ok(bytes.map(|bytes| (name, bytes)))
         });
         Ok(read.await?.into_iter().flatten().collect())
     }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::Serialize;
@@ -110,6 +111,7 @@ pub async fn mirror(
     let (_lock, work) = Lock::wait(&options.work, "").await?;
     let work = &Work { dir: work, observer: options.observer.clone() };
     copy_record(stream, &to, names::STREAM, None).await?;
+    copy_handovers(stream, &to).await?;
     let copy = Stream::of(to.clone(), stream);
     report.from = copy.tip().await?.map(|tip| tip.record.version);
     for commit in history.commits() {
@@ -135,7 +137,8 @@ pub async fn mirror(
         copy.hint(version).await;
     }
     copy_edges(stream, &to, top, work, &mut report).await?;
-    for pruned in stream.bucket().list(names::PRUNED, None).await? {
+    let pruned = stream.bucket().list(names::PRUNED, None).await?;
+    for pruned in pruned.iter().filter(|object| names::pruned_floor(&object.name).is_some()) {
         copy_record(stream, &to, &format!("{}/{}", names::PRUNED, pruned.name), None).await?;
     }
     Ok(report)
@@ -147,6 +150,14 @@ struct Work {
     observer: Observer,
 }
 
+/// Before the versions that the next key has signed: without it they are of nobody whom readers trust.
+async fn copy_handovers(stream: &Stream, to: &Bucket) -> Result<(), StoreError> {
+    for (name, bytes) in stream.handover_records().await? {
+        put_record(to, &name, bytes).await?;
+    }
+    Ok(())
+}
+
 async fn copy_edges(
     stream: &Stream,
     to: &Bucket,
@@ -154,7 +165,7 @@ async fn copy_edges(
     work: &Work,
     report: &mut Mirrored,
 ) -> Result<(), StoreError> {
-    for listed in stream.bucket().list(names::EDGES, None).await? {
+    for listed in stream.all_edges().await? {
         let name = format!("{}/{}", names::EDGES, listed.name);
         let is_known = names::edge_ends(&listed.name).is_some_and(|(target, ..)| target <= top);
         if !is_known || to.size(&name).await?.is_some() {
@@ -234,6 +245,10 @@ async fn copy_record(
         let what = "it was replaced while it was copied".into();
         return Err(StoreError::Damaged { name: name.into(), what });
     }
+    put_record(to, name, bytes).await
+}
+
+async fn put_record(to: &Bucket, name: &str, bytes: Bytes) -> Result<(), StoreError> {
     match create(to, name, bytes, Writers::Single).await.map_err(|e| e.for_name(name))? {
         Created::Mine => Ok(()),
         Created::Theirs(_) => Err(StoreError::HistoryRewritten(format!(

@@ -20,8 +20,9 @@ pub struct RolledBack {
 /// again. Replicas that trust the key never held them.
 ///
 /// # Errors
-/// [`StoreError::Unsigned`] if the stream is not one that this handle signs; if a record is damaged, or the
-/// store fails: some of the versions are then removed, from the newest down.
+/// [`StoreError::Unsigned`] if the stream is not one that this handle signs; [`StoreError::Untrusted`] if a
+/// version would go that a key was handed over after, or one before it: nothing is removed then. If a record
+/// is damaged, or the store fails: some of the versions are then removed, from the newest down.
 ///
 /// # Cancel safety
 /// The future may be dropped at any time. Some of the versions are then removed; the next call removes the
@@ -29,6 +30,8 @@ pub struct RolledBack {
 pub async fn roll_back_unsigned(stream: &Stream) -> Result<RolledBack, StoreError> {
     stream.check_owned()?;
     let (mut removed, mut tip) = (Vec::new(), None);
+    // Up to there the owner of the new key has seen what there is, whatever others make of the keys before.
+    let seen = stream.trust().lasts().map(|last| last.version).max();
     for version in stream.listed_from_newest().await? {
         match stream.commit(version).await {
             Ok(Some(_)) => {
@@ -36,6 +39,7 @@ pub async fn roll_back_unsigned(stream: &Stream) -> Result<RolledBack, StoreErro
                 break;
             }
             Ok(None) => {}
+            Err(error @ StoreError::Untrusted { .. }) if Some(version) <= seen => return Err(error),
             Err(StoreError::Untrusted { .. }) => removed.push(version),
             Err(error) => return Err(error),
         }

@@ -11,6 +11,7 @@
 )]
 
 mod anchors;
+mod attacks;
 mod collecting;
 mod copying;
 #[cfg(unix)]
