@@ -46,9 +46,14 @@ pub(crate) fn merge(
     limits: &Limits,
 ) -> Result<(), StoreError> {
     let differs = |what: String| StoreError::PatchDiffers { version: whole.version, what };
-    let mut schemas = Vec::new();
+    let (mut schemas, mut left) = (Vec::new(), limits.metadata_bytes);
     for rank in ranks {
-        let bytes = local::read_own(&rank.schema, limits.metadata_bytes)?;
+        // Any number of patches may name the same schema.
+        let len = local::file_len(&rank.schema)?;
+        left = left.checked_sub(len).ok_or_else(|| {
+            differs(format!("the schemas of its patches have over {} bytes together", limits.metadata_bytes))
+        })?;
+        let bytes = local::read_own(&rank.schema, len)?;
         let bytes = bytes.ok_or_else(|| StoreError::Local {
             path: rank.schema.path(),
             source: std::io::ErrorKind::NotFound.into(),

@@ -110,9 +110,11 @@ impl Stream {
         let mut deltas = Vec::new();
         for edge in edges {
             let EdgeKind::Delta(delta) = &edge.kind else { return Err(no_path().into()) };
+            // Any number of patches may name the same schema.
+            let left = &AtomicU64::new(limits.metadata_bytes);
             let patches =
                 buffered_all(&delta.patches, bucket.policy().transfers.parallel_requests, |patch| {
-                    open_patch(&bucket, patch, &schema, limits, &fetched)
+                    open_patch(&bucket, patch, &schema, (limits, left), &fetched)
                 })
                 .await?;
             for patch in &patches {
@@ -328,6 +330,12 @@ impl RemotePatch {
     }
 }
 
+/// Takes `bytes` of what is left, if there is as much.
+fn take(left: &AtomicU64, bytes: u64) -> Result<(), ()> {
+    let less = |left: u64| left.checked_sub(bytes);
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).map(|_| ()).map_err(|_| ())
+}
+
 async fn get_range(
     bucket: &Bucket,
     object: &ObjectRef,
@@ -372,6 +380,8 @@ async fn open_anchor(
     fetched: &AtomicU64,
 ) -> Result<Vec<AnchorFile>, StoreError> {
     let weights = anchor.files.iter().filter(|file| file.name.ends_with(".safetensors"));
+    // Any number of files may be the same object.
+    let left = &AtomicU64::new(limits.header_bytes);
     buffered_all(weights, bucket.policy().transfers.parallel_requests, |file| async move {
         let object = &file.object;
         let broken = |what: String| StoreError::Damaged { name: object.key.to_string(), what };
@@ -379,12 +389,9 @@ async fn open_anchor(
         let json = head.first_chunk::<8>().map(|len| u64::from_le_bytes(*len));
         let len = json.and_then(|json| json.checked_add(8)).filter(|len| *len <= object.bytes);
         let len = len.ok_or_else(|| broken("it has no header".into()))?;
-        if len > limits.header_bytes {
-            return Err(broken(format!(
-                "its header has {len} bytes, over the limit of {}",
-                limits.header_bytes
-            )));
-        }
+        take(left, len).map_err(|()| {
+            broken(format!("its header has {len} bytes, over the limit of {} together", limits.header_bytes))
+        })?;
         let bytes = get_range(bucket, object, 0..len, fetched).await?;
         let header = SafetensorsHeader::parse(&bytes, limits)
             .and_then(|header| header.check_file_len(object.bytes).map(|()| header))
@@ -398,13 +405,17 @@ async fn open_patch(
     bucket: &Bucket,
     patch: &PatchObject,
     whole: &Schema,
-    limits: &Limits,
+    (limits, left): (&Limits, &AtomicU64),
     fetched: &AtomicU64,
 ) -> Result<RemotePatch, StoreError> {
     let object = patch.object.clone();
     let schema = match &patch.schema {
         None => None,
         Some(schema) => {
+            take(left, schema.bytes).map_err(|()| StoreError::Damaged {
+                name: schema.key.to_string(),
+                what: format!("the schemas of a version have over {} bytes together", limits.metadata_bytes),
+            })?;
             let bytes = get_object(bucket, schema, limits.metadata_bytes, fetched).await?;
             Some(Schema::from_bytes(&bytes, 0, limits).map_err(ApplyError::from)?)
         }

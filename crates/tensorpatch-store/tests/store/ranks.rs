@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::support::{World, assert_same, files, safetensors, short_plans, v, values, write_sharded};
-use tensorpatch_delta::Others;
 use tensorpatch_delta::safetensors::{Dtype, tensor::TensorView};
+use tensorpatch_delta::{Options, Others};
+use tensorpatch_format::Limits;
 use tensorpatch_store::ranks::RankPublisher;
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CommitRecord, Folder, JsonRecord, Nonce, ObjectDigest, PublishOptions,
+    AnchorPolicy, ApplyMode, CommitRecord, Folder, JsonRecord, Key, Nonce, ObjectDigest, PublishOptions,
     Published, Rank, Receipt, ReceiptContent, ReceiptError, Replica, ReplicaOptions, StoreError, ranks,
     upkeep::{self, CheckOptions},
 };
@@ -113,6 +114,51 @@ async fn patches_of_several_ranks_are_one_version_for_every_reader() {
     replica.pull().await.unwrap();
     assert_same(replica.dir(), &ranks.step(7));
     assert!(upkeep::check(&world.stream, &CheckOptions::default()).await.unwrap().is_sound());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_many_patches_and_files_say_of_tensors_is_limited_together() {
+    let ranks = Ranks::new().await;
+    ranks.commit(&[ranks.prepare(0, 1, 2).await, ranks.prepare(1, 1, 2).await]).await.unwrap();
+    let (stream, first) = (&ranks.world.stream, ranks.world.stream.commit(v(1)).await.unwrap().unwrap());
+    // A patch under many names, with one schema.
+    let mut record = stream.tip().await.unwrap().unwrap().record;
+    let patches = &mut record.delta.as_mut().unwrap().patches;
+    let bucket = ranks.world.path("bucket");
+    for number in 0..20 {
+        let mut copy = patches[0].clone();
+        copy.object.key = Key::new(format!("{}-{number}", copy.object.key)).unwrap();
+        std::fs::copy(bucket.join(patches[0].object.key.as_str()), bucket.join(copy.object.key.as_str()))
+            .unwrap();
+        patches.push(copy);
+    }
+    std::fs::write(bucket.join(format!("commits/{:020}.json", 2)), record.to_bytes().unwrap()).unwrap();
+    let schemas = record.delta.iter().flat_map(|delta| &delta.patches);
+    let bytes: u64 = schemas.filter_map(|patch| Some(patch.schema.as_ref()?.bytes)).sum();
+    let tip = stream.tip().await.unwrap().unwrap();
+    let mut limits = Limits::default();
+    for (most, fits) in [(bytes, true), (bytes - 1, false)] {
+        limits.metadata_bytes = most;
+        let options = ReplicaOptions::default().with_apply(Options::default().with_limits(limits.clone()));
+        let replica = Replica::of(stream.clone(), ranks.world.path(&format!("r-{fits}")), options);
+        replica.pull_version(v(1)).await.unwrap();
+        let pulled = replica.pull().await.unwrap_err().to_string();
+        let ranges = stream.range_reader(&tip, &limits).await.map(|_| ());
+        let ranges = ranges.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!([&pulled, &ranges].iter().all(|said| said.contains("together") != fits), "{pulled} {ranges}");
+    }
+    limits = Limits::default();
+    let header = |name: &str| {
+        let file = std::fs::read(ranks.step(1).join(name)).unwrap();
+        8 + u64::from_le_bytes(file[..8].try_into().unwrap())
+    };
+    let headers = SHARDS.map(header);
+    for (bytes, fits) in [(headers[0] + headers[1], true), (headers[0] + headers[1] - 1, false)] {
+        limits.header_bytes = bytes;
+        let ranges = stream.range_reader(&first, &limits).await.map(|_| ());
+        let said = ranges.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(fits == said.is_empty() && (fits || said.contains("together")), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
