@@ -13,6 +13,7 @@ use object_store::path::Path;
 use tempfile::TempDir;
 use tensorpatch_store::{
     AnchorPolicy, CreateOptions, Policy, PublishOptions, Publisher, Replica, ReplicaOptions, Stream, Target,
+    upkeep::{self, CheckOptions, CollectOptions},
 };
 
 type Calls = Arc<Mutex<Vec<Call>>>;
@@ -153,6 +154,39 @@ async fn a_follower_that_waits_asks_once_each_time() {
     assert!(!idle.is_empty() && idle.len() <= 21, "{idle:?}");
     let next = Call::Get("s/commits/00000000000000000004.json".into());
     assert!(idle.iter().all(|call| *call == next), "{idle:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_asks_once_for_each_lease_however_many_somebody_has_written() {
+    const LEASES: usize = 3000;
+    let counted = Counted::with_versions(3).await;
+    let stream = counted.stream().await;
+    counted.take();
+    upkeep::collect(&stream, &CollectOptions::default()).await.unwrap();
+    let without = counted.take().len();
+    for number in 0..LEASES {
+        let path = Path::from(format!("s/leases/{number}.json"));
+        let lease = r#"{"holder":"x","version":1,"target":1,"seconds":604800}"#;
+        object_store::ObjectStoreExt::put(&*counted.store, &path, lease.into()).await.unwrap();
+    }
+    counted.take();
+    upkeep::collect(&stream, &CollectOptions::default()).await.unwrap();
+    let with = counted.take().len();
+    println!("{LEASES} leases: {} requests", with - without);
+    assert!(with <= without + LEASES, "{without} {with}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_takes_as_many_requests_for_each_version_however_many_there_are() {
+    for versions in [10, 80] {
+        let counted = Counted::with_versions(versions).await;
+        counted.take();
+        upkeep::check(&counted.stream().await, &CheckOptions::default()).await.unwrap();
+        let calls = counted.take().len();
+        println!("{versions} versions: {calls} requests");
+        // The record and the patch of each, and what is asked once.
+        assert!(calls as u64 <= 3 * versions + 30, "{versions}: {calls}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
