@@ -111,13 +111,6 @@ fn header(len: u64, json: &[u8]) -> u64 {
     cost(|| drop(Checkpoint::open(&path, &Limits::default()).unwrap_err()))
 }
 
-/// The index of a checkpoint that cannot be opened.
-fn index(json: &str) -> u64 {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("model.safetensors.index.json"), json).unwrap();
-    cost(|| drop(Checkpoint::open(directory.path(), &Limits::default()).unwrap_err()))
-}
-
 fn whole_header(json: &[u8]) -> u64 {
     header(json.len() as u64, json)
 }
@@ -171,19 +164,6 @@ const CASES: &[Case] = &[
     case("header-of-metadata", 110 << 10, || {
         let entries: String = (0..7_000_000).map(|number| format!("\"{number}\":\"\",")).collect();
         whole_header(format!("{{\"__metadata__\":{{{entries}\"x\":\"\"}}}}").as_bytes())
-    }),
-    // As many as the limit allows, each with what is kept of it; the file is short of them by their bytes.
-    case("header-of-tensors", 600 << 10, || {
-        let tensor =
-            |number| format!("\"{number}\":{{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}},");
-        let tensors: String = (0..1 << 20).map(tensor).collect();
-        whole_header(format!("{{{}}} x", tensors.trim_end_matches(',')).as_bytes())
-    }),
-    // Of three million entries, those beyond the limit are not kept.
-    case("index-of-tensors", 400 << 10, || {
-        let entries: String =
-            (0..3_000_000).map(|number| format!("\"{number}\":\"a.safetensors\",")).collect();
-        index(&format!("{{\"weight_map\":{{{}}}}}", entries.trim_end_matches(',')))
     }),
     case("record-of-brackets", 1024, || record("[", 4_000_000)),
     case("record-of-features", 1024, || record("\"\",", 1_350_000)),
