@@ -201,6 +201,16 @@ fn lists_that_never_come_to_anything_are_given_up_in_time() {
 }
 
 #[test]
+fn a_name_that_no_object_can_have_stops_no_reader() {
+    let address = listing(|connection| {
+        let entry = "<Contents><Key>run/commits/../x</Key><Size>1</Size><LastModified>2026-11-28T20:00:00.000Z</LastModified></Contents>";
+        ok(&format!("<ListBucketResult>{entry}</ListBucketResult>"), connection)
+    });
+    let outcome = finish(&mut log(&address)).ok();
+    assert!(outcome.stderr.contains("cannot be listed"), "{}", outcome.stderr);
+}
+
+#[test]
 fn a_server_with_a_record_for_every_number_is_asked_for_a_bounded_number_of_them() {
     let dir = temporary();
     let stream = dir.path().join("stream");
