@@ -282,6 +282,20 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::time::Duration;
 
+    #[tokio::test]
+    async fn what_a_link_leads_to_is_not_uploaded() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("secret"), "a secret").unwrap();
+        std::os::unix::fs::symlink("secret", dir.path().join("x")).unwrap();
+        let store = Arc::new(InMemory::new());
+        let bucket = Bucket::new(store.clone(), Path::default());
+        let file = ConfinedPath::root(dir.path()).unwrap().join("x");
+        let key = Key::new("patches/1/x").unwrap();
+        let refused = bucket.upload(key, &file, &Observer::default()).await;
+        assert!(matches!(refused, Err(StoreError::Misplaced(_))), "{refused:?}");
+        assert!(store.get(&Path::from("patches/1/x")).await.is_err());
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_store_that_takes_nothing_holds_the_writer_back_and_then_gets_everything() {
         const WHOLE: u64 = 96 << 20;
