@@ -79,8 +79,10 @@ impl Index {
         let blocks = read_blocks(&mut reader, head.offset, record_bytes, limits, seen)?;
         let addresses = read_addresses(&mut reader, &blocks, seen)?;
         // Each address is in memory, so this does not overflow.
-        let leaf_bytes = addresses.len().saturating_mul(leaf_hash.digest_len()) as u64;
-        let leaves = reader.take(leaf_bytes, "leaf digest")?.to_vec();
+        let mut leaves = Vec::new();
+        for _ in &addresses {
+            leaves.extend_from_slice(reader.take(leaf_hash.digest_len() as u64, "leaf digest")?);
+        }
         reader.finish("leaf digest")?;
         Ok(Self { contents: Contents { blocks, addresses }, leaf_hash, leaves })
     }

@@ -735,7 +735,6 @@ impl Unpacked {
 /// Section 7.3: what stands before the bytes.
 struct Packing {
     code: u8,
-    len_at: u64,
     len: u64,
 }
 
@@ -750,15 +749,15 @@ fn packing(input: &mut Input<'_>) -> Result<Packing> {
     if len > MOST_METADATA {
         return refuse(Code::Limit, len_at, "more bytes than this reader takes");
     }
-    Ok(Packing { code, len_at, len })
+    if code == 0 && len != input.left() {
+        return refuse(Code::Invalid, len_at, "not the number of bytes that follow");
+    }
+    Ok(Packing { code, len })
 }
 
-fn unpack(input: Input<'_>, Packing { code, len_at, len }: Packing) -> Result<Unpacked> {
+fn unpack(input: Input<'_>, Packing { code, len }: Packing) -> Result<Unpacked> {
     let at = input.at();
     if code == 0 {
-        if len != input.left() {
-            return refuse(Code::Invalid, len_at, "not the number of bytes that follow");
-        }
         return Ok(Unpacked { bytes: input.rest().to_vec(), at, is_frame: false });
     }
     match unpack_frame(input.rest(), len) {
