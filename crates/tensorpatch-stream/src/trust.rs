@@ -61,6 +61,10 @@ impl HandoverRecord {
     /// # Errors
     /// If it is none of this stream, or not signed by the new key.
     pub fn read(bytes: &[u8], stream: StreamId) -> Result<Self, TrustError> {
+        if bytes.len() as u64 > MAX_HANDOVER_BYTES {
+            let what = format!("it has {} bytes: at most {MAX_HANDOVER_BYTES} are allowed", bytes.len());
+            return Err(RecordError::Rule(what).into());
+        }
         let record = Self::parse(bytes)?;
         if record.stream != stream {
             return Err(TrustError::Untrusted(format!("it belongs to the stream {}", record.stream)));
@@ -134,6 +138,11 @@ impl Trust {
     /// The last version for which `key` counts, if it was handed over.
     pub fn handed_over(&self, key: TrustKey) -> Option<Link> {
         self.find(key).and_then(|trusted| trusted.last)
+    }
+
+    /// The keys that count, each with the last version for which it does, if it was handed over.
+    pub fn keys(&self) -> impl Iterator<Item = (TrustKey, Option<Link>)> {
+        self.keys.iter().map(|trusted| (trusted.key, trusted.last))
     }
 
     /// The last versions of the keys that were handed over.

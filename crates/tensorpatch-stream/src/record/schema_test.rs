@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::tests::sample;
 use super::*;
+use crate::sign::SignKey;
 
 fn schema() -> Value {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/stream.schema.json");
@@ -124,6 +125,38 @@ fn a_record_without_a_member_that_the_schema_requires_is_refused() {
             value.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(&member).unwrap();
             let result = CommitRecord::parse(value.to_string().as_bytes());
             assert!(result.is_err(), "{pointer} without {member}");
+        }
+    }
+}
+
+#[test]
+fn handovers_agree_with_the_published_schema_and_lack_nothing_that_it_requires() {
+    let schema = schema();
+    let (old, new) = (SignKey::generate(), SignKey::generate());
+    let record = HandoverRecord {
+        stream: sample(1, ObjectDigest::of(b"")).stream,
+        created: 1,
+        from: old.public(),
+        to: new.public(),
+        last: Link { version: Version::new(1).unwrap(), commit: ObjectDigest::of(b"1") },
+        consent: None,
+    };
+    for consent in [None, Some(&old)] {
+        let bytes = record.clone().to_signed_bytes(&new, consent).unwrap();
+        let value: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(value.get("consent").is_some(), consent.is_some());
+        check(&schema, &schema["$defs"]["handover"], &value, "handover");
+        for member in members(&schema, "handover") {
+            let mut value: Value = serde_json::from_slice(&bytes).unwrap();
+            value.as_object_mut().unwrap().remove(&member).unwrap();
+            let result = HandoverRecord::read(value.to_string().as_bytes(), record.stream);
+            assert!(result.is_err(), "without {member}");
+        }
+        for member in members(&schema, "link") {
+            let mut value: Value = serde_json::from_slice(&record.to_bytes().unwrap()).unwrap();
+            value["last"].as_object_mut().unwrap().remove(&member).unwrap();
+            let result = HandoverRecord::parse(value.to_string().as_bytes());
+            assert!(result.is_err(), "last without {member}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path};
 
+use tensorpatch_stream::trust::{HandoverRecord, MAX_HANDOVER_BYTES, Trust};
 use tensorpatch_stream::{CommitRecord, Delta, EdgeRecord, JsonRecord, NamedObject, ObjectRef, StreamRecord};
 
 /// Bytes are refused as a record of each kind, or what is written of the record is read as the same one, and
@@ -22,6 +23,26 @@ pub fn stream_records(bytes: &[u8]) {
         check_objects(edge.delta.iter().flat_map(Delta::objects));
         check_objects(edge.anchor.iter().flat_map(|anchor| anchor.objects()));
         edge.anchor.iter().for_each(|anchor| check_names(&anchor.files));
+    }
+    if let Some(handover) = check::<HandoverRecord>(bytes) {
+        check_handover(&handover, bytes);
+    }
+}
+
+/// A handover that the new key has signed leads from that key to the old one, and back only with consent;
+/// any other is none.
+fn check_handover(handover: &HandoverRecord, bytes: &[u8]) {
+    assert_ne!(handover.from, handover.to);
+    let known = |trust: Trust| trust.keys().collect::<Vec<_>>();
+    let back = Trust::of([handover.to]).after(std::slice::from_ref(handover)).unwrap();
+    assert_eq!(known(back), [(handover.to, None), (handover.from, Some(handover.last))]);
+    let onward = known(Trust::of([handover.from]).after(std::slice::from_ref(handover)).unwrap());
+    let (stays, leads) =
+        ([(handover.from, None)], [(handover.from, Some(handover.last)), (handover.to, None)]);
+    assert!(onward == stays || onward == leads && handover.consent.is_some(), "{onward:?}");
+    if let Ok(signed) = HandoverRecord::read(bytes, handover.stream) {
+        assert_eq!(signed, *handover);
+        assert!(bytes.len() as u64 <= MAX_HANDOVER_BYTES);
     }
 }
 
