@@ -3,6 +3,7 @@
 
     decode.py PATCH [--base FILE.safetensors] [-o OUT.safetensors]
     decode.py --vectors tests/conformance/v1
+    decode.py --answer PATCH BASE TARGET        as run.py calls a decoder
 
 It was written from `spec/format.md` and `spec/encodings/` alone, and needs Python 3.11 and the module `zstandard`.
 "Section" in a comment is one of format.md; the chunk encodings are at the end of their file's name.
@@ -1499,15 +1500,29 @@ def describe(patch: Patch) -> str:
     return "\n".join(lines)
 
 
+def give_answer(patch: Path, base: Path, target: Path) -> int:
+    """As `run.py` asks for it."""
+    try:
+        result = apply(patch.read_bytes(), None if str(base) == "-" else load_safetensors(base))
+    except PatchError as error:
+        print(error.code, error.offset)
+        return 1
+    save_safetensors(target, result)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Reads tensorpatch patches.")
     parser.add_argument("patch", type=Path, nargs="?")
     parser.add_argument("--base", type=Path, metavar="FILE.safetensors")
     parser.add_argument("-o", dest="out", type=Path, metavar="OUT.safetensors")
     parser.add_argument("--vectors", type=Path, metavar="FOLDER")
+    parser.add_argument("--answer", type=Path, nargs=3, metavar=("PATCH", "BASE", "TARGET"))
     options = parser.parse_args()
     if options.vectors:
         return check_vectors(options.vectors)
+    if options.answer:
+        return give_answer(*options.answer)
     if not options.patch:
         parser.error("a patch or --vectors is needed")
     data = options.patch.read_bytes()

@@ -160,21 +160,37 @@ fn by_hand(states: &States) -> Vec<Vector> {
     add("zstd", "9", "A zstd frame", three, ZSTD, frame(new));
     add(
         "zstd-checksum",
-        "1",
+        "1.3",
         "A zstd frame with a checksum and without its content size",
         three,
         ZSTD,
         streamed(new, true),
     );
-    add("zstd-no-size", "1", "A zstd frame that states no content size", three, ZSTD, streamed(new, false));
+    add("zstd-no-size", "1.3", "A zstd frame that states no content size", three, ZSTD, streamed(new, false));
     add(
         "zstd-dictionary-0",
-        "1",
+        "1.3",
         "A zstd frame with a dictionary ID of 0, which is none",
         three,
         ZSTD,
         stored(new, 0x21, &[0], new.len()),
     );
+    add(
+        "zstd-unused-bit",
+        "1.3",
+        "A zstd frame whose unused bit is set, which means nothing",
+        three,
+        ZSTD,
+        stored(new, 0x30, &[], new.len()),
+    );
+    // The window descriptor stands where the content size would.
+    for (id, window, comment) in [
+        ("least", 0x00, "A zstd frame with the smallest window"),
+        ("most", 0x88, "A zstd frame with a window of 2^27 bytes"),
+    ] {
+        let framed = stored(new, 0x00, &[], window);
+        add(&format!("zstd-window-{id}"), "1.3", comment, three, ZSTD, framed);
+    }
     add(
         "zstd-stored",
         "9",

@@ -41,7 +41,7 @@ pub(crate) fn vectors(states: &States) -> Vec<Vector> {
     );
     let mut flipped = streamed(new, true);
     *flipped.last_mut().expect("a checksum") ^= 0x80;
-    add("zstd-wrong-checksum", "1", "A frame with a wrong checksum", ZSTD, flipped);
+    add("zstd-wrong-checksum", "1.3", "A frame with a wrong checksum", ZSTD, flipped);
     add(
         "zstd-bomb",
         "9",
@@ -65,8 +65,19 @@ pub(crate) fn vectors(states: &States) -> Vec<Vector> {
             [&framed[..], &[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0]].concat(),
         ),
     ] {
-        add(&format!("zstd-{id}"), "1", comment, ZSTD, frame);
+        add(&format!("zstd-{id}"), "1.3", comment, ZSTD, frame);
     }
+    let block = |head: u32, bytes: &[u8]| {
+        let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x20, new.len() as u8];
+        [&frame[..], &head.to_le_bytes()[..3], bytes].concat()
+    };
+    let size = (new.len() as u32) << 3;
+    add("zstd-block-reserved", "1.3", "A block of the reserved type", ZSTD, block(size | 3 << 1 | 1, new));
+    add("zstd-block-not-last", "1.3", "A frame without a last block", ZSTD, block(size, new));
+    // A frame as version 0.7 of zstd wrote it: a block as it is, and the mark of the end.
+    let of_0_7 = [&[0x27, 0xb5, 0x2f, 0xfd, 0x20, 40, 0x40, 0, 40], &new[..], &[0xc0, 0, 0]].concat();
+    assert_eq!(new.len(), 40);
+    add("zstd-0-7", "1.3", "A frame of zstd 0.7, which began otherwise", ZSTD, of_0_7);
     add(
         "zstd-two-frames",
         "9",

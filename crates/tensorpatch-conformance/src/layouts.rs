@@ -24,6 +24,7 @@ pub(crate) fn vectors(states: &States) -> Vec<Vector> {
     let mut all = written(several);
     all.extend(headers(several));
     all.extend(indices(several));
+    all.extend(texts(several));
     all
 }
 
@@ -247,5 +248,80 @@ fn indices(several: &State) -> Vec<Vector> {
     let comment = "A file without tensors";
     all.push(refused("file-without-tensors", comment, several, layout(&files, Some(&all_in_one))));
     assert_eq!(layout_of(&several.tensors, ""), layout(&[(SINGLE, &four)], None));
+    all
+}
+
+/// Section 1.5: how the JSON of headers and index may be written, and how not.
+fn texts(several: &State) -> Vec<Vector> {
+    let whole = format!("{{{A},{B},{C},{D}}}");
+    let header = |json: &str| layout(&[(SINGLE, &safetensors_header(json))], None);
+    let altered = |from: &str, to: &str| {
+        assert_eq!(whole.matches(from).count(), 1, "{from}");
+        header(&whole.replace(from, to))
+    };
+    let beside = |member: &str| header(&format!("{{{member},{A},{B},{C},{D}}}"));
+    let in_b = r#""shape":[2,2],"#;
+    let deep = format!("{in_b}\"x\":{}{},", "[".repeat(100), "]".repeat(100));
+    let mut all = Vec::new();
+    for (id, comment, bytes) in [
+        ("white-space", "White space wherever it may stand", altered(in_b, "\t\"shape\" :\r\n[ 2 , 2 ] ,")),
+        (
+            "escapes",
+            "A name and a member with escapes",
+            altered("\"b\":{\"dtype\"", "\"\\u0062\":{\"d\\u0074ype\""),
+        ),
+        (
+            "unknown-twice",
+            "A member of a tensor that nobody knows, twice",
+            altered(in_b, &format!("{in_b}\"x\":1,\"x\":null,")),
+        ),
+        (
+            "known-in-unknown",
+            "Within such a member, a known name twice",
+            altered(in_b, &format!("{in_b}\"x\":{{\"dtype\":1,\"dtype\":2}},")),
+        ),
+        ("unknown-deep", "Such a member, which nests a hundred levels deep", altered(in_b, &deep)),
+        ("metadata-null", "__metadata__ that is null", beside(r#""__metadata__":null"#)),
+        ("metadata", "__metadata__ with texts", beside(r#""__metadata__":{"a":"","":"\ud83e\udd80"}"#)),
+    ] {
+        all.push(taken(&format!("json-{id}"), comment, several, bytes));
+    }
+    let marked = format!("\u{feff}{whole}");
+    for (id, comment, bytes) in [
+        ("dtype-twice", "A member of a tensor twice", altered(in_b, &format!("{in_b}\"dtype\":\"BF16\","))),
+        (
+            "shape-twice",
+            "A member of a tensor twice, the values unlike",
+            altered(in_b, &format!("{in_b}\"shape\":[4],")),
+        ),
+        (
+            "offsets-twice",
+            "A member of a tensor twice, once with an escape",
+            altered(in_b, &format!("{in_b}\"data\\u005foffsets\":[4,12],")),
+        ),
+        ("metadata-twice", "Two members __metadata__", beside(r#""__metadata__":{},"__metadata__":{}"#)),
+        ("metadata-name-twice", "A name twice in __metadata__", beside(r#""__metadata__":{"a":"","a":""}"#)),
+        ("metadata-number", "A number in __metadata__", beside(r#""__metadata__":{"a":1}"#)),
+        ("metadata-list", "__metadata__ that is a list", beside(r#""__metadata__":[]"#)),
+        ("metadata-half", "Half a character in __metadata__", beside(r#""__metadata__":{"a":"\ud800"}"#)),
+        ("point", "An integer with a point", altered(in_b, "\"shape\":[2.0,2],")),
+        ("exponent", "An integer with an exponent", altered(in_b, "\"shape\":[2e0,2],")),
+        ("minus-zero", "A zero with a sign", altered("\"shape\":[0]", "\"shape\":[-0]")),
+        ("leading-zero", "An integer with a leading zero", altered(in_b, "\"shape\":[02,2],")),
+        ("dtype-null", "A dtype that is null", altered("\"BF16\"", "null")),
+        ("dtype-missing", "A tensor without a dtype", altered("\"dtype\":\"BF16\",", "")),
+        ("offsets-three", "Three offsets", altered("[4,12]", "[4,12,12]")),
+        ("offsets-back", "A second offset less than the first", altered("[16,16]", "[16,15]")),
+        (
+            "nan",
+            "NaN in a member that nobody knows, which is no JSON",
+            altered(in_b, &format!("{in_b}\"x\":NaN,")),
+        ),
+        ("control", "A line feed in a text, which is no JSON", beside("\"__metadata__\":{\"a\":\"\n\"}")),
+        ("comma", "A comma after the last member", header(&format!("{{{A},{B},{C},{D},}}"))),
+        ("byte-order-mark", "A byte order mark before the JSON", header(&marked)),
+    ] {
+        all.push(refused(&format!("json-{id}"), comment, several, bytes));
+    }
     all
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tensorpatch_format::ErrorClass;
 
 use crate::records::Record;
+use crate::records_handed::{Keys, keys};
 use crate::registry::records;
 use crate::state::rules_in_words;
 use crate::vector::States;
@@ -13,6 +14,7 @@ use crate::{Outcome, Vector};
 pub(crate) fn manifest(states: &States, vectors: &[Vector]) -> String {
     let vectors: Vec<_> = vectors.iter().map(entry).collect();
     let records: Vec<_> = records().iter().map(record_entry).collect();
+    let keys: Vec<_> = keys().iter().map(keys_entry).collect();
     let states: Vec<_> = states.all().iter().map(|state| state.to_json()).collect();
     pretty(&json!({
         "schema": "manifest.schema.json",
@@ -29,6 +31,7 @@ pub(crate) fn manifest(states: &States, vectors: &[Vector]) -> String {
         },
         "vectors": vectors,
         "records": records,
+        "keys": keys,
         "states": states,
     }))
 }
@@ -62,7 +65,7 @@ fn entry(vector: &Vector) -> Value {
 }
 
 fn record_entry(record: &Record) -> Value {
-    json!({
+    let mut entry = json!({
         "id": record.id,
         "file": record_file_name(record),
         "blake3": blake3::hash(&record.bytes).to_hex().as_str(),
@@ -72,7 +75,31 @@ fn record_entry(record: &Record) -> Value {
         "section": record.section,
         "comment": record.comment,
         "since": "1.0",
-    })
+    });
+    if !record.handovers.is_empty() {
+        entry["handovers"] = json!(record.handovers);
+    }
+    entry
+}
+
+fn keys_entry(keys: &Keys) -> Value {
+    let mut entry = json!({
+        "id": keys.id,
+        "trusted": keys.trusted,
+        "handovers": keys.handovers,
+        "result": if keys.counts.is_some() { "valid" } else { "invalid" },
+        "section": "4.5",
+        "comment": keys.comment,
+        "since": "1.0",
+    });
+    if let Some(counts) = &keys.counts {
+        let counted = counts.iter().map(|(key, last)| {
+            let last = last.as_ref().map(|(version, commit)| json!({"version": version, "commit": commit}));
+            json!({"key": key, "last": last})
+        });
+        entry["counts"] = counted.collect();
+    }
+    entry
 }
 
 pub(crate) fn record_file_name(record: &Record) -> String {
@@ -104,7 +131,7 @@ pub(crate) fn schema() -> String {
         ("base", json!({"type": ["string", "null"]})),
         ("section", text.clone()),
         ("comment", text.clone()),
-        ("flags", json!({"type": "array", "items": {"enum": ["bomb", "evolution"]}})),
+        ("flags", json!({"type": "array", "items": {"enum": ["bomb", "evolution", "forward"]}})),
         ("since", text.clone()),
     ];
     let vector = |result: &str, own: &[(&str, Value)]| {
@@ -123,11 +150,35 @@ pub(crate) fn schema() -> String {
             "bytes": bytes, "byte_len": count, "blake3": digest,
         }),
     );
+    let keys = json!({"type": "array", "items": digest});
+    let ids = json!({"type": "array", "items": id});
+    let with_optional = |name: &str, mut schema: Value| {
+        schema["properties"][name] = ids.clone();
+        schema
+    };
+    let last = object(&["version", "commit"], json!({"version": count, "commit": digest}));
+    let counting =
+        object(&["key", "last"], json!({"key": digest, "last": {"oneOf": [{"type": "null"}, last]}}));
+    let keys_with = |own: &[(&str, Value)]| {
+        let common = [
+            ("id", &id),
+            ("trusted", &keys),
+            ("handovers", &ids),
+            ("section", &text),
+            ("comment", &text),
+            ("since", &text),
+        ];
+        let common = common.into_iter().chain(own.iter().map(|(name, schema)| (*name, schema)));
+        let properties: serde_json::Map<_, _> =
+            common.map(|(name, schema)| (name.to_owned(), schema.clone())).collect();
+        let required: Vec<_> = properties.keys().cloned().collect();
+        json!({"type": "object", "required": required, "additionalProperties": false, "properties": properties})
+    };
     pretty(&json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Manifest of the tensorpatch conformance vectors",
         "type": "object",
-        "required": ["schema", "format", "comment", "rules", "limits", "vectors", "records", "states"],
+        "required": ["schema", "format", "comment", "rules", "limits", "vectors", "records", "keys", "states"],
         "additionalProperties": false,
         "properties": {
             "schema": text, "format": text, "comment": text,
@@ -137,16 +188,20 @@ pub(crate) fn schema() -> String {
                 vector("valid", &[("target", id.clone()), ("unwritable", count.clone())]),
                 vector("invalid", &[("error", json!({"enum": error_codes})), ("offset", count.clone())]),
             ]}},
-            "records": {"type": "array", "items": object(
+            "records": {"type": "array", "items": with_optional("handovers", object(
                 &["id", "file", "blake3", "kind", "trusted", "result", "section", "comment", "since"],
                 json!({
                     "id": id, "blake3": digest, "section": text, "comment": text, "since": text,
                     "file": {"type": "string", "pattern": "^(valid|invalid)/[a-z0-9-]+\\.json$"},
-                    "kind": {"enum": ["stream", "commit", "edge"]},
-                    "trusted": {"type": "array", "items": digest},
+                    "kind": {"enum": ["stream", "commit", "edge", "handover"]},
+                    "trusted": keys,
                     "result": {"enum": ["valid", "invalid"]},
                 }),
-            )},
+            ))},
+            "keys": {"type": "array", "items": {"oneOf": [
+                keys_with(&[("result", json!({"const": "valid"})), ("counts", json!({"type": "array", "items": counting}))]),
+                keys_with(&[("result", json!({"const": "invalid"}))]),
+            ]}},
             "states": {"type": "array", "items": object(
                 &["id", "digests", "tensors"],
                 json!({
@@ -196,7 +251,8 @@ Files that a decoder of the tensorpatch patch format must accept, with what they
 with the class and the offset of the error. The format is specified in `spec/` of the tensorpatch repository, which an
 archive of these files includes; nothing else is needed to use them.
 
-`manifest.json` lists the vectors and the states, and `manifest.schema.json` is its JSON schema.
+`manifest.json` lists the vectors and the states, `manifest.schema.json` is its JSON schema, and `VECTORS.md` says in
+tables what each vector is for. `cargo xtask vectors --pack FILE` in the repository makes the archive.
 
 * A *vector* is a file (`file`), the state to apply it to (`base`; null for a full patch), and a result. `valid`: the
   decoder returns the state `target`. `invalid`: it stops with `error`, one of the codes of section 12, at `offset`, a
@@ -210,15 +266,32 @@ archive of these files includes; nothing else is needed to use them.
   in words what each rule means. `blake3` is the BLAKE3 hash of the bytes of the tensor, and `digests` are the state
   digests with either leaf hash: compare your bytes with them before you suspect your decoder.
 * A *record* is a JSON record of a stream, which `spec/stream.md` specifies. `kind` is what the reader asks for, `trusted`
-  lists the public keys that it trusts (none: it accepts unsigned records), and `result` says whether it must accept or
-  refuse the record.
-* `limits` are the limits that the reader must have. Vectors with the flag `bomb` declare far more than they hold: a
-  decoder must refuse them without allocating for it. Vectors with the flag `evolution` hold what a later minor version may
-  bring.
+  lists the public keys that it trusts (none: it accepts unsigned records), `handovers` the ids of the handovers of the
+  stream, if there are any, and `result` says whether it must accept or refuse the record. A handover is valid if it is
+  one of the stream `00112233445566778899aabbccddeeff` that its new key has signed.
+* `keys` are questions about section 4.5 of `spec/stream.md`: of a reader that trusts the keys `trusted`, once it has read
+  the records `handovers` (some of which are none), which keys count, and up to which version and record (`last`; null:
+  for all versions)? `invalid`: it refuses the stream.
+* `limits` are the limits that the reader must have.
+* Flags: `bomb` vectors declare far more than they hold, and a decoder must refuse them without allocating for it.
+  `evolution` vectors hold what later versions may bring. The error of a `forward` vector is due from a reader that goes
+  forward and has the base at hand (section 12.1); any other reader must refuse the file too, and may name another error.
 
 A decoder passes if it gives the expected result for every vector. There are two exceptions. A decoder that does not verify
 the whole state may miss some of the false digests. A decoder that reads by the index sees the parts in another order, and
 may report another class where the file ends too early.
+
+## Running a decoder
+
+`spec/reference/run.py` runs any program over the vectors: `python3 spec/reference/run.py . -- COMMAND`. It calls
+`COMMAND PATCH BASE TARGET`, where `BASE` is a safetensors file or `-`, and `TARGET` a file to write. The program exits
+with 0 if it has written the target there as a safetensors file, and with 1 if it has refused the patch; the last line
+that it prints is then the class and the offset, such as `invalid 87`. The runner compares names, dtypes, shapes and bytes
+of the tensors, or class and offset. It takes any other exit, a program that does not end within a minute, and a target
+beside a refusal for failures.
+
+`python3 spec/reference/run.py . -- python3 spec/reference/decode.py --answer` shows it at work, and
+`python3 spec/reference/decode.py --vectors .` does the same in one process. Both need Python 3.11 and `zstandard`.
 
 An id is never used again for another vector. Vectors are added, and not altered once the format is final.
 ";

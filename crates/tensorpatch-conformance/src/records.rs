@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 pub(crate) struct Record {
     /// Unique among all vectors.
     pub(crate) id: String,
-    /// The kind that the reader asks for: `stream`, `commit` or `edge`.
+    /// The kind that the reader asks for: `stream`, `commit`, `edge` or `handover`.
     pub(crate) kind: &'static str,
     /// The public keys that the reader trusts; none if it takes unsigned records.
     pub(crate) trusted: Vec<String>,
+    /// The ids of the handovers of the stream.
+    pub(crate) handovers: Vec<String>,
     /// Whether it must be taken.
     pub(crate) valid: bool,
     /// What it shows.
@@ -23,23 +25,27 @@ pub(crate) struct Record {
 }
 
 /// The secret keys are no secret: their bytes are all the same.
-fn key(byte: u8) -> SigningKey {
+pub(crate) fn key(byte: u8) -> SigningKey {
     SigningKey::from_bytes(&[byte; 32])
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     crate::state::hex(bytes)
 }
 
-fn public(key: &SigningKey) -> String {
+pub(crate) fn public(key: &SigningKey) -> String {
     hex(key.verifying_key().as_bytes())
 }
 
+pub(crate) fn sign(key: &SigningKey, message: &[u8]) -> [u8; 64] {
+    key.sign(message).to_bytes()
+}
+
 /// Section 4.4.
-fn signed(kind: &str, record: &str, key: &SigningKey) -> String {
+pub(crate) fn signed(kind: &str, record: &str, key: &SigningKey) -> String {
     let open = record.strip_suffix('}').expect("an object");
     let message = [b"tensorpatch.v1.tensorpatch-", kind.as_bytes(), b"\0", open.as_bytes()].concat();
-    let signature = hex(&key.sign(&message).to_bytes());
+    let signature = hex(&sign(key, &message));
     format!(r#"{open},"signature":{{"ed25519":"{}","value":"{signature}"}}}}"#, public(key))
 }
 
@@ -57,7 +63,7 @@ pub(crate) fn named(name: &str, key: &str) -> Value {
 
 pub(crate) const NONCE: &str = "00000000000000000001-0123456789abcdef0123456789abcdef";
 
-fn head(kind: &str) -> Value {
+pub(crate) fn head(kind: &str) -> Value {
     json!({
         "format": format!("tensorpatch-{kind}"), "major": 1, "minor": 0, "requires": [],
         "stream": "00112233445566778899aabbccddeeff", "created": 1_790_000_000,
@@ -179,15 +185,26 @@ impl Maker {
         record: Vec<u8>,
     ) {
         let (id, comment) = (format!("record-{id}"), comment.to_owned());
-        self.0.push(Record { id, kind, trusted: Vec::new(), valid, comment, section, bytes: record });
+        let (trusted, handovers) = (Vec::new(), Vec::new());
+        self.0.push(Record { id, kind, trusted, handovers, valid, comment, section, bytes: record });
     }
 
     pub(crate) fn commit(&mut self, id: &str, section: &'static str, comment: &str, record: &Value) {
         self.add(false, id, "commit", section, comment, record.to_string().into_bytes());
     }
 
-    fn trusting(&mut self, keys: &[&SigningKey]) {
-        self.0.last_mut().expect("a record").trusted = keys.iter().map(|key| public(key)).collect();
+    /// The keys that the reader of the last record trusts.
+    pub(crate) fn trusting(&mut self, keys: &[&SigningKey]) {
+        self.trusting_digits(keys.iter().map(|key| public(key)).collect());
+    }
+
+    pub(crate) fn trusting_digits(&mut self, keys: Vec<String>) {
+        self.0.last_mut().expect("a record").trusted = keys;
+    }
+
+    /// The handovers that the reader of the last record knows.
+    pub(crate) fn after(&mut self, handovers: Vec<String>) {
+        self.0.last_mut().expect("a record").handovers = handovers;
     }
 }
 
@@ -290,7 +307,7 @@ pub(crate) fn taken(maker: &mut Maker) {
 }
 
 /// The same record with the leaf hash that signed ones have.
-fn withstanding(record: &str) -> String {
+pub(crate) fn withstanding(record: &str) -> String {
     record.replace(r#""xxh3""#, r#""blake3""#).replace("xxh3:", "blake3:")
 }
 

@@ -3,8 +3,9 @@
 use crate::records::{self, Record};
 use crate::vector::{States, Vector};
 use crate::{
-    encodings, example, invalid, invalid_blocks, invalid_parts, invalid_payloads, invalid_twice, layouts,
-    records_refused, records_written, sparse, sparse_by_hand, valid,
+    encodings, evolution, example, invalid, invalid_blocks, invalid_orders, invalid_parts, invalid_payloads,
+    invalid_twice, layouts, records_handed, records_refused, records_signed, records_written, sparse,
+    sparse_bounds, sparse_by_hand, valid,
 };
 
 /// Makes all states and all vectors.
@@ -14,12 +15,15 @@ pub fn vectors() -> (States, Vec<Vector>) {
     all.extend(encodings::vectors(&states));
     all.extend(sparse::vectors(&states));
     all.extend(sparse_by_hand::vectors(&states));
+    all.extend(sparse_bounds::vectors(&states));
     all.push(example::vector(&states));
     all.extend(invalid::vectors(&states));
     all.extend(invalid_parts::vectors(&states));
     all.extend(invalid_blocks::vectors(&states));
     all.extend(invalid_payloads::vectors(&states));
     all.extend(invalid_twice::vectors(&states));
+    all.extend(invalid_orders::vectors(&states));
+    all.extend(evolution::vectors(&states));
     all.extend(layouts::vectors(&states));
     for vector in &mut all {
         // What declares 2^60 of something, or unpacks to far more than it may.
@@ -39,5 +43,7 @@ pub(crate) fn records() -> Vec<Record> {
     records_refused::rules(&mut maker);
     records_written::written(&mut maker);
     records::signatures(&mut maker);
+    records_signed::curve(&mut maker);
+    records_handed::handovers(&mut maker);
     maker.0
 }

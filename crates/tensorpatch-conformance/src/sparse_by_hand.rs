@@ -15,11 +15,11 @@ use crate::vector::States;
 // 20 cold ones (key 7) between them, of which number 2 moves up and number 19 down.
 const HOT_RATE: u64 = 80;
 const COLD_RATE: u64 = 60;
-const LANES: [usize; 4] = [1, 8, 16, 32];
-const HOT_FROM: [u64; 4] = [0, 68, 72, 76];
+pub(crate) const LANES: [usize; 4] = [1, 8, 16, 32];
+pub(crate) const HOT_FROM: [u64; 4] = [0, 68, 72, 76];
 
 /// `sparse-groups` with this many lanes, and these classes hot.
-fn groups(lanes: usize, hot_from: usize, hot: bool, cold: bool) -> Parts {
+pub(crate) fn groups(lanes: usize, hot_from: usize, hot: bool, cold: bool) -> Parts {
     let rates = (if hot { HOT_RATE } else { 0 }, if cold { COLD_RATE } else { 0 });
     let head = Head {
         lanes: lanes as u64,
@@ -63,11 +63,11 @@ pub(crate) fn example() -> Parts {
 }
 
 /// Of elements of one byte.
-fn model(lanes: usize, hot_from: usize, classes: Vec<(u64, u64)>) -> Model {
+pub(crate) fn model(lanes: usize, hot_from: usize, classes: Vec<(u64, u64)>) -> Model {
     Model { lanes: LANES[lanes], hot_from: HOT_FROM[hot_from], classes, bits: 8, escape: false }
 }
 
-fn parts(head: Head, model: &Model, elements: &[(usize, i64)]) -> Parts {
+pub(crate) fn parts(head: Head, model: &Model, elements: &[(usize, i64)]) -> Parts {
     let (reads, left) = model.block(elements);
     Parts { head, reads, left }
 }
@@ -80,10 +80,12 @@ const GROUPS: [(&str, bool, bool, &str); 4] = [
 ];
 
 /// A state of 300 bytes in ten groups, the last of 12, and all of one class.
-const LONG: usize = 300;
+pub(crate) const LONG: usize = 300;
+/// Which bytes they are, again and again.
+pub(crate) const LONG_BYTES: [u8; 3] = [7, 9, 11];
 
 /// Which of them move, and how: one in the second group, all in the third, and the last three.
-fn long_moves() -> Vec<(usize, i64)> {
+pub(crate) fn long_moves() -> Vec<(usize, i64)> {
     (0..LONG)
         .map(|i| match i {
             40 | 298 => (0, 1),
@@ -95,7 +97,7 @@ fn long_moves() -> Vec<(usize, i64)> {
 }
 
 /// Moves of the same elements of every size and direction that there is.
-fn far_moves() -> Vec<(usize, i64)> {
+pub(crate) fn far_moves() -> Vec<(usize, i64)> {
     let far = |(i, (class, by)): (usize, &(usize, i64))| (*class, *by * (1 + (i as i64 * 7) % 100));
     long_moves().iter().enumerate().map(far).collect()
 }
@@ -120,12 +122,11 @@ pub(crate) fn states(add: &mut dyn FnMut(&'static str, Vec<Rule>)) {
     }
     let moved = EXAMPLE_MOVES.map(|(i, by)| write(i, [0x12_u8, 0x3a][i % 2].wrapping_add(by as u8)));
     add("sparse-groups-example", groups(elements(moved.to_vec()), 2));
-    let bytes = [7_u8, 9, 11];
-    let long = Bytes::Repeat(bytes.to_vec(), LONG);
+    let long = Bytes::Repeat(LONG_BYTES.to_vec(), LONG);
     add("sparse-long", vec![rule("t", "U8", &[LONG as u64], long)]);
     for (id, moves) in [("sparse-long-changed", long_moves()), ("sparse-long-far", far_moves())] {
         let edits = moves.iter().enumerate().filter(|(_, (_, by))| *by != 0);
-        let edits = edits.map(|(i, (_, by))| write(i, bytes[i % 3].wrapping_add(*by as u8))).collect();
+        let edits = edits.map(|(i, (_, by))| write(i, LONG_BYTES[i % 3].wrapping_add(*by as u8))).collect();
         let changed = Bytes::Edited { state: "sparse-long", tensor: "t".into(), edits };
         add(id, vec![rule("t", "U8", &[LONG as u64], changed)]);
     }
@@ -145,15 +146,16 @@ pub(crate) fn vectors(states: &States) -> Vec<Vector> {
 }
 
 /// Base and target.
-type Pair = (&'static str, &'static str);
+pub(crate) type Pair = (&'static str, &'static str);
 
-const BYTE: Pair = ("byte", "byte-changed");
+pub(crate) const BYTE: Pair = ("byte", "byte-changed");
 const BOTH: Pair = ("sparse-groups", "sparse-groups-both");
-const LONG_CHANGED: Pair = ("sparse-long", "sparse-long-changed");
+pub(crate) const LONG_CHANGED: Pair = ("sparse-long", "sparse-long-changed");
+pub(crate) const LONG_FAR: Pair = ("sparse-long", "sparse-long-far");
 
-struct Maker<'a> {
-    states: &'a States,
-    all: Vec<Vector>,
+pub(crate) struct Maker<'a> {
+    pub(crate) states: &'a States,
+    pub(crate) all: Vec<Vector>,
 }
 
 impl Maker<'_> {
@@ -163,14 +165,14 @@ impl Maker<'_> {
         if base.tensors.len() > 1 { patch.with(1, 0, RAW, target.tensors[1].bytes.clone()) } else { patch }
     }
 
-    fn valid(&mut self, id: &str, comment: &str, pair: Pair, payload: Vec<u8>) {
+    pub(crate) fn valid(&mut self, id: &str, comment: &str, pair: Pair, payload: Vec<u8>) {
         let (base, target) = (self.states.get(pair.0), self.states.get(pair.1));
         let file = self.patch(pair, payload).file();
         let id = format!("sparse-{id}");
         self.all.push(Vector::valid(id, "encodings/sparse", comment, Some(base), target, file));
     }
 
-    fn refused(&mut self, id: &str, comment: &str, pair: Pair, payload: Vec<u8>) {
+    pub(crate) fn refused(&mut self, id: &str, comment: &str, pair: Pair, payload: Vec<u8>) {
         let len = varint(payload.len() as u64).len() as u64;
         let raw = self.patch(pair, payload).raw();
         let error = ("invalid", raw.payload_at(2) + 1 + 3 + len);
@@ -213,7 +215,7 @@ fn group_forms(maker: &mut Maker<'_>) {
 }
 
 /// The only element of `byte`.
-fn one_element(element: (usize, i64), model: &Model) -> Parts {
+pub(crate) fn one_element(element: (usize, i64), model: &Model) -> Parts {
     parts(Head::one(model.classes[0].0, model.classes[0].1), model, &[element])
 }
 
@@ -223,7 +225,6 @@ fn cold_byte(head: Head) -> Parts {
 }
 
 fn many_changes(maker: &mut Maker<'_>) {
-    let far = ("sparse-long", "sparse-long-far");
     for (code, lanes) in LANES.iter().enumerate() {
         let head = |rate, reach| Head { lanes: code as u64, ..Head::one(rate, reach) };
         for (rate, kind) in [(67, "cold"), (20, "seldom")] {
@@ -235,12 +236,12 @@ fn many_changes(maker: &mut Maker<'_>) {
         for (rate, kind) in [(67, "cold"), (75, "hot")] {
             let moved = parts(head(rate, 36), &model(code, 1, vec![(rate, 36)]), &far_moves());
             let comment = format!("Moves of all sizes of a {kind} class, in {lanes} lanes");
-            maker.valid(&format!("far-{kind}-{lanes}"), &comment, far, moved.payload());
+            maker.valid(&format!("far-{kind}-{lanes}"), &comment, LONG_FAR, moved.payload());
         }
     }
     let escaping = Model { escape: true, ..model(1, 1, vec![(67, 36)]) };
     let moved = parts(Head { lanes: 1, ..Head::one(67, 36) }, &escaping, &far_moves());
-    maker.valid("far-escape", "Escapes to moves that have symbols of their own", far, moved.payload());
+    maker.valid("far-escape", "Escapes to moves that have symbols of their own", LONG_FAR, moved.payload());
     // The second lane has a place that no element of the group has.
     let mut beyond = parts(Head { lanes: 1, ..Head::one(67, 0) }, &model(1, 1, vec![(67, 0)]), &long_moves());
     let place = beyond.reads.iter_mut().find_map(|read| match read {

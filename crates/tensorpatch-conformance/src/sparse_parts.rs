@@ -110,6 +110,23 @@ impl Parts {
         (states, words)
     }
 
+    /// The slot of each read, 0 for bits.
+    pub(crate) fn slots(&self) -> Vec<u64> {
+        let (mut states, words) = self.encoded();
+        let mut words = words.iter();
+        let slot = |read: &Read| {
+            let Read::Slot { lane, s, f, start, stride, .. } = *read else { return 0 };
+            let x = &mut states[lane];
+            let slot = *x & ((1 << s) - 1);
+            *x = (*x >> s) * f + (slot - start) / stride;
+            if *x < 1 << 16 {
+                *x = *x << 16 | u64::from(*words.next().expect("a word"));
+            }
+            slot
+        };
+        self.reads.iter().map(slot).collect()
+    }
+
     /// Words, and bits.
     pub(crate) fn ends(&self) -> (Vec<u16>, Bits) {
         let (states, words) = self.encoded();

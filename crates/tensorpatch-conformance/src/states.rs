@@ -128,6 +128,7 @@ pub(crate) fn states() -> Vec<State> {
     }
     crate::sparse::states(&mut add);
     crate::sparse_by_hand::states(&mut add);
+    crate::sparse_bounds::states(&mut add);
     crate::example::states(&mut add);
     states
 }

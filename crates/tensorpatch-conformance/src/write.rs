@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::manifest::{README, file_name, manifest, record_file_name, schema};
+use crate::purposes::purposes;
 use crate::registry::records;
 use crate::vectors;
 
@@ -18,6 +19,8 @@ pub const MOST_BYTES: usize = 2_000_000;
 
 /// What an archive of the vectors holds besides them, so that nothing else is needed.
 const SPECIFICATION: &[&str] = &[
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
     "spec/format.md",
     "spec/encodings/scatter.md",
     "spec/encodings/sparse.md",
@@ -25,6 +28,7 @@ const SPECIFICATION: &[&str] = &[
     "spec/errata.md",
     "spec/reference/README.md",
     "spec/reference/decode.py",
+    "spec/reference/run.py",
     "spec/stream.md",
     "spec/stream.schema.json",
 ];
@@ -43,6 +47,7 @@ pub fn contents() -> BTreeMap<String, Vec<u8>> {
     }
     files.insert("manifest.json".to_owned(), manifest(&states, &vectors).into_bytes());
     files.insert("manifest.schema.json".to_owned(), schema().into_bytes());
+    files.insert("VECTORS.md".to_owned(), purposes(&vectors).into_bytes());
     files.insert("README.md".to_owned(), README.as_bytes().to_vec());
     files
 }
@@ -113,7 +118,10 @@ fn present(directory: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The directory, with the specification in it, as a tar archive in a zstd frame; the same bytes every time.
+/// The name of the only directory in an archive.
+pub const ARCHIVED: &str = "tensorpatch-conformance-v1";
+
+/// The directory, with the specification in it, as a `.tar.gz`; the same bytes every time.
 ///
 /// # Errors
 /// If the specification cannot be read.
@@ -125,13 +133,22 @@ pub fn pack(root: &Path) -> Result<Vec<u8>> {
     }
     let mut tar = Vec::new();
     for (path, bytes) in files {
-        let path = format!("tensorpatch-conformance-v1/{path}");
+        let path = format!("{ARCHIVED}/{path}");
         tar.extend(tar_header(&path, bytes.len())?);
         tar.extend(&bytes);
         tar.resize(tar.len().next_multiple_of(512), 0);
     }
     tar.resize(tar.len() + 1024, 0);
-    Ok(zstd::bulk::compress(&tar, 19)?)
+    Ok(gzip(&tar))
+}
+
+/// A gzip member (RFC 1952) that says neither when nor where it was made.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    const BEST: u8 = 9;
+    let head = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 255];
+    let deflated = miniz_oxide::deflate::compress_to_vec(bytes, BEST);
+    let crc = crc32fast::hash(bytes).to_le_bytes();
+    [&head[..], &deflated, &crc, &(bytes.len() as u32).to_le_bytes()].concat()
 }
 
 /// The header of a file in a POSIX archive.

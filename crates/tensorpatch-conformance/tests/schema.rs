@@ -135,6 +135,8 @@ fn a_manifest_with_a_member_too_few_too_many_or_of_another_kind_breaks_the_schem
         place("vectors", "valid"),
         place("vectors", "invalid"),
         place("records", "valid"),
+        place("keys", "valid"),
+        place("keys", "invalid"),
         "/states/0".to_owned(),
         "/states/0/tensors/0".to_owned(),
     ];
