@@ -21,6 +21,7 @@ mod figures;
 mod file_systems;
 mod hostile;
 mod hub;
+mod kept;
 mod keys;
 mod logs;
 mod memory;

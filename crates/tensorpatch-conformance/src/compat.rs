@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -25,11 +25,12 @@ const RELEASES: &str = "releases.txt";
 const DRAFT: &str = "status: draft";
 const FROZEN: &str = "status: frozen";
 
-/// Keeps what this version writes as `tests/compat/VERSION/`, for ever.
+/// Keeps what this version writes as `tests/compat/VERSION/`, for ever: the vectors, and what `more` puts
+/// there.
 ///
 /// # Errors
-/// If there is or was such a directory already: it is never written again.
-pub fn record(root: &Path, version: &str) -> Result<()> {
+/// If there is or was such a directory already: it is never written again; or if `more` fails.
+pub fn record(root: &Path, version: &str, more: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
     ensure!(
         version.chars().all(plain) && version.starts_with(|c: char| c.is_ascii_digit()),
@@ -46,12 +47,16 @@ pub fn record(root: &Path, version: &str) -> Result<()> {
         !versions.iter().any(|listed| listed == version),
         "{version} is in {DIRECTORY}/{RELEASES} already"
     );
-    let mut sums = String::new();
     for (path, bytes) in contents() {
         let file = directory.join(&path);
         fs::create_dir_all(file.parent().context("a file in the directory")?)?;
         fs::write(&file, &bytes)?;
-        writeln!(sums, "{}  {path}", blake3::hash(&bytes).to_hex())?;
+    }
+    more(&directory)?;
+    let mut sums = String::new();
+    for path in files_below(&directory)? {
+        let name = path.strip_prefix(&directory)?.to_str().context("a name that is text")?;
+        writeln!(sums, "{}  {name}", blake3::hash(&fs::read(&path)?).to_hex())?;
     }
     fs::write(directory.join(SUMS), sums)?;
     versions.push(version.to_owned());
@@ -86,7 +91,7 @@ fn unlisted(root: &Path) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// If the file system refuses.
-pub fn releases(root: &Path) -> Result<Vec<std::path::PathBuf>> {
+pub fn releases(root: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(root.join(DIRECTORY))? {
         let entry = entry?;
@@ -132,11 +137,23 @@ pub fn violations(root: &Path) -> Result<Vec<String>> {
 /// anything else either: the manifest of the release stays, and so does this check.
 pub fn reused(release: &Value, later: &Value) -> Vec<String> {
     /// What says the same for ever; comments and flags may be mended.
-    const MEANING: [&str; 10] =
-        ["blake3", "base", "result", "target", "error", "offset", "kind", "trusted", "digests", "file"];
+    const MEANING: [&str; 12] = [
+        "blake3",
+        "base",
+        "result",
+        "target",
+        "error",
+        "offset",
+        "kind",
+        "trusted",
+        "handovers",
+        "counts",
+        "digests",
+        "file",
+    ];
     let entries = |manifest: &Value, list: &str| manifest[list].as_array().cloned().unwrap_or_default();
     let mut violations = Vec::new();
-    for list in ["vectors", "records", "states"] {
+    for list in ["vectors", "records", "keys", "states"] {
         let later = entries(later, list);
         for entry in entries(release, list) {
             let Some(other) = later.iter().find(|other| other["id"] == entry["id"]) else { continue };
@@ -166,20 +183,25 @@ fn altered(directory: &Path) -> Result<Vec<String>> {
             violations.push(format!("{path} was altered or removed"));
         }
     }
-    let present = count_files(directory)?;
+    let present = files_below(directory)?.len();
     if listed == 0 || present != listed + 1 {
         violations.push(format!("{present} files, but {SUMS} lists {listed}"));
     }
     Ok(violations)
 }
 
-fn count_files(directory: &Path) -> Result<usize> {
-    let mut count = 0;
+fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        count += if entry.file_type()?.is_dir() { count_files(&entry.path())? } else { 1 };
+        if entry.file_type()?.is_dir() {
+            files.extend(files_below(&entry.path())?);
+        } else {
+            files.push(entry.path());
+        }
     }
-    Ok(count)
+    files.sort();
+    Ok(files)
 }
 
 /// Writes the constants down, as long as the format is a draft.
@@ -246,6 +268,7 @@ fn constants() -> String {
             ));
         }
     }
+    lines.extend(crate::sparse_probe::lines());
     lines.push(format!("error classes: {}", crate::manifest::codes().join(" ")));
     lines.push(String::new());
     lines.join("\n")

@@ -45,6 +45,7 @@ mod sparse;
 mod sparse_bounds;
 mod sparse_by_hand;
 mod sparse_parts;
+mod sparse_probe;
 mod state;
 mod states;
 mod valid;

@@ -57,10 +57,14 @@ fn a_record_is_made_once_and_every_alteration_of_it_is_found() {
     let root = temporary.path();
     fs::create_dir_all(root.join(compat::DIRECTORY)).unwrap();
     compat::write_constants(root).unwrap();
-    compat::record(root, "0.9.0-rc.1").unwrap();
+    let more = |directory: &Path| {
+        fs::create_dir_all(directory.join("stream/bucket"))?;
+        Ok(fs::write(directory.join("stream/bucket/stream.json"), b"{}")?)
+    };
+    compat::record(root, "0.9.0-rc.1", more).unwrap();
     assert_eq!(compat::violations(root).unwrap(), Vec::<String>::new());
-    assert!(compat::record(root, "0.9.0-rc.1").is_err());
-    assert!(compat::record(root, "../0.9.0").is_err());
+    assert!(compat::record(root, "0.9.0-rc.1", |_| Ok(())).is_err());
+    assert!(compat::record(root, "../0.9.0", |_| Ok(())).is_err());
     let directory = root.join(compat::DIRECTORY).join("0.9.0-rc.1");
     let (count, faults) = read::check_directory(&directory).unwrap();
     assert!(count > 300 && faults.is_empty(), "{}", faults.join("\n"));
@@ -80,6 +84,9 @@ fn a_record_is_made_once_and_every_alteration_of_it_is_found() {
         found(&|| fs::write(&file, b"other").unwrap(), &restore).contains("valid/raw.tpatch was altered")
     );
     assert!(found(&|| fs::remove_file(&file).unwrap(), &restore).contains("valid/raw.tpatch was altered"));
+    let stream = directory.join("stream/bucket/stream.json");
+    let altered = found(&|| fs::write(&stream, b"[]").unwrap(), &|| fs::write(&stream, b"{}").unwrap());
+    assert!(altered.contains("stream/bucket/stream.json was altered"), "{altered}");
     let more = directory.join("valid/more.tpatch");
     let add = || fs::write(&more, b"").unwrap();
     assert!(found(&add, &|| fs::remove_file(&more).unwrap()).contains("files, but"));
@@ -91,7 +98,10 @@ fn a_record_is_made_once_and_every_alteration_of_it_is_found() {
     assert_eq!(gone, "tests/compat/0.9.0-rc.1 is gone, and what a release has written stays as it is");
     let recorded = || {
         take(&directory, &moved);
-        assert!(compat::record(root, "0.9.0-rc.1").is_err(), "it is recorded once, also if it is gone");
+        assert!(
+            compat::record(root, "0.9.0-rc.1", |_| Ok(())).is_err(),
+            "it is recorded once, also if it is gone"
+        );
     };
     found(&recorded, &|| take(&moved, &directory));
     let list = root.join(compat::DIRECTORY).join("releases.txt");
