@@ -49,14 +49,41 @@ impl ChunkDecoder {
         base: Option<&[u8]>,
         target: &mut [u8],
     ) -> Result<LeafDigest, CodecError> {
-        if encoding.allowed_for_fresh() {
-            return self.run(cx, encoding, payload, None, target);
-        }
-        let base = base.ok_or(CodecError::new("the encoding needs a base and the tensor is fresh", 0))?;
-        if base.len() != target.len() {
-            return Err(CodecError::new("base and target differ in length", 0));
-        }
-        self.run(cx, encoding, payload, Some(base), target)
+        let base = base_for(encoding, base, target)?;
+        let along = self.make(cx, encoding, payload, base, target, true)?;
+        Ok(along.unwrap_or_else(|| leaf::digest(self.level, cx.leaf_hash, target)))
+    }
+
+    /// Fills `target` completely, as [`decode`](Self::decode) does, and computes no digest: for chunks that
+    /// are only on the way to others, whose digests tell what was decoded.
+    ///
+    /// # Errors
+    /// As for [`decode`](Self::decode).
+    pub fn pass(
+        &mut self,
+        cx: ChunkContext,
+        encoding: Encoding,
+        payload: &[u8],
+        base: Option<&[u8]>,
+        target: &mut [u8],
+    ) -> Result<(), CodecError> {
+        let base = base_for(encoding, base, target)?;
+        self.make(cx, encoding, payload, base, target, false).map(drop)
+    }
+
+    /// Turns `chunk` into the target as [`decode_in_place`](Self::decode_in_place) does, and computes no
+    /// digest, as [`pass`](Self::pass).
+    ///
+    /// # Errors
+    /// As for [`decode`](Self::decode); the bytes of `chunk` are then unspecified.
+    pub fn pass_in_place(
+        &mut self,
+        cx: ChunkContext,
+        encoding: Encoding,
+        payload: &[u8],
+        chunk: &mut [u8],
+    ) -> Result<(), CodecError> {
+        self.make(cx, encoding, payload, None, chunk, false).map(drop)
     }
 
     /// Turns `chunk`, which holds the base, into the target, and returns the target's leaf digest.
@@ -70,26 +97,29 @@ impl ChunkDecoder {
         payload: &[u8],
         chunk: &mut [u8],
     ) -> Result<LeafDigest, CodecError> {
-        self.run(cx, encoding, payload, None, chunk)
+        let along = self.make(cx, encoding, payload, None, chunk, true)?;
+        Ok(along.unwrap_or_else(|| leaf::digest(self.level, cx.leaf_hash, chunk)))
     }
 
-    /// With a base, `target` need not hold it.
-    fn run(
+    /// Makes the target; with a base, it need not be there yet. Returns its digest if `hash` says that it is
+    /// wanted and it can be had along the way.
+    fn make(
         &mut self,
         cx: ChunkContext,
         encoding: Encoding,
         payload: &[u8],
         base: Option<&[u8]>,
         target: &mut [u8],
-    ) -> Result<LeafDigest, CodecError> {
+        hash: bool,
+    ) -> Result<Option<LeafDigest>, CodecError> {
         check(cx, encoding, target)?;
         let width = cx.format.width();
         if encoding == Encoding::Sparse {
             return match width {
-                1 => self.sparse::<u8>(cx, payload, base, target),
-                2 => self.sparse::<u16>(cx, payload, base, target),
-                4 => self.sparse::<u32>(cx, payload, base, target),
-                _ => self.sparse::<u64>(cx, payload, base, target),
+                1 => self.sparse::<u8>(cx, payload, base, target, hash),
+                2 => self.sparse::<u16>(cx, payload, base, target, hash),
+                4 => self.sparse::<u32>(cx, payload, base, target, hash),
+                _ => self.sparse::<u64>(cx, payload, base, target, hash),
             };
         }
         if let Some(base) = base {
@@ -112,7 +142,7 @@ impl ChunkDecoder {
             }
             Encoding::Zstd => self.unpacker.unpack(payload, 0, target)?,
         }
-        Ok(leaf::digest(self.level, cx.leaf_hash, target))
+        Ok(None)
     }
 
     fn sparse<T: Element>(
@@ -121,14 +151,12 @@ impl ChunkDecoder {
         payload: &[u8],
         base: Option<&[u8]>,
         target: &mut [u8],
-    ) -> Result<LeafDigest, CodecError> {
-        let hash = cx.leaf_hash == LeafHash::Xxh3;
+        hash: bool,
+    ) -> Result<Option<LeafDigest>, CodecError> {
+        let hash = hash && cx.leaf_hash == LeafHash::Xxh3;
         let mut work = TargetBlocks::new(self.level, base, target, &mut self.buffer, hash);
         self.sparse.apply::<T>(self.level, Key::of(cx.format), payload, &mut work)?;
-        match work.finish() {
-            Some(hash) => Ok(LeafDigest::Xxh3(hash.to_be_bytes())),
-            None => Ok(leaf::digest(self.level, cx.leaf_hash, target)),
-        }
+        Ok(work.finish().map(|hash| LeafDigest::Xxh3(hash.to_be_bytes())))
     }
 
     /// Replaces `changes` by what a `sparse` or `scatter` payload changes: positions and new values.
@@ -179,6 +207,22 @@ impl ChunkDecoder {
         changes.take::<T>(&self.marks, &self.scratch);
         Ok(())
     }
+}
+
+/// The base, if the encoding needs one.
+fn base_for<'b>(
+    encoding: Encoding,
+    base: Option<&'b [u8]>,
+    target: &[u8],
+) -> Result<Option<&'b [u8]>, CodecError> {
+    if encoding.allowed_for_fresh() {
+        return Ok(None);
+    }
+    let base = base.ok_or(CodecError::new("the encoding needs a base and the tensor is fresh", 0))?;
+    if base.len() != target.len() {
+        return Err(CodecError::new("base and target differ in length", 0));
+    }
+    Ok(Some(base))
 }
 
 fn check(cx: ChunkContext, encoding: Encoding, chunk: &[u8]) -> Result<(), CodecError> {

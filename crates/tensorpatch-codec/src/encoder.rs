@@ -70,6 +70,8 @@ pub struct ChunkEncoder {
     changes: Changes,
     candidate: Vec<u8>,
     target: Vec<u8>,
+    /// The positions of what [`ChunkEncoder::find`] has found, as they stand in a payload.
+    found: Vec<u8>,
 }
 
 impl ChunkEncoder {
@@ -153,6 +155,50 @@ impl ChunkEncoder {
         Ok(encoded)
     }
 
+    /// Finds the elements in which two chunks differ, for [`encode_found`](Self::encode_found), and says
+    /// whether there are any. Chunks of different lengths, or of no whole elements, do not differ here.
+    pub fn find(&mut self, cx: ChunkContext, one: &[u8], other: &[u8]) -> bool {
+        let width = cx.format.width();
+        self.marks.reset(element::count(one, width));
+        self.found.clear();
+        if one.len() != other.len() || !one.len().is_multiple_of(width) || one.len() > CHUNK_BYTES {
+            return false;
+        }
+        match width {
+            1 => self.find_in::<u8>(one, other),
+            2 => self.find_in::<u16>(one, other),
+            4 => self.find_in::<u32>(one, other),
+            _ => self.find_in::<u64>(one, other),
+        }
+    }
+
+    fn find_in<T: Element>(&mut self, one: &[u8], other: &[u8]) -> bool {
+        for (olds, news) in one.chunks(BLOCK_BYTES).zip(other.chunks(BLOCK_BYTES)) {
+            self.marks.block(|free| kernels::changed::<T>(self.level, olds, news, free));
+        }
+        if self.marks.len() == 0 {
+            return false;
+        }
+        self.changes.take_positions::<T>(&self.marks);
+        let elements = element::count(one, T::WIDTH);
+        scatter::put_positions(&mut self.plane, elements, &self.changes.positions, &mut self.found);
+        true
+    }
+
+    /// Appends the payload of the `direct` profile that turns the one of two chunks that
+    /// [`find`](Self::find) found to differ into the other, which is `target`. It is the one that
+    /// [`encode`](Self::encode) makes; this is for whoever needs both directions, and knows the digests.
+    pub fn encode_found(&mut self, cx: ChunkContext, target: &[u8], out: &mut Vec<u8>) -> Encoding {
+        let (width, start) = (cx.format.width(), out.len());
+        self.changes.take_values(width, target);
+        out.extend_from_slice(&self.found);
+        scatter::put_values(&mut self.packer, &mut self.plane, width, &self.changes.values, out);
+        if !is_worth_trying_others(start, target, out) {
+            return Encoding::Scatter;
+        }
+        self.try_whole(Encoding::Scatter, target, start, out)
+    }
+
     /// Appends the smallest payload that gives `target` without a base.
     pub fn encode_fresh(&mut self, cx: ChunkContext, target: &[u8], out: &mut Vec<u8>) -> Encoded {
         let start = out.len();
@@ -228,21 +274,26 @@ impl ChunkEncoder {
                 Encoding::Scatter
             }
         };
-        // What the others cost at the least is known well enough to leave them out where they cannot win.
-        if out.len().saturating_sub(start).saturating_mul(WORTH_TRYING_OTHERS) > target.len() {
+        if is_worth_trying_others(start, target, out) {
             if cx.profile == Profile::Compact {
                 self.candidate.clear();
                 xor::encode(&mut self.packer, &mut self.plane, T::WIDTH, base, target, &mut self.candidate);
                 best = self.keep_smaller(Encoding::Xor, best, start, out);
             }
-            if (target.len(), Encoding::Raw) < (out.len().saturating_sub(start), best) {
-                out.truncate(start);
-                out.extend_from_slice(target);
-                best = Encoding::Raw;
-            }
-            best = self.try_zstd(best, target, start, out);
+            best = self.try_whole(best, target, start, out);
         }
         best
+    }
+
+    /// Replaces what stands in `out` after `start` by the whole of `target`, packed or not, if that is
+    /// smaller.
+    fn try_whole(&mut self, mut best: Encoding, target: &[u8], start: usize, out: &mut Vec<u8>) -> Encoding {
+        if (target.len(), Encoding::Raw) < (out.len().saturating_sub(start), best) {
+            out.truncate(start);
+            out.extend_from_slice(target);
+            best = Encoding::Raw;
+        }
+        self.try_zstd(best, target, start, out)
     }
 
     /// Replaces what stands in `out` after `start` by a frame of `target` if that is smaller.
@@ -265,4 +316,9 @@ impl ChunkEncoder {
         }
         best
     }
+}
+
+/// What the others cost at the least is known well enough to leave them out where they cannot win.
+fn is_worth_trying_others(start: usize, target: &[u8], out: &[u8]) -> bool {
+    out.len().saturating_sub(start).saturating_mul(WORTH_TRYING_OTHERS) > target.len()
 }

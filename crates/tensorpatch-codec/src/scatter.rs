@@ -22,14 +22,25 @@ pub struct Changes {
 
 impl Changes {
     /// Lists the marked elements, with their values in `target`.
-    #[expect(clippy::cast_possible_truncation, reason = "a chunk has at most 2^20 elements")]
     pub(crate) fn take<T: Element>(&mut self, marks: &Marks, target: &[u8]) {
+        self.take_positions::<T>(marks);
+        self.take_values(T::WIDTH, target);
+    }
+
+    /// Lists the positions of the marked elements.
+    #[expect(clippy::cast_possible_truncation, reason = "a chunk has at most 2^20 elements")]
+    pub(crate) fn take_positions<T: Element>(&mut self, marks: &Marks) {
         self.positions.clear();
-        self.values.clear();
-        for position in marks.positions(T::WIDTH) {
-            self.positions.push(position as u32);
-            let element = element::range(position, T::WIDTH).and_then(|range| target.get(range));
-            self.values.extend_from_slice(element.unwrap_or_default());
+        self.positions.extend(marks.positions(T::WIDTH).map(|position| position as u32));
+    }
+
+    /// Takes the values of the elements that are listed from another target.
+    pub(crate) fn take_values(&mut self, width: usize, target: &[u8]) {
+        let Self { positions, values } = self;
+        values.clear();
+        for &position in &*positions {
+            let element = element::range(position as usize, width).and_then(|range| target.get(range));
+            values.extend_from_slice(element.unwrap_or_default());
         }
     }
 }
@@ -43,7 +54,6 @@ fn rice_parameter(elements: usize, count: usize) -> u32 {
 }
 
 /// `changes` must hold at least one position, all below `elements`.
-#[expect(clippy::cast_possible_truncation, reason = "k is below 24")]
 pub(crate) fn encode(
     packer: &mut Packer,
     plane: &mut Vec<u8>,
@@ -52,7 +62,15 @@ pub(crate) fn encode(
     changes: &Changes,
     out: &mut Vec<u8>,
 ) {
-    let count = changes.positions.len();
+    put_positions(plane, elements, &changes.positions, out);
+    put_values(packer, plane, width, &changes.values, out);
+}
+
+/// The part of a payload that says where the changes are. `positions` must hold at least one, all below
+/// `elements`.
+#[expect(clippy::cast_possible_truncation, reason = "k is below 24")]
+pub(crate) fn put_positions(plane: &mut Vec<u8>, elements: usize, positions: &[u32], out: &mut Vec<u8>) {
+    let count = positions.len();
     let k = rice_parameter(elements, count);
     put_varint(out, count);
     out.push(k as u8);
@@ -60,7 +78,7 @@ pub(crate) fn encode(
     plane.clear();
     let mut bits = BitWriter::new(plane);
     let mut next = 0u32;
-    for &position in &changes.positions {
+    for &position in positions {
         let gap = position.saturating_sub(next);
         let mut zeros = gap >> k;
         while let Some(left) = zeros.checked_sub(32) {
@@ -75,10 +93,19 @@ pub(crate) fn encode(
     bits.finish();
     put_varint(out, plane.len());
     out.extend_from_slice(plane);
+}
 
+/// The part of a payload that says what the elements become.
+pub(crate) fn put_values(
+    packer: &mut Packer,
+    plane: &mut Vec<u8>,
+    width: usize,
+    values: &[u8],
+    out: &mut Vec<u8>,
+) {
     for byte in 0..width {
         plane.clear();
-        plane.extend(changes.values.iter().skip(byte).step_by(width));
+        plane.extend(values.iter().skip(byte).step_by(width));
         planes::put(packer, plane, out);
     }
 }

@@ -63,6 +63,11 @@ fn decode(
         let mut in_place = base.to_vec();
         let found = decoder.decode_in_place(cx, encoding, payload, &mut in_place).ok().map(|_| in_place);
         assert!(found == *expected, "{encoding} in place at {}", level.name());
+        let (mut beside, mut in_place) = (vec![0x55; base.len()], base.to_vec());
+        let found = decoder.pass(cx, encoding, payload, Some(base), &mut beside).ok().map(|()| beside);
+        assert!(found == *expected, "{encoding} in passing, beside, at {}", level.name());
+        let found = decoder.pass_in_place(cx, encoding, payload, &mut in_place).ok().map(|()| in_place);
+        assert!(found == *expected, "{encoding} in passing, in place, at {}", level.name());
     }
     expected.unwrap()
 }

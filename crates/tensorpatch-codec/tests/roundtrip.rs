@@ -67,6 +67,27 @@ proptest! {
     }
 
     #[test]
+    fn both_directions_of_one_comparison_are_those_of_two(
+        cx in context(), elements in elements(), fill in fill(), step in step(), seed: u64,
+    ) {
+        let cx = ChunkContext { profile: Profile::Direct, ..cx };
+        let (one, other) = pair(cx.format.width(), elements, fill, step, seed);
+        let mut encoder = ChunkEncoder::new();
+        // With something else in its memory.
+        encoder.find(cx, &[1; 64], &[2; 64]);
+        let differ = encoder.find(cx, &one, &other);
+        for (base, target) in [(&one, &other), (&other, &one)] {
+            let expected = check(cx, base, target);
+            prop_assert_eq!(differ, expected.is_some());
+            if let Some(expected) = expected {
+                let mut payload = vec![0xaa];
+                let encoding = encoder.encode_found(cx, target, &mut payload);
+                prop_assert!((encoding, payload.split_off(1)) == expected);
+            }
+        }
+    }
+
+    #[test]
     fn a_fresh_chunk_comes_back_bit_for_bit(
         cx in context(), elements in elements(), fill in fill(), seed: u64,
     ) {
