@@ -170,6 +170,9 @@ impl<'p> BoundChain<'p> {
 
     /// Decodes what the patches make of the chunk `address` over the base's into `target`, and returns its
     /// digest; `None` if no patch says anything about it. `records` are those from that chunk on.
+    ///
+    /// Only what the last of them makes is hashed. What the others make shows in that, and what they were to
+    /// make is in their indices.
     pub(crate) fn decode(
         &self,
         decoder: &mut ChunkDecoder,
@@ -178,22 +181,29 @@ impl<'p> BoundChain<'p> {
         base: Option<&[u8]>,
         target: &mut [u8],
     ) -> Result<Option<LeafDigest>, ApplyError> {
-        let mut leaf = None;
-        for (patch, records) in self.bound.iter().zip(records) {
-            let Some(record) = records.next_if(|(record, _)| record.address == address) else { continue };
-            leaf = Some(match leaf {
-                None => patch.decode(decoder, record, base, target)?,
-                Some(_) => patch.decode_in_place(decoder, record, target)?,
-            });
+        let found = self.bound.iter().zip(records).filter_map(|(patch, records)| {
+            Some((patch, records.next_if(|(record, _)| record.address == address)?))
+        });
+        let mut found = found.peekable();
+        let mut passed = false;
+        while let Some((patch, record)) = found.next() {
+            let is_last = found.peek().is_none();
+            match (is_last, passed) {
+                (true, false) => return patch.decode(decoder, record, base, target).map(Some),
+                (true, true) => return patch.decode_in_place(decoder, record, target).map(Some),
+                (false, false) => patch.pass(decoder, record, base, target)?,
+                (false, true) => patch.pass_in_place(decoder, record, target)?,
+            }
+            passed = true;
         }
-        Ok(leaf)
+        Ok(None)
     }
 
     /// Says that the base, and what each patch makes, are what the patches say. `base` is the leaf table of
     /// the base, if there is one, and `target` that of the target.
     ///
-    /// Every record was decoded and found to have the digest that the index gives for it, so the states in
-    /// between are known without their bytes.
+    /// The states in between are known by the digests that the indices give for their chunks, without their
+    /// bytes: whatever a patch made of a chunk that another then altered, the target is what was hashed.
     pub(crate) fn check(
         &self,
         base: Option<(&State<'_>, &LeafTable)>,

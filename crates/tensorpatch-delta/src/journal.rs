@@ -12,7 +12,7 @@ use std::path::Path;
 use tensorpatch_checkpoint::{
     Checkpoint, CheckpointError, CheckpointPatcher, HeaderError, HeaderViolation, MappedFile, Placement,
 };
-use tensorpatch_codec::{ChunkContext, ChunkDecoder, ChunkEncoder, leaf_digest};
+use tensorpatch_codec::{ChunkDecoder, ChunkEncoder, leaf_digest};
 use tensorpatch_format::{
     BlockBuilder, CHUNK_BYTES, ChunkAddress, Ends, Layout, Limits, Profile, Schema, StateDigest,
     TaggedStateDigest,
@@ -67,19 +67,20 @@ pub(crate) fn write_journal(
     let walked = walk.run(
         ChunkEncoder::new,
         |encoder, chunk, blocks: &mut [Option<BlockBuilder>; 2]| {
-            let (true, Some(base)) = (chunk.changed, chunk.base) else { return Ok(()) };
-            let context = ChunkContext { profile: Profile::Direct, ..chunk.context };
-            let mut push = |block: &mut Option<BlockBuilder>, header, from: &[u8], to: &[u8]| {
+            let (true, Some((base, base_leaf))) = (chunk.changed, chunk.base) else { return Ok(()) };
+            if !encoder.find(chunk.context, base, chunk.bytes) {
+                return Ok(());
+            }
+            let mut push = |block: &mut Option<BlockBuilder>, header, target: &[u8], leaf| {
                 let block = block.get_or_insert_with(|| BlockBuilder::new(header));
                 let pushed = block.push_with(chunk.address, |payload| {
-                    let encoded = encoder.encode(context, from, to, None, payload);
-                    Some((encoded.encoding?, encoded.leaf))
+                    Some((encoder.encode_found(chunk.context, target, payload), leaf))
                 });
                 pushed.map_err(|error| failed(io::Error::other(error)))
             };
             let [there, back] = blocks;
-            push(there, &header, base, chunk.bytes)?;
-            if inverse.is_some() { push(back, &back_header, chunk.bytes, base) } else { Ok(()) }
+            push(there, &header, chunk.bytes, chunk.leaf)?;
+            if inverse.is_some() { push(back, &back_header, base, base_leaf) } else { Ok(()) }
         },
         |[there, back]| {
             write_block(&mut emitter, there).map_err(failed)?;

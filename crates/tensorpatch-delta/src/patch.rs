@@ -347,6 +347,32 @@ impl<'p> BoundPatch<'p> {
         self.expect(record, decoded)
     }
 
+    /// Decodes a record over the base's chunk into `target`, whatever digest the index gives for it: for a
+    /// chunk that a later patch alters again.
+    pub(crate) fn pass(
+        &self,
+        decoder: &mut ChunkDecoder,
+        record: &(ChunkRecord<'p>, LeafDigest),
+        base: Option<&[u8]>,
+        target: &mut [u8],
+    ) -> Result<(), ApplyError> {
+        let ChunkRecord { address, encoding, payload, .. } = record.0;
+        let passed = decoder.pass(self.context(address.tensor), encoding, payload, base, target);
+        passed.or_else(|error| self.expect(record, Err(error)).map(drop))
+    }
+
+    /// The same over `chunk`, which holds the base's.
+    pub(crate) fn pass_in_place(
+        &self,
+        decoder: &mut ChunkDecoder,
+        record: &(ChunkRecord<'p>, LeafDigest),
+        chunk: &mut [u8],
+    ) -> Result<(), ApplyError> {
+        let ChunkRecord { address, encoding, payload, .. } = record.0;
+        let passed = decoder.pass_in_place(self.context(address.tensor), encoding, payload, chunk);
+        passed.or_else(|error| self.expect(record, Err(error)).map(drop))
+    }
+
     /// Says that a record was decoded to the chunk that the index gives for it.
     fn expect(
         &self,

@@ -35,8 +35,9 @@ pub struct ApplyReport {
 pub(crate) struct TargetChunk<'a> {
     pub(crate) address: ChunkAddress,
     pub(crate) bytes: &'a [u8],
-    /// The base's bytes in the same place, if the tensor continues one.
-    pub(crate) base: Option<&'a [u8]>,
+    pub(crate) leaf: LeafDigest,
+    /// The base's bytes in the same place and their digest, if the tensor continues one.
+    pub(crate) base: Option<(&'a [u8], LeafDigest)>,
     /// Whether the patch says anything about the chunk.
     pub(crate) changed: bool,
     pub(crate) context: ChunkContext,
@@ -224,31 +225,33 @@ impl SpanDecoder<'_> {
             let base = self.base_chunk(address, read)?;
             let target = target.get_mut(..chunk_len(self.chain.schema(), address)).unwrap_or_default();
             let changed = self.chain.changes(&mut records, address);
-            let (bytes, leaf) = if changed {
-                let hashed = base.map(|(at, bytes)| (at, leaf_digest(context.leaf_hash, bytes)));
-                decoded.base_leaves.extend(hashed);
-                let base = base.map(|(_, bytes)| bytes);
-                let leaf = self.chain.decode(decoder, &mut records, address, base, target)?;
+            let (bytes, leaf, base) = if changed {
+                let base = base.map(|(at, bytes)| {
+                    let leaf = leaf_digest(context.leaf_hash, bytes);
+                    decoded.base_leaves.push((at, leaf));
+                    (bytes, leaf)
+                });
+                let over = base.map(|(bytes, _)| bytes);
+                let leaf = self.chain.decode(decoder, &mut records, address, over, target)?;
                 let Some(leaf) = leaf else { continue };
-                (&*target, leaf)
+                (&*target, leaf, base)
             } else {
                 // Binding the patches has made sure that a chunk without a base has a record.
-                let Some((at, bytes)) = base else { continue };
+                let Some((at, base)) = base else { continue };
                 let bytes = match self.unchanged {
                     Unchanged::Copied => {
-                        target.copy_from_slice(bytes);
+                        target.copy_from_slice(base);
                         &*target
                     }
-                    Unchanged::InPlace | Unchanged::Read(_) => bytes,
+                    Unchanged::InPlace | Unchanged::Read(_) => base,
                 };
                 let leaf = leaf_digest(context.leaf_hash, bytes);
                 decoded.base_leaves.push((at, leaf));
-                (bytes, leaf)
+                (bytes, leaf, Some((base, leaf)))
             };
             decoded.target_leaves.push((address, leaf));
             decoded.changed_chunks = decoded.changed_chunks.saturating_add(u64::from(changed));
-            let base = base.map(|(_, bytes)| bytes);
-            visit(TargetChunk { address, bytes, base, changed, context }, &mut decoded.out)?;
+            visit(TargetChunk { address, bytes, leaf, base, changed, context }, &mut decoded.out)?;
         }
         Ok(decoded)
     }

@@ -2,16 +2,16 @@
 //! verified.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::common::scene::{MIB, has_no_journal};
-use crate::common::{Tensor, bf16, layout_saying, nudged, patch_between, write, write_as};
+use crate::common::{Tensor, bf16, layout_saying, nudged, open, patch_between, raw, write, write_as};
 use tensorpatch_checkpoint::Form;
 use tensorpatch_delta::{
     Apply, ApplyError, Chain, Options, Patch, Progress, Recovery, activate_in_place, apply_in_place,
     prepare_in_place, recover, rewrite,
 };
-use tensorpatch_format::{Limits, Profile};
+use tensorpatch_format::{BlockBuilder, Limits, Listing, PatchHeader, PatchWriter, Profile};
 
 /// Checkpoints that follow one another, and the patches between them.
 struct Steps {
@@ -159,6 +159,68 @@ fn a_state_on_the_way_that_is_not_what_its_patch_says_is_found_though_the_last_o
     let refused = Apply::new(chain).to(&base, path("out")).unwrap_err();
     assert!(matches!(refused, ApplyError::WrongBase { .. } | ApplyError::Chunk { .. }), "{refused}");
     assert!(!path("out").exists());
+}
+
+/// The patch `says`, but for the payloads, which are those of the patch `does` over the same base.
+fn forged(base: &Path, says: &[u8], does: &[u8]) -> Vec<u8> {
+    let base = open(base);
+    let parse = |bytes| Patch::parse(bytes, &Limits::default()).unwrap();
+    let (says, does) = (parse(says), parse(does));
+    let (said, done) = (says.bind(Some(base.schema())).unwrap(), does.bind(Some(base.schema())).unwrap());
+    let header = PatchHeader::new(says.kind(), says.profile(), says.leaf_hash());
+    let (writer, mut forged) = PatchWriter::start(&header);
+    let (writer, bytes) = writer.schema(&Listing::Same).unwrap();
+    forged.extend(bytes);
+    let (mut writer, bytes) = writer.layout(&Listing::Same).unwrap();
+    forged.extend(bytes);
+    let mut block = BlockBuilder::new(&header);
+    for ((said, leaf), (done, _)) in said.records().iter().zip(done.records()) {
+        assert_eq!(said.address, done.address);
+        block.push(said.address, done.encoding, done.payload, *leaf).unwrap();
+    }
+    forged.extend(writer.block(block.finish().unwrap()).unwrap());
+    forged.extend(writer.finish(&says.trailer().ends).unwrap().1);
+    forged
+}
+
+#[test]
+fn what_a_patch_on_the_way_makes_of_a_chunk_shows_in_the_target_or_does_not_matter() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let base = [bf16("a", &[4000], 1)];
+    let (mid, other) = ([nudged(&base[0], 50)], [nudged(&base[0], 70)]);
+    // One that follows from what is in between, and one that does not look at it.
+    let (near, far) = ([nudged(&mid[0], 90)], [raw("a", "BF16", &[4000], &[0; 8000])]);
+    let write = |name: &str, tensors: &[Tensor]| write(&path(name), tensors);
+    let (base, mid, other) = (write("base", &base), write("mid", &mid), write("other", &other));
+    let options = Options::default();
+    let patch = |from: &Path, to: &Path| patch_between(from, to, &options).0;
+    let lie = forged(&base, &patch(&base, &mid), &patch(&base, &other));
+    for (target, matters) in [(write("near", &near), true), (write("far", &far), false)] {
+        let patches = [lie.clone(), patch(&mid, &target)];
+        let patches = parse(&patches);
+        let chain = whole(&patches);
+        let (out, journal) = (path("out"), path("journal"));
+        let made = Apply::new(chain).to(&base, &out);
+        fs::copy(&base, path("in-place")).unwrap();
+        let altered = apply_in_place(&path("in-place"), chain, &journal, &options, Progress::none());
+        if matters {
+            assert!(matches!(made, Err(ApplyError::Chunk { .. })), "{made:?}");
+            assert!(matches!(altered, Err(ApplyError::Chunk { .. })), "{altered:?}");
+            assert!(!out.exists() && fs::read(path("in-place")).unwrap() == fs::read(&base).unwrap());
+        } else {
+            made.unwrap();
+            altered.unwrap();
+            for made in [out, path("in-place")] {
+                assert!(fs::read(made).unwrap() == fs::read(&target).unwrap());
+            }
+        }
+        assert!(has_no_journal(&journal));
+    }
+    // Alone it is found out.
+    let alone = [lie];
+    let alone = parse(&alone);
+    assert!(matches!(Apply::new(whole(&alone)).to(&base, path("alone")), Err(ApplyError::Chunk { .. })));
 }
 
 #[test]
