@@ -5,7 +5,7 @@
 //!   written.
 //! * [`Companions`] are the files beside the weights, and what of them stays behind.
 //! * [`CheckpointWriter`] writes a new one beside its destination and renames it into place;
-//!   [`CheckpointPatcher`] writes into one that exists.
+//!   [`CheckpointPatcher`] writes into one that exists, [`CheckpointReader`] reads one that others may alter.
 //! * [`ConfinedPath`] is a place below a directory that is reached without following links.
 //! * [`AtomicFile`] is a file of any kind, written beside its destination and renamed into place.
 //! * [`permissions`] are what a file inherits from the one that it replaces, and what a copy never exceeds.
@@ -39,6 +39,7 @@ pub mod permissions;
 mod placement;
 mod places;
 mod raw_header;
+mod reader;
 mod regular;
 mod room;
 mod staging;
@@ -64,6 +65,7 @@ pub use map::hold_at_lost_pages;
 pub use patcher::CheckpointPatcher;
 pub use placement::Placement;
 pub use places::{Places, Role};
+pub use reader::CheckpointReader;
 pub use regular::open_regular;
 pub use staging::remove_unfinished;
 pub use sync::sync_files;

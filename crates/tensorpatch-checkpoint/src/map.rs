@@ -7,7 +7,8 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
-use crate::{CheckpointError, ConfinedPath, open_regular};
+use crate::regular::open_found;
+use crate::{CheckpointError, ConfinedPath};
 
 /// A file that is the same as long as these are: what tells a replaced or resized file from the one that was
 /// opened.
@@ -39,14 +40,14 @@ impl MappedFile {
     /// # Errors
     /// If there is no such file, it is not a regular one, or the operating system refuses.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let file = match open_regular(path) {
-            Ok(file) => file,
+        let (file, found) = match open_found(path) {
+            Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 return Err(CheckpointError::NotAFile { path: path.to_owned() });
             }
             Err(error) => return Err(CheckpointError::io("open", path)(error)),
         };
-        Self::of(path, &file)
+        Self::of(path, &file, &found)
     }
 
     /// Maps a regular file of tensorpatch's own, which no link leads to.
@@ -57,16 +58,13 @@ impl MappedFile {
     pub fn open_confined(place: &ConfinedPath) -> Result<Self, CheckpointError> {
         let path = place.path();
         let file = place.open().map_err(CheckpointError::io("open", &path))?;
-        Self::of(&path, &file)
+        let found = file.metadata().map_err(CheckpointError::io("open", &path))?;
+        Self::of(&path, &file, &found)
     }
 
-    fn of(path: &Path, file: &File) -> Result<Self, CheckpointError> {
-        let metadata = file.metadata().map_err(CheckpointError::io("open", path))?;
-        if !metadata.is_file() {
-            return Err(CheckpointError::NotAFile { path: path.to_owned() });
-        }
+    fn of(path: &Path, file: &File, found: &fs::Metadata) -> Result<Self, CheckpointError> {
         let map = map_whole(file).map_err(CheckpointError::io("map", path))?;
-        Ok(Self { map, identity: FileIdentity::of(&metadata) })
+        Ok(Self { map, identity: FileIdentity::of(found) })
     }
 
     /// Whether `path` still leads to this file, and it is as long as it was.

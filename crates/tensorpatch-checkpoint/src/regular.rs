@@ -1,6 +1,6 @@
 //! Opening files of the user's, to which links may lead.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
 
@@ -15,13 +15,19 @@ use rustix::io::Errno;
 /// [`io::ErrorKind::InvalidInput`] if it is no regular file; if there is none, or the operating system
 /// refuses.
 pub fn open_regular(path: &Path) -> io::Result<File> {
+    open_found(path).map(|(file, _)| file)
+}
+
+/// The same, with what was found.
+pub(crate) fn open_found(path: &Path) -> io::Result<(File, Metadata)> {
     let other = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
     let file = match open_at_once(path) {
         // How systems refuse to open a socket.
         Err(error) if is_of(&error, &[Errno::NXIO, Errno::OPNOTSUPP]) => return Err(other()),
         opened => opened?,
     };
-    if file.metadata()?.is_file() { Ok(file) } else { Err(other()) }
+    let found = file.metadata()?;
+    if found.is_file() { Ok((file, found)) } else { Err(other()) }
 }
 
 /// Opens a file or directory of the user's, and waits for nobody.
