@@ -2,19 +2,19 @@
 
 use std::io::{self, Write};
 
-use tensorpatch_checkpoint::CheckpointError;
+use tensorpatch_checkpoint::{CheckpointError, CheckpointReader};
 use tensorpatch_codec::{ChunkContext, ChunkDecoder, ChunkEncoder, CodecError, Encoded, leaf_digest};
 use tensorpatch_format::{
-    BlockBuilder, CHUNK_BYTES, ChunkAddress, ElementFormat, Encoding, Ends, ErrorKind, FinishedBlock, Kind,
-    Layout, LayoutDigest, LeafDigest, LeafHash, PatchHeader, Schema, StateDigest, TensorIndex, WriteError,
+    CHUNK_BYTES, ChunkAddress, ElementFormat, Encoding, ErrorKind, Kind, Layout, LeafDigest, LeafHash,
+    PatchHeader, Schema, StateDigest, TensorIndex, WriteError,
 };
 
+use crate::assembly::{Assembly, EncodedSpan, SpanBuilder};
 use crate::changes::{ByTensor, ChangesError, TensorChanges};
 use crate::continuation::Continuation;
-use crate::emit::{Emitter, Head};
+use crate::journal::offset;
 use crate::parallel::ordered;
-use crate::spans::Spans;
-use crate::state::HashedChunk;
+use crate::spans::{Spans, chunk_len};
 use crate::{Cancelled, LeafTable, Options, Progress, Snapshot, State, TensorsError};
 
 /// What a patch holds, and the leaf table of its target.
@@ -143,7 +143,27 @@ pub fn encode_diff(
     progress: Progress<'_>,
     out: &mut dyn Write,
 ) -> Result<DiffReport, DiffError> {
-    encode(Some(base), target.into(), options, progress, out)
+    encode(Some(base.into()), target.into(), options, progress, out)
+}
+
+/// Writes the same patch as [`encode_diff`], checked as with [`Options::checked`], with the tensors of the
+/// base read through `files`, which others may alter meanwhile: each chunk is read once and hashed, so that
+/// [`DiffReport::base`] tells what the patch starts from.
+///
+/// What `base` and `target` have in common comes from `files`, and only that: of a base with other tensors
+/// the digest is not the one of `files`.
+///
+/// # Errors
+/// As [`encode_diff`]; also if `files` cannot be read.
+pub fn encode_diff_reading(
+    (base, files): (&Snapshot<'_>, &CheckpointReader),
+    target: &Snapshot<'_>,
+    options: &Options,
+    progress: Progress<'_>,
+    out: &mut dyn Write,
+) -> Result<DiffReport, DiffError> {
+    let base = Base { files: Some(files), ..base.into() };
+    encode(Some(base), target.into(), &options.clone().checked(), progress, out)
 }
 
 /// Writes the same patch as [`encode_diff`], with the target given by what changes in `base`; tensors and
@@ -163,7 +183,7 @@ pub fn encode_changes(
 ) -> Result<DiffReport, DiffError> {
     let changes = ByTensor::new(base.state.schema(), changes)?;
     let target = Target { layout: base.layout, tensors: Tensors::Changes(&changes) };
-    encode(Some(base), target, options, progress, out)
+    encode(Some(base.into()), target, options, progress, out)
 }
 
 /// Writes a patch that holds the whole of `target` and needs no base.
@@ -177,6 +197,35 @@ pub fn encode_full(
     out: &mut dyn Write,
 ) -> Result<DiffReport, DiffError> {
     encode(None, target.into(), options, progress, out)
+}
+
+/// What a patch starts from.
+#[derive(Clone, Copy)]
+struct Base<'a> {
+    snapshot: &'a Snapshot<'a>,
+    /// Where the bytes of its tensors are read, if not in the snapshot.
+    files: Option<&'a CheckpointReader>,
+}
+
+impl<'a> From<&'a Snapshot<'a>> for Base<'a> {
+    fn from(snapshot: &'a Snapshot<'a>) -> Self {
+        Self { snapshot, files: None }
+    }
+}
+
+impl Base<'_> {
+    /// Makes `copy` the chunk `address`, if there is one.
+    fn copy(&self, address: ChunkAddress, copy: &mut Vec<u8>) -> Result<Option<()>, CheckpointError> {
+        let Self { snapshot: Snapshot { state, .. }, files } = self;
+        let Some(files) = files else {
+            let Some(bytes) = state.chunk(address) else { return Ok(None) };
+            copy.clear();
+            copy.extend_from_slice(bytes);
+            return Ok(Some(()));
+        };
+        copy.resize(chunk_len(state.schema(), address), 0);
+        files.read(address.tensor, offset(address), copy).map(Some)
+    }
 }
 
 /// What is to become of the base.
@@ -209,19 +258,20 @@ impl<'a> Tensors<'a> {
 }
 
 fn encode(
-    base: Option<&Snapshot<'_>>,
+    base: Option<Base<'_>>,
     target: Target<'_>,
     options: &Options,
     progress: Progress<'_>,
     out: &mut dyn Write,
 ) -> Result<DiffReport, DiffError> {
-    if let Some(base) = base {
+    let snapshot = base.map(|base| base.snapshot);
+    if let Some(base) = snapshot {
         base.check_leaves(options.leaf_hash)?;
     }
     let schema = target.tensors.schema();
-    let mut assembly = Assembly::new(base, schema, target.layout, options, out);
+    let mut assembly = Assembly::new(snapshot, schema, target.layout, options, out);
     let spans = Spans::new(schema);
-    let continuation = Continuation::new(base.map(|base| base.state.schema()), schema);
+    let continuation = Continuation::new(snapshot.map(|base| base.state.schema()), schema);
     let encoder = SpanEncoder {
         base,
         target: target.tensors,
@@ -243,166 +293,8 @@ fn encode(
     assembly.finish(&continuation)
 }
 
-/// A patch that is put together of its spans, in grid order.
-pub(crate) struct Assembly<'a> {
-    base: Option<&'a Snapshot<'a>>,
-    schema: &'a Schema,
-    layout: &'a Layout,
-    header: PatchHeader,
-    emitter: Emitter<'a>,
-    leaves: LeafTable,
-    base_leaves: Option<LeafTable>,
-    tally: Tally,
-}
-
-impl<'a> Assembly<'a> {
-    /// A patch that makes a state of `schema`, in files of `layout`, of `base` or of nothing.
-    pub(crate) fn new(
-        base: Option<&'a Snapshot<'a>>,
-        schema: &'a Schema,
-        layout: &'a Layout,
-        options: &Options,
-        out: &'a mut dyn Write,
-    ) -> Self {
-        let hash = options.leaf_hash;
-        let same_schema = base.is_some_and(|base| base.state.schema() == schema);
-        let same_layout = same_schema && base.is_some_and(|base| base.layout == layout);
-        let head = Head {
-            full: base.is_none(),
-            profile: options.profile,
-            leaf_hash: hash,
-            schema: (!same_schema).then_some(schema),
-            layout: (!same_layout).then_some(layout),
-        };
-        let base_leaves = base
-            .map(|base| base.leaves.cloned().unwrap_or_else(|| LeafTable::empty(base.state.schema(), hash)));
-        Self {
-            base,
-            schema,
-            layout,
-            header: head.header(true),
-            emitter: Emitter::new(head, out),
-            leaves: LeafTable::empty(schema, hash),
-            base_leaves,
-            tally: Tally::default(),
-        }
-    }
-
-    /// The header of a patch in which something changed: an empty patch has no blocks.
-    pub(crate) fn header(&self) -> PatchHeader {
-        self.header
-    }
-
-    /// Adds the next span of the grid.
-    pub(crate) fn add(&mut self, span: EncodedSpan) -> Result<(), DiffError> {
-        self.tally.add(&span.tally);
-        span.target_leaves.iter().for_each(|(address, leaf)| self.leaves.set(*address, *leaf));
-        if let Some(table) = &mut self.base_leaves {
-            span.base_leaves.iter().for_each(|(address, leaf)| table.set(*address, *leaf));
-        }
-        span.block.map_or(Ok(()), |block| self.emitter.block(block))
-    }
-
-    /// Writes the end of the patch, after the last span.
-    pub(crate) fn finish(mut self, continuation: &Continuation) -> Result<DiffReport, DiffError> {
-        if let (Some(base), Some(table)) = (self.base, &mut self.base_leaves)
-            && base.leaves.is_none()
-        {
-            continuation.hash_left_behind(&base.state, table);
-        }
-        let schema = self.schema;
-        let ends = Ends {
-            base_state: self
-                .base
-                .zip(self.base_leaves)
-                .map_or(StateDigest::NONE, |(base, table)| table.state_digest(base.state.schema())),
-            target_state: self.leaves.state_digest(schema),
-            target_schema: schema.digest(),
-            base_layout: self.base.map_or(LayoutDigest::NONE, |base| base.layout.digest()),
-            target_layout: self.layout.digest(),
-        };
-        let (kind, patch_bytes) = self.emitter.finish(&ends)?;
-        Ok(DiffReport {
-            kind,
-            base: ends.base_state,
-            target: ends.target_state,
-            patch_bytes,
-            total_elements: schema
-                .tensors()
-                .iter()
-                .map(|t| t.byte_len / t.dtype.element_format().width() as u64)
-                .sum(),
-            changed_elements: self.tally.changed_elements,
-            total_chunks: schema.chunk_count(),
-            encodings: self.tally.uses(),
-            leaves: self.leaves,
-        })
-    }
-}
-
-/// The chunks of a span as they are encoded.
-pub(crate) struct SpanBuilder {
-    block: BlockBuilder,
-    base_leaves: Vec<(ChunkAddress, LeafDigest)>,
-    target_leaves: Vec<(ChunkAddress, LeafDigest)>,
-    tally: Tally,
-}
-
-/// A span whose chunks are all encoded.
-pub(crate) struct EncodedSpan {
-    /// None if nothing changed.
-    block: Option<FinishedBlock>,
-    /// Of the base's chunks that were hashed on the way, by their address in the base.
-    base_leaves: Vec<(ChunkAddress, LeafDigest)>,
-    target_leaves: Vec<(ChunkAddress, LeafDigest)>,
-    tally: Tally,
-}
-
-impl SpanBuilder {
-    pub(crate) fn new(header: &PatchHeader) -> Self {
-        Self {
-            block: BlockBuilder::new(header),
-            base_leaves: Vec::new(),
-            target_leaves: Vec::new(),
-            tally: Tally::default(),
-        }
-    }
-
-    /// Keeps the digest of a chunk of the base.
-    pub(crate) fn base_leaf(&mut self, address: ChunkAddress, leaf: LeafDigest) {
-        self.base_leaves.push((address, leaf));
-    }
-
-    /// Adds the next chunk, whose payload `encode` appends.
-    pub(crate) fn chunk(
-        &mut self,
-        address: ChunkAddress,
-        encode: impl FnOnce(&mut Vec<u8>) -> Result<Option<Encoded>, DiffError>,
-    ) -> Result<(), DiffError> {
-        let (tally, target_leaves) = (&mut self.tally, &mut self.target_leaves);
-        let mut failed = Ok(());
-        self.block.push_with(address, |payload| {
-            let before = payload.len();
-            let encoded = encode(payload).unwrap_or_else(|error| {
-                failed = Err(error);
-                None
-            })?;
-            target_leaves.push((address, encoded.leaf));
-            tally.count(&encoded, (payload.len() - before) as u64);
-            Some((encoded.encoding?, encoded.leaf))
-        })?;
-        failed
-    }
-
-    pub(crate) fn finish(self) -> Result<EncodedSpan, DiffError> {
-        let Self { block, base_leaves, target_leaves, tally } = self;
-        let block = if block.is_empty() { None } else { Some(block.finish()?) };
-        Ok(EncodedSpan { block, base_leaves, target_leaves, tally })
-    }
-}
-
 struct SpanEncoder<'a> {
-    base: Option<&'a Snapshot<'a>>,
+    base: Option<Base<'a>>,
     target: Tensors<'a>,
     continuation: &'a Continuation,
     spans: &'a Spans<'a>,
@@ -412,32 +304,40 @@ struct SpanEncoder<'a> {
 /// What decodes each chunk once it is encoded.
 struct Check {
     decoder: ChunkDecoder,
-    /// The base's chunk as it was hashed: the base may be altered meanwhile.
-    base: Vec<u8>,
-    target: Vec<u8>,
+    /// The base's chunk as it was hashed, which the base itself may no longer be; then what is made of it.
+    chunk: Vec<u8>,
 }
 
 impl Check {
     fn new() -> Self {
-        Self { decoder: ChunkDecoder::new(), base: Vec::new(), target: vec![0; CHUNK_BYTES] }
+        Self { decoder: ChunkDecoder::new(), chunk: Vec::with_capacity(CHUNK_BYTES) }
     }
-}
 
-/// Whether `payload` makes the chunk of which `encoded` has the digest, of `len` bytes, of `base`.
-fn is_sound(
-    (decoder, target): (&mut ChunkDecoder, &mut [u8]),
-    context: ChunkContext,
-    base: Option<(&[u8], LeafDigest)>,
-    encoded: &Encoded,
-    payload: &[u8],
-    len: usize,
-) -> bool {
-    let (Some(encoding), Some(target)) = (encoded.encoding, target.get_mut(..len)) else {
-        // Nothing changed, which is so where the digests are the same.
-        return base.is_some_and(|(_, leaf)| leaf == encoded.leaf);
-    };
-    let decoded = decoder.decode(context, encoding, payload, base.map(|(bytes, _)| bytes), target);
-    decoded.is_ok_and(|leaf| leaf == encoded.leaf)
+    /// Whether `payload` makes the chunk of which `encoded` has the digest, of `len` bytes, of the base's, of
+    /// which `base` is the digest.
+    fn is_sound(
+        &mut self,
+        context: ChunkContext,
+        base: Option<LeafDigest>,
+        encoded: &Encoded,
+        payload: &[u8],
+        len: usize,
+    ) -> bool {
+        let Some(encoding) = encoded.encoding else {
+            // Nothing changed, which is so where the digests are the same.
+            return base == Some(encoded.leaf);
+        };
+        let decoded = match base {
+            Some(_) if self.chunk.len() == len => {
+                self.decoder.decode_in_place(context, encoding, payload, &mut self.chunk)
+            }
+            _ => {
+                self.chunk.resize(len, 0);
+                self.decoder.decode(context, encoding, payload, None, &mut self.chunk)
+            }
+        };
+        decoded.is_ok_and(|leaf| leaf == encoded.leaf)
+    }
 }
 
 impl SpanEncoder<'_> {
@@ -460,47 +360,68 @@ impl SpanEncoder<'_> {
         address: ChunkAddress,
         out: &mut SpanBuilder,
     ) -> Result<(), DiffError> {
-        let context = self.context(address.tensor);
-        let at = self.continuation.base_chunk(address);
-        let base = at.zip(self.base);
-        let mut decoder = None;
-        let base = match check {
-            None => base.and_then(|(at, base)| base.chunk(at, context.leaf_hash)),
-            Some(Check { decoder: checking, base: copy, target }) => {
-                decoder = Some((checking, target.as_mut_slice()));
-                copy.clear();
-                base.and_then(|(at, base)| base.state.chunk(at)).map(|bytes| {
-                    copy.extend_from_slice(bytes);
-                    HashedChunk { bytes: copy, leaf: leaf_digest(context.leaf_hash, copy), known: false }
-                })
+        let Some(check) = check else { return self.encode_unchecked(encoder, address, out) };
+        let (context, at) = (self.context(address.tensor), self.continuation.base_chunk(address));
+        let copied = at.zip(self.base).map(|(at, base)| base.copy(at, &mut check.chunk)).transpose()?;
+        let base = copied.flatten().map(|()| leaf_digest(context.leaf_hash, &check.chunk));
+        if let Some((at, leaf)) = at.zip(base) {
+            out.base_leaf(at, leaf);
+        }
+        out.chunk(address, |payload| {
+            let before = payload.len();
+            let over = base.map(|leaf| (check.chunk.as_slice(), leaf));
+            let Some((encoded, len)) = self.encode_over(encoder, context, address, over, payload)? else {
+                return Ok(None);
+            };
+            let payload = payload.get(before..).unwrap_or_default();
+            if check.is_sound(context, base, &encoded, payload, len) {
+                return Ok(Some(encoded));
             }
-        };
+            let spec = self.spans.schema().get(address.tensor);
+            let tensor = spec.map(|spec| spec.name.clone()).unwrap_or_default();
+            Err(DiffError::Altered { tensor, address })
+        })
+    }
+
+    fn encode_unchecked(
+        &self,
+        encoder: &mut ChunkEncoder,
+        address: ChunkAddress,
+        out: &mut SpanBuilder,
+    ) -> Result<(), DiffError> {
+        let (context, at) = (self.context(address.tensor), self.continuation.base_chunk(address));
+        let base = at.zip(self.base).and_then(|(at, base)| base.snapshot.chunk(at, context.leaf_hash));
         if let Some((at, chunk)) = at.zip(base.as_ref()).filter(|(_, chunk)| !chunk.known) {
             out.base_leaf(at, chunk.leaf);
         }
         let base = base.map(|chunk| (chunk.bytes, chunk.leaf));
-        out.chunk(address, |payload| match (self.target, base) {
+        out.chunk(address, |payload| {
+            Ok(self.encode_over(encoder, context, address, base, payload)?.map(|(encoded, _)| encoded))
+        })
+    }
+
+    /// Encodes a chunk over that of the base, of which the digest is given, or over nothing; `None` if there
+    /// is no such chunk. Also says how many bytes it has.
+    fn encode_over(
+        &self,
+        encoder: &mut ChunkEncoder,
+        context: ChunkContext,
+        address: ChunkAddress,
+        base: Option<(&[u8], LeafDigest)>,
+        payload: &mut Vec<u8>,
+    ) -> Result<Option<(Encoded, usize)>, DiffError> {
+        match (self.target, base) {
             (Tensors::State(target), base) => {
                 let Some(target) = target.chunk(address) else { return Ok(None) };
-                let before = payload.len();
-                let encoded = encode_over(encoder, context, base, target, payload);
-                let payload = payload.get(before..).unwrap_or_default();
-                let is_altered = decoder.is_some_and(|decoder| {
-                    !is_sound(decoder, context, base, &encoded, payload, target.len())
-                });
-                if is_altered {
-                    let spec = self.spans.schema().get(address.tensor);
-                    let tensor = spec.map(|spec| spec.name.clone()).unwrap_or_default();
-                    return Err(DiffError::Altered { tensor, address });
-                }
-                Ok(Some(encoded))
+                Ok(Some((encode_over(encoder, context, base, target, payload), target.len())))
             }
             (Tensors::Changes(_), None) => Ok(None),
             (Tensors::Changes(changes), Some(base)) => {
                 let encoded = changes.encode(encoder, context, address, base, payload);
-                encoded.map(Some).map_err(|source| DiffError::Changes { address, source })
+                let encoded = encoded.map_err(|source| DiffError::Changes { address, source })?;
+                Ok(Some((encoded, base.0.len())))
             }
-        })
+        }
     }
 
     fn context(&self, tensor: TensorIndex) -> ChunkContext {
@@ -521,43 +442,5 @@ pub(crate) fn encode_over(
     match base {
         Some((base, leaf)) => encoder.encode(context, base, target, Some(leaf), payload),
         None => encoder.encode_fresh(context, target, payload),
-    }
-}
-
-/// Counts of what chunks became.
-#[derive(Debug, Default)]
-struct Tally {
-    changed_elements: u64,
-    /// Chunks and payload bytes by the place of the encoding in [`Encoding::ALL`].
-    uses: [(u64, u64); Encoding::ALL.len()],
-}
-
-impl Tally {
-    fn count(&mut self, encoded: &Encoded, bytes: u64) {
-        self.changed_elements += encoded.changed_elements;
-        for (encoding, slot) in Encoding::ALL.iter().zip(&mut self.uses) {
-            if encoded.encoding == Some(*encoding) {
-                slot.0 += 1;
-                slot.1 += bytes;
-            }
-        }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.changed_elements += other.changed_elements;
-        for (sum, more) in self.uses.iter_mut().zip(&other.uses) {
-            sum.0 += more.0;
-            sum.1 += more.1;
-        }
-    }
-
-    fn uses(&self) -> Vec<EncodingUse> {
-        let used = Encoding::ALL.iter().zip(&self.uses).filter(|(_, (chunks, _))| *chunks > 0);
-        used.map(|(encoding, (chunks, bytes))| EncodingUse {
-            encoding: *encoding,
-            chunks: *chunks,
-            bytes: *bytes,
-        })
-        .collect()
     }
 }

@@ -32,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod assembly;
 mod chain;
 mod changed;
 mod changes;
@@ -70,7 +71,9 @@ pub use changed::{ChangedTensor, ChangedTensors};
 pub use changes::{ChangesError, TensorChanges};
 pub use diff::{Diff, DiffTensors, diff, diff_tensors, full, full_tensors};
 pub use digest::{StateHasher, digest};
-pub use encode::{DiffError, DiffReport, EncodingUse, encode_changes, encode_diff, encode_full};
+pub use encode::{
+    DiffError, DiffReport, EncodingUse, encode_changes, encode_diff, encode_diff_reading, encode_full,
+};
 pub use error::ApplyError;
 pub use files::{apply_full, apply_to, apply_weights_to};
 pub use in_place::{

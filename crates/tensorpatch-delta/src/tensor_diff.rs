@@ -14,10 +14,11 @@ use tensorpatch_checkpoint::{
 use tensorpatch_codec::{ChunkContext, ChunkEncoder, Encoded};
 use tensorpatch_format::{ChunkAddress, ChunkIndex, LeafDigest, Schema, TensorIndex, TensorSpec};
 
+use crate::assembly::{Assembly, SpanBuilder};
 use crate::changes::{ByTensor, ChangesError};
 use crate::continuation::{Continuation, base_of};
 use crate::diff_base::DiffBase;
-use crate::encode::{Assembly, SpanBuilder, encode_over};
+use crate::encode::encode_over;
 use crate::parallel::ordered;
 use crate::patch_file::write_file;
 use crate::spans::Spans;
