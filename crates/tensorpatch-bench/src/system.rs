@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
@@ -170,6 +170,7 @@ mod step {
     pub(super) const COPY_UNSYNCED: &str = "cp over existing";
     pub(super) const DIFF: &str = "diff alone";
     pub(super) const PUBLISH: &str = "publish";
+    pub(super) const PUBLISH_FROM_BASELINE: &str = "publish, the checkpoint before altered";
     pub(super) const JOIN: &str = "join at the anchor";
     pub(super) const JOIN_4: &str = "join at anchor + 4";
     pub(super) const PULL_16: &str = "pull, 16 behind";
@@ -198,6 +199,14 @@ impl Life<'_> {
         self.add(step::DIFF, diff);
         let publish = self.publish()?;
         self.add(step::PUBLISH, publish);
+        // The first of them brings the baseline along.
+        for step in [None, Some(step::PUBLISH_FROM_BASELINE)] {
+            self.touch_published()?;
+            let publish = self.publish()?;
+            if let Some(step) = step {
+                self.add(step, publish);
+            }
+        }
 
         for (version, step) in [(1, Some(step::JOIN)), (5, Some(step::JOIN_4)), (TIP - 16, None)] {
             std::fs::remove_dir_all(&self.replica).or_else(|error| match error.kind() {
@@ -228,11 +237,24 @@ impl Life<'_> {
         }
     }
 
-    /// Publishes the next checkpoint, forth and back.
-    fn publish(&mut self) -> Result<Taken> {
+    /// The checkpoint of a version, counted from 0: forth and back.
+    fn checkpoint(&self, version: u64) -> Result<&Path> {
         let there = self.checkpoints.len();
-        let number = usize::try_from(self.published)? % (2 * there - 2);
-        let checkpoint = &self.checkpoints[number.min(2 * there - 2 - number)];
+        let number = usize::try_from(version)? % (2 * there - 2);
+        Ok(&self.checkpoints[number.min(2 * there - 2 - number)])
+    }
+
+    /// Lets the checkpoint that was published last look altered, so that none takes the place of the baseline.
+    fn touch_published(&self) -> Result<()> {
+        for entry in std::fs::read_dir(self.checkpoint(self.published - 1)?)? {
+            File::options().append(true).open(entry?.path())?.set_modified(SystemTime::now())?;
+        }
+        Ok(())
+    }
+
+    /// Publishes the next checkpoint.
+    fn publish(&mut self) -> Result<Taken> {
+        let checkpoint = self.checkpoint(self.published)?;
         let options =
             ["--to".as_ref(), self.stream.as_os_str(), "--baseline".as_ref(), self.baseline.as_os_str()];
         let command =
