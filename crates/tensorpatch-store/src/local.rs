@@ -130,6 +130,16 @@ pub(crate) fn read_file(path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreE
     read(open_regular(path), path, max)
 }
 
+/// The bytes of an open file of at most `max` bytes.
+pub(crate) fn read_opened(file: &File, path: &Path, max: u64) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = Vec::new();
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| StoreError::local(path, e))?;
+    if bytes.len() as u64 > max {
+        return Err(StoreError::FileSize { path: path.into(), limit: max });
+    }
+    Ok(bytes)
+}
+
 /// The bytes of a file of tensorpatch's own of at most `max` bytes, or `None` if there is none.
 pub(crate) fn read_own(place: &ConfinedPath, max: u64) -> Result<Option<Vec<u8>>, StoreError> {
     read(place.open(), &place.path(), max)
@@ -141,12 +151,7 @@ fn read(opened: std::io::Result<File>, path: &Path, max: u64) -> Result<Option<V
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(StoreError::local(path, e)),
     };
-    let mut bytes = Vec::new();
-    file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| StoreError::local(path, e))?;
-    if bytes.len() as u64 > max {
-        return Err(StoreError::FileSize { path: path.into(), limit: max });
-    }
-    Ok(Some(bytes))
+    read_opened(&file, path, max).map(Some)
 }
 
 /// Reads what `open` opens block by block on a blocking thread, never more than a few blocks ahead.

@@ -3,11 +3,13 @@
 mod advance;
 mod anchor;
 pub(crate) mod anchor_policy;
+mod baseline;
 pub(crate) mod builder;
 mod encode;
 pub(crate) mod feed;
 pub(crate) mod fold;
 mod known;
+mod lag;
 mod local;
 mod memory;
 pub(crate) mod options;
@@ -19,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tensorpatch_checkpoint::{Checkpoint, LeftOut, Role};
-use tensorpatch_delta::Durability;
+use tensorpatch_delta::{DiffError, Durability, open_settled};
 use tensorpatch_stream::record::check_texts;
 use tensorpatch_stream::{
     Anchor, Authorship, Commit, NamedObject, NewVersion, Nonce, Version, VersionId, names,
@@ -31,15 +33,14 @@ use crate::bucket::upload::{Outgoing, Uploading};
 use crate::error::StoreError;
 use crate::local::{blocking, create_private_dir, file_len, unix_now};
 use crate::observe::{Observer, Phase};
-use crate::replica::directory::{LocalState, ReplicaDir, first_entry};
-use crate::replica::install;
-use crate::replica::options::Target;
+use crate::replica::directory::ReplicaDir;
 use crate::stream::{Stream, next_version};
 
-use advance::Advance;
+use advance::{Advance, Patched};
 use anchor_policy::Chain;
 use builder::PublisherBuilder;
 use known::Known;
+use lag::Lag;
 use local::{
     Base, Checked, Companion, Staged, copy_companion, encode_and_check, same_companions, stage_checkpoint,
 };
@@ -49,8 +50,10 @@ pub use published::Published;
 
 /// Publishes checkpoints as versions of a stream.
 ///
-/// It keeps a baseline, a directory with the newest version, which advances only after a version is committed
-/// and is restored from the stream when it is missing. One checkpoint is read, and never held in memory.
+/// It keeps a baseline, a directory with the newest version or one before, which advances only after a version
+/// is committed and is restored from the stream when it is missing. While the checkpoint that was published
+/// last is there unaltered, patches are made from that, and the baseline stays behind. Checkpoints are read,
+/// and never held in memory.
 ///
 /// Clones are the same publisher: one call at a time does its work, and the others wait for it.
 #[derive(Debug, Clone)]
@@ -68,6 +71,17 @@ struct Prepared {
     /// Bytes uploaded.
     bytes: u64,
     advance: Advance,
+    /// What was read.
+    target: Option<Checkpoint>,
+}
+
+/// A checkpoint that is to be published.
+struct Opened {
+    target: Checkpoint,
+    /// Copies of the files beside its weights.
+    companions: Vec<Companion>,
+    /// What stays behind.
+    left_out: Vec<LeftOut>,
 }
 
 /// A patch that is written and checked, and whose object appears once its upload is finished.
@@ -76,6 +90,8 @@ struct Patch {
     checked: Checked,
     outgoing: Outgoing,
     uploading: Uploading,
+    /// How far the baseline is behind, if a checkpoint took its place.
+    lag: Option<Lag>,
 }
 
 impl Publisher {
@@ -119,7 +135,10 @@ impl Publisher {
             options.diff.with_leaf_hash(stream.record().leaf_hash).with_durability(Durability::None);
         let publisher = Self { stream, baseline: baseline.into(), options, known: Arc::default() };
         publisher.places().check()?;
-        publisher.catch_up().await?;
+        let (directory, mut known) = publisher.lock().await?;
+        let tip = publisher.tip(&directory).await?;
+        *known = Known::of(publisher.to_version_or_source(&directory, tip).await?.0);
+        drop(known);
         Ok(publisher)
     }
 
@@ -167,59 +186,18 @@ impl Publisher {
         Ok((directory, known))
     }
 
-    /// Waits until the baseline has come to the version that was published last.
+    /// Waits until what goes on in the background is done.
     ///
-    /// A version is published when [`Publisher::publish`] returns; its baseline follows in the background.
-    /// Nobody has to wait for that: the next call does, and so does the next process, which finishes what
-    /// this one has not.
+    /// A version is published when [`Publisher::publish`] returns; then the baseline follows, unless it may
+    /// stay behind because the checkpoints that were published are still there, and the next version can be
+    /// made from the last of them. Nobody has to wait for that: the next call does, and so does the next
+    /// process, which finishes what this one has not. [`Publisher::catch_up`] brings the baseline to the
+    /// newest version in any case.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time.
     pub async fn settle(&self) {
         self.known.lock().await.settle().await;
-    }
-
-    /// Steps P1 and P2 of section 5.
-    async fn to_tip(&self, directory: &ReplicaDir) -> Result<Option<Commit>, StoreError> {
-        let held = self.recovered(directory).await?.map(|state| state.condition.version());
-        let tip = self.stream.tip_after(held).await?;
-        self.to_version(directory, tip).await
-    }
-
-    /// What the baseline holds, once an interrupted step is brought to its end.
-    async fn recovered(&self, directory: &ReplicaDir) -> Result<Option<LocalState>, StoreError> {
-        let (directory, options) = (directory.clone(), self.options.diff.clone());
-        blocking(move || install::recover(&directory, &options)).await
-    }
-
-    /// Brings the baseline to `tip`, the newest version.
-    async fn to_version(
-        &self,
-        directory: &ReplicaDir,
-        tip: Option<Commit>,
-    ) -> Result<Option<Commit>, StoreError> {
-        let local = self.recovered(directory).await?;
-        let Some(tip) = tip else {
-            return match local {
-                None => match first_entry(&self.baseline)? {
-                    None => Ok(None),
-                    Some(name) => Err(StoreError::ForeignDirectory {
-                        path: self.baseline.clone(),
-                        what: format!("it has {name:?}"),
-                    }),
-                },
-                Some(local) => {
-                    local.check_stream(self.stream.id(), &self.baseline)?;
-                    Err(StoreError::HistoryRewritten("the baseline holds a version, the stream none".into()))
-                }
-            };
-        };
-        let is_there =
-            local.is_some_and(|local| local.stream == self.stream.id() && local.condition.holds(&tip));
-        if !is_there && self.options.base.is_none() {
-            self.replica().pull_locked(directory, Target::Version(tip.record.version)).await?;
-        }
-        Ok(Some(tip))
     }
 
     /// Publishes the checkpoint at `checkpoint` as the next version, unless it is the newest version already.
@@ -268,22 +246,35 @@ impl Publisher {
         label: Option<&str>,
         known: &mut Known,
     ) -> Result<Published, StoreError> {
-        let Some(tip) = self.to_tip_if_own(directory, known).await? else {
+        let tip = self.tip_if_own(known).await?;
+        let (tip, lag) = self.to_version_or_source(directory, tip).await?;
+        let Some(tip) = tip else {
             let nonce = Nonce::random();
-            let (companions, left_out) = self.copy_companions(directory, checkpoint).await?;
-            let prepared = self.first(directory, checkpoint, &companions, nonce).await?;
+            let Opened { target, companions, left_out } =
+                self.open_target(directory, checkpoint, None).await?;
+            let prepared = self.first(directory, target, &companions, nonce).await?;
             let published = self.commit(directory, None, prepared, nonce, label, known).await?;
             return Ok(Published { left_out, ..published });
         };
-        let (mut companions, mut left_out) = self.copy_companions(directory, checkpoint).await?;
-        let patch = match self.encode(directory, checkpoint, &tip).await {
-            // The baseline was damaged on disk, and now says so: it is restored from the stream.
-            Err(StoreError::WrongState { .. } | StoreError::LocalDamage { .. })
-                if self.options.base.is_none() =>
-            {
+        let Opened { target, mut companions, mut left_out } =
+            self.open_target(directory, checkpoint, lag.as_ref()).await?;
+        let patch = match self.encode(directory, target, &tip, lag.clone()).await {
+            // The baseline was damaged on disk, and now says so: it is restored from the stream. Or what took
+            // its place is not what it was.
+            Err(
+                error @ (StoreError::WrongState { .. }
+                | StoreError::LocalDamage { .. }
+                | StoreError::Diff(DiffError::Checkpoint(_))),
+            ) if self.options.base.is_none() => {
+                tracing::info!("what the patch was to be made from is not the newest version: {error}");
+                if let Some(lag) = lag {
+                    lag.distrust(directory)?;
+                }
                 self.to_tip(directory).await?;
-                (companions, left_out) = self.copy_companions(directory, checkpoint).await?;
-                self.encode(directory, checkpoint, &tip).await?
+                let target;
+                Opened { target, companions, left_out } =
+                    self.open_target(directory, checkpoint, None).await?;
+                self.encode(directory, target, &tip, None).await?
             }
             encoded => encoded?,
         };
@@ -320,43 +311,18 @@ impl Publisher {
         self.commit(directory, Some(tip), prepared, nonce, label, known).await
     }
 
-    /// The tip, if it is the one that is known, or this publisher's own attempt whose end it did not see.
-    async fn to_tip_if_own(
-        &self,
-        directory: &ReplicaDir,
-        known: &mut Known,
-    ) -> Result<Option<Commit>, StoreError> {
-        let held = known.tip.as_ref().map(|tip| tip.record.version);
-        let tip = self.stream.tip_after(held).await?;
-        let unchanged = tip == known.tip;
-        let own = tip.as_ref().is_some_and(|tip| known.attempt == Some(tip.record.nonce));
-        if !unchanged && !own {
-            return Err(match &tip {
-                Some(tip) if held.is_none_or(|held| held < tip.record.version) => {
-                    StoreError::NotAtTip { held, tip: tip.record.version }
-                }
-                _ => StoreError::HistoryRewritten(format!(
-                    "version {} was the newest, and is no longer",
-                    held.map_or(0, Version::get)
-                )),
-            });
-        }
-        self.to_version(directory, tip).await
-    }
-
     /// The content of a first version: private copies of the files, their digest, and the objects (steps P3
     /// and P4).
     async fn first(
         &self,
         directory: &ReplicaDir,
-        checkpoint: &Path,
+        target: Checkpoint,
         companions: &[Companion],
         nonce: Nonce,
     ) -> Result<Prepared, StoreError> {
-        let (directory, checkpoint, options) =
-            (directory.clone(), checkpoint.to_owned(), self.options.diff.clone());
+        let (directory, options) = (directory.clone(), self.options.diff.clone());
         let observer = self.options.observer.clone();
-        let staged = blocking(move || stage_checkpoint(&directory, &checkpoint, &options, &observer)).await?;
+        let staged = blocking(move || stage_checkpoint(&directory, target, &options, &observer)).await?;
         self.upload_first(companions, staged, nonce).await
     }
 
@@ -391,24 +357,29 @@ impl Publisher {
         let anchor = Anchor { files, leaves };
         let bytes = anchor.objects().chain(companions.iter().map(|c| &c.object)).map(|o| o.bytes).sum();
         let version = NewVersion { contents: staged.contents, delta: None, anchor: Some(anchor), companions };
-        Ok(Prepared { version, bytes, advance: Advance::Staged })
+        Ok(Prepared { version, bytes, advance: Advance::Staged(staged.source), target: None })
     }
 
-    /// The patch of a later version from the baseline, checked by decoding it, and its upload, which has
-    /// begun (step P3).
+    /// The patch of a later version, from the baseline or from what takes its place, checked by decoding it,
+    /// and its upload, which has begun (step P3).
     async fn encode(
         &self,
         directory: &ReplicaDir,
-        checkpoint: &Path,
+        target: Checkpoint,
         tip: &Commit,
+        lag: Option<Lag>,
     ) -> Result<Patch, StoreError> {
-        let (checkpoint, options) = (checkpoint.to_owned(), self.options.diff.clone());
-        let (base, observer) = (self.options.base.clone(), self.options.observer.clone());
-        self.upload_patch(directory, tip, move |directory, tip, outgoing| {
-            let base = base.as_deref().map_or(Base::Baseline, Base::Checkpoint);
-            encode_and_check(directory, base, &checkpoint, tip, &options, &observer, outgoing)
-        })
-        .await
+        let (options, observer) = (self.options.diff.clone(), self.options.observer.clone());
+        let source = lag.as_ref().and_then(Lag::source);
+        let base = match (self.options.base.clone(), source.cloned()) {
+            (Some(path), _) => Base::Checkpoint(path),
+            (None, Some(source)) => Base::Source(source),
+            (None, None) => Base::Baseline,
+        };
+        let write = move |directory: &ReplicaDir, tip: &Commit, outgoing: &mut _| {
+            encode_and_check(directory, &base, target, tip, &options, &observer, outgoing)
+        };
+        Ok(Patch { lag, ..self.upload_patch(directory, tip, write).await? })
     }
 
     /// The patch that `write` writes and checks, on a thread that may block, while its upload has begun.
@@ -429,7 +400,7 @@ impl Publisher {
             Ok((checked, outgoing))
         });
         match encoded.await {
-            Ok((checked, outgoing)) => Ok(Patch { nonce, checked, outgoing, uploading }),
+            Ok((checked, outgoing)) => Ok(Patch { nonce, checked, outgoing, uploading, lag: None }),
             Err(error) => {
                 uploading.give_up().await;
                 Err(error)
@@ -445,34 +416,37 @@ impl Publisher {
         tip: &Commit,
     ) -> Result<Prepared, StoreError> {
         let version = next_version(Some(tip))?;
-        let Patch { nonce, checked, outgoing, uploading } = patch;
+        let Patch { nonce, checked, outgoing, uploading, lag } = patch;
         let object = uploading.finish(outgoing).await?;
         let known = &tip.record.companions;
         let companions = self.upload_companions(version, nonce, companions, known).await?;
         let new = companions.iter().filter(|companion| !known.contains(companion));
         let bytes = new.map(|companion| companion.object.bytes).sum::<u64>().saturating_add(object.bytes);
-        let Checked { encoded, contents } = checked;
-        let advance = Advance::Patch(object.blake3);
+        let Checked { encoded, contents, source, target } = checked;
+        let advance = Advance::Patch(Patched { digest: object.blake3, source, lag });
         let delta = Some(encoded.into_delta(tip.id(), object));
         let version = NewVersion { contents, delta, anchor: None, companions };
-        Ok(Prepared { version, bytes, advance })
+        Ok(Prepared { version, bytes, advance, target })
     }
 
-    /// Copies the files beside the weights, because they may change between being hashed and being uploaded;
-    /// and what stays behind.
-    async fn copy_companions(
+    /// Opens the checkpoint that is to be published, and copies the files beside the weights, because they may
+    /// change between being hashed and being uploaded. Of earlier runs only what `lag` needs stays.
+    async fn open_target(
         &self,
         directory: &ReplicaDir,
         checkpoint: &Path,
-    ) -> Result<(Vec<Companion>, Vec<LeftOut>), StoreError> {
+        lag: Option<&Lag>,
+    ) -> Result<Opened, StoreError> {
         let (directory, checkpoint, options) =
             (directory.clone(), checkpoint.to_owned(), self.options.clone());
+        let keep = lag.map(|lag| lag.patches(&directory)).unwrap_or_default();
         blocking(move || {
-            directory.sweep(&[])?;
-            let checkpoint = Checkpoint::open(&checkpoint, &options.diff.limits)?;
-            let found = survey::companions(&checkpoint, &options)?;
+            directory.sweep(&keep)?;
+            let target = open_settled(&checkpoint, &options.diff.limits)?;
+            let found = survey::companions(&target, &options)?;
             let copies = found.carried.iter().map(|file| copy_companion(&directory, &file.name, &file.path));
-            Ok((copies.collect::<Result<_, _>>()?, found.left_out))
+            let companions = copies.collect::<Result<_, _>>()?;
+            Ok(Opened { target, companions, left_out: found.left_out })
         })
         .await
     }
@@ -511,7 +485,7 @@ impl Publisher {
         label: Option<&str>,
         known: &mut Known,
     ) -> Result<Published, StoreError> {
-        let Prepared { version, bytes, advance } = prepared;
+        let Prepared { version, bytes, advance, target } = prepared;
         let publisher = self.options.publisher.as_str();
         let author = Authorship { publisher, nonce, label, created: unix_now() };
         known.attempt = Some(nonce);
@@ -520,6 +494,7 @@ impl Publisher {
             known.attempt = None;
         }
         let commit = created?;
+        drop(tokio::task::spawn_blocking(move || drop(target)));
         let chain =
             known.chain.or_else(|| Chain::load(directory, tip?)).map(|chain| chain.and(&commit.record));
         *known = Known { chain, ..Known::of(Some(commit.clone())) };
@@ -529,20 +504,23 @@ impl Publisher {
             record.version,
             record.publisher
         );
-        self.stream.hint(commit.record.version).await;
+        let hint = self.stream.hint(commit.record.version);
         if self.options.base.is_some() {
+            hint.await;
             let directory = directory.clone();
             blocking(move || directory.sweep(&[])).await?;
             return Ok(Published::of(&commit, bytes, false));
         }
-        let advancing = advance.bring(directory, tip, &commit, &self.options.diff);
+        let is_first = matches!(advance, Advance::Staged(_));
+        let advancing = advance.bring(directory, &commit, &self.options.diff);
         known.advancing = Some(tokio::spawn(async move {
             if let Err(error) = advancing.await {
                 // The version is published all the same. The next call catches up.
                 tracing::warn!(%error, "the baseline could not be advanced");
             }
         }));
-        if let Advance::Staged = advance {
+        hint.await;
+        if is_first {
             known.settle().await;
         }
         Ok(Published::of(&commit, bytes, false))

@@ -45,6 +45,9 @@ use verify::{Depth, find_weights_fault, with_companions_as_found};
 
 pub use prepared::Prepared;
 
+/// Records that are read at once to find out which version some weights are.
+const ADOPTED_AT_ONCE: u64 = 64;
+
 /// A directory with an ordinary checkpoint that is brought from version to version, verified.
 ///
 /// Several processes may share one: a lock makes one of them do the work and the others find it done.
@@ -401,20 +404,31 @@ impl Replica {
             return Ok(None);
         };
         let Some(tip) = self.stream.tip().await? else { return Err(StoreError::Empty) };
-        let commits =
-            self.stream.commits(Version::FIRST, tip.record.version, &Budget::of(&self.stream)).await?;
-        let same: Vec<&Commit> =
-            commits.iter().rev().filter(|commit| commit.record.contents.state == found.state).collect();
-        if same.is_empty() {
-            if replace {
-                return Ok(None);
+        let (mut end, budget, mut in_other_files) = (tip.record.version, Budget::of(&self.stream), false);
+        // From the newest on: it is seldom an old one.
+        let commit = loop {
+            let start = Version::new(end.get().saturating_sub(ADOPTED_AT_ONCE)).unwrap_or(Version::FIRST);
+            let commits = self.stream.commits(start, end, &budget).await?;
+            let same = |commit: &&Commit| commit.record.contents.state == found.state;
+            let mut same = commits.iter().rev().filter(same).peekable();
+            in_other_files |= same.peek().is_some();
+            if let Some(commit) = same.find(|commit| commit.record.contents.layout == found.layout) {
+                break Some(commit.clone());
             }
-            return Err(foreign(format!("its weights have the state {}, which no version has", found.state)));
-        }
-        let Some(commit) = same.iter().find(|commit| commit.record.contents.layout == found.layout) else {
-            tracing::info!(
-                "the weights are those of a version, in other files: they are replaced by the version's own"
-            );
+            match Version::new(start.get().saturating_sub(1)) {
+                Some(before) => end = before,
+                None => break None,
+            }
+        };
+        let Some(commit) = commit else {
+            if in_other_files {
+                tracing::info!(
+                    "the weights are those of a version, in other files: they are replaced by the version's own"
+                );
+            } else if !replace {
+                let what = format!("its weights have the state {}, which no version has", found.state);
+                return Err(foreign(what));
+            }
             return Ok(None);
         };
         let held = InstalledVersion { id: commit.id(), companions: Vec::new() };

@@ -311,8 +311,9 @@ class Publisher:
         await wait_async(lambda done: self._opened().catch_up(done), nothing)
 
     def settle(self) -> None:
-        """Waits until the baseline has come to the version that was published last. A version is published
-        when ``publish`` returns; its baseline follows in the background, and the next call waits for it."""
+        """Waits until what goes on in the background is done. A version is published when ``publish`` returns;
+        then the baseline follows, unless the checkpoint that was published can take its place for the next
+        version. The next call waits for that, too."""
         self._wait(lambda done: self._opened().settle(done), nothing)
 
     def add_anchor(self) -> AnchorAdded:

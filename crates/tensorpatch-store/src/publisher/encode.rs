@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use tensorpatch_checkpoint::Checkpoint;
+use tensorpatch_checkpoint::{Checkpoint, CheckpointReader};
 use tensorpatch_delta::{self as delta, DiffError, DiffReport, Progress, Snapshot};
 use tensorpatch_format::{Kind, TaggedStateDigest};
 use tensorpatch_stream::{Delta, DeltaKind, ObjectRef, PatchObject, VersionContents, VersionId};
@@ -46,16 +46,20 @@ impl Encoded {
     }
 }
 
-/// Writes the patch from `base` to `target` to `out`, which ends up at `path`.
+/// Writes the patch from `base`, whose tensors are read through `files` if there are any, to `target` to
+/// `out`, which ends up at `path`.
 pub(super) fn encode(
-    base: &Snapshot<'_>,
+    (base, files): (&Snapshot<'_>, Option<&CheckpointReader>),
     target: &Snapshot<'_>,
     out: impl Write,
     path: &Path,
     options: &delta::Options,
     progress: Progress<'_>,
 ) -> Result<Encoded, StoreError> {
-    let write = |out: &mut dyn Write| delta::encode_diff(base, target, options, progress, out);
+    let write = |out: &mut dyn Write| match files {
+        None => delta::encode_diff(base, target, options, progress, out),
+        Some(files) => delta::encode_diff_reading((base, files), target, options, progress, out),
+    };
     write_buffered(out, path, options, write).map(|(encoded, _)| encoded)
 }
 

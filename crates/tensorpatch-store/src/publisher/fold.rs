@@ -154,7 +154,7 @@ impl Folder {
             observer.start(Phase::Encode, new.schema().state_bytes());
             let advance = observer.steer(Phase::Encode);
             let (base, target) = (Snapshot::of(&old)?, Snapshot::of(&new)?);
-            encode(&base, &target, file, &place.path(), &options, Progress::stoppable(&advance))
+            encode((&base, None), &target, file, &place.path(), &options, Progress::stoppable(&advance))
         })
         .await
     }

@@ -1,7 +1,7 @@
 //! What a publisher does on local disk before a version is committed. Blocking.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::permissions::restrict;
 use tensorpatch_checkpoint::{Checkpoint, ConfinedPath, open_regular};
@@ -10,6 +10,7 @@ use tensorpatch_format::{Layout, TaggedStateDigest};
 use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, VersionContents};
 
 use super::encode::{Encoded, contents, encode};
+use super::lag::Source;
 use super::survey::MAX_COMPANION_BYTES;
 use crate::bucket::upload::Outgoing;
 use crate::error::StoreError;
@@ -34,25 +35,24 @@ pub(super) fn copy_companion(
     name: &str,
     path: &Path,
 ) -> Result<Companion, StoreError> {
-    let stamp = || std::fs::metadata(path).and_then(|meta| Ok((meta.len(), meta.modified()?, meta.ino())));
     let failed = |source| StoreError::Local { path: path.to_owned(), source };
-    let before = stamp().map_err(failed)?;
-    let bytes = local::read_file(path, MAX_COMPANION_BYTES)?
-        .ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+    let source = open_regular(path).map_err(failed)?;
+    let stamp = || source.metadata().and_then(|meta| Ok((meta.len(), meta.modified()?))).map_err(failed);
+    let before = stamp()?;
+    let bytes = local::read_opened(&source, path, MAX_COMPANION_BYTES)?;
     // What is written meanwhile would be published half old and half new.
-    if stamp().map_err(failed)? != before || bytes.len() as u64 != before.0 {
+    if stamp()? != before || bytes.len() as u64 != before.0 {
         let what = "it changed while it was read; publish again when nothing writes to it".into();
         return Err(StoreError::Unpublishable { path: path.to_owned(), what });
     }
     let companion = write_companion(directory, name.to_owned(), &bytes)?;
-    restrict_to(&companion.copy, path)?;
+    restrict_to(&companion.copy, &source).map_err(failed)?;
     Ok(companion)
 }
 
 /// Takes from a copy what those who read it could not do with its source.
-fn restrict_to(copy: &ConfinedPath, source: &Path) -> Result<(), StoreError> {
-    let restricted = copy.open().and_then(|copy| restrict(&copy, &open_regular(source)?));
-    restricted.map_err(|error| StoreError::local(source, error))
+fn restrict_to(copy: &ConfinedPath, source: &File) -> std::io::Result<()> {
+    restrict(&copy.open()?, source)
 }
 
 pub(super) fn write_companion(
@@ -62,7 +62,8 @@ pub(super) fn write_companion(
 ) -> Result<Companion, StoreError> {
     let digest = ObjectDigest::of(bytes);
     let copy = directory.download(&digest);
-    local::write_file(&copy, bytes)?;
+    // The upload hashes what it sends.
+    local::write_unsynced(&copy, bytes)?;
     Ok(Companion { name, copy, digest, bytes: bytes.len() as u64 })
 }
 
@@ -77,6 +78,8 @@ pub(super) fn same_companions(companions: &[Companion], published: &[NamedObject
 
 /// A private copy of a checkpoint, in the staging directory.
 pub(super) struct Staged {
+    /// The checkpoint, if it is one of the caller's.
+    pub(super) source: Option<Source>,
     pub(super) files: Vec<(String, ConfinedPath)>,
     pub(super) leaves: LeafTable,
     pub(super) contents: VersionContents,
@@ -84,12 +87,12 @@ pub(super) struct Staged {
 
 pub(super) fn stage_checkpoint(
     directory: &ReplicaDir,
-    path: &Path,
+    source: Checkpoint,
     options: &delta::Options,
     observer: &Observer,
 ) -> Result<Staged, StoreError> {
-    let source = delta::open_settled(path, &options.limits)?;
-    let staging = directory.staging();
+    let path = source.path();
+    let (staging, found) = (directory.staging(), Source::of(&source));
     local::make_dir(&staging)?;
     for file in source.layout().files() {
         let from = if source.is_directory() { path.join(&file.name) } else { path.to_owned() };
@@ -97,9 +100,10 @@ pub(super) fn stage_checkpoint(
         local::copy_file(opened, &staging.join(&file.name))?;
     }
     if let Some(index) = source.layout().index() {
-        let copy = staging.join(Layout::INDEX_FILE);
-        local::write_file(&copy, index)?;
-        restrict_to(&copy, &path.join(Layout::INDEX_FILE))?;
+        let (copy, path) = (staging.join(Layout::INDEX_FILE), path.join(Layout::INDEX_FILE));
+        local::write_unsynced(&copy, index)?;
+        let restricted = open_regular(&path).and_then(|source| restrict_to(&copy, &source));
+        restricted.map_err(|error| StoreError::local(&path, error))?;
     }
     drop(source);
     // Everything from here on is about the copy: the original may be altered meanwhile.
@@ -112,6 +116,7 @@ pub(super) fn stage_checkpoint(
     let mut names: Vec<String> = copy.layout().files().iter().map(|file| file.name.clone()).collect();
     names.extend(copy.layout().index().map(|_| Layout::INDEX_FILE.to_owned()));
     Ok(Staged {
+        source: found,
         files: names.into_iter().map(|name| (name.clone(), staging.join(name))).collect(),
         contents: contents(&copy, TaggedStateDigest { leaf_hash: options.leaf_hash, digest }),
         leaves,
@@ -122,25 +127,32 @@ pub(super) fn stage_checkpoint(
 pub(super) struct Checked {
     pub(super) encoded: Encoded,
     pub(super) contents: VersionContents,
+    /// The checkpoint that it leads to, if it is one of the caller's.
+    pub(super) source: Option<Source>,
+    /// The same, still open: to let go of the pages of a large one takes time, which nobody should wait for.
+    pub(super) target: Option<Checkpoint>,
 }
 
 /// What a patch starts from.
-pub(super) enum Base<'a> {
+#[derive(Debug, Clone)]
+pub(super) enum Base {
     /// The baseline.
     Baseline,
-    /// A checkpoint of the caller's, which is to be the newest version.
-    Checkpoint(&'a Path),
+    /// A checkpoint that the caller says is the newest version.
+    Checkpoint(PathBuf),
+    /// The checkpoint that was published as the newest version: the baseline is behind.
+    Source(Source),
 }
 
-/// Writes the patch from `base` to the checkpoint at `path`.
+/// Writes the patch from `base` to `target`.
 ///
 /// A checkpoint that is altered while it is read would give a patch that nobody can apply, and a published
 /// patch cannot be taken back. So each chunk is decoded as soon as it is encoded, before its upload is
 /// brought to an end.
 pub(super) fn encode_and_check(
     directory: &ReplicaDir,
-    base: Base<'_>,
-    path: &Path,
+    base: &Base,
+    target: Checkpoint,
     tip: &Commit,
     options: &delta::Options,
     observer: &Observer,
@@ -149,24 +161,36 @@ pub(super) fn encode_and_check(
     let opened = match base {
         Base::Baseline => open_baseline(directory, tip, options)?,
         Base::Checkpoint(path) => delta::open_settled(path, &options.limits)?,
+        // It is behind, and has the same tensors in the same places.
+        Base::Source(source) => Checkpoint::open(&directory.path(), &options.limits)
+            .map_err(|error| unusable(source, &error.into()))?,
     };
-    let target = delta::open_settled(path, &options.limits)?;
-    let patch = directory.outgoing();
+    let files = match base {
+        Base::Source(source) => Some(source.open(&opened).map_err(|error| unusable(source, &error))?),
+        Base::Baseline | Base::Checkpoint(_) => None,
+    };
+    let (patch, source) = (directory.outgoing(), Source::of(&target));
     observer.start(Phase::Encode, target.schema().state_bytes());
     let advance = observer.steer(Phase::Encode);
-    let (from, to) = (Snapshot::of(&opened)?, Snapshot::of(&target)?);
+    let (from, to) = ((&Snapshot::of(&opened)?, files.as_ref()), Snapshot::of(&target)?);
     let checked = options.clone().checked();
-    let encoded = encode(&from, &to, outgoing, &patch.path(), &checked, Progress::stoppable(&advance))?;
+    let encoded = encode(from, &to, outgoing, &patch.path(), &checked, Progress::stoppable(&advance))?;
     match base {
         Base::Baseline => check_state(directory, tip, encoded.base)?,
         Base::Checkpoint(path) => check_base(path, &opened, tip, encoded.base)?,
+        Base::Source(source) => check_base(source.path(), &opened, tip, encoded.base)?,
     }
     let contents = contents(&target, encoded.target);
     // Header, sections, index and checksums, as a reader will find them.
     let version = next_version(Some(tip))?;
     let written = update::open(&patch, encoded.base, (version, encoded.target), options)?;
     written.bind(Some(opened.schema())).map_err(StoreError::from)?;
-    Ok(Checked { encoded, contents })
+    Ok(Checked { encoded, contents, source, target: Some(target) })
+}
+
+/// Says that a patch cannot be made from a checkpoint that was published.
+fn unusable(source: &Source, why: &StoreError) -> StoreError {
+    StoreError::LocalDamage { path: source.path().to_owned(), what: why.to_string() }
 }
 
 /// Says that a caller's checkpoint, which was read and has the state `found`, is the newest version.
@@ -234,7 +258,7 @@ pub(super) fn check(
     let applied =
         delta::apply_chunks(Some(&state), &patch, options, Progress::stoppable(&advance), &|_, _| ());
     match applied {
-        Ok(_) => Ok(Checked { encoded, contents }),
+        Ok(_) => Ok(Checked { encoded, contents, source: None, target: None }),
         Err(error) => {
             Err(damage_noted(directory, tip.record.stream, &InstalledVersion::of(tip), error.into()))
         }

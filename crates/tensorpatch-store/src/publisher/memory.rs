@@ -74,7 +74,7 @@ pub(super) fn stage_tensors(
     let files = names.map(|file| (file.name.clone(), staging.join(&file.name))).collect();
     let contents = contents(&patch, encoded.target, size(schema));
     local::remove(&place)?;
-    Ok(Staged { files, leaves: report.leaves, contents })
+    Ok(Staged { source: None, files, leaves: report.leaves, contents })
 }
 
 fn size(schema: &Schema) -> (u64, u64) {

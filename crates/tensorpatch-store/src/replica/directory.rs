@@ -208,6 +208,11 @@ impl ReplicaDir {
         self.hidden.join("chain.json")
     }
 
+    /// Where a publisher keeps what it needs to let its baseline stay behind.
+    pub(crate) fn lag(&self) -> ConfinedPath {
+        self.hidden.join("lag.json")
+    }
+
     pub(crate) fn downloads(&self) -> ConfinedPath {
         self.hidden.join("downloads")
     }

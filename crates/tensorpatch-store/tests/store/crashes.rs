@@ -49,15 +49,25 @@ fn worker() {
                     publisher.publish_labelled(FilePath::new(checkpoint), Some(label)).await.unwrap();
                 assert_eq!(published.anchor_error, None);
             }
-            // Of all but the last the baseline follows while the next waits for it.
-            ["publish several", url, baseline, checkpoints @ ..] => {
+            // Of all but the last the baseline follows while the next waits for it, or stays behind where
+            // the checkpoints are kept.
+            ["publish several", url, baseline, keeping, checkpoints @ ..] => {
                 let publisher =
                     Publisher::on(open(url).await, *baseline, PublishOptions::default()).await.unwrap();
                 for checkpoint in checkpoints {
-                    let label = FilePath::new(checkpoint).file_name().unwrap().to_str();
-                    publisher.publish_labelled(FilePath::new(checkpoint), label).await.unwrap();
+                    let checkpoint = FilePath::new(checkpoint);
+                    let label = checkpoint.file_name().unwrap().to_str();
+                    publisher.publish_labelled(checkpoint, label).await.unwrap();
+                    if *keeping == "overwriting" {
+                        for entry in std::fs::read_dir(checkpoint).unwrap() {
+                            let path = entry.unwrap().path();
+                            if path.extension().is_some_and(|extension| extension == "safetensors") {
+                                std::fs::write(path, b"").unwrap();
+                            }
+                        }
+                    }
                 }
-                publisher.settle().await;
+                publisher.catch_up().await.unwrap();
             }
             ["pull", url, dir, mode] => {
                 let replica = Replica::of(open(url).await, *dir, in_mode(mode));
@@ -217,6 +227,10 @@ fn a_publisher_that_is_killed_publishes_each_step_once_and_in_order() {
         } else {
             killed += 1;
         }
+        // Then nothing takes the place of the baseline.
+        if rand::random_bool(0.1) && step > 2 {
+            std::fs::remove_dir_all(site.path(&format!("step-{}", step - 1))).ok();
+        }
     }
     run(&site.publish(&site.publish_words(step)));
     let expected: Vec<String> = (1..=step).map(|step| format!("step {step}")).collect();
@@ -291,24 +305,30 @@ fn a_replica_that_is_killed_while_it_takes_several_versions_at_once_or_goes_back
 }
 
 #[test]
-fn a_publisher_that_is_killed_while_its_baseline_follows_goes_on() {
+fn a_publisher_that_is_killed_while_its_baseline_follows_or_stays_behind_goes_on() {
     let site = Site::new();
     run(&site.publish(&site.publish_words(1)));
     let baseline = site.path("baseline");
     let (mut next, mut killed, mut usual) = (2, 0, Duration::from_secs(1));
     while killed < kills() / 2 {
-        let steps: Vec<String> =
-            (next..next + 3).map(|step| site.step(step).to_str().unwrap().to_owned()).collect();
-        let words: Vec<&str> = ["publish several", &site.url, baseline.to_str().unwrap()]
-            .into_iter()
-            .chain(steps.iter().map(String::as_str))
-            .collect();
-        killed += u64::from(!run_and_kill(&words, instant(usual)));
-        let begin = Instant::now();
-        run(&words);
-        usual = usual.min(begin.elapsed() * 2);
-        assert_same(&baseline, &site.step(next + 2));
-        next += 3;
+        let mut keeping = "keeping";
+        for _ in 0..2 {
+            // What was overwritten is written again, by the trainer that starts over.
+            let steps: Vec<String> =
+                (next..next + 3).map(|step| site.step(step).to_str().unwrap().to_owned()).collect();
+            let words: Vec<&str> = ["publish several", &site.url, baseline.to_str().unwrap(), keeping]
+                .into_iter()
+                .chain(steps.iter().map(String::as_str))
+                .collect();
+            killed += u64::from(!run_and_kill(&words, instant(usual)));
+            (next..next + 3).for_each(|step| drop(site.step(step)));
+            let begin = Instant::now();
+            run(&words);
+            usual = usual.min(begin.elapsed() * 2);
+            assert_same(&baseline, &site.step(next + 2));
+            next += 3;
+            keeping = "overwriting";
+        }
     }
     eprintln!("{killed} publishers of several steps were killed over {next} versions");
     site.assert_sound();

@@ -21,6 +21,7 @@ mod folds;
 mod following;
 mod forgery;
 mod interrupted;
+mod lag;
 mod memory;
 mod one_pass;
 mod opening;

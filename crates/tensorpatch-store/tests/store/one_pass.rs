@@ -140,7 +140,7 @@ async fn one_publisher_makes_versions_from_the_checkpoints_before_and_from_its_b
     }
     let refused = publisher.with_base(Some(world.step(4))).publish(&world.step(7)).await.unwrap_err();
     assert!(matches!(refused, StoreError::WrongState { .. }), "{refused}");
-    publisher.settle().await;
+    publisher.catch_up().await.unwrap();
     assert_same(&world.path("baseline"), &world.step(6));
 }
 
@@ -154,7 +154,7 @@ async fn what_the_background_has_not_done_the_next_publisher_does() {
     let publisher = world.anchoring(AnchorPolicy::every(2)).await;
     let published = publisher.publish(&world.step(5)).await.unwrap();
     assert_eq!((published.version, published.anchor.unwrap().version), (v(5), v(5)));
-    publisher.settle().await;
+    publisher.catch_up().await.unwrap();
     assert_same(&world.path("baseline"), &world.step(5));
 }
 

@@ -159,9 +159,11 @@ async fn a_baseline_that_is_missing_or_damaged_is_made_anew() {
     let world = World::new().await;
     world.publish_steps(2).await;
     std::fs::remove_dir_all(world.path("baseline")).unwrap();
+    world.forget(2);
     let publisher = world.publisher().await;
     publisher.publish(&world.step(3)).await.unwrap();
     publisher.settle().await;
+    world.forget(3);
     let weights = world.path("baseline/model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
     let last = bytes.len() - 1;
@@ -169,10 +171,12 @@ async fn a_baseline_that_is_missing_or_damaged_is_made_anew() {
     std::fs::write(&weights, bytes).unwrap();
     publisher.publish(&world.step(4)).await.unwrap();
     publisher.settle().await;
+    world.forget(4);
     // In the header, and in everything.
     damage(&weights, 16_020);
     publisher.publish(&world.step(5)).await.unwrap();
     publisher.settle().await;
+    world.forget(5);
     std::fs::remove_file(&weights).unwrap();
     publisher.publish(&world.step(6)).await.unwrap();
     let replica = world.replica("r", ApplyMode::InPlace);

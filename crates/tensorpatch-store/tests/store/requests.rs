@@ -97,6 +97,19 @@ async fn publishing_takes_ten_requests_at_most_however_long_the_stream_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn publishing_takes_no_more_requests_where_the_baseline_is_behind() {
+    let counted = Counted::with_versions(3).await;
+    for step in 4..=14 {
+        let checkpoint = counted.dir.path().join(format!("step-{step}"));
+        write_single(&checkpoint, step);
+        counted.take();
+        counted.publisher().await.publish(&checkpoint).await.unwrap();
+        let requests = counted.take();
+        assert!(requests.len() <= 10, "{step}: {} {requests:?}", requests.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pulling_one_version_takes_six_requests_at_most_however_long_the_stream_is() {
     for versions in [3, 40] {
         let counted = Counted::with_versions(versions).await;

@@ -118,6 +118,11 @@ impl World {
         path
     }
 
+    /// Removes the checkpoint of a step, which then cannot take the place of the baseline.
+    pub(crate) fn forget(&self, step: u64) {
+        std::fs::remove_dir_all(self.path(&format!("step-{step}"))).unwrap();
+    }
+
     /// A publisher that adds no anchors by itself.
     pub(crate) async fn publisher(&self) -> Publisher {
         self.anchoring(AnchorPolicy::NEVER).await
@@ -139,7 +144,7 @@ impl World {
             let published = publisher.publish(&self.step(step)).await.unwrap();
             assert_eq!(published.version.get(), step);
         }
-        publisher.settle().await;
+        publisher.catch_up().await.unwrap();
     }
 }
 

@@ -128,7 +128,7 @@ async fn a_commit_that_never_arrives_moves_no_baseline() {
     assert_eq!(baseline.held().await.unwrap().unwrap().version, v(1));
     healthy.store(true, Ordering::SeqCst);
     assert_eq!(publisher.publish(&scene.step(2)).await.unwrap().version, v(2));
-    publisher.settle().await;
+    publisher.catch_up().await.unwrap();
     assert_same(&scene.path("b"), &scene.step(2));
 }
 

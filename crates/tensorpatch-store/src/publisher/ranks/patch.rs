@@ -158,7 +158,7 @@ fn encode_and_check(
     let base_leaves = LeafTable::of(&base, options.leaf_hash, options.threads, Progress::none())?;
     let end = |state| Snapshot { state, layout: &layout, leaves: None };
     let ends = (end(base.clone()), end(new.state()?));
-    let encoded = encode(&ends.0, &ends.1, outgoing, &file.path(), options, Progress::none())?;
+    let encoded = encode((&ends.0, None), &ends.1, outgoing, &file.path(), options, Progress::none())?;
     check(file, &base, &base_leaves, encoded, options)
 }
 
