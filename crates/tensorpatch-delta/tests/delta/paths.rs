@@ -12,7 +12,7 @@ use tensorpatch_delta::{
     AppliedInPlace, Apply, ApplyError, DiffError, Options, Patch, Progress, Snapshot, State, diff, digest,
     full, journal_path, open_settled, prepare_in_place,
 };
-use tensorpatch_format::{ErrorClass, ErrorKind, Limits};
+use tensorpatch_format::{ErrorClass, ErrorKind, Limits, MAGIC};
 
 /// A directory with checkpoints `base` and `target`, single files.
 fn pair() -> (tempfile::TempDir, PathBuf, PathBuf) {
@@ -217,10 +217,16 @@ fn the_files_of_a_replica_are_not_patched_in_place_by_either_name() {
 fn a_patch_is_written_over_an_older_one_but_over_nothing_else() {
     let (dir, base, target) = pair();
     let patch = dir.path().join("step.tpatch");
-    fs::write(&patch, "an older one").unwrap();
+    fs::write(&patch, [&MAGIC[..], b"an older one"].concat()).unwrap();
     let made = diff(&base, &target).unwrap();
     made.write(&patch).unwrap();
     Patch::open(&patch).unwrap();
+    let notes = dir.path().join("notes");
+    fs::write(&notes, "somebody's").unwrap();
+    let DiffError::Checkpoint(refused) = made.write(&notes).unwrap_err() else { panic!() };
+    assert!(matches!(*refused, CheckpointError::Destination { .. }), "{refused}");
+    assert_eq!(fs::read(&notes).unwrap(), b"somebody's");
+    fs::remove_file(&notes).unwrap();
     let (old, new) = (fs::read(&base).unwrap(), fs::read(&target).unwrap());
     let link = dir.path().join("link");
     symlink(&target, &link).unwrap();
