@@ -23,8 +23,8 @@ const STREAM: &str = r#"{"format":"tensorpatch-stream","major":1,"minor":0,"requ
 
 type Answer = dyn Fn(&str, &str, &mut TcpStream) -> std::io::Result<()> + Send + Sync;
 
-/// A server that answers each request, given its first line and its head, as `answer` does; its address, and how
-/// many requests there were.
+/// A server that answers each request, given its first line and its head, as `answer` does; its address, and
+/// how many requests there were.
 fn serve(
     answer: impl Fn(&str, &str, &mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
 ) -> (String, Arc<AtomicUsize>) {

@@ -244,7 +244,8 @@ impl Life<'_> {
         Ok(&self.checkpoints[number.min(2 * there - 2 - number)])
     }
 
-    /// Lets the checkpoint that was published last look altered, so that none takes the place of the baseline.
+    /// Lets the checkpoint that was published last look altered, so that none takes the place of the
+    /// baseline.
     fn touch_published(&self) -> Result<()> {
         for entry in std::fs::read_dir(self.checkpoint(self.published - 1)?)? {
             File::options().append(true).open(entry?.path())?.set_modified(SystemTime::now())?;

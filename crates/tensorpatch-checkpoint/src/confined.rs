@@ -215,8 +215,8 @@ impl ConfinedPath {
         self.replace()
     }
 
-    /// Opens a file to read and alter it, or makes it if nothing is there, for its owner to read and for others
-    /// at most to write.
+    /// Opens a file to read and alter it, or makes it if nothing is there, for its owner to read and for
+    /// others at most to write.
     ///
     /// # Errors
     /// As [`ConfinedPath::open`].

@@ -50,10 +50,10 @@ pub use published::Published;
 
 /// Publishes checkpoints as versions of a stream.
 ///
-/// It keeps a baseline, a directory with the newest version or one before, which advances only after a version
-/// is committed and is restored from the stream when it is missing. While the checkpoint that was published
-/// last is there unaltered, patches are made from that, and the baseline stays behind. Checkpoints are read,
-/// and never held in memory.
+/// It keeps a baseline, a directory with the newest version or one before, which advances only after a
+/// version is committed and is restored from the stream when it is missing. While the checkpoint that was
+/// published last is there unaltered, patches are made from that, and the baseline stays behind. Checkpoints
+/// are read, and never held in memory.
 ///
 /// Clones are the same publisher: one call at a time does its work, and the others wait for it.
 #[derive(Debug, Clone)]
@@ -429,8 +429,8 @@ impl Publisher {
         Ok(Prepared { version, bytes, advance, target })
     }
 
-    /// Opens the checkpoint that is to be published, and copies the files beside the weights, because they may
-    /// change between being hashed and being uploaded. Of earlier runs only what `lag` needs stays.
+    /// Opens the checkpoint that is to be published, and copies the files beside the weights, because they
+    /// may change between being hashed and being uploaded. Of earlier runs only what `lag` needs stays.
     async fn open_target(
         &self,
         directory: &ReplicaDir,

@@ -1,4 +1,5 @@
-//! The baseline becomes the version that was committed, or stays behind (step P7 of spec/stream.md section 5).
+//! The baseline becomes the version that was committed, or stays behind (step P7 of spec/stream.md section
+//! 5).
 
 use std::future::Future;
 

@@ -1,5 +1,5 @@
-//! What lets the baseline stay behind the newest version: the checkpoint of the caller's that is this version,
-//! and the patches that lead there. Blocking.
+//! What lets the baseline stay behind the newest version: the checkpoint of the caller's that is this
+//! version, and the patches that lead there. Blocking.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

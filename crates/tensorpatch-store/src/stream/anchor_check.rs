@@ -12,9 +12,9 @@ use crate::error::StoreError;
 use crate::observe::Observer;
 
 impl Stream {
-    /// Reads all objects of an anchor of `commit` and compares them with their digests. What nobody has signed
-    /// whose key still counts is also hashed as a checkpoint: the record may speak of objects that are there,
-    /// and are something else. Whoever has found an old key can sign such records for old versions.
+    /// Reads all objects of an anchor of `commit` and compares them with their digests. What nobody has
+    /// signed whose key still counts is also hashed as a checkpoint: the record may speak of objects that are
+    /// there, and are something else. Whoever has found an old key can sign such records for old versions.
     pub(crate) async fn check_anchor(&self, commit: &Commit, anchor: &Anchor) -> Result<(), StoreError> {
         let observer = Observer::default();
         buffered_all(anchor.objects(), self.policy().transfers.parallel_downloads, |object| {

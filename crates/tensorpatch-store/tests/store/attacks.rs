@@ -1,5 +1,5 @@
-//! Somebody who can write to the bucket, or to the directories of others, with a plan: what they would gain by
-//! old keys, by records that other commands read, and by what a reader looks for without end.
+//! Somebody who can write to the bucket, or to the directories of others, with a plan: what they would gain
+//! by old keys, by records that other commands read, and by what a reader looks for without end.
 
 use std::path::PathBuf;
 
