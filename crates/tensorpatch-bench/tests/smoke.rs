@@ -163,7 +163,7 @@ fn the_life_of_a_stream_is_measured_and_its_steps_are_held_against_copying() {
     let Some(_) = cli() else { return };
     let report = bench(&["--system", "--synthetic", "300KiB", "--lr", "1e-5", "--passes", "1"]);
     let rows = report["system"].as_array().unwrap();
-    assert_eq!(rows.len(), 13);
+    assert_eq!(rows.len(), 14);
     for row in rows {
         positive(&row["wall"]);
         let copies = row["step"].as_str().unwrap().starts_with("cp ") || row["step"] == "diff alone";

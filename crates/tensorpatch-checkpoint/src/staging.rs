@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::{CheckpointError, ConfinedPath, FileKind, Form, Found};
 
@@ -14,6 +15,9 @@ use crate::{CheckpointError, ConfinedPath, FileKind, Form, Found};
 const NAME_BYTES: usize = 200;
 const MARK: &str = ".tensorpatch-";
 const ATTEMPTS: usize = 16;
+
+/// Held while a staging is made, and for good by a process that ends: it makes no more.
+static MAKING: Mutex<()> = Mutex::new(());
 
 /// `.NAME.tensorpatch-PID-RANDOM` in the directory of the destination; removed when dropped without being
 /// renamed.
@@ -39,7 +43,11 @@ impl Staging {
             let random = RandomState::new().build_hasher().finish();
             file_name.push(format!("{}-{random:016x}", std::process::id()));
             let place = dest.with_file_name(file_name);
-            let handle = match create_new(&place, form) {
+            let made = {
+                let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+                create_new(&place, form)
+            };
+            let handle = match made {
                 Ok(handle) => handle,
                 // The name is taken, or a sweep came between making and opening.
                 Err(error)
@@ -137,12 +145,21 @@ fn beside(dest: &ConfinedPath, prefix: &OsStr) -> Vec<ConfinedPath> {
     names.into_iter().map(|name| dest.with_file_name(name)).collect()
 }
 
-/// Removes what this process is writing for `dest` and has not finished: for the end of a process whose
-/// threads cannot be stopped. What other processes write stays.
+/// Removes what this process is writing for `destinations` and has not finished: for the end of a process
+/// whose threads cannot be stopped. What other processes write stays.
+///
+/// The process must end then: a thread that begins another file waits for ever.
 ///
 /// Whether it is this process's is told by its open files, so it works on Linux only; elsewhere the next
 /// write to the same destination removes it.
-pub fn remove_unfinished(dest: &Path) {
+pub fn remove_unfinished<'a>(destinations: impl IntoIterator<Item = &'a Path>) {
+    std::mem::forget(MAKING.lock().unwrap_or_else(PoisonError::into_inner));
+    for dest in destinations {
+        remove_unfinished_of(dest);
+    }
+}
+
+fn remove_unfinished_of(dest: &Path) {
     let (Ok(dest), Ok(open)) = (ConfinedPath::of(dest), fs::read_dir("/proc/self/fd")) else { return };
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     let open: Vec<(u64, u64)> =

@@ -125,9 +125,7 @@ impl Interrupts {
 
     /// Removes what is not finished and ends the program.
     fn end(&self, ended: Interrupted, json: bool) -> ! {
-        for destination in &self.lock().destinations {
-            remove_unfinished(destination);
-        }
+        remove_unfinished(self.lock().destinations.iter().map(PathBuf::as_path));
         exit::report(&ended.into(), json);
         std::process::exit(i32::from(exit::Code::from(ended).number()))
     }

@@ -62,7 +62,11 @@ fn small_point(record: &str, ours: &SigningKey) -> String {
     for part in [&NEUTRAL[..], &public, b"tensorpatch.v1.tensorpatch-commit\0", open.as_bytes()] {
         hash.update(part);
     }
-    let secret = product(&ours.to_scalar_bytes(), [1, 0, 0, 0]);
+    let mut secret = ours.to_scalar_bytes();
+    // RFC 8032, section 5.1.5: multiples of eight, and the highest bit but one is set.
+    secret[0] &= 248;
+    secret[31] = secret[31] & 127 | 64;
+    let secret = product(&secret, [1, 0, 0, 0]);
     with_signature(record, &public, &NEUTRAL, product(&hash.finalize(), secret))
 }
 
