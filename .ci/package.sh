@@ -2,7 +2,7 @@
 # Packs the command for machines that have no Rust: a static binary, in an archive and as a Debian package, each with man
 # pages, completions, the units of examples/deploy and the licences; then tries both as their users do.
 # Needs the target x86_64-unknown-linux-musl of rustup, and musl-gcc (Debian: musl-tools) and dpkg-deb. What lies below
-# target/package/dist is what a release hands out.
+# target/package/dist is what a release hands out. Not a part of .ci/run: it is one more release build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -67,7 +67,7 @@ if command -v dpkg-deb >/dev/null; then
     dpkg-deb --root-owner-group --build "$root" "$dist/tensorpatch_${version/-/\~}_amd64.deb" >/dev/null
 fi
 rm -r "$root"
-(cd "$dist" && sha256sum -- *.tar.gz *.deb >SHA256SUMS)
+(cd "$dist" && shopt -s nullglob && sha256sum -- *.tar.gz *.deb >SHA256SUMS)
 
 # As a user has them: unpacked elsewhere, with an empty environment.
 tried="$out/tried"
