@@ -256,9 +256,9 @@ impl Replica {
         let came: Vec<NamedObject> =
             local.iter().flat_map(|local| local.condition.companions().cloned()).collect();
         let (local, restored) = self.checked(directory, local).await?;
-        // The last is the version that was held by the state file: the stream must still have it.
         // What is taken for a version, and what is repaired, is hashed.
         let hashed = !matches!(local, Some(LocalState { condition: Condition::Held(_), .. }));
+        // The last is the version that was held by the state file: the stream must still have it.
         let (held, old_companions, known) = match local {
             None => {
                 let held = self.adopt(directory).await?;
