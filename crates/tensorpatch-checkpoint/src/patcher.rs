@@ -54,12 +54,7 @@ impl CheckpointPatcher {
     /// of a directory, [`CheckpointError::OtherPlacement`] if `placement` is that of another layout; also if
     /// a file is missing.
     pub fn resume(path: &Path, layout: &Layout, placement: &Placement) -> Result<Self, CheckpointError> {
-        let is_directory = fs::metadata(path).map_err(CheckpointError::io("look at", path))?.is_dir();
-        let (files, index) = (layout.files().len(), layout.index().is_some());
-        if !is_directory && (files != 1 || index) {
-            return Err(CheckpointError::NeedsDirectory { path: path.to_owned(), files, index });
-        }
-        placement.check_layout(layout)?;
+        let is_directory = placement.check_form(path, layout)?;
         let open = |(file, extent): (usize, &FileLayout)| {
             let path = if is_directory { path.join(&extent.name) } else { path.to_owned() };
             let metadata = fs::metadata(&path).map_err(CheckpointError::io("look at", &path))?;

@@ -1,5 +1,6 @@
 //! A layout checked against a schema: which file and which bytes of it each tensor has.
 
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -124,6 +125,18 @@ impl Placement {
 
     pub(crate) fn check_file_len(&self, file: usize, found: u64) -> Result<(), HeaderError> {
         check_file_len(self.file_len(file), found)
+    }
+
+    /// Says that there may be the files of `layout`, placed like this, at `path`, and whether that is a
+    /// directory. A single file may have any name.
+    pub(crate) fn check_form(&self, path: &Path, layout: &Layout) -> Result<bool, CheckpointError> {
+        let is_directory = fs::metadata(path).map_err(CheckpointError::io("look at", path))?.is_dir();
+        let (files, index) = (layout.files().len(), layout.index().is_some());
+        if !is_directory && (files != 1 || index) {
+            return Err(CheckpointError::NeedsDirectory { path: path.to_owned(), files, index });
+        }
+        self.check_layout(layout)?;
+        Ok(is_directory)
     }
 
     /// Says that this may be the placement in files of `layout`: there are as many files, with headers as

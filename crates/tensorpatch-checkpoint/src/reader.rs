@@ -1,6 +1,6 @@
 //! Reading the tensors of a checkpoint through its files, without mapping them.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -29,12 +29,7 @@ impl CheckpointReader {
     /// [`CheckpointError::OtherPlacement`] if `placement` is that of another layout,
     /// [`CheckpointError::NeedsDirectory`] if `path` is a file and the layout is that of a directory.
     pub fn open(path: &Path, layout: &Layout, placement: &Placement) -> Result<Self, CheckpointError> {
-        let is_directory = fs::metadata(path).map_err(CheckpointError::io("look at", path))?.is_dir();
-        let (files, index) = (layout.files().len(), layout.index().is_some());
-        if !is_directory && (files != 1 || index) {
-            return Err(CheckpointError::NeedsDirectory { path: path.to_owned(), files, index });
-        }
-        placement.check_layout(layout)?;
+        let is_directory = placement.check_form(path, layout)?;
         let open = |(number, file): (usize, &FileLayout)| {
             let path = if is_directory { path.join(&file.name) } else { path.to_owned() };
             let opened = open_regular(&path).map_err(CheckpointError::io("open", &path))?;
