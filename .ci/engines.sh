@@ -31,7 +31,7 @@ fi
 
 wheels="$PWD/target/wheels/engines"
 rm -rf "$wheels"
-"$venv/bin/maturin" build --quiet --locked --manifest-path crates/tensorpatch-python/Cargo.toml --out "$wheels"
+"$venv/bin/maturin" build --quiet --locked --features shared-build --manifest-path crates/tensorpatch-python/Cargo.toml --out "$wheels"
 "$venv/bin/python" "${pip[@]}" --force-reinstall "$wheels"/*.whl
 
 export HF_HUB_OFFLINE=1 NO_PROXY=127.0.0.1 no_proxy=127.0.0.1

@@ -41,7 +41,7 @@ environment() {
 plain=$(environment python "$python" tests/python/requirements.lock) || skip "their packages cannot be had"
 wheels="$PWD/target/wheels/python"
 rm -rf "$wheels"
-"$plain/bin/maturin" build --quiet --locked --manifest-path crates/tensorpatch-python/Cargo.toml --out "$wheels"
+"$plain/bin/maturin" build --quiet --locked --features shared-build --manifest-path crates/tensorpatch-python/Cargo.toml --out "$wheels"
 
 # A user's environment: the wheel, NumPy, and nothing else; on every version of Python that is here.
 for interpreter in python3.10 "$python" python3.12 python3.13 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[0-9].*/bin/python3; do

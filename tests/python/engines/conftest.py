@@ -32,19 +32,40 @@ def stream(tmp_path: Path) -> str:
     return str(tmp_path / "stream")
 
 
+def plugin(directory: Path, name: str, code: str) -> dict[str, str]:
+    """An environment in which vLLM runs `code`, the body of a function, before it loads a model."""
+    lines = "".join(f"    {line}\n" for line in code.splitlines())
+    (directory / f"{name}.py").write_text(f"def register():\n{lines}")
+    metadata = directory / f"{name}-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(f"[vllm.general_plugins]\n{name} = {name}:register\n")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH")]))}
+
+
 @pytest.fixture(scope="session")
 def plain_kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which vLLM on a CPU leaves the weights as the model loads them, as it does on a GPU.
 
-    By default oneDNN takes them over, and nothing can be scattered into them.
+    Where the CPU has AVX-512, oneDNN takes them over by default, and nothing can be scattered into them.
     """
     directory = tmp_path_factory.mktemp("plain_kernels")
-    (directory / "plain_kernels.py").write_text(
-        "def register():\n    import vllm._custom_ops\n    vllm._custom_ops._supports_onednn = False\n"
-    )
-    metadata = directory / "plain_kernels-1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: plain-kernels\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text("[vllm.general_plugins]\nplain_kernels = plain_kernels:register\n")
-    path = os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH")]))
-    return {"PYTHONPATH": path}
+    return plugin(directory, "plain_kernels", "import vllm._custom_ops\nvllm._custom_ops._supports_onednn = False")
+
+
+# Keeps the weight as oneDNN does: by itself, and in an order of its own.
+TAKES_OVER = """\
+import torch
+import vllm._custom_ops as ops
+if not ops._supports_onednn:
+    ops._supports_onednn = True
+    ops.create_onednn_mm = lambda weight, cache_size: weight.contiguous()
+    ops.onednn_mm = lambda taken, x, bias: torch.nn.functional.linear(x, taken.t(), bias)
+"""
+
+
+@pytest.fixture(scope="session")
+def kernels_that_take_weights_over(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which kernels keep the weights, on every CPU: a stand-in where vLLM has no oneDNN, without
+    AVX-512."""
+    return plugin(tmp_path_factory.mktemp("takes_over"), "takes_over", TAKES_OVER)

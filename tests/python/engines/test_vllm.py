@@ -127,8 +127,10 @@ def test_changes_are_scattered_and_leave_the_bits_of_a_reload(
         assert server.weight_version() == str(version)
 
 
-def test_weights_that_a_kernel_took_over_are_reloaded(run: Run, model: Path, stream: str, tmp_path: Path) -> None:
-    with servers.vllm(model, log=tmp_path / "vllm.log") as running:
+def test_weights_that_a_kernel_took_over_are_reloaded(
+    run: Run, model: Path, stream: str, tmp_path: Path, kernels_that_take_weights_over: dict[str, str]
+) -> None:
+    with servers.vllm(model, log=tmp_path / "vllm.log", environment=kernels_that_take_weights_over) as running:
         server = Server(running.url)
         server.connect(stream, directory=str(tmp_path / "host"))
         for seed in (1, 2):
