@@ -16,7 +16,7 @@ command -v "$python" >/dev/null || skip "there is no $python"
 command -v gcc >/dev/null && command -v readelf >/dev/null || skip "there is no gcc or no readelf"
 [ "$(uname -sm)" = "Linux x86_64" ] || skip "the wheels are for Linux on x86-64"
 
-pip=(-m pip install --quiet --disable-pip-version-check --no-deps)
+pip=(-m pip install --quiet --no-compile --disable-pip-version-check --no-deps)
 hash=$(cat .ci/engines/requirements.lock .ci/engines/stand_ins.py | sha256sum | cut -c1-16)
 venv="$PWD/target/venvs/engines-$hash"
 if [ ! -e "$venv/complete" ]; then

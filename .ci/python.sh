@@ -12,7 +12,7 @@ skip() {
 
 python="${PYTHON:-python3.11}"
 command -v "$python" >/dev/null || skip "there is no $python"
-pip=(-m pip install --quiet --disable-pip-version-check --no-deps)
+pip=(-m pip install --quiet --no-compile --disable-pip-version-check --no-deps)
 numpy=$(grep '^numpy==' tests/python/requirements.lock)
 
 # environment NAME PYTHON LOCK...: the directory of an environment with what the lock files list, made if it is missing.

@@ -233,3 +233,38 @@ fn settings_come_from_the_flag_before_the_variable_before_the_file() {
     fs::remove_file(&settings).unwrap();
     pull(None, &[]).fails(1, &["there is no such file"]);
 }
+
+#[test]
+fn a_publish_writes_its_metrics_beside_nothing_that_it_reads() {
+    let dir = temporary();
+    let (stream, metrics) = (dir.path().join("stream"), dir.path().join("tensorpatch.prom"));
+    let publish = |step, metrics: &Path| {
+        run(&arguments!["publish", fixture(step), "--to", stream, "--metrics-file", metrics])
+    };
+    for version in 1..=2 {
+        publish(version + 3, &metrics).ok();
+        let text = fs::read_to_string(&metrics).unwrap();
+        assert!(text.contains(&format!("\ntensorpatch_publisher_version {version}\n")), "{text}");
+        assert_eq!(text.contains("tensorpatch_publisher_changed_elements "), version > 1, "{text}");
+    }
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/fleet.md")).unwrap();
+    for line in fs::read_to_string(&metrics).unwrap().lines().filter(|line| !line.starts_with('#')) {
+        let (name, _) = line.split_once([' ', '{']).unwrap();
+        let short = name.replace("tensorpatch_publisher_", "…_");
+        let written = page.contains(&format!("`{name}`")) || page.contains(&format!("`{short}`"));
+        assert!(written || name.ends_with("_info"), "{name} is not on the page");
+    }
+    // What cannot be written is known before anything is published.
+    let precious = dir.path().join("precious");
+    fs::write(&precious, "not metrics").unwrap();
+    publish(6, &precious).fails(2, &["precious"]);
+    publish(6, &dir.path().join("missing").join("x.prom")).fails(1, &["missing"]);
+    let checkpoint = dir.path().join("checkpoint");
+    fs::create_dir(&checkpoint).unwrap();
+    fs::copy(fixture(6), checkpoint.join("model.safetensors")).unwrap();
+    run(&arguments!["publish", checkpoint, "--to", stream, "--metrics-file", checkpoint.join("x.prom")])
+        .fails(2, &["output"]);
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "not metrics");
+    let log = run(&arguments!["log", stream, "--json"]).ok().json();
+    assert_eq!(log["versions"].as_array().unwrap().len(), 2);
+}

@@ -12,6 +12,7 @@ mod output;
 mod page;
 mod patch_file;
 mod progress;
+mod prometheus;
 mod screen;
 mod serve;
 mod session;

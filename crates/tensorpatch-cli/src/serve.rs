@@ -3,7 +3,6 @@
 //! It answers one kind of request and understands no more: whoever asks can send what they like.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +10,8 @@ use anyhow::{Context, Result};
 use tensorpatch::store::{FollowCounts, FollowMetrics, StreamId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::prometheus::Metrics;
 
 /// The most bytes of a request that are read.
 const MAX_REQUEST: usize = 8 << 10;
@@ -108,39 +109,26 @@ fn health(counts: &FollowCounts, now: f64) -> (&'static str, String) {
 
 /// The counts in the text format of Prometheus.
 fn text(stream: StreamId, counts: &FollowCounts) -> String {
-    let mut out = String::new();
-    let mut put = |name: &str, kind: &str, help: &str, labels: &str, value: Option<f64>| {
-        let Some(value) = value else { return };
-        let name = format!("tensorpatch_replica_{name}");
-        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}\n");
-    };
-    let number = |count: u64| Some(count as f64);
-    put("info", "gauge", "The stream that is followed.", &format!("{{stream=\"{stream}\"}}"), Some(1.0));
-    put(
-        "version",
-        "gauge",
-        "The version that is held.",
-        "",
-        counts.version.map(|version| version.get() as f64),
+    let mut out = Metrics::of("replica", "The stream that is followed.", stream);
+    let version = counts.version.map(|version| version.get() as f64);
+    out.gauge("version", "The version that is held.", version);
+    out.gauge("last_update_timestamp_seconds", "When a version was last brought into place.", counts.updated);
+    out.gauge("last_answer_timestamp_seconds", "When the stream last answered.", counts.answered);
+    out.counter("polls_total", "Times that the stream was asked and answered.", counts.polls);
+    out.counter(
+        "store_failures_total",
+        "Times that the store failed in a way that may pass.",
+        counts.failures,
     );
-    let help = "When a version was last brought into place.";
-    put("last_update_timestamp_seconds", "gauge", help, "", counts.updated);
-    put("last_answer_timestamp_seconds", "gauge", "When the stream last answered.", "", counts.answered);
-    put("polls_total", "counter", "Times that the stream was asked and answered.", "", number(counts.polls));
-    let help = "Times that the store failed in a way that may pass.";
-    put("store_failures_total", "counter", help, "", number(counts.failures));
-    put("updates_total", "counter", "Versions that were brought into place.", "", number(counts.updates));
-    put("skipped_versions_total", "counter", "Versions that were stepped over.", "", number(counts.skipped));
-    put(
-        "downloaded_bytes_total",
-        "counter",
-        "Bytes that were downloaded.",
-        "",
-        number(counts.downloaded_bytes),
+    out.counter("updates_total", "Versions that were brought into place.", counts.updates);
+    out.counter("skipped_versions_total", "Versions that were stepped over.", counts.skipped);
+    out.counter("downloaded_bytes_total", "Bytes that were downloaded.", counts.downloaded_bytes);
+    out.counter(
+        "applied_bytes_total",
+        "Bytes of model that were looked at or written.",
+        counts.applied_bytes,
     );
-    let help = "Bytes of model that were looked at or written.";
-    put("applied_bytes_total", "counter", help, "", number(counts.applied_bytes));
-    out
+    out.into_text()
 }
 
 fn now() -> f64 {
@@ -150,6 +138,7 @@ fn now() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prometheus::assert_documented;
 
     fn stream() -> StreamId {
         "00112233445566778899aabbccddeeff".parse().unwrap()
@@ -192,25 +181,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_about_metrics_names_only_those_that_there_are() {
+    fn what_is_written_about_metrics_names_those_that_there_are() {
         let mut counts = FollowMetrics::default().counts();
         counts.version = tensorpatch::store::Version::new(1);
         (counts.updated, counts.answered) = (Some(1.0), Some(1.0));
         let text = text(stream(), &counts);
-        let served: Vec<&str> =
-            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-        for page in ["docs/fleet.md", "examples/deploy/dashboard.json"] {
-            let page = std::fs::read_to_string(format!("{root}/{page}")).unwrap();
-            // `…_total` goes on from the name before.
-            let page = page.replace("`…_", "`tensorpatch_replica_");
-            let named = page.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-            let named: Vec<&str> = named.filter(|word| word.starts_with("tensorpatch_replica_")).collect();
-            assert!(!named.is_empty());
-            for name in named {
-                assert!(served.contains(&name), "{name} is none of {served:?}");
-            }
-        }
+        assert_documented("replica", &text, &["docs/fleet.md", "examples/deploy/dashboard.json"]);
     }
 
     #[tokio::test]

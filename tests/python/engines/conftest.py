@@ -43,17 +43,25 @@ def plugin(directory: Path, name: str, code: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH")]))}
 
 
+# Which kernels there are for a CPU depends on whether it has AVX-512 and AMX.
+LEAVES_ALONE = """\
+import vllm._custom_ops
+import vllm.model_executor.layers.utils
+vllm._custom_ops._supports_onednn = False
+vllm.model_executor.layers.utils.check_cpu_sgl_kernel = lambda *_: False
+"""
+
+
 @pytest.fixture(scope="session")
 def plain_kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which vLLM on a CPU leaves the weights as the model loads them, as it does on a GPU.
 
-    Where the CPU has AVX-512, oneDNN takes them over by default, and nothing can be scattered into them.
+    By default kernels take them over, and nothing can be scattered into them.
     """
-    directory = tmp_path_factory.mktemp("plain_kernels")
-    return plugin(directory, "plain_kernels", "import vllm._custom_ops\nvllm._custom_ops._supports_onednn = False")
+    return plugin(tmp_path_factory.mktemp("leaves_alone"), "leaves_alone", LEAVES_ALONE)
 
 
-# Keeps the weight as oneDNN does: by itself, and in an order of its own.
+# Keeps the weight as oneDNN does: by itself, and in an order of its own. vLLM has none for a CPU without AVX-512.
 TAKES_OVER = """\
 import torch
 import vllm._custom_ops as ops
@@ -66,6 +74,5 @@ if not ops._supports_onednn:
 
 @pytest.fixture(scope="session")
 def kernels_that_take_weights_over(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which kernels keep the weights, on every CPU: a stand-in where vLLM has no oneDNN, without
-    AVX-512."""
+    """An environment in which kernels of vLLM keep the weights, on every CPU."""
     return plugin(tmp_path_factory.mktemp("takes_over"), "takes_over", TAKES_OVER)

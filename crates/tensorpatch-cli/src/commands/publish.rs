@@ -1,5 +1,7 @@
 //! `tensorpatch publish`: the next version of a stream.
 
+mod metrics;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,7 @@ use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::{AnchorPolicy, Phase, PublishOptions, Published, Publisher};
 
+use self::metrics::MetricsFile;
 use crate::arguments::{LeafHashChoice, ProfileChoice};
 use crate::output::{Report, bytes, count, fields, percent, ratio, seconds};
 use crate::session::Session;
@@ -64,6 +67,10 @@ pub(crate) struct Arguments {
     /// Publish a version even if the checkpoint is the newest version already and has no label of its own
     #[arg(long)]
     allow_unchanged: bool,
+    /// Write what was published to this file, as metrics for Prometheus: name it so that the textfile
+    /// collector of the node exporter finds it (.prom)
+    #[arg(long, value_name = "FILE")]
+    metrics_file: Option<PathBuf>,
     #[command(flatten)]
     sign: Sign,
     #[command(flatten)]
@@ -165,6 +172,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
 
 async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
+    let metrics = MetricsFile::begin(arguments)?;
     let mut options = PublishOptions::default()
         .with_diff(session.options().with_profile(arguments.profile.into()))
         .with_anchors(arguments.anchor_policy())
@@ -207,14 +215,16 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     }
     let publisher = builder.open().await?;
     let published = publisher.publish_labelled(&arguments.checkpoint, arguments.label.as_deref()).await?;
+    let seconds = start.elapsed().as_secs_f64();
     session.screen.settle();
+    let metrics = metrics.map_or(Ok(()), |metrics| metrics.finish(&published, seconds));
     session.output.report(&PublishReport {
         url: arguments.to.clone(),
         baseline: publisher.baseline().to_owned(),
         published,
-        seconds: start.elapsed().as_secs_f64(),
+        seconds,
     })?;
     // The version is published. What is left to do makes the next one faster.
     publisher.settle().await;
-    Ok(())
+    metrics
 }

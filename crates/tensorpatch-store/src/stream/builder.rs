@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use tensorpatch_format::LeafHash;
-use tensorpatch_stream::{SignKey, StreamId, TrustKey, Version};
+use tensorpatch_stream::{SignKey, StreamId, TrustKey, Version, Writers};
 
 use super::expected::Expected;
 use super::{CreateOptions, Stream};
@@ -157,7 +157,11 @@ impl StreamBuilder {
         }
         stream.check_id()?;
         let (found, writers) = (stream.record().leaf_hash, stream.record().writers);
-        tracing::info!("opened the stream {} at {}, {writers:?} writers", stream.id(), stream.place());
+        let writers = match writers {
+            Writers::Many => "for several publishers",
+            Writers::Single => "for a single publisher",
+        };
+        tracing::info!("opened the stream {} at {}, {writers}", stream.id(), stream.place());
         match self.leaf_hash {
             Some(wanted) if wanted != found => {
                 Err(StoreError::LeafHash { place: stream.place(), wanted, found })

@@ -1,0 +1,74 @@
+//! What a publish was, in the text format of Prometheus, in a file: `publish` is gone when it could be asked.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use tensorpatch::checkpoint::{AtomicFile, Places, Role};
+use tensorpatch::store::Published;
+
+use super::Arguments;
+use crate::prometheus::{Metrics, START};
+
+/// A file of metrics that is begun before anything is published, so that one which cannot be written is known
+/// by then.
+#[derive(Debug)]
+pub(super) struct MetricsFile<'a> {
+    path: &'a Path,
+    file: AtomicFile,
+}
+
+impl<'a> MetricsFile<'a> {
+    /// Begins the file, if one is asked for.
+    pub(super) fn begin(arguments: &'a Arguments) -> Result<Option<Self>> {
+        let Some(path) = &arguments.metrics_file else { return Ok(None) };
+        let mut places = Places::default().read(Role::Checkpoint, &arguments.checkpoint);
+        if let Some(base) = &arguments.base {
+            places = places.read(Role::Base, base);
+        }
+        if let Some(baseline) = &arguments.baseline {
+            places = places.read(Role::Baseline, baseline);
+        }
+        places.altered(Role::Output, path).check()?;
+        Ok(Some(Self { path, file: AtomicFile::create_over(path, START.as_bytes())? }))
+    }
+
+    /// Writes the metrics, and gives the file its name.
+    pub(super) fn finish(mut self, published: &Published, seconds: f64) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let text = text(published, seconds, now.as_secs_f64());
+        let name = || {
+            format!(
+                "version {} is published, but not its metrics: {}",
+                published.version,
+                self.path.display()
+            )
+        };
+        self.file.write_all(text.as_bytes()).with_context(name)?;
+        self.file.commit().with_context(name)
+    }
+}
+
+fn text(published: &Published, seconds: f64, now: f64) -> String {
+    let mut out = Metrics::of("publisher", "The stream that is published to.", published.stream);
+    let some = |count: u64| Some(count as f64);
+    out.gauge("version", "The newest version.", some(published.version.get()));
+    out.gauge("last_publish_timestamp_seconds", "When it was published.", Some(now));
+    out.gauge("duration_seconds", "What the command took until then.", Some(seconds));
+    out.gauge(
+        "uploaded_bytes",
+        "Bytes of its own objects, without an anchor besides.",
+        some(published.bytes),
+    );
+    let anchor = published.anchor.as_ref().map_or(0, |anchor| anchor.bytes);
+    out.gauge("anchor_bytes", "Bytes of the anchor that was added besides.", some(anchor));
+    let failed = published.anchor_error.is_some();
+    out.gauge("anchor_failed", "Whether an anchor was due and could not be added.", some(failed.into()));
+    out.gauge("checkpoint_bytes", "Bytes of all tensors.", some(published.contents.state_bytes));
+    let help = "Elements that changed; none for a whole checkpoint.";
+    out.gauge("changed_elements", help, published.changed_elements.map(|count| count as f64));
+    let help = "Elements of all tensors; none for a whole checkpoint.";
+    out.gauge("elements", help, published.total_elements.map(|count| count as f64));
+    out.into_text()
+}
