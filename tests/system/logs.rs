@@ -82,3 +82,14 @@ fn a_warning_is_a_sentence_and_given_once() {
     assert_eq!(warnings.len(), 1, "{}", outcome.stderr);
     assert!(warnings[0].contains("planning again") && !warnings[0].contains('{'), "{}", outcome.stderr);
 }
+
+#[test]
+fn a_filter_of_the_log_that_cannot_be_read_is_refused() {
+    let dir = temporary();
+    for filter in ["requests=loud", "info,=debug", "["] {
+        let outcome = finish(command(&arguments!["log", dir.path()]).env("TENSORPATCH_LOG", filter));
+        assert_eq!(outcome.code, 2, "{filter}: {}", outcome.stderr);
+        let told = outcome.stderr.contains("TENSORPATCH_LOG") && outcome.stderr.contains(filter);
+        assert!(told, "{filter}: {}", outcome.stderr);
+    }
+}

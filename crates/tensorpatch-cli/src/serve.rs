@@ -203,5 +203,27 @@ mod tests {
         let mut answer = String::new();
         asking.read_to_string(&mut answer).await.unwrap();
         assert!(answer.contains("tensorpatch_replica_polls_total 0\n"), "{answer}");
+        // Nor do they take up handles until there are none: those that have waited longest are closed.
+        let begun = tokio::time::Instant::now();
+        for connection in silent.iter_mut().take(3 * AT_ONCE) {
+            assert!(matches!(connection.read(&mut [0]).await, Ok(0) | Err(_)));
+        }
+        assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_does_not_end_is_given_up() {
+        let listener = listen(parse_address("0").unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, stream(), FollowMetrics::default()));
+        let begun = tokio::time::Instant::now();
+        let (mut slow, mut answer) = (TcpStream::connect(address).await.unwrap(), String::new());
+        slow.write_all(b"GET /metrics").await.unwrap();
+        slow.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.is_empty() && begun.elapsed() < 2 * PATIENCE, "{answer} {:?}", begun.elapsed());
+        let mut long = TcpStream::connect(address).await.unwrap();
+        long.write_all(&[b'x'; MAX_REQUEST]).await.unwrap();
+        long.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.0 405 "), "{answer}");
     }
 }
