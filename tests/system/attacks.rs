@@ -195,6 +195,7 @@ fn lists_that_never_come_to_anything_are_given_up_in_time() {
         let begun = Instant::now();
         let mut log = log(&listing(page));
         let outcome = finish(log.env("TENSORPATCH_MAX_LISTED", "100"));
+        eprintln!("{word}: {:.1} s", begun.elapsed().as_secs_f64());
         assert!(outcome.code != 0 && outcome.stderr.contains(word), "{}", outcome.stderr);
         assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     }
@@ -207,6 +208,7 @@ fn a_name_that_no_object_can_have_stops_no_reader() {
         ok(&format!("<ListBucketResult>{entry}</ListBucketResult>"), connection)
     });
     let outcome = finish(&mut log(&address)).ok();
+    eprintln!("a name that no object can have: {} lines", outcome.stderr.lines().count());
     assert!(outcome.stderr.contains("cannot be listed"), "{}", outcome.stderr);
 }
 
@@ -236,8 +238,62 @@ fn a_server_with_a_record_for_every_number_is_asked_for_a_bounded_number_of_them
     let outcome = finish(log(&address).env("TENSORPATCH_MAX_HISTORY_BYTES", "64KiB"));
     assert!(outcome.code != 0 && outcome.stderr.contains("max_history_bytes"), "{}", outcome.stderr);
     let count = count.load(Ordering::SeqCst);
+    eprintln!("a record for every number: {count} requests");
     // Each record has more than a kilobyte, and between eight of them there is a list.
     assert!((30..100).contains(&count), "{count}");
+}
+
+#[test]
+fn a_redirect_in_a_circle_is_given_up_after_ten() {
+    let (address, count) = serve(|request, _, connection| {
+        let path = request.split(' ').nth(1).unwrap_or_default();
+        write!(connection, "HTTP/1.1 307 Temporary Redirect\r\nLocation: {path}\r\nContent-Length: 0\r\n\r\n")
+    });
+    let outcome = finish(&mut log(&address));
+    let count = count.load(Ordering::SeqCst);
+    eprintln!("a redirect in a circle: {count} requests");
+    assert!(outcome.code != 0 && outcome.stderr.contains("redirect"), "{}", outcome.stderr);
+    assert!((2..=11).contains(&count), "{count}");
+}
+
+#[test]
+fn an_object_that_does_not_end_is_given_up_at_its_length() {
+    const MOST: usize = 64 << 20;
+    let dir = temporary();
+    let (stream, replica) = (dir.path().join("stream"), dir.path().join("replica"));
+    run(&arguments!["publish", fixture(4), "--to", stream, "--baseline", dir.path().join("baseline")]).ok();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    let (address, _) = serve(move |request, _, connection| {
+        let name = request.split(' ').nth(1).unwrap_or_default().trim_start_matches("/bucket/run/");
+        match fs::read(stream.join(name)) {
+            _ if name.contains("list-type") => ok("<ListBucketResult></ListBucketResult>", connection),
+            Ok(bytes) if request.starts_with("HEAD") => {
+                write!(connection, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{OBJECT}\r\n", bytes.len())
+            }
+            Ok(bytes) if name.ends_with(".safetensors") => {
+                let length = bytes.len();
+                write!(
+                    connection,
+                    "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{OBJECT}Transfer-Encoding: chunked\r\n\r\n"
+                )?;
+                // Not without end: whoever takes it all would fill a disk.
+                while counted.fetch_add(100_000, Ordering::SeqCst) < MOST {
+                    write!(connection, "{:x}\r\n{}\r\n", 100_000, " ".repeat(100_000))?;
+                }
+                connection.write_all(b"0\r\n\r\n")
+            }
+            Ok(bytes) => ok(std::str::from_utf8(&bytes).unwrap(), connection),
+            Err(_) => absent(connection),
+        }
+    });
+    let mut pull = command(&arguments!["pull", "s3://bucket/run", replica]);
+    let outcome = finish(settings(&address, &mut pull));
+    let sent = sent.load(Ordering::SeqCst);
+    eprintln!("an object without end: {} MiB taken", sent >> 20);
+    assert!(outcome.code != 0 && outcome.stderr.contains("it goes on after"), "{}", outcome.stderr);
+    // What the connection and the writer hold.
+    assert!(sent < MOST / 2, "{sent}");
 }
 
 #[test]

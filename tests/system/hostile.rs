@@ -232,6 +232,7 @@ fn any_number_of_broken_edges_is_told_in_a_line_and_asked_for_once() {
     }
     let replica = dir.path().join("replica");
     let pulled = run(&arguments!["pull", stream, replica]).ok();
+    eprintln!("2,000 broken edges: {} lines", pulled.stderr.lines().count());
     assert!(pulled.stderr.lines().count() < 10, "{}", pulled.stderr);
     assert!(pulled.stderr.contains("1000 edge records are passed over"), "{}", pulled.stderr);
 }
@@ -250,6 +251,10 @@ fn a_state_file_of_any_size_takes_no_more_memory_than_it_has_bytes() {
     assert!(status.success());
     eprintln!("state file of 60 MB: {} MiB", peak >> 20);
     assert!(peak < BESIDES + (80 << 20), "{peak}");
+    // Beyond the limit it is not read at all.
+    fs::File::create(&path).unwrap().set_len((64 << 20) + 1).unwrap();
+    let outcome = run(&arguments!["pull", stream, replica]);
+    assert!(outcome.code != 0 && outcome.stderr.contains("67108864"), "{}", outcome.stderr);
 }
 
 #[test]
@@ -280,6 +285,7 @@ fn a_record_that_comes_byte_by_byte_is_given_up_in_time() {
         .env("TENSORPATCH_ATTEMPTS", "1000")
         .env("TENSORPATCH_REQUEST_TIMEOUT", "2s");
     let (_, stderr) = refused(&mut command);
+    eprintln!("a record byte by byte: {:.1} s", begun.elapsed().as_secs_f64());
     // Byte by byte it would take 100 seconds.
     assert!(stderr.contains("stream.json") && begun.elapsed() < Duration::from_secs(60), "{stderr}");
 }

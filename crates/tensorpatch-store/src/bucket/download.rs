@@ -343,6 +343,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_object_that_goes_on_beyond_its_length_is_refused_there_and_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, bytes) = (at(&dir), vec![7_u8; 3 * PIECE_BYTES]);
+        let bucket = ailing(&bytes, Arc::new(std::sync::atomic::AtomicBool::new(true))).await;
+        let (wanted, (observer, count)) = (object(&bytes[..5000]), counted());
+        for refused in [
+            bucket.download(&wanted, &file, &observer).await,
+            bucket.check_contents(&wanted, &observer).await,
+        ] {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("it goes on after 5000 bytes"), "{error}");
+        }
+        assert_eq!(count.load(Ordering::SeqCst), 0);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
     async fn a_beginning_that_is_not_the_objects_costs_time_and_no_more() {
         let dir = tempfile::tempdir().unwrap();
         let (file, bytes) = (at(&dir), vec![7_u8; 5000]);
