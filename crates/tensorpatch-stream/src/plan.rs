@@ -327,6 +327,16 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_reached_of_a_long_history_is_found_in_one_walk() {
+        const VERSIONS: u64 = 4000;
+        let history = History::new(commits(VERSIONS), []).unwrap();
+        let begun = std::time::Instant::now();
+        assert_eq!(history.reachable(&none()).len() as u64, VERSIONS);
+        // A plan for each version takes the square of their number: some seconds.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+
+    #[test]
     fn a_path_that_is_too_long_is_refused() {
         let history = History::new(commits(9), []).unwrap();
         let error = history.plan(None, v(9), &none(), 5).unwrap_err();

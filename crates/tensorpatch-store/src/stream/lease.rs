@@ -198,6 +198,8 @@ mod tests {
         stream.lease("one-more", &lease).await.unwrap();
         let (live, _) = stream.leases(now).await.unwrap();
         assert_eq!(live.iter().map(|lease| lease.needs).min(), Some(Version::FIRST));
+        assert_eq!(live.len(), MAX_LEASES + 1);
+        assert_eq!(stream.replica_leases().await.unwrap().len(), MAX_LEASES);
         // Those that cannot live any more are not read, however many there are.
         let late = now + i64::try_from(MAX_SECONDS).unwrap() + 1;
         let (live, dead) = stream.leases(late).await.unwrap();

@@ -160,6 +160,41 @@ async fn records_of_versions_without_end_are_read_up_to_a_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn edge_records_are_read_up_to_the_same_limit_as_versions() {
+    let world = World::new().await;
+    world.publish_steps(2).await;
+    let second = world.stream.commit(v(2)).await.unwrap().unwrap();
+    let (mut bytes, edges) = (0, world.path("bucket/edges"));
+    std::fs::create_dir_all(&edges).unwrap();
+    for number in 0..100_u64 {
+        let record = EdgeRecord {
+            stream: second.record.stream,
+            target: second.id(),
+            publisher: "mallory".into(),
+            nonce: format!("{number:032x}").parse().unwrap(),
+            created: 0,
+            delta: second.record.delta.clone(),
+            anchor: None,
+        };
+        let record_bytes = record.to_bytes().unwrap();
+        bytes += record_bytes.len() as u64;
+        let name = names::edge(v(2), Some(v(1)), record.nonce);
+        std::fs::write(world.path("bucket").join(name), record_bytes).unwrap();
+    }
+    let commits = [1, 2].map(|version| std::fs::metadata(commit_path(&world, version)).unwrap().len());
+    bytes += commits.iter().sum::<u64>();
+    for (most, fits) in [(bytes, true), (bytes - 1, false)] {
+        let mut policy = Policy::default();
+        policy.plans.max_history_bytes = most;
+        let stream = world.stream.clone().with_policy(policy);
+        let replica = Replica::of(stream, world.path(&format!("r-{fits}")), ReplicaOptions::default());
+        let refused = replica.pull().await.err();
+        assert!(refused.is_none() == fits, "{refused:?}");
+        assert!(refused.is_none_or(|error| matches!(error, StoreError::HistoryBytes { .. })));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_trusts_both_keys_takes_the_old_one_where_the_handover_is_hidden() {
     let (old, new) = (SignKey::generate(), SignKey::generate());
     let world = signed(&old).await;

@@ -221,7 +221,9 @@ async fn special_files_are_refused_by_name_and_nobody_waits_for_them() {
         let (path, kept) = (hidden.join(name), world.path(name));
         fs::rename(&path, &kept).unwrap();
         pipe(&path);
+        let begun = std::time::Instant::now();
         assert!(is_about(&pull(&world, "replica").await.unwrap_err(), &path), "{name}");
+        println!("a named pipe for {name}: {} ms", begun.elapsed().as_millis());
         clear(&path);
         fs::rename(&kept, &path).unwrap();
     }

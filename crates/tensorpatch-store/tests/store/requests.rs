@@ -199,6 +199,11 @@ async fn a_check_takes_as_many_requests_for_each_version_however_many_there_are(
         println!("{versions} versions: {calls} requests");
         // The record and the patch of each, and what is asked once.
         assert!(calls as u64 <= 3 * versions + 30, "{versions}: {calls}");
+        upkeep::check(&counted.stream().await, &CheckOptions::default().shallow()).await.unwrap();
+        let calls = counted.take().len();
+        println!("{versions} versions, by their sizes: {calls} requests");
+        // The lists say how large the objects are.
+        assert!(calls as u64 <= versions + 30, "{versions}: {calls}");
     }
 }
 

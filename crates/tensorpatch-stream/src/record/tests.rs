@@ -13,10 +13,10 @@ pub(crate) fn state(byte: u8) -> TaggedStateDigest {
 /// A version 1 with an anchor and a companion, or a later one with a delta of one patch.
 pub(crate) fn sample(version: u64, previous: ObjectDigest) -> CommitRecord {
     let number = Version::new(version).unwrap();
-    let byte = u8::try_from(version).unwrap();
+    let byte = version.to_le_bytes()[0];
     let layout = LayoutDigest::from_bytes([9; 32]);
     let delta = number.previous().map(|before| Delta {
-        base: VersionId { version: before, commit: previous, state: state(byte - 1), layout },
+        base: VersionId { version: before, commit: previous, state: state(byte.wrapping_sub(1)), layout },
         kind: DeltaKind::Delta,
         changed_elements: 3,
         total_elements: 10,
