@@ -380,6 +380,19 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_was_handed_over_brings_no_other_that_counts_beyond_its_own_end() {
+        let (old, new, thief) = (key(0), key(1), key(3));
+        let honest = handover(&old, &new, 5, true);
+        // Who has found the old key says that it has taken over from another, which signed for longer.
+        let forged = handover(&thief, &old, 9, true);
+        for listed in [[honest.clone(), forged.clone()], [forged, honest]] {
+            let trusted = trust(&[&new], &listed);
+            assert!(counts(&trusted, 5, &old) && counts(&trusted, 6, &new));
+            assert!((1..=9).all(|version| !counts(&trusted, version, &thief)));
+        }
+    }
+
+    #[test]
     fn a_handover_that_is_altered_or_of_another_stream_or_key_is_none() {
         let (old, new) = (key(0), key(1));
         let record = handover(&old, &new, 5, true);

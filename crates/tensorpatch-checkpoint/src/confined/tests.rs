@@ -121,3 +121,12 @@ fn a_tree_is_removed_however_deep_it_is() {
     removed.join().unwrap().unwrap();
     assert_eq!(root.entries().unwrap(), Vec::<OsString>::new());
 }
+
+#[test]
+fn a_file_that_is_made_to_be_locked_can_be_read_by_its_owner_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = ConfinedPath::root(dir.path()).unwrap().join("lock");
+    lock.open_or_create().unwrap();
+    // From the beginning: whoever opens it before it is closed to them can lock it ever after.
+    assert_eq!(lock.find().unwrap().unwrap().mode & 0o044, 0);
+}
