@@ -9,6 +9,7 @@ pub(crate) mod handover;
 pub(crate) mod history;
 pub(crate) mod lease;
 pub(crate) mod log;
+pub(crate) mod plan_attempts;
 pub(crate) mod range_reader;
 
 use std::collections::BTreeMap;

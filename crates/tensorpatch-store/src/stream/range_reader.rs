@@ -17,10 +17,11 @@ use tensorpatch_format::{
     RandomReader, Schema, TaggedStateDigest, TensorIndex,
 };
 use tensorpatch_stream::{
-    Anchor, Commit, Edge, EdgeKind, Exclusions, ObjectDigest, ObjectRef, PatchObject, PlanError, Version,
+    Anchor, Commit, Edge, EdgeKind, ObjectDigest, ObjectRef, PatchObject, PlanError, Version,
 };
 
 use super::Stream;
+use super::plan_attempts::PlanAttempts;
 use crate::bucket::{Bucket, buffered_all};
 use crate::error::StoreError;
 
@@ -64,7 +65,9 @@ struct RemotePatch {
 
 impl Stream {
     /// Opens a version for reading ranges of its tensors: fetches headers, the leaf table and the indexes of
-    /// the deltas since an anchor, and verifies that they are the version's.
+    /// the deltas since an anchor, and verifies that they are the version's. Where they are not, it goes by
+    /// way of others if there are any, as a replica does. Whether an anchor has the bytes that its leaf table
+    /// says shows only as they are read, and is an error then.
     ///
     /// # Errors
     /// If objects are missing or damaged, the path to the version alters its schema, or the store fails.
@@ -72,8 +75,24 @@ impl Stream {
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.
     pub async fn range_reader(&self, commit: &Commit, limits: &Limits) -> Result<RangeReader, StoreError> {
+        let mut attempts = PlanAttempts::at_most(self.policy().plans.plan_attempts);
+        loop {
+            match self.range_reader_once(commit, limits, &mut attempts).await {
+                Err(error) => attempts.go_on(error)?,
+                reader => return reader,
+            }
+        }
+    }
+
+    async fn range_reader_once(
+        &self,
+        commit: &Commit,
+        limits: &Limits,
+        attempts: &mut PlanAttempts,
+    ) -> Result<RangeReader, StoreError> {
         let version = commit.record.version;
-        let (_, plan) = self.plan_to(None, commit, &Exclusions::default(), false).await?;
+        let (history, plan) = self.plan_to(None, commit, attempts.excluded(), false).await?;
+        attempts.take(&history, &plan);
         let no_path = || PlanError::NoPath { target: version, missing: Vec::new() };
         let Some((EdgeKind::Anchor(anchor), edges)) =
             plan.edges.split_first().map(|(first, rest)| (&first.kind, rest))
@@ -134,7 +153,7 @@ impl Stream {
         let expected = commit.record.contents.state;
         let found = TaggedStateDigest { leaf_hash: hash, digest: leaves.state_digest(&schema) };
         if found != expected {
-            return Err(StoreError::WrongState { path: self.place().into(), expected, found });
+            return Err(damaged(&format!("the state of its leaves is {found}, the commit says {expected}")));
         }
         Ok(RangeReader { bucket, commit: commit.clone(), schema, leaves, files, deltas, fetched })
     }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::support::{World, assert_same, copy_dir, files, v};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CommitRecord, EdgeRecord, Folder, JsonRecord, Link, ObjectDigest, PlanError,
-    Policy, PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream, StreamRecord,
-    Version, open_store,
+    AnchorPolicy, ApplyMode, CommitRecord, EdgeRecord, Folder, JsonRecord, Key, Link, ObjectDigest,
+    PlanError, Policy, PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream,
+    StreamRecord, Version, open_store,
     upkeep::{self, CheckOptions, CollectOptions},
 };
 
@@ -260,7 +260,7 @@ async fn parts_are_not_read_with_a_leaf_table_that_is_not_the_versions() {
     });
     let first = world.stream.commit(v(1)).await.unwrap().unwrap();
     let error = world.stream.range_reader(&first, &limits).await.unwrap_err();
-    assert!(matches!(error, StoreError::WrongState { .. }), "{error}");
+    assert!(matches!(error, StoreError::PatchDiffers { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -382,6 +382,37 @@ async fn an_anchor_that_is_not_its_version_is_gone_around() {
     let pulled = replica.pull().await.unwrap();
     assert_eq!(pulled.edges[0].version, v(3));
     assert_same(replica.dir(), &world.step(6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_are_read_by_way_of_another_anchor_where_one_is_not_its_version() {
+    let world = World::new().await;
+    let publisher = world.publisher().await;
+    for step in 1..=6 {
+        publisher.publish(&world.step(step)).await.unwrap();
+        if step == 3 || step == 5 {
+            publisher.add_anchor().await.unwrap();
+        }
+    }
+    let anchor = |version: u64| {
+        EdgeRecord::parse(&std::fs::read(edge_path(&world, version)).unwrap()).unwrap().anchor.unwrap()
+    };
+    let (good, other) = (anchor(5), anchor(3));
+    let (mut absent, mut damaged, mut no_file) = (good.clone(), good.clone(), good.clone());
+    absent.leaves.key = Key::new(format!("{}-absent", good.leaves.key)).unwrap();
+    damaged.leaves.blake3 = ObjectDigest::of(b"another");
+    // The record of a version is no checkpoint.
+    let record = std::fs::read(commit_path(&world, 1)).unwrap();
+    let key = format!("{}-forged", good.files[0].object.key);
+    std::fs::write(world.path("bucket").join(&key), &record).unwrap();
+    no_file.files[0].object.key = Key::new(key).unwrap();
+    no_file.files[0].object.bytes = record.len() as u64;
+    let fifth = world.stream.commit(v(5)).await.unwrap().unwrap();
+    for forged in [other, absent, damaged, no_file] {
+        forge::<EdgeRecord>(&edge_path(&world, 5), |record| record.anchor = Some(forged));
+        let ranges = world.stream.range_reader(&fifth, &Default::default()).await.unwrap();
+        assert_eq!(ranges.read_tensor("a").await.unwrap(), crate::support::values(1, 5, 3000));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

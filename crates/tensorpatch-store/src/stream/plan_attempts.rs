@@ -7,7 +7,7 @@ use crate::error::StoreError;
 
 /// The attempts to reach a version.
 #[derive(Debug, Default)]
-pub(super) struct PlanAttempts {
+pub(crate) struct PlanAttempts {
     most: u32,
     made: u32,
     excluded: Exclusions,
@@ -22,32 +22,32 @@ pub(super) struct PlanAttempts {
 
 impl PlanAttempts {
     /// At most `most` plans when objects vanish or local files turn out to be damaged.
-    pub(super) fn at_most(most: u32) -> Self {
+    pub(crate) fn at_most(most: u32) -> Self {
         Self { most, ..Self::default() }
     }
 
     /// Whether no plan has failed yet.
-    pub(super) fn is_first(&self) -> bool {
+    pub(crate) fn is_first(&self) -> bool {
         self.made == 0 && self.first.is_none()
     }
 
     /// What no plan may use.
-    pub(super) fn excluded(&self) -> &Exclusions {
+    pub(crate) fn excluded(&self) -> &Exclusions {
         &self.excluded
     }
 
     /// Counts bytes that were fetched.
-    pub(super) fn fetched(&mut self, bytes: u64) {
+    pub(crate) fn fetched(&mut self, bytes: u64) {
         self.fetched_bytes = self.fetched_bytes.saturating_add(bytes);
     }
 
     /// Bytes that were fetched, whatever became of them.
-    pub(super) fn fetched_bytes(&self) -> u64 {
+    pub(crate) fn fetched_bytes(&self) -> u64 {
         self.fetched_bytes
     }
 
     /// Remembers the plan that is being tried.
-    pub(super) fn take(&mut self, history: &History, plan: &Plan) {
+    pub(crate) fn take(&mut self, history: &History, plan: &Plan) {
         let is_optional = |edge: &&Edge| {
             let record = history.commit(edge.target.version).map(|commit| &commit.record);
             record.is_none_or(|record| match &edge.kind {
@@ -63,9 +63,12 @@ impl PlanAttempts {
     ///
     /// # Errors
     /// The error that is to be told, if there is none.
-    pub(super) fn go_on(&mut self, error: StoreError) -> Result<(), StoreError> {
+    pub(crate) fn go_on(&mut self, error: StoreError) -> Result<(), StoreError> {
         let size = |excluded: &Exclusions| excluded.objects.len().saturating_add(excluded.edges.len());
         let before = size(&self.excluded);
+        if let StoreError::Missing { name } | StoreError::Damaged { name, .. } = &error {
+            self.leave_out_leaves(name);
+        }
         match &error {
             // Objects may be collected between the plan and the download, and files damaged on disk.
             StoreError::Missing { .. } | StoreError::WrongState { .. } | StoreError::LocalDamage { .. } => {
@@ -96,6 +99,13 @@ impl PlanAttempts {
         tracing::warn!("{error}: planning again without it");
         self.first.get_or_insert(error);
         Ok(())
+    }
+
+    /// Leaves out the anchors whose leaf table has this name: plans do not look at it, as only parts of a
+    /// version are read with it.
+    fn leave_out_leaves(&mut self, name: &str) {
+        let has = |edge: &&Edge| matches!(&edge.kind, EdgeKind::Anchor(anchor) if anchor.leaves.key.as_str() == name);
+        self.excluded.edges.extend(self.optional.iter().filter(has).cloned());
     }
 }
 
