@@ -194,6 +194,7 @@ mod tests {
         let listener = listen(parse_address("0").unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, stream(), FollowMetrics::default()));
+        let begun = tokio::time::Instant::now();
         let mut silent = Vec::new();
         for _ in 0..4 * AT_ONCE {
             silent.push(TcpStream::connect(address).await.unwrap());
@@ -203,12 +204,12 @@ mod tests {
         let mut answer = String::new();
         asking.read_to_string(&mut answer).await.unwrap();
         assert!(answer.contains("tensorpatch_replica_polls_total 0\n"), "{answer}");
-        // Nor do they take up handles until there are none: those that have waited longest are closed.
-        let begun = tokio::time::Instant::now();
+        // Nor do they take up handles until there are none: those that have waited longest are closed, before
+        // their time is up.
         for connection in silent.iter_mut().take(3 * AT_ONCE) {
             assert!(matches!(connection.read(&mut [0]).await, Ok(0) | Err(_)));
         }
-        assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

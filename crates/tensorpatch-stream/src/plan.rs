@@ -328,12 +328,10 @@ mod tests {
 
     #[test]
     fn what_can_be_reached_of_a_long_history_is_found_in_one_walk() {
-        const VERSIONS: u64 = 4000;
+        // With a plan for each version this would not end before somebody asks why.
+        const VERSIONS: u64 = 20_000;
         let history = History::new(commits(VERSIONS), []).unwrap();
-        let begun = std::time::Instant::now();
         assert_eq!(history.reachable(&none()).len() as u64, VERSIONS);
-        // A plan for each version takes the square of their number: some seconds.
-        assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
     }
 
     #[test]
