@@ -13,9 +13,10 @@ use crate::clock::median;
 use crate::commands::{anonymous, arguments, children_seconds};
 use crate::series::Series;
 
-/// The newest version of the stream when pulls are measured. The six checkpoints are published forth and
-/// back, so that the versions 4 and 16 before this one, and those on the way, are other states.
-const TIP: u64 = 20;
+/// The versions that there are before anything is measured, and a multiple of what it takes to publish the
+/// six checkpoints forth and back. Pulls are measured where the newest version is such a multiple: the
+/// versions 4 and 16 before it, and those on the way, are other states.
+const VERSIONS: u64 = 20;
 
 /// A step of the life of a stream, measured.
 #[derive(Debug, Clone, Serialize)]
@@ -118,7 +119,7 @@ pub fn measure(cli: &Path, series: &Series, url: Option<&str>, runs: usize) -> R
         looking: false,
         rows: Vec::new(),
     };
-    while life.published < TIP {
+    while life.published < VERSIONS {
         life.publish()?;
     }
     for run in 0..=runs {
@@ -208,7 +209,11 @@ impl Life<'_> {
             }
         }
 
-        for (version, step) in [(1, Some(step::JOIN)), (5, Some(step::JOIN_4)), (TIP - 16, None)] {
+        while !self.published.is_multiple_of(self.period()) {
+            self.publish()?;
+        }
+        let tip = self.published;
+        for (version, step) in [(1, Some(step::JOIN)), (5, Some(step::JOIN_4)), (tip - 16, None)] {
             std::fs::remove_dir_all(&self.replica).or_else(|error| match error.kind() {
                 std::io::ErrorKind::NotFound => Ok(()),
                 _ => Err(error),
@@ -216,14 +221,14 @@ impl Life<'_> {
             self.pull(version, step)?;
         }
         for (version, step) in [
-            (TIP, Some(step::PULL_16)),
-            (TIP - 1, None),
-            (TIP, Some(step::PULL_1)),
-            (TIP - 1, Some(step::BACK)),
-            (TIP, Some(step::PULL_UNSYNCED)),
-            (TIP - 4, None),
-            (TIP, Some(step::PULL_4)),
-            (TIP, Some(step::NONE)),
+            (tip, Some(step::PULL_16)),
+            (tip - 1, None),
+            (tip, Some(step::PULL_1)),
+            (tip - 1, Some(step::BACK)),
+            (tip, Some(step::PULL_UNSYNCED)),
+            (tip - 4, None),
+            (tip, Some(step::PULL_4)),
+            (tip, Some(step::NONE)),
         ] {
             self.pull(version, step)?;
         }
@@ -239,9 +244,13 @@ impl Life<'_> {
 
     /// The checkpoint of a version, counted from 0: forth and back.
     fn checkpoint(&self, version: u64) -> Result<&Path> {
-        let there = self.checkpoints.len();
-        let number = usize::try_from(version)? % (2 * there - 2);
-        Ok(&self.checkpoints[number.min(2 * there - 2 - number)])
+        let number = version % self.period();
+        Ok(&self.checkpoints[usize::try_from(number.min(self.period() - number))?])
+    }
+
+    /// How many versions it takes to publish all checkpoints forth and back.
+    fn period(&self) -> u64 {
+        2 * (self.checkpoints.len() as u64 - 1)
     }
 
     /// Lets the checkpoint that was published last look altered, so that none takes the place of the
@@ -269,7 +278,10 @@ impl Life<'_> {
     fn pull(&mut self, version: u64, step: Option<&'static str>) -> Result<()> {
         let number = version.to_string();
         let words = [self.stream.as_os_str(), self.replica.as_os_str()];
-        let mut command = arguments(&["pull", "--version", &number], &words);
+        let mut command = arguments(&["pull"], &words);
+        if version != self.published {
+            command.extend(["--version", &number].map(Into::into));
+        }
         if step == Some(step::PULL_UNSYNCED) {
             command.extend(["--durability", "none"].map(Into::into));
         }
