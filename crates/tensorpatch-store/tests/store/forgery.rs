@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::{World, assert_same, copy_dir, files, v};
 use tensorpatch_store::{
-    AnchorPolicy, ApplyMode, CommitRecord, EdgeRecord, Folder, JsonRecord, Key, Link, ObjectDigest,
+    Anchor, AnchorPolicy, ApplyMode, CommitRecord, EdgeRecord, Folder, JsonRecord, Key, Link, ObjectDigest,
     PlanError, Policy, PublishOptions, Publisher, Replica, ReplicaOptions, SignKey, StoreError, Stream,
     StreamRecord, Version, open_store,
     upkeep::{self, CheckOptions, CollectOptions},
@@ -366,8 +366,8 @@ async fn an_optional_way_that_is_damaged_or_leads_elsewhere_is_gone_around() {
     pull("lied-size".into(), ApplyMode::InPlace).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_anchor_that_is_not_its_version_is_gone_around() {
+/// Six versions, with anchors of the third and the fifth besides.
+async fn with_anchors() -> World {
     let world = World::new().await;
     let publisher = world.publisher().await;
     for step in 1..=6 {
@@ -376,8 +376,19 @@ async fn an_anchor_that_is_not_its_version_is_gone_around() {
             publisher.add_anchor().await.unwrap();
         }
     }
-    let other = EdgeRecord::parse(&std::fs::read(edge_path(&world, 3)).unwrap()).unwrap();
-    forge::<EdgeRecord>(&edge_path(&world, 5), |record| record.anchor = other.anchor.clone());
+    world
+}
+
+/// The anchor of a version that an edge record has added.
+fn added_anchor(world: &World, version: u64) -> Anchor {
+    let record = std::fs::read(edge_path(world, version)).unwrap();
+    EdgeRecord::parse(&record).unwrap().anchor.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_anchor_that_is_not_its_version_is_gone_around() {
+    let world = with_anchors().await;
+    forge::<EdgeRecord>(&edge_path(&world, 5), |record| record.anchor = Some(added_anchor(&world, 3)));
     let replica = world.replica("newcomer", ApplyMode::InPlace);
     let pulled = replica.pull().await.unwrap();
     assert_eq!(pulled.edges[0].version, v(3));
@@ -386,18 +397,8 @@ async fn an_anchor_that_is_not_its_version_is_gone_around() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parts_are_read_by_way_of_another_anchor_where_one_is_not_its_version() {
-    let world = World::new().await;
-    let publisher = world.publisher().await;
-    for step in 1..=6 {
-        publisher.publish(&world.step(step)).await.unwrap();
-        if step == 3 || step == 5 {
-            publisher.add_anchor().await.unwrap();
-        }
-    }
-    let anchor = |version: u64| {
-        EdgeRecord::parse(&std::fs::read(edge_path(&world, version)).unwrap()).unwrap().anchor.unwrap()
-    };
-    let (good, other) = (anchor(5), anchor(3));
+    let world = with_anchors().await;
+    let (good, other) = (added_anchor(&world, 5), added_anchor(&world, 3));
     let (mut absent, mut damaged, mut no_file) = (good.clone(), good.clone(), good.clone());
     absent.leaves.key = Key::new(format!("{}-absent", good.leaves.key)).unwrap();
     damaged.leaves.blake3 = ObjectDigest::of(b"another");
