@@ -175,6 +175,8 @@ impl Case {
                 match pulled {
                     Ok(pulled) => self.assert_holds(replica, pulled.to).await,
                     Err(error) => {
+                        let is_collected = matches!(error, StoreError::Collected { .. });
+                        assert!(!is_collected || version.is_some(), "the newest is never collected: {error}");
                         assert_expected(&error);
                         if let Some(held) = replica.held().await.unwrap() {
                             self.assert_holds(replica, held.version).await;
@@ -268,7 +270,8 @@ fn digests() -> &'static BTreeMap<u64, (String, String)> {
     })
 }
 
-/// What may be said when a store fails or another publisher is faster. Everything else is a bug.
+/// What may be said when a store fails, another publisher is faster, or a collector was there before. Everything
+/// else is a bug.
 fn assert_expected(error: &StoreError) {
     let expected = match error {
         StoreError::LostRace { .. }
@@ -277,6 +280,7 @@ fn assert_expected(error: &StoreError) {
         | StoreError::NoVersion { .. }
         | StoreError::Empty
         | StoreError::Missing { .. }
+        | StoreError::Collected { .. }
         | StoreError::Plan(_) => true,
         error => error.is_transient(),
     };
