@@ -33,7 +33,7 @@ fn status_says_how_far_a_replica_is_behind_and_alters_nothing() {
     assert!(behind["behind_bytes"].as_u64().unwrap() > 0 && behind["tip_age_seconds"].is_u64(), "{behind}");
     let late = status(&replica, "1").fails(9, &["2 versions behind", "tensorpatch pull"]);
     assert_eq!(late.json()["behind_versions"], 2);
-    let none = status(&dir.path().join("none"), "3").ok().json();
+    let none = status(&dir.path().join("none"), "3").fails(9, &["holds no whole version"]).json();
     assert_eq!((&none["held"], &none["condition"]), (&serde_json::Value::Null, &"empty".into()));
     assert!(none["behind_bytes"].as_u64() > behind["behind_bytes"].as_u64(), "{none}");
     assert_eq!(tree(dir.path()), before);

@@ -69,11 +69,21 @@ fn hold(command: &str, printed: &[Value]) {
 
 /// Runs a command for people and then for programs, each with its own `number`, and holds its schema.
 fn shape<const N: usize>(command: &str, line: impl Fn(usize) -> [OsString; N]) {
+    shape_beside(command, Vec::new(), line);
+}
+
+/// As [`shape`], where other runs have printed `others`: what may be absent or null, and is not in this one.
+fn shape_beside<const N: usize>(command: &str, others: Vec<Value>, line: impl Fn(usize) -> [OsString; N]) {
     let for_people = run(&line(0)).ok();
     assert!(!for_people.stdout.is_empty() && !for_people.stdout.starts_with(b"{"), "{command} says nothing");
     let mut line = line(1).to_vec();
     line.push("--json".into());
-    hold(command, &[run(&line).ok().json()]);
+    hold(command, &[others, vec![run(&line).ok().json()]].concat());
+}
+
+/// What a command prints for programs.
+fn printed<const N: usize>(line: [OsString; N]) -> Value {
+    run(&[line.to_vec(), vec!["--json".into()]].concat()).json()
 }
 
 fn failure<const N: usize>(code: i32, line: [OsString; N]) -> Value {
@@ -110,15 +120,51 @@ fn every_command_prints_what_its_schema_says_and_fails_with_an_error_document() 
         run(&publish(new.clone(), number)).ok();
         run(&arguments!["pull", stream(0), path("late"), "--version", "1", "--lease", "late"]).ok();
     }
-    shape("publish", |number| publish(fixture(6), number));
-    shape("pull", |number| arguments!["pull", stream(0), numbered("replica", number)]);
+    // Another, where all is otherwise: not signed, labelled, with a name of its publisher.
+    let plain = path("plain");
+    let publish_plain = |checkpoint: PathBuf, label: &str| {
+        printed(arguments![
+            "publish",
+            checkpoint,
+            "--to",
+            plain,
+            "--baseline",
+            path("plain's"),
+            "--publisher",
+            "p",
+            "--label",
+            label
+        ])
+    };
+    let plainly = [(4, "a"), (5, "b"), (5, "b"), (6, "c")];
+    let plainly = plainly.map(|(step, label)| publish_plain(fixture(step), label));
+    shape_beside("publish", plainly.to_vec(), |number| publish(fixture(6), number));
+    let pulled = ["1", "3", "1", "1"].map(|version| {
+        printed(arguments!["pull", plain, path("plain replica"), "--version", version, "--lease", "plain"])
+    });
+    shape_beside("pull", pulled.to_vec(), |number| {
+        arguments!["pull", stream(0), numbered("replica", number)]
+    });
     let replica = numbered("replica", 0);
     shape("verify", |_| arguments!["verify", replica]);
-    shape("follow", |number| arguments!["follow", stream(0), numbered("follower", number), "--until", "3"]);
-    shape("status", |_| arguments!["status", stream(0), path("late"), "--lease", "late"]);
-    shape("log", |_| arguments!["log", stream(0)]);
-    shape("doctor", |_| arguments!["doctor", stream(0), "--write"]);
-    shape("report", |number| {
+    let followed = printed(arguments!["follow", plain, path("plain replica"), "--until", "3"]);
+    shape_beside("follow", vec![followed], |number| {
+        arguments!["follow", stream(0), numbered("follower", number), "--until", "3"]
+    });
+    let cut_off = without_anchors(&dir);
+    let statuses = vec![
+        printed(arguments!["status", plain, path("nothing")]),
+        printed(arguments!["status", plain, path("plain replica"), "--lease", "nobody"]),
+        printed(arguments!["status", cut_off, path("nothing")]),
+    ];
+    shape_beside("status", statuses, |_| arguments!["status", stream(0), path("late"), "--lease", "late"]);
+    shape_beside("log", vec![printed(arguments!["log", plain])], |_| arguments!["log", stream(0)]);
+    let diagnoses = vec![printed(arguments!["doctor", plain]), printed(arguments!["doctor", none])];
+    shape_beside("doctor", diagnoses, |_| arguments!["doctor", stream(0), "--write"]);
+    shape("inspect compare", |_| arguments!["inspect", old, new]);
+    let reports = ["8", "0"]
+        .map(|steps| printed(arguments!["report", plain, "--work", path("plain work"), "--steps", steps]));
+    shape_beside("report", reports.to_vec(), |number| {
         arguments!["report", stream(0), "-o", numbered("page", number), "--work", path("work")]
     });
     shape("fsck", |_| arguments!["fsck", stream(0)]);
@@ -164,7 +210,7 @@ fn every_command_prints_what_its_schema_says_and_fails_with_an_error_document() 
         failure(1, arguments!["key", "show", none]),
         failure(6, arguments!["rotate", none, "--old-key-file", key, "--new-key-file", next_key]),
         failure(2, arguments!["bogus"]),
-        failure(3, arguments!["pull", without_anchors(&dir), path("x")]),
+        failure(3, arguments!["pull", cut_off, path("x")]),
         failure(3, arguments!["digest", without_shard(&dir)]),
     ];
     let named = |of: &Value| of["error"].get("path").or(of["error"].get("object")).is_some();

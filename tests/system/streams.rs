@@ -149,6 +149,20 @@ fn a_publisher_with_an_old_baseline_catches_up_first() {
 }
 
 #[test]
+fn a_base_that_is_not_the_newest_version_is_refused_and_creates_no_stream() {
+    let scene = Scene::empty(false);
+    let publish = |to: &Path, base| run(&arguments!["publish", fixture(6), "--to", to, "--base", base]);
+    publish(&scene.path("typo"), fixture(5)).fails(6, &["there is no stream"]);
+    assert!(!scene.path("typo").exists());
+    for step in [4, 5] {
+        scene.publish(&fixture(step), "baseline").ok();
+    }
+    let refused = publish(&scene.stream(), fixture(4)).fails(4, &["is not version 2", "published last"]);
+    assert!(!refused.stderr.contains("run the same command again"), "{}", refused.stderr);
+    publish(&scene.stream(), fixture(5)).ok();
+}
+
+#[test]
 fn a_version_with_the_same_label_and_state_is_not_published_twice() {
     let scene = Scene::empty(false);
     let publish = || {

@@ -30,7 +30,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "follow",
         &[
             "tensorpatch follow s3://bucket/run-7 replica --lease engine-1 --metrics 9464",
-            "tensorpatch follow /shared/run-7 replica --exec 'curl -X POST http://localhost:8000/reload'",
+            "tensorpatch follow /shared/run-7 replica --exec 'curl -X POST http://localhost:8000/reload || true'",
         ],
     ),
     ("status", &["tensorpatch status /shared/run-7 replica --max-behind 3"]),

@@ -128,6 +128,12 @@ pub(crate) enum Unsound {
     /// In a place for a stream.
     #[error("{0}: the place is not fit for a stream")]
     Place(String),
+    /// A replica that serves no version.
+    #[error("{dir}: it holds no whole version")]
+    HoldsNothing {
+        /// The directory.
+        dir: String,
+    },
     /// Between a replica and its stream.
     #[error("{dir}: {behind} versions behind, at most {most} are allowed")]
     Behind {

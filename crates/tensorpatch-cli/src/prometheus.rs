@@ -7,36 +7,39 @@ use tensorpatch::store::StreamId;
 /// What every text begins with, whatever its subject.
 pub(crate) const START: &str = "# HELP tensorpatch_";
 
-/// The metrics of one subject, such as a replica, as text.
+/// The metrics of one subject, such as a replica, as text. Each has the stream as its label, so that several
+/// runs can be told apart.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     subject: &'static str,
+    stream: StreamId,
     text: String,
 }
 
 impl Metrics {
-    /// Those of a subject that belongs to `stream`, which is the label of the first.
-    pub(crate) fn of(subject: &'static str, help: &str, stream: StreamId) -> Self {
-        let mut metrics = Self { subject, text: String::new() };
-        metrics.put("info", "gauge", help, &format!("{{stream=\"{stream}\"}}"), 1.0);
-        metrics
+    /// Those of a subject that belongs to `stream`.
+    pub(crate) fn of(subject: &'static str, stream: StreamId) -> Self {
+        Self { subject, stream, text: String::new() }
     }
 
     /// With a value that may rise and fall, if it is known.
     pub(crate) fn gauge(&mut self, name: &str, help: &str, value: Option<f64>) {
         if let Some(value) = value {
-            self.put(name, "gauge", help, "", value);
+            self.put(name, "gauge", help, value);
         }
     }
 
     /// With a value that only rises.
     pub(crate) fn counter(&mut self, name: &str, help: &str, count: u64) {
-        self.put(name, "counter", help, "", count as f64);
+        self.put(name, "counter", help, count as f64);
     }
 
-    fn put(&mut self, name: &str, kind: &str, help: &str, labels: &str, value: f64) {
-        let name = format!("tensorpatch_{}_{name}", self.subject);
-        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}\n");
+    fn put(&mut self, name: &str, kind: &str, help: &str, value: f64) {
+        let (name, stream) = (format!("tensorpatch_{}_{name}", self.subject), self.stream);
+        let _ = write!(
+            self.text,
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{stream=\"{stream}\"}} {value}\n"
+        );
     }
 
     pub(crate) fn into_text(self) -> String {
@@ -77,7 +80,7 @@ pub(crate) fn assert_documented(subject: &str, text: &str, pages: &[&str]) {
         }
         assert!(named > 0, "nothing of {prefix}…");
     }
-    for name in served.iter().filter(|name| !name.ends_with("_info")) {
+    for name in &served {
         assert!(documented.iter().any(|known| known == name), "{name} is on no page");
     }
 }

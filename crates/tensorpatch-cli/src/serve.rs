@@ -109,7 +109,7 @@ fn health(counts: &FollowCounts, now: f64) -> (&'static str, String) {
 
 /// The counts in the text format of Prometheus.
 fn text(stream: StreamId, counts: &FollowCounts) -> String {
-    let mut out = Metrics::of("replica", "The stream that is followed.", stream);
+    let mut out = Metrics::of("replica", stream);
     let version = counts.version.map(|version| version.get() as f64);
     out.gauge("version", "The version that is held.", version);
     out.gauge("last_update_timestamp_seconds", "When a version was last brought into place.", counts.updated);
@@ -203,7 +203,8 @@ mod tests {
         asking.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").await.unwrap();
         let mut answer = String::new();
         asking.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.contains("tensorpatch_replica_polls_total 0\n"), "{answer}");
+        let polls = format!("tensorpatch_replica_polls_total{{stream=\"{}\"}} 0\n", stream());
+        assert!(answer.contains(&polls), "{answer}");
         // Nor do they take up handles until there are none: those that have waited longest are closed, before
         // their time is up.
         for connection in silent.iter_mut().take(3 * AT_ONCE) {

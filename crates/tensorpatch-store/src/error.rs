@@ -178,6 +178,16 @@ pub enum StoreError {
         /// The state that is.
         found: TaggedStateDigest,
     },
+    /// A checkpoint that a patch was to be made from is not the newest version. Nothing was published.
+    #[error("{} is not version {version}, the newest of the stream: {what}", path.display())]
+    WrongBase {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The newest version.
+        version: Version,
+        /// How they differ.
+        what: String,
+    },
     /// The files of a replica or baseline are no checkpoint any more. Pulling again replaces them.
     #[error("{} is damaged: {what}", path.display())]
     LocalDamage {
@@ -480,6 +490,7 @@ impl StoreError {
             | Self::WeakLeafHash { .. }
             | Self::RetiredKey { .. }
             | Self::Handover(_) => ErrorKind::Untrusted,
+            Self::WrongBase { .. } => ErrorKind::WrongBase,
             Self::WrongState { .. }
             | Self::LocalDamage { .. }
             | Self::LocalState { .. }

@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     source: Source,
     /// How many of the newest versions must stay reachable
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     keep: u64,
     /// A version that must stay reachable besides; may be given several times
     #[arg(long, value_name = "N")]

@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
     single_writer: bool,
     /// Publish the whole checkpoint besides (an anchor), so that newcomers need no long chain of patches,
     /// after so many versions without one
-    #[arg(long, value_name = "N", conflicts_with = "no_anchors")]
+    #[arg(long, value_name = "N", conflicts_with = "no_anchors", value_parser = clap::value_parser!(u64).range(1..))]
     anchor_every: Option<u64>,
     /// Publish no anchors but the first version [default: one when the patches since the last have as many
     /// bytes as it, and after 512 versions]
@@ -206,6 +206,10 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     }
     if let Some(hash) = arguments.leaf_hash {
         builder = builder.leaf_hash(hash.into());
+    }
+    // A patch needs a version before it: where there is no stream, the URL is misspelt.
+    if arguments.base.is_some() {
+        builder = builder.existing();
     }
     if arguments.single_writer {
         builder = builder.single_writer();

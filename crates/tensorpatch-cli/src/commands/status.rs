@@ -21,7 +21,8 @@ pub(crate) struct Arguments {
     source: Source,
     /// The directory of a pull
     dir: PathBuf,
-    /// End with exit code 9 if the newest version is more than N ahead, or no way leads to it
+    /// End with exit code 9 if the newest version is more than N ahead, no way leads to it, or the directory
+    /// holds no whole version
     #[arg(long, value_name = "N")]
     max_behind: Option<u64>,
     /// The name under which the replica keeps a lease, to say how it stands
@@ -101,6 +102,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let lease_alive =
         arguments.lease.is_some().then(|| status.lease.as_ref().is_some_and(|lease| lease.lives_at(now)));
     let (behind, lost) = (status.behind_versions, status.obstacle.is_some());
+    let holds_nothing = status.held.is_none();
     session.output.report(&StatusReport {
         url: arguments.source.url.clone(),
         dir: arguments.dir.clone(),
@@ -108,10 +110,10 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         lease_alive,
         now,
     })?;
+    let dir = || arguments.dir.display().to_string();
     match arguments.max_behind {
-        Some(most) if lost || behind > most => {
-            Err(Unsound::Behind { dir: arguments.dir.display().to_string(), behind, most }.into())
-        }
+        Some(most) if lost || behind > most => Err(Unsound::Behind { dir: dir(), behind, most }.into()),
+        Some(_) if holds_nothing => Err(Unsound::HoldsNothing { dir: dir() }.into()),
         _ => Ok(()),
     }
 }

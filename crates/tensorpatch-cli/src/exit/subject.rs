@@ -58,6 +58,7 @@ impl Subject {
             }
             StoreError::AnotherStream { path, .. }
             | StoreError::ForeignDirectory { path, .. }
+            | StoreError::WrongBase { path, .. }
             | StoreError::WrongState { path, .. }
             | StoreError::LocalDamage { path, .. }
             | StoreError::NotAReplica { path }

@@ -58,6 +58,8 @@ fn judge_known(error: &anyhow::Error) -> Verdict {
             return match unsound {
                 Unsound::Stream(_) => Verdict::new(Code::BadInput),
                 Unsound::Place(_) => Verdict::new(Code::Failure),
+                Unsound::HoldsNothing { .. } => Verdict::new(Code::Behind)
+                    .advise("check the directory; tensorpatch pull brings it to the newest version"),
                 Unsound::Behind { .. } => Verdict::new(Code::Behind).advise(
                     "tensorpatch pull brings it to the newest version; see whether tensorpatch follow runs",
                 ),
@@ -276,6 +278,9 @@ fn store(error: &StoreError) -> Verdict {
         StoreError::NoCache(_) => verdict.advise("name a directory with --baseline or --work"),
         StoreError::Untrusted { .. } => verdict.advise(
             "the record is forged, or signed with a key that is not named: see --trust-key and --sign-key",
+        ),
+        StoreError::WrongBase { .. } => verdict.advise(
+            "give the checkpoint that was published last, or leave --base out: the stream has the newest version",
         ),
         StoreError::WrongState { .. } | StoreError::LocalDamage { .. } => {
             verdict.advise("run the same command again: what is damaged is restored from the stream")

@@ -178,7 +178,9 @@ pub(super) fn encode_and_check(
     match base {
         Base::Baseline => check_state(directory, tip, encoded.base)?,
         Base::Checkpoint(path) => check_base(path, &opened, tip, encoded.base)?,
-        Base::Source(source) => check_base(source.path(), &opened, tip, encoded.base)?,
+        Base::Source(source) => {
+            check_base(source.path(), &opened, tip, encoded.base).map_err(|error| unusable(source, &error))?
+        }
     }
     let contents = contents(&target, encoded.target);
     // Header, sections, index and checksums, as a reader will find them.
@@ -201,14 +203,14 @@ fn check_base(
     found: TaggedStateDigest,
 ) -> Result<(), StoreError> {
     let contents = &tip.record.contents;
-    if found != contents.state {
-        return Err(StoreError::WrongState { path: path.to_owned(), expected: contents.state, found });
-    }
-    if opened.layout().digest() != contents.layout {
-        let what = "its files have other names or headers than the newest version".into();
-        return Err(StoreError::LocalDamage { path: path.to_owned(), what });
-    }
-    Ok(())
+    let what = if found != contents.state {
+        format!("its state is {found}, not {}", contents.state)
+    } else if opened.layout().digest() != contents.layout {
+        "its files have other names or headers".into()
+    } else {
+        return Ok(());
+    };
+    Err(StoreError::WrongBase { path: path.to_owned(), version: tip.record.version, what })
 }
 
 /// The weights of the baseline, which holds `tip`. Damage is written into its state file.

@@ -283,8 +283,8 @@ fn a_replica_that_is_killed_while_it_takes_several_versions_at_once_or_goes_back
             run(&site.publish(&site.publish_words(step)));
         }
         let (mut killed, mut ways_back, mut usual, mut rounds) = (0, 0, Duration::ZERO, 0);
-        // What is written beside needs no way back: a plan fetches what lies before. In place there is none to
-        // a state of other files, or where a kill came between, so that some rounds go by without.
+        // What is written beside needs no way back: a plan fetches what lies before. In place there is none
+        // to a state of other files, or where a kill came between, so that some rounds go by without.
         while killed < kills() / 2 || (mode == "in-place" && ways_back == 0 && rounds < 100) {
             rounds += 1;
             let low = rand::random_range(1..=6);

@@ -270,8 +270,8 @@ fn digests() -> &'static BTreeMap<u64, (String, String)> {
     })
 }
 
-/// What may be said when a store fails, another publisher is faster, or a collector was there before. Everything
-/// else is a bug.
+/// What may be said when a store fails, another publisher is faster, or a collector was there before.
+/// Everything else is a bug.
 fn assert_expected(error: &StoreError) {
     let expected = match error {
         StoreError::LostRace { .. }

@@ -51,16 +51,16 @@ impl<'a> MetricsFile<'a> {
 }
 
 fn text(published: &Published, seconds: f64, now: f64) -> String {
-    let mut out = Metrics::of("publisher", "The stream that is published to.", published.stream);
+    let mut out = Metrics::of("publisher", published.stream);
     let some = |count: u64| Some(count as f64);
     out.gauge("version", "The newest version.", some(published.version.get()));
-    out.gauge("last_publish_timestamp_seconds", "When it was published.", Some(now));
-    out.gauge("duration_seconds", "What the command took until then.", Some(seconds));
-    out.gauge(
-        "uploaded_bytes",
-        "Bytes of its own objects, without an anchor besides.",
-        some(published.bytes),
-    );
+    out.gauge("last_run_timestamp_seconds", "When the command last succeeded.", Some(now));
+    let help = "Whether the checkpoint was the newest version already, and nothing was published.";
+    out.gauge("unchanged", help, some(published.unchanged.into()));
+    let help = "What the command took until the version was published, and its anchor if there is one.";
+    out.gauge("duration_seconds", help, Some(seconds));
+    let help = "Bytes of objects of its own that were uploaded, without an anchor besides.";
+    out.gauge("uploaded_bytes", help, some(published.bytes));
     let anchor = published.anchor.as_ref().map_or(0, |anchor| anchor.bytes);
     out.gauge("anchor_bytes", "Bytes of the anchor that was added besides.", some(anchor));
     let failed = published.anchor_error.is_some();
