@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{arguments, fixture, run, same_checkpoint, temporary};
+use crate::support::{arguments, fixture, run, same_checkpoint, temporary, tree};
 
 /// Makes a key in a file; the public key.
 fn keygen(file: &Path) -> String {
@@ -76,4 +76,18 @@ fn what_is_held_is_hashed_where_that_is_asked_for_and_told_where_it_is_not() {
     assert!(String::from_utf8_lossy(&believed.stdout).contains("not hashed"));
     run(&arguments!["pull", stream, replica, "--verify"]).ok();
     same_checkpoint(&replica, &fixture(4));
+}
+
+#[test]
+fn what_a_signed_stream_refuses_is_refused_before_anything_is_uploaded() {
+    let dir = temporary();
+    let path = |name: &str| dir.path().join(name);
+    let (stream, key, baseline) = (path("stream"), path("key"), path("baseline"));
+    keygen(&key);
+    let publish = |number| arguments!["publish", fixture(number), "--to", stream, "--baseline", baseline];
+    run(&[publish(4).to_vec(), arguments!["--sign-key", key].to_vec()].concat()).ok();
+    let before = tree(&stream);
+    run(&publish(5)).fails(7, &["is signed", "--sign-key"]);
+    run(&arguments!["anchor", stream, "--baseline", baseline]).fails(7, &["is signed"]);
+    assert_eq!(tree(&stream), before);
 }

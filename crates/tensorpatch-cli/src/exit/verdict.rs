@@ -247,8 +247,9 @@ fn store(error: &StoreError) -> Verdict {
         | StoreError::Record { .. }
         | StoreError::PatchDiffers { .. }
         | StoreError::Plan(PlanError::NoPath { .. }) => verdict.advise(
-            "the stream is damaged, and what is held stays as it was: tensorpatch anchor URL, where the newest version \
-             was published, mends the way to it; or copy what is missing or altered from a mirror",
+            "the stream is damaged, and what is held stays as it was: tensorpatch anchor URL mends the way to the \
+             newest version, where it was published or with --baseline and a replica that holds it; or copy what \
+             is missing or altered from a mirror",
         ),
         StoreError::Collected { .. } => {
             verdict.advise("tensorpatch log URL lists the versions; gc --pin keeps one for longer")

@@ -131,6 +131,8 @@ impl Publisher {
     }
 
     pub(super) async fn tip_if_own(&self, known: &Known) -> Result<Option<Commit>, StoreError> {
+        // Known before anything is encoded and uploaded.
+        self.stream.check_signing()?;
         let held = known.tip.as_ref().map(|tip| tip.record.version);
         let tip = self.stream.tip_after(held).await?;
         let unchanged = tip == known.tip;
