@@ -148,7 +148,7 @@ impl Report for PullReport {
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     streams::standing(session, streams::wait(session, pull(arguments, session)), |phase| match phase {
         Some(Phase::Apply) => "the replica may be between two versions until the next pull, which goes on",
-        _ => "the replica is as it was; what was downloaded whole is kept",
+        _ => "the replica is as it was, and what was downloaded is kept",
     })
 }
 

@@ -50,7 +50,8 @@ impl Bucket {
         verified
     }
 
-    /// Downloads an object to `file`, which appears only when it is complete and verified.
+    /// Downloads an object to `file`, which appears only when it is complete and verified; returns the bytes
+    /// that were fetched, without those that an earlier attempt has left.
     ///
     /// A connection that breaks is taken up again where it broke. The file is not synced: after a power cut
     /// it may hold anything.
@@ -59,7 +60,7 @@ impl Bucket {
         object: &ObjectRef,
         file: &ConfinedPath,
         observer: &Observer,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         let is_resumed = local::file_len(&local::partial(file)).is_ok_and(|len| len > 0);
         match self.download_once(object, file, observer).await {
             Err(error @ StoreError::Damaged { .. }) if is_resumed => {
@@ -75,7 +76,7 @@ impl Bucket {
         object: &ObjectRef,
         file: &ConfinedPath,
         observer: &Observer,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         let name = object.key.as_str();
         let (wanted, target) = (object.clone(), file.clone());
         let started = Instant::now();
@@ -112,7 +113,7 @@ impl Bucket {
             Ok(()) => {
                 output.commit_unsynced()?;
                 tracing::info!("{told} in {} ms", started.elapsed().as_millis());
-                Ok(())
+                Ok(fetched_bytes)
             }
             // What is there is right, and is where the next call goes on.
             Err(error @ StoreError::Cancelled(_)) => Err(error),
@@ -337,7 +338,7 @@ mod tests {
         assert_eq!(count.swap(0, Ordering::SeqCst), 1000);
         assert!(!file.path().exists());
         healthy.store(true, Ordering::SeqCst);
-        bucket.download(&object(&bytes), &file, &observer).await.unwrap();
+        assert_eq!(bucket.download(&object(&bytes), &file, &observer).await.unwrap(), 4000);
         assert_eq!(count.load(Ordering::SeqCst), 4000);
         assert!(std::fs::read(file.path()).unwrap() == bytes);
     }
@@ -349,7 +350,7 @@ mod tests {
         let bucket = ailing(&bytes, Arc::new(std::sync::atomic::AtomicBool::new(true))).await;
         let (wanted, (observer, count)) = (object(&bytes[..5000]), counted());
         for refused in [
-            bucket.download(&wanted, &file, &observer).await,
+            bucket.download(&wanted, &file, &observer).await.map(drop),
             bucket.check_contents(&wanted, &observer).await,
         ] {
             let error = refused.unwrap_err().to_string();

@@ -49,10 +49,10 @@ impl Replica {
         let observer = &self.options.observer;
         observer.start(Phase::Download, bytes);
         let at_once = self.stream.policy().transfers.parallel_downloads;
-        buffered_all(&objects, at_once, |object| async move {
+        let fetched = buffered_all(&objects, at_once, |object| async move {
             self.stream.bucket().download(object, &directory.download(&object.blake3), observer).await
         })
         .await?;
-        Ok(bytes)
+        Ok(fetched.into_iter().fold(0, u64::saturating_add))
     }
 }

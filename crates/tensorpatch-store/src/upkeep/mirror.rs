@@ -212,7 +212,7 @@ async fn copy_objects(
         let file = work.dir.join(ObjectDigest::of(object.key.as_str().as_bytes()).to_string());
         match stream.bucket().download(object, &file, &work.observer).await {
             Err(StoreError::Missing { .. }) if may_be_missing => return Ok(0),
-            result => result?,
+            result => drop(result?),
         }
         let uploaded = to.upload(object.key.clone(), &file, &Observer::default()).await?;
         local::remove(&file)?;
