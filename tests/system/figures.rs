@@ -168,6 +168,43 @@ fn ask(address: &str, path: &str) -> String {
     answer
 }
 
+/// Says that the pages write about the metrics of `subject` in `text`: about each of them, and of no other.
+fn assert_documented(subject: &str, text: &str, pages: &[&str]) {
+    let served: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let prefix = format!("tensorpatch_{subject}_");
+    let mut documented = Vec::new();
+    for page in pages {
+        let path = format!("{}/../../{page}", env!("CARGO_MANIFEST_DIR"));
+        let page = fs::read_to_string(path).unwrap();
+        let mut named = 0;
+        for line in page.lines() {
+            // `…_total` goes on from the name before it in the line.
+            let mut before = "";
+            for word in line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '…') {
+                let name = match word.strip_prefix("…_") {
+                    Some(rest) if before.starts_with(&prefix) => format!("{prefix}{rest}"),
+                    Some(_) => continue,
+                    None if word.starts_with("tensorpatch_") => {
+                        before = word;
+                        word.to_owned()
+                    }
+                    None => continue,
+                };
+                if name.starts_with(&prefix) {
+                    assert!(served.contains(&name.as_str()), "{name} is none of {served:?}");
+                    documented.push(name);
+                    named += 1;
+                }
+            }
+        }
+        assert!(named > 0, "nothing of {prefix}…");
+    }
+    for name in &served {
+        assert!(documented.iter().any(|known| known == name), "{name} is on no page");
+    }
+}
+
 #[test]
 fn a_follower_serves_its_metrics_and_whether_it_is_healthy() {
     let dir = temporary();
@@ -192,6 +229,7 @@ fn a_follower_serves_its_metrics_and_whether_it_is_healthy() {
         let found = metrics.lines().find(|line| line.starts_with(&format!("tensorpatch_replica_{name}{{")));
         assert!(found.is_some_and(|line| line.ends_with(&format!("}} {value}"))), "{name}: {metrics}");
     }
+    assert_documented("replica", &metrics, &["docs/fleet.md", "examples/deploy/dashboard.json"]);
     assert!(ask(&address, "/healthz").ends_with("\r\n\r\nok\n"));
     assert!(ask(&address, "/").starts_with("HTTP/1.0 404"));
     follower.kill().unwrap();
@@ -251,13 +289,7 @@ fn a_publish_writes_its_metrics_beside_nothing_that_it_reads() {
         assert!(told, "{text}");
         assert_eq!(text.contains("tensorpatch_publisher_changed_elements{"), version > 1, "{text}");
     }
-    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/fleet.md")).unwrap();
-    for line in fs::read_to_string(&metrics).unwrap().lines().filter(|line| !line.starts_with('#')) {
-        let (name, _) = line.split_once("{stream=").unwrap();
-        let short = name.replace("tensorpatch_publisher_", "…_");
-        let written = page.contains(&format!("`{name}`")) || page.contains(&format!("`{short}`"));
-        assert!(written, "{name} is not on the page");
-    }
+    assert_documented("publisher", &fs::read_to_string(&metrics).unwrap(), &["docs/fleet.md"]);
     // What cannot be written is known before anything is published.
     let precious = dir.path().join("precious");
     fs::write(&precious, "not metrics").unwrap();

@@ -1,6 +1,7 @@
 //! The text format of Prometheus, as far as it is needed here: single values of one subject.
 
 use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tensorpatch::store::StreamId;
 
@@ -47,40 +48,7 @@ impl Metrics {
     }
 }
 
-/// Says that each metric that the pages write about, in the name of `subject`, is one of those in `text`.
-#[cfg(test)]
-pub(crate) fn assert_documented(subject: &str, text: &str, pages: &[&str]) {
-    let served: Vec<&str> =
-        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    let prefix = format!("tensorpatch_{subject}_");
-    let mut documented = Vec::new();
-    for page in pages {
-        let path = format!("{}/../../{page}", env!("CARGO_MANIFEST_DIR"));
-        let page = std::fs::read_to_string(path).unwrap();
-        let mut named = 0;
-        for line in page.lines() {
-            // `…_total` goes on from the name before it in the line.
-            let mut before = "";
-            for word in line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '…') {
-                let name = match word.strip_prefix("…_") {
-                    Some(rest) if before.starts_with(&prefix) => format!("{prefix}{rest}"),
-                    Some(_) => continue,
-                    None if word.starts_with("tensorpatch_") => {
-                        before = word;
-                        word.to_owned()
-                    }
-                    None => continue,
-                };
-                if name.starts_with(&prefix) {
-                    assert!(served.contains(&name.as_str()), "{name} is none of {served:?}");
-                    documented.push(name);
-                    named += 1;
-                }
-            }
-        }
-        assert!(named > 0, "nothing of {prefix}…");
-    }
-    for name in &served {
-        assert!(documented.iter().any(|known| known == name), "{name} is on no page");
-    }
+/// The time as metrics have it: seconds since 1970.
+pub(crate) fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }

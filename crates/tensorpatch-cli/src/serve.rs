@@ -4,14 +4,14 @@
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tensorpatch::store::{FollowCounts, FollowMetrics, StreamId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::prometheus::Metrics;
+use crate::prometheus::{Metrics, now};
 
 /// The most bytes of a request that are read.
 const MAX_REQUEST: usize = 8 << 10;
@@ -131,14 +131,9 @@ fn text(stream: StreamId, counts: &FollowCounts) -> String {
     out.into_text()
 }
 
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prometheus::assert_documented;
 
     fn stream() -> StreamId {
         "00112233445566778899aabbccddeeff".parse().unwrap()
@@ -178,15 +173,6 @@ mod tests {
         }
         let head = response(b"HEAD /metrics HTTP/1.1\r\n\r\n", stream(), &counts, 0.0);
         assert!(head.ends_with("\r\n\r\n"));
-    }
-
-    #[test]
-    fn what_is_written_about_metrics_names_those_that_there_are() {
-        let mut counts = FollowMetrics::default().counts();
-        counts.version = tensorpatch::store::Version::new(1);
-        (counts.updated, counts.answered) = (Some(1.0), Some(1.0));
-        let text = text(stream(), &counts);
-        assert_documented("replica", &text, &["docs/fleet.md", "examples/deploy/dashboard.json"]);
     }
 
     #[tokio::test]

@@ -2,14 +2,13 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use tensorpatch::checkpoint::{AtomicFile, Places, Role};
 use tensorpatch::store::Published;
 
 use super::Arguments;
-use crate::prometheus::{Metrics, START};
+use crate::prometheus::{Metrics, START, now};
 
 /// A file of metrics that is begun before anything is published, so that one which cannot be written is known
 /// by then.
@@ -36,8 +35,7 @@ impl<'a> MetricsFile<'a> {
 
     /// Writes the metrics, and gives the file its name.
     pub(super) fn finish(mut self, published: &Published, seconds: f64) -> Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let text = text(published, seconds, now.as_secs_f64());
+        let text = text(published, seconds);
         let name = || {
             format!(
                 "version {} is published, but not its metrics: {}",
@@ -50,11 +48,11 @@ impl<'a> MetricsFile<'a> {
     }
 }
 
-fn text(published: &Published, seconds: f64, now: f64) -> String {
+fn text(published: &Published, seconds: f64) -> String {
     let mut out = Metrics::of("publisher", published.stream);
     let some = |count: u64| Some(count as f64);
     out.gauge("version", "The newest version.", some(published.version.get()));
-    out.gauge("last_run_timestamp_seconds", "When the command last succeeded.", Some(now));
+    out.gauge("last_run_timestamp_seconds", "When the command last succeeded.", Some(now()));
     let help = "Whether the checkpoint was the newest version already, and nothing was published.";
     out.gauge("unchanged", help, some(published.unchanged.into()));
     let help = "What the command took until the version was published, and its anchor if there is one.";
