@@ -3,13 +3,13 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tensorpatch_format::{FileLayout, Layout, TensorIndex};
 
 use crate::error::Obstacle;
 use crate::map::FileIdentity;
-use crate::sync::sync_all;
+use crate::sync::{Written, sync_all, syncing_behind};
 use crate::{Checkpoint, CheckpointError, ConfinedPath, FileKind, Found, Placement};
 
 /// Writes into the files of an existing checkpoint, at given positions of its tensors.
@@ -28,7 +28,7 @@ use crate::{Checkpoint, CheckpointError, ConfinedPath, FileKind, Found, Placemen
 pub struct CheckpointPatcher {
     placement: Placement,
     /// In the order of the layout.
-    files: Vec<(PathBuf, File)>,
+    files: Vec<Written>,
 }
 
 impl CheckpointPatcher {
@@ -40,7 +40,9 @@ impl CheckpointPatcher {
     pub fn open(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         let files = checkpoint
             .file_identities()
-            .map(|(path, identity)| open_for_writing(path, identity).map(|file| (path.to_owned(), file)))
+            .map(|(path, identity)| {
+                open_for_writing(path, identity).map(|file| Written::new(path.to_owned(), file))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self { placement: checkpoint.placement().clone(), files })
     }
@@ -61,22 +63,17 @@ impl CheckpointPatcher {
             placement
                 .check_file_len(file, metadata.len())
                 .map_err(|source| CheckpointError::Header { path: path.clone(), source })?;
-            open_for_writing(&path, FileIdentity::of(&metadata)).map(|file| (path, file))
+            open_for_writing(&path, FileIdentity::of(&metadata)).map(|file| Written::new(path, file))
         };
         let files = layout.files().iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { placement: placement.clone(), files })
     }
 
     /// The file and the position in it of `len` bytes at `offset` of a tensor.
-    fn locate(
-        &self,
-        tensor: TensorIndex,
-        offset: u64,
-        len: u64,
-    ) -> Result<(&Path, &File, u64), CheckpointError> {
+    fn locate(&self, tensor: TensorIndex, offset: u64, len: u64) -> Result<(&Written, u64), CheckpointError> {
         let (file, position) = self.placement.locate_write(tensor, offset, len)?;
         match self.files.get(file) {
-            Some((path, file)) => Ok((path, file, position)),
+            Some(file) => Ok((file, position)),
             None => Err(CheckpointError::OutOfRange { tensor, offset, len, tensor_len: None }),
         }
     }
@@ -87,7 +84,7 @@ impl CheckpointPatcher {
     /// [`CheckpointError::OutOfRange`] if the tensor does not have all of these bytes, or if the operating
     /// system refuses.
     pub fn read(&self, tensor: TensorIndex, offset: u64, bytes: &mut [u8]) -> Result<(), CheckpointError> {
-        let (path, file, position) = self.locate(tensor, offset, bytes.len() as u64)?;
+        let (Written { file, path, .. }, position) = self.locate(tensor, offset, bytes.len() as u64)?;
         file.read_exact_at(bytes, position).map_err(CheckpointError::io("read", path))
     }
 
@@ -97,8 +94,8 @@ impl CheckpointPatcher {
     /// [`CheckpointError::OutOfRange`] if the tensor does not have all of these bytes, or if the operating
     /// system refuses.
     pub fn write(&self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), CheckpointError> {
-        let (path, file, position) = self.locate(tensor, offset, bytes.len() as u64)?;
-        file.write_all_at(bytes, position).map_err(CheckpointError::io("write", path))
+        let (file, position) = self.locate(tensor, offset, bytes.len() as u64)?;
+        file.write(bytes, position)
     }
 
     /// Replaces the header of a file, given by its place in the layout, by one of the same length: for a
@@ -110,15 +107,25 @@ impl CheckpointPatcher {
     pub fn write_header(&self, file: usize, header: &[u8]) -> Result<(), CheckpointError> {
         let found = header.len() as u64;
         match self.files.get(file) {
-            Some((path, handle)) if self.placement.header_len(file) == found => {
-                handle.write_all_at(header, 0).map_err(CheckpointError::io("write", path))
-            }
+            Some(written) if self.placement.header_len(file) == found => written.write(header, 0),
             other => {
-                let path = other.map(|(path, _)| path.clone()).unwrap_or_default();
+                let path = other.map(|written| written.path.clone()).unwrap_or_default();
                 let expected = other.map(|_| self.placement.header_len(file));
                 Err(CheckpointError::HeaderReplaced { path, expected, found })
             }
         }
+    }
+
+    /// Does `work`, which writes through this patcher, and puts what it has written on the disk while it goes
+    /// on, so that [`CheckpointPatcher::sync`] finds little left to do.
+    ///
+    /// # Errors
+    /// Of `work`, or if the operating system refuses to put something on the disk.
+    pub fn syncing_behind<T, E: From<CheckpointError>>(
+        &self,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        syncing_behind(&self.files, work)
     }
 
     /// Returns when everything written so far is on disk.

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +13,7 @@ use crate::permissions::{inherit, restrict};
 use crate::regular::open_at_once;
 use crate::room::{NoReservation, available, check_available, reserve};
 use crate::staging::Staging;
-use crate::sync::sync_all;
+use crate::sync::{Written, sync_all, syncing_behind};
 use crate::{Checkpoint, CheckpointError, Companion, ConfinedPath, Placement, open_regular};
 
 /// Bytes of a companion that are in memory at once.
@@ -48,7 +47,7 @@ pub struct CheckpointWriter {
     expected: u64,
     written: AtomicU64,
     /// In the order of the layout. In [`Form::File`] the one file is a second handle of the staging's.
-    files: Vec<(PathBuf, File)>,
+    files: Vec<Written>,
     form: Form,
     staging: Staging,
     /// Whether what is written is to be on disk before it has its name.
@@ -121,7 +120,7 @@ impl CheckpointWriter {
             true => self.staging.place().join(Layout::INDEX_FILE).open().ok(),
             false => None,
         };
-        let copies: Vec<&File> = self.files.iter().map(|(_, file)| file).chain(&index).collect();
+        let copies: Vec<&File> = self.files.iter().map(|written| &written.file).chain(&index).collect();
         let limit = |copies: &[&File], path: &Path| {
             let source = open_at_once(path);
             source
@@ -141,15 +140,15 @@ impl CheckpointWriter {
             NoReservation::Failed(error) => CheckpointError::io("reserve room for", &self.dest)(error),
         };
         check_available(needed, available).map_err(refuse)?;
-        for ((_, file), len) in self.files.iter().zip(lens) {
-            reserve(file, len).map_err(refuse)?;
+        for (written, len) in self.files.iter().zip(lens) {
+            reserve(&written.file, len).map_err(refuse)?;
         }
         Ok(())
     }
 
     fn write_layout(&self, layout: &Layout) -> Result<(), CheckpointError> {
-        for ((path, file), from) in self.files.iter().zip(layout.files()) {
-            file.write_all_at(&from.header, 0).map_err(CheckpointError::io("write", path))?;
+        for (file, from) in self.files.iter().zip(layout.files()) {
+            file.write(&from.header, 0)?;
         }
         if let Some(index) = layout.index() {
             self.write_beside(Layout::INDEX_FILE, |file| Ok(file.write_all(index)))?;
@@ -165,11 +164,24 @@ impl CheckpointWriter {
     /// system refuses.
     pub fn write(&self, tensor: TensorIndex, offset: u64, bytes: &[u8]) -> Result<(), CheckpointError> {
         let (file, position) = self.placement.locate_write(tensor, offset, bytes.len() as u64)?;
-        if let Some((path, file)) = self.files.get(file) {
-            file.write_all_at(bytes, position).map_err(CheckpointError::io("write", path))?;
+        if let Some(file) = self.files.get(file) {
+            file.write(bytes, position)?;
             self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Does `work`, which writes through this writer, and puts what it has written on the disk while it goes
+    /// on, so that [`CheckpointWriter::commit`] finds little left to sync; if nothing is to be synced, does
+    /// it alone.
+    ///
+    /// # Errors
+    /// Of `work`, or if the operating system refuses to put something on the disk.
+    pub fn syncing_behind<T, E: From<CheckpointError>>(
+        &self,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        if self.syncs { syncing_behind(&self.files, work) } else { work() }
     }
 
     /// Copies a file that belongs to the model, such as `config.json`, into the new directory under its own
@@ -345,22 +357,18 @@ fn new_file(place: &ConfinedPath) -> Result<File, CheckpointError> {
     place.create_new().map_err(CheckpointError::io("create", &place.path()))
 }
 
-fn open_files(
-    staging: &Staging,
-    form: Form,
-    layout: &Layout,
-) -> Result<Vec<(PathBuf, File)>, CheckpointError> {
+fn open_files(staging: &Staging, form: Form, layout: &Layout) -> Result<Vec<Written>, CheckpointError> {
     if form == Form::File {
         let path = staging.place().path();
         let file = staging.handle().try_clone().map_err(CheckpointError::io("open", &path))?;
-        return Ok(vec![(path, file)]);
+        return Ok(vec![Written::new(path, file)]);
     }
     layout
         .files()
         .iter()
         .map(|file| {
             let place = staging.place().join(&file.name);
-            new_file(&place).map(|file| (place.path(), file))
+            new_file(&place).map(|file| Written::new(place.path(), file))
         })
         .collect()
 }

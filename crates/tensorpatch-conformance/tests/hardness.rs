@@ -137,11 +137,12 @@ const fn case(name: &'static str, at_most: u64, measure: fn() -> u64) -> Case {
 }
 
 const CASES: &[Case] = &[
-    // Fifty MiB that are used and given back: the measure sees them.
+    // Fifty MiB that are used and given back: the measure sees them, but for a few pages that the kernel has
+    // not added up yet.
     Case {
         name: "measure",
-        at_least: 50 << 10,
-        at_most: 52 << 10,
+        at_least: 48 << 10,
+        at_most: 54 << 10,
         measure: || cost(|| drop(std::hint::black_box(vec![1_u8; 50 << 20]))),
     },
     case("bombs", 512, bombs),

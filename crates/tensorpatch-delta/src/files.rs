@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use tensorpatch_checkpoint::{Checkpoint, CheckpointWriter, Companion, Form};
-use tensorpatch_format::{CHUNK_BYTES, Layout};
+use tensorpatch_format::Layout;
 
 use crate::chain::BoundChain;
-use crate::walk::{Unchanged, Walk, bind};
+use crate::journal::offset;
+use crate::walk::{TargetChunk, Unchanged, Walk, bind};
 use crate::{ApplyError, ApplyReport, Chain, Options, Patch, Progress, State};
 
 /// Writes the checkpoint that a patch, or a [`Chain`] of them, makes of `base` to `dest`.
@@ -94,14 +95,10 @@ fn write(
     }
     let base = base.map(|(_, state)| state);
     let walk = Walk { base, chain, options, progress, unchanged: Unchanged::Copied };
-    let walked = walk.run(
-        || (),
-        |(), chunk, _: &mut ()| {
-            let offset = u64::from(chunk.address.chunk.0) * CHUNK_BYTES as u64;
-            Ok(writer.write(chunk.address.tensor, offset, chunk.bytes)?)
-        },
-        |()| Ok(()),
-    )?;
+    let write = |(): &mut (), chunk: TargetChunk<'_>, (): &mut ()| {
+        Ok(writer.write(chunk.address.tensor, offset(chunk.address), chunk.bytes)?)
+    };
+    let walked = writer.syncing_behind(|| walk.run(|| (), write, |()| Ok(())))?;
     companions.iter().try_for_each(|companion| writer.copy_companion(companion))?;
     writer.commit()?;
     Ok(ApplyReport {

@@ -61,7 +61,8 @@ pub fn apply_in_place<'p>(
 
 /// Turns the checkpoint at `checkpoint` into the target of a patch, or of a [`Chain`] of them, in one pass
 /// and without a journal: for files that nobody else reads, and that are made again if this does not come to
-/// its end. They are not synced.
+/// its end. They are left to the caller to sync, who finds most of them on the disk if the options say that
+/// it is to be done.
 ///
 /// # Errors
 /// As [`prepare_in_place`], but the files are then of no use.
@@ -86,7 +87,8 @@ pub fn rewrite<'p>(
     };
     let unchanged = Unchanged::Read(&patcher);
     let walk = Walk { base: Some(&state), chain: &bound, options, progress, unchanged };
-    let walked = walk.run(|| (), write, |()| Ok(()))?;
+    let walked = || walk.run(|| (), write, |()| Ok(()));
+    let walked = if options.syncs() { patcher.syncing_behind(walked) } else { walked() }?;
     for (file, layout) in layout.files().iter().enumerate() {
         patcher.write_header(file, &layout.header)?;
     }

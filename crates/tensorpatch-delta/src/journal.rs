@@ -238,6 +238,22 @@ impl Journal<'_> {
 
     /// Alters the checkpoint as the journal says, durably. May be repeated, also after it was interrupted.
     pub(crate) fn replay(&self, patcher: &CheckpointPatcher, options: &Options) -> Result<(), ApplyError> {
+        if options.syncs() {
+            patcher.syncing_behind(|| self.replay_chunks(patcher, options))?;
+        } else {
+            self.replay_chunks(patcher, options)?;
+        }
+        // After the chunks, so that a checkpoint whose chunks are refused keeps its headers.
+        for (file, layout) in self.layout.files().iter().enumerate() {
+            patcher.write_header(file, &layout.header)?;
+        }
+        if options.syncs() {
+            patcher.sync()?;
+        }
+        Ok(())
+    }
+
+    fn replay_chunks(&self, patcher: &CheckpointPatcher, options: &Options) -> Result<(), ApplyError> {
         let (bound, spans) = (self.bind()?, Spans::new(self.schema));
         ordered(
             options.threads,
@@ -257,15 +273,7 @@ impl Journal<'_> {
                 Ok::<_, ApplyError>(())
             },
             |_, ()| Ok(()),
-        )?;
-        // After the chunks, so that a checkpoint whose chunks are refused keeps its headers.
-        for (file, layout) in self.layout.files().iter().enumerate() {
-            patcher.write_header(file, &layout.header)?;
-        }
-        if options.syncs() {
-            patcher.sync()?;
-        }
-        Ok(())
+        )
     }
 
     /// Hashes the whole checkpoint, compares with what the journal promises, and returns the digest.

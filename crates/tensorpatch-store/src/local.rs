@@ -154,6 +154,9 @@ fn read(opened: std::io::Result<File>, path: &Path, max: u64) -> Result<Option<V
     read_opened(&file, path, max).map(Some)
 }
 
+/// The most room that is made for a block beforehand, whatever size is asked for.
+const MAX_ROOM: u64 = 8 << 20;
+
 /// Reads what `open` opens block by block on a blocking thread, never more than a few blocks ahead.
 pub(crate) fn read_blocks<R: Read>(
     open: impl FnOnce() -> std::io::Result<R> + Send + 'static,
@@ -166,7 +169,9 @@ pub(crate) fn read_blocks<R: Read>(
             Err(e) => return sender.blocking_send(Err(e)).unwrap_or_default(),
         };
         loop {
-            let mut block = Vec::new();
+            // With room from the start: growing piece by piece copies what is there already.
+            let mut block =
+                Vec::with_capacity(usize::try_from(block_bytes.min(MAX_ROOM)).unwrap_or_default());
             let read = reader.by_ref().take(block_bytes).read_to_end(&mut block);
             let message = match read {
                 Ok(0) => return,

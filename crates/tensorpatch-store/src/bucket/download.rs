@@ -187,12 +187,19 @@ impl Bucket {
         let mut gathered = Vec::new();
         loop {
             let next = stream.try_next().await;
-            let is_end = !matches!(next, Ok(Some(_)));
-            if let Ok(Some(piece)) = &next {
-                gathered.extend_from_slice(piece);
-            }
-            if !gathered.is_empty() && (is_end || gathered.len() >= PIECE_BYTES) {
-                let piece = Bytes::from(std::mem::take(&mut gathered));
+            let piece = match &next {
+                Ok(Some(piece)) if gathered.is_empty() && piece.len() >= PIECE_BYTES => piece.clone(),
+                Ok(Some(piece)) => {
+                    gathered.reserve(PIECE_BYTES.saturating_sub(gathered.len()));
+                    gathered.extend_from_slice(piece);
+                    if gathered.len() < PIECE_BYTES {
+                        continue;
+                    }
+                    Bytes::from(std::mem::take(&mut gathered))
+                }
+                _ => Bytes::from(std::mem::take(&mut gathered)),
+            };
+            if !piece.is_empty() {
                 *done = done.saturating_add(piece.len() as u64);
                 if sink.send(piece).await.is_err() {
                     // The writer has given up and says why.
