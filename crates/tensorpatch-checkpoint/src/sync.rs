@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn a_sync_that_fails_meanwhile_is_not_lost() {
         // A pipe cannot be synced.
-        let (_reader, writer) = std::io::pipe().unwrap();
+        let (_reader, writer) = io::pipe().unwrap();
         let files = much(File::from(OwnedFd::from(writer)));
         let work = || {
             wait_for_a_sync(&files[0]);

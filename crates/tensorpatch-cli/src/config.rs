@@ -58,7 +58,12 @@ fn parse(path: &Path, text: &str) -> Result<Policy> {
     let refused = |what: String| {
         Refusal::usage(format!("{}: {what}", path.display()), "docs/settings.md lists what it may have")
     };
-    let table: Table = text.parse().map_err(|error: toml::de::Error| refused(error.to_string()))?;
+    // Without the line itself, which may be of another file, with a secret in it.
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let line = text.bytes().take(at).filter(|byte| *byte == b'\n').count().saturating_add(1);
+        refused(format!("line {line}: {}", error.message()))
+    })?;
     let mut policy = Policy::default();
     for (name, value) in table {
         let value = match value {
@@ -92,11 +97,12 @@ mod tests {
             ("colour = 1", "colour"),
             ("poll = true", "poll is a boolean"),
             ("attempts = \"many\"", "attempts"),
-            ("attempts", "config.toml"),
+            ("attempts", "line 1"),
+            ("# a comment\n\ntoken = hf_secret", "line 3"),
             ("[attempts]\nn = 1", "attempts is a table"),
         ] {
             let error = parse(text).unwrap_err().to_string();
-            assert!(error.contains(word), "{text}: {error}");
+            assert!(error.contains(word) && !error.contains("hf_secret"), "{text}: {error}");
         }
     }
 

@@ -110,6 +110,9 @@ impl Source {
         if let Some(key) = sign.key()? {
             builder = builder.sign_key(key);
         }
+        if let Some(dir) = sign.signed_tips() {
+            builder = builder.signed_tips(dir);
+        }
         Ok(builder.open().await?)
     }
 

@@ -2,7 +2,7 @@
 //! reads, bounded concurrency, retries.
 
 pub(crate) mod create;
-mod download;
+pub(crate) mod download;
 #[cfg(feature = "hub")]
 mod hub;
 pub(crate) mod probe;
@@ -62,6 +62,12 @@ impl Bucket {
             .or_else(|| bare(&store, "LimitStore(")?.split_once(", ").map(|(_, store)| store.to_owned()))
             .unwrap_or(store);
         if self.prefix.as_ref().is_empty() { store } else { format!("{store}/{}", self.prefix) }
+    }
+
+    /// The same, whatever way a directory is named.
+    pub(crate) fn settled_place(&self) -> String {
+        let settled = self.directory().and_then(|path| path.canonicalize().ok());
+        settled.map_or_else(|| self.place(), |path| path.display().to_string())
     }
 
     /// Where it is on local disk, if it is there.

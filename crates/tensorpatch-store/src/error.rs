@@ -7,7 +7,7 @@ use crate::settings::PolicyError;
 use tensorpatch_checkpoint::{ConfinedPath, Misplaced};
 use tensorpatch_format::{ErrorKind, LeafHash, TaggedStateDigest};
 use tensorpatch_stream::{
-    ChainError, HandoverError, KeyError, PlanError, ReceiptError, RecordError, StreamId, Version,
+    ChainError, HandoverError, KeyError, PlanError, ReceiptError, RecordError, StreamId, TrustKey, Version,
 };
 
 /// A refusal or failure of the store layer. Whatever existed before is as it was, unless the variant says
@@ -365,6 +365,17 @@ pub enum StoreError {
         /// The id of the stream that is there.
         found: StreamId,
     },
+    /// The stream was signed with this key in another place: it was moved, or somebody has copied it to where
+    /// another one is meant.
+    #[error("{place}: the stream {stream} is here, which was signed with this key at {known}")]
+    Moved {
+        /// The store and prefix.
+        place: String,
+        /// The stream.
+        stream: StreamId,
+        /// The store and prefix where it was.
+        known: String,
+    },
     /// The stream does not show a version that it is known to have had: somebody has hidden or deleted it.
     #[error(
         "{place}: the newest version is {}, but version {known} is known to exist",
@@ -401,6 +412,15 @@ pub enum StoreError {
         place: String,
         /// The last version for which it counts.
         last: Version,
+    },
+    /// A stream is to be handed over to a key that counted for it before: who knows the key that came after it
+    /// could hide that it has.
+    #[error("{place}: the new key {key} was a key of this stream before")]
+    UsedKey {
+        /// The store and prefix.
+        place: String,
+        /// The public key.
+        key: TrustKey,
     },
     /// What is said of the keys of the stream contradicts itself.
     #[error(transparent)]
@@ -461,6 +481,7 @@ impl StoreError {
             | Self::AnotherStream { .. }
             | Self::WrongStream { .. }
             | Self::HiddenTip { .. }
+            | Self::Moved { .. }
             | Self::StreamExists { .. }
             | Self::HistoryRewritten(_) => ErrorKind::Conflict,
             Self::ForeignDirectory { .. }
@@ -477,6 +498,7 @@ impl StoreError {
             | Self::LeafHash { .. }
             | Self::NoCache(_)
             | Self::NeedsKey { .. }
+            | Self::UsedKey { .. }
             | Self::Companion { .. }
             | Self::Tensors(_)
             | Self::Misplaced(_)

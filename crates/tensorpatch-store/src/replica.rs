@@ -430,6 +430,7 @@ impl Replica {
             }
             return Ok(None);
         };
+        self.stream.check_endorsed(&commit).await?;
         let held = InstalledVersion { id: commit.id(), companions: Vec::new() };
         let state = LocalState { stream: self.stream.id(), condition: Condition::Held(held.clone()) };
         let directory = directory.clone();

@@ -14,6 +14,7 @@ pub(crate) mod range_reader;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -124,7 +125,12 @@ struct Read {
 #[derive(Debug, Clone, Default)]
 struct Keys {
     sign: Option<SignKey>,
+    /// Those that the caller trusts.
+    given: Vec<TrustKey>,
+    /// Those that count, with the handovers that were found.
     trust: Trust,
+    /// When these were read.
+    read: Option<Instant>,
 }
 
 impl Stream {
@@ -161,7 +167,7 @@ impl Stream {
         };
         let record =
             StreamRecord { stream: StreamId::random(), created: local::unix_now(), leaf_hash, writers };
-        let keys = Keys { sign: options.sign_key, trust: nobody };
+        let keys = Keys { sign: options.sign_key, ..Keys::default() };
         let bytes = record_bytes(names::STREAM, &record, keys.sign.as_ref())?;
         let signed = keys.sign.is_some();
         match create(&bucket, names::STREAM, bytes, writers).await {
@@ -270,20 +276,49 @@ impl Stream {
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.
     pub async fn trusting(mut self, keys: Vec<TrustKey>) -> Result<Self, StoreError> {
-        self.keys.trust = match keys.as_slice() {
-            [] => Trust::default(),
-            _ => Trust::of(keys).after(&self.handovers().await?)?,
-        };
+        self.keys.given = keys;
+        self.renew_trust().await?;
         let stream = self.id();
         self.record = self.record_now().await?;
         if self.id() != stream {
             let (expected, found) = (stream, self.id());
             return Err(StoreError::WrongStream { place: self.place(), expected, found });
         }
-        let retired = self.keys.sign.as_ref().and_then(|key| self.keys.trust.handed_over(key.public()));
-        match retired {
+        if let Some(key) = &self.keys.sign {
+            self.check_not_retired(self.trust(), key)?;
+        }
+        Ok(self)
+    }
+
+    /// Whose signatures count by the handovers that there are now.
+    async fn trust_now(&self) -> Result<Trust, StoreError> {
+        match self.keys.given.as_slice() {
+            [] => Ok(Trust::default()),
+            given => Ok(Trust::of(given.iter().copied()).after(&self.handovers().await?)?),
+        }
+    }
+
+    /// Reads the handovers again: a key may have been handed over since the stream was opened.
+    pub(crate) async fn renew_trust(&mut self) -> Result<(), StoreError> {
+        self.keys.read = Some(Instant::now());
+        self.keys.trust = self.trust_now().await?;
+        Ok(())
+    }
+
+    /// Refuses to sign with a key that was handed over since the stream was opened, if that is a while ago:
+    /// what is signed within [`handover::SIGNED_UNASKED`] is seen by who hands it over.
+    async fn check_key(&self) -> Result<(), StoreError> {
+        let (Some(key), Some(read)) = (&self.keys.sign, self.keys.read) else { return Ok(()) };
+        if read.elapsed() < handover::SIGNED_UNASKED {
+            return Ok(());
+        }
+        self.check_not_retired(&self.trust_now().await?, key)
+    }
+
+    fn check_not_retired(&self, trust: &Trust, key: &SignKey) -> Result<(), StoreError> {
+        match trust.handed_over(key.public()) {
             Some(last) => Err(StoreError::RetiredKey { place: self.place(), last: last.version }),
-            None => Ok(self),
+            None => Ok(()),
         }
     }
 
@@ -472,6 +507,7 @@ impl Stream {
         let record = version.into_record(self.id(), tip, author).ok_or_else(|| no_next(tip))?;
         let name = names::commit(number);
         let bytes = self.record_bytes(&name, &record)?;
+        self.check_key().await?;
         let created = create(&self.bucket, &name, bytes.clone(), self.record.writers).await;
         match created.map_err(|error| error.for_version(number))? {
             Created::Mine => {

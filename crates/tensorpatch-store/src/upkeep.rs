@@ -8,6 +8,7 @@ mod diagnose;
 mod mirror;
 mod report;
 mod rollback;
+mod wanted;
 
 pub use check::{CheckOptions, Checked, Problem, check};
 pub use collect::{CollectOptions, Collected, collect};

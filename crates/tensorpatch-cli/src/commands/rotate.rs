@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{HandedOver, OldKey, TrustKey, Version};
+use tensorpatch::store::{HandedOver, NewKey, OldKey, TrustKey, Version, signed_tips_beside};
 
 use crate::exit::Refusal;
 use crate::output::{Report, fields};
@@ -13,7 +13,8 @@ use crate::session::Session;
 use crate::streams::{self, Source, parse_version, read_key};
 
 /// Lets another key sign the versions of a stream from now on; the old one counts for those that are there,
-/// and for no others. With --old-key-file, replicas that trust the old key go on with the new one. If the old
+/// and for no others. It takes some seconds: what is
+/// published meanwhile still counts. Publishers then need the new key. With --old-key-file, replicas that trust the old key go on with the new one. If the old
 /// key is lost, or others have it, name it with --old-key and give replicas the new one (--trust-key).
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -66,9 +67,14 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
             return Err(Refusal::usage("no old key is named", "give --old-key-file or --old-key").into());
         }
     };
+    let new = NewKey::from(new).with_signed_tips(signed_tips_beside(&arguments.new_key_file));
     let handed_over = streams::wait(session, async {
-        let stream = arguments.source.builder()?.trust_keys([old.public()]).open().await?;
-        stream.hand_over(&old, &new, arguments.last).await.context("the stream was not handed over")
+        let mut builder = arguments.source.builder()?.trust_keys([old.public()]);
+        if let Some(path) = &arguments.old_key_file {
+            builder = builder.signed_tips(signed_tips_beside(path));
+        }
+        let stream = builder.open().await?;
+        stream.hand_over(&old, new, arguments.last).await.context("the stream was not handed over")
     })?;
     session.output.report(&RotateReport { url: arguments.source.url.clone(), handed_over })
 }

@@ -264,14 +264,25 @@ fn store(error: &StoreError) -> Verdict {
         StoreError::WeakLeafHash { .. } => verdict.advise(
             "publish to a new stream with --sign-key, which then has the leaf hash blake3; or read this one without a key",
         ),
-        StoreError::WrongStream { .. } => verdict.advise("check the URL and --stream"),
+        StoreError::WrongStream { .. } => verdict.advise(
+            "check the URL and --stream. If another stream was made there on purpose, name it once with --stream",
+        ),
+        StoreError::Moved { stream, .. } => verdict.advise(format!(
+            "find out who has put it there: published here, versions would count where it was. If it was moved on \
+             purpose, say so once with --stream {stream}"
+        )),
+        StoreError::UsedKey { .. } => {
+            verdict.advise("make a new key for every rotation: tensorpatch keygen FILE")
+        }
         StoreError::HiddenTip { .. } => verdict.advise(
             "find out who hides or has deleted the newer versions, and restore them: going on would fork the stream",
         ),
         StoreError::SignedTip { .. } => {
             verdict.advise("remove the file, and name the newest version that you know of with --expect-tip")
         }
-        StoreError::RetiredKey { .. } => verdict.advise("sign with the key that it was handed over to"),
+        StoreError::RetiredKey { .. } => verdict.advise(
+            "sign with the key that it was handed over to; to hand the stream over again, use that one as the old key",
+        ),
         StoreError::Handover(_) => verdict.advise(
             "ask the owner of the stream for its newest public key, and trust that alone (--trust-key)",
         ),

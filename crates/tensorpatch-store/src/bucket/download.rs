@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use tensorpatch_checkpoint::ConfinedPath;
+use tensorpatch_format::{PatchHeader, Trailer};
 use tensorpatch_stream::{ObjectDigest, ObjectRef};
 
 use bytes::Bytes;
@@ -26,22 +27,25 @@ use crate::observe::{Observer, Phase};
 const PIECE_BYTES: usize = 1 << 20;
 
 impl Bucket {
-    /// Reads an object and compares it with what it must be, without keeping it.
+    /// Reads an object and compares it with what it must be, without keeping more of it than how it begins and
+    /// ends.
     pub(crate) async fn check_contents(
         &self,
         object: &ObjectRef,
         observer: &Observer,
-    ) -> Result<(), StoreError> {
+    ) -> Result<BothEnds, StoreError> {
         let (sender, receiver) = mpsc::channel::<Bytes>(self.policy.transfers.parts_in_flight());
         let (wanted, observer) = (object.clone(), observer.clone());
         let mut receiver = receiver;
         let reader = tokio::task::spawn_blocking(move || {
             let mut verifier = Verifier { object: wanted, hasher: blake3::Hasher::new(), len: 0 };
+            let mut ends = BothEnds::default();
             while let Some(block) = receiver.blocking_recv() {
                 verifier.take(&block)?;
+                ends.take(&block);
                 observer.advance(Phase::Download, block.len() as u64)?;
             }
-            verifier.finish()
+            verifier.finish().map(|()| ends)
         });
         let fetched = self.fetch(object, 0, &sender).await;
         drop(sender);
@@ -168,7 +172,7 @@ impl Bucket {
             return Ok(());
         }
         // The beginning of a large object, or the whole of a small one.
-        let first = *done..len.min(done.saturating_add(self.policy.transfers.part_bytes));
+        let first = *done..len.min(done.saturating_add(self.policy.transfers.part()));
         let mut options = GetOptions::default();
         if first != (0..len) {
             options = options.with_range(Some(first.clone()));
@@ -220,7 +224,7 @@ impl Bucket {
         name: &'a str,
         range: Range<u64>,
     ) -> impl futures::Stream<Item = Result<Bytes, object_store::Error>> + Send + 'a {
-        let part = self.policy.transfers.part_bytes.max(1);
+        let part = self.policy.transfers.part();
         let count = range.end.saturating_sub(range.start).div_ceil(part);
         let parts = (0..count).map(move |number| {
             let start = range.start.saturating_add(number.saturating_mul(part));
@@ -251,6 +255,23 @@ fn read_file(
         Some((block, (blocks, path)))
     })
     .boxed()
+}
+
+/// How an object begins and how it ends, as far as the header and the trailer of a patch go.
+#[derive(Debug, Default)]
+pub(crate) struct BothEnds {
+    pub(crate) first: Vec<u8>,
+    pub(crate) last: Vec<u8>,
+}
+
+impl BothEnds {
+    fn take(&mut self, block: &[u8]) {
+        let room = PatchHeader::LEN.saturating_sub(self.first.len());
+        self.first.extend(block.iter().take(room));
+        let kept = Trailer::LEN.saturating_sub(block.len()).min(self.last.len());
+        self.last.drain(..self.last.len().saturating_sub(kept));
+        self.last.extend_from_slice(block.get(block.len().saturating_sub(Trailer::LEN)..).unwrap_or(block));
+    }
 }
 
 /// Sees the bytes of an object go by, and says at the end whether they were those of the object.
@@ -334,6 +355,20 @@ mod tests {
         Bucket::new(Arc::new(store), Path::default())
     }
 
+    #[test]
+    fn both_ends_of_an_object_are_kept_whatever_pieces_it_comes_in() {
+        let bytes: Vec<u8> = (0..600).map(|number| u8::try_from(number % 251).unwrap()).collect();
+        for piece in [1, 7, 100, 200, 599, 600] {
+            let mut ends = BothEnds::default();
+            bytes.chunks(piece).for_each(|block| ends.take(block));
+            assert_eq!(ends.first, bytes[..PatchHeader::LEN], "{piece}");
+            assert_eq!(ends.last, bytes[600 - Trailer::LEN..], "{piece}");
+        }
+        let mut short = BothEnds::default();
+        short.take(b"short");
+        assert_eq!((short.first.as_slice(), short.last.as_slice()), (&b"short"[..], &b"short"[..]));
+    }
+
     #[tokio::test]
     async fn a_download_that_broke_off_is_taken_up_where_it_was_also_by_another_process() {
         let dir = tempfile::tempdir().unwrap();
@@ -358,7 +393,7 @@ mod tests {
         let (wanted, (observer, count)) = (object(&bytes[..5000]), counted());
         for refused in [
             bucket.download(&wanted, &file, &observer).await.map(drop),
-            bucket.check_contents(&wanted, &observer).await,
+            bucket.check_contents(&wanted, &observer).await.map(drop),
         ] {
             let error = refused.unwrap_err().to_string();
             assert!(error.contains("it goes on after 5000 bytes"), "{error}");

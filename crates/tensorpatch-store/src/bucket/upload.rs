@@ -56,7 +56,7 @@ impl Bucket {
         file: &ConfinedPath,
         observer: &Observer,
     ) -> Result<ObjectRef, StoreError> {
-        let part_bytes = self.policy.transfers.part_bytes.max(local::file_len(file)?.div_ceil(MAX_PARTS));
+        let part_bytes = self.policy.transfers.part().max(local::file_len(file)?.div_ceil(MAX_PARTS));
         let place = file.clone();
         let mut blocks = local::read_blocks(move || place.open(), part_bytes);
         let mut sink = Sink::new(self, key, part_bytes);
@@ -181,7 +181,7 @@ async fn upload_pieces(
     key: Key,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> Result<Option<ObjectRef>, StoreError> {
-    let part_bytes = bucket.policy.transfers.part_bytes;
+    let part_bytes = bucket.policy.transfers.part();
     let mut sink = Sink::new(&bucket, &key, part_bytes);
     while let Some(piece) = pieces.recv().await {
         match piece {

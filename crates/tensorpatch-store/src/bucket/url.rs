@@ -153,12 +153,26 @@ pub(crate) fn directory(url: &str) -> Result<Option<PathBuf>, StoreError> {
 }
 
 fn bad(url: &str, what: impl Into<String>) -> StoreError {
-    // A password that somebody wrote into a URL is not shown.
-    let shown = url.split_once("://").and_then(|(scheme, rest)| {
-        let (server, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        Some(format!("{scheme}://...@{}{path}", server.rsplit_once('@')?.1))
+    StoreError::Url { url: without_secrets(url), what: what.into() }
+}
+
+/// A URL as it may be shown: without a password before its server, and without its query, where signatures
+/// are.
+fn without_secrets(url: &str) -> String {
+    let (shown, query) = match url.find(['?', '#']) {
+        Some(at) => (url.get(..at).unwrap_or_default(), "?..."),
+        None => (url, ""),
+    };
+    let scheme = shown.find(':').map_or(0, |at| {
+        let slashes = shown.bytes().skip(at).skip(1).take_while(|byte| *byte == b'/').count();
+        at.saturating_add(1).saturating_add(slashes)
     });
-    StoreError::Url { url: shown.unwrap_or_else(|| url.into()), what: what.into() }
+    let (scheme, rest) = shown.split_at(scheme);
+    let (server, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    match server.rsplit_once('@') {
+        Some((_, server)) => format!("{scheme}...@{server}{path}{query}"),
+        None => format!("{shown}{query}"),
+    }
 }
 
 fn open_directory(path: &FilePath) -> Result<Opened, StoreError> {
@@ -218,6 +232,20 @@ mod tests {
         ]);
         for url in urls {
             assert!(matches!(open_store(url, &Policy::default()), Err(StoreError::Url { .. })), "{url}");
+        }
+    }
+
+    #[test]
+    fn passwords_and_signatures_in_urls_are_not_shown() {
+        for (url, shown) in [
+            ("s3://user:secret@bucket/run", "s3://...@bucket/run"),
+            ("s3:/user:secret@bucket/run", "s3:/...@bucket/run"),
+            ("https://host/c/run?sv=1&sig=secret", "https://host/c/run?..."),
+            ("https://user:secret@host?sig=secret#secret", "https://...@host?..."),
+            ("gs://bucket/a@b", "gs://bucket/a@b"),
+            ("runs/7", "runs/7"),
+        ] {
+            assert_eq!(without_secrets(url), shown);
         }
     }
 

@@ -55,7 +55,8 @@ impl Replica {
     /// between an activation and its consequences makes up for it. Between two items the stream is asked
     /// every [`poll`](crate::settings::Following::poll); an ask costs one request while nothing is new, and
     /// two more each [`recheck`](crate::settings::Following::recheck), to see that the stream is still
-    /// the same and has the version that is held. Failures of the store that may pass are waited out. Errors
+    /// the same and has the version that is held. Where keys are trusted, what they were handed over to is
+    /// looked up then, and before each new version. Failures of the store that may pass are waited out. Errors
     /// that waiting does not mend end it.
     ///
     /// Work is done only while an item is waited for: a lease is not renewed by somebody who takes a day over
@@ -99,20 +100,13 @@ impl Replica {
         self.check_held(held, commit).await
     }
 
-    /// The next version to tell of, if there is one.
-    async fn step(&self, told: Option<(Version, ObjectDigest)>) -> Result<Option<Pulled>, StoreError> {
-        if let Some((version, _)) = told {
-            let next = version.next();
-            let newer = match next {
-                None => false,
-                Some(next) => self.stream.commit(next).await?.is_some(),
-            };
-            if !newer {
-                return Ok(None);
-            }
+    /// Whether there is a version after the one that was told of.
+    async fn has_newer(&self, told: Option<(Version, ObjectDigest)>) -> Result<bool, StoreError> {
+        let Some((version, _)) = told else { return Ok(true) };
+        match version.next() {
+            None => Ok(false),
+            Some(next) => Ok(self.stream.commit(next).await?.is_some()),
         }
-        let pulled = self.pull().await?;
-        Ok((told != Some((pulled.to, pulled.commit))).then_some(pulled))
     }
 }
 
@@ -129,23 +123,42 @@ struct Following {
 }
 
 impl Following {
+    /// The next version to tell of, if there is one.
+    async fn step(&mut self) -> Result<Option<Pulled>, StoreError> {
+        match self.replica.has_newer(self.told).await {
+            Ok(false) => return Ok(None),
+            // What is signed with a key that was handed over counts no more, and what is signed with the one
+            // after it counts once the handover is known.
+            Ok(true) | Err(StoreError::Untrusted { .. }) => self.replica.stream.renew_trust().await?,
+            Err(error) => return Err(error),
+        }
+        let pulled = self.replica.pull().await?;
+        Ok((self.told != Some((pulled.to, pulled.commit))).then_some(pulled))
+    }
+
+    /// Looks at the stream as a whole.
+    async fn recheck(&mut self, (version, commit): (Version, ObjectDigest)) -> Result<(), StoreError> {
+        self.replica.stream.renew_trust().await?;
+        self.replica.check_stream(version, commit).await
+    }
+
     async fn next(&mut self) -> Result<Pulled, StoreError> {
-        let replica = self.replica.clone();
-        let policy = replica.stream.policy();
+        let policy = self.replica.stream.policy().clone();
         loop {
             let begun = Instant::now();
-            let mut step = replica.step(self.told).await;
+            let mut step = self.step().await;
             self.idle = if matches!(step, Ok(None)) { self.idle.saturating_add(1) } else { 0 };
-            if let Some((version, commit)) = self.told
+            if let Some(told) = self.told
                 && (self.idle >= policy.following.polls_between_rechecks()
                     || step.as_ref().is_err_and(|error| !error.is_transient()))
             {
                 self.idle = 0;
                 // A stream that was recreated has no next version for a long time.
-                if let Err(error) = replica.check_stream(version, commit).await {
+                if let Err(error) = self.recheck(told).await {
                     step = Err(error);
                 }
             }
+            let replica = &self.replica;
             match &step {
                 Ok(_) => replica.options.observer.note(Event::Answered),
                 Err(error) if error.is_transient() => replica.options.observer.note(Event::StoreFailed),

@@ -32,7 +32,10 @@ pub(super) trait Value: Sized {
 
 impl Value for u64 {
     fn parse(text: &str) -> Result<Self, String> {
-        parse_size(text)
+        match parse_size(text)? {
+            0 => Err("expected at least one byte".to_owned()),
+            bytes => Ok(bytes),
+        }
     }
 }
 

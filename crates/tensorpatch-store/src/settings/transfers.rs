@@ -27,9 +27,14 @@ settings! {
 }
 
 impl Transfers {
+    /// Bytes of one part: a part of none would be sent without end.
+    pub(crate) fn part(&self) -> u64 {
+        self.part_bytes.max(1)
+    }
+
     /// Parts of one upload, or blocks of one download, in memory at once.
     pub(crate) fn parts_in_flight(&self) -> usize {
-        let parts = self.bytes_in_flight.checked_div(self.part_bytes).unwrap_or(1).clamp(1, 1 << 16);
+        let parts = self.bytes_in_flight.div_euclid(self.part()).clamp(1, 1 << 16);
         usize::try_from(parts).unwrap_or(1)
     }
 }

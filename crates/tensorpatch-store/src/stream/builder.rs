@@ -77,7 +77,9 @@ impl StreamBuilder {
     }
 
     /// Keeps in the directory `dir`, which belongs to the key, the newest version that was signed for each
-    /// stream, and refuses a stream that does not show it: signing on an older one would fork the history.
+    /// stream, and where it was. Refuses a stream that does not show this version: signing on an older one
+    /// would fork the history. Unless [`StreamBuilder::stream`] says which one is meant, refuses a stream in
+    /// another place than before, and another stream in its place.
     pub fn signed_tips(mut self, dir: impl Into<PathBuf>) -> Self {
         self.expected.signed = Some(dir.into());
         self
@@ -130,9 +132,12 @@ impl StreamBuilder {
             sign_key: self.sign_key.clone(),
         };
         let bucket = Bucket::new(store, prefix).with_policy(policy);
-        let stream = match self.expected.stream {
-            None => Stream::open_or_create_in(bucket, options).await?,
-            Some(_) => Stream::open_in(bucket).await?,
+        let stream = match Stream::open_in(bucket.clone()).await {
+            Err(StoreError::NoStream { .. }) if self.expected.stream.is_none() => {
+                self.expected.check_none_signed(&bucket).await?;
+                Stream::open_or_create_in(bucket, options).await?
+            }
+            opened => opened?,
         };
         self.checked(stream).await
     }
@@ -156,6 +161,7 @@ impl StreamBuilder {
             stream = stream.trusting(trusted).await?;
         }
         stream.check_id()?;
+        stream.check_place().await?;
         let (found, writers) = (stream.record().leaf_hash, stream.record().writers);
         let writers = match writers {
             Writers::Many => "for several publishers",

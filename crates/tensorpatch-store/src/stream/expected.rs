@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tensorpatch_stream::{Commit, ObjectDigest, StreamId, Version};
 
 use super::Stream;
+use crate::bucket::Bucket;
 use crate::error::StoreError;
 use crate::local::{self, blocking};
 
@@ -35,13 +36,16 @@ pub(crate) struct Expected {
 }
 
 /// The newest version that was committed with a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SignedTip {
     /// The version.
     pub version: Version,
     /// The digest of its commit record.
     pub commit: ObjectDigest,
+    /// Where the stream was then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
 }
 
 /// What a directory of [`signed_tips_beside`] has: each stream that was signed, and its newest version then.
@@ -68,8 +72,20 @@ pub fn signed_tips_in(dir: &Path) -> Result<BTreeMap<StreamId, SignedTip>, Store
 }
 
 impl Expected {
-    fn signed_file(&self, stream: StreamId) -> Option<PathBuf> {
-        Some(self.signed.as_ref()?.join(format!("{stream}.json")))
+    /// What was signed with the key, unless it is known by its id which stream is meant.
+    async fn tips_of_unnamed(&self) -> Result<Option<BTreeMap<StreamId, SignedTip>>, StoreError> {
+        let (Some(dir), None) = (self.signed.clone(), self.stream) else { return Ok(None) };
+        blocking(move || signed_tips_in(&dir)).await.map(Some)
+    }
+
+    /// Refuses to create a stream where one was signed: it is hidden, or was removed.
+    pub(crate) async fn check_none_signed(&self, bucket: &Bucket) -> Result<(), StoreError> {
+        let place = bucket.settled_place();
+        let tips = self.tips_of_unnamed().await?.unwrap_or_default();
+        match tips.into_values().find(|tip| tip.place.as_ref() == Some(&place)) {
+            Some(tip) => Err(StoreError::HiddenTip { place, known: tip.version, found: None }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -99,39 +115,110 @@ impl Stream {
         if let Some(known) = known.filter(|known| found < Some(*known)) {
             return Err(hidden(known));
         }
-        let Some(path) = self.expected.signed_file(self.id()) else { return Ok(()) };
+        let Some(dir) = &self.expected.signed else { return Ok(()) };
+        let path = tip_file(dir, self.id());
         let Some(signed) = blocking(move || read(&path)).await? else { return Ok(()) };
         match tip {
             Some(tip) if tip.record.version > signed.version => match self.commit(signed.version).await? {
-                Some(commit) => check_same(&commit, signed),
+                Some(commit) => check_same(&commit, &signed),
                 None => Err(hidden(signed.version)),
             },
-            Some(tip) if tip.record.version == signed.version => check_same(tip, signed),
+            Some(tip) if tip.record.version == signed.version => check_same(tip, &signed),
             _ => Err(hidden(signed.version)),
+        }
+    }
+
+    /// Refuses a stream that was signed with this key in another place, and one where another was signed: who
+    /// can write to a bucket can put one stream of a key in the place of another. A caller who names the
+    /// stream by its id says that it is meant.
+    pub(crate) async fn check_place(&self) -> Result<(), StoreError> {
+        let Some(tips) = self.expected.tips_of_unnamed().await? else { return Ok(()) };
+        let (here, found) = (self.bucket().settled_place(), self.id());
+        let signed_here =
+            |(id, tip): &(&StreamId, &SignedTip)| **id != found && tip.place.as_ref() == Some(&here);
+        if let Some((expected, _)) = tips.iter().find(signed_here) {
+            return Err(StoreError::WrongStream { place: here, expected: *expected, found });
+        }
+        match tips.get(&found).and_then(|tip| tip.place.clone()) {
+            Some(known) if known != here => Err(StoreError::Moved { place: here, stream: found, known }),
+            _ => Ok(()),
         }
     }
 
     /// Remembers a version that was committed with the key. The version is there, so a failure is told and is
     /// no failure of the caller's.
     pub(crate) async fn remember_signed(&self, commit: &Commit) {
-        let Some(path) = self.expected.signed_file(self.id()) else { return };
-        let tip = SignedTip { version: commit.record.version, commit: commit.digest };
-        let kept = path.clone();
-        let written = blocking(move || {
-            let (dir, name) = (kept.parent().unwrap_or(&kept), kept.file_name().unwrap_or_default());
-            let bytes = serde_json::to_vec(&tip).map_err(|error| StoreError::Task(error.to_string()))?;
-            local::write_file(&local::open_root(dir)?.join(name), &bytes)
-        });
-        if let Err(error) = written.await {
-            tracing::warn!("{}: the version that was signed could not be noted: {error}", path.display());
+        let Some(dir) = self.expected.signed.clone() else { return };
+        let tip = self.signed_tip(commit.record.version, commit.digest);
+        let (told, id) = (dir.display().to_string(), self.id());
+        if let Err(error) = blocking(move || remember(&dir, id, &tip, Newer::Stays)).await {
+            tracing::warn!("{told}: the version that was signed could not be noted: {error}");
         }
+    }
+
+    /// What is to be remembered of a version.
+    pub(super) fn signed_tip(&self, version: Version, commit: ObjectDigest) -> SignedTip {
+        SignedTip { version, commit, place: Some(self.bucket().settled_place()) }
     }
 }
 
-fn check_same(commit: &Commit, signed: SignedTip) -> Result<(), StoreError> {
+/// What becomes of a newer version that is remembered already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Newer {
+    /// It stays: several publishers with one key end in any order.
+    Stays,
+    /// It goes: a key that was handed over counts less far.
+    Goes,
+}
+
+/// Writes down the newest version of a stream that was signed with the key to which `dir` belongs.
+pub(super) fn remember(
+    dir: &Path,
+    stream: StreamId,
+    tip: &SignedTip,
+    newer: Newer,
+) -> Result<(), StoreError> {
+    let root = local::open_root(dir)?;
+    // Held until it is dropped. A file system without locks leaves it to the order of things.
+    let held = std::fs::File::open(dir).and_then(|held| held.lock().map(|()| held));
+    let file = tip_file(dir, stream);
+    let known = read(&file).unwrap_or_default();
+    if newer == Newer::Stays && known.is_some_and(|known| known.version > tip.version) {
+        return Ok(());
+    }
+    let bytes = serde_json::to_vec(tip).map_err(|error| StoreError::Task(error.to_string()))?;
+    let written = local::write_file(&root.join(file.file_name().unwrap_or_default()), &bytes);
+    drop(held);
+    written
+}
+
+fn tip_file(dir: &Path, stream: StreamId) -> PathBuf {
+    dir.join(format!("{stream}.json"))
+}
+
+fn check_same(commit: &Commit, signed: &SignedTip) -> Result<(), StoreError> {
     if commit.digest == signed.commit {
         return Ok(());
     }
     let what = format!("version {} is not the one that was signed with this key", signed.version);
     Err(StoreError::HistoryRewritten(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_noted_as_signed_does_not_go_back_unless_the_key_counts_less_far() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dir, id) = (dir.path().join("key.tips"), StreamId::random());
+        let note = |version: u64, newer| {
+            let commit = ObjectDigest::of(&version.to_le_bytes());
+            let tip = SignedTip { version: Version::new(version).unwrap(), commit, place: None };
+            remember(&dir, id, &tip, newer).unwrap();
+            signed_tips_in(&dir).unwrap()[&id].version.get()
+        };
+        let noted = [(2, Newer::Stays), (3, Newer::Stays), (2, Newer::Stays), (2, Newer::Goes)];
+        assert_eq!(noted.map(|(version, newer)| note(version, newer)), [2, 3, 3, 2]);
+    }
 }

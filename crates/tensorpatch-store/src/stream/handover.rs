@@ -1,16 +1,21 @@
 //! From one key to the next (spec/stream.md section 4.5).
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::Serialize;
 use tensorpatch_stream::names;
+use tensorpatch_stream::sign::signed_by;
 use tensorpatch_stream::trust::{HandoverRecord, MAX_HANDOVER_BYTES, MAX_HANDOVERS};
-use tensorpatch_stream::{Commit, Link, Nonce, SignKey, TrustKey, Version};
+use tensorpatch_stream::{Commit, JsonRecord, Link, Nonce, SignKey, StreamRecord, TrustKey, Version};
 
-use super::Stream;
 use super::budget::Budget;
+use super::expected::{Newer, remember};
+use super::{Stream, read_bytes};
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
-use crate::local;
+use crate::local::{self, blocking};
 
 /// The key that a stream is handed over from.
 #[derive(Debug, Clone)]
@@ -32,6 +37,37 @@ impl OldKey {
     }
 }
 
+/// The key that a stream is handed over to.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct NewKey {
+    key: SignKey,
+    signed: Option<PathBuf>,
+}
+
+impl From<SignKey> for NewKey {
+    fn from(key: SignKey) -> Self {
+        Self { key, signed: None }
+    }
+}
+
+impl From<&SignKey> for NewKey {
+    fn from(key: &SignKey) -> Self {
+        key.clone().into()
+    }
+}
+
+impl NewKey {
+    /// Keeps in the directory `dir`, which belongs to the key, the version after which it signs, as
+    /// [`StreamBuilder::signed_tips`] does for those that it has signed.
+    ///
+    /// [`StreamBuilder::signed_tips`]: crate::StreamBuilder::signed_tips
+    pub fn with_signed_tips(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.signed = Some(dir.into());
+        self
+    }
+}
+
 /// A stream that was handed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -46,54 +82,115 @@ pub struct HandedOver {
     pub agreed: bool,
 }
 
+/// How long after the handovers were read a version may be signed without reading them again.
+pub(super) const SIGNED_UNASKED: Duration = Duration::from_secs(2);
+/// How long a handover waits for what may be signed by who has not seen it: a version is committed in far less
+/// than the second beyond.
+const SETTLES_WITHIN: Duration = Duration::from_secs(3);
+/// How often a stream is handed over again because a version was published meanwhile.
+const MAX_ATTEMPTS: usize = 8;
+
 impl Stream {
     /// Lets `new` sign the versions after `last`, or after the tip, in the place of `old`, which counts no
-    /// more for them.
+    /// more for them. Where `old` agrees, this waits some seconds for publishers that do not know yet: what
+    /// they sign meanwhile still counts.
     ///
     /// The stream must be read with `old` trusted. Records that somebody else has signed with `old` above
     /// `last` are then refused, and stop everybody until they are removed from the bucket.
     ///
     /// # Errors
-    /// If the stream has no such version, or the store fails.
+    /// If the stream has no such version, or hides one that is known; [`StoreError::RetiredKey`] if `old`
+    /// agrees and was handed over to another key, [`StoreError::UsedKey`] if `new` counted for the stream
+    /// before; or if the store fails.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time; the stream is then handed over or not.
     pub async fn hand_over(
         &self,
         old: &OldKey,
-        new: &SignKey,
+        new: impl Into<NewKey>,
         last: Option<Version>,
     ) -> Result<HandedOver, StoreError> {
-        let commit = match last {
-            None => self.tip().await?,
-            Some(version) => self.commit(version).await?,
+        let NewKey { key: new, signed } = new.into();
+        self.check_successor(old, new.public()).await?;
+        let mut attempts = 0_usize;
+        let (name, at) = loop {
+            attempts = attempts.saturating_add(1);
+            // Also where another is named: of a stream that hides its newest version nothing is signed.
+            let tip = self.tip().await?;
+            let commit = match last {
+                None => tip,
+                Some(version) => self.commit(version).await?,
+            };
+            let none =
+                || last.map_or(StoreError::Empty, |wanted| StoreError::NoVersion { wanted, tip: None });
+            let at = commit.as_ref().map(link).ok_or_else(none)?;
+            let name = self.put_handover(old, &new, at).await?;
+            if last.is_some() || matches!(old, OldKey::Gone(_)) || attempts >= MAX_ATTEMPTS {
+                break (name, at);
+            }
+            tokio::time::sleep(SETTLES_WITHIN).await;
+            if self.tip_after(Some(at.version)).await?.is_none_or(|tip| link(&tip) == at) {
+                break (name, at);
+            }
+            // It is signed with the old key, and would be refused: the stream goes over after it.
+            tracing::info!("a version was published meanwhile: the stream is handed over after it");
+            self.bucket().delete(&name).await?;
         };
-        let none = || last.map_or(StoreError::Empty, |wanted| StoreError::NoVersion { wanted, tip: None });
-        let Commit { record, digest, .. } = commit.ok_or_else(none)?;
+        tracing::debug!("wrote {name}");
+        if let Some(dir) = signed {
+            let (id, tip) = (self.id(), self.signed_tip(at.version, at.commit));
+            blocking(move || remember(&dir, id, &tip, Newer::Goes)).await?;
+        }
+        Ok(HandedOver {
+            last: at.version,
+            from: old.public().to_string(),
+            to: new.public().to_string(),
+            agreed: matches!(old, OldKey::Agrees(_)),
+        })
+    }
+
+    /// Refuses to hand over again what was handed over, or to a key that was one of the stream's: who knows a
+    /// key that came after it need only hide a record to sign for those who trust it.
+    async fn check_successor(&self, old: &OldKey, to: TrustKey) -> Result<(), StoreError> {
+        let (from, handovers) = (old.public(), self.handovers().await?);
+        if matches!(old, OldKey::Agrees(_))
+            && let Some(last) = self.trust().handed_over(from)
+            && handovers.iter().any(|other| other.from == from && other.last == last && other.to != to)
+        {
+            return Err(StoreError::RetiredKey { place: self.place(), last: last.version });
+        }
+        // The same once more is none of that: of two last versions the lower one counts.
+        let others = handovers.iter().filter(|other| (other.from, other.to) != (from, to));
+        let mut keys = others.flat_map(|other| [other.from, other.to]);
+        let record = read_bytes(self.bucket(), names::STREAM).await?;
+        let first = record.and_then(|bytes| signed_by(StreamRecord::FORMAT, &bytes));
+        if from == to || first == Some(to) || keys.any(|key| key == to) {
+            return Err(StoreError::UsedKey { place: self.place(), key: to });
+        }
+        Ok(())
+    }
+
+    /// Writes that `new` signs after the version at `last`, and returns the name of the record.
+    async fn put_handover(&self, old: &OldKey, new: &SignKey, last: Link) -> Result<String, StoreError> {
         let agreed = match old {
             OldKey::Agrees(key) => Some(key),
             OldKey::Gone(_) => None,
         };
-        let from = old.public();
         let handover = HandoverRecord {
             stream: self.id(),
             created: local::unix_now(),
-            from,
+            from: old.public(),
             to: new.public(),
-            last: Link { version: record.version, commit: digest },
+            last,
             consent: None,
         };
-        let name = names::handover(record.version, Nonce::random());
+        let name = names::handover(last.version, Nonce::random());
         let bytes = handover
             .to_signed_bytes(new, agreed)
             .map_err(|source| StoreError::Record { name: name.clone(), source })?;
         self.bucket().put(&name, bytes.into()).await?;
-        Ok(HandedOver {
-            last: record.version,
-            from: from.to_string(),
-            to: new.public().to_string(),
-            agreed: agreed.is_some(),
-        })
+        Ok(name)
     }
 
     /// The handovers of the stream that are any; others are none of its business.
@@ -152,4 +249,8 @@ impl Stream {
         }
         Ok(())
     }
+}
+
+fn link(commit: &Commit) -> Link {
+    Link { version: commit.record.version, commit: commit.digest }
 }

@@ -226,10 +226,11 @@ impl Stream {
     ) -> Result<(History, Plan), StoreError> {
         let max_edges = self.policy().plans.max_edges;
         let number = target.record.version;
+        // Also where nothing is to be fetched: the files beside the weights come from its record.
+        self.check_endorsed(target).await?;
         if held == Some(target.id()) {
             return Ok(Default::default());
         }
-        self.check_endorsed(target).await?;
         let near = self.history(held.map(|held| held.version), target, max_edges).await?;
         if first
             && let Ok(plan) = near.plan(held.as_ref(), number, &excluded.objects, max_edges)

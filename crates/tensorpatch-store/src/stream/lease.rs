@@ -10,6 +10,9 @@ use super::Stream;
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
 
+/// Seconds by which a lease may be newer than all objects and the store's clock.
+const MAX_AHEAD: u64 = 86_400;
+
 /// What a replica has announced, for people: anybody who can write to the store can have written it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -91,11 +94,19 @@ impl Stream {
         self.bucket().delete(&lease_name(id)).await
     }
 
-    /// The leases that live at `now` of the store's clock, and the names of those that do not.
-    pub(crate) async fn leases(&self, now: i64) -> Result<(Vec<LiveLease>, Vec<String>), StoreError> {
-        // A clock of the store that goes back keeps leases alive.
+    /// The leases that live at `now` of the store's clock, and the names of those that do not. `newest` is the
+    /// time of the newest object, or `now`.
+    pub(crate) async fn leases(
+        &self,
+        now: i64,
+        newest: i64,
+    ) -> Result<(Vec<LiveLease>, Vec<String>), StoreError> {
+        // A clock of the store that went back keeps leases alive. If no other object is as new, somebody has
+        // set the time of the lease, in a directory: it would hold everything until then.
         let named = |object: Listed| {
+            let ahead = u64::try_from(object.modified.saturating_sub(newest)).unwrap_or(0);
             let age = u64::try_from(now.saturating_sub(object.modified)).unwrap_or(0);
+            let age = if ahead > MAX_AHEAD { u64::MAX } else { age };
             (format!("{}/{}", names::LEASES, object.name), age)
         };
         let listed = self.bucket().list(names::LEASES, None).await?.into_iter();
@@ -164,7 +175,7 @@ mod tests {
             stream.bucket().put(&format!("leases/{stray}"), "x".into()).await.unwrap();
         }
         let now = stream.store_now().await.unwrap();
-        let (live, dead) = stream.leases(now).await.unwrap();
+        let (live, dead) = stream.leases(now, now).await.unwrap();
         assert_eq!((live.len(), dead.len()), (2, 0));
         let announced = stream.replica_leases().await.unwrap();
         let [lease] = announced.as_slice() else { panic!("{announced:?}") };
@@ -175,12 +186,16 @@ mod tests {
         assert!(lease.lives_at(lease.renewed + 60) && !lease.lives_at(lease.renewed + 61));
         assert!(live.contains(&LiveLease { holder: "engine-1".into(), needs: held.unwrap() }));
         assert!(live.iter().any(|lease| lease.needs == Version::FIRST));
-        let (live, dead) = stream.leases(now + 62).await.unwrap();
+        let (live, dead) = stream.leases(now + 62, now + 62).await.unwrap();
         assert_eq!((live.len(), dead), (1, vec!["leases/a.json".to_owned()]));
-        assert_eq!(stream.leases(now - 1000).await.unwrap().0.len(), 2);
+        // The clock went back: that of all objects was ahead, or that of the leases alone.
+        let back = now - i64::try_from(MAX_AHEAD).unwrap() - 10;
+        assert_eq!(stream.leases(back, now).await.unwrap().0.len(), 2);
+        let (live, dead) = stream.leases(back, back).await.unwrap();
+        assert_eq!((live.len(), dead.len()), (0, 2));
         stream.release("a").await.unwrap();
         stream.release("a").await.unwrap();
-        assert_eq!(stream.leases(now).await.unwrap().0.len(), 1);
+        assert_eq!(stream.leases(now, now).await.unwrap().0.len(), 1);
     }
 
     #[tokio::test]
@@ -193,16 +208,16 @@ mod tests {
             stream.lease(&number.to_string(), &lease).await.unwrap();
         }
         let now = stream.store_now().await.unwrap();
-        let (live, _) = stream.leases(now).await.unwrap();
+        let (live, _) = stream.leases(now, now).await.unwrap();
         assert!(live.len() == MAX_LEASES && live.iter().all(|lease| lease.needs == target));
         stream.lease("one-more", &lease).await.unwrap();
-        let (live, _) = stream.leases(now).await.unwrap();
+        let (live, _) = stream.leases(now, now).await.unwrap();
         assert_eq!(live.iter().map(|lease| lease.needs).min(), Some(Version::FIRST));
         assert_eq!(live.len(), MAX_LEASES + 1);
         assert_eq!(stream.replica_leases().await.unwrap().len(), MAX_LEASES);
         // Those that cannot live any more are not read, however many there are.
         let late = now + i64::try_from(MAX_SECONDS).unwrap() + 1;
-        let (live, dead) = stream.leases(late).await.unwrap();
+        let (live, dead) = stream.leases(late, late).await.unwrap();
         assert_eq!((live.len(), dead.len()), (0, MAX_LEASES + 1));
     }
 }

@@ -12,6 +12,7 @@ use crate::observe::{Observer, Phase};
 use crate::stream::Stream;
 use crate::stream::budget::Budget;
 use crate::stream::history::batches;
+use crate::upkeep::wanted::{Wanted, wanted};
 
 /// Choices for a check.
 #[derive(Debug, Clone)]
@@ -141,7 +142,7 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
         );
         report.problems.push(Problem { name: names::commit(*lowest), what });
     }
-    let names: BTreeSet<&Key> = wanted.iter().map(|(object, _)| &object.key).collect();
+    let names: BTreeSet<&Key> = wanted.iter().map(|wanted| &wanted.object.key).collect();
     report.abandoned = listed.keys().filter(|key| !names.contains(key)).map(Key::to_string).collect();
     Ok(report)
 }
@@ -240,12 +241,12 @@ async fn check_edges(stream: &Stream, report: &mut Checked) -> Result<(), StoreE
 /// Looks at every object that a record names, and returns those that cannot be used.
 async fn check_objects(
     stream: &Stream,
-    wanted: &[(ObjectRef, Version)],
+    wanted: &[Wanted],
     listed: &BTreeMap<Key, Listed>,
     options: &CheckOptions,
     report: &mut Checked,
 ) -> Result<BTreeSet<ObjectRef>, StoreError> {
-    let bytes = wanted.iter().fold(0_u64, |sum, (object, _)| sum.saturating_add(object.bytes));
+    let bytes = wanted.iter().fold(0_u64, |sum, wanted| sum.saturating_add(wanted.object.bytes));
     let CheckOptions { deep, observer } = options;
     if *deep {
         observer.start(Phase::Download, bytes);
@@ -253,9 +254,10 @@ async fn check_objects(
     let policy = stream.policy();
     let at_once =
         if *deep { policy.transfers.parallel_downloads } else { policy.transfers.parallel_requests };
-    let results = buffered_all(wanted, at_once, |(object, version)| async move {
+    let results = buffered_all(wanted, at_once, |wanted| async move {
+        let object = &wanted.object;
         let result = if *deep {
-            stream.bucket().check_contents(object, observer).await
+            stream.bucket().check_contents(object, observer).await.and_then(|ends| wanted.check(&ends))
         } else if listed.get(&object.key).is_some_and(|listed| listed.bytes == object.bytes) {
             Ok(())
         } else {
@@ -263,7 +265,7 @@ async fn check_objects(
         };
         match result {
             Err(error @ (StoreError::Object { .. } | StoreError::Cancelled(_))) => Err(error),
-            result => Ok((object, *version, result)),
+            result => Ok((object, wanted.version, result)),
         }
     })
     .await?;
@@ -300,24 +302,4 @@ impl Checked {
         self.problems.push(Problem { name, what });
         Ok(())
     }
-}
-
-/// All objects that records name, each once, with the lowest version that its edge starts from.
-fn wanted(history: &History) -> Vec<(ObjectRef, Version)> {
-    let mut wanted: BTreeMap<Key, (ObjectRef, Version)> = BTreeMap::new();
-    let mut want = |object: &ObjectRef, version: Version| {
-        // The one that is needed longest decides whether it may be gone.
-        let entry = wanted.entry(object.key.clone()).or_insert_with(|| (object.clone(), version));
-        entry.1 = entry.1.max(version);
-    };
-    for edge in history.edges() {
-        let from = edge.base().map_or(edge.target.version, |base| base.version);
-        edge.all_objects().into_iter().for_each(|object| want(object, from));
-    }
-    for commit in history.commits() {
-        for companion in &commit.record.companions {
-            want(&companion.object, commit.record.version);
-        }
-    }
-    wanted.into_values().collect()
 }

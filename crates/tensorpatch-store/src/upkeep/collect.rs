@@ -108,8 +108,9 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
     let edge_records = stream.all_edges().await?;
     let mut history = stream.whole_history(tip).await?;
     let now = stream.store_now().await?;
-    let (leases, expired) = stream.leases(now).await?;
     let listed = stream.data_objects().await?;
+    let newest = listed.values().map(|object| object.modified).max().unwrap_or(now);
+    let (leases, expired) = stream.leases(now, newest.max(now)).await?;
     let broken = broken_edges(stream, &history, &listed).await?;
     history.leave_out(&broken);
 

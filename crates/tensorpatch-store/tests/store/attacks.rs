@@ -12,28 +12,28 @@ use tensorpatch_store::{
 use tensorpatch_stream::names;
 use tensorpatch_stream::trust::HandoverRecord;
 
-fn url(world: &World) -> String {
+pub(crate) fn url(world: &World) -> String {
     world.path("bucket").to_str().unwrap().to_owned()
 }
 
 /// A world whose stream `key` has signed.
-async fn signed(key: &SignKey) -> World {
+pub(crate) async fn signed(key: &SignKey) -> World {
     let mut world = World::new().await;
     std::fs::remove_dir_all(world.path("bucket")).unwrap();
     world.stream = Stream::builder(url(&world)).sign_key(key.clone()).open_or_create().await.unwrap();
     world
 }
 
-async fn trusting(url: &str, key: &SignKey) -> Stream {
+pub(crate) async fn trusting(url: &str, key: &SignKey) -> Stream {
     Stream::builder(url).trust_keys([key.public()]).open().await.unwrap()
 }
 
-async fn hand_over(world: &World, old: &SignKey, new: &SignKey) {
+pub(crate) async fn hand_over(world: &World, old: &SignKey, new: &SignKey) {
     let stream = trusting(&url(world), old).await;
     stream.hand_over(&OldKey::Agrees(old.clone()), new, None).await.unwrap();
 }
 
-async fn publish(world: &World, key: &SignKey, step: u64) {
+pub(crate) async fn publish(world: &World, key: &SignKey, step: u64) {
     let options = PublishOptions::default().with_anchors(AnchorPolicy::NEVER);
     let builder = Publisher::builder(url(world)).sign_key(key.clone()).options(options);
     builder.baseline(world.path("baseline")).open().await.unwrap().publish(&world.step(step)).await.unwrap();

@@ -451,3 +451,37 @@ async fn a_record_with_a_number_beyond_all_others_takes_no_memory_for_those_betw
     let checked = upkeep::check(&world.stream, &CheckOptions::default().shallow()).await.unwrap();
     assert!(!checked.is_sound() && checked.problems.len() < 10_000);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_finds_records_that_disagree_about_an_object_and_patches_that_are_none() {
+    let world = World::new().await;
+    world.publish_steps(3).await;
+    let stream = open(&world.path("bucket")).await;
+    let problems = async || {
+        let checked = upkeep::check(&stream, &CheckOptions::default()).await.unwrap();
+        checked.problems.into_iter().map(|problem| format!("{}: {}", problem.name, problem.what)).collect()
+    };
+    let good: Vec<String> = problems().await;
+    assert!(good.is_empty(), "{good:?}");
+    let kept = std::fs::read(commit_path(&world, 3)).unwrap();
+    // Two records give one object different digests: whoever reads the one cannot read the other.
+    forge(&commit_path(&world, 3), |record: &mut CommitRecord| {
+        record.companions[0].object.blake3 = ObjectDigest::of(b"another");
+    });
+    let found: Vec<String> = problems().await;
+    assert!(found.len() == 1 && found[0].contains("expected BLAKE3"), "{found:?}");
+    // An object that has its digest and is no patch, and one that is the patch of another version.
+    let patch_of = |record: &CommitRecord| record.delta.as_ref().unwrap().patches[0].object.clone();
+    let second = CommitRecord::parse(&std::fs::read(commit_path(&world, 2)).unwrap()).unwrap();
+    let other = std::fs::read(world.path("bucket").join(patch_of(&second).key.as_str())).unwrap();
+    for (bytes, word) in [(b"no patch".to_vec(), "it is no patch"), (other, "its base state is")] {
+        std::fs::write(commit_path(&world, 3), &kept).unwrap();
+        forge(&commit_path(&world, 3), |record: &mut CommitRecord| {
+            let object = &mut record.delta.as_mut().unwrap().patches[0].object;
+            std::fs::write(world.path("bucket").join(object.key.as_str()), &bytes).unwrap();
+            (object.bytes, object.blake3) = (bytes.len() as u64, ObjectDigest::of(&bytes));
+        });
+        let found: Vec<String> = problems().await;
+        assert!(found.iter().any(|problem| problem.contains(word)), "{found:?}");
+    }
+}

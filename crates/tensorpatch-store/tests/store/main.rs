@@ -20,6 +20,7 @@ mod faults;
 mod folds;
 mod following;
 mod forgery;
+mod handovers;
 mod interrupted;
 mod lag;
 mod memory;

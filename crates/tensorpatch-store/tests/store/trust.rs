@@ -313,8 +313,19 @@ async fn an_old_key_signs_no_other_old_versions() {
     assert_ne!(unsigned, forged);
     std::fs::write(bucket.join(&first), rotated.old.sign("tensorpatch-commit", forged.into_bytes())).unwrap();
     let stream = trusting(&rotated.world, rotated.new.public()).await;
-    let error = replica(&stream, rotated.world.path("r")).pull_version(v(1)).await.unwrap_err();
-    assert!(matches!(error, StoreError::Untrusted { .. }), "{error}");
+    // Nor where the weights are those of version 1 already: the files beside them would be the thief's.
+    std::fs::create_dir(rotated.world.path("has-it")).unwrap();
+    for name in ["model.safetensors", "model.safetensors.index.json"] {
+        let from = rotated.world.step(1).join(name);
+        if from.exists() {
+            std::fs::copy(from, rotated.world.path("has-it").join(name)).unwrap();
+        }
+    }
+    for dir in ["r", "has-it"] {
+        let error = replica(&stream, rotated.world.path(dir)).pull_version(v(1)).await.unwrap_err();
+        assert!(matches!(error, StoreError::Untrusted { .. }), "{dir}: {error}");
+        assert!(!rotated.world.path(dir).join(".tensorpatch/state.json").exists(), "{dir}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

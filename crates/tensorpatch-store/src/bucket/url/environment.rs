@@ -98,11 +98,13 @@ pub(super) fn check_endpoint(name: &str, value: &str) -> Result<(), String> {
             "{name} has a user or a password in it, which no store takes: leave out all up to the @"
         ));
     }
-    let refuse = |what: &str| Err(format!("{name} = {value:?} {what}"));
+    // What follows may be a signature.
+    let shown = value.split(['?', '#']).next().unwrap_or_default();
+    let refuse = |what: &str| Err(format!("{name} = {shown:?} {what}"));
     let Some(rest) = value.strip_prefix("http://").or_else(|| value.strip_prefix("https://")) else {
         return refuse(&format!(
             "must begin with http:// or https://, such as https://{}",
-            value.rsplit("//").next().unwrap_or(value)
+            shown.rsplit("//").next().unwrap_or(shown)
         ));
     };
     let (server, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
@@ -119,7 +121,7 @@ pub(super) fn check_endpoint(name: &str, value: &str) -> Result<(), String> {
         return refuse("has no valid port");
     }
     if !path.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"{}|\\^`?#".contains(&byte)) {
-        return refuse("has a path that no URL has");
+        return refuse("has a path or a query that no endpoint has");
     }
     Ok(())
 }
