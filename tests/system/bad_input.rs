@@ -134,7 +134,15 @@ fn a_wrong_base_is_refused_with_both_digests() {
 fn a_patch_that_was_applied_already_is_said_to_be() {
     let scene = Scene::new();
     fs::copy(fixture(5), scene.path("done.safetensors")).unwrap();
-    scene.refuses("done.safetensors", "good.tpatch", WRONG_BASE, &["is the target of this patch already"]);
+    let before = tree(scene.dir.path());
+    let (done, patch) = (scene.path("done.safetensors"), scene.path("good.tpatch"));
+    let beside = arguments!["apply", done, patch, "-o", scene.path("out.safetensors")];
+    run(&beside).fails(WRONG_BASE, &["is the target of this patch already: nothing to do"]);
+    let in_place = run(&arguments!["apply", done, patch, "--in-place"]).ok();
+    assert!(String::from_utf8_lossy(&in_place.stdout).contains("the target already: nothing to do"));
+    let report = run(&arguments!["apply", done, patch, "--in-place", "--json"]).ok().json();
+    assert_eq!((&report["already"], &report["changed_chunks"]), (&true.into(), &0.into()));
+    assert!(tree(scene.dir.path()) == before);
 }
 
 #[test]

@@ -72,10 +72,8 @@ fn an_application_in_place_that_is_killed_is_finished_by_the_next() {
         prepare();
         killed += u32::from(kill_after(&apply, delay));
         let again = run(&apply);
-        // If the first run was done, the second has nothing to apply to, and says so.
-        if again.code != 0 {
-            again.fails(4, &["is the target of this patch already"]);
-        }
+        // If the first run was done, the second has nothing to do.
+        again.ok();
         same_checkpoint(&copy, &pair.target);
     }
     assert!(killed > 1, "only the first was killed in time");

@@ -154,6 +154,7 @@ fn inspect_shows_what_changes_in_each_layer_by_a_patch_or_between_checkpoints() 
         let widest = table.lines().map(|line| line.chars().count()).max().unwrap();
         assert!(widest <= width.parse().unwrap(), "{widest}:\n{text}");
         assert!(text.contains('█') && text.contains("1 ulp"), "{text}");
+        assert!(!text.contains("█…"), "a bar is cut, and says nothing any more:\n{text}");
     }
     let wrong = arguments!["inspect", patch, "--base", fixture(6)];
     run(&wrong).fails(4, &["not the base of the patch"]);
@@ -236,6 +237,20 @@ fn a_follower_serves_its_metrics_and_whether_it_is_healthy() {
     follower.wait().unwrap();
     run(&arguments!["follow", stream, dir.path().join("r"), "--metrics", "example.org"])
         .fails(2, &["--metrics"]);
+}
+
+#[test]
+fn help_is_as_wide_as_the_terminal_and_no_wider_than_is_read_with_ease() {
+    for (columns, most) in [("60", 60), ("80", 80), ("200", 110)] {
+        for line in [&["pull", "--help"][..], &["publish", "-h"]] {
+            let help = finish(command(line).env("COLUMNS", columns)).ok();
+            let text = String::from_utf8(help.stdout).unwrap();
+            // An example is one word to whoever copies it.
+            let lines = text.lines().take_while(|line| !line.starts_with("Example"));
+            let widest = lines.map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= most, "{line:?} takes {widest} of {columns} columns:\n{text}");
+        }
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{arguments, command, finish, fixture, read, run, temporary, tree};
+use crate::support::{arguments, command, finish, fixture, read, run, shard, temporary, tree};
 
 /// A stream of three versions in `dir`/stream, and a replica of version 1 in `dir`/replica.
 fn stream_and_replica(dir: &Path) {
@@ -33,7 +33,7 @@ fn status_says_how_far_a_replica_is_behind_and_alters_nothing() {
     assert!(behind["behind_bytes"].as_u64().unwrap() > 0 && behind["tip_age_seconds"].is_u64(), "{behind}");
     let late = status(&replica, "1").fails(9, &["2 versions behind", "tensorpatch pull"]);
     assert_eq!(late.json()["behind_versions"], 2);
-    let none = status(&dir.path().join("none"), "3").fails(9, &["holds no whole version"]).json();
+    let none = status(&dir.path().join("none"), "3").fails(9, &["no such directory"]).json();
     assert_eq!((&none["held"], &none["condition"]), (&serde_json::Value::Null, &"empty".into()));
     assert!(none["behind_bytes"].as_u64() > behind["behind_bytes"].as_u64(), "{none}");
     assert_eq!(tree(dir.path()), before);
@@ -135,7 +135,8 @@ fn a_key_tells_its_public_half_and_what_was_signed_with_it() {
     assert_eq!(used["signed"][0]["version"], 1);
     let shown = String::from_utf8(run(&arguments!["key", "show", key]).ok().stdout).unwrap();
     assert!(!shown.contains(String::from_utf8(read(&key)).unwrap().trim()), "the secret is shown");
-    run(&arguments!["key", "show", fixture(4)]).fails(1, &["cannot read"]);
+    run(&arguments!["key", "show", fixture(4)]).fails(2, &["no signing key", "tensorpatch keygen"]);
+    run(&arguments!["key", "show", dir.path()]).fails(2, &["is a directory", "tensorpatch keygen"]);
 }
 
 #[test]
@@ -161,11 +162,69 @@ fn the_doctor_only_reads_until_it_may_write_and_leaves_nothing() {
     assert!(written["upload_bytes_per_second"].as_f64().unwrap() > 0.0);
     assert_eq!(tree(&stream), before);
 
-    let missing = dir.path().join("missing");
-    let sick = run(&arguments!["doctor", missing, "--write"]).fails(1, &["not fit for a stream"]);
-    let text = String::from_utf8(sick.stdout).unwrap();
-    assert!(text.contains("there is no stream") && text.contains("advice: check the path"), "{text}");
-    assert!(!missing.exists());
+    // A place whose folder for such things was not there before has none afterwards.
+    let empty = dir.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    run(&arguments!["doctor", empty, "--write"]).ok();
+    assert_eq!(fs::read_dir(&empty).unwrap().count(), 0);
+}
+
+#[test]
+fn the_doctor_says_whether_a_place_that_is_not_there_yet_can_be_made() {
+    let dir = temporary();
+    let missing = dir.path().join("missing/below");
+    let told = run(&arguments!["doctor", missing, "--write"]).ok();
+    let text = String::from_utf8(told.stdout).unwrap();
+    assert!(text.contains("nothing is at") && text.contains("it can be made"), "{text}");
+    assert!(!dir.path().join("missing").exists());
+    fs::write(dir.path().join("file"), "x").unwrap();
+    let report = run(&arguments!["doctor", dir.path().join("file/below"), "--json"])
+        .fails(1, &["not fit for a stream"])
+        .json();
+    assert!(report["findings"][0]["what"].as_str().unwrap().contains("is a file"), "{report}");
+    assert_eq!(report["error"]["exit_code"], 1);
+    let mut without = command(&["doctor", "s3://bucket/run"]);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+        without.env_remove(name);
+    }
+    without.env("HOME", dir.path()).env("AWS_EC2_METADATA_DISABLED", "true");
+    let text = String::from_utf8(finish(&mut without).fails(1, &[]).stdout).unwrap();
+    assert!(text.contains("no credentials were found") && text.contains("AWS_ACCESS_KEY_ID"), "{text}");
+}
+
+#[test]
+fn status_misses_files_of_the_version_that_is_held() {
+    let dir = temporary();
+    let (stream, replica, checkpoint) =
+        (dir.path().join("stream"), dir.path().join("replica"), dir.path().join("checkpoint"));
+    shard(&fixture(4), &checkpoint, 2);
+    run(&arguments!["publish", checkpoint, "--to", stream, "--baseline", dir.path().join("b")]).ok();
+    let pull = arguments!["pull", stream, replica];
+    let status = arguments!["status", stream, replica, "--max-behind", "0", "--json"];
+    run(&pull).ok();
+    assert_eq!(run(&status).ok().json()["faults"], serde_json::json!([]));
+    let shorten = |path: &Path| fs::File::options().write(true).open(path).unwrap().set_len(100).unwrap();
+    let shard = replica.join("model-00002-of-00002.safetensors");
+    let alter: [(&str, &dyn Fn()); 3] = [
+        ("model-00002-of-00002.safetensors", &|| fs::remove_file(&shard).unwrap()),
+        ("model-00002-of-00002.safetensors", &|| shorten(&shard)),
+        ("config.json", &|| fs::remove_file(replica.join("config.json")).unwrap()),
+    ];
+    for (name, alter) in alter {
+        alter();
+        let before = tree(&replica);
+        let report = run(&status).fails(9, &["no whole version", "tensorpatch pull"]).json();
+        assert_eq!((&report["condition"], &report["held"]), (&"damaged".into(), &serde_json::Value::Null));
+        assert!(report["faults"].to_string().contains(name), "{report}");
+        assert_eq!(report["error"]["exit_code"], 9, "{report}");
+        assert_eq!(tree(&replica), before);
+        let told = run(&arguments!["status", stream, replica]).ok();
+        assert!(String::from_utf8_lossy(&told.stdout).contains(name));
+        run(&pull).ok();
+        run(&status).ok();
+    }
+    let mistyped = arguments!["status", stream, dir.path().join("replicca"), "--max-behind", "0"];
+    run(&mistyped).fails(9, &["there is no such directory", "check the path"]);
 }
 
 #[test]

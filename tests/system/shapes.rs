@@ -146,7 +146,8 @@ fn every_command_prints_what_its_schema_says_and_fails_with_an_error_document() 
         arguments!["pull", stream(0), numbered("replica", number)]
     });
     let replica = numbered("replica", 0);
-    shape("verify", |_| arguments!["verify", replica]);
+    let damaged = damaged_replica(&replica, &path("damaged"));
+    shape_beside("verify", vec![printed(arguments!["verify", damaged])], |_| arguments!["verify", replica]);
     let followed = printed(arguments!["follow", plain, path("plain replica"), "--until", "3"]);
     shape_beside("follow", vec![followed], |number| {
         arguments!["follow", stream(0), numbered("follower", number), "--until", "3"]
@@ -154,12 +155,15 @@ fn every_command_prints_what_its_schema_says_and_fails_with_an_error_document() 
     let cut_off = without_anchors(&dir);
     let statuses = vec![
         printed(arguments!["status", plain, path("nothing")]),
+        printed(arguments!["status", plain, path("nothing"), "--max-behind", "0"]),
+        printed(arguments!["status", stream(0), damaged, "--max-behind", "0"]),
         printed(arguments!["status", plain, path("plain replica"), "--lease", "nobody"]),
         printed(arguments!["status", cut_off, path("nothing")]),
     ];
     shape_beside("status", statuses, |_| arguments!["status", stream(0), path("late"), "--lease", "late"]);
     shape_beside("log", vec![printed(arguments!["log", plain])], |_| arguments!["log", stream(0)]);
-    let diagnoses = vec![printed(arguments!["doctor", plain]), printed(arguments!["doctor", none])];
+    let diagnoses = [plain.clone(), none.clone(), patch.join("below a file")];
+    let diagnoses = diagnoses.map(|place| printed(arguments!["doctor", place])).to_vec();
     shape_beside("doctor", diagnoses, |_| arguments!["doctor", stream(0), "--write"]);
     shape("inspect compare", |_| arguments!["inspect", old, new]);
     let reports = ["8", "0"]
@@ -167,7 +171,7 @@ fn every_command_prints_what_its_schema_says_and_fails_with_an_error_document() 
     shape_beside("report", reports.to_vec(), |number| {
         arguments!["report", stream(0), "-o", numbered("page", number), "--work", path("work")]
     });
-    shape("fsck", |_| arguments!["fsck", stream(0)]);
+    shape_beside("fsck", vec![printed(arguments!["fsck", cut_off])], |_| arguments!["fsck", stream(0)]);
     let trust = run(&arguments!["key", "show", key, "--json"]).ok().json();
     let trust = trust["public_key"].as_str().unwrap().to_owned();
     shape("anchor", |number| {
@@ -179,7 +183,10 @@ fn every_command_prints_what_its_schema_says_and_fails_with_an_error_document() 
     });
     shape("rollback", |number| arguments!["rollback", stream(number), "--sign-key", key]);
     shape("gc", |_| arguments!["gc", stream(0), "--keep", "1", "--grace", "0s", "--sign-key", key]);
-    shape("mirror", |number| {
+    let lacking = arguments!["mirror", plain, path("copy"), "--work", path("copy work")];
+    printed(lacking.clone());
+    fs::remove_dir_all(plain.join("patches")).unwrap();
+    shape_beside("mirror", vec![printed(lacking)], |number| {
         arguments!["mirror", stream(0), numbered("mirror", number), "--trust-key", trust]
     });
     shape("key show", |_| arguments!["key", "show", key]);
@@ -188,10 +195,10 @@ fn every_command_prints_what_its_schema_says_and_fails_with_an_error_document() 
     });
 
     let failures = [
-        failure(1, arguments!["keygen", key]),
+        failure(2, arguments!["keygen", key]),
         failure(3, arguments!["diff", patch, new, "-o", path("x")]),
         failure(4, arguments!["apply", fixture(6), patch, "-o", path("x")]),
-        failure(3, arguments!["inspect", old]),
+        failure(2, arguments!["inspect", old]),
         failure(1, arguments!["digest", none]),
         failure(1, arguments!["convert", none, "--base", old, "--to", "checkpoint", "-o", path("x")]),
         failure(1, arguments!["publish", none, "--to", stream(0)]),
@@ -216,6 +223,14 @@ fn every_command_prints_what_its_schema_says_and_fails_with_an_error_document() 
     let named = |of: &Value| of["error"].get("path").or(of["error"].get("object")).is_some();
     assert!(failures[failures.len() - 2..].iter().all(named), "{failures:#?}");
     hold("error", &failures);
+}
+
+/// A copy of a replica whose weights are gone.
+fn damaged_replica(replica: &Path, copy: &Path) -> PathBuf {
+    let copied = std::process::Command::new("cp").arg("-a").arg(replica).arg(copy).status().unwrap();
+    assert!(copied.success());
+    fs::remove_file(copy.join("model.safetensors")).unwrap();
+    copy.to_owned()
 }
 
 /// A stream whose anchor is gone.

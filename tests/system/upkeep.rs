@@ -250,7 +250,7 @@ fn a_mirror_is_the_same_stream_and_is_brought_up_to_date() {
     let other = Scene::new(1);
     let before = tree(&other.stream());
     run(&arguments!["mirror", scene.stream(), other.stream(), "--work", scene.path("work")])
-        .fails(CONFLICT, &[]);
+        .fails(CONFLICT, &["holds another stream", "choose an empty or missing place"]);
     assert!(tree(&other.stream()) == before);
 }
 
@@ -264,7 +264,8 @@ fn a_key_makes_replicas_refuse_what_others_signed_or_nobody() {
     let (ours, theirs) = (keygen("ours"), keygen("theirs"));
     assert_eq!(fs::metadata(scene.path("ours")).unwrap().permissions().mode() & 0o777, 0o600);
     let secret = read(&scene.path("ours"));
-    run(&arguments!["keygen", scene.path("ours")]).fails(FAILED, &["ours", "exists"]);
+    run(&arguments!["keygen", scene.path("ours")])
+        .fails(REFUSED, &["ours", "exists already", "tensorpatch key show"]);
     assert!(read(&scene.path("ours")) == secret);
 
     let signed = scene.path("ours");
@@ -326,7 +327,7 @@ fn a_key_makes_replicas_refuse_what_others_signed_or_nobody() {
 
     pull("0123").fails(REFUSED, &["64 hexadecimal digits"]);
     let publish = arguments!["publish", fixture(4), "--to", scene.stream(), "--sign-key", fixture(4)];
-    run(&publish).fails(1, &["signing key"]);
+    run(&publish).fails(REFUSED, &["no signing key", "keygen"]);
     let bad = scene.path("bad");
     write(&bad, b"secret");
     let publish = arguments!["publish", fixture(4), "--to", scene.stream(), "--sign-key", bad];

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
+use anyhow::Result;
 use serde::Serialize;
 use tensorpatch::checkpoint::CheckpointError;
 use tensorpatch::delta::{ApplyError, DiffError};
@@ -14,8 +15,9 @@ use tensorpatch::format::{ErrorClass, ErrorKind};
 use tensorpatch::store::StoreError;
 
 use self::subject::Subject;
-use self::verdict::judge;
+use self::verdict::{Verdict, judge};
 use crate::interrupt::Interrupted;
+use crate::output::{Output, Report};
 use crate::screen::{ADVICE, BAD, styled};
 use crate::terminal::{shown, shown_json, shown_lines};
 
@@ -122,6 +124,16 @@ pub(crate) enum Unsound {
     /// In a stream.
     #[error("{0}: the stream is not sound")]
     Stream(String),
+    /// In a stream that was copied as far as that goes.
+    #[error("{url}: {name}: {what}")]
+    Copied {
+        /// The stream.
+        url: String,
+        /// The first object that is wrong.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// In a replica.
     #[error("{0}: the replica is not what was published")]
     Replica(String),
@@ -133,6 +145,20 @@ pub(crate) enum Unsound {
     HoldsNothing {
         /// The directory.
         dir: String,
+    },
+    /// A replica that is not there.
+    #[error("{dir}: there is no such directory")]
+    NoDirectory {
+        /// Where it should be.
+        dir: String,
+    },
+    /// A replica whose files are not all there.
+    #[error("{dir}: it holds no whole version: {what}")]
+    Incomplete {
+        /// The directory.
+        dir: String,
+        /// What is missing.
+        what: String,
     },
     /// Between a replica and its stream.
     #[error("{dir}: {behind} versions behind, at most {most} are allowed")]
@@ -167,6 +193,19 @@ struct ErrorBody<'a> {
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     advice: Option<&'a str>,
+}
+
+impl<'a> ErrorBody<'a> {
+    fn of(error: &anyhow::Error, verdict: &'a Verdict, message: &'a str) -> Self {
+        Self {
+            exit_code: verdict.code.number(),
+            class: verdict.class.map(ErrorClass::code),
+            offset: verdict.offset,
+            subject: Subject::of(error),
+            message,
+            advice: verdict.advice.as_deref(),
+        }
+    }
 }
 
 /// Tells the user what is wrong with the command line, or what was asked about it.
@@ -213,18 +252,35 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Code {
     }
     // If standard error is gone there is nobody left to tell.
     let _ = anstream::stderr().write_all(text.as_bytes());
-    // After the report of a check, an error document would be a second one.
+    // What is unsound was part of the report.
     if json && !error.is::<Unsound>() {
-        print_json(&ErrorBody {
-            exit_code: verdict.code.number(),
-            class: verdict.class.map(ErrorClass::code),
-            offset: verdict.offset,
-            subject: Subject::of(error),
-            message: &message,
-            advice: verdict.advice.as_deref(),
-        });
+        print_json(&ErrorBody::of(error, &verdict, &message));
     }
     verdict.code
+}
+
+/// Prints a report, and ends with what it says is wrong: for programs that is a member of the report, as no
+/// second document may follow.
+pub(crate) fn conclude(output: Output, report: &impl Report, wrong: Option<Unsound>) -> Result<()> {
+    let Some(wrong) = wrong else { return output.report(report) };
+    let error = anyhow::Error::new(wrong);
+    let (verdict, message) = (judge(&error), message(&error));
+    output.report(&Concluded { report, error: ErrorBody::of(&error, &verdict, &message) })?;
+    Err(error)
+}
+
+/// A report with what is wrong.
+#[derive(Serialize)]
+struct Concluded<'a, R> {
+    #[serde(flatten)]
+    report: &'a R,
+    error: ErrorBody<'a>,
+}
+
+impl<R: Report> Report for Concluded<'_, R> {
+    fn lines(&self) -> Vec<String> {
+        self.report.lines()
+    }
 }
 
 /// The whole chain of causes in one line, without those that the one before has said already.

@@ -36,6 +36,9 @@ use crate::session::Session;
 /// Says what is logged.
 const LOG_VARIABLE: &str = "TENSORPATCH_LOG";
 
+/// Lines of help are read with ease up to here.
+const MAX_HELP_COLUMNS: usize = 110;
+
 /// What a user types.
 #[derive(Debug, Parser)]
 #[command(
@@ -48,7 +51,7 @@ const LOG_VARIABLE: &str = "TENSORPATCH_LOG";
         or file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or \
         hf://buckets/NAMESPACE/BUCKET/PREFIX, with the credentials that each provider's own tools use.",
     after_long_help = exit::TABLE,
-    max_term_width = 110,
+    max_term_width = MAX_HELP_COLUMNS,
 )]
 struct Arguments {
     #[command(flatten)]
@@ -79,7 +82,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 
 /// All that can be typed, with an example in the help of each command.
 fn command_line() -> clap::Command {
-    examples::add(Arguments::command())
+    let line = examples::add(Arguments::command());
+    // Terminals that state columns and no rows, as under `script`, are none to clap.
+    match screen::width() {
+        usize::MAX => line,
+        columns => line.term_width(columns.min(MAX_HELP_COLUMNS)),
+    }
 }
 
 /// Warnings of the lower layers go to standard error, each once; with `-v` or `TENSORPATCH_LOG=info` they

@@ -1,12 +1,13 @@
 //! The log on standard error: a warning that was given is not given again for a while.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::screen::{WARNING, styled};
 use crate::terminal::shown;
 
 /// How long a warning is not repeated: a follower runs for months.
@@ -41,8 +42,15 @@ impl Write for Once {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         if self.is_new(&text, Instant::now()) {
-            let text = shown(text.strip_suffix('\n').unwrap_or(&text)).into_owned();
-            io::stderr().write_all((text + "\n").as_bytes())?;
+            let text = text.strip_suffix('\n').unwrap_or(&text);
+            match text.split_once(MARK) {
+                // To whoever reads it as it comes, when it was is no news.
+                Some((_, warning)) if io::stderr().is_terminal() => {
+                    let text = format!("{} {}\n", styled(WARNING, "warning:"), shown(warning));
+                    anstream::stderr().write_all(text.as_bytes())?;
+                }
+                _ => io::stderr().write_all((shown(text).into_owned() + "\n").as_bytes())?,
+            }
         }
         Ok(line.len())
     }

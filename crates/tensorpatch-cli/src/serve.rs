@@ -1,4 +1,5 @@
-//! The metrics of a follower over HTTP: `/metrics` in the text format of Prometheus, and `/healthz`.
+//! The metrics of a follower over HTTP: `/metrics` in the text format of Prometheus, `/healthz` and
+//! `/readyz`.
 //!
 //! It answers one kind of request and understands no more: whoever asks can send what they like.
 
@@ -86,7 +87,11 @@ fn response(request: &[u8], stream: StreamId, counts: &FollowCounts, now: f64) -
     let (status, body) = match (method, path) {
         (b"GET" | b"HEAD", b"/metrics") => ("200 OK", text(stream, counts)),
         (b"GET" | b"HEAD", b"/healthz") => health(counts, now),
-        (b"GET" | b"HEAD", _) => ("404 Not Found", "there are /metrics and /healthz\n".into()),
+        (b"GET" | b"HEAD", b"/readyz") if counts.version.is_none() => {
+            ("503 Service Unavailable", "no version is held yet\n".into())
+        }
+        (b"GET" | b"HEAD", b"/readyz") => ("200 OK", "ok\n".into()),
+        (b"GET" | b"HEAD", _) => ("404 Not Found", "there are /metrics, /healthz and /readyz\n".into()),
         _ => ("405 Method Not Allowed", "only GET\n".into()),
     };
     let length = body.len();
@@ -97,12 +102,13 @@ fn response(request: &[u8], stream: StreamId, counts: &FollowCounts, now: f64) -
     )
 }
 
+/// Whether the follower does its work: that the stream has no version yet is no fault of it.
 fn health(counts: &FollowCounts, now: f64) -> (&'static str, String) {
     match counts.failing_since {
+        _ if counts.gone => ("503 Service Unavailable", "the stream is gone\n".into()),
         Some(since) if now - since > UNHEALTHY_AFTER_SECONDS => {
             ("503 Service Unavailable", format!("the store fails since {:.0} s\n", now - since))
         }
-        _ if counts.version.is_none() => ("503 Service Unavailable", "no version is held yet\n".into()),
         _ => ("200 OK", "ok\n".into()),
     }
 }
@@ -160,7 +166,8 @@ mod tests {
         for (request, status) in [
             (&b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"[..], "200"),
             (b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", "200"),
-            (b"GET /healthz HTTP/1.1\r\n\r\n", "503"),
+            (b"GET /healthz HTTP/1.1\r\n\r\n", "200"),
+            (b"GET /readyz HTTP/1.1\r\n\r\n", "503"),
             (b"GET /../etc/passwd HTTP/1.1\r\n\r\n", "404"),
             (b"POST /metrics HTTP/1.1\r\n\r\n", "405"),
             (b"", "405"),

@@ -164,10 +164,16 @@ pub(crate) fn read_key(path: &Path) -> Result<SignKey> {
     if mode & 0o077 != 0 {
         tracing::warn!("{}: others can read or replace the signing key: chmod 600 it", path.display());
     }
-    let text = std::io::read_to_string(file.take(MAX_KEY_BYTES)).with_context(failed)?;
-    Ok(text.parse().map_err(|error| {
-        Refusal::usage(format!("{}: {error}", path.display()), "make a key with tensorpatch keygen FILE")
-    })?)
+    let advice = "name a file that tensorpatch keygen has made";
+    if file.metadata().with_context(failed)?.is_dir() {
+        let what = format!("{} is a directory, and no signing key", path.display());
+        return Err(Refusal::usage(what, advice).into());
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_KEY_BYTES).read_to_end(&mut bytes).with_context(failed)?;
+    let key = String::from_utf8_lossy(&bytes).parse();
+    Ok(key
+        .map_err(|error| Refusal::usage(format!("{} is no signing key: {error}", path.display()), advice))?)
 }
 
 /// An observer that draws a bar for each phase.

@@ -2,6 +2,8 @@
 
 /// What stands between two columns.
 const GAP: &str = "  ";
+/// Characters of the longest bar where there is room.
+const BAR: usize = 20;
 /// A column that is cut keeps at least so many characters.
 const LEAST: usize = 8;
 
@@ -10,6 +12,8 @@ const LEAST: usize = 8;
 pub(crate) struct Column {
     heading: &'static str,
     cells: Vec<String>,
+    /// Values whose bars stand in place of cells, the longest as wide as there is room for.
+    bars: Vec<f64>,
     is_left: bool,
     /// Columns with a higher rank are left out first; those of rank 0 never are.
     rank: u8,
@@ -18,22 +22,36 @@ pub(crate) struct Column {
 impl Column {
     /// A column of numbers, aligned to the right.
     pub(crate) fn right(heading: &'static str, rank: u8, cells: impl Iterator<Item = String>) -> Self {
-        Self { heading, cells: cells.collect(), is_left: false, rank }
+        Self { heading, cells: cells.collect(), bars: Vec::new(), is_left: false, rank }
     }
 
     /// A column of words, aligned to the left; the last one of a table may be cut.
     pub(crate) fn left(heading: &'static str, rank: u8, cells: impl Iterator<Item = String>) -> Self {
-        Self { heading, cells: cells.collect(), is_left: true, rank }
+        Self { heading, cells: cells.collect(), bars: Vec::new(), is_left: true, rank }
+    }
+
+    /// A column of bars, for the end of a table.
+    pub(crate) fn bars(rank: u8, values: impl Iterator<Item = f64>) -> Self {
+        Self { heading: "", cells: Vec::new(), bars: values.collect(), is_left: true, rank }
+    }
+
+    /// What stands in a row, where there is room for `width` characters.
+    fn cell(&self, row: usize, width: usize) -> String {
+        match self.bars.get(row) {
+            Some(value) => bar(*value, self.bars.iter().copied().fold(0.0, f64::max), width),
+            None => self.cells.get(row).cloned().unwrap_or_default(),
+        }
     }
 
     fn width(&self) -> usize {
         let cells = self.cells.iter().map(|cell| cell.chars().count());
-        cells.chain([self.heading.len()]).max().unwrap_or_default()
+        let bar = if self.bars.is_empty() { 0 } else { BAR };
+        cells.chain([self.heading.len(), bar]).max().unwrap_or_default()
     }
 
     /// Whether no cell says anything.
     fn is_blank(&self) -> bool {
-        self.cells.iter().all(|cell| cell.is_empty() || cell == "-")
+        self.bars.is_empty() && self.cells.iter().all(|cell| cell.is_empty() || cell == "-")
     }
 
     fn line(&self, cell: &str, width: usize) -> String {
@@ -66,14 +84,33 @@ pub(crate) fn fitted(mut columns: Vec<Column>, width: usize) -> Vec<String> {
         *last = last.saturating_sub(over.min(slack(&columns)));
     }
     let rows = columns.iter().map(|column| column.cells.len()).max().unwrap_or_default();
-    let line = |cell: &dyn Fn(&Column) -> String| {
-        let cells: Vec<String> =
-            columns.iter().zip(&widths).map(|(column, width)| column.line(&cell(column), *width)).collect();
+    let line = |cell: &dyn Fn(&Column, usize) -> String| {
+        let cells: Vec<String> = columns
+            .iter()
+            .zip(&widths)
+            .map(|(column, width)| column.line(&cell(column, *width), *width))
+            .collect();
         cells.join(GAP)
     };
-    let mut lines = vec![line(&|column| column.heading.to_owned())];
-    lines.extend((0..rows).map(|row| line(&|column| column.cells.get(row).cloned().unwrap_or_default())));
+    let mut lines = vec![line(&|column, _| column.heading.to_owned())];
+    lines.extend((0..rows).map(|row| line(&|column, width| column.cell(row, width))));
     lines
+}
+
+/// A bar for a value, in eighths of a character; `width` characters for the greatest.
+fn bar(value: f64, greatest: f64, width: usize) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    if value <= 0.0 || greatest <= 0.0 {
+        return String::new();
+    }
+    let most = width.saturating_mul(8).max(1);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 1 and 8 times the width"
+    )]
+    let eighths = ((value / greatest * most as f64).round() as usize).clamp(1, most);
+    "█".repeat(eighths / 8) + EIGHTHS[eighths % 8]
 }
 
 /// A text of at most `width` characters, with a mark where it was cut.
@@ -99,6 +136,21 @@ mod tests {
             Column::left("blank", 1, cells(&["", "-"])),
             Column::left("label", 1, cells(&["", "a label that goes on"])),
         ]
+    }
+
+    #[test]
+    fn bars_have_eighths_shrink_with_the_table_and_something_is_never_nothing() {
+        assert_eq!(bar(0.0, 1.0, 20), "");
+        assert_eq!(bar(1.0, 1.0, 20), "█".repeat(20));
+        assert_eq!(bar(1e-9, 1.0, 20), "▏");
+        assert_eq!(bar(0.5, 0.0, 20), "");
+        let table = |width| {
+            let names = ["a layer", "another layer"].map(str::to_owned).into_iter();
+            fitted(vec![Column::left("layer", 0, names), Column::bars(1, [0.5, 1.0].into_iter())], width)
+        };
+        assert_eq!(table(usize::MAX)[2], format!("another layer  {}", "█".repeat(20)));
+        assert_eq!(table(25)[1].trim_end(), format!("a layer        {}", "█".repeat(5)));
+        assert_eq!(table(25)[2], format!("another layer  {}", "█".repeat(10)));
     }
 
     #[test]

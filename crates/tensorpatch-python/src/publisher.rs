@@ -246,7 +246,7 @@ impl Publisher {
     /// Takes back the newest versions down to one that a trusted key has signed.
     fn roll_back(&self, done: Py<PyAny>) -> PyResult<Job> {
         let lazy = Arc::clone(&self.lazy);
-        let work = async move { Ok(upkeep::roll_back_unsigned(&lazy.stream).await?) };
+        let work = async move { Ok(upkeep::roll_back_unsigned(&lazy.stream, &Default::default()).await?) };
         Ok(self.workers.submit_json(done, work)?)
     }
 

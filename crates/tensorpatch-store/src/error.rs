@@ -1,6 +1,7 @@
 //! What can go wrong between a checkpoint and a bucket, by who must act.
 
-use std::path::PathBuf;
+use std::io::ErrorKind as IoErrorKind;
+use std::path::{Path, PathBuf};
 
 use crate::cause::{Cause, Told};
 use crate::settings::PolicyError;
@@ -61,6 +62,12 @@ pub enum StoreError {
         /// The store and prefix.
         place: String,
     },
+    /// A stream that was followed is there no longer. What is held stays as it was.
+    #[error("the stream at {place} is gone, which was there before: what is held stays as it was")]
+    StreamGone {
+        /// The store and prefix.
+        place: String,
+    },
     /// The stream record is gone, but other records of the stream are there. Nothing was created.
     #[error(
         "{place}: stream.json is gone, but records of {} are there, {}",
@@ -82,6 +89,20 @@ pub enum StoreError {
     Unsigned {
         /// The store and prefix.
         place: String,
+    },
+    /// A key was named, and the stream is not signed at all.
+    #[error("{place} is not signed: no key counts for it")]
+    NotSigned {
+        /// The store and prefix.
+        place: String,
+    },
+    /// A version was not taken back, which may be one of the owner's. Nothing was removed.
+    #[error("{name} was not removed: {what}")]
+    NotTakenBack {
+        /// The commit record.
+        name: String,
+        /// Why it may be the owner's.
+        what: String,
     },
     /// A stream is already at the place where one should be created.
     #[error("there is a stream {stream} at {place} already")]
@@ -132,6 +153,14 @@ pub enum StoreError {
         /// The stream that was found.
         found: StreamId,
     },
+    /// Something else is where a copy of the stream should go. Nothing there was altered.
+    #[error("{place} {what}: nothing was copied over it")]
+    AnotherCopy {
+        /// The store and prefix of the copy.
+        place: String,
+        /// What is there.
+        what: String,
+    },
     /// The stream does not have the version that the directory holds, or has another under its number.
     #[error("the history of the stream was rewritten: {0}")]
     HistoryRewritten(String),
@@ -167,6 +196,15 @@ pub enum StoreError {
         path: PathBuf,
         /// What was found there.
         what: String,
+    },
+    /// A directory with something else was named as a baseline, which would have been overwritten. Nothing in
+    /// it was altered.
+    #[error("{} is no baseline: it has {found:?}, and nothing that tensorpatch keeps", path.display())]
+    NotABaseline {
+        /// The directory.
+        path: PathBuf,
+        /// A file in it.
+        found: String,
     },
     /// The state of the local files is not what was recorded, or a patch did not lead to what was committed.
     #[error("{}: the state is {found}, not {expected}", path.display())]
@@ -229,6 +267,27 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong.
         what: String,
+    },
+    /// A file is where a directory should be. It was not altered.
+    #[error(
+        "{} is a file, and {}",
+        file.display(),
+        if file == path { "a directory is wanted there".into() } else { format!("no directory {} can be below it", path.display()) }
+    )]
+    NotADirectory {
+        /// The directory.
+        path: PathBuf,
+        /// The file: that path itself, or one that it would be below.
+        file: PathBuf,
+    },
+    /// The user's cache cannot be written to, and no other directory was named.
+    #[error("{}: nothing can be kept in the user's cache: {source}", path.display())]
+    Cache {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
     },
     /// A local file could not be read or written.
     #[error("{}: {source}", path.display())]
@@ -448,6 +507,17 @@ impl From<ChainError> for StoreError {
 }
 
 impl StoreError {
+    /// That the directory at `path` could not be made or opened.
+    pub(crate) fn directory(path: &Path, source: std::io::Error) -> Self {
+        if matches!(source.kind(), IoErrorKind::AlreadyExists | IoErrorKind::NotADirectory) {
+            let is_file = |path: &&Path| path.metadata().is_ok_and(|found| !found.is_dir());
+            if let Some(file) = path.ancestors().find(is_file) {
+                return Self::NotADirectory { path: path.to_owned(), file: file.to_owned() };
+            }
+        }
+        Self::local(path, source)
+    }
+
     pub(crate) fn local(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         match Misplaced::of(&source) {
             Some(misplaced) => Self::Misplaced(misplaced.clone()),
@@ -472,6 +542,7 @@ impl StoreError {
             Self::Key(error) => error.kind(),
             Self::Record { source, .. } => source.kind(),
             Self::NoStream { .. }
+            | Self::StreamGone { .. }
             | Self::Empty
             | Self::NoVersion { .. }
             | Self::Collected { .. }
@@ -483,8 +554,11 @@ impl StoreError {
             | Self::HiddenTip { .. }
             | Self::Moved { .. }
             | Self::StreamExists { .. }
+            | Self::AnotherCopy { .. }
             | Self::HistoryRewritten(_) => ErrorKind::Conflict,
             Self::ForeignDirectory { .. }
+            | Self::NotABaseline { .. }
+            | Self::NotADirectory { .. }
             | Self::RunsCode { .. }
             | Self::NoConditionalCreate(_)
             | Self::Url { .. }
@@ -506,9 +580,11 @@ impl StoreError {
             Self::Missing { .. }
             | Self::Damaged { .. }
             | Self::PatchDiffers { .. }
+            | Self::NotTakenBack { .. }
             | Self::StreamRecordLost { .. } => ErrorKind::BadInput,
             Self::Untrusted { .. }
             | Self::Unsigned { .. }
+            | Self::NotSigned { .. }
             | Self::WeakLeafHash { .. }
             | Self::RetiredKey { .. }
             | Self::Handover(_) => ErrorKind::Untrusted,
@@ -519,7 +595,9 @@ impl StoreError {
             | Self::SignedTip { .. } => ErrorKind::LocalDamage,
             Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => Cause::of(source).kind(),
             Self::Cancelled(_) => ErrorKind::Cancelled,
-            Self::Local { .. } | Self::Place { .. } | Self::State(_) | Self::Task(_) => ErrorKind::Io,
+            Self::Local { .. } | Self::Cache { .. } | Self::Place { .. } | Self::State(_) | Self::Task(_) => {
+                ErrorKind::Io
+            }
         }
     }
 

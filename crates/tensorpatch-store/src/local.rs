@@ -195,19 +195,19 @@ pub(crate) fn file_len(place: &ConfinedPath) -> Result<u64, StoreError> {
 
 /// Makes a directory that the user has named, where links may lead to.
 pub(crate) fn create_dir(path: &Path) -> Result<(), StoreError> {
-    std::fs::create_dir_all(path).map_err(|e| StoreError::local(path, e))
+    std::fs::create_dir_all(path).map_err(|e| StoreError::directory(path, e))
 }
 
 /// Makes a directory for copies, which is nobody else's to read. One that is there stays as it is.
 pub(crate) fn create_private_dir(path: &Path) -> Result<(), StoreError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|e| StoreError::local(path, e))
+    made.map_err(|e| StoreError::directory(path, e))
 }
 
 /// Opens a directory that the user has named, which is made if it is missing.
 pub(crate) fn open_root(path: &Path) -> Result<ConfinedPath, StoreError> {
     create_dir(path)?;
-    ConfinedPath::root(path).map_err(|e| StoreError::local(path, e))
+    ConfinedPath::root(path).map_err(|e| StoreError::directory(path, e))
 }
 
 /// Makes a directory of tensorpatch's own.
@@ -241,17 +241,22 @@ pub(crate) async fn blocking<T: Send + 'static>(
 /// A directory in the user's cache for what this machine keeps of a stream: `baselines`, `folds`, `mirrors`.
 ///
 /// `$XDG_CACHE_HOME/tensorpatch/PURPOSE/STREAM`, by default below `~/.cache`, on macOS below
-/// `~/Library/Caches`. What lies there can be deleted at any time: it is restored from the stream.
+/// `~/Library/Caches`. It is made if it is missing. What lies there can be deleted at any time: it is
+/// restored from the stream.
 ///
 /// # Errors
-/// [`StoreError::NoCache`] if there is no home directory.
+/// [`StoreError::NoCache`] if there is no home directory, [`StoreError::Cache`] if nothing can be made there.
 pub fn cache_dir(purpose: &'static str, stream: StreamId) -> Result<PathBuf, StoreError> {
     // By the XDG rules a relative path does not count.
     let configured = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || std::env::home_dir().filter(|home| home.is_absolute());
     let below_home = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
     let cache = configured.or_else(|| Some(home()?.join(below_home))).ok_or(StoreError::NoCache(purpose))?;
-    Ok(cache.join("tensorpatch").join(purpose).join(stream.to_string()))
+    let path = cache.join("tensorpatch").join(purpose).join(stream.to_string());
+    match create_private_dir(&path) {
+        Err(StoreError::Local { source, .. }) => Err(StoreError::Cache { path, source }),
+        made => made.map(|()| path),
+    }
 }
 
 /// Seconds since 1970 by this machine's clock; only ever shown to people.

@@ -38,6 +38,13 @@ pub enum Event {
     Answered,
     /// The store has failed a follower in a way that may pass: it tries again.
     StoreFailed,
+    /// A follower has found its stream to be gone: it looks again for a while.
+    StreamGone,
+}
+
+/// `1 edge is`, `2 edges are`
+pub(crate) fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 type Listener = dyn Fn(Event) -> ControlFlow<()> + Send + Sync;

@@ -38,6 +38,7 @@ use crate::stream::{Stream, next_version};
 
 use advance::{Advance, Patched};
 use anchor_policy::Chain;
+use baseline::check_baseline;
 use builder::PublisherBuilder;
 use known::Known;
 use lag::Lag;
@@ -181,6 +182,7 @@ impl Publisher {
     async fn lock(&self) -> Result<(ReplicaDir, OwnedMutexGuard<Known>), StoreError> {
         let mut known = Arc::clone(&self.known).lock_owned().await;
         known.settle().await;
+        check_baseline(&self.baseline)?;
         create_private_dir(&self.baseline)?;
         let directory = ReplicaDir::lock(&self.baseline, self.options.diff.durability).await?;
         Ok((directory, known))

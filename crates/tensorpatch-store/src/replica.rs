@@ -365,7 +365,7 @@ impl Replica {
         let of_companions = if trusts { Depth::Contents } else { depth };
         let (directory, options) = (directory.clone(), self.options.apply.clone());
         blocking(move || {
-            let fault = find_weights_fault(&directory, &held, depth, &options)?;
+            let fault = find_weights_fault(directory.path(), &held, depth, &options)?;
             let (found, mut altered) = with_companions_as_found(&directory, held.clone(), of_companions)?;
             for name in &altered {
                 tracing::warn!("{name} is not as it was published, and is restored");

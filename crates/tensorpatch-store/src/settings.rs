@@ -144,11 +144,15 @@ mod tests {
     fn every_setting_is_read_from_the_variable_of_its_name() {
         for setting in Policy::settings() {
             let variable = setting.variable();
-            let read = |name: &str| (name == variable).then(|| OsString::from("7"));
-            let policy = Policy::default().with_variables(read).unwrap();
+            // A number, or a time.
+            let read = |value: &'static str| {
+                let variable = variable.clone();
+                move |name: &str| (name == variable).then(|| OsString::from(value))
+            };
+            let policy = Policy::default().with_variables(read("7"));
+            let policy = policy.or_else(|_| Policy::default().with_variables(read("7s"))).unwrap();
             assert_ne!(policy, Policy::default(), "{variable}");
-            let read = |name: &str| (name == variable).then(|| OsString::from("seven"));
-            let error = Policy::default().with_variables(read).unwrap_err();
+            let error = Policy::default().with_variables(read("seven")).unwrap_err();
             assert_eq!(error.setting, variable);
         }
         assert_eq!(Policy::default().with_variables(|_| None).unwrap(), Policy::default());

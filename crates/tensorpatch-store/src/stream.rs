@@ -7,6 +7,7 @@ mod edges;
 pub(crate) mod expected;
 pub(crate) mod handover;
 pub(crate) mod history;
+mod keys;
 pub(crate) mod lease;
 pub(crate) mod log;
 pub(crate) mod plan_attempts;
@@ -14,7 +15,6 @@ pub(crate) mod range_reader;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -24,8 +24,8 @@ use tensorpatch_format::LeafHash;
 use tensorpatch_stream::record::MAX_RECORD_BYTES;
 use tensorpatch_stream::sign::{is_signed, signed_by};
 use tensorpatch_stream::{
-    Authorship, Commit, CommitRecord, EdgeRecord, JsonRecord, NewVersion, ObjectDigest, SignKey, StreamId,
-    StreamRecord, Trust, TrustError, TrustKey, Version, Writers, names,
+    Authorship, Commit, CommitRecord, EdgeRecord, JsonRecord, NewVersion, ObjectDigest, RecordError, SignKey,
+    StreamId, StreamRecord, Trust, TrustError, Version, Writers, names,
 };
 
 use crate::bucket::create::{Created, create};
@@ -35,6 +35,7 @@ use crate::error::StoreError;
 use crate::local;
 use crate::settings::Policy;
 use expected::Expected;
+use keys::Keys;
 
 /// How a stream is created.
 #[derive(Debug, Clone, Default)]
@@ -121,18 +122,6 @@ struct Read {
     edges: BTreeMap<String, (EdgeRecord, u64)>,
 }
 
-/// Who signs and who is trusted.
-#[derive(Debug, Clone, Default)]
-struct Keys {
-    sign: Option<SignKey>,
-    /// Those that the caller trusts.
-    given: Vec<TrustKey>,
-    /// Those that count, with the handovers that were found.
-    trust: Trust,
-    /// When these were read.
-    read: Option<Instant>,
-}
-
 impl Stream {
     /// Creates a stream below `prefix`, after probing the store.
     ///
@@ -167,7 +156,7 @@ impl Stream {
         };
         let record =
             StreamRecord { stream: StreamId::random(), created: local::unix_now(), leaf_hash, writers };
-        let keys = Keys { sign: options.sign_key, ..Keys::default() };
+        let keys = Keys::signing(options.sign_key);
         let bytes = record_bytes(names::STREAM, &record, keys.sign.as_ref())?;
         let signed = keys.sign.is_some();
         match create(&bucket, names::STREAM, bytes, writers).await {
@@ -258,89 +247,6 @@ impl Stream {
         self.bucket.policy()
     }
 
-    /// The same stream, with every record that is written through this handle signed.
-    #[must_use]
-    pub fn signing(mut self, key: SignKey) -> Self {
-        self.keys.sign = Some(key);
-        self
-    }
-
-    /// The same stream, with every record refused that is not signed by one of `keys`, or by a key that one
-    /// of them was handed over to or has taken over from; the stream record is read again.
-    ///
-    /// # Errors
-    /// [`StoreError::Untrusted`] if the stream record is not; [`StoreError::WeakLeafHash`] if its states are
-    /// hashed with XXH3, so that weights could be exchanged under a signature; [`StoreError::RetiredKey`] if
-    /// the key to sign with was handed over; or if the store fails.
-    ///
-    /// # Cancel safety
-    /// The future may be dropped at any time; it only reads.
-    pub async fn trusting(mut self, keys: Vec<TrustKey>) -> Result<Self, StoreError> {
-        self.keys.given = keys;
-        self.renew_trust().await?;
-        let stream = self.id();
-        self.record = self.record_now().await?;
-        if self.id() != stream {
-            let (expected, found) = (stream, self.id());
-            return Err(StoreError::WrongStream { place: self.place(), expected, found });
-        }
-        if let Some(key) = &self.keys.sign {
-            self.check_not_retired(self.trust(), key)?;
-        }
-        Ok(self)
-    }
-
-    /// Whose signatures count by the handovers that there are now.
-    async fn trust_now(&self) -> Result<Trust, StoreError> {
-        match self.keys.given.as_slice() {
-            [] => Ok(Trust::default()),
-            given => Ok(Trust::of(given.iter().copied()).after(&self.handovers().await?)?),
-        }
-    }
-
-    /// Reads the handovers again: a key may have been handed over since the stream was opened.
-    pub(crate) async fn renew_trust(&mut self) -> Result<(), StoreError> {
-        self.keys.read = Some(Instant::now());
-        self.keys.trust = self.trust_now().await?;
-        Ok(())
-    }
-
-    /// Refuses to sign with a key that was handed over since the stream was opened, if that is a while ago:
-    /// what is signed within [`handover::SIGNED_UNASKED`] is seen by who hands it over.
-    async fn check_key(&self) -> Result<(), StoreError> {
-        let (Some(key), Some(read)) = (&self.keys.sign, self.keys.read) else { return Ok(()) };
-        if read.elapsed() < handover::SIGNED_UNASKED {
-            return Ok(());
-        }
-        self.check_not_retired(&self.trust_now().await?, key)
-    }
-
-    fn check_not_retired(&self, trust: &Trust, key: &SignKey) -> Result<(), StoreError> {
-        match trust.handed_over(key.public()) {
-            Some(last) => Err(StoreError::RetiredKey { place: self.place(), last: last.version }),
-            None => Ok(()),
-        }
-    }
-
-    /// Whose signatures count.
-    pub(crate) fn trust(&self) -> &Trust {
-        &self.keys.trust
-    }
-
-    /// Whether records count only if a trusted key has signed them.
-    pub(crate) fn trusts_keys(&self) -> bool {
-        !self.keys.trust.is_empty()
-    }
-
-    /// Refuses to go on with a stream that is signed without knowing whose signatures count: `what` would
-    /// believe whoever can write to the bucket.
-    pub(crate) fn require_keys(&self, what: &'static str) -> Result<(), StoreError> {
-        if self.signed && !self.trusts_keys() {
-            return Err(StoreError::NeedsKey { place: self.place(), what });
-        }
-        Ok(())
-    }
-
     /// The stream that `original` is, in another place.
     pub(crate) fn of(bucket: Bucket, original: &Self) -> Self {
         Self { bucket, read: None, ..original.clone() }
@@ -355,23 +261,6 @@ impl Stream {
     /// The bytes of a record to store, signed if this handle signs.
     pub(crate) fn record_bytes<T: JsonRecord>(&self, name: &str, record: &T) -> Result<Bytes, StoreError> {
         record_bytes(name, record, self.keys.sign.as_ref())
-    }
-
-    /// Refuses to add an unsigned record to a stream that is signed: replicas that trust its key could not
-    /// follow, and its owner could not build on it.
-    pub(crate) fn check_signing(&self) -> Result<(), StoreError> {
-        if self.signed && self.keys.sign.is_none() {
-            return Err(StoreError::Unsigned { place: self.place() });
-        }
-        Ok(())
-    }
-
-    /// Refuses what only the owner of the stream's key may do.
-    pub(crate) fn check_owned(&self) -> Result<(), StoreError> {
-        if !self.signed || self.keys.sign.is_none() || self.keys.trust.is_empty() {
-            return Err(StoreError::Unsigned { place: self.place() });
-        }
-        Ok(())
     }
 
     /// The versions that records are listed of, whatever the records say, from the newest down.
@@ -613,6 +502,9 @@ fn record_bytes<T: JsonRecord>(name: &str, record: &T, sign: Option<&SignKey>) -
 fn parse<T: JsonRecord>(bucket: &Bucket, name: &str, bytes: &[u8], trust: &Trust) -> Result<T, StoreError> {
     trust.read(bytes).map_err(|error| match error {
         TrustError::WeakLeafHash(found) => StoreError::WeakLeafHash { place: bucket.place(), found },
+        TrustError::Record(RecordError::NotJson(why)) => {
+            StoreError::Damaged { name: name.into(), what: format!("not JSON ({why})") }
+        }
         TrustError::Record(source) => StoreError::Record { name: name.into(), source },
         untrusted => StoreError::Untrusted { name: name.into(), what: untrusted.to_string() },
     })

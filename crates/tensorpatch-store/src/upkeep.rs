@@ -15,5 +15,5 @@ pub use collect::{CollectOptions, Collected, collect};
 pub use diagnose::{DiagnoseOptions, Diagnosis, Finding, Verdict, diagnose};
 pub use mirror::{MirrorOptions, Mirrored, mirror, mirror_to};
 pub use report::{LateJoin, ReportEdge, ReportLayer, ReportOptions, ReportStep, StreamReport, report};
-pub use rollback::{RolledBack, roll_back_unsigned};
+pub use rollback::{RollbackOptions, RolledBack, roll_back_unsigned};
 pub use tensorpatch_stream::retention::Garbage;

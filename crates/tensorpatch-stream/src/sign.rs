@@ -112,7 +112,10 @@ fn message(format: &str, record: &[u8]) -> Vec<u8> {
 pub fn signer(format: &str, record: &[u8], keys: &[TrustKey]) -> Result<TrustKey, String> {
     let (signed, key, value) = split(record).ok_or("it is not signed")?;
     let trusted = keys.iter().find(|trusted| trusted.to_string().as_bytes() == key);
-    let key = trusted.ok_or("it is signed by a key that is not trusted")?;
+    let key = trusted.ok_or_else(|| match named_signer(record) {
+        Some(key) => format!("it is signed by {key}, a key that is not trusted"),
+        None => "it is signed by a key that is not trusted".to_owned(),
+    })?;
     let signature = signature(value);
     if signature.is_some_and(|signature| key.0.verify_strict(&message(format, signed), &signature).is_ok()) {
         return Ok(*key);
@@ -171,9 +174,13 @@ impl TrustKey {
 
 /// The key that has signed a record of `format`, trusted or not; `None` if it has no signature that fits it.
 pub fn signed_by(format: &str, record: &[u8]) -> Option<TrustKey> {
+    signer(format, record, &[named_signer(record)?]).ok()
+}
+
+/// The key that a record says has signed it, whether or not the signature fits.
+pub fn named_signer(record: &[u8]) -> Option<TrustKey> {
     let (_, key, _) = split(record)?;
-    let key: TrustKey = std::str::from_utf8(key).ok()?.parse().ok()?;
-    signer(format, record, &[key]).ok()
+    std::str::from_utf8(key).ok()?.parse().ok()
 }
 
 /// Whether a record ends with a signature, whoever made it and whether or not it fits.
@@ -222,6 +229,10 @@ mod tests {
             assert!(signer("f", &altered, &[key.public()]).is_err(), "byte {at}");
             assert_eq!(signed_by("f", &altered), None, "byte {at}");
         }
+        let mut altered = signed.clone();
+        altered[2] ^= 1;
+        assert_eq!(named_signer(&altered), Some(key.public()));
+        assert_eq!(named_signer(RECORD), None);
         assert!(signer("g", &signed, &[key.public()]).is_err());
         assert!(signer("f", &signed, &[SignKey::generate().public()]).is_err());
         assert!(signer("f", RECORD, &[key.public()]).is_err());

@@ -230,7 +230,11 @@ impl Trust {
             return Ok(T::parse(bytes)?);
         }
         let keys: Vec<TrustKey> = self.keys.iter().map(|trusted| trusted.key).collect();
-        let key = signer(T::FORMAT, bytes, &keys).map_err(TrustError::Untrusted)?;
+        let key = signer(T::FORMAT, bytes, &keys).map_err(|why| match T::parse(bytes) {
+            // Nobody has signed it, and nobody has written it: that it is damaged says more.
+            Err(error @ RecordError::NotJson(_)) => TrustError::Record(error),
+            _ => TrustError::Untrusted(why),
+        })?;
         let record = T::parse(bytes)?;
         let subject = record.subject();
         if let Some(hash) = subject.leaf_hash().filter(|hash| !hash.is_cryptographic()) {

@@ -21,7 +21,10 @@ pub(crate) struct Arguments {
     /// The directory with the newest version, made and kept by tensorpatch [default: in the user's cache]
     #[arg(long, value_name = "DIR")]
     baseline: Option<PathBuf>,
-    /// The name of whoever adds it, in the record
+    /// Add one though the version has one already: what lies in the store of it may be damaged
+    #[arg(long)]
+    again: bool,
+    /// The name of whoever adds it, in the record [default: user and machine]
     #[arg(long, value_name = "NAME")]
     publisher: Option<String>,
     #[command(flatten)]
@@ -37,10 +40,14 @@ struct AnchorReport {
 
 impl Report for AnchorReport {
     fn lines(&self) -> Vec<String> {
-        fields(&[
-            ("anchor", format!("of version {}", self.added.version)),
-            ("uploaded", bytes(self.added.bytes)),
-        ])
+        let version = self.added.version;
+        if !self.added.added {
+            return fields(&[(
+                "anchor",
+                format!("version {version} has one already: nothing was added (--again does)"),
+            )]);
+        }
+        fields(&[("anchor", format!("of version {version}")), ("uploaded", bytes(self.added.bytes))])
     }
 }
 
@@ -59,10 +66,23 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         if let Some(key) = arguments.sign.key()? {
             builder = builder.sign_key(key);
         }
+        if let Some(dir) = arguments.sign.signed_tips() {
+            builder = builder.signed_tips(dir);
+        }
+        if let Some(id) = arguments.source.access.stream {
+            builder = builder.stream(id);
+        }
+        if let Some(version) = arguments.source.access.expect_tip {
+            builder = builder.expect_tip(version);
+        }
         if let Some(baseline) = &arguments.baseline {
             builder = builder.baseline(baseline);
         }
-        Ok(builder.open().await?.add_anchor().await?)
+        let publisher = builder.open().await?;
+        Ok(match arguments.again {
+            true => publisher.add_another_anchor().await?,
+            false => publisher.add_anchor().await?,
+        })
     })?;
     session.output.report(&AnchorReport { url: arguments.source.url.clone(), added })
 }

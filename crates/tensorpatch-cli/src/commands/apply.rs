@@ -40,6 +40,8 @@ struct AppliedReport {
     in_place: bool,
     /// Whether this run only finished what an earlier one had begun.
     recovered: bool,
+    /// Whether it was the target before: it was hashed, and nothing was altered.
+    already: bool,
     base: String,
     target: String,
     /// Unknown after a recovery.
@@ -55,6 +57,7 @@ impl Report for AppliedReport {
     fn lines(&self) -> Vec<String> {
         let time = Duration::from_secs_f64(self.seconds);
         let how = match (self.in_place, self.recovered) {
+            _ if self.already => " (the target already: nothing to do)",
             (_, true) => " (in place; an interrupted run is now finished)",
             (true, false) => " (in place)",
             (false, false) => "",
@@ -81,7 +84,14 @@ impl Report for AppliedReport {
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
     let patch = patch_file::open(&arguments.patch)?;
-    let applied = apply(arguments, &patch, session).map_err(|error| explain(error, &patch));
+    let applied = match apply(arguments, &patch, session) {
+        Err(ApplyError::WrongBase { found, .. })
+            if arguments.in_place && found.digest == patch.target_digest() =>
+        {
+            there_already(arguments, &patch)
+        }
+        applied => applied.map_err(|error| explain(error, &patch)),
+    };
     let applied = applied.map_err(|error| {
         exit::not_done(error, || {
             format!("{}: {} was not applied", arguments.base.display(), arguments.patch.display())
@@ -92,6 +102,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         checkpoint: arguments.output.as_ref().unwrap_or(&arguments.base).clone(),
         in_place: arguments.in_place,
         recovered: applied.changed_chunks.is_none(),
+        already: applied.already,
         base: digest(patch.base_digest()),
         target: digest(patch.target_digest()),
         changed_chunks: applied.changed_chunks,
@@ -106,6 +117,7 @@ struct Applied {
     changed_chunks: Option<u64>,
     state_bytes: u64,
     same_layout: bool,
+    already: bool,
 }
 
 impl From<ApplyReport> for Applied {
@@ -114,6 +126,7 @@ impl From<ApplyReport> for Applied {
             changed_chunks: Some(report.changed_chunks),
             state_bytes: report.state_bytes,
             same_layout: report.same_layout,
+            already: false,
         }
     }
 }
@@ -123,7 +136,7 @@ impl From<AppliedInPlace> for Applied {
         match applied {
             AppliedInPlace::Applied(report) => report.into(),
             AppliedInPlace::Finished { state_bytes, same_layout, .. } => {
-                Self { changed_chunks: None, state_bytes, same_layout }
+                Self { changed_chunks: None, state_bytes, same_layout, already: false }
             }
         }
     }
@@ -143,10 +156,25 @@ fn apply(arguments: &Arguments, patch: &Patch<'_>, session: &Session) -> Result<
     }
 }
 
+/// What is to say of a base that was found to be the target, all of it hashed.
+fn there_already(arguments: &Arguments, patch: &Patch<'_>) -> Result<Applied> {
+    let found = open_settled(&arguments.base, &Limits::default())?;
+    Ok(Applied {
+        changed_chunks: Some(0),
+        state_bytes: found.schema().state_bytes(),
+        same_layout: found.layout().digest() == patch.trailer().ends.target_layout,
+        already: true,
+    })
+}
+
 /// Tells a patch that was applied already from one that never fitted.
 fn explain(error: ApplyError, patch: &Patch<'_>) -> anyhow::Error {
     let applied =
         matches!(&error, ApplyError::WrongBase { found, .. } if found.digest == patch.target_digest());
     let error = anyhow::Error::new(error);
-    if applied { error.context("the checkpoint is the target of this patch already") } else { error }
+    if applied {
+        error.context("the checkpoint is the target of this patch already: nothing to do")
+    } else {
+        error
+    }
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::upkeep::{DiagnoseOptions, Diagnosis, Finding, Verdict, diagnose};
 
-use crate::exit::Unsound;
+use crate::exit::{Unsound, conclude};
 use crate::output::Report;
 use crate::screen::{ADVICE, BAD, GOOD, WARNING, styled};
 use crate::session::Session;
@@ -63,6 +63,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     }
     let diagnosis = streams::wait(session, async { Ok(diagnose(&arguments.url, &policy, &options).await) })?;
     let fit = diagnosis.is_fit();
-    session.output.report(&DoctorReport { url: arguments.url.clone(), fit, diagnosis })?;
-    if fit { Ok(()) } else { Err(Unsound::Place(arguments.url.clone()).into()) }
+    let url = arguments.url.clone();
+    let wrong = (!fit).then(|| Unsound::Place(url.clone()));
+    conclude(session.output, &DoctorReport { url, fit, diagnosis }, wrong)
 }

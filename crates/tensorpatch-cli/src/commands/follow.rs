@@ -7,7 +7,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{FollowMetrics, Pulled, Replica};
+use tensorpatch::store::{FollowMetrics, Pulled, Replica, Version};
 use tokio::process::Command;
 
 use super::pull::How;
@@ -29,11 +29,12 @@ pub(crate) struct Arguments {
     /// error. If it fails, following ends
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
-    /// Serve metrics over HTTP at /metrics, in the text format of Prometheus, and at /healthz whether the
-    /// stream can be reached: a port of the loopback interface, or ADDRESS:PORT
+    /// Serve metrics over HTTP at /metrics, in the text format of Prometheus, at /healthz whether the stream
+    /// can be reached, and at /readyz whether a version is held: a port of the loopback interface, or
+    /// ADDRESS:PORT
     #[arg(long, value_name = "PORT", value_parser = parse_address)]
     metrics: Option<SocketAddr>,
-    /// End after this version
+    /// End once this version or a later one is held
     #[arg(long, value_name = "N")]
     until: Option<u64>,
     #[command(flatten)]
@@ -56,6 +57,10 @@ async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
     session.screen.settle();
     let (url, dir) = (&arguments.source.url, arguments.dir.display());
     session.output.note(&format!("following {url} ({}) into {dir}", stream.id()))?;
+    if let Some(until) = arguments.until {
+        let tip = stream.tip().await?.map(|tip| tip.record.version);
+        session.output.note(&awaited(until, tip))?;
+    }
     let (id, metrics) = (stream.id(), FollowMetrics::default());
     let observer = streams::counting_observer(session, metrics.clone());
     let options = arguments.how.options(session).with_observer(observer);
@@ -91,6 +96,20 @@ async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
     }
     replica.release().await?;
     ended
+}
+
+/// What `--until` waits for.
+fn awaited(until: u64, tip: Option<Version>) -> String {
+    match tip {
+        Some(tip) if tip.get() > until => {
+            format!("version {until} is passed: this ends once version {tip} is held")
+        }
+        Some(tip) if tip.get() == until => {
+            format!("version {until} is the newest: this ends once it is held")
+        }
+        Some(tip) => format!("waiting for version {until}: the newest is {tip}"),
+        None => format!("waiting for version {until}: there is none yet"),
+    }
 }
 
 /// Prints a version that is now held, and runs the command for it.

@@ -5,7 +5,7 @@ use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::upkeep::{self, CheckOptions, Checked};
 
-use crate::exit::Unsound;
+use crate::exit::{Unsound, conclude};
 use crate::output::{Report, bytes, count, counted, fields};
 use crate::session::Session;
 use crate::streams::{self, Source};
@@ -93,6 +93,6 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         sound: checked.is_sound(),
         checked,
     };
-    session.output.report(&report)?;
-    if report.sound { Ok(()) } else { Err(Unsound::Stream(stream.place()).into()) }
+    let wrong = (!report.sound).then(|| Unsound::Stream(stream.place()));
+    conclude(session.output, &report, wrong)
 }

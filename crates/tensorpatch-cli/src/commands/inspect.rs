@@ -9,9 +9,11 @@ use std::slice;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
+use tensorpatch::checkpoint::Checkpoint;
 use tensorpatch::delta::{ChangedTensors, LeafTable, Patch, Progress, State, open_settled};
 use tensorpatch::format::{Encoding, Kind, Limits, StateDigest, TaggedStateDigest, TensorIndex};
 
+use crate::exit::Refusal;
 use crate::output::{Report, bytes, count, counted, fields, table};
 use crate::patch_file;
 use crate::screen;
@@ -168,7 +170,14 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     if let Some(other) = &arguments.other {
         return compare(&arguments.patch, other, session);
     }
-    let patch = patch_file::open(&arguments.patch)?;
+    let path = &arguments.patch;
+    if path.is_dir() || Checkpoint::open(path, &Limits::default()).is_ok() {
+        let what = format!("{} is a checkpoint or another directory, and no patch", path.display());
+        let advice = "to see what differs between two checkpoints give both: tensorpatch inspect OLD NEW; tensorpatch \
+                      digest tells about one";
+        return Err(Refusal::usage(what, advice).into());
+    }
+    let patch = patch_file::open(path)?;
     let by_layer = arguments.base.as_deref().map(|base| changes(&patch, base, session)).transpose()?;
 
     let mut encodings: BTreeMap<u8, EncodingReport> = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! `tensorpatch keygen`: a key to sign with.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -10,6 +10,7 @@ use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::SignKey;
 
+use crate::exit::Refusal;
 use crate::output::{Report, fields};
 use crate::session::Session;
 
@@ -37,8 +38,19 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let key = SignKey::generate();
     let path = &arguments.file;
     let failed = || format!("{}: cannot write the key", path.display());
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(failed)?;
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = match opened {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let what = format!("{} exists already, and is never overwritten", path.display());
+            let advice = "name a file that does not exist; tensorpatch key show FILE tells about a key";
+            return Err(Refusal::usage(what, advice).into());
+        }
+        Err(error) if error.kind() == ErrorKind::NotADirectory => {
+            let what = format!("{} would be below a file: no key can be written there", path.display());
+            return Err(Refusal::usage(what, "name a file in a directory").into());
+        }
+        opened => opened.with_context(failed)?,
+    };
     writeln!(file, "{}", key.to_secret_text()).and_then(|()| file.sync_all()).with_context(failed)?;
     session
         .output

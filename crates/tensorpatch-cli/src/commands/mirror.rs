@@ -8,13 +8,14 @@ use serde::Serialize;
 use tensorpatch::store::cache_dir;
 use tensorpatch::store::upkeep::{self, MirrorOptions, Mirrored};
 
+use crate::exit::{Unsound, conclude};
 use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
 use crate::streams::{self, Source};
 
-/// Copies what another place does not have yet of a stream, in the order of the versions, verified. The copy
-/// is the same stream: replicas follow either. Repeat it to bring the copy up to date, or to go on after an
-/// interruption.
+/// Copies what another place does not have of a stream, in the order of the versions, verified. The copy is
+/// the same stream: replicas follow either. Repeat it to bring the copy up to date, to restore objects that
+/// it has lost, or to go on after an interruption.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -41,11 +42,19 @@ impl Report for MirrorReport {
             mirrored.from.map_or_else(|| "nothing".to_owned(), |from| format!("versions up to {from}"));
         let now =
             mirrored.to.map_or_else(|| "none yet".to_owned(), |to| format!("up to {to}; held {held} before"));
-        fields(&[
+        let mut pairs = vec![
             ("copy", self.copy.clone()),
             ("versions", now),
             ("copied", format!("{}, {}", counted(mirrored.objects, "object"), bytes(mirrored.bytes))),
-        ])
+        ];
+        if mirrored.restored > 0 {
+            pairs.push(("restored", format!("{} of them, which the copy had lost", mirrored.restored)));
+        }
+        let mut lines = fields(&pairs);
+        lines.extend(
+            mirrored.problems.iter().map(|problem| format!("problem: {}: {}", problem.name, problem.what)),
+        );
+        lines
     }
 }
 
@@ -59,9 +68,11 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         let options = MirrorOptions::new(work).with_observer(streams::observer(session));
         Ok(upkeep::mirror_to(&stream, &arguments.to, &options).await?)
     })?;
-    session.output.report(&MirrorReport {
+    let wrong = mirrored.problems.first().map(|problem| Unsound::Copied {
         url: arguments.source.url.clone(),
-        copy: arguments.to.clone(),
-        mirrored,
-    })
+        name: problem.name.clone(),
+        what: problem.what.clone(),
+    });
+    let (url, copy) = (arguments.source.url.clone(), arguments.to.clone());
+    conclude(session.output, &MirrorReport { url, copy, mirrored }, wrong)
 }

@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     /// unfinished download or a log: a path below CHECKPOINT. May be given several times
     #[arg(long, value_name = "NAME")]
     carry: Vec<String>,
-    /// The name of the publisher in the log
+    /// The name of the publisher in the log [default: user and machine]
     #[arg(long, value_name = "NAME")]
     publisher: Option<String>,
     /// What a reader of the patches needs besides them

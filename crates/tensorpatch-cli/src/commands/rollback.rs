@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::upkeep::{self, RolledBack};
+use tensorpatch::store::upkeep::{self, RollbackOptions, RolledBack};
 
 use crate::output::{Report, counted, fields};
 use crate::session::Session;
@@ -11,13 +11,17 @@ use crate::streams::{self, Sign, Source};
 
 /// Takes back the newest versions of a signed stream, down to the first that a trusted key has signed. For
 /// the owner of the key, after somebody has published without one: replicas that trust the key never held
-/// them.
+/// them. A version that may be the owner's stays, such as one whose record is damaged.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
     sign: Sign,
+    /// Give up versions of your own, too: those whose records are damaged, and those that were signed with
+    /// the key here. Replicas that hold them must start again
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Serialize)]
@@ -44,8 +48,16 @@ impl Report for RollbackReport {
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let rolled_back = streams::wait(session, async {
-        let stream = arguments.source.open_signing(&arguments.sign).await?;
-        Ok(upkeep::roll_back_unsigned(&stream).await?)
+        let mut builder = arguments.source.builder()?;
+        if let Some(key) = arguments.sign.key()? {
+            builder = builder.sign_key(key);
+        }
+        if let Some(dir) = arguments.sign.signed_tips() {
+            builder = builder.signed_tips(dir);
+        }
+        let options = RollbackOptions::default();
+        let options = if arguments.force { options.forced() } else { options };
+        Ok(upkeep::roll_back_unsigned(&builder.open().await?, &options).await?)
     })?;
     session.output.report(&RollbackReport { url: arguments.source.url.clone(), rolled_back })
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde::Serialize;
 use tensorpatch::store::{HandedOver, NewKey, OldKey, TrustKey, Version, signed_tips_beside};
 
@@ -13,10 +13,11 @@ use crate::session::Session;
 use crate::streams::{self, Source, parse_version, read_key};
 
 /// Lets another key sign the versions of a stream from now on; the old one counts for those that are there,
-/// and for no others. It takes some seconds: what is
-/// published meanwhile still counts. Publishers then need the new key. With --old-key-file, replicas that trust the old key go on with the new one. If the old
-/// key is lost, or others have it, name it with --old-key and give replicas the new one (--trust-key).
+/// and for no others. It takes some seconds: what is published meanwhile still counts. Publishers then need
+/// the new key. With --old-key-file, replicas that trust the old key go on with the new one. If the old key is
+/// lost, or others have it, name it with --old-key and give replicas the new one (--trust-key).
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("old").args(["old_key_file", "old_key"]).required(true))]
 pub(crate) struct Arguments {
     #[command(flatten)]
     source: Source,
@@ -24,10 +25,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     new_key_file: PathBuf,
     /// The file with the key that has signed until now, which agrees
-    #[arg(long, value_name = "FILE", required_unless_present = "old_key")]
+    #[arg(long, value_name = "FILE")]
     old_key_file: Option<PathBuf>,
     /// The public key that has signed until now, if its secret is lost or known to others
-    #[arg(long, value_name = "KEY", conflicts_with = "old_key_file")]
+    #[arg(long, value_name = "KEY")]
     old_key: Option<TrustKey>,
     /// The last version for which the old key counts, if others have signed with it after that
     /// [default: the newest]
@@ -67,13 +68,17 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
             return Err(Refusal::usage("no old key is named", "give --old-key-file or --old-key").into());
         }
     };
+    if old.public() == new.public() {
+        let advice = "make another key with tensorpatch keygen FILE";
+        return Err(Refusal::usage("the new key is the old one: nothing would be handed over", advice).into());
+    }
     let new = NewKey::from(new).with_signed_tips(signed_tips_beside(&arguments.new_key_file));
     let handed_over = streams::wait(session, async {
         let mut builder = arguments.source.builder()?.trust_keys([old.public()]);
         if let Some(path) = &arguments.old_key_file {
             builder = builder.signed_tips(signed_tips_beside(path));
         }
-        let stream = builder.open().await?;
+        let stream = builder.open().await.context("the stream was not handed over")?;
         stream.hand_over(&old, new, arguments.last).await.context("the stream was not handed over")
     })?;
     session.output.report(&RotateReport { url: arguments.source.url.clone(), handed_over })

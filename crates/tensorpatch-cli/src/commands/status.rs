@@ -8,13 +8,14 @@ use serde::Serialize;
 use tensorpatch::store::{ReplicaCondition, ReplicaStatus};
 
 use crate::dates::{date, length};
-use crate::exit::Unsound;
+use crate::exit::{Unsound, conclude};
 use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
 use crate::streams::{self, Source};
 
 /// Says which version a local checkpoint holds, which one is the newest, and how much lies between them. It
-/// alters nothing, waits for no lock and downloads no weights.
+/// alters nothing, waits for no lock and downloads no weights. That the files are there, with their lengths,
+/// is looked at; their contents are what tensorpatch verify reads.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -50,6 +51,7 @@ impl Report for StatusReport {
             (_, Some(held)) => format!("version {held}"),
             (ReplicaCondition::Updating, _) => "an update that is under way, or was interrupted".into(),
             (ReplicaCondition::Damaged, _) => "a damaged version: tensorpatch pull restores it".into(),
+            _ if !self.dir.exists() => "nothing: there is no such directory".into(),
             _ => "nothing yet".into(),
         };
         let newest = match (status.tip, status.tip_created) {
@@ -71,9 +73,11 @@ impl Report for StatusReport {
             ("stream", format!("{} ({})", self.url, status.stream)),
             ("replica", self.dir.display().to_string()),
             ("holds", holds),
-            ("newest", newest),
-            ("behind", behind),
         ];
+        pairs.extend(
+            status.faults.iter().map(|fault| ("wrong", format!("{}: {}", fault.path.display(), fault.what))),
+        );
+        pairs.extend([("newest", newest), ("behind", behind)]);
         if let Some(alive) = self.lease_alive {
             pairs.push((
                 "lease",
@@ -103,17 +107,17 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         arguments.lease.is_some().then(|| status.lease.as_ref().is_some_and(|lease| lease.lives_at(now)));
     let (behind, lost) = (status.behind_versions, status.obstacle.is_some());
     let holds_nothing = status.held.is_none();
-    session.output.report(&StatusReport {
-        url: arguments.source.url.clone(),
-        dir: arguments.dir.clone(),
-        status,
-        lease_alive,
-        now,
-    })?;
     let dir = || arguments.dir.display().to_string();
-    match arguments.max_behind {
-        Some(most) if lost || behind > most => Err(Unsound::Behind { dir: dir(), behind, most }.into()),
-        Some(_) if holds_nothing => Err(Unsound::HoldsNothing { dir: dir() }.into()),
-        _ => Ok(()),
-    }
+    let wrong = match arguments.max_behind {
+        Some(_) if !status.faults.is_empty() => {
+            let what = status.faults.iter().map(|fault| fault.what.clone()).collect::<Vec<_>>().join("; ");
+            Some(Unsound::Incomplete { dir: dir(), what })
+        }
+        Some(_) if holds_nothing && !arguments.dir.exists() => Some(Unsound::NoDirectory { dir: dir() }),
+        Some(_) if holds_nothing => Some(Unsound::HoldsNothing { dir: dir() }),
+        Some(most) if lost || behind > most => Some(Unsound::Behind { dir: dir(), behind, most }),
+        _ => None,
+    };
+    let (url, dir) = (arguments.source.url.clone(), arguments.dir.clone());
+    conclude(session.output, &StatusReport { url, dir, status, lease_alive, now }, wrong)
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::{Verified, verify};
 
-use crate::exit::Unsound;
+use crate::exit::{Unsound, conclude};
 use crate::output::{Report, counted, fields, seconds};
 use crate::session::Session;
 use crate::streams;
@@ -60,11 +60,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let options = session.options();
     let verified = streams::wait(session, async { Ok(verify(&arguments.dir, &options).await?) })?;
     let sound = verified.faults.is_empty();
-    session.output.report(&VerifyReport {
-        dir: arguments.dir.clone(),
-        sound,
-        verified,
-        seconds: start.elapsed().as_secs_f64(),
-    })?;
-    if sound { Ok(()) } else { Err(Unsound::Replica(arguments.dir.display().to_string()).into()) }
+    let (dir, seconds) = (arguments.dir.clone(), start.elapsed().as_secs_f64());
+    let wrong = (!sound).then(|| Unsound::Replica(dir.display().to_string()));
+    conclude(session.output, &VerifyReport { dir, sound, verified, seconds }, wrong)
 }

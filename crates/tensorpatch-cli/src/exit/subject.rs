@@ -52,12 +52,16 @@ impl Subject {
             | StoreError::Missing { name }
             | StoreError::Damaged { name, .. }
             | StoreError::Record { name, .. }
+            | StoreError::NotTakenBack { name, .. }
             | StoreError::Untrusted { name, .. } => Self::object(name),
             StoreError::Plan(PlanError::NoPath { missing, .. }) => {
                 missing.first().map(|key| Self::object(&key.to_string())).unwrap_or_default()
             }
             StoreError::AnotherStream { path, .. }
             | StoreError::ForeignDirectory { path, .. }
+            | StoreError::NotABaseline { path, .. }
+            | StoreError::NotADirectory { path, .. }
+            | StoreError::Cache { path, .. }
             | StoreError::WrongBase { path, .. }
             | StoreError::WrongState { path, .. }
             | StoreError::LocalDamage { path, .. }

@@ -56,12 +56,23 @@ fn judge_known(error: &anyhow::Error) -> Verdict {
         }
         if let Some(unsound) = cause.downcast_ref::<Unsound>() {
             return match unsound {
-                Unsound::Stream(_) => Verdict::new(Code::BadInput),
+                Unsound::Stream(_) => Verdict::new(Code::BadInput).advise(
+                    "copy what is named from a mirror or a backup; tensorpatch anchor URL mends the way to the newest \
+                     version; docs/runbook.md has more",
+                ),
                 Unsound::Place(_) => Verdict::new(Code::Failure),
                 Unsound::HoldsNothing { .. } => Verdict::new(Code::Behind)
-                    .advise("check the directory; tensorpatch pull brings it to the newest version"),
+                    .advise("if it is the right directory, tensorpatch pull brings it to the newest version"),
+                Unsound::NoDirectory { .. } => Verdict::new(Code::Behind)
+                    .advise("check the path: it should be the directory of a pull"),
+                Unsound::Incomplete { .. } => Verdict::new(Code::Behind)
+                    .advise("tensorpatch pull restores what is missing from the stream"),
                 Unsound::Behind { .. } => Verdict::new(Code::Behind).advise(
                     "tensorpatch pull brings it to the newest version; see whether tensorpatch follow runs",
+                ),
+                Unsound::Copied { .. } => Verdict::new(Code::BadInput).advise(
+                    "tensorpatch fsck URL names all that is wrong with the stream that was copied; where the copy has \
+                     what is missing or damaged, copy it back under the same name",
                 ),
                 Unsound::Replica(_) => Verdict::new(Code::LocalDamage)
                     .advise("tensorpatch pull --verify restores what is wrong from the stream"),
@@ -221,6 +232,10 @@ fn store(error: &StoreError) -> Verdict {
         StoreError::NoStream { .. } | StoreError::Empty => {
             verdict.advise("check the URL; tensorpatch publish creates a stream")
         }
+        StoreError::StreamGone { .. } => verdict.advise(
+            "mount the directory or restore the bucket, and follow again; if the stream was deleted on purpose, there is \
+             nothing left to follow",
+        ),
         StoreError::NoVersion { .. } => verdict.advise("tensorpatch log URL lists the versions"),
         StoreError::LostRace { .. } | StoreError::NotAtTip { .. } => {
             verdict.advise("publish again: the patch is then made from the newest version")
@@ -231,6 +246,11 @@ fn store(error: &StoreError) -> Verdict {
         StoreError::ForeignDirectory { .. } => {
             verdict.advise("use another directory, or --replace if the weights there may go")
         }
+        StoreError::NotABaseline { .. } => verdict.advise(
+            "name an empty or missing directory, which is filled from the stream, or leave --baseline out; \
+             tensorpatch anchor takes a replica, too: tensorpatch pull makes one",
+        ),
+        StoreError::AnotherCopy { .. } => verdict.advise("choose an empty or missing place for the copy"),
         StoreError::RunsCode { .. } => {
             verdict.advise("if you know what the file is, allow it with --allow-code; else distrust the publisher")
         }
@@ -240,8 +260,18 @@ fn store(error: &StoreError) -> Verdict {
         StoreError::Damaged { name, .. } | StoreError::Record { name, .. } if name.starts_with("commits/") => verdict
             .advise(
                 "copy the record from a mirror or a backup; if it is no version but a stray copy of another record, \
-                 move it away",
+                 move it away; \"a damaged record\" in docs/runbook.md says what to do where there is no copy",
             ),
+        StoreError::Damaged { name, .. } | StoreError::Record { name, .. } if name == "stream.json" => verdict
+            .advise("copy stream.json back from a mirror or a backup: it never changes, and the versions are as they were"),
+        StoreError::NotTakenBack { .. } => verdict.advise(
+            "copy the record back from a mirror or a backup, and the version counts again; to give up that version and \
+             all after it, add --force: replicas that hold them must start again",
+        ),
+        StoreError::NotSigned { .. } => verdict.advise(
+            "leave --trust-key and --sign-key out if nobody was to sign it; if it was signed before, somebody has \
+             replaced stream.json: restore it from a mirror or a backup",
+        ),
         StoreError::Missing { .. }
         | StoreError::Damaged { .. }
         | StoreError::Record { .. }
@@ -287,7 +317,15 @@ fn store(error: &StoreError) -> Verdict {
             "ask the owner of the stream for its newest public key, and trust that alone (--trust-key)",
         ),
         StoreError::NeedsKey { .. } => verdict.advise("name the public key of the publisher with --trust-key"),
-        StoreError::NoCache(_) => verdict.advise("name a directory with --baseline or --work"),
+        StoreError::NoCache(_) | StoreError::Cache { .. } => verdict.advise(
+            "name a directory, with --baseline to publish and to anchor, with --work to fold, mirror and report; or set \
+             XDG_CACHE_HOME to one that this user may write to",
+        ),
+        StoreError::NotADirectory { .. } => verdict.advise("name a directory, or a path where one can be made"),
+        StoreError::Untrusted { name, .. } if name == "stream.json" => verdict.advise(
+            "name the key that the stream is signed with, as tensorpatch keygen printed it: --trust-key to read, \
+             --sign-key to write, --old-key-file or --old-key to rotate; if nobody knows that key, distrust the stream",
+        ),
         StoreError::Untrusted { .. } => verdict.advise(
             "the record is forged, or signed with a key that is not named: see --trust-key and --sign-key",
         ),
@@ -295,7 +333,7 @@ fn store(error: &StoreError) -> Verdict {
             "give the checkpoint that was published last, or leave --base out: the stream has the newest version",
         ),
         StoreError::WrongState { .. } | StoreError::LocalDamage { .. } => {
-            verdict.advise("run the same command again: what is damaged is restored from the stream")
+            verdict.advise("run tensorpatch pull, or publish again: what is damaged is restored from the stream")
         }
         StoreError::Receipts(_) => {
             verdict.advise("nothing is published: collect the receipts of all ranks")

@@ -132,10 +132,11 @@ class LeftOut(Report):
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorAdded(Report):
-    """An anchor that was added to a version."""
+    """An anchor that was added to a version, unless it had one already."""
 
     version: int
     bytes: int
+    added: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,43 @@ impl Publisher {
         Ok(added)
     }
 
-    /// Adds an anchor of the newest version, from the baseline.
+    /// Adds an anchor of the newest version, from the baseline, unless it has one all of whose objects are
+    /// there. [`Publisher::add_another_anchor`] is for one whose contents are damaged.
+    ///
+    /// # Errors
+    /// As [`Publisher::add_another_anchor`].
+    ///
+    /// # Cancel safety
+    /// As [`Publisher::add_another_anchor`].
+    pub async fn add_anchor(&self) -> Result<AnchorAdded, StoreError> {
+        self.stream.check_signing()?;
+        if let Some(tip) = self.stream.tip().await?
+            && self.has_anchor(&tip).await?
+        {
+            return Ok(AnchorAdded { version: tip.record.version, bytes: 0, added: false });
+        }
+        self.add_another_anchor().await
+    }
+
+    /// Whether the version has an anchor all of whose objects are there, with their lengths.
+    async fn has_anchor(&self, version: &Commit) -> Result<bool, StoreError> {
+        let stream = self.stream.reading_once();
+        let number = version.record.version;
+        let history = stream.history_between(number, number).await?;
+        for edge in history.anchors().filter(|edge| edge.target == version.id()) {
+            let at_once = stream.policy().transfers.parallel_requests;
+            let objects = edge.all_objects();
+            let there = buffered_all(objects, at_once, |object| stream.bucket().check_there(object)).await;
+            match there {
+                Ok(_) => return Ok(true),
+                Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Adds an anchor of the newest version, from the baseline, whatever anchors it has.
     ///
     /// The version is visible and usable meanwhile: the anchor only saves newcomers the chain.
     ///
@@ -88,7 +124,7 @@ impl Publisher {
     /// # Cancel safety
     /// The future may be dropped at any time; the anchor is then added or not. What was uploaded of it is
     /// garbage.
-    pub async fn add_anchor(&self) -> Result<AnchorAdded, StoreError> {
+    pub async fn add_another_anchor(&self) -> Result<AnchorAdded, StoreError> {
         let (directory, mut known) = self.lock().await?;
         let tip = self.to_tip_if_own(&directory, &mut known).await?.ok_or(StoreError::Empty)?;
         known.tip = Some(tip.clone());

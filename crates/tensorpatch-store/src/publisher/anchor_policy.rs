@@ -109,7 +109,7 @@ impl Chain {
     }
 }
 
-/// An anchor that was added.
+/// An anchor that was added, or was there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct AnchorAdded {
@@ -117,11 +117,13 @@ pub struct AnchorAdded {
     pub version: Version,
     /// Bytes uploaded.
     pub bytes: u64,
+    /// Whether it was; otherwise the version had one already.
+    pub added: bool,
 }
 
 impl AnchorAdded {
     pub(super) fn new(version: Version, bytes: u64) -> Self {
-        Self { version, bytes }
+        Self { version, bytes, added: true }
     }
 }
 

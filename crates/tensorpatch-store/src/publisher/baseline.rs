@@ -1,6 +1,8 @@
 //! Where the baseline is, and where it is brought before a version is made (steps P1 and P2 of spec/stream.md
 //! section 5).
 
+use std::path::Path;
+
 use tensorpatch_stream::{Commit, Version};
 
 use super::Publisher;
@@ -9,9 +11,21 @@ use super::known::Known;
 use super::lag::Lag;
 use crate::error::StoreError;
 use crate::local::blocking;
-use crate::replica::directory::{LocalState, ReplicaDir, first_entry};
+use crate::replica::directory::{LocalState, ReplicaDir, first_entry, is_kept};
 use crate::replica::install;
 use crate::replica::options::Target;
+
+/// Refuses a directory that holds something, and that nothing of this crate has ever been kept in: it would
+/// become the newest version, whatever it was.
+pub(super) fn check_baseline(dir: &Path) -> Result<(), StoreError> {
+    if !dir.is_dir() || is_kept(dir) {
+        return Ok(());
+    }
+    match first_entry(dir)? {
+        None => Ok(()),
+        Some(found) => Err(StoreError::NotABaseline { path: dir.to_owned(), found }),
+    }
+}
 
 impl Publisher {
     /// Steps P1 and P2 of section 5.

@@ -2,17 +2,16 @@
 
 use std::path::PathBuf;
 
-use tensorpatch_delta as delta;
-use tensorpatch_stream::Nonce;
-
 use super::anchor_policy::AnchorPolicy;
 use crate::observe::Observer;
+use tensorpatch_delta as delta;
 
 /// Choices for publishing.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PublishOptions {
-    /// The name that the commit records give for the publisher.
+    /// The name that the commit records give for the publisher [default: user and machine]. It is for
+    /// people: two publishers of one name are told apart all the same.
     pub publisher: String,
     /// Profile, threads and limits of the patches. The leaf hash is the stream's.
     pub diff: delta::Options,
@@ -38,7 +37,7 @@ pub struct PublishOptions {
 impl Default for PublishOptions {
     fn default() -> Self {
         Self {
-            publisher: format!("publisher-{}", Nonce::random()),
+            publisher: this_publisher(),
             diff: delta::Options::default(),
             anchors: AnchorPolicy::default(),
             base: None,
@@ -47,6 +46,26 @@ impl Default for PublishOptions {
             observer: Observer::default(),
         }
     }
+}
+
+/// The user and the machine of this process, as far as they are known.
+fn this_publisher() -> String {
+    let variable = |name: &str| std::env::var(name).ok();
+    let user = variable("USER").or_else(|| variable("LOGNAME"));
+    let kernel = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let host = kernel().or_else(|| variable("HOSTNAME"));
+    let known = [user, host].into_iter().flatten().map(|name| plain(&name)).filter(|name| !name.is_empty());
+    match known.collect::<Vec<_>>().join("@") {
+        none if none.is_empty() => "publisher".into(),
+        name => name,
+    }
+}
+
+/// A short name of characters that no terminal and no table makes anything of.
+fn plain(name: &str) -> String {
+    const MOST: usize = 32;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    name.trim().chars().take(MOST).map(|c| if is_plain(c) { c } else { '-' }).collect()
 }
 
 impl PublishOptions {
@@ -99,5 +118,19 @@ impl PublishOptions {
     pub fn with_observer(mut self, observer: Observer) -> Self {
         self.observer = observer;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{plain, this_publisher};
+
+    #[test]
+    fn a_publisher_has_a_short_name_of_plain_characters() {
+        assert_eq!(plain(" node-7.example\n"), "node-7.example");
+        assert_eq!(plain("a b\u{202e}c\u{1b}"), "a-b-c-");
+        assert_eq!(plain(&"x".repeat(300)).len(), 32);
+        let name = this_publisher();
+        assert!((1..=65).contains(&name.len()) && name.is_ascii(), "{name}");
     }
 }

@@ -268,7 +268,7 @@ pub(crate) fn read_state(dir: &Path) -> Result<Option<LocalState>, StoreError> {
     match ConfinedPath::root(dir) {
         Ok(root) => read_state_file(&root.join(HIDDEN).join(STATE)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::local(dir, error)),
+        Err(error) => Err(StoreError::directory(dir, error)),
     }
 }
 
@@ -279,7 +279,19 @@ fn read_state_file(place: &ConfinedPath) -> Result<Option<LocalState>, StoreErro
         return Ok(None);
     }
     let bad = |what: String| StoreError::LocalState { path: place.path(), what };
-    let file: ReadStateFile = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+    let file: ReadStateFile = match serde_json::from_slice(&bytes) {
+        Ok(file) => file,
+        // So can a disk that fails. What is another program's, or of a newer version, is JSON.
+        Err(error) if error.is_syntax() || error.is_eof() => {
+            let path = place.path();
+            tracing::warn!(
+                "{} is damaged: not JSON ({error}). The weights tell what they are",
+                path.display()
+            );
+            return Ok(None);
+        }
+        Err(error) => return Err(bad(error.to_string())),
+    };
     if file.format != FORMAT || file.major != 1 {
         return Err(bad(format!("it is {:?}, version {}", file.format, file.major)));
     }
@@ -305,6 +317,11 @@ fn read_state_file(place: &ConfinedPath) -> Result<Option<LocalState>, StoreErro
 /// Whether a directory is a replica, by its state file.
 pub(crate) fn is_replica(dir: &Path) -> bool {
     dir.join(HIDDEN).join(STATE).is_file()
+}
+
+/// Whether a directory is or was kept at versions of a stream: its state file may be gone.
+pub(crate) fn is_kept(dir: &Path) -> bool {
+    dir.join(HIDDEN).is_dir()
 }
 
 /// The first thing in a directory, apart from what is the replica's own.
@@ -350,7 +367,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_state_file_that_names_files_elsewhere_or_is_damaged_is_refused() {
+    async fn a_state_file_that_names_files_elsewhere_is_refused_and_what_is_left_of_one_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let directory = ReplicaDir::lock(dir.path(), Durability::Synced).await.unwrap();
         directory.save(&state()).unwrap();
@@ -361,11 +378,14 @@ mod tests {
             ("\"name\":\"config.json\"", "\"name\":\"../config.json\""),
             ("tensorpatch-replica", "something-else"),
             ("\"major\":1", "\"major\":2"),
-            ("}", ""),
         ] {
             assert!(text.contains(from), "{text}");
             std::fs::write(directory.state_file().path(), text.replace(from, to)).unwrap();
             assert!(matches!(directory.load(), Err(StoreError::LocalState { .. })), "{from} -> {to}");
+        }
+        for left in [&text[..text.len() / 2], "junk", ""] {
+            std::fs::write(directory.state_file().path(), left).unwrap();
+            assert_eq!(directory.load().unwrap(), None, "{left}");
         }
     }
 

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use futures::stream::{BoxStream, try_unfold};
 use futures::{StreamExt, TryStreamExt};
-use tensorpatch_stream::{ObjectDigest, Version};
+use tensorpatch_stream::{ObjectDigest, Version, names};
 
 use super::{Pulled, Replica};
 use crate::error::StoreError;
+use crate::local::blocking;
 use crate::observe::Event;
 
 /// The versions that a replica comes to hold, one after the other; made by [`Replica::follow`].
@@ -54,10 +55,11 @@ impl Replica {
     /// The first item is what is held at the start, activated just now or before, so that a process that died
     /// between an activation and its consequences makes up for it. Between two items the stream is asked
     /// every [`poll`](crate::settings::Following::poll); an ask costs one request while nothing is new, and
-    /// two more each [`recheck`](crate::settings::Following::recheck), to see that the stream is still
-    /// the same and has the version that is held. Where keys are trusted, what they were handed over to is
-    /// looked up then, and before each new version. Failures of the store that may pass are waited out. Errors
-    /// that waiting does not mend end it.
+    /// two more each [`recheck`](crate::settings::Following::recheck), to see that the stream is still the
+    /// same and has the version that is held. Where keys are trusted, what they were handed over to is looked
+    /// up then, and before each new version. Failures of the store that may pass are waited out, and a stream
+    /// that is gone, such as with its mount, for as long as between two such looks. Errors that waiting does
+    /// not mend end it.
     ///
     /// Work is done only while an item is waited for: a lease is not renewed by somebody who takes a day over
     /// one.
@@ -82,6 +84,7 @@ impl Replica {
             pause: self.stream.policy().following.poll,
             renewed: Instant::now(),
             idle: 0,
+            gone: 0,
         };
         let versions = try_unfold(following, |mut following| async move {
             let pulled = following.next().await?;
@@ -91,13 +94,23 @@ impl Replica {
     }
 
     /// Checks that the stream is still the one that is followed, and has the version that is held.
-    async fn check_stream(&self, held: Version, commit: ObjectDigest) -> Result<(), StoreError> {
+    async fn check_stream(&self, held: Option<(Version, ObjectDigest)>) -> Result<(), StoreError> {
         let found = self.stream.record_now().await?.stream;
         if found != self.stream.id() {
             let path = self.dir.clone();
             return Err(StoreError::AnotherStream { path, expected: self.stream.id(), found });
         }
-        self.check_held(held, commit).await
+        match held {
+            Some((version, commit)) => self.check_held(version, commit).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the stream is in a local directory that shows no stream just now, which costs no request to
+    /// find out.
+    async fn has_lost_directory(&self) -> Result<bool, StoreError> {
+        let Some(directory) = self.stream.bucket().directory() else { return Ok(false) };
+        blocking(move || Ok(!directory.join(names::STREAM).exists())).await
     }
 
     /// Whether there is a version after the one that was told of.
@@ -120,6 +133,8 @@ struct Following {
     renewed: Instant,
     /// Polls without anything new since the stream was looked at as a whole.
     idle: u32,
+    /// Polls in a row that have found no stream.
+    gone: u32,
 }
 
 impl Following {
@@ -137,9 +152,9 @@ impl Following {
     }
 
     /// Looks at the stream as a whole.
-    async fn recheck(&mut self, (version, commit): (Version, ObjectDigest)) -> Result<(), StoreError> {
+    async fn recheck(&mut self) -> Result<(), StoreError> {
         self.replica.stream.renew_trust().await?;
-        self.replica.check_stream(version, commit).await
+        self.replica.check_stream(self.told).await
     }
 
     async fn next(&mut self) -> Result<Pulled, StoreError> {
@@ -147,24 +162,40 @@ impl Following {
         loop {
             let begun = Instant::now();
             let mut step = self.step().await;
-            self.idle = if matches!(step, Ok(None)) { self.idle.saturating_add(1) } else { 0 };
-            if let Some(told) = self.told
-                && (self.idle >= policy.following.polls_between_rechecks()
-                    || step.as_ref().is_err_and(|error| !error.is_transient()))
+            let nothing_new = matches!(step, Ok(None) | Err(StoreError::Empty));
+            self.idle = if nothing_new { self.idle.saturating_add(1) } else { 0 };
+            let most = policy.following.polls_between_rechecks();
+            if self.idle >= most
+                || step.as_ref().is_err_and(|error| !nothing_new && !error.is_transient())
+                || nothing_new && (self.gone > 0 || self.replica.has_lost_directory().await?)
             {
                 self.idle = 0;
                 // A stream that was recreated has no next version for a long time.
-                if let Err(error) = self.recheck(told).await {
+                if let Err(error) = self.recheck().await {
                     step = Err(error);
                 }
             }
             let replica = &self.replica;
             match &step {
-                Ok(_) => replica.options.observer.note(Event::Answered),
+                Ok(_) | Err(StoreError::Empty) => replica.options.observer.note(Event::Answered),
+                Err(StoreError::NoStream { .. }) => replica.options.observer.note(Event::StreamGone),
                 Err(error) if error.is_transient() => replica.options.observer.note(Event::StoreFailed),
                 Err(_) => {}
             }
+            self.gone = match &step {
+                Err(StoreError::NoStream { .. }) => self.gone.saturating_add(1),
+                // It is not known then.
+                Err(error) if error.is_transient() => self.gone,
+                _ => 0,
+            };
             match step {
+                Err(StoreError::NoStream { place }) if self.gone > most => {
+                    return Err(StoreError::StreamGone { place });
+                }
+                Err(StoreError::NoStream { place }) => {
+                    tracing::warn!("the stream at {place} is gone, and is looked for again");
+                    self.pause = policy.following.poll;
+                }
                 Ok(Some(pulled)) => {
                     let from = pulled.from.map_or("nothing".to_owned(), |from| format!("version {from}"));
                     let behind = pulled.to.get().saturating_sub(pulled.from.map_or(0, Version::get));

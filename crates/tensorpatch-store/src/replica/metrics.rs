@@ -41,6 +41,8 @@ pub struct FollowCounts {
     pub answered: Option<f64>,
     /// Since when the store fails, if it has not answered since.
     pub failing_since: Option<f64>,
+    /// Whether the stream was gone when it was looked for last.
+    pub gone: bool,
     /// Times that the stream was asked and answered.
     pub polls: u64,
     /// Times that the store failed in a way that may pass.
@@ -70,7 +72,9 @@ impl FollowMetrics {
                 counts.polls = counts.polls.saturating_add(1);
                 counts.answered = Some(now());
                 counts.failing_since = None;
+                counts.gone = false;
             }
+            Event::StreamGone => counts.gone = true,
             Event::StoreFailed => {
                 counts.failures = counts.failures.saturating_add(1);
                 counts.failing_since.get_or_insert_with(now);

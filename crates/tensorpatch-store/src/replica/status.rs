@@ -5,7 +5,8 @@ use std::path::Path;
 use serde::Serialize;
 use tensorpatch_stream::{StreamId, Version};
 
-use super::directory::{Condition, InstalledVersion, read_state};
+use super::directory::{Condition, InstalledVersion, LocalState, read_state};
+use super::verify::{Fault, missing_files};
 use super::{check_held, lease_id};
 use crate::error::StoreError;
 use crate::local::{self, blocking};
@@ -22,6 +23,8 @@ pub struct ReplicaStatus {
     pub condition: ReplicaCondition,
     /// The version that is held; none if the directory holds nothing, or only part of a version.
     pub held: Option<Version>,
+    /// Files of the version that are not there, or have another length: then it is not held.
+    pub faults: Vec<Fault>,
     /// The newest version of the stream.
     pub tip: Option<Version>,
     /// How many versions the newest is ahead.
@@ -49,13 +52,14 @@ pub enum ReplicaCondition {
     Held,
     /// Between two versions: an update is under way or was interrupted; the next pull completes it.
     Updating,
-    /// Found to be no version any more; the next pull restores it.
+    /// Found to be no version any more, now or before; the next pull restores it.
     Damaged,
 }
 
 impl Stream {
     /// How the replica in `dir` stands against this stream, and the lease of `holder`. It reads the state
-    /// file of the replica and records of the stream, and neither waits for nor alters anything.
+    /// file of the replica, the headers of its files and records of the stream, and neither waits for nor
+    /// alters anything.
     ///
     /// # Errors
     /// [`StoreError::AnotherStream`] if it is a replica of another; [`StoreError::HistoryRewritten`] if the
@@ -69,12 +73,13 @@ impl Stream {
         holder: Option<&str>,
     ) -> Result<ReplicaStatus, StoreError> {
         let path = dir.as_ref().to_owned();
-        let state = blocking(move || read_state(&path)).await?;
+        let (state, faults) = blocking(move || state_and_faults(&path)).await?;
         if let Some(state) = &state {
             state.check_stream(self.id(), dir.as_ref())?;
         }
         let (condition, held) = match state.map(|state| state.condition) {
             None => (ReplicaCondition::Empty, None),
+            Some(Condition::Held(_)) if !faults.is_empty() => (ReplicaCondition::Damaged, None),
             Some(Condition::Held(InstalledVersion { id, .. })) => (ReplicaCondition::Held, Some(id)),
             Some(Condition::Applying { .. } | Condition::Switching { .. }) => {
                 (ReplicaCondition::Updating, None)
@@ -105,6 +110,7 @@ impl Stream {
             stream: self.id(),
             condition,
             held,
+            faults,
             tip,
             behind_versions: tip.map_or(0, Version::get).saturating_sub(held.map_or(0, Version::get)),
             behind_bytes,
@@ -114,4 +120,21 @@ impl Stream {
             lease,
         })
     }
+}
+
+/// What the state file of a replica says, and which files of a version that it holds are not there with their
+/// lengths. The replica may be brought to another version meanwhile: then it is looked at again.
+fn state_and_faults(dir: &Path) -> Result<(Option<LocalState>, Vec<Fault>), StoreError> {
+    const LOOKS: usize = 3;
+    let mut state = read_state(dir)?;
+    for _ in 0..LOOKS {
+        let Some(LocalState { condition: Condition::Held(held), .. }) = &state else { break };
+        let faults = missing_files(dir, held)?;
+        let now = read_state(dir)?;
+        if now == state {
+            return Ok((state, faults));
+        }
+        state = now;
+    }
+    Ok((state, Vec::new()))
 }

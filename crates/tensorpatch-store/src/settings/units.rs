@@ -32,7 +32,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
-/// A length of time, such as `500ms`, `2s`, `5min`, `1h` or `7d`.
+/// A length of time, such as `500ms`, `2s`, `5min`, `1h` or `7d`; `0` needs no unit.
 ///
 /// # Errors
 /// What is wrong with the text.
@@ -42,7 +42,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let number: u64 = number.parse().map_err(|_| format!("{text:?} does not begin with a number"))?;
     let milliseconds = match unit.trim() {
         "ms" => 1,
-        "s" | "" => 1_000,
+        "s" => 1_000,
+        "" if number == 0 => 1,
+        "" => return Err(format!("{number} has no unit; use ms, s, min, h or d, as in {number}s")),
         "min" | "m" => 60_000,
         "h" => 3_600_000,
         "d" => 86_400_000,
@@ -58,11 +60,11 @@ mod tests {
     #[test]
     fn times_have_units() {
         for (text, milliseconds) in
-            [("500ms", 500), ("2s", 2_000), ("2", 2_000), ("5min", 300_000), ("1d", 86_400_000)]
+            [("500ms", 500), ("2s", 2_000), ("0", 0), ("5min", 300_000), ("1d", 86_400_000)]
         {
             assert_eq!(parse_duration(text).map(|time| time.as_millis()), Ok(milliseconds), "{text}");
         }
-        for text in ["", "s", "1 fortnight", "-1s", "99999999999999999d"] {
+        for text in ["", "s", "2", "1 fortnight", "-1s", "99999999999999999d"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

@@ -8,6 +8,7 @@ use super::Stream;
 use super::budget::Budget;
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
+use crate::observe::counted;
 
 /// An edge record, by its name.
 #[derive(Debug)]
@@ -37,7 +38,8 @@ impl PassedOver {
     /// One line, however many there are.
     fn tell(&self) {
         if let Some((name, why)) = &self.first {
-            tracing::warn!("{} edge records are passed over, the first: {why} (edges/{name})", self.count);
+            let passed = counted(self.count, "edge record is", "edge records are");
+            tracing::warn!("{passed} passed over, the first: {why} (edges/{name})");
         }
     }
 }

@@ -115,9 +115,7 @@ impl Stream {
         if let Some(known) = known.filter(|known| found < Some(*known)) {
             return Err(hidden(known));
         }
-        let Some(dir) = &self.expected.signed else { return Ok(()) };
-        let path = tip_file(dir, self.id());
-        let Some(signed) = blocking(move || read(&path)).await? else { return Ok(()) };
+        let Some(signed) = self.signed_tip().await? else { return Ok(()) };
         match tip {
             Some(tip) if tip.record.version > signed.version => match self.commit(signed.version).await? {
                 Some(commit) => check_same(&commit, &signed),
@@ -145,11 +143,18 @@ impl Stream {
         }
     }
 
+    /// The newest version that was committed with the key, as far as that is noted.
+    pub(crate) async fn signed_tip(&self) -> Result<Option<SignedTip>, StoreError> {
+        let Some(dir) = &self.expected.signed else { return Ok(None) };
+        let path = tip_file(dir, self.id());
+        blocking(move || read(&path)).await
+    }
+
     /// Remembers a version that was committed with the key. The version is there, so a failure is told and is
     /// no failure of the caller's.
     pub(crate) async fn remember_signed(&self, commit: &Commit) {
         let Some(dir) = self.expected.signed.clone() else { return };
-        let tip = self.signed_tip(commit.record.version, commit.digest);
+        let tip = self.tip_here(commit.record.version, commit.digest);
         let (told, id) = (dir.display().to_string(), self.id());
         if let Err(error) = blocking(move || remember(&dir, id, &tip, Newer::Stays)).await {
             tracing::warn!("{told}: the version that was signed could not be noted: {error}");
@@ -157,8 +162,24 @@ impl Stream {
     }
 
     /// What is to be remembered of a version.
-    pub(super) fn signed_tip(&self, version: Version, commit: ObjectDigest) -> SignedTip {
+    pub(super) fn tip_here(&self, version: Version, commit: ObjectDigest) -> SignedTip {
         SignedTip { version, commit, place: Some(self.bucket().settled_place()) }
+    }
+
+    /// Notes that `tip` is the newest version from now on, though a newer one was signed: its owner has given
+    /// that up.
+    pub(crate) async fn forget_signed_after(&self, tip: Option<&Commit>) -> Result<(), StoreError> {
+        let noted = self.signed_tip().await?.map(|signed| signed.version);
+        let Some(dir) = self.expected.signed.clone() else { return Ok(()) };
+        if noted <= tip.map(|tip| tip.record.version) {
+            return Ok(());
+        }
+        let (id, tip) = (self.id(), tip.map(|tip| self.tip_here(tip.record.version, tip.digest)));
+        blocking(move || match tip {
+            Some(tip) => remember(&dir, id, &tip, Newer::Goes),
+            None => local::remove(&local::open_root(&dir)?.join(format!("{id}.json"))),
+        })
+        .await
     }
 }
 

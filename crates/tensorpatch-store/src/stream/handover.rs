@@ -82,10 +82,8 @@ pub struct HandedOver {
     pub agreed: bool,
 }
 
-/// How long after the handovers were read a version may be signed without reading them again.
-pub(super) const SIGNED_UNASKED: Duration = Duration::from_secs(2);
-/// How long a handover waits for what may be signed by who has not seen it: a version is committed in far less
-/// than the second beyond.
+/// How long a handover waits for what may be signed by who has not seen it, which is within two seconds of
+/// having looked: a version is committed in far less than the one beyond.
 const SETTLES_WITHIN: Duration = Duration::from_secs(3);
 /// How often a stream is handed over again because a version was published meanwhile.
 const MAX_ATTEMPTS: usize = 8;
@@ -139,7 +137,7 @@ impl Stream {
         };
         tracing::debug!("wrote {name}");
         if let Some(dir) = signed {
-            let (id, tip) = (self.id(), self.signed_tip(at.version, at.commit));
+            let (id, tip) = (self.id(), self.tip_here(at.version, at.commit));
             blocking(move || remember(&dir, id, &tip, Newer::Goes)).await?;
         }
         Ok(HandedOver {

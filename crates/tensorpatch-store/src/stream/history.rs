@@ -13,6 +13,7 @@ use super::Stream;
 use super::budget::Budget;
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
+use crate::observe::counted;
 
 /// Records for which requests are made ready.
 const BATCH: u64 = 1024;
@@ -295,10 +296,8 @@ impl Stream {
             return Ok(plan);
         }
         let first = absent.first().map_or("none", |object| object.key.as_str());
-        tracing::warn!(
-            "{} objects of the plan are missing, the first is {first}: planning again",
-            absent.len()
-        );
+        let missing_now = counted(absent.len(), "object of the plan is", "objects of the plan are");
+        tracing::warn!("{missing_now} missing, the first is {first}: planning again");
         let known: BTreeSet<ObjectRef> = plan.objects().into_iter().cloned().collect();
         missing.append(&mut absent);
         plan = history.plan(held, target, &missing, max_edges)?;

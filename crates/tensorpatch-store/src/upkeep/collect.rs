@@ -9,6 +9,7 @@ use tensorpatch_stream::{Edge, EdgeKind, History, Key, Nonce, ObjectRef, Version
 
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
+use crate::observe::counted;
 use crate::stream::Stream;
 
 /// What to keep, and whether to delete the rest.
@@ -93,9 +94,10 @@ struct Pruned {
 /// Finds, and if the options say so deletes, what neither the options nor a lease can need.
 ///
 /// # Errors
-/// If the stream is empty, the store fails, or something that is to be kept is missing; if something is to be
-/// deleted, also if the stream is signed and read without a trusted key, or the anchor that takes the place
-/// of an older one is not the version that it should be. Nothing is deleted then.
+/// If the stream is empty, a pinned version does not exist, the store fails, or something that is to be kept
+/// is missing; if something is to be deleted, also if the stream is signed and read without a trusted key, or
+/// the anchor that takes the place of an older one is not the version that it should be. Nothing is deleted
+/// then.
 ///
 /// # Cancel safety
 /// The future may be dropped at any time. Some of the garbage is then deleted, edges before objects; the next
@@ -105,6 +107,9 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         stream.require_keys("deleting what is not needed")?;
     }
     let tip = stream.tip().await?.ok_or(StoreError::Empty)?.record.version;
+    if let Some(wanted) = options.pins.iter().copied().find(|pin| *pin > tip) {
+        return Err(StoreError::NoVersion { wanted, tip: Some(tip) });
+    }
     let edge_records = stream.all_edges().await?;
     let mut history = stream.whole_history(tip).await?;
     let now = stream.store_now().await?;
@@ -212,7 +217,8 @@ fn check_goes_around(
     let reachable = kept.reachable(&BTreeSet::new());
     let mut versions = history.commits().map(|commit| commit.record.version);
     if versions.all(|version| version < floor || reachable.contains(&version)) {
-        tracing::warn!("{} edges are broken: every version can be reached without them", broken.len());
+        let broken = counted(broken.len(), "edge is", "edges are");
+        tracing::warn!("{broken} broken: every version can be reached without");
         return Ok(());
     }
     let gone = broken.iter().flat_map(Edge::objects).find(|object| !listed.contains_key(&object.key));

@@ -2,10 +2,13 @@
 //! thing after the other.
 
 use std::fmt::Display;
+use std::path::Path as FilePath;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustix::fs::{Access, access};
 use serde::Serialize;
+use tensorpatch_checkpoint::ConfinedPath;
 use tensorpatch_stream::{Key, Nonce, StreamRecord, names};
 
 use crate::bucket::Bucket;
@@ -129,18 +132,41 @@ pub async fn diagnose(url: &str, policy: &Policy, options: &DiagnoseOptions) -> 
     let mut diagnosis = Diagnosis::default();
     let bucket = match open_existing_store(url, &policy) {
         Ok((store, prefix)) => Bucket::new(store, prefix).with_policy(policy),
+        Err(StoreError::NoStream { place }) => {
+            look_at_nothing(FilePath::new(&place), &mut diagnosis);
+            return diagnosis;
+        }
         Err(error) => {
-            let advice = match &error {
-                StoreError::NoStream { .. } => Some("check the path; tensorpatch publish creates a stream"),
-                error => error.cause().and_then(Cause::advice),
-            };
-            diagnosis.find("address", Verdict::Bad, &error, advice);
+            diagnosis.fail("address", &error);
             return diagnosis;
         }
     };
     diagnosis.good("address", bucket.place());
     diagnose_bucket(&bucket, options, &mut diagnosis).await;
     diagnosis
+}
+
+/// Whether a directory that is not there yet could be made.
+fn look_at_nothing(place: &FilePath, diagnosis: &mut Diagnosis) {
+    let place = std::path::absolute(place).unwrap_or_else(|_| place.to_owned());
+    let there = place.ancestors().find(|path| path.exists()).unwrap_or(FilePath::new("/"));
+    let (nothing, there_name) = (format!("nothing is at {} yet", place.display()), there.display());
+    if !there.is_dir() {
+        let what = format!("{nothing}, and {there_name} is a file: no directory can be made there");
+        return diagnosis.find("address", Verdict::Bad, what, Some("check the path"));
+    }
+    match access(there, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => {
+            let what = format!("{nothing}; it can be made, as this user may write to {there_name}");
+            let advice = "tensorpatch publish creates it; if there should be a stream, check the path";
+            diagnosis.find("address", Verdict::Warning, what, Some(advice));
+        }
+        Err(error) => {
+            let error = std::io::Error::from(error);
+            let what = format!("{nothing}, and it cannot be made: {there_name}: {error}");
+            diagnosis.find("address", Verdict::Bad, what, Cause::of_io(&error).advice());
+        }
+    }
 }
 
 async fn diagnose_bucket(bucket: &Bucket, options: &DiagnoseOptions, diagnosis: &mut Diagnosis) {
@@ -247,6 +273,18 @@ async fn look_at_downloads(bucket: &Bucket, object: Option<(Key, u64)>, diagnosi
 
 /// Writes, reads and removes; what it writes has names of its own, which no other can have.
 async fn look_at_writing(bucket: &Bucket, diagnosis: &mut Diagnosis) {
+    let folder = bucket.directory().map(|directory| directory.join(names::PROBE));
+    let was_there = folder.as_ref().is_some_and(|folder| folder.exists());
+    write_and_remove(bucket, diagnosis).await;
+    if let Some(folder) = folder.filter(|_| !was_there)
+        && let Ok(folder) = ConfinedPath::of(&folder)
+    {
+        // It stays where somebody else has put something there meanwhile.
+        let _ = folder.remove_empty_dir();
+    }
+}
+
+async fn write_and_remove(bucket: &Bucket, diagnosis: &mut Diagnosis) {
     let name = format!("{}/{}-sample", names::PROBE, Nonce::random());
     let sample = Bytes::from(vec![0x5a; usize::try_from(SAMPLE_BYTES).unwrap_or_default()]);
     let begun = Instant::now();

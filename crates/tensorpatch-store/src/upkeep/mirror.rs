@@ -1,6 +1,7 @@
 //! Copying a stream to another store, so that the copy is at every moment a shorter stream (spec/stream.md
 //! section 11).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,8 +11,12 @@ use object_store::path::Path;
 use serde::Serialize;
 use tensorpatch_checkpoint::{ConfinedPath, Places, Role};
 use tensorpatch_stream::record::MAX_RECORD_BYTES;
-use tensorpatch_stream::{ObjectDigest, ObjectRef, Version, Writers, names};
+use tensorpatch_stream::retention::Listed;
+use tensorpatch_stream::{
+    CommitRecord, JsonRecord, Key, ObjectDigest, ObjectRef, StreamRecord, Version, Writers, end_of_run, names,
+};
 
+use super::check::Problem;
 use crate::bucket::create::{Created, create};
 use crate::bucket::url::{directory, open_store};
 use crate::bucket::{Bucket, buffered_all};
@@ -59,6 +64,11 @@ pub struct Mirrored {
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Those of them that the copy had before, and had lost or had with another length.
+    pub restored: u64,
+    /// What is wrong with the stream that was copied, as far as that showed: it was not read again where the
+    /// copy has it.
+    pub problems: Vec<Problem>,
 }
 
 /// Copies a stream to the store at `url`, as [`mirror`] does. A local directory is made if it is missing.
@@ -80,15 +90,16 @@ fn places(stream: &Stream, copy: Option<PathBuf>, options: &MirrorOptions) -> Pl
     copy.into_iter().fold(places, |places, copy| places.altered(Role::Copy, copy))
 }
 
-/// Copies what `store` does not have yet: for each version its objects, verified, and then its commit record,
-/// byte for byte.
+/// Copies what `store` does not have: for each version its objects, verified, and then its commit record,
+/// byte for byte. What the copy had and has lost, or has with another length, is copied again; whether its
+/// contents are right is for [`check`](super::check()) to find out.
 ///
 /// The copy is the same stream, and can be mirrored to again.
 ///
 /// # Errors
-/// [`StoreError::AnotherStream`] or [`StoreError::HistoryRewritten`] if something else is at the place; if an
-/// object is damaged or missing here; or if a store fails. The copy is then a whole stream up to some
-/// version.
+/// [`StoreError::AnotherCopy`] if something else is at the place; if an object of a version that is new to
+/// the copy is damaged or missing here; or if a store fails. The copy is then a whole stream up to some
+/// version. What is wrong with versions that the copy has is no error: see [`Mirrored::problems`].
 ///
 /// # Cancel safety
 /// The future may be dropped at any time. The copy is then a whole stream up to some version, and downloads
@@ -101,133 +112,227 @@ pub async fn mirror(
 ) -> Result<Mirrored, StoreError> {
     let to = Bucket::new(store, prefix).with_policy(Arc::clone(stream.bucket().policy()));
     places(stream, to.directory(), options).check()?;
-    let mut report = Mirrored::default();
-    let Some(tip) = stream.tip().await? else { return Ok(report) };
+    let Some(tip) = stream.tip().await? else { return Ok(Mirrored::default()) };
     let top = tip.record.version;
-    let floor = stream.pruned().await?.unwrap_or(Version::FIRST);
+    // Lists first: what they lack a collector has taken before, which has written its floor down.
+    let edges = stream.all_edges().await?;
+    let source = sizes(stream).await?;
+    let floor = stream.pruned().await?;
     let history = stream.whole_history(top).await?;
 
     local::create_private_dir(&options.work)?;
     let (_lock, work) = Lock::wait(&options.work, "").await?;
-    let work = &Work { dir: work, observer: options.observer.clone() };
     copy_record(stream, &to, names::STREAM, None).await?;
     copy_handovers(stream, &to).await?;
     let copy = Stream::of(to.clone(), stream);
-    report.from = copy.tip().await?.map(|tip| tip.record.version);
+    let records = record_sizes(&to, names::COMMITS).await?;
+    let from = end_of_run(None, records.keys().filter_map(|name| names::commit_version(name)));
+    let mut mirror = Mirror {
+        stream,
+        to: &to,
+        work,
+        observer: options.observer.clone(),
+        source,
+        there: sizes(&copy).await?,
+        floor,
+        copy_floor: copy.pruned().await?,
+        report: Mirrored { from, ..Mirrored::default() },
+    };
+    let ours = record_sizes(stream.bucket(), names::COMMITS).await?;
     for commit in history.commits() {
-        let version = commit.record.version;
-        report.to = Some(version);
-        if report.from.is_some_and(|from| version <= from) {
-            // What is there was checked to be the same by `copy_record` when it was written; the newest one
-            // again.
-            if report.from == Some(version) {
-                copy_record(stream, &to, &names::commit(version), Some(commit.digest)).await?;
-            }
-            continue;
+        let (version, file) = (commit.record.version, names::commit_file(commit.record.version));
+        mirror.report.to = Some(version);
+        let age = if from >= Some(version) { Age::Old } else { Age::NewVersion };
+        mirror.copy_objects(objects_of(&commit.record), age).await?;
+        // What is there was compared when it was written; the newest is again.
+        let is_whole = records.get(&file).is_some_and(|bytes| ours.get(&file) == Some(bytes));
+        if !is_whole || from == Some(version) {
+            copy_record(stream, &to, &names::commit(version), Some(commit.digest)).await?;
         }
-        let delta = commit.record.delta.iter().flat_map(|delta| delta.objects());
-        let anchor = commit.record.anchor.iter().flat_map(|anchor| anchor.objects());
-        let companions = commit.record.companions.iter().map(|companion| &companion.object);
-        let objects: Vec<&ObjectRef> = delta.chain(anchor).chain(companions).collect();
-        // What a collector has taken here is not missing there.
-        copy_objects(stream, &to, objects, version < floor, work, &mut report).await?;
-        copy_record(stream, &to, &names::commit(version), Some(commit.digest)).await?;
     }
-    if let Some(version) = report.to {
+    if let Some(version) = mirror.report.to {
         copy.hint(version).await;
     }
-    copy_edges(stream, &to, top, work, &mut report).await?;
+    mirror.copy_edges(&edges, top).await?;
     let pruned = stream.bucket().list(names::PRUNED, None).await?;
     for pruned in pruned.iter().filter(|object| names::pruned_floor(&object.name).is_some()) {
         copy_record(stream, &to, &format!("{}/{}", names::PRUNED, pruned.name), None).await?;
     }
-    Ok(report)
+    Ok(mirror.report)
 }
 
-/// The working directory, and who is told.
-struct Work {
-    dir: ConfinedPath,
+/// The sizes of all data objects, by key.
+async fn sizes(stream: &Stream) -> Result<BTreeMap<Key, u64>, StoreError> {
+    Ok(stream.data_objects().await?.into_iter().map(|(key, listed)| (key, listed.bytes)).collect())
+}
+
+/// The sizes of the records in a folder, by file.
+async fn record_sizes(bucket: &Bucket, folder: &str) -> Result<BTreeMap<String, u64>, StoreError> {
+    let listed = bucket.list(folder, None).await?;
+    Ok(listed.into_iter().map(|object| (object.name, object.bytes)).collect())
+}
+
+/// The objects of a version, each with the lowest version that it is of use for: below a floor it may be
+/// gone.
+fn objects_of(record: &CommitRecord) -> Vec<(&ObjectRef, Version)> {
+    let start = record.delta.as_ref().map_or(record.version, |delta| delta.base.version);
+    let delta = record.delta.iter().flat_map(|delta| delta.objects()).map(|object| (object, start));
+    let anchor = record.anchor.iter().flat_map(|anchor| anchor.objects());
+    let companions = record.companions.iter().map(|companion| &companion.object);
+    delta.chain(anchor.chain(companions).map(|object| (object, record.version))).collect()
+}
+
+/// A copy that is brought up to date.
+struct Mirror<'a> {
+    stream: &'a Stream,
+    to: &'a Bucket,
+    work: ConfinedPath,
     observer: Observer,
+    /// What the stream lists.
+    source: BTreeMap<Key, u64>,
+    /// What the copy lists, and what was copied since.
+    there: BTreeMap<Key, u64>,
+    /// Below this one objects of the stream may be gone,
+    floor: Option<Version>,
+    /// and below this one those of the copy.
+    copy_floor: Option<Version>,
+    report: Mirrored,
+}
+
+/// What became of an object.
+enum Passed {
+    Copied,
+    /// A collector has taken it.
+    Collected,
+    Bad(StoreError),
+}
+
+/// What the objects are of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Age {
+    /// A version that the copy does not have yet: without one of its objects it must not get it.
+    NewVersion,
+    /// An edge that the copy does not have: it is whole without.
+    NewEdge,
+    /// What the copy has had.
+    Old,
+}
+
+impl Mirror<'_> {
+    /// Copies those objects that the copy lacks, and says whether it has all of them then. Without one of a
+    /// new version it fails; else what cannot be copied is written down.
+    async fn copy_objects(
+        &mut self,
+        objects: Vec<(&ObjectRef, Version)>,
+        age: Age,
+    ) -> Result<bool, StoreError> {
+        let has = |listed: &BTreeMap<Key, u64>, object: &ObjectRef| {
+            listed.get(&object.key).is_some_and(|bytes| *bytes == object.bytes)
+        };
+        let mut lacking = Vec::new();
+        for (object, start) in objects {
+            if !has(&self.there, object) {
+                // What a collector has taken from the copy stays away.
+                if age != Age::Old || Some(start) >= self.copy_floor {
+                    lacking.push((object, start));
+                }
+            } else if age == Age::Old && Some(start) >= self.floor && !has(&self.source, object) {
+                let what = "it is not in the store, or has another length; the copy has it";
+                self.problem(object.key.to_string(), what);
+            }
+        }
+        let total = lacking.iter().fold(0_u64, |sum, (object, _)| sum.saturating_add(object.bytes));
+        self.observer.start(Phase::Download, total);
+        let (this, at_once) = (&*self, self.stream.policy().transfers.parallel_downloads);
+        let passed = buffered_all(lacking, at_once, |(object, start)| async move {
+            let passed = match this.copy_object(object).await {
+                Ok(()) => Passed::Copied,
+                Err(StoreError::Missing { .. }) if Some(start) < this.floor => Passed::Collected,
+                Err(error @ (StoreError::Missing { .. } | StoreError::Damaged { .. }))
+                    if age != Age::NewVersion =>
+                {
+                    Passed::Bad(error)
+                }
+                Err(error) => return Err(error),
+            };
+            Ok((object, passed))
+        })
+        .await?;
+        let mut is_whole = true;
+        for (object, passed) in passed {
+            match passed {
+                Passed::Copied => {
+                    let report = &mut self.report;
+                    report.objects = report.objects.saturating_add(1);
+                    report.bytes = report.bytes.saturating_add(object.bytes);
+                    report.restored = report.restored.saturating_add(u64::from(age == Age::Old));
+                    self.there.insert(object.key.clone(), object.bytes);
+                    continue;
+                }
+                Passed::Collected => {}
+                Passed::Bad(StoreError::Damaged { name, what }) => self.problem(name, what),
+                Passed::Bad(_) => self.problem(object.key.to_string(), "it is not in the store"),
+            }
+            is_whole = false;
+        }
+        Ok(is_whole)
+    }
+
+    async fn copy_object(&self, object: &ObjectRef) -> Result<(), StoreError> {
+        // By name: a companion has the same contents twice, under `companions/` and in the anchor.
+        let file = self.work.join(ObjectDigest::of(object.key.as_str().as_bytes()).to_string());
+        self.stream.bucket().download(object, &file, &self.observer).await?;
+        let uploaded = self.to.upload(object.key.clone(), &file, &Observer::default()).await?;
+        local::remove(&file)?;
+        if uploaded != *object {
+            // Left there it would be taken for the object the next time, as it has its name and size.
+            self.to.delete(object.key.as_str()).await?;
+            let what = "its copy on local disk was altered".into();
+            return Err(StoreError::Damaged { name: object.key.to_string(), what });
+        }
+        Ok(())
+    }
+
+    async fn copy_edges(&mut self, listed: &[Listed], top: Version) -> Result<(), StoreError> {
+        let records = record_sizes(self.to, names::EDGES).await?;
+        for listed in listed {
+            let name = format!("{}/{}", names::EDGES, listed.name);
+            if names::edge_ends(&listed.name).is_none_or(|(target, ..)| target > top) {
+                continue;
+            }
+            let edge = match self.stream.edge(&listed.name).await {
+                Ok(Some((edge, _))) => edge,
+                // Collected since it was listed.
+                Ok(None) => continue,
+                Err(error @ StoreError::Object { .. }) => return Err(error),
+                Err(error) => {
+                    self.problem(name, error);
+                    continue;
+                }
+            };
+            let Some(edge) = edge.edge() else { continue };
+            let is_there = records.get(&listed.name) == Some(&listed.bytes);
+            let age = if is_there { Age::Old } else { Age::NewEdge };
+            let start = edge.base().map_or(edge.target.version, |base| base.version);
+            let objects = edge.all_objects().into_iter().map(|object| (object, start)).collect();
+            if self.copy_objects(objects, age).await? && !is_there {
+                copy_record(self.stream, self.to, &name, None).await?;
+                self.report.edges = self.report.edges.saturating_add(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes down what is wrong with the stream that is copied.
+    fn problem(&mut self, name: String, what: impl ToString) {
+        self.report.problems.push(Problem { name, what: what.to_string() });
+    }
 }
 
 /// Before the versions that the next key has signed: without it they are of nobody whom readers trust.
 async fn copy_handovers(stream: &Stream, to: &Bucket) -> Result<(), StoreError> {
     for (name, bytes) in stream.handover_records().await? {
         put_record(to, &name, bytes).await?;
-    }
-    Ok(())
-}
-
-async fn copy_edges(
-    stream: &Stream,
-    to: &Bucket,
-    top: Version,
-    work: &Work,
-    report: &mut Mirrored,
-) -> Result<(), StoreError> {
-    for listed in stream.all_edges().await? {
-        let name = format!("{}/{}", names::EDGES, listed.name);
-        let is_known = names::edge_ends(&listed.name).is_some_and(|(target, ..)| target <= top);
-        if !is_known || to.size(&name).await?.is_some() {
-            continue;
-        }
-        let edge = match stream.edge(&listed.name).await {
-            Ok(Some((edge, _))) => edge,
-            Ok(None) => continue,
-            Err(error @ StoreError::Object { .. }) => return Err(error),
-            Err(error) => {
-                tracing::warn!("{name} is not copied: {error}");
-                continue;
-            }
-        };
-        let Some(edge) = edge.edge() else { continue };
-        let objects = edge.all_objects();
-        match copy_objects(stream, to, objects, false, work, report).await {
-            Ok(()) => {}
-            // Collected since it was listed.
-            Err(StoreError::Missing { .. }) => continue,
-            Err(error) => return Err(error),
-        }
-        copy_record(stream, to, &name, None).await?;
-        report.edges = report.edges.saturating_add(1);
-    }
-    Ok(())
-}
-
-async fn copy_objects(
-    stream: &Stream,
-    to: &Bucket,
-    objects: Vec<&ObjectRef>,
-    may_be_missing: bool,
-    work: &Work,
-    report: &mut Mirrored,
-) -> Result<(), StoreError> {
-    let total = objects.iter().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
-    work.observer.start(Phase::Download, total);
-    let copied = buffered_all(objects, stream.policy().transfers.parallel_downloads, |object| async move {
-        if to.size(object.key.as_str()).await? == Some(object.bytes) {
-            return Ok(0);
-        }
-        // By name: a companion has the same contents twice, under `companions/` and in the anchor.
-        let file = work.dir.join(ObjectDigest::of(object.key.as_str().as_bytes()).to_string());
-        match stream.bucket().download(object, &file, &work.observer).await {
-            Err(StoreError::Missing { .. }) if may_be_missing => return Ok(0),
-            result => drop(result?),
-        }
-        let uploaded = to.upload(object.key.clone(), &file, &Observer::default()).await?;
-        local::remove(&file)?;
-        if uploaded != *object {
-            // Left there it would be taken for the object the next time, as it has its name and size.
-            to.delete(object.key.as_str()).await?;
-            let what = "its copy on local disk was altered".into();
-            return Err(StoreError::Damaged { name: object.key.to_string(), what });
-        }
-        Ok(object.bytes)
-    })
-    .await?;
-    for bytes in copied.into_iter().filter(|bytes| *bytes > 0) {
-        report.objects = report.objects.saturating_add(1);
-        report.bytes = report.bytes.saturating_add(bytes);
     }
     Ok(())
 }
@@ -248,12 +353,18 @@ async fn copy_record(
     put_record(to, name, bytes).await
 }
 
+/// Puts a record where none is, or what is left of one that was damaged.
 async fn put_record(to: &Bucket, name: &str, bytes: Bytes) -> Result<(), StoreError> {
-    match create(to, name, bytes, Writers::Single).await.map_err(|e| e.for_name(name))? {
-        Created::Mine => Ok(()),
-        Created::Theirs(_) => Err(StoreError::HistoryRewritten(format!(
-            "{} has another {name}: it is no copy of this stream",
-            to.place()
-        ))),
+    let created = create(to, name, bytes.clone(), Writers::Single).await.map_err(|e| e.for_name(name))?;
+    let Created::Theirs(found) = created else { return Ok(()) };
+    if serde_json::from_slice::<serde::de::IgnoredAny>(&found).is_err() {
+        tracing::warn!("{name} of the copy is damaged: not JSON. It is copied again");
+        return to.put(name, bytes).await;
     }
+    let place = to.place();
+    let what = match StreamRecord::parse(&found) {
+        Ok(theirs) if name == names::STREAM => format!("holds another stream, {}", theirs.stream),
+        _ => format!("has another {name}: it is no copy of this stream"),
+    };
+    Err(StoreError::AnotherCopy { place, what })
 }

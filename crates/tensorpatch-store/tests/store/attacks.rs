@@ -93,7 +93,7 @@ async fn a_key_between_two_others_has_no_good_versions_taken_back() {
     std::fs::write(world.path(&format!("bucket/handovers/{:020}-{}.json", 1, "ab".repeat(16))), bytes)
         .unwrap();
     let stream = trusting(&url(&world), &third).await.signing(third.clone());
-    let error = upkeep::roll_back_unsigned(&stream).await.unwrap_err();
+    let error = upkeep::roll_back_unsigned(&stream, &Default::default()).await.unwrap_err();
     assert!(matches!(error, StoreError::Untrusted { .. }), "{error}");
     assert!((1..=3).all(|version| commit_path(&world, version).exists()));
 }

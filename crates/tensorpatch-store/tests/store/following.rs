@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::support::{World, quick_polls, v};
 use tensorpatch_store::{
-    ApplyMode, CreateOptions, Policy, PublishOptions, Publisher, Replica, ReplicaOptions, StoreError, Stream,
-    open_store,
+    ApplyMode, CreateOptions, FollowMetrics, Policy, PublishOptions, Publisher, Replica, ReplicaOptions,
+    StoreError, Stream, open_store,
 };
 
 /// What following ends with when `disturb` happens to the bucket while the follower waits.
@@ -50,7 +50,49 @@ async fn a_follower_notices_that_its_stream_is_gone() {
     let world = World::new().await;
     world.publish_steps(2).await;
     let error = followed(&world, async |bucket| std::fs::remove_dir_all(bucket).unwrap()).await;
-    assert!(matches!(error, StoreError::NoStream { .. }), "{error}");
+    assert!(matches!(error, StoreError::StreamGone { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_goes_on_when_the_directory_of_its_stream_is_mounted_again() {
+    let world = World::new().await;
+    world.publish_steps(1).await;
+    let (bucket, away) = (world.path("bucket"), world.path("away"));
+    let metrics = FollowMetrics::default();
+    let mut policy = Policy::default();
+    policy.following.poll = Duration::from_millis(20);
+    let options = ReplicaOptions::default().with_observer(metrics.observer());
+    let replica = Replica::of(world.stream.clone().with_policy(policy), world.path("r"), options);
+    let mut versions = replica.follow();
+    assert_eq!(versions.next().await.unwrap().unwrap().to, v(1));
+    std::fs::rename(&bucket, &away).unwrap();
+    let next = tokio::spawn(async move { versions.next().await });
+    let found = async |gone: bool| {
+        while metrics.counts().gone != gone {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), found(true)).await.unwrap();
+    std::fs::rename(&away, &bucket).unwrap();
+    tokio::time::timeout(Duration::from_secs(60), found(false)).await.unwrap();
+    world.publisher().await.publish(&world.step(2)).await.unwrap();
+    assert_eq!(next.await.unwrap().unwrap().unwrap().to, v(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_a_version_answers_its_follower() {
+    let world = World::new().await;
+    let metrics = FollowMetrics::default();
+    let options = ReplicaOptions::default().with_observer(metrics.observer());
+    let stream = world.stream.clone().with_policy(quick_polls());
+    let mut versions = Replica::of(stream, world.path("r"), options).follow();
+    let next = tokio::spawn(async move { versions.next().await });
+    while metrics.counts().polls < 3 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(metrics.counts().answered.is_some() && !metrics.counts().gone);
+    world.publisher().await.publish(&world.step(1)).await.unwrap();
+    assert_eq!(next.await.unwrap().unwrap().unwrap().to, v(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

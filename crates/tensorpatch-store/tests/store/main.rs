@@ -33,6 +33,7 @@ mod ranks;
 mod reporting;
 mod requests;
 #[cfg(all(feature = "aws", feature = "azure"))]
+mod rollbacks;
 mod stores;
 mod support;
 mod trust;

@@ -51,9 +51,9 @@ async fn a_baseline_that_has_rotted_does_not_become_an_anchor() {
     let mut bytes = std::fs::read(&weights).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&weights, bytes).unwrap();
-    assert!(matches!(publisher.add_anchor().await, Err(StoreError::WrongState { .. })));
+    assert!(matches!(publisher.add_another_anchor().await, Err(StoreError::WrongState { .. })));
     assert_eq!(count(world.path("bucket/edges")), 0);
-    publisher.add_anchor().await.unwrap();
+    publisher.add_another_anchor().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -301,7 +301,7 @@ async fn a_companion_that_was_altered_in_the_baseline_is_fetched_again_before_an
     let publisher = world.publisher().await;
     publisher.publish(&world.step(1)).await.unwrap();
     std::fs::write(world.path("baseline/config.json"), b"{}").unwrap();
-    publisher.add_anchor().await.unwrap();
+    publisher.add_another_anchor().await.unwrap();
     assert_same(&world.path("baseline"), &world.step(1));
     assert_sound(&world.stream).await;
 }
@@ -375,7 +375,7 @@ async fn a_mirror_is_the_same_stream_and_can_be_continued_and_published_to() {
     let other = Publisher::on(copy, world.path("other-baseline"), options).await.unwrap();
     other.publish(&world.step(20)).await.unwrap();
     world.publisher().await.publish(&world.step(10)).await.unwrap();
-    assert!(matches!(mirror().await, Err(StoreError::HistoryRewritten(_))));
+    assert!(matches!(mirror().await, Err(StoreError::AnotherCopy { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,10 @@ const MAX_MESSAGE_BYTES: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// Not JSON, or not of this shape.
+    /// Not JSON at all: what a disk or a transfer leaves of a record, or no record ever.
+    #[error("it is not JSON ({0})")]
+    NotJson(String),
+    /// JSON of another shape.
     #[error("{0}")]
     Json(String),
     /// Another kind of record, or none of tensorpatch.
@@ -60,7 +63,12 @@ pub(super) fn rule(message: impl Into<String>) -> RecordError {
 }
 
 fn json(error: &serde_json::Error) -> RecordError {
-    RecordError::Json(shortened(error.to_string()))
+    let message = shortened(error.to_string());
+    if error.is_syntax() || error.is_eof() {
+        RecordError::NotJson(message)
+    } else {
+        RecordError::Json(message)
+    }
 }
 
 /// Messages quote what they are about, which may be megabytes.

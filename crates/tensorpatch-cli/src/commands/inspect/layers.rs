@@ -10,9 +10,6 @@ use crate::output::{count, counted, percent};
 use crate::session::Session;
 use crate::table::{Column, fitted};
 
-/// Characters of the longest bar.
-const BAR: u64 = 20;
-
 /// What changes in each layer.
 #[derive(Serialize)]
 pub(super) struct Layers {
@@ -83,7 +80,6 @@ impl Layers {
     /// The table for people, and below it how far elements move.
     pub(super) fn lines(&self, width: usize) -> Vec<String> {
         let share = |layer: &Layer| layer.changed_elements as f64 / layer.elements.max(1) as f64;
-        let greatest = self.layers.iter().map(share).fold(0.0, f64::max);
         let layers = || self.layers.iter();
         let optional = |value: Option<u64>| value.map_or_else(|| "-".into(), count);
         let mut lines = fitted(
@@ -97,13 +93,12 @@ impl Layers {
                     4,
                     layers().map(|l| l.encodings.as_ref().map_or_else(String::new, |names| names.join(", "))),
                 ),
-                Column::left("", 1, layers().map(|layer| bar(share(layer), greatest))),
+                Column::bars(1, layers().map(share)),
             ],
             width,
         );
         let moved: u64 = self.distances.iter().sum();
         if moved > 0 {
-            let most = self.distances.iter().copied().max().unwrap_or(0) as f64;
             let buckets = || self.distances.iter().enumerate();
             lines.push(String::new());
             lines.extend(fitted(
@@ -111,28 +106,13 @@ impl Layers {
                     Column::right("moved by", 0, buckets().map(|(bucket, _)| distance(bucket))),
                     Column::right("elements", 0, buckets().map(|(_, moved)| count(*moved))),
                     Column::right("share", 2, buckets().map(|(_, of)| percent(*of, moved))),
-                    Column::left("", 1, buckets().map(|(_, moved)| bar(*moved as f64, most))),
+                    Column::bars(1, buckets().map(|(_, moved)| *moved as f64)),
                 ],
                 width,
             ));
         }
         lines
     }
-}
-
-/// A bar for a value, in eighths of a character.
-fn bar(value: f64, greatest: f64) -> String {
-    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    if value <= 0.0 || greatest <= 0.0 {
-        return String::new();
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between 1 and 8 times the bar"
-    )]
-    let eighths = ((value / greatest * (8 * BAR) as f64).round() as usize).clamp(1, 8 * BAR as usize);
-    "█".repeat(eighths / 8) + EIGHTHS[eighths % 8]
 }
 
 /// The units of the last place that a place in the list stands for.
@@ -143,14 +123,10 @@ fn distance(bucket: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bar, distance};
+    use super::distance;
 
     #[test]
-    fn bars_have_eighths_and_something_is_never_nothing() {
-        assert_eq!(bar(0.0, 1.0), "");
-        assert_eq!(bar(1.0, 1.0), "█".repeat(20));
-        assert_eq!(bar(1e-9, 1.0), "▏");
-        assert_eq!(bar(0.5, 0.0), "");
+    fn distances_are_told_in_ranges() {
         assert_eq!([0, 1, 2, 3].map(distance), ["1 ulp", "2 ulp", "3 to 4", "5 to 8"]);
     }
 }

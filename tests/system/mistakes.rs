@@ -1,0 +1,229 @@
+//! What a mistake meets: words that name it and say what to do, and nothing that is altered.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use crate::support::{
+    arguments, command, finish, fixture, read, run, same_checkpoint, temporary, tree, write,
+};
+
+const REFUSED: i32 = 2;
+const BAD_INPUT: i32 = 3;
+const NOT_FOUND: i32 = 6;
+
+struct Scene {
+    dir: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(versions: u32) -> Self {
+        let scene = Self { dir: temporary() };
+        for number in 4..4 + versions {
+            run(&arguments![
+                "publish",
+                fixture(number),
+                "--to",
+                scene.stream(),
+                "--baseline",
+                scene.path("b")
+            ])
+            .ok();
+        }
+        scene
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn stream(&self) -> PathBuf {
+        self.path("stream")
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_named_as_a_baseline_is_not_altered() {
+    let scene = Scene::new(3);
+    let checkpoint = scene.path("checkpoint");
+    fs::create_dir(&checkpoint).unwrap();
+    // Of an older version, which would become the newest; and of the newest.
+    for number in [4, 6] {
+        fs::copy(fixture(number), checkpoint.join("model.safetensors")).unwrap();
+        let anchor = arguments!["anchor", scene.stream(), "--baseline", checkpoint];
+        let publish = arguments!["publish", fixture(4), "--to", scene.stream(), "--baseline", checkpoint];
+        for line in [anchor.to_vec(), publish.to_vec()] {
+            run(&line).fails(REFUSED, &["is no baseline", "model.safetensors", "leave --baseline out"]);
+            assert_eq!(fs::read_dir(&checkpoint).unwrap().count(), 1);
+            same_checkpoint(&checkpoint, &fixture(number));
+        }
+    }
+    // A replica may take its place, and so may an empty directory.
+    run(&arguments!["pull", scene.stream(), scene.path("replica")]).ok();
+    run(&arguments!["anchor", scene.stream(), "--baseline", scene.path("replica")]).ok();
+    fs::create_dir(scene.path("empty")).unwrap();
+    run(&arguments!["anchor", scene.stream(), "--baseline", scene.path("empty"), "--again"]).ok();
+}
+
+#[test]
+fn a_second_anchor_is_added_only_where_the_first_is_not_whole_or_that_is_asked_for() {
+    let scene = Scene::new(2);
+    let anchor = |options: &[&str]| {
+        let mut line = arguments!["anchor", scene.stream(), "--baseline", scene.path("b"), "--json"].to_vec();
+        line.extend(options.iter().map(Into::into));
+        run(&line).ok().json()
+    };
+    assert_eq!(anchor(&[])["added"], true);
+    let before = tree(&scene.stream());
+    let again = anchor(&[]);
+    assert_eq!((&again["added"], &again["version"], &again["bytes"]), (&false.into(), &2.into(), &0.into()));
+    assert!(tree(&scene.stream()) == before);
+    let told = run(&arguments!["anchor", scene.stream(), "--baseline", scene.path("b")]).ok();
+    assert!(String::from_utf8_lossy(&told.stdout).contains("version 2 has one already"));
+    assert_eq!(anchor(&["--again"])["added"], true);
+    // Where all that there are have lost something, another is added.
+    for name in tree(&scene.stream()).into_keys().filter(|name| name.starts_with("anchors")) {
+        fs::remove_file(scene.stream().join(name)).unwrap();
+    }
+    assert_eq!(anchor(&[])["added"], true);
+    run(&arguments!["pull", scene.stream(), scene.path("replica")]).ok();
+    same_checkpoint(&scene.path("replica"), &fixture(5));
+}
+
+#[test]
+fn a_file_where_a_directory_should_be_is_named() {
+    let scene = Scene::new(1);
+    let (file, below) = (scene.path("file"), scene.path("file/below"));
+    write(&file, b"mine");
+    for path in [&file, &below] {
+        for line in [
+            arguments!["pull", scene.stream(), path].to_vec(),
+            arguments!["follow", scene.stream(), path].to_vec(),
+            arguments!["status", scene.stream(), path].to_vec(),
+            arguments!["publish", fixture(4), "--to", scene.stream(), "--baseline", path].to_vec(),
+            arguments!["publish", fixture(4), "--to", path, "--baseline", scene.path("b2")].to_vec(),
+            arguments!["mirror", scene.stream(), path, "--work", scene.path("w")].to_vec(),
+            arguments!["mirror", scene.stream(), scene.path("copy"), "--work", path].to_vec(),
+        ] {
+            let said = run(&line).fails(REFUSED, &["is a file", "directory"]);
+            assert!(!said.stderr.contains("os error"), "{line:?}: {}", said.stderr);
+        }
+    }
+    run(&arguments!["keygen", file]).fails(REFUSED, &["exists already"]);
+    run(&arguments!["keygen", below]).fails(REFUSED, &["below a file"]);
+    assert_eq!(read(&file), b"mine");
+}
+
+#[test]
+fn a_checkpoint_where_a_patch_should_be_is_told_from_one() {
+    let scene = Scene::new(0);
+    let directory = scene.path("step-5");
+    fs::create_dir(&directory).unwrap();
+    fs::copy(fixture(5), directory.join("model.safetensors")).unwrap();
+    for checkpoint in [directory, fixture(5), scene.path("")] {
+        run(&arguments!["inspect", checkpoint]).fails(REFUSED, &["no patch", "tensorpatch inspect OLD NEW"]);
+    }
+    write(&scene.path("other"), b"something else altogether, and long enough to be a header");
+    run(&arguments!["inspect", scene.path("other")]).fails(BAD_INPUT, &["tensorpatch diff"]);
+}
+
+#[test]
+fn a_replica_that_may_only_be_read_is_verified_all_the_same() {
+    let scene = Scene::new(1);
+    let replica = scene.path("replica");
+    run(&arguments!["pull", scene.stream(), replica]).ok();
+    let hidden = replica.join(".tensorpatch");
+    for (path, mode) in [(hidden.join("lock"), 0o400), (hidden.clone(), 0o500), (replica.clone(), 0o500)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let verify = arguments!["verify", replica];
+    let mut as_reader = command(&verify);
+    if rustix::process::geteuid().is_root() {
+        // Root may write everywhere, unless the file system is read-only.
+        let script = "mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\" && shift && exec \"$@\"";
+        as_reader = std::process::Command::new("unshare");
+        as_reader.args(["-m", "sh", "-c", script, "sh"]).arg(&replica);
+        as_reader.arg(env!("CARGO_BIN_EXE_tensorpatch")).args(&verify);
+    }
+    let outcome = finish(&mut as_reader);
+    for path in [&replica, &hidden] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    if outcome.stderr.contains("unshare") || outcome.stderr.contains("mount:") {
+        eprintln!("LEFT OUT: this user may not mount: {}", outcome.stderr);
+        return;
+    }
+    let outcome = outcome.ok();
+    assert!(outcome.stderr.contains("cannot be locked, and is read without"), "{}", outcome.stderr);
+    assert!(String::from_utf8_lossy(&outcome.stdout).contains("every byte is as it was published"));
+}
+
+#[test]
+fn a_cache_that_cannot_be_used_is_named_with_what_takes_its_place() {
+    let scene = Scene::new(0);
+    let file = scene.path("file");
+    write(&file, b"");
+    let publish = arguments!["publish", fixture(4), "--to", scene.stream()];
+    let mut nowhere = command(&publish);
+    nowhere.env_remove("XDG_CACHE_HOME").env("HOME", "nowhere");
+    finish(&mut nowhere).fails(REFUSED, &["home directory", "--baseline", "XDG_CACHE_HOME"]);
+    let mut unwritable = command(&publish);
+    unwritable.env("XDG_CACHE_HOME", "/proc/1/cache");
+    finish(&mut unwritable).fails(1, &["user's cache", "--baseline", "XDG_CACHE_HOME"]);
+}
+
+#[test]
+fn versions_and_times_that_cannot_be_meant_are_refused() {
+    let scene = Scene::new(2);
+    let gc = |options: &[&str]| {
+        let mut line = arguments!["gc", scene.stream()].to_vec();
+        line.extend(options.iter().map(Into::into));
+        run(&line)
+    };
+    gc(&["--pin", "9"]).fails(NOT_FOUND, &["no version 9", "the newest is 2", "tensorpatch log"]);
+    gc(&["--grace", "5"]).fails(REFUSED, &["5 has no unit", "5s"]);
+    gc(&["--pin", "1", "--grace", "0"]).ok();
+    let follow = |until: &str| {
+        let line = arguments!["follow", scene.stream(), scene.path("replica"), "--until", until];
+        String::from_utf8(run(&line).ok().stdout).unwrap()
+    };
+    assert!(follow("1").contains("version 1 is passed: this ends once version 2 is held"));
+    assert!(follow("2").contains("version 2 is the newest"));
+}
+
+#[test]
+fn junk_is_said_to_be_junk_and_named() {
+    let scene = Scene::new(2);
+    let replica = scene.path("replica");
+    let pull = arguments!["pull", scene.stream(), replica];
+    run(&pull).ok();
+    for name in ["commits/00000000000000000002.json", "stream.json"] {
+        let path = scene.stream().join(name);
+        let whole = read(&path);
+        write(&path, b"\0\0junk");
+        let said =
+            run(&pull).fails(BAD_INPUT, &[name, "is damaged", "not JSON", "from a mirror or a backup"]);
+        assert!(!said.stderr.contains("tensorpatch anchor"), "{}", said.stderr);
+        write(&path, &whole);
+    }
+    // A state file of which nothing is left is found out from the weights.
+    let state = replica.join(".tensorpatch/state.json");
+    let whole = read(&state);
+    for junk in [&b"\x7f\x01junk"[..], &whole[..20], b""] {
+        write(&state, junk);
+        let verify = run(&arguments!["verify", replica]);
+        verify.fails(8, &["state file", "tensorpatch pull"]);
+        let healed = run(&pull).ok();
+        assert!(junk.is_empty() || healed.stderr.contains("not JSON"), "{}", healed.stderr);
+        assert_eq!(run(&arguments!["verify", replica, "--json"]).ok().json()["version"], 2);
+        same_checkpoint(&replica, &fixture(5));
+    }
+    // What lies there and is no version is not thrown away for that.
+    write(&state, b"junk");
+    fs::copy(fixture(6), replica.join("model.safetensors")).unwrap();
+    run(&pull).fails(REFUSED, &["which no version has", "--replace"]);
+    same_checkpoint(&replica, &fixture(6));
+    // That of a newer version is not junk.
+    write(&state, br#"{"format":"tensorpatch-replica","major":9}"#);
+    run(&pull).fails(8, &["state.json", "Remove it"]);
+}
