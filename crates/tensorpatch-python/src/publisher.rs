@@ -9,7 +9,7 @@ use tensorpatch::delta::Others;
 use tensorpatch::store::ranks::{self, RankFeed, RankPublisher};
 use tensorpatch::store::{
     AnchorPolicy, Nonce, ObjectDigest, PublishOptions, Rank, Receipt, Stream, TensorFeed, signed_tips_beside,
-    upkeep,
+    upkeep::{self, RollbackOptions},
 };
 use tokio::sync::OnceCell;
 
@@ -237,16 +237,24 @@ impl Publisher {
         Ok(self.workers.submit_json(done, work)?)
     }
 
-    fn add_anchor(&self, done: Py<PyAny>) -> PyResult<Job> {
+    fn add_anchor(&self, again: bool, done: Py<PyAny>) -> PyResult<Job> {
         let lazy = Arc::clone(&self.lazy);
-        let work = async move { Ok(lazy.publisher(None).await?.add_anchor().await?) };
+        let work = async move {
+            let publisher = lazy.publisher(None).await?;
+            Ok(match again {
+                true => publisher.add_another_anchor().await?,
+                false => publisher.add_anchor().await?,
+            })
+        };
         Ok(self.workers.submit_json(done, work)?)
     }
 
     /// Takes back the newest versions down to one that a trusted key has signed.
-    fn roll_back(&self, done: Py<PyAny>) -> PyResult<Job> {
+    fn roll_back(&self, force: bool, done: Py<PyAny>) -> PyResult<Job> {
         let lazy = Arc::clone(&self.lazy);
-        let work = async move { Ok(upkeep::roll_back_unsigned(&lazy.stream, &Default::default()).await?) };
+        let options = RollbackOptions::default();
+        let options = if force { options.forced() } else { options };
+        let work = async move { Ok(upkeep::roll_back_unsigned(&lazy.stream, &options).await?) };
         Ok(self.workers.submit_json(done, work)?)
     }
 

@@ -316,18 +316,20 @@ class Publisher:
         version. The next call waits for that, too."""
         self._wait(lambda done: self._opened().settle(done), nothing)
 
-    def add_anchor(self) -> AnchorAdded:
+    def add_anchor(self, *, again: bool = False) -> AnchorAdded:
         """Adds the whole checkpoint of the newest version, for newcomers and for replicas to which no path of
-        patches leads any more: it mends a stream whose older objects are damaged or missing."""
-        return self._wait(lambda done: self._opened().add_anchor(done), one(AnchorAdded))
+        patches leads any more: it mends a stream whose older objects are damaged or missing. A version that has
+        one all of whose objects are there gets another only with ``again``: their contents may be damaged."""
+        return self._wait(lambda done: self._opened().add_anchor(again, done), one(AnchorAdded))
 
-    def roll_back(self) -> RolledBack:
+    def roll_back(self, *, force: bool = False) -> RolledBack:
         """Takes back the newest versions of a signed stream, down to the first that a trusted key has signed:
-        for the owner of ``sign_key``, after somebody has published without it. Then ``catch_up``.
+        for the owner of ``sign_key``, after somebody has published without it. Then ``catch_up``. A version
+        that may be the owner's, such as one whose record is damaged, is given up only with ``force``.
 
         Raises ``UntrustedError`` if the stream is not signed by the key.
         """
-        return self._wait(lambda done: self._opened().roll_back(done), one(RolledBack))
+        return self._wait(lambda done: self._opened().roll_back(force, done), one(RolledBack))
 
     def close(self) -> None:
         """Waits for what is published in the background, whose future has its error, and ends. Closing twice
