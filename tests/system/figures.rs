@@ -240,6 +240,43 @@ fn a_follower_serves_its_metrics_and_whether_it_is_healthy() {
 }
 
 #[test]
+fn a_follower_is_unhealthy_while_its_stream_is_gone_and_says_so_in_the_end() {
+    let dir = temporary();
+    let stream = dir.path().join("stream");
+    run(&arguments!["publish", fixture(4), "--to", stream, "--baseline", dir.path().join("b")]).ok();
+    let follow = arguments!["follow", stream, dir.path().join("r"), "--metrics", "0", "--poll", "100ms"];
+    let mut follower = command(&follow).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(follower.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut address = String::new();
+    for line in lines {
+        if let Some(found) = line.strip_prefix("metrics at http://") {
+            address = found.trim_end_matches("/metrics").to_owned();
+        }
+        if line.starts_with("version 1") {
+            break;
+        }
+    }
+    assert!(ask(&address, "/healthz").starts_with("HTTP/1.0 200"));
+    assert!(ask(&address, "/readyz").starts_with("HTTP/1.0 200"));
+    fs::remove_dir_all(&stream).unwrap();
+    // It looks for the stream 64 times more, so that there is time to ask.
+    let answers = (0..30).map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        ask(&address, "/healthz")
+    });
+    let unhealthy = answers.into_iter().find(|answer| answer.starts_with("HTTP/1.0 503")).unwrap();
+    assert!(unhealthy.ends_with("the stream is gone\n"), "{unhealthy}");
+    let ended = follower.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(6), "{said}");
+    assert!(
+        said.contains("is gone, which was there before") && said.contains("mount the directory"),
+        "{said}"
+    );
+    assert!(!said.contains("publish"), "{said}");
+}
+
+#[test]
 fn help_is_as_wide_as_the_terminal_and_no_wider_than_is_read_with_ease() {
     for (columns, most) in [("60", 60), ("80", 80), ("200", 110)] {
         for line in [&["pull", "--help"][..], &["publish", "-h"]] {

@@ -39,7 +39,7 @@ impl Scene {
     }
 
     fn mirror_to(&self, copy: &str) -> Outcome {
-        let (stream, work) = (self.path("stream"), self.path("work"));
+        let (stream, work) = (self.path("stream"), self.path(&format!("work of {copy}")));
         run(&arguments!["mirror", stream, self.path(copy), "--work", work, "--json"])
     }
 
@@ -95,11 +95,17 @@ fn a_damaged_source_is_told_of_by_name_and_by_the_exit_code() {
             }
             let told = scene.mirror_to(if had { "copy" } else { "copies" });
             let told = told.fails(BAD_INPUT, &[shown]).json();
-            assert_eq!(told["error"]["exit_code"], 3, "{told}");
+            assert_eq!(
+                (&told["error"]["exit_code"], &told["error"]["object"]),
+                (&3.into(), &shown.into()),
+                "{told}"
+            );
             if had {
                 assert_eq!(told["problems"][0]["name"], shown);
             }
             let _ = fs::remove_dir_all(&copies);
+            // What was downloaded before it was damaged would take its place.
+            let _ = fs::remove_dir_all(scene.path("work of copies"));
             write(&path, &whole);
         }
     }

@@ -17,7 +17,7 @@ use tensorpatch::store::StoreError;
 use self::subject::Subject;
 use self::verdict::{Verdict, judge};
 use crate::interrupt::Interrupted;
-use crate::output::{Output, Report};
+use crate::output::{Output, Report, counted};
 use crate::screen::{ADVICE, BAD, styled};
 use crate::terminal::{shown, shown_json, shown_lines};
 
@@ -161,7 +161,7 @@ pub(crate) enum Unsound {
         what: String,
     },
     /// Between a replica and its stream.
-    #[error("{dir}: {behind} versions behind, at most {most} are allowed")]
+    #[error("{dir}: {} behind, at most {most} are allowed", counted(*behind, "version"))]
     Behind {
         /// The directory.
         dir: String,

@@ -8,6 +8,8 @@ use tensorpatch::delta::{ApplyError, DiffError};
 use tensorpatch::formats::FormatsError;
 use tensorpatch::store::{PlanError, StoreError};
 
+use super::Unsound;
+
 /// What an error is about, as far as it says so.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Subject {
@@ -25,11 +27,12 @@ impl Subject {
     /// The first error of the chain that is known decides.
     pub(super) fn of(error: &anyhow::Error) -> Self {
         let of_cause = |cause: &(dyn std::error::Error + 'static)| {
+            let unsound = cause.downcast_ref().and_then(Self::of_unsound);
             let store = cause.downcast_ref().map(Self::of_store);
             let formats = cause.downcast_ref().map(Self::of_formats);
             let apply = cause.downcast_ref().map(Self::of_apply);
             let diff = cause.downcast_ref().map(Self::of_diff);
-            store.or(formats).or(apply).or(diff).or(cause.downcast_ref().map(Self::of_checkpoint))
+            unsound.or(store).or(formats).or(apply).or(diff).or(cause.downcast_ref().map(Self::of_checkpoint))
         };
         error.chain().find_map(of_cause).unwrap_or_default()
     }
@@ -44,6 +47,18 @@ impl Subject {
 
     fn tensor(name: &str) -> Self {
         Self { tensor: Some(name.to_owned()), ..Self::default() }
+    }
+
+    fn of_unsound(unsound: &Unsound) -> Option<Self> {
+        match unsound {
+            Unsound::Copied { name, .. } => Some(Self::object(name)),
+            Unsound::Replica(dir)
+            | Unsound::HoldsNothing { dir }
+            | Unsound::NoDirectory { dir }
+            | Unsound::Incomplete { dir, .. }
+            | Unsound::Behind { dir, .. } => Some(Self::path(Path::new(dir))),
+            Unsound::Stream(_) | Unsound::Place(_) => None,
+        }
     }
 
     fn of_store(error: &StoreError) -> Self {
