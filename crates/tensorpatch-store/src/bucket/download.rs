@@ -27,8 +27,8 @@ use crate::observe::{Observer, Phase};
 const PIECE_BYTES: usize = 1 << 20;
 
 impl Bucket {
-    /// Reads an object and compares it with what it must be, without keeping more of it than how it begins and
-    /// ends.
+    /// Reads an object and compares it with what it must be, without keeping more of it than how it begins
+    /// and ends.
     pub(crate) async fn check_contents(
         &self,
         object: &ObjectRef,

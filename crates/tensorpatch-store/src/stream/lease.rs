@@ -94,15 +94,15 @@ impl Stream {
         self.bucket().delete(&lease_name(id)).await
     }
 
-    /// The leases that live at `now` of the store's clock, and the names of those that do not. `newest` is the
-    /// time of the newest object, or `now`.
+    /// The leases that live at `now` of the store's clock, and the names of those that do not. `newest` is
+    /// the time of the newest object, or `now`.
     pub(crate) async fn leases(
         &self,
         now: i64,
         newest: i64,
     ) -> Result<(Vec<LiveLease>, Vec<String>), StoreError> {
-        // A clock of the store that went back keeps leases alive. If no other object is as new, somebody has
-        // set the time of the lease, in a directory: it would hold everything until then.
+        // A clock of the store that went back keeps leases alive. If no other object is as new, somebody
+        // has set the time of the lease, in a directory: it would hold everything until then.
         let named = |object: Listed| {
             let ahead = u64::try_from(object.modified.saturating_sub(newest)).unwrap_or(0);
             let age = u64::try_from(now.saturating_sub(object.modified)).unwrap_or(0);

@@ -1,0 +1,92 @@
+//! Who must act on an error, and whether waiting helps.
+
+use tensorpatch_format::ErrorKind;
+
+use super::StoreError;
+use crate::cause::Cause;
+
+impl StoreError {
+    /// Who must act on it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Checkpoint(error) => error.kind(),
+            Self::Apply(error) => error.kind(),
+            Self::Diff(error) => error.kind(),
+            Self::Plan(error) => error.kind(),
+            Self::Receipts(error) => error.kind(),
+            Self::Key(error) => error.kind(),
+            Self::Record { source, .. } => source.kind(),
+            Self::NoStream { .. }
+            | Self::StreamGone { .. }
+            | Self::Empty
+            | Self::NoVersion { .. }
+            | Self::Collected { .. }
+            | Self::NoSuchRange { .. } => ErrorKind::NotFound,
+            Self::LostRace { .. }
+            | Self::NotAtTip { .. }
+            | Self::AnotherStream { .. }
+            | Self::WrongStream { .. }
+            | Self::HiddenTip { .. }
+            | Self::Moved { .. }
+            | Self::StreamExists { .. }
+            | Self::AnotherCopy { .. }
+            | Self::HistoryRewritten(_) => ErrorKind::Conflict,
+            Self::ForeignDirectory { .. }
+            | Self::NotABaseline { .. }
+            | Self::NotADirectory { .. }
+            | Self::RunsCode { .. }
+            | Self::NoConditionalCreate(_)
+            | Self::Url { .. }
+            | Self::FileName { .. }
+            | Self::Unpublishable { .. }
+            | Self::NotAReplica { .. }
+            | Self::FileSize { .. }
+            | Self::HistoryBytes { .. }
+            | Self::PlanBytes { .. }
+            | Self::Policy(_)
+            | Self::LeafHash { .. }
+            | Self::NoCache(_)
+            | Self::NeedsKey { .. }
+            | Self::UsedKey { .. }
+            | Self::Companion { .. }
+            | Self::Tensors(_)
+            | Self::Misplaced(_)
+            | Self::Text(_) => ErrorKind::Refused,
+            Self::Missing { .. }
+            | Self::Damaged { .. }
+            | Self::PatchDiffers { .. }
+            | Self::NotTakenBack { .. }
+            | Self::StreamRecordLost { .. } => ErrorKind::BadInput,
+            Self::Untrusted { .. }
+            | Self::Unsigned { .. }
+            | Self::NotSigned { .. }
+            | Self::WeakLeafHash { .. }
+            | Self::RetiredKey { .. }
+            | Self::Handover(_) => ErrorKind::Untrusted,
+            Self::WrongBase { .. } => ErrorKind::WrongBase,
+            Self::WrongState { .. }
+            | Self::LocalDamage { .. }
+            | Self::LocalState { .. }
+            | Self::SignedTip { .. } => ErrorKind::LocalDamage,
+            Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => Cause::of(source).kind(),
+            Self::Cancelled(_) => ErrorKind::Cancelled,
+            Self::Local { .. } | Self::Cache { .. } | Self::Place { .. } | Self::State(_) | Self::Task(_) => {
+                ErrorKind::Io
+            }
+        }
+    }
+
+    /// Why the store or the file system refused or failed, for errors that are theirs.
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Object { source, .. } | Self::OutcomeUnknown { source, .. } => Some(Cause::of(source)),
+            Self::Local { source, .. } => Some(Cause::of_io(source)),
+            _ => None,
+        }
+    }
+
+    /// Whether the same call may succeed later without anybody doing anything.
+    pub fn is_transient(&self) -> bool {
+        self.kind() == ErrorKind::Transient
+    }
+}
