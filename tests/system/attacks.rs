@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -323,4 +323,34 @@ fn whoever_may_only_read_a_replica_cannot_hold_its_lock() {
         run(&arguments!["pull", stream, replica]).ok();
         assert_eq!(mode(), after, "{before:o}");
     }
+}
+
+#[test]
+fn whoever_may_only_read_weights_cannot_keep_them_from_being_patched() {
+    let dir = temporary();
+    let path = |name: &str| dir.path().join(name);
+    let [stream, replica, baseline, patch] = ["stream", "replica", "baseline", "step.tpatch"].map(path);
+    let publish = |number| {
+        run(&arguments!["publish", fixture(number), "--to", stream, "--baseline", baseline]).ok();
+    };
+    publish(4);
+    run(&arguments!["pull", stream, replica]).ok();
+    publish(5);
+    run(&arguments!["diff", fixture(4), fixture(5), "-o", patch]).ok();
+    fs::copy(fixture(4), path("model.safetensors")).unwrap();
+    // A lock needs no more than a handle to read.
+    let held = [replica.join("model.safetensors"), path("model.safetensors")].map(|file| {
+        let file = fs::File::open(file).unwrap();
+        file.lock().unwrap();
+        file
+    });
+    let before = held[0].metadata().unwrap().ino();
+    run(&arguments!["apply", path("model.safetensors"), patch, "--in-place"]).ok();
+    assert!(read(&path("model.safetensors")) == read(&fixture(5)));
+    run(&arguments!["pull", stream, replica]).ok();
+    let weights = replica.join("model.safetensors");
+    assert!(read(&weights) == read(&fixture(5)));
+    assert_eq!(fs::metadata(&weights).unwrap().ino(), before, "it was not patched in place");
+    let left = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with('.')));
 }

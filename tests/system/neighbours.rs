@@ -9,6 +9,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tensorpatch::delta::{Options, Progress, prepare_in_place};
 use tensorpatch::store::ObjectDigest;
@@ -225,6 +228,125 @@ fn working_directories_are_not_led_elsewhere() {
     scene.plant("work", &lines);
     run(&arguments!["mirror", stream, scene.path("copy"), "--work", scene.path("work")]).ok();
     scene.assert_untouched();
+}
+
+#[test]
+fn weights_that_a_neighbour_links_to_what_is_not_theirs_are_not_published() {
+    let scene = Scene::new();
+    fs::rename(&scene.target, scene.path("foreign/model.safetensors")).unwrap();
+    fs::set_permissions(scene.path("foreign"), fs::Permissions::from_mode(0o700)).unwrap();
+    scene.open_to_all("checkpoint");
+    scene.plant("checkpoint", "ln -s \"$foreign/model.safetensors\" model.safetensors");
+    let baseline = scene.path("new-baseline");
+    let publish = ["checkpoint", "private-stream"].map(|name| scene.path(name));
+    let outcome = run(&arguments!["publish", publish[0], "--to", publish[1], "--baseline", baseline]);
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    outcome.fails(REFUSED, &["model.safetensors", "another user has made", "copy the file here"]);
+    assert!(!publish[1].join("anchors").exists());
+    // A replica takes them for damage, and does not touch what they lead to.
+    let before = read(&scene.path("foreign/model.safetensors"));
+    scene.pull().ok();
+    scene.plant("replica", "ln -sf \"$foreign/model.safetensors\" model.safetensors");
+    scene.pull().ok();
+    assert!(!scene.path("replica/model.safetensors").is_symlink());
+    assert!(read(&scene.path("foreign/model.safetensors")) == before);
+}
+
+/// Exchanges two names for each other again and again until it is dropped.
+struct Exchange {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Exchange {
+    fn begin(one: PathBuf, other: PathBuf) -> Self {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+#[test]
+fn what_is_exchanged_for_a_link_while_it_is_published_gives_nothing_away() {
+    let scene = Scene::new();
+    let model = scene.path("model");
+    fs::create_dir_all(model.join("sub")).unwrap();
+    fs::copy(&scene.base, model.join("model.safetensors")).unwrap();
+    for name in ["file", "sub/file"] {
+        write(&model.join(name), b"harmless");
+    }
+    for (planted, name, link) in [(".link", "file", "foreign/file"), (".directory", "sub", "foreign")] {
+        std::os::unix::fs::symlink(scene.path(link), model.join(planted)).unwrap();
+        let exchange = Exchange::begin(model.join(planted), model.join(name));
+        for attempt in 0..25 {
+            let stream = scene.path(&format!("stream-{name}-{attempt}"));
+            let baseline = scene.path(&format!("baseline-{name}-{attempt}"));
+            run(&arguments!["publish", model, "--to", stream, "--baseline", baseline]);
+            if stream.exists() {
+                let published = crate::support::tree(&stream);
+                assert!(published.values().all(|bytes| bytes != b"theirs"), "{name}, attempt {attempt}");
+            }
+        }
+        drop(exchange);
+        fs::remove_file(model.join(planted)).or_else(|_| fs::remove_file(model.join(name))).unwrap();
+        let _ = fs::rename(model.join(planted), model.join(name));
+    }
+}
+
+#[test]
+fn planted_weights_do_not_become_those_of_the_replica() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("LEFT OUT: not run as root, nobody else can plant");
+        return;
+    }
+    for (damage, options) in [(true, ""), (false, ""), (false, "--beside")] {
+        let scene = Scene::new();
+        let (stream, replica) = (scene.path("stream"), scene.path("replica"));
+        run(&arguments!["pull", stream, replica, "--version", "1"]).ok();
+        let lines = "cp model.safetensors x; chmod 666 x; mv -f x model.safetensors\n".to_owned()
+            + if damage { "printf Z | dd of=model.safetensors bs=1 seek=300000 conv=notrunc 2>/dev/null" } else { "" };
+        scene.plant("replica", &lines);
+        let mut pull = arguments!["pull", stream, replica, "--verify"].to_vec();
+        if !options.is_empty() {
+            pull.push(options.into());
+        }
+        run(&pull).ok();
+        let weights = scene.path("replica/model.safetensors").metadata().unwrap();
+        assert_eq!((weights.uid(), weights.mode() & 0o022), (0, 0), "{damage} {options}");
+        same_checkpoint(&replica, &scene.target);
+    }
+}
+
+#[test]
+fn a_directory_that_a_neighbour_could_only_rename_is_not_deleted() {
+    let scene = Scene::new();
+    diff(&scene.base, &scene.target).unwrap().write(scene.path("step.tpatch")).unwrap();
+    scene.open_to_all("shared");
+    fs::create_dir_all(scene.path("shared/thesis/chapter")).unwrap();
+    write(&scene.path("shared/thesis/chapter/1"), b"years");
+    let name = ".out.tensorpatch-1-0123456789abcdef";
+    scene.plant("shared", &format!("mv thesis {name}"));
+    let out = scene.path("shared/out");
+    fs::create_dir(scene.path("sharded")).unwrap();
+    fs::rename(&scene.base, scene.path("sharded/model.safetensors")).unwrap();
+    run(&arguments!["apply", scene.path("sharded"), scene.path("step.tpatch"), "-o", out]).ok();
+    assert_eq!(read(&scene.path("shared").join(name).join("chapter/1")), b"years");
 }
 
 #[test]

@@ -5,6 +5,9 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use tensorpatch::delta::{Options, Progress, prepare_in_place};
+use tensorpatch::{Limits, Patch};
+
 use crate::support::{arguments, command, finish, fixture, read, run, shard, temporary, tree, write};
 
 const FAILED: i32 = 1;
@@ -113,6 +116,55 @@ fn copies_of_private_weights_are_private() {
 }
 
 #[test]
+fn what_is_made_of_private_weights_is_private() {
+    let scene = Scene::new();
+    assert_eq!(mode(&scene.path("patch")), 0o600, "diff");
+    let convert = |to: &str, out: &str| {
+        let versions = ["--target-version", "2", "--base-version", "1"].map(Into::into);
+        let convert = arguments!["convert", scene.path("new"), "--base", scene.path("old"), "--to", to];
+        let out = arguments!["-o", scene.path(out)];
+        let versions = if to == "patch" { &versions[..0] } else { &versions[..] };
+        run(&[&convert[..], &out, versions].concat()).ok();
+    };
+    convert("patch", "converted.tpatch");
+    assert_eq!(mode(&scene.path("converted.tpatch")), 0o600, "convert to a patch");
+    convert("slime", "delta");
+    for (file, mode) in scene.modes("delta") {
+        assert_eq!(mode, 0o600, "delta/{}", file.display());
+    }
+    assert_eq!(mode(&scene.path("delta")), 0o700);
+}
+
+#[test]
+fn nobody_else_enters_what_lies_beside_the_weights_of_a_replica_or_a_baseline() {
+    let scene = Scene::new();
+    scene.publish("old", &[]);
+    let (stream, replica) = (scene.path("stream"), scene.path("replica"));
+    run(&arguments!["pull", stream, replica]).ok();
+    let hidden = [replica.join(".tensorpatch"), scene.path("baseline/.tensorpatch")];
+    for hidden in &hidden {
+        assert_eq!(mode(hidden), 0o700, "{}", hidden.display());
+        // As earlier versions have made it.
+        chmod(hidden, 0o755);
+    }
+    scene.publish("new", &[]);
+    run(&arguments!["pull", stream, replica]).ok();
+    for hidden in &hidden {
+        assert_eq!(mode(hidden), 0o700, "{}", hidden.display());
+    }
+    assert_eq!(mode(&replica.join(".tensorpatch/inverse")), 0o600);
+}
+
+#[test]
+fn the_journal_of_private_weights_is_private_before_a_byte_is_in_it() {
+    let scene = Scene::new();
+    let journal = scene.path("old/.tensorpatch-journal");
+    let patch = Patch::open_within(scene.path("patch"), &Limits::default()).unwrap();
+    prepare_in_place(&scene.path("old"), &patch, &journal, &Options::default(), Progress::none()).unwrap();
+    assert_eq!(mode(&journal), 0o600);
+}
+
+#[test]
 fn what_is_kept_in_the_cache_is_private_whatever_it_is_a_copy_of() {
     let scene = Scene::new();
     let cache = scene.path("cache");
@@ -179,4 +231,20 @@ fn a_file_that_can_run_code_is_installed_only_if_that_is_asked_for() {
     // A publisher goes on, and makes its baseline anew.
     fs::remove_dir_all(scene.path("baseline")).unwrap();
     scene.publish("new", &[]);
+}
+
+#[test]
+fn a_file_whose_bytes_can_run_code_is_installed_only_if_that_is_asked_for_whatever_its_name_is() {
+    let scene = Scene::new();
+    let code: [(&str, &[u8]); 2] = [("state.json", b"\x80\x04\x95\x1d\0\0"), ("training_args", b"PK\x03\x04\x14\0")];
+    for (name, bytes) in code {
+        write(&scene.path("old").join(name), bytes);
+    }
+    scene.publish("old", &["--carry", "state.json", "--carry", "training_args"]);
+    let (stream, replica) = (scene.path("stream"), scene.path("replica"));
+    run(&arguments!["pull", stream, replica])
+        .fails(REFUSED, &["state.json", "can run code", "--allow-code"]);
+    assert!(!replica.join("state.json").exists() && !replica.join("config.json").exists());
+    run(&arguments!["pull", stream, replica, "--allow-code"]).ok();
+    assert_eq!(read(&replica.join("state.json")), code[0].1);
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::permissions::restrict;
 use crate::staging::Staging;
 use crate::writer::{check_destination, destination, inherit_of_replaced, place_of};
-use crate::{CheckpointError, ConfinedPath, Form, open_regular};
+use crate::{Checkpoint, CheckpointError, ConfinedPath, Form, open_regular};
 
 /// Bytes that wait for their turn to be written.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -65,6 +65,15 @@ impl AtomicFile {
             }
         }
         Self::create(dest)
+    }
+
+    /// Takes from the file, as long as it replaces none, what those who read it could not do with the files of
+    /// `source`, which it is made of.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::restrict`].
+    pub fn no_more_open_than(&self, source: &Checkpoint) -> Result<(), CheckpointError> {
+        source.restrict(self.staging.handle())
     }
 
     /// Makes the file durable and gives it its name.

@@ -1,6 +1,6 @@
 //! An opened checkpoint: validated, mapped, ready to be compared.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,13 +11,19 @@ use crate::error::short;
 use crate::foreign::{self, ForeignFile};
 use crate::index::Index;
 use crate::map::{FileIdentity, MappedFile};
-use crate::{CheckpointError, Placement, SafetensorsHeader};
+use crate::permissions::restrict;
+use crate::regular::open_at_once;
+use crate::tree::Tree;
+use crate::{CheckpointError, Placement, SafetensorsHeader, open_regular};
 
 /// A checkpoint on disk, opened and mapped into memory.
 ///
 /// It is one safetensors file, or a Hugging Face directory: `model.safetensors.index.json` and the shards it
 /// names, a single `model.safetensors`, or the only safetensors file there is (`adapter_model.safetensors`).
-/// Symbolic links are followed, as the Hugging Face cache needs it.
+/// The path may lead over symbolic links. Below it a link to weights is followed within the checkpoint, to the
+/// blobs of the model in the Hugging Face cache whose snapshot it is, and to wherever the user of this
+/// process, root or the owner of the file that it leads to has made it lead: others would choose what is
+/// read.
 /// Opening reads the headers and checks all of them; the tensors' bytes are read when they are looked at, and
 /// take no memory of their own.
 ///
@@ -47,7 +53,8 @@ use crate::{CheckpointError, Placement, SafetensorsHeader};
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    is_directory: bool,
+    /// The directory, if it is none of a single file.
+    tree: Option<Tree>,
     files: Vec<(PathBuf, MappedFile)>,
     schema: Schema,
     layout: Layout,
@@ -62,11 +69,12 @@ impl Checkpoint {
     /// shorter or longer than its header says, or the checkpoint is over `limits`.
     pub fn open(path: &Path, limits: &Limits) -> Result<Self, CheckpointError> {
         let metadata = fs::metadata(path).map_err(CheckpointError::io("open", path))?;
-        let is_directory = metadata.is_dir();
-        let (index, names) = if is_directory { find_files(path, limits)? } else { (None, Vec::new()) };
-
+        let tree = if metadata.is_dir() { Some(Tree::open(path)?) } else { None };
         let mut opened = Opened { limits, metadata_bytes: 0, files: Vec::new(), headers: Vec::new() };
-        if is_directory {
+        let mut index = None;
+        if let Some(tree) = &tree {
+            let (found, names) = find_files(path, tree, limits)?;
+            index = found;
             opened.add_metadata(path, index.as_ref().map_or(0, |(bytes, _)| bytes.len() as u64))?;
             for (name, tensor) in names {
                 let shard = path.join(&name);
@@ -75,10 +83,11 @@ impl Checkpoint {
                 {
                     return Err(CheckpointError::MissingShard { path: shard, tensor });
                 }
-                opened.add(shard, name)?;
+                opened.add(tree.map(&name)?, shard, name)?;
             }
         } else {
-            opened.add(path.to_owned(), Layout::SINGLE_FILE.to_owned())?;
+            let mapped = MappedFile::open(path)?;
+            opened.add(mapped, path.to_owned(), Layout::SINGLE_FILE.to_owned())?;
         }
         let headers: Vec<_> = opened.headers.iter().map(|(name, h)| (name.as_str(), h)).collect();
         let schema = schema_of(path, &headers, limits)?;
@@ -92,7 +101,7 @@ impl Checkpoint {
         let layout = Layout::new(file_layouts, index.map(|(bytes, _)| bytes))
             .map_err(|source| CheckpointError::Layout { path: path.to_owned(), source })?;
         let files = opened.files;
-        Ok(Self { path: path.to_owned(), is_directory, files, schema, layout, placement })
+        Ok(Self { path: path.to_owned(), tree, files, schema, layout, placement })
     }
 
     /// The path that was opened, as it was given.
@@ -102,7 +111,7 @@ impl Checkpoint {
 
     /// Whether it is a directory, and not a single file.
     pub fn is_directory(&self) -> bool {
-        self.is_directory
+        self.tree.is_some()
     }
 
     /// The names, dtypes and shapes of the tensors.
@@ -147,13 +156,59 @@ impl Checkpoint {
     /// checkpoint, a pipe, a name that is not UTF-8, a file asked for that is not there. Also if a directory
     /// cannot be listed: what cannot be read must not pass for absent.
     pub fn companions(&self, asked: &[String]) -> Result<Companions, CheckpointError> {
-        if !self.is_directory {
-            return Ok(Companions::default());
-        }
+        let Some(tree) = &self.tree else { return Ok(Companions::default()) };
         let index = self.layout.index().map(|_| Layout::INDEX_FILE);
         let weights: Vec<&str> =
             self.layout.files().iter().map(|file| file.name.as_str()).chain(index).collect();
-        companions::find(&self.path, &weights, asked)
+        companions::find(&self.path, tree, &weights, asked)
+    }
+
+    /// Opens a file with tensors, given by its place in the layout, once more: to read it otherwise than
+    /// through its map.
+    ///
+    /// # Errors
+    /// If another one is there by now, or the operating system refuses.
+    pub fn reopen(&self, file: usize) -> Result<File, CheckpointError> {
+        let unknown = || io::Error::new(io::ErrorKind::NotFound, "there is no such file in the layout");
+        let (path, mapped) =
+            self.files.get(file).ok_or_else(|| CheckpointError::io("open", &self.path)(unknown()))?;
+        let opened = match (&self.tree, self.layout.files().get(file)) {
+            (Some(tree), Some(layout)) => tree.open_file(&layout.name)?,
+            _ => open_regular(path).map_err(CheckpointError::io("open", path))?,
+        };
+        let found = opened.metadata().map_err(CheckpointError::io("look at", path))?;
+        if FileIdentity::of(&found) == mapped.identity {
+            return Ok(opened);
+        }
+        let replaced = io::Error::other(
+            "it was replaced or resized since it was opened; try again when nothing writes to it",
+        );
+        Err(CheckpointError::io("use", path)(replaced))
+    }
+
+    /// Takes from `copy`, a file made of this checkpoint's, what those who read it could not do with each of
+    /// these.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::reopen`]; also if the mode of `copy` cannot be set.
+    pub fn restrict(&self, copy: &File) -> Result<(), CheckpointError> {
+        for (file, (path, _)) in self.files.iter().enumerate() {
+            let restricted = restrict(copy, &self.reopen(file)?);
+            restricted.map_err(CheckpointError::io("take over the permissions of", path))?;
+        }
+        Ok(())
+    }
+
+    /// Does the same to a directory made of this one; nothing if this is a single file.
+    ///
+    /// # Errors
+    /// If one cannot be looked at, or the mode of `copy` cannot be set.
+    pub fn restrict_directory(&self, copy: &File) -> Result<(), CheckpointError> {
+        if !self.is_directory() {
+            return Ok(());
+        }
+        let restricted = open_at_once(&self.path).and_then(|source| restrict(copy, &source));
+        restricted.map_err(CheckpointError::io("take over the permissions of", &self.path))
     }
 
     /// The paths of the files with tensors, in the order of the layout.
@@ -176,8 +231,7 @@ struct Opened<'l> {
 }
 
 impl Opened<'_> {
-    fn add(&mut self, path: PathBuf, name: String) -> Result<(), CheckpointError> {
-        let mapped = MappedFile::open(&path)?;
+    fn add(&mut self, mapped: MappedFile, path: PathBuf, name: String) -> Result<(), CheckpointError> {
         let header = SafetensorsHeader::parse(mapped.bytes(), self.limits)
             .and_then(|header| header.check_file_len(mapped.bytes().len() as u64).map(|()| header))
             .map_err(|source| match ForeignFile::of(mapped.bytes()) {
@@ -224,7 +278,7 @@ fn check_limit(path: &Path, kind: LimitKind, value: u64, limit: u64) -> Result<(
 /// The index bytes and what they say; the weight files of a directory, each with a tensor it should hold.
 type Found = (Option<(Vec<u8>, Index)>, Vec<(String, Option<String>)>);
 
-fn find_files(directory: &Path, limits: &Limits) -> Result<Found, CheckpointError> {
+fn find_files(directory: &Path, tree: &Tree, limits: &Limits) -> Result<Found, CheckpointError> {
     let index_path = directory.join(Layout::INDEX_FILE);
     let single_path = directory.join(Layout::SINGLE_FILE);
     // A link that leads nowhere is there, and opening it will say so; it must not pass for absent.
@@ -241,7 +295,7 @@ fn find_files(directory: &Path, limits: &Limits) -> Result<Found, CheckpointErro
         };
         return Ok((None, vec![(name, None)]));
     }
-    let mapped = MappedFile::open(&index_path)?;
+    let mapped = tree.map(Layout::INDEX_FILE)?;
     check_limit(&index_path, LimitKind::HeaderBytes, mapped.identity.len, limits.header_bytes)?;
     let bytes = mapped.bytes().to_vec();
     let index = Index::parse(&bytes, limits)

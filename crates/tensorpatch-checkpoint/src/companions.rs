@@ -1,14 +1,16 @@
 //! The files beside the weights: which ones belong to the model, and which ones stay behind.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::{self, DirEntry};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::CheckpointError;
+use crate::code::{holds_code, runs_code};
+use crate::tree::Tree;
+use crate::{CheckpointError, ConfinedPath, FileKind};
 
 /// Directories within directories that are looked at.
 const MAX_DEPTH: usize = 8;
@@ -45,38 +47,6 @@ const WEIGHT_EXTENSIONS: [&str; 25] = [
     "pdparams",
     "mlmodel",
 ];
-/// What can run code in whoever loads it: pickles, archives with pickles or code in them, and machine code.
-const CODE_EXTENSIONS: [&str; 28] = [
-    "bin",
-    "pt",
-    "pth",
-    "ptl",
-    "ckpt",
-    "pkl",
-    "pickle",
-    "p",
-    "pk",
-    "pckl",
-    "cloudpickle",
-    "dill",
-    "joblib",
-    "npy",
-    "npz",
-    "h5",
-    "hdf5",
-    "keras",
-    "nemo",
-    "mar",
-    "distcp",
-    "pdparams",
-    // Modules that nobody can read before they run.
-    "pyc",
-    "pyo",
-    "pyd",
-    "so",
-    "dylib",
-    "dll",
-];
 /// What ends in one of these is a download that is not complete, or a copy that somebody put aside.
 const LEFTOVER_EXTENSIONS: [&str; 13] = [
     "incomplete",
@@ -106,13 +76,46 @@ pub struct Companions {
 }
 
 /// A file that belongs to a model without being weights, such as `config.json` or `1_Pooling/config.json`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Companion {
     /// The path below the directory of the checkpoint, with `/` between its parts.
     pub name: String,
-    /// Where it lies. It may be a link into the cache of the Hugging Face Hub.
+    /// Where it lies. It may be a link into the cache of the Hugging Face Hub: to read it there is
+    /// [`Companion::open`].
     pub path: PathBuf,
+    /// The file itself, without links.
+    file: ConfinedPath,
 }
+
+impl Companion {
+    /// A file that the user has named, wherever links lead on the way to it.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        let file = ConfinedPath::of(&fs::canonicalize(&path)?)?;
+        Ok(Self { name: name.into(), path, file })
+    }
+
+    /// Opens what was found, to read it. A link that somebody has put in its place since is not followed.
+    ///
+    /// # Errors
+    /// If it is no regular file any more, or the operating system refuses.
+    pub fn open(&self) -> io::Result<File> {
+        self.file.open()
+    }
+}
+
+/// By name and path.
+impl PartialEq for Companion {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, &self.path) == (&other.name, &other.path)
+    }
+}
+
+impl Eq for Companion {}
 
 /// A file or directory that is not carried along, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -196,15 +199,15 @@ pub enum CompanionObstacle {
 /// `asked` names files that come along although they would be left out.
 pub(crate) fn find(
     directory: &Path,
+    tree: &Tree,
     weights: &[&str],
     asked: &[String],
 ) -> Result<Companions, CheckpointError> {
-    let root = fs::canonicalize(directory).map_err(CheckpointError::io("look at", directory))?;
-    let stores = stores(&root, weights);
-    let mut scan = Scan { root, stores, weights, asked, entries: 0, found: Companions::default() };
-    scan.directory(directory, "", 0)?;
+    let blobs = weights.iter().filter_map(|name| tree.linked_blobs(name)).collect();
+    let mut scan = Scan { tree, blobs, weights, asked, entries: 0, found: Companions::default() };
+    scan.directory(tree.root(), "", 0)?;
     let Companions { carried, left_out } = &mut scan.found;
-    carried.sort();
+    carried.sort_by(|a, b| a.name.cmp(&b.name));
     left_out.sort();
     for name in asked {
         if !carried.iter().any(|companion| companion.name == *name) {
@@ -220,10 +223,9 @@ pub(crate) fn find(
 }
 
 struct Scan<'a> {
-    /// Without links.
-    root: PathBuf,
-    /// Where links may lead, too.
-    stores: Vec<PathBuf>,
+    tree: &'a Tree,
+    /// Where links may lead, too: the blobs that weights are links to.
+    blobs: Vec<PathBuf>,
     weights: &'a [&'a str],
     asked: &'a [String],
     entries: usize,
@@ -231,77 +233,82 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    fn directory(&mut self, directory: &Path, below: &str, depth: usize) -> Result<(), CheckpointError> {
+    fn directory(
+        &mut self,
+        directory: &ConfinedPath,
+        below: &str,
+        depth: usize,
+    ) -> Result<(), CheckpointError> {
         let entries = self.list(directory)?;
         if depth > 0 {
             if entries.is_empty() {
                 self.leave(below.to_owned(), Omission::Empty);
                 return Ok(());
             }
-            if entries.iter().any(|entry| is_safetensors(&entry.file_name())) {
+            if entries.iter().any(|entry| is_safetensors(entry)) {
                 self.leave(below.to_owned(), Omission::Component);
                 return Ok(());
             }
         }
         for entry in entries {
-            let path = entry.path();
-            let file_name = entry.file_name();
-            let Some(name) = file_name.to_str() else { return Err(refused(&path, CompanionObstacle::Name)) };
+            let place = directory.join(&entry);
+            let Some(name) = entry.to_str() else {
+                return Err(refused(&place.path(), CompanionObstacle::Name));
+            };
             if depth == 0 && (self.weights.contains(&name) || name.starts_with(".tensorpatch")) {
                 continue;
             }
-            self.entry(&entry, &path, format!("{below}{name}"), depth)?;
+            self.entry(&place, format!("{below}{name}"), depth)?;
         }
         Ok(())
     }
 
-    fn list(&mut self, directory: &Path) -> Result<Vec<DirEntry>, CheckpointError> {
-        let failed = || CheckpointError::io("list", directory);
-        let mut entries = Vec::new();
-        for entry in fs::read_dir(directory).map_err(failed())? {
-            self.entries = self.entries.saturating_add(1);
-            if self.entries > MAX_ENTRIES {
-                return Err(refused(&self.root, CompanionObstacle::Count));
-            }
-            entries.push(entry.map_err(failed())?);
+    fn list(&mut self, directory: &ConfinedPath) -> Result<Vec<OsString>, CheckpointError> {
+        let entries = directory.entries().map_err(CheckpointError::io("list", &directory.path()))?;
+        self.entries = self.entries.saturating_add(entries.len());
+        if self.entries > MAX_ENTRIES {
+            return Err(refused(&self.tree.root().path(), CompanionObstacle::Count));
         }
         Ok(entries)
     }
 
-    fn entry(
-        &mut self,
-        entry: &DirEntry,
-        path: &Path,
-        name: String,
-        depth: usize,
-    ) -> Result<(), CheckpointError> {
-        let kind = entry.file_type().map_err(CheckpointError::io("look at", path))?;
-        let omission = omission(&entry.file_name());
+    fn entry(&mut self, place: &ConfinedPath, name: String, depth: usize) -> Result<(), CheckpointError> {
+        let path = place.path();
+        let found = place.find().and_then(|found| found.ok_or(io::ErrorKind::NotFound.into()));
+        let kind = found.map_err(CheckpointError::io("look at", &path))?.kind;
+        let is_dir = kind == FileKind::Directory;
+        let is_asked = self.asked.contains(&name);
         // What stays behind anyhow need not be sound.
-        if let Some(why) = omission
-            && !(self.asked.contains(&name) && why != Omission::Hidden && !is_safetensors(&entry.file_name()))
+        if let Some(why) = omission(place.file_name())
+            && !(is_asked && why != Omission::Hidden && !is_safetensors(place.file_name()))
         {
-            self.leave(if kind.is_dir() { name + "/" } else { name }, why);
+            self.leave(if is_dir { name + "/" } else { name }, why);
             return Ok(());
         }
-        let is_directory = if kind.is_symlink() { self.follow(path)?.is_dir() } else { kind.is_dir() };
-        if is_directory && kind.is_symlink() {
+        let file = match kind {
+            FileKind::Directory if depth >= MAX_DEPTH => return Err(refused(&path, CompanionObstacle::Depth)),
+            FileKind::Directory => return self.directory(place, &(name + "/"), depth.saturating_add(1)),
+            FileKind::Link => self.follow(&name, &path)?,
+            FileKind::File => Some(place.clone()),
+            _ => return Err(refused(&path, CompanionObstacle::Special)),
+        };
+        let Some(file) = file else {
             self.leave(name + "/", Omission::LinkedDirectory);
-        } else if is_directory {
-            if depth >= MAX_DEPTH {
-                return Err(refused(path, CompanionObstacle::Depth));
-            }
-            self.directory(path, &(name + "/"), depth.saturating_add(1))?;
-        } else if kind.is_file() || kind.is_symlink() {
-            self.found.carried.push(Companion { name, path: path.to_owned() });
+            return Ok(());
+        };
+        let companion = Companion { name, path, file };
+        // What cannot be read is refused by whoever reads it.
+        let is_code = || companion.open().and_then(|file| holds_code(&companion.name, &file));
+        if !is_asked && is_code().unwrap_or(false) {
+            self.leave(companion.name, Omission::Code);
         } else {
-            return Err(refused(path, CompanionObstacle::Special));
+            self.found.carried.push(companion);
         }
         Ok(())
     }
 
-    /// What a link leads to, if that is part of the checkpoint.
-    fn follow(&self, link: &Path) -> Result<fs::Metadata, CheckpointError> {
+    /// The file that a link leads to, `None` if it is a directory, if that is part of the checkpoint.
+    fn follow(&self, name: &str, link: &Path) -> Result<Option<ConfinedPath>, CheckpointError> {
         let target = match fs::canonicalize(link) {
             Ok(target) => target,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -310,15 +317,15 @@ impl Scan<'_> {
             }
             Err(error) => return Err(CheckpointError::io("follow", link)(error)),
         };
-        let is_blob = || blobs_of(&target).is_some_and(|blobs| self.stores.iter().any(|own| own == blobs));
-        if !target.starts_with(&self.root) && !is_blob() {
+        let part = self.tree.part(name, &target, &self.blobs);
+        let Some(file) = part.map_err(CheckpointError::io("follow", link))? else {
             return Err(refused(link, CompanionObstacle::LinkOutside(target)));
-        }
+        };
         let metadata = fs::metadata(&target).map_err(CheckpointError::io("look at", link))?;
-        if metadata.is_file() || metadata.is_dir() {
-            return Ok(metadata);
+        if metadata.is_dir() {
+            return Ok(None);
         }
-        Err(refused(link, CompanionObstacle::Special))
+        if metadata.is_file() { Ok(Some(file)) } else { Err(refused(link, CompanionObstacle::Special)) }
     }
 
     fn leave(&mut self, name: String, why: Omission) {
@@ -326,37 +333,9 @@ impl Scan<'_> {
     }
 }
 
-/// The directories of blobs in the Hub's cache that a checkpoint is made of: those of the model that it is a
-/// snapshot of, or that its weights are links to. Those of another model are none of its business.
-fn stores(root: &Path, weights: &[&str]) -> Vec<PathBuf> {
-    let snapshots = root.ancestors().find(|path| path.file_name() == Some(OsStr::new("snapshots")));
-    let own =
-        snapshots.and_then(Path::parent).filter(|model| is_model(model)).map(|model| model.join("blobs"));
-    let links = weights.iter().filter_map(|name| fs::canonicalize(root.join(name)).ok());
-    let linked = links.filter_map(|target| blobs_of(&target).map(Path::to_owned));
-    own.into_iter().chain(linked).collect()
-}
-
-/// The directory of a path without links, if that is one of blobs in the Hub's cache:
-/// `…/models--OWNER--NAME/blobs/DIGEST`.
-fn blobs_of(target: &Path) -> Option<&Path> {
-    let is_blobs = |path: &&Path| path.file_name() == Some(OsStr::new("blobs"));
-    target.parent().filter(is_blobs).filter(|blobs| blobs.parent().is_some_and(is_model))
-}
-
-fn is_model(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("models--"))
-}
-
 /// Whether a file of this name belongs to a model without being weights.
 pub fn is_companion_name(name: &OsStr) -> bool {
     omission(name).is_none()
-}
-
-/// Whether a file of this name is of a format that can run code in whoever loads it.
-pub fn runs_code(name: &str) -> bool {
-    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
-    CODE_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
 /// Why a file or directory of this name stays behind, if it does.
@@ -373,7 +352,7 @@ fn omission(name: &OsStr) -> Option<Omission> {
         || text.ends_with(".index.json")
     {
         Some(Omission::Weights)
-    } else if CODE_EXTENSIONS.contains(&extension) {
+    } else if runs_code(&text) {
         Some(Omission::Code)
     } else if text.starts_with(TRAINING_LOG) {
         Some(Omission::Log)

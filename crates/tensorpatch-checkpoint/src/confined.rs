@@ -12,6 +12,7 @@
 mod directory;
 mod found;
 mod misplaced;
+mod reach;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -28,9 +29,12 @@ use directory::{names_in, open_at, remove_at};
 
 pub use found::{FileKind, Found};
 pub use misplaced::Misplaced;
+pub(crate) use reach::{Reached, reach};
 
 /// How often a file is made anew while others put something in its place.
 const ATTEMPTS: usize = 16;
+/// Where every path begins.
+const ROOT: &str = "/";
 /// Handles to go on from need no permission to read, where the system has such.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const STEP: OFlags = OFlags::PATH;
@@ -186,19 +190,39 @@ impl ConfinedPath {
         self.at(|parent, name| fs::openat(parent, name, flags, mode)).map(File::from)
     }
 
+    /// Makes a new file that nobody but its owner can open.
+    ///
+    /// # Errors
+    /// As [`ConfinedPath::create_new`].
+    pub fn create_private(&self) -> io::Result<File> {
+        self.create(Mode::from_raw_mode(0o600))
+    }
+
     /// Makes a new file in the place of whatever is there.
     ///
     /// # Errors
     /// If what is there cannot be removed; as [`ConfinedPath::create_new`].
     pub fn replace(&self) -> io::Result<File> {
+        self.replace_by(Self::create_new)
+    }
+
+    /// Makes a new file that nobody but its owner can open, in the place of whatever is there.
+    ///
+    /// # Errors
+    /// As [`ConfinedPath::replace`].
+    pub fn replace_private(&self) -> io::Result<File> {
+        self.replace_by(Self::create_private)
+    }
+
+    fn replace_by(&self, create: impl Fn(&Self) -> io::Result<File>) -> io::Result<File> {
         for _ in 0..ATTEMPTS {
             self.remove()?;
-            match self.create_new() {
+            match create(self) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => return made,
             }
         }
-        self.create_new()
+        create(self)
     }
 
     /// Opens a file to go on with it, if nobody else can have kept a way to alter it; else makes a new one in
@@ -221,7 +245,10 @@ impl ConfinedPath {
     /// # Errors
     /// As [`ConfinedPath::open`].
     pub fn open_or_create(&self) -> io::Result<File> {
-        let mode = Mode::from_raw_mode(0o622);
+        self.open_or_create_with(Mode::from_raw_mode(0o622))
+    }
+
+    pub(crate) fn open_or_create_with(&self, mode: Mode) -> io::Result<File> {
         for _ in 0..ATTEMPTS {
             match self.open_to_alter() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

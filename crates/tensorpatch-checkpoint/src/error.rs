@@ -65,6 +65,19 @@ pub enum CheckpointError {
         /// Why not, and what to do.
         obstacle: CompanionObstacle,
     },
+    /// A link to weights that somebody else has made, to a file that is not theirs.
+    #[error(
+        "{}: another user has made this symbolic link to {}, which is not theirs: copy the file here, or make the link \
+         yourself",
+        path.display(),
+        target.display()
+    )]
+    ForeignLink {
+        /// The link.
+        path: PathBuf,
+        /// What it leads to.
+        target: PathBuf,
+    },
     /// A directory, a named pipe or a device where a file is needed.
     #[error("{}: not a regular file", path.display())]
     NotAFile {
@@ -290,6 +303,15 @@ pub enum Obstacle {
     /// No write permission for anyone.
     #[error("it is read-only; chmod u+w it, or write the result elsewhere")]
     ReadOnly,
+    /// It belongs to another user, who could write to it later.
+    #[error(
+        "it belongs to another user (uid {0}), who may write to it at any time; patch it as that user, or write the \
+         result elsewhere"
+    )]
+    OtherOwner(u32),
+    /// Everybody may write to it.
+    #[error("every user may write to it; chmod o-w it, or write the result elsewhere")]
+    OthersWrite,
     /// Another patcher holds it.
     #[error("another process is patching it; wait for it to end")]
     Busy,
@@ -319,6 +341,7 @@ impl CheckpointError {
             | Self::OutOfRange { .. }
             | Self::HeaderReplaced { .. }
             | Self::NotInPlace { .. }
+            | Self::ForeignLink { .. }
             | Self::Companion { .. }
             | Self::Pending { .. } => ErrorKind::Refused,
             Self::NotACheckpoint { .. }

@@ -24,6 +24,7 @@
 
 mod atomic_file;
 mod checkpoint;
+mod code;
 mod companions;
 mod confined;
 mod durable;
@@ -34,6 +35,7 @@ mod index;
 mod interop;
 mod layout;
 mod map;
+mod patch_lock;
 mod patcher;
 pub mod permissions;
 mod placement;
@@ -44,13 +46,13 @@ mod regular;
 mod room;
 mod staging;
 mod sync;
+mod tree;
 mod writer;
 
 pub use atomic_file::AtomicFile;
 pub use checkpoint::Checkpoint;
-pub use companions::{
-    Companion, CompanionObstacle, Companions, LeftOut, Omission, is_companion_name, runs_code,
-};
+pub use code::{holds_code, runs_code};
+pub use companions::{Companion, CompanionObstacle, Companions, LeftOut, Omission, is_companion_name};
 pub use confined::{ConfinedPath, FileKind, Found, Misplaced};
 pub use durable::{sync_dir, sync_open_dir};
 pub use error::{CheckpointError, Obstacle};

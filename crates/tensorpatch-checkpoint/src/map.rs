@@ -58,8 +58,13 @@ impl MappedFile {
     pub fn open_confined(place: &ConfinedPath) -> Result<Self, CheckpointError> {
         let path = place.path();
         let file = place.open().map_err(CheckpointError::io("open", &path))?;
-        let found = file.metadata().map_err(CheckpointError::io("open", &path))?;
-        Self::of(&path, &file, &found)
+        Self::of_open(&path, &file)
+    }
+
+    /// Maps an open file, which is at `path`.
+    pub(crate) fn of_open(path: &Path, file: &File) -> Result<Self, CheckpointError> {
+        let found = file.metadata().map_err(CheckpointError::io("look at", path))?;
+        Self::of(path, file, &found)
     }
 
     fn of(path: &Path, file: &File, found: &fs::Metadata) -> Result<Self, CheckpointError> {

@@ -1,6 +1,6 @@
 //! Writing into the files of an existing checkpoint.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -9,6 +9,7 @@ use tensorpatch_format::{FileLayout, Layout, TensorIndex};
 
 use crate::error::Obstacle;
 use crate::map::FileIdentity;
+use crate::patch_lock::PatchLock;
 use crate::sync::{Written, sync_all, syncing_behind};
 use crate::{Checkpoint, CheckpointError, ConfinedPath, FileKind, Found, Placement};
 
@@ -18,8 +19,12 @@ use crate::{Checkpoint, CheckpointError, ConfinedPath, FileKind, Found, Placemen
 ///
 /// The files are opened and checked before anything can be written: symbolic links, files with several names
 /// (hard links) and read-only files are refused, because others may share their bytes (in the Hugging Face
-/// cache a checkpoint is a directory of links), and so are files that are not those that were opened. The
-/// patcher holds a lock (`flock`) on each file until it is dropped, so that a second one is told.
+/// cache a checkpoint is a directory of links). So are files of other users, root aside, and files that every
+/// user may write to, because others could alter them afterwards; and files that are not those that were
+/// opened.
+///
+/// Until it is dropped, the patcher holds a lock for each file, so that a second one is told: of a file of its
+/// own that only its owner can open, as whoever may read the weights could hold a lock on these for ever.
 ///
 /// The [`Checkpoint`] that it is made from shows the old or the new bytes of what is written, in any mixture.
 /// Drop it first, or at least hold none of its slices across a write; [`CheckpointPatcher::read`] reads
@@ -29,22 +34,39 @@ pub struct CheckpointPatcher {
     placement: Placement,
     /// In the order of the layout.
     files: Vec<Written>,
+    /// Held until it is dropped.
+    locks: Vec<PatchLock>,
 }
 
 impl CheckpointPatcher {
-    /// Opens the files of `checkpoint` for writing.
+    /// Opens the files of `checkpoint` for writing. The locks lie in the directory `locks`, which is to be
+    /// the same for all who alter the files; `None` is for callers who keep others away themselves.
     ///
     /// # Errors
     /// [`CheckpointError::NotInPlace`] if a file must not be written in place; or if the operating system
     /// refuses.
-    pub fn open(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
-        let files = checkpoint
-            .file_identities()
-            .map(|(path, identity)| {
-                open_for_writing(path, identity).map(|file| Written::new(path.to_owned(), file))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { placement: checkpoint.placement().clone(), files })
+    pub fn open(checkpoint: &Checkpoint, locks: Option<&ConfinedPath>) -> Result<Self, CheckpointError> {
+        Self::of(checkpoint.placement(), checkpoint.file_identities(), locks)
+    }
+
+    fn of<P: AsRef<Path>>(
+        placement: &Placement,
+        files: impl Iterator<Item = (P, FileIdentity)>,
+        locks: Option<&ConfinedPath>,
+    ) -> Result<Self, CheckpointError> {
+        let mut patcher = Self { placement: placement.clone(), files: Vec::new(), locks: Vec::new() };
+        for (path, identity) in files {
+            let path = path.as_ref();
+            let file = open_for_writing(path, identity)?;
+            if let Some(locks) = locks {
+                let lock = PatchLock::acquire(locks, identity);
+                let lock = lock.map_err(CheckpointError::io("lock", path))?;
+                let busy = || CheckpointError::NotInPlace { path: path.to_owned(), obstacle: Obstacle::Busy };
+                patcher.locks.push(lock.ok_or_else(busy)?);
+            }
+            patcher.files.push(Written::new(path.to_owned(), file));
+        }
+        Ok(patcher)
     }
 
     /// Opens the files of `layout` at `path` for writing, whatever their headers say now: for going on where
@@ -55,18 +77,23 @@ impl CheckpointPatcher {
     /// `placement` gives it, [`CheckpointError::NeedsDirectory`] if `path` is a file and the layout is that
     /// of a directory, [`CheckpointError::OtherPlacement`] if `placement` is that of another layout; also if
     /// a file is missing.
-    pub fn resume(path: &Path, layout: &Layout, placement: &Placement) -> Result<Self, CheckpointError> {
+    pub fn resume(
+        path: &Path,
+        layout: &Layout,
+        placement: &Placement,
+        locks: Option<&ConfinedPath>,
+    ) -> Result<Self, CheckpointError> {
         let is_directory = placement.check_form(path, layout)?;
-        let open = |(file, extent): (usize, &FileLayout)| {
+        let look = |(file, extent): (usize, &FileLayout)| {
             let path = if is_directory { path.join(&extent.name) } else { path.to_owned() };
             let metadata = fs::metadata(&path).map_err(CheckpointError::io("look at", &path))?;
             placement
                 .check_file_len(file, metadata.len())
                 .map_err(|source| CheckpointError::Header { path: path.clone(), source })?;
-            open_for_writing(&path, FileIdentity::of(&metadata)).map(|file| Written::new(path, file))
+            Ok((path, FileIdentity::of(&metadata)))
         };
-        let files = layout.files().iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { placement: placement.clone(), files })
+        let files = layout.files().iter().enumerate().map(look).collect::<Result<Vec<_>, _>>()?;
+        Self::of(placement, files.into_iter(), locks)
     }
 
     /// The file and the position in it of `len` bytes at `offset` of a tensor.
@@ -157,10 +184,13 @@ fn open_for_writing(path: &Path, identity: FileIdentity) -> Result<File, Checkpo
     if metadata.nlink() > 1 {
         return Err(refuse(Obstacle::HardLinks(metadata.nlink())));
     }
-    // A file system without locks takes nobody's word against a second patcher; the identity above still
-    // holds.
-    if let Err(TryLockError::WouldBlock) = file.try_lock() {
-        return Err(refuse(Obstacle::Busy));
+    // Who made it may keep a way to write to it, whatever becomes of its mode and of its directory.
+    let owner = metadata.uid();
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        return Err(refuse(Obstacle::OtherOwner(owner)));
+    }
+    if metadata.mode() & 0o002 != 0 {
+        return Err(refuse(Obstacle::OthersWrite));
     }
     Ok(file)
 }

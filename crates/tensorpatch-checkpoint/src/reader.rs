@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tensorpatch_format::{FileLayout, Layout, TensorIndex};
 
+use crate::tree::Tree;
 use crate::{CheckpointError, Placement, open_regular};
 
 /// Reads the tensors of a checkpoint at given positions, through its files: for one that others may alter or
@@ -29,10 +30,14 @@ impl CheckpointReader {
     /// [`CheckpointError::OtherPlacement`] if `placement` is that of another layout,
     /// [`CheckpointError::NeedsDirectory`] if `path` is a file and the layout is that of a directory.
     pub fn open(path: &Path, layout: &Layout, placement: &Placement) -> Result<Self, CheckpointError> {
-        let is_directory = placement.check_form(path, layout)?;
+        let tree = if placement.check_form(path, layout)? { Some(Tree::open(path)?) } else { None };
         let open = |(number, file): (usize, &FileLayout)| {
-            let path = if is_directory { path.join(&file.name) } else { path.to_owned() };
-            let opened = open_regular(&path).map_err(CheckpointError::io("open", &path))?;
+            let (path, opened) = match &tree {
+                Some(tree) => (path.join(&file.name), tree.open_file(&file.name)?),
+                None => {
+                    (path.to_owned(), open_regular(path).map_err(CheckpointError::io("open", path))?)
+                }
+            };
             let found = opened.metadata().map_err(CheckpointError::io("look at", &path))?.len();
             placement
                 .check_file_len(number, found)

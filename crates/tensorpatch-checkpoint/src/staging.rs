@@ -9,11 +9,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use crate::patch_lock::is_lock;
 use crate::{CheckpointError, ConfinedPath, FileKind, Form, Found};
 
 /// Enough for a process id and a random number, and no name is longer than 255 bytes.
 const NAME_BYTES: usize = 200;
 const MARK: &str = ".tensorpatch-";
+/// What tells a staged directory from another that was renamed to such a name: nobody else can have put it
+/// there. It goes before the directory gets its name.
+const OWN: &str = ".tensorpatch-staging";
 const ATTEMPTS: usize = 16;
 
 /// Held while a staging is made, and for good by a process that ends: it makes no more.
@@ -31,6 +35,7 @@ pub(crate) struct Staging {
     /// The file, or the directory itself; keeps the lock.
     handle: File,
     renamed: bool,
+    form: Form,
 }
 
 impl Staging {
@@ -59,8 +64,9 @@ impl Staging {
             };
             // Without support for locks nothing can be swept either, so there is nothing to lose.
             let swept = matches!(handle.try_lock(), Err(TryLockError::WouldBlock));
-            let staging = Self { place, handle, renamed: false };
+            let staging = Self { place, handle, renamed: false, form };
             if !swept && staging.is_in_place() {
+                staging.mark().map_err(CheckpointError::io("mark", &staging.place.path()))?;
                 return Ok(staging);
             }
         }
@@ -85,6 +91,19 @@ impl Staging {
         }
     }
 
+    fn mark(&self) -> io::Result<()> {
+        if self.form == Form::Directory {
+            self.place.join(OWN).create_private()?;
+        }
+        Ok(())
+    }
+
+    /// Takes away what is not to be at the destination. What is left after a crash from here on is nobody's
+    /// to remove.
+    pub(crate) fn unmark(&self) -> io::Result<()> {
+        if self.form == Form::Directory { self.place.join(OWN).remove_file() } else { Ok(()) }
+    }
+
     /// Puts the staging in the place of `dest`.
     pub(crate) fn rename(mut self, dest: &ConfinedPath) -> io::Result<()> {
         self.place.rename(dest)?;
@@ -95,7 +114,8 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if !self.renamed {
+        // Somebody may have renamed it, and put another directory in its place.
+        if !self.renamed && self.is_in_place() {
             remove(&self.place);
         }
     }
@@ -126,7 +146,9 @@ fn sweep(dest: &ConfinedPath, prefix: &OsStr) {
     for place in beside(dest, prefix) {
         let handle = match place.find() {
             Ok(Some(Found { kind: FileKind::File, .. })) => place.open_to_alter(),
-            Ok(Some(Found { kind: FileKind::Directory, .. })) => place.open_dir(),
+            Ok(Some(found)) if found.kind == FileKind::Directory && is_own(&place, &found) => {
+                place.open_dir()
+            }
             _ => continue,
         };
         // Removed while the lock is held: an owner that has just made it sees that, and takes another name.
@@ -136,6 +158,15 @@ fn sweep(dest: &ConfinedPath, prefix: &OsStr) {
             remove(&place);
         }
     }
+}
+
+/// Whether a directory is a staged one of this user's. Whoever may rename in a directory could have given the
+/// name of one to any other there, which they could not delete.
+fn is_own(place: &ConfinedPath, found: &Found) -> bool {
+    let user = rustix::process::geteuid().as_raw();
+    found.owner == user
+        && found.mode & 0o002 == 0
+        && matches!(place.join(OWN).find(), Ok(Some(mark)) if mark.is_only_ours())
 }
 
 /// The stagings beside `dest`, by their names.
@@ -166,7 +197,11 @@ fn remove_unfinished_of(dest: &Path) {
         open.flatten().filter_map(|entry| Some(identity(fs::metadata(entry.path()).ok()?))).collect();
     let mut partial = dest.file_name().to_owned();
     partial.push(".partial");
-    for place in beside(&dest, &prefix(dest.file_name())).into_iter().chain([dest.with_file_name(partial)]) {
+    let mut places = beside(&dest, &prefix(dest.file_name()));
+    places.push(dest.with_file_name(partial));
+    let locks = dest.siblings().unwrap_or_default().into_iter().filter(|name| is_lock(name));
+    places.extend(locks.map(|name| dest.with_file_name(name)));
+    for place in places {
         if matches!(place.find(), Ok(Some(found)) if open.contains(&found.identity)) {
             remove(&place);
         }

@@ -14,7 +14,7 @@ use crate::regular::open_at_once;
 use crate::room::{NoReservation, available, check_available, reserve};
 use crate::staging::Staging;
 use crate::sync::{Written, sync_all, syncing_behind};
-use crate::{Checkpoint, CheckpointError, Companion, ConfinedPath, Placement, open_regular};
+use crate::{Checkpoint, CheckpointError, Companion, ConfinedPath, Placement};
 
 /// Bytes of a companion that are in memory at once.
 const COPIED_AT_ONCE: usize = 1 << 17;
@@ -115,20 +115,14 @@ impl CheckpointWriter {
     /// # Errors
     /// If a file cannot be looked at, or its mode cannot be set.
     pub fn no_more_open_than(&self, source: &Checkpoint) -> Result<(), CheckpointError> {
-        let (directory, handle) = (self.form == Form::Directory, self.staging.handle());
-        let index = match directory {
-            true => self.staging.place().join(Layout::INDEX_FILE).open().ok(),
-            false => None,
-        };
-        let copies: Vec<&File> = self.files.iter().map(|written| &written.file).chain(&index).collect();
-        let limit = |copies: &[&File], path: &Path| {
-            let source = open_at_once(path);
-            source
-                .and_then(|source| copies.iter().try_for_each(|copy| restrict(copy, &source)))
-                .map_err(CheckpointError::io("take over the permissions of", path))
-        };
-        source.files().try_for_each(|path| limit(&copies, path))?;
-        if directory && source.is_directory() { limit(&[handle], source.path()) } else { Ok(()) }
+        self.files.iter().try_for_each(|written| source.restrict(&written.file))?;
+        if self.form == Form::File {
+            return Ok(());
+        }
+        if let Ok(index) = self.staging.place().join(Layout::INDEX_FILE).open() {
+            source.restrict(&index)?;
+        }
+        source.restrict_directory(self.staging.handle())
     }
 
     fn reserve(&self) -> Result<(), CheckpointError> {
@@ -191,7 +185,7 @@ impl CheckpointWriter {
     /// If the checkpoint is a single file, the name leaves the directory or is that of weights, an index or a
     /// hidden file, the file is there already, or it cannot be copied.
     pub fn copy_companion(&self, companion: &Companion) -> Result<(), CheckpointError> {
-        let Companion { name, path: source } = companion;
+        let Companion { name, path: source, .. } = companion;
         let is_visible = name.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
         if self.form != Form::Directory || !is_visible || is_safetensors(name.as_ref()) {
             return Err(destination(
@@ -204,7 +198,7 @@ impl CheckpointWriter {
             let directory = self.staging.place().join(below);
             directory.create_dir().map_err(CheckpointError::io("create", &directory.path()))?;
         }
-        let mut from = open_regular(source).map_err(CheckpointError::io("open", source))?;
+        let mut from = companion.open().map_err(CheckpointError::io("open", source))?;
         self.write_beside(name, |file| {
             restrict(file, &from).map_err(CheckpointError::io("take over the permissions of", source))?;
             copy(&mut from, source, file)
@@ -238,6 +232,8 @@ impl CheckpointWriter {
         if self.syncs {
             sync_all(&self.files, File::sync_all)?;
         }
+        let unmarked = self.staging.unmark();
+        unmarked.map_err(CheckpointError::io("finish", &self.staging.place().path()))?;
         if self.syncs && self.form == Form::Directory {
             let path = self.staging.place().path();
             sync_open_dir(self.staging.handle()).map_err(CheckpointError::io("sync", &path))?;

@@ -91,7 +91,8 @@ impl Diff<'_> {
     /// cancels. Then what was at `path` is as it was.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<DiffReport, DiffError> {
         let inputs = places_of(self.base.as_ref()).read_checkpoint(Role::Target, &self.target);
-        write_file(path.as_ref(), inputs, |out| self.write_to(out))
+        let sources: Vec<&Checkpoint> = self.base.iter().chain([&self.target]).collect();
+        write_file(path.as_ref(), inputs, &sources, |out| self.write_to(out))
     }
 
     /// Writes the bytes of the patch to `out`.
@@ -190,7 +191,9 @@ impl<N: AsRef<str>, V: View, I: Iterator<Item = (N, V)>> DiffTensors<'_, I> {
     /// As [`Diff::write`] and [`TensorDiff::finish`].
     pub fn write(mut self, path: impl AsRef<Path>) -> Result<DiffReport, DiffError> {
         let base = self.base.take();
-        write_file(path.as_ref(), places_of(base.as_ref()), |out| self.encode(base.as_ref(), out))
+        let sources: Vec<&Checkpoint> = base.iter().collect();
+        let encode = |out: &mut dyn Write| self.encode(base.as_ref(), out);
+        write_file(path.as_ref(), places_of(base.as_ref()), &sources, encode)
     }
 
     /// Writes the bytes of the patch to `out`.

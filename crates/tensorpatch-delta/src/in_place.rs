@@ -2,8 +2,8 @@
 //! version.
 //!
 //! Nothing is altered before base and target are verified and a [`Journal`] is on disk. Whoever writes,
-//! replays or removes one holds the locks of the checkpoint's files, so that of several processes only one
-//! does.
+//! replays or removes one holds the locks of the checkpoint's files, which lie beside the journal, so that of
+//! several processes only one does. Nobody else can open these, or read the journal.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -74,7 +74,7 @@ pub fn rewrite<'p>(
 ) -> Result<ApplyReport, ApplyError> {
     let chain = patches.into();
     let base = Checkpoint::open(checkpoint, &options.limits)?;
-    let patcher = CheckpointPatcher::open(&base)?;
+    let patcher = CheckpointPatcher::open(&base, None)?;
     let state = State::of(&base)?;
     let bound = bind(chain, Some(&state), options)?;
     let (layout, same_layout) = chain.layout_over(base.layout());
@@ -141,7 +141,10 @@ fn prepare(
 ) -> Result<(ApplyReport, CheckpointPatcher), ApplyError> {
     check_absent(journal)?;
     // Opened again under the locks: another process may have altered it before.
-    let patcher = CheckpointPatcher::open(&Checkpoint::open(checkpoint, &options.limits)?)?;
+    let place = place_of(journal)?;
+    let (opened, locks) = (Checkpoint::open(checkpoint, &options.limits)?, place.directory());
+    let patcher = CheckpointPatcher::open(&opened, Some(&locks))?;
+    drop(opened);
     let base = Checkpoint::open(checkpoint, &options.limits)?;
     let state = State::of(&base)?;
     let bound = bind(chain, Some(&state), options)?;
@@ -154,11 +157,10 @@ fn prepare(
         let walk = Walk { base, chain: &bound, options, progress, unchanged };
         walk.run(|| (), |(), _, (): &mut ()| Ok(()), |()| Ok(()))?
     } else {
-        let place = place_of(journal)?;
         let partial = partial(&place);
         let file = begin(checkpoint, &partial)?;
         // Whatever an earlier run has left there, or somebody else.
-        let replace = |path: &Path| place_of(path)?.replace().map_err(|error| journal_error(path, error));
+        let replace = |path: &Path| place_of(path)?.replace_private().map_err(|error| journal_error(path, error));
         let back = inverse.map(replace).transpose()?;
         let inverse = inverse.zip(back.as_ref());
         let (at, failed) = (partial.path(), |error| journal_error(&partial.path(), error));
@@ -311,7 +313,7 @@ fn finish<T>(
             if ends.is_some_and(|ends| !ends.contains(&found.digest)) {
                 return Err(other_journal(checkpoint, path, found));
             }
-            let patcher = journal.open()?;
+            let patcher = journal.open(&place.directory())?;
             // Finished by another process before the locks were had; what is there now, if anything, is
             // another one.
             if !file.is_at(path) {
@@ -373,7 +375,7 @@ fn begin(checkpoint: &Path, partial: &ConfinedPath) -> Result<File, ApplyError> 
     const ATTEMPTS: usize = 16;
     for _ in 0..ATTEMPTS {
         remove_beginnings(checkpoint, partial)?;
-        let file = partial.create_new().map_err(|error| journal_error(&partial.path(), error))?;
+        let file = partial.create_private().map_err(|error| journal_error(&partial.path(), error))?;
         // Where there are no locks, recovery takes what is being written for what was left behind. Where
         // there are, it may have come between making and locking.
         if !is_locked_by_others(&file) && leads_to(partial, &file) {

@@ -10,7 +10,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use tensorpatch_checkpoint::{
-    Checkpoint, CheckpointError, CheckpointPatcher, HeaderError, HeaderViolation, MappedFile, Placement,
+    Checkpoint, CheckpointError, CheckpointPatcher, ConfinedPath, HeaderError, HeaderViolation, MappedFile,
+    Placement,
 };
 use tensorpatch_codec::{ChunkDecoder, ChunkEncoder, leaf_digest};
 use tensorpatch_format::{
@@ -169,17 +170,16 @@ impl Journal<'_> {
         TaggedStateDigest { leaf_hash: self.patch.leaf_hash(), digest: self.patch.target_digest() }
     }
 
-    /// Opens and locks the files of the checkpoint.
-    pub(crate) fn open(&self) -> Result<CheckpointPatcher, ApplyError> {
-        CheckpointPatcher::resume(self.checkpoint, self.layout, &self.placement).map_err(
-            |error| match error {
-                CheckpointError::Header {
-                    source: HeaderError { violation: HeaderViolation::FileLength { .. }, .. },
-                    ..
-                } => self.altered(error.into()),
-                error => error.into(),
-            },
-        )
+    /// Opens and locks the files of the checkpoint. The locks lie in the directory `locks`.
+    pub(crate) fn open(&self, locks: &ConfinedPath) -> Result<CheckpointPatcher, ApplyError> {
+        let opened = CheckpointPatcher::resume(self.checkpoint, self.layout, &self.placement, Some(locks));
+        opened.map_err(|error| match error {
+            CheckpointError::Header {
+                source: HeaderError { violation: HeaderViolation::FileLength { .. }, .. },
+                ..
+            } => self.altered(error.into()),
+            error => error.into(),
+        })
     }
 
     fn bind(&self) -> Result<BoundPatch<'_>, ApplyError> {

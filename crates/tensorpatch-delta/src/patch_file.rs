@@ -5,20 +5,25 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{AtomicFile, CheckpointError, Places, Role};
+use tensorpatch_checkpoint::{AtomicFile, Checkpoint, CheckpointError, Places, Role};
 use tensorpatch_format::MAGIC;
 
 use crate::{DiffError, DiffReport};
 
 /// Writes a patch with `encode` to a file at `path`, which appears, or replaces the one there, when it is
-/// whole and on disk. It must be apart from what is read, `inputs`.
+/// whole and on disk. It must be apart from what is read, `inputs`. A new file can be read by nobody who could
+/// not read `sources`.
 pub(crate) fn write_file(
     path: &Path,
     inputs: Places,
+    sources: &[&Checkpoint],
     encode: impl FnOnce(&mut dyn Write) -> Result<DiffReport, DiffError>,
 ) -> Result<DiffReport, DiffError> {
     inputs.altered(Role::Output, path).check()?;
     let mut file = PatchFile::create(path)?;
+    if let PatchFile::Atomic(file) = &file {
+        sources.iter().try_for_each(|source| file.no_more_open_than(source))?;
+    }
     let report = encode(file.writer()).map_err(|error| match error {
         DiffError::Write(source) => failed(path)(source).into(),
         error => error,

@@ -252,7 +252,7 @@ impl<'b> TensorDiff<'b> {
         path: impl AsRef<Path>,
         inputs: Places,
     ) -> Result<DiffReport, DiffError> {
-        write_file(path.as_ref(), inputs, |out| self.finish(others, out))
+        write_file(path.as_ref(), inputs, &[], |out| self.finish(others, out))
     }
 
     fn settle_others(&mut self, others: Others) -> Result<(), DiffError> {

@@ -99,6 +99,7 @@ pub(crate) fn patch(
     options: &Options,
 ) -> Result<Written, FormatsError> {
     let mut out = AtomicFile::create(dest)?;
+    [Some(target), base].into_iter().flatten().try_for_each(|source| out.no_more_open_than(source))?;
     let report = match base {
         Some(base) => {
             encode_diff(&Snapshot::of(base)?, &Snapshot::of(target)?, options, Progress::none(), &mut out)?
@@ -211,6 +212,13 @@ pub(crate) fn index_delta(
         sync_dir(&directory)
     };
     write_index().map_err(io("write"))?;
+    // Until here it lies in a directory of its own that nobody else may enter.
+    for entry in fs::read_dir(&directory).map_err(io("list"))? {
+        let file = entry.and_then(|entry| File::open(entry.path())).map_err(io("open"))?;
+        [target, base].into_iter().try_for_each(|source| source.restrict(&file))?;
+    }
+    let opened = File::open(&directory).map_err(io("open"))?;
+    [target, base].into_iter().try_for_each(|source| source.restrict_directory(&opened))?;
     let parent = File::open(parent(dest)).map_err(io("write"))?;
     // A directory takes the place of an empty one, and of nothing else.
     fs::rename(&directory, dest).map_err(io("rename the new version to"))?;
@@ -348,7 +356,7 @@ pub(crate) fn trl(
         metadata.changed_elements = metadata.total_elements;
         let plan: Vec<Planned> =
             changed.iter().map(|(spec, _)| Planned::new(&spec.name, "BF16", &spec.shape)).collect();
-        return plain_file(dest, &plan, &metadata.of(flavour), limits, |put| {
+        return plain_file((dest, &[target]), &plan, &metadata.of(flavour), limits, |put| {
             changed.iter().try_for_each(|(spec, new)| put(&spec.name, new))
         });
     };
@@ -372,7 +380,7 @@ pub(crate) fn trl(
         }
         plan.push(Planned::new(trl::EMPTY, "I32", &[1]));
     }
-    plain_file(dest, &plan, &metadata.of(flavour), limits, |put| {
+    plain_file((dest, &[target, base]), &plan, &metadata.of(flavour), limits, |put| {
         for (spec, new) in &changed {
             let delta = TensorDelta::between(old(base, spec), new, 2);
             let listed = delta.positions().unwrap_or_default();
@@ -403,9 +411,9 @@ impl Planned {
 /// Puts the bytes of a tensor into a file.
 type Put<'p> = dyn Fn(&str, &[u8]) -> Result<(), CheckpointError> + 'p;
 
-/// A safetensors file of these tensors, which `fill` puts there by their names.
+/// A safetensors file of these tensors, which `fill` puts there by their names, made of `sources`.
 fn plain_file(
-    dest: &Path,
+    (dest, sources): (&Path, &[&Checkpoint]),
     plan: &[Planned],
     metadata: &BTreeMap<String, String>,
     limits: &Limits,
@@ -437,6 +445,7 @@ fn plain_file(
         .map_err(|source: LayoutError| CheckpointError::Layout { path: dest.to_owned(), source })?;
     let placement = Placement::new(&schema, &layout, limits)?;
     let writer = CheckpointWriter::create(dest, Form::File, &schema, &layout, &placement)?;
+    sources.iter().try_for_each(|source| writer.no_more_open_than(source))?;
     fill(&|name, bytes| match schema.find(name) {
         Some(index) => writer.write(index, 0, bytes),
         None => Ok(()),

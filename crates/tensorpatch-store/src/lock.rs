@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tensorpatch_checkpoint::ConfinedPath;
+use tensorpatch_checkpoint::{ConfinedPath, Found};
 
 use crate::error::StoreError;
 use crate::local;
@@ -36,7 +36,7 @@ enum Held {
 impl Lock {
     /// Takes the lock file in `folder` of the directory `dir`, which are made if they are missing, and
     /// waits for whoever holds it. Returns the directory, too. An empty `folder` is the directory
-    /// itself.
+    /// itself; another one is made nobody else's to enter.
     ///
     /// It asks again and again instead of letting a thread wait, so that whoever gives up waiting leaves
     /// nothing behind.
@@ -47,8 +47,12 @@ impl Lock {
         loop {
             // Each time: whoever held it may have removed the directory.
             let root = local::open_root(dir)?;
-            let folder = root.join(folder);
-            local::make_dir(&folder)?;
+            let place = root.join(folder);
+            local::make_dir(&place)?;
+            if !folder.is_empty() {
+                keep_private(&place).map_err(StoreError::at(&place))?;
+            }
+            let folder = place;
             if let Some(lock) = Self::attempt(&folder.join("lock"))? {
                 return Ok((lock, root));
             }
@@ -86,6 +90,17 @@ impl Lock {
         };
         Ok(Some(Self { _held: held }))
     }
+}
+
+/// Keeps others out of a directory of this user's own: what is in it lies about the weights or is part of them,
+/// and may be read by nobody who may not read these.
+fn keep_private(place: &ConfinedPath) -> io::Result<()> {
+    let directory = place.open_dir()?;
+    let found = Found::of_open(&directory)?;
+    if found.owner == rustix::process::geteuid().as_raw() && found.mode & 0o077 != 0 {
+        directory.set_permissions(Permissions::from_mode(0o700))?;
+    }
+    Ok(())
 }
 
 /// Lets those read the file who may write to it, and nobody else. Whoever can open it can hold the lock, for

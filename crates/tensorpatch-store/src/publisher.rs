@@ -446,8 +446,11 @@ impl Publisher {
             directory.sweep(&keep)?;
             let target = open_settled(&checkpoint, &options.diff.limits)?;
             let found = survey::companions(&target, &options)?;
-            let copies = found.carried.iter().map(|file| copy_companion(&directory, &file.name, &file.path));
-            let companions = copies.collect::<Result<_, _>>()?;
+            let copy = |found: &tensorpatch_checkpoint::Companion| {
+                let file = found.open().map_err(|error| StoreError::local(&found.path, error))?;
+                copy_companion(&directory, &found.name, (&found.path, &file))
+            };
+            let companions = found.carried.iter().map(copy).collect::<Result<_, _>>()?;
             Ok(Opened { target, companions, left_out: found.left_out })
         })
         .await

@@ -316,6 +316,8 @@ impl Replica {
             verified = true;
         }
         attempts.fetched(self.download(directory, &plan, &target, &old_companions).await?);
+        let (downloaded, commit, options) = (directory.clone(), target.clone(), self.options.clone());
+        blocking(move || asked::check_downloaded(&downloaded, &commit, &options)).await?;
         let report = Pulled {
             stream: self.stream.id(),
             from: held_id.map(|id| id.version),

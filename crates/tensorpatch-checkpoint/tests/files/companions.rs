@@ -1,11 +1,14 @@
 //! What is found beside the weights.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::io::Read;
+use std::os::unix::fs::{chown, lchown, symlink};
 use std::path::Path;
 
 use crate::support::{contents, one_tensor, open, put, sharded};
-use tensorpatch_checkpoint::{CheckpointError, CompanionObstacle, Omission, runs_code};
+use tensorpatch_checkpoint::{
+    CheckpointError, Companion, CompanionObstacle, Misplaced, Omission, runs_code,
+};
 
 fn carried(directory: &Path) -> Vec<String> {
     let found = open(directory).unwrap().companions(&[]).unwrap();
@@ -159,6 +162,139 @@ fn links_are_followed_within_the_checkpoint_and_the_cache_of_the_hub() {
     }
     symlink(blobs.join("0123"), local.join("config.json")).unwrap();
     assert_eq!(carried(&local), ["config.json"]);
+}
+
+#[test]
+fn what_was_exchanged_for_a_link_since_it_was_found_is_not_read() {
+    let outer = tempfile::tempdir().unwrap();
+    let root = fs::canonicalize(outer.path()).unwrap();
+    let (model, secrets) = (root.join("models--a--b/snapshots/1"), root.join("secrets"));
+    let blobs = root.join("models--a--b/blobs");
+    for directory in [&model.join("sub"), &blobs, &secrets] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    put(&model, "model.safetensors", &one_tensor("x", 3));
+    for name in ["config.json", "sub/vocab.json"] {
+        put(&model, name, b"{}");
+    }
+    for name in ["config.json", "vocab.json", "0123"] {
+        put(&secrets, name, b"private");
+    }
+    put(&blobs, "0123", b"{}");
+    symlink("../../blobs/0123", model.join("blob.json")).unwrap();
+    symlink("sub/vocab.json", model.join("inner.json")).unwrap();
+    let carried = open(&model).unwrap().companions(&[]).unwrap().carried;
+    let read = |companion: &Companion| {
+        let mut bytes = String::new();
+        companion.open().and_then(|mut file| file.read_to_string(&mut bytes)).map(|_| bytes)
+    };
+    assert!(carried.iter().all(|companion| read(companion).unwrap() == "{}"));
+    let exchange = |place: &Path, link: &Path| {
+        fs::rename(place, place.with_extension("aside")).unwrap();
+        symlink(link, place).unwrap();
+    };
+    exchange(&model.join("config.json"), &secrets.join("config.json"));
+    exchange(&model.join("sub"), &secrets);
+    // Where links led when they were looked at counts, and that what was there is there still.
+    exchange(&model.join("blob.json"), &secrets.join("config.json"));
+    assert_eq!(read(&carried[0]).unwrap(), "{}");
+    exchange(&blobs.join("0123"), &secrets.join("0123"));
+    for companion in &carried {
+        let error = read(companion).unwrap_err();
+        assert!(Misplaced::of(&error).is_some(), "{}: {error}", companion.name);
+    }
+}
+
+#[test]
+fn files_whose_first_bytes_can_run_code_are_left_out_unless_they_are_asked_for() {
+    let directory = model();
+    let path = directory.path();
+    let code: [(&str, &[u8]); 6] = [
+        ("kernel.abi3", b"\x7fELF\x02\x01\x01\0\0"),
+        ("optimizer.pth.tar", b"anything"),
+        ("scheduler.ptx", b"PK\x03\x04\x14\0\0"),
+        ("state", b"\x80\x04\x95\x1d\0"),
+        ("tokens", b"\x1f\x8b\x08\0\0"),
+        ("vectorizer.joblib.gz", b"anything"),
+    ];
+    for (name, bytes) in code {
+        put(path, name, bytes);
+    }
+    put(path, "merges.txt.gz", b"\x1f\x8b\x08\0\0");
+    put(path, "spiece.model", b"\n\x0e\n\x05<unk>\x15\0\0");
+    put(path, "modeling_x.py", b"import os\n");
+    assert_eq!(carried(path), ["config.json", "merges.txt.gz", "modeling_x.py", "spiece.model"]);
+    assert_eq!(left_out(path), code.map(|(name, _)| (name.to_owned(), Omission::Code)));
+    let asked = open(path).unwrap().companions(&["state".into()]).unwrap().carried;
+    assert!(asked.iter().any(|companion| companion.name == "state"));
+}
+
+#[test]
+fn weights_that_another_user_has_linked_to_what_is_not_theirs_are_refused() {
+    let outer = tempfile::tempdir().unwrap();
+    let root = fs::canonicalize(outer.path()).unwrap();
+    let (model, private) = (root.join("model"), root.join("private"));
+    let (snapshot, blobs) = (root.join("models--a--b/snapshots/1"), root.join("models--a--b/blobs"));
+    for directory in [&model, &private, &snapshot, &blobs] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    let weights = put(&private, "model.safetensors", &one_tensor("x", 3));
+    put(&blobs, "0123", &one_tensor("x", 3));
+    put(&model, "inner", &one_tensor("x", 3));
+    let link = model.join("model.safetensors");
+    symlink(&weights, &link).unwrap();
+    // A link of one's own leads where it leads.
+    open(&model).unwrap();
+    if lchown(&link, Some(65534), Some(65534)).is_err() {
+        eprintln!("LEFT OUT: not run as root, links have one owner");
+        return;
+    }
+    let refused = |path: &Path| {
+        let error = open(path).unwrap_err();
+        assert!(matches!(error, CheckpointError::ForeignLink { .. }), "{error}");
+    };
+    refused(&model);
+    // Nor by way of a link that is one's own, or of a directory that is none.
+    symlink(&link, root.join("own")).unwrap();
+    fs::remove_file(&link).unwrap();
+    symlink(&private, model.join("directory")).unwrap();
+    lchown(model.join("directory"), Some(65534), Some(65534)).unwrap();
+    symlink("directory/model.safetensors", &link).unwrap();
+    refused(&model);
+    // What they could read themselves gives nothing away.
+    chown(&weights, Some(65534), None).unwrap();
+    open(&model).unwrap();
+    chown(&weights, Some(0), None).unwrap();
+    // In the checkpoint, and to blobs of its model.
+    let theirs = |target: &str, place: &Path| {
+        let _ = fs::remove_file(place);
+        symlink(target, place).unwrap();
+        lchown(place, Some(65534), Some(65534)).unwrap();
+    };
+    theirs("inner", &link);
+    open(&model).unwrap();
+    theirs("../../blobs/0123", &snapshot.join("model.safetensors"));
+    open(&snapshot).unwrap();
+    theirs("../models--a--b/blobs/0123", &link);
+    refused(&model);
+    // What the user names is theirs to name.
+    assert!(open(&link).is_ok());
+}
+
+#[test]
+fn a_file_of_weights_that_was_exchanged_is_not_opened_once_more() {
+    let directory = model();
+    let path = directory.path();
+    let checkpoint = open(path).unwrap();
+    assert!(checkpoint.reopen(0).is_ok() && checkpoint.reopen(1).is_err());
+    let weights = path.join("model.safetensors");
+    fs::rename(&weights, path.join("aside")).unwrap();
+    symlink(put(path, "other", &one_tensor("x", 3)), &weights).unwrap();
+    let error = checkpoint.reopen(0).unwrap_err();
+    assert!(error.to_string().contains("replaced"), "{error}");
+    fs::remove_file(&weights).unwrap();
+    fs::rename(path.join("aside"), &weights).unwrap();
+    assert!(checkpoint.reopen(0).is_ok());
 }
 
 #[test]

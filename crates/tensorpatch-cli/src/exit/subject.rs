@@ -143,6 +143,7 @@ impl Subject {
             | CheckpointError::NotACheckpoint { path, .. }
             | CheckpointError::Foreign { path, .. }
             | CheckpointError::Companion { path, .. }
+            | CheckpointError::ForeignLink { path, .. }
             | CheckpointError::NotAFile { path }
             | CheckpointError::Header { path, .. }
             | CheckpointError::Index { path, .. }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use tensorpatch_checkpoint::is_companion_name;
+use tensorpatch_checkpoint::{is_companion_name, open_regular};
 use tensorpatch_delta::safetensors::View;
 use tensorpatch_delta::{Cancelled, DiffError, Others, Progress, TensorDiff};
 use tensorpatch_stream::names::check_distinct;
@@ -308,7 +308,8 @@ impl TensorFeed {
         let name = path.file_name().and_then(OsStr::to_str);
         let name = name.ok_or_else(|| StoreError::FileName { path: path.into() })?;
         self.next.check_companion(name)?;
-        let companion = copy_companion(&self.next.directory, name, path)?;
+        let file = open_regular(path).map_err(|error| StoreError::local(path, error))?;
+        let companion = copy_companion(&self.next.directory, name, (path, &file))?;
         self.next.companions.get_or_insert_default().push(companion);
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use tensorpatch_checkpoint::permissions::restrict;
-use tensorpatch_checkpoint::{Checkpoint, ConfinedPath, open_regular};
+use tensorpatch_checkpoint::{Checkpoint, ConfinedPath};
 use tensorpatch_delta::{self as delta, LeafTable, Progress, Snapshot, State};
 use tensorpatch_format::{Layout, TaggedStateDigest};
 use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, VersionContents};
@@ -30,29 +30,24 @@ pub(super) struct Companion {
     pub(super) bytes: u64,
 }
 
+/// Copies a file that is open, and lies at `path`: by that path another one may be found by now.
 pub(super) fn copy_companion(
     directory: &ReplicaDir,
     name: &str,
-    path: &Path,
+    (path, source): (&Path, &File),
 ) -> Result<Companion, StoreError> {
     let failed = |source| StoreError::Local { path: path.to_owned(), source };
-    let source = open_regular(path).map_err(failed)?;
     let stamp = || source.metadata().and_then(|meta| Ok((meta.len(), meta.modified()?))).map_err(failed);
     let before = stamp()?;
-    let bytes = local::read_opened(&source, path, MAX_COMPANION_BYTES)?;
+    let bytes = local::read_opened(source, path, MAX_COMPANION_BYTES)?;
     // What is written meanwhile would be published half old and half new.
     if stamp()? != before || bytes.len() as u64 != before.0 {
         let what = "it changed while it was read; publish again when nothing writes to it".into();
         return Err(StoreError::Unpublishable { path: path.to_owned(), what });
     }
     let companion = write_companion(directory, name.to_owned(), &bytes)?;
-    restrict_to(&companion.copy, &source).map_err(failed)?;
+    restrict(&companion.copy.open().map_err(failed)?, source).map_err(failed)?;
     Ok(companion)
-}
-
-/// Takes from a copy what those who read it could not do with its source.
-fn restrict_to(copy: &ConfinedPath, source: &File) -> std::io::Result<()> {
-    restrict(&copy.open()?, source)
 }
 
 pub(super) fn write_companion(
@@ -91,19 +86,15 @@ pub(super) fn stage_checkpoint(
     options: &delta::Options,
     observer: &Observer,
 ) -> Result<Staged, StoreError> {
-    let path = source.path();
     let (staging, found) = (directory.staging(), Source::of(&source));
     local::make_dir(&staging)?;
-    for file in source.layout().files() {
-        let from = if source.is_directory() { path.join(&file.name) } else { path.to_owned() };
-        let opened = open_regular(&from).map_err(|e| StoreError::local(&from, e))?;
-        local::copy_file(opened, &staging.join(&file.name))?;
+    for (number, file) in source.layout().files().iter().enumerate() {
+        local::copy_file(source.reopen(number)?, &staging.join(&file.name))?;
     }
     if let Some(index) = source.layout().index() {
-        let (copy, path) = (staging.join(Layout::INDEX_FILE), path.join(Layout::INDEX_FILE));
+        let copy = staging.join(Layout::INDEX_FILE);
         local::write_unsynced(&copy, index)?;
-        let restricted = open_regular(&path).and_then(|source| restrict_to(&copy, &source));
-        restricted.map_err(|error| StoreError::local(&path, error))?;
+        source.restrict(&copy.open().map_err(StoreError::at(&copy))?)?;
     }
     drop(source);
     // Everything from here on is about the copy: the original may be altered meanwhile.

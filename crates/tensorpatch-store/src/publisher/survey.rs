@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError, Companion, Companions, LeftOut, open_regular};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError, Companion, Companions, LeftOut};
 use tensorpatch_delta::open_settled;
 use tensorpatch_format::Layout;
 use tensorpatch_stream::names::{Collision, check_distinct, is_file_path, is_plain_name};
@@ -82,7 +82,7 @@ pub(super) fn companions(
     if let Some(name) = weights(checkpoint).find(|name| !is_plain_name(name)) {
         return Err(StoreError::FileName { path: checkpoint.path().join(name) });
     }
-    if let Some(Companion { name, path }) = carried.iter().find(|companion| !is_file_path(&companion.name)) {
+    if let Some(Companion { name, path, .. }) = carried.iter().find(|companion| !is_file_path(&companion.name)) {
         if name.split('/').all(is_plain_name) {
             return Err(refused(
                 name,
@@ -118,9 +118,9 @@ pub(super) fn is_writable_everywhere(name: &str) -> bool {
     is_file_path(name) && name.split('/').all(|part| part.len() <= MAX_NAME_BYTES)
 }
 
-fn check_readable(Companion { path, .. }: &Companion) -> Result<(), StoreError> {
-    let refused = |what: String| StoreError::Unpublishable { path: path.clone(), what };
-    let metadata = open_regular(path).and_then(|file| file.metadata());
+fn check_readable(companion: &Companion) -> Result<(), StoreError> {
+    let refused = |what: String| StoreError::Unpublishable { path: companion.path.clone(), what };
+    let metadata = companion.open().and_then(|file| file.metadata());
     let metadata =
         metadata.map_err(|e| refused(format!("it cannot be read: {e}; make it readable, or remove it")))?;
     if metadata.len() > MAX_COMPANION_BYTES {

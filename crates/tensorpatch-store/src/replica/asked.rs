@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use tensorpatch_checkpoint::{open_regular, runs_code};
+use tensorpatch_checkpoint::{holds_code, open_regular, runs_code};
 use tensorpatch_stream::{Commit, NamedObject};
 
+use super::directory::ReplicaDir;
 use super::install;
 use super::options::ReplicaOptions;
 use crate::error::StoreError;
 
-/// Refuses files beside the weights that can run code, and those that would take the place of files in `root`
-/// that did not come with a version: those of `came` did.
+/// Refuses files beside the weights whose names say that they can run code, and those that would take the
+/// place of files in `root` that did not come with a version: those of `came` did.
 ///
 /// # Errors
 /// [`StoreError::RunsCode`] and [`StoreError::Place`], unless `options` allow it.
@@ -36,6 +37,33 @@ pub(super) fn check_asked_for(
                 target.record.version
             );
             return Err(StoreError::Place { path, what });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses files beside the weights that were downloaded and hold what can run code, whatever their names are.
+///
+/// # Errors
+/// [`StoreError::RunsCode`], unless `options` allow it; if one cannot be read.
+pub(super) fn check_downloaded(
+    directory: &ReplicaDir,
+    target: &Commit,
+    options: &ReplicaOptions,
+) -> Result<(), StoreError> {
+    if options.allow_code {
+        return Ok(());
+    }
+    for NamedObject { name, object } in &target.record.companions {
+        let place = directory.download(&object.blake3);
+        let file = match place.open() {
+            Ok(file) => file,
+            // It is in its place already.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(StoreError::at(&place)(error)),
+        };
+        if holds_code(name, &file).map_err(StoreError::at(&place))? {
+            return Err(StoreError::RunsCode { version: target.record.version, name: name.clone() });
         }
     }
     Ok(())

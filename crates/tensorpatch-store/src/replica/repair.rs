@@ -95,7 +95,8 @@ impl Replica {
             if damaged.len() as u64 > half.max(1) {
                 return Ok(None);
             }
-            Ok(Some((CheckpointPatcher::open(&checkpoint)?, damaged)))
+            // The lock of the replica keeps others away.
+            Ok(Some((CheckpointPatcher::open(&checkpoint, None)?, damaged)))
         })
         .await
     }
