@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::cause::{Cause, Told};
 use crate::settings::PolicyError;
 use tensorpatch_checkpoint::{ConfinedPath, Misplaced};
-use tensorpatch_format::{ErrorKind, LeafHash, TaggedStateDigest};
+use tensorpatch_format::{LeafHash, TaggedStateDigest};
 use tensorpatch_stream::{
     ChainError, HandoverError, KeyError, PlanError, ReceiptError, RecordError, StreamId, TrustKey, Version,
 };
