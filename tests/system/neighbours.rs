@@ -320,7 +320,11 @@ fn planted_weights_do_not_become_those_of_the_replica() {
         let (stream, replica) = (scene.path("stream"), scene.path("replica"));
         run(&arguments!["pull", stream, replica, "--version", "1"]).ok();
         let lines = "cp model.safetensors x; chmod 666 x; mv -f x model.safetensors\n".to_owned()
-            + if damage { "printf Z | dd of=model.safetensors bs=1 seek=300000 conv=notrunc 2>/dev/null" } else { "" };
+            + if damage {
+                "printf Z | dd of=model.safetensors bs=1 seek=300000 conv=notrunc 2>/dev/null"
+            } else {
+                ""
+            };
         scene.plant("replica", &lines);
         let mut pull = arguments!["pull", stream, replica, "--verify"].to_vec();
         if !options.is_empty() {

@@ -236,14 +236,14 @@ fn a_file_that_can_run_code_is_installed_only_if_that_is_asked_for() {
 #[test]
 fn a_file_whose_bytes_can_run_code_is_installed_only_if_that_is_asked_for_whatever_its_name_is() {
     let scene = Scene::new();
-    let code: [(&str, &[u8]); 2] = [("state.json", b"\x80\x04\x95\x1d\0\0"), ("training_args", b"PK\x03\x04\x14\0")];
+    let code: [(&str, &[u8]); 2] =
+        [("state.json", b"\x80\x04\x95\x1d\0\0"), ("training_args", b"PK\x03\x04\x14\0")];
     for (name, bytes) in code {
         write(&scene.path("old").join(name), bytes);
     }
     scene.publish("old", &["--carry", "state.json", "--carry", "training_args"]);
     let (stream, replica) = (scene.path("stream"), scene.path("replica"));
-    run(&arguments!["pull", stream, replica])
-        .fails(REFUSED, &["state.json", "can run code", "--allow-code"]);
+    run(&arguments!["pull", stream, replica]).fails(REFUSED, &["state.json", "can run code", "--allow-code"]);
     assert!(!replica.join("state.json").exists() && !replica.join("config.json").exists());
     run(&arguments!["pull", stream, replica, "--allow-code"]).ok();
     assert_eq!(read(&replica.join("state.json")), code[0].1);

@@ -103,7 +103,8 @@ fn every_command_prints_what_its_schema_says_and_fails_with_an_error_document() 
     let (key, next_key) = (numbered("key", 0), numbered("key", 1));
     shape("diff", |_| arguments!["diff", old, new, "-o", patch]);
     shape("apply", |number| arguments!["apply", old, patch, "-o", numbered("rebuilt", number)]);
-    shape("inspect", |_| arguments!["inspect", patch, "--base", old, "--tensors"]);
+    let bare = printed(arguments!["inspect", patch]);
+    shape_beside("inspect", vec![bare], |_| arguments!["inspect", patch, "--base", old, "--tensors"]);
     shape("digest", |_| arguments!["digest", old]);
     shape("convert", |number| {
         arguments!["convert", patch, "--base", old, "--to", "checkpoint", "-o", numbered("converted", number)]

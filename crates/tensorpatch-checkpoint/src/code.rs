@@ -55,8 +55,7 @@ const CODE: [&str; 43] = [
     "zip",
 ];
 /// What is compressed is what it is named within.
-const COMPRESSED: [&str; 11] =
-    ["gz", "gzip", "tgz", "xz", "lzma", "bz2", "z", "zlib", "zst", "zstd", "lz4"];
+const COMPRESSED: [&str; 11] = ["gz", "gzip", "tgz", "xz", "lzma", "bz2", "z", "zlib", "zst", "zstd", "lz4"];
 /// Formats that are text, so that nothing in them is loaded as anything else.
 const TEXT: [&str; 22] = [
     "json", "jsonl", "txt", "text", "md", "rst", "yaml", "yml", "toml", "ini", "cfg", "csv", "tsv", "html",
@@ -64,8 +63,7 @@ const TEXT: [&str; 22] = [
 ];
 
 /// Formats of which a part before may be a language, such as `spm.pt.model`, and no format.
-const OTHER: [&str; 11] =
-    ["model", "spm", "bpe", "png", "jpg", "jpeg", "gif", "svg", "webp", "pdf", "wav"];
+const OTHER: [&str; 11] = ["model", "spm", "bpe", "png", "jpg", "jpeg", "gif", "svg", "webp", "pdf", "wav"];
 
 /// The first bytes of pickles, machine code, archives, and formats that hold pickles or code.
 const BINARY: [&[u8]; 17] = [

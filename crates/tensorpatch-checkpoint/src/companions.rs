@@ -286,7 +286,9 @@ impl Scan<'_> {
             return Ok(());
         }
         let file = match kind {
-            FileKind::Directory if depth >= MAX_DEPTH => return Err(refused(&path, CompanionObstacle::Depth)),
+            FileKind::Directory if depth >= MAX_DEPTH => {
+                return Err(refused(&path, CompanionObstacle::Depth));
+            }
             FileKind::Directory => return self.directory(place, &(name + "/"), depth.saturating_add(1)),
             FileKind::Link => self.follow(&name, &path)?,
             FileKind::File => Some(place.clone()),

@@ -34,9 +34,7 @@ impl CheckpointReader {
         let open = |(number, file): (usize, &FileLayout)| {
             let (path, opened) = match &tree {
                 Some(tree) => (path.join(&file.name), tree.open_file(&file.name)?),
-                None => {
-                    (path.to_owned(), open_regular(path).map_err(CheckpointError::io("open", path))?)
-                }
+                None => (path.to_owned(), open_regular(path).map_err(CheckpointError::io("open", path))?),
             };
             let found = opened.metadata().map_err(CheckpointError::io("look at", &path))?.len();
             placement

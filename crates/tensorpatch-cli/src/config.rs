@@ -19,9 +19,11 @@ const MAX_BYTES: u64 = 64 << 10;
 pub(crate) fn policy() -> Result<Policy> {
     if let Some(named) = std::env::var_os(VARIABLE) {
         let path = PathBuf::from(named);
-        let text = read(&path)?
-            .with_context(|| format!("{}: there is no such file ({VARIABLE})", path.display()))?;
-        return parse(&path, &text);
+        let none = || {
+            let what = format!("{}: there is no such file", path.display());
+            Refusal::usage(what, format!("unset {VARIABLE}, or let it name the file of settings"))
+        };
+        return parse(&path, &read(&path)?.ok_or_else(none)?);
     }
     let Some(path) = default_path() else { return Ok(Policy::default()) };
     match read(&path)? {

@@ -52,10 +52,26 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("man", &["tensorpatch man /usr/local/share/man/man1"]),
 ];
 
+/// Columns of the narrowest terminal on which an example can be copied as it stands.
+const COLUMNS: usize = 76;
+
+/// An example as it is shown: one that is long goes on on a line of its own, as a shell takes it.
+fn shown(example: &str) -> String {
+    let options = example.match_indices(" --").map(|(at, _)| at).filter(|at| *at < COLUMNS);
+    match options.last().filter(|_| example.len() > COLUMNS) {
+        Some(at) => {
+            let (first, rest) = example.split_at(at);
+            format!("{first} \\\n     {rest}")
+        }
+        None => example.to_owned(),
+    }
+}
+
 /// The command line with an example in the help of each command.
 pub(crate) fn add(command: Command) -> Command {
     EXAMPLES.iter().fold(command, |command, (name, examples)| {
         let heading = if examples.len() == 1 { "Example" } else { "Examples" };
+        let examples: Vec<String> = examples.iter().map(|example| shown(example)).collect();
         let help = format!("{heading}:\n  {}", examples.join("\n  "));
         command.mut_subcommand(*name, |subcommand| subcommand.after_help(help))
     })

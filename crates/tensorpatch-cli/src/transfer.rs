@@ -3,9 +3,10 @@
 use anyhow::Result;
 use clap::builder::ValueParser;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use tensorpatch::store::{Policy, Setting};
+use tensorpatch::store::{Policy, PolicyError, Setting};
 
 use crate::config;
+use crate::exit::Refusal;
 
 /// Settings that were given as flags; the others come from the environment
 /// and from the file of settings.
@@ -17,9 +18,12 @@ pub(crate) struct Transfer {
 impl Transfer {
     /// Flags before variables of the environment before the file of settings before defaults.
     pub(crate) fn policy(&self) -> Result<Policy> {
-        let mut policy = config::policy()?.with_env()?;
+        let refused = |error: PolicyError| {
+            Refusal::usage(error.to_string(), "docs/settings.md lists what each setting may have")
+        };
+        let mut policy = config::policy()?.with_env().map_err(refused)?;
         for (name, value) in &self.given {
-            policy.set(name, value)?;
+            policy.set(name, value).map_err(refused)?;
         }
         Ok(policy)
     }

@@ -160,7 +160,8 @@ fn prepare(
         let partial = partial(&place);
         let file = begin(checkpoint, &partial)?;
         // Whatever an earlier run has left there, or somebody else.
-        let replace = |path: &Path| place_of(path)?.replace_private().map_err(|error| journal_error(path, error));
+        let replace =
+            |path: &Path| place_of(path)?.replace_private().map_err(|error| journal_error(path, error));
         let back = inverse.map(replace).transpose()?;
         let inverse = inverse.zip(back.as_ref());
         let (at, failed) = (partial.path(), |error| journal_error(&partial.path(), error));

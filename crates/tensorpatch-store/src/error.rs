@@ -450,6 +450,16 @@ pub enum StoreError {
         /// The newest that was found.
         found: Option<Version>,
     },
+    /// There is no stream where one was signed: it is hidden, or was removed.
+    #[error("{place}: there is no stream any more, but version {known} was signed here")]
+    Removed {
+        /// The store and prefix.
+        place: String,
+        /// The version that was signed last.
+        known: Version,
+        /// The file that says so.
+        note: PathBuf,
+    },
     /// The file that says which version was signed last cannot be understood.
     #[error("{}: it does not say which version was signed last: {what}", path.display())]
     SignedTip {

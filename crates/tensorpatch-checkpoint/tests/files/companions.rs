@@ -6,9 +6,7 @@ use std::os::unix::fs::{chown, lchown, symlink};
 use std::path::Path;
 
 use crate::support::{contents, one_tensor, open, put, sharded};
-use tensorpatch_checkpoint::{
-    CheckpointError, Companion, CompanionObstacle, Misplaced, Omission, runs_code,
-};
+use tensorpatch_checkpoint::{CheckpointError, Companion, CompanionObstacle, Misplaced, Omission, runs_code};
 
 fn carried(directory: &Path) -> Vec<String> {
     let found = open(directory).unwrap().companions(&[]).unwrap();

@@ -99,9 +99,8 @@ fn a_second_patcher_is_refused_until_the_first_is_gone() {
     sharded(directory.path());
     let locks = ConfinedPath::root(directory.path()).unwrap();
     let patcher = |path: &Path| CheckpointPatcher::open(&open(path).unwrap(), Some(&locks));
-    let is_busy = |patcher| {
-        matches!(patcher, Err(CheckpointError::NotInPlace { obstacle: Obstacle::Busy, .. }))
-    };
+    let is_busy =
+        |patcher| matches!(patcher, Err(CheckpointError::NotInPlace { obstacle: Obstacle::Busy, .. }));
     let first = patcher(directory.path()).unwrap();
     assert!(is_busy(patcher(directory.path())));
     // Also of one of the files by itself.
@@ -157,7 +156,8 @@ fn a_file_of_another_length_is_not_gone_on_with_and_both_lengths_are_said() {
     let path = directory.path().join("b.safetensors");
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-    let error = CheckpointPatcher::resume(directory.path(), checkpoint.layout(), checkpoint.placement(), None);
+    let error =
+        CheckpointPatcher::resume(directory.path(), checkpoint.layout(), checkpoint.placement(), None);
     let error = error.unwrap_err();
     assert!(matches!(&error, CheckpointError::Header { path: found, .. } if *found == path), "{error}");
     for len in [bytes.len(), bytes.len() - 1] {
@@ -171,7 +171,8 @@ fn a_file_is_not_taken_for_the_shards_of_a_directory() {
     sharded(directory.path());
     let checkpoint = open(directory.path()).unwrap();
     let file = directory.path().join("a.safetensors");
-    let error = CheckpointPatcher::resume(&file, checkpoint.layout(), checkpoint.placement(), None).unwrap_err();
+    let error =
+        CheckpointPatcher::resume(&file, checkpoint.layout(), checkpoint.placement(), None).unwrap_err();
     assert!(matches!(error, CheckpointError::NeedsDirectory { files: 2, index: true, .. }), "{error}");
 }
 

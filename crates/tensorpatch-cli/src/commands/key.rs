@@ -46,11 +46,11 @@ impl Report for KeyReport {
     fn lines(&self) -> Vec<String> {
         let mut pairs =
             vec![("secret", self.secret_key_file.display().to_string()), ("public", self.public_key.clone())];
-        pairs.extend(
-            self.signed
-                .iter()
-                .map(|signed| ("signed", format!("{}, version {}", signed.stream, signed.tip.version))),
-        );
+        pairs.extend(self.signed.iter().map(|signed| {
+            let SignedTip { version, place, .. } = &signed.tip;
+            let place = place.as_ref().map_or_else(String::new, |place| format!(", at {place}"));
+            ("signed", format!("{}, version {version}{place}", signed.stream))
+        }));
         if self.signed.is_empty() {
             pairs.push(("signed", "nothing here yet".into()));
         }

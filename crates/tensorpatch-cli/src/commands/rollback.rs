@@ -33,16 +33,17 @@ struct RollbackReport {
 
 impl Report for RollbackReport {
     fn lines(&self) -> Vec<String> {
-        let RolledBack { tip, removed, .. } = &self.rolled_back;
+        let RolledBack { tip, removed, forgotten, .. } = &self.rolled_back;
         let names: Vec<String> = removed.iter().rev().map(ToString::to_string).collect();
         let removed = match names.is_empty() {
             true => "nothing: the newest version is signed".to_owned(),
             false => format!("{}: {}", counted(names.len() as u64, "version"), names.join(", ")),
         };
-        fields(&[
-            ("removed", removed),
-            ("newest", tip.map_or_else(|| "none".to_owned(), |tip| format!("version {tip}"))),
-        ])
+        let mut lines = vec![("removed", removed)];
+        let forgotten = forgotten.map(|version| format!("that version {version} was signed with this key"));
+        lines.extend(forgotten.map(|forgotten| ("forgotten", forgotten)));
+        lines.push(("newest", tip.map_or_else(|| "none".to_owned(), |tip| format!("version {tip}"))));
+        fields(&lines)
     }
 }
 

@@ -45,17 +45,26 @@ struct RotateReport {
 
 impl Report for RotateReport {
     fn lines(&self) -> Vec<String> {
-        let HandedOver { last, from, to, agreed, .. } = &self.handed_over;
+        let HandedOver { last, from, to, agreed, beyond, .. } = &self.handed_over;
         let replicas = if *agreed {
             "those that trust the old key go on with the new one"
         } else {
             "tell them the new key (--trust-key)"
         };
-        fields(&[
+        let mut lines = vec![
             ("old key", format!("{from}, up to version {last}")),
             ("new key", to.clone()),
             ("replicas", replicas.to_owned()),
-        ])
+        ];
+        let stopped = beyond.map(|beyond| {
+            format!(
+                "all readers, by versions up to {beyond} that count no more: tensorpatch rollback {} --sign-key NEW \
+                 takes them back",
+                self.url
+            )
+        });
+        lines.extend(stopped.map(|stopped| ("stopped", stopped)));
+        fields(&lines)
     }
 }
 

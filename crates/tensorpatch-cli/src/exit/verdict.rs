@@ -305,8 +305,13 @@ fn store(error: &StoreError) -> Verdict {
             verdict.advise("make a new key for every rotation: tensorpatch keygen FILE")
         }
         StoreError::HiddenTip { .. } => verdict.advise(
-            "find out who hides or has deleted the newer versions, and restore them: going on would fork the stream",
+            "find out who hides or has deleted the newer versions, and restore them: going on would fork the stream. If \
+             they were given up on purpose: tensorpatch rollback URL --sign-key FILE --force forgets them",
         ),
+        StoreError::Removed { note, .. } => verdict.advise(format!(
+            "find out who has removed or hides it, and restore it. If another stream is to begin there: remove {}",
+            note.display()
+        )),
         StoreError::SignedTip { .. } => {
             verdict.advise("remove the file, and name the newest version that you know of with --expect-tip")
         }
@@ -327,7 +332,8 @@ fn store(error: &StoreError) -> Verdict {
              --sign-key to write, --old-key-file or --old-key to rotate; if nobody knows that key, distrust the stream",
         ),
         StoreError::Untrusted { .. } => verdict.advise(
-            "the record is forged, or signed with a key that is not named: see --trust-key and --sign-key",
+            "the record is forged, or signed with a key that is not named or no longer counts: see --trust-key and \
+             --sign-key. Whoever has the key that counts takes it back: tensorpatch rollback URL --sign-key FILE",
         ),
         StoreError::WrongBase { .. } => verdict.advise(
             "give the checkpoint that was published last, or leave --base out: the stream has the newest version",

@@ -27,6 +27,7 @@ impl StoreError {
             | Self::AnotherStream { .. }
             | Self::WrongStream { .. }
             | Self::HiddenTip { .. }
+            | Self::Removed { .. }
             | Self::Moved { .. }
             | Self::StreamExists { .. }
             | Self::AnotherCopy { .. }

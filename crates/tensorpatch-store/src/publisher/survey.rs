@@ -82,7 +82,9 @@ pub(super) fn companions(
     if let Some(name) = weights(checkpoint).find(|name| !is_plain_name(name)) {
         return Err(StoreError::FileName { path: checkpoint.path().join(name) });
     }
-    if let Some(Companion { name, path, .. }) = carried.iter().find(|companion| !is_file_path(&companion.name)) {
+    if let Some(Companion { name, path, .. }) =
+        carried.iter().find(|companion| !is_file_path(&companion.name))
+    {
         if name.split('/').all(is_plain_name) {
             return Err(refused(
                 name,

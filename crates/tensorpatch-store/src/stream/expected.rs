@@ -82,8 +82,11 @@ impl Expected {
     pub(crate) async fn check_none_signed(&self, bucket: &Bucket) -> Result<(), StoreError> {
         let place = bucket.settled_place();
         let tips = self.tips_of_unnamed().await?.unwrap_or_default();
-        match tips.into_values().find(|tip| tip.place.as_ref() == Some(&place)) {
-            Some(tip) => Err(StoreError::HiddenTip { place, known: tip.version, found: None }),
+        let signed = tips.into_iter().find(|(_, tip)| tip.place.as_ref() == Some(&place));
+        match signed.zip(self.signed.as_ref()) {
+            Some(((id, SignedTip { version: known, .. }), dir)) => {
+                Err(StoreError::Removed { place, known, note: tip_file(dir, id) })
+            }
             None => Ok(()),
         }
     }
@@ -166,13 +169,16 @@ impl Stream {
         SignedTip { version, commit, place: Some(self.bucket().settled_place()) }
     }
 
-    /// Notes that `tip` is the newest version from now on, though a newer one was signed: its owner has given
-    /// that up.
-    pub(crate) async fn forget_signed_after(&self, tip: Option<&Commit>) -> Result<(), StoreError> {
+    /// Notes that `tip` is the newest version from now on, though a newer one was signed, which is returned:
+    /// its owner has given that up.
+    pub(crate) async fn forget_signed_after(
+        &self,
+        tip: Option<&Commit>,
+    ) -> Result<Option<Version>, StoreError> {
         let noted = self.signed_tip().await?.map(|signed| signed.version);
-        let Some(dir) = self.expected.signed.clone() else { return Ok(()) };
+        let Some(dir) = self.expected.signed.clone() else { return Ok(None) };
         if noted <= tip.map(|tip| tip.record.version) {
-            return Ok(());
+            return Ok(None);
         }
         let (id, tip) = (self.id(), tip.map(|tip| self.tip_here(tip.record.version, tip.digest)));
         blocking(move || match tip {
@@ -180,6 +186,7 @@ impl Stream {
             None => local::remove(&local::open_root(&dir)?.join(format!("{id}.json"))),
         })
         .await
+        .map(|()| noted)
     }
 }
 

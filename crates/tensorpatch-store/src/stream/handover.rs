@@ -80,6 +80,9 @@ pub struct HandedOver {
     pub to: String,
     /// Whether replicas that trust the old key go on without being told.
     pub agreed: bool,
+    /// The newest version above `last`, if there is one. Nobody goes on until those that the old key has
+    /// signed there are taken back ([`roll_back_unsigned`](crate::upkeep::roll_back_unsigned)).
+    pub beyond: Option<Version>,
 }
 
 /// How long a handover waits for what may be signed by who has not seen it, which is within two seconds of
@@ -110,32 +113,35 @@ impl Stream {
         last: Option<Version>,
     ) -> Result<HandedOver, StoreError> {
         let NewKey { key: new, signed } = new.into();
-        self.check_successor(old, new.public()).await?;
+        let done = self.check_successor(old, new.public()).await?;
         let mut attempts = 0_usize;
-        let (name, at) = loop {
+        let (at, beyond) = loop {
             attempts = attempts.saturating_add(1);
+            if let Some(done) = done.filter(|done| last.is_none_or(|last| last == done.version)) {
+                break (done, None);
+            }
             // Also where another is named: of a stream that hides its newest version nothing is signed.
             let tip = self.tip().await?;
+            let newest = tip.as_ref().map(|tip| tip.record.version);
             let commit = match last {
                 None => tip,
                 Some(version) => self.commit(version).await?,
             };
             let none =
-                || last.map_or(StoreError::Empty, |wanted| StoreError::NoVersion { wanted, tip: None });
+                || last.map_or(StoreError::Empty, |wanted| StoreError::NoVersion { wanted, tip: newest });
             let at = commit.as_ref().map(link).ok_or_else(none)?;
             let name = self.put_handover(old, &new, at).await?;
             if last.is_some() || matches!(old, OldKey::Gone(_)) || attempts >= MAX_ATTEMPTS {
-                break (name, at);
+                break (at, newest.filter(|newest| *newest > at.version));
             }
             tokio::time::sleep(SETTLES_WITHIN).await;
             if self.tip_after(Some(at.version)).await?.is_none_or(|tip| link(&tip) == at) {
-                break (name, at);
+                break (at, None);
             }
             // It is signed with the old key, and would be refused: the stream goes over after it.
             tracing::info!("a version was published meanwhile: the stream is handed over after it");
             self.bucket().delete(&name).await?;
         };
-        tracing::debug!("wrote {name}");
         if let Some(dir) = signed {
             let (id, tip) = (self.id(), self.tip_here(at.version, at.commit));
             blocking(move || remember(&dir, id, &tip, Newer::Goes)).await?;
@@ -145,18 +151,23 @@ impl Stream {
             from: old.public().to_string(),
             to: new.public().to_string(),
             agreed: matches!(old, OldKey::Agrees(_)),
+            beyond,
         })
     }
 
     /// Refuses to hand over again what was handed over, or to a key that was one of the stream's: who knows a
-    /// key that came after it need only hide a record to sign for those who trust it.
-    async fn check_successor(&self, old: &OldKey, to: TrustKey) -> Result<(), StoreError> {
+    /// key that came after it need only hide a record to sign for those who trust it. If `old` has handed
+    /// over to the same key already, says after which version.
+    async fn check_successor(&self, old: &OldKey, to: TrustKey) -> Result<Option<Link>, StoreError> {
         let (from, handovers) = (old.public(), self.handovers().await?);
+        let mut done = None;
         if matches!(old, OldKey::Agrees(_))
             && let Some(last) = self.trust().handed_over(from)
-            && handovers.iter().any(|other| other.from == from && other.last == last && other.to != to)
         {
-            return Err(StoreError::RetiredKey { place: self.place(), last: last.version });
+            if handovers.iter().any(|other| other.from == from && other.last == last && other.to != to) {
+                return Err(StoreError::RetiredKey { place: self.place(), last: last.version });
+            }
+            done = Some(last);
         }
         // The same once more is none of that: of two last versions the lower one counts.
         let others = handovers.iter().filter(|other| (other.from, other.to) != (from, to));
@@ -166,7 +177,7 @@ impl Stream {
         if from == to || first == Some(to) || keys.any(|key| key == to) {
             return Err(StoreError::UsedKey { place: self.place(), key: to });
         }
-        Ok(())
+        Ok(done)
     }
 
     /// Writes that `new` signs after the version at `last`, and returns the name of the record.

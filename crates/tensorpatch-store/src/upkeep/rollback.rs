@@ -36,6 +36,8 @@ pub struct RolledBack {
     pub tip: Option<Version>,
     /// The versions whose records were removed.
     pub removed: Vec<Version>,
+    /// The newest version that was noted as signed, if it is forgotten: it is not there any more.
+    pub forgotten: Option<Version>,
 }
 
 /// Removes the newest versions down to the first that a trusted key has signed, so that its owner can publish
@@ -96,14 +98,12 @@ pub async fn roll_back_unsigned(
     for version in &removed {
         stream.bucket().delete(&names::commit(*version)).await?;
     }
-    if options.force {
-        stream.forget_signed_after(tip.as_ref()).await?;
-    }
+    let forgotten = if options.force { stream.forget_signed_after(tip.as_ref()).await? } else { None };
     let tip = tip.map(|tip| tip.record.version);
     if let (Some(tip), false) = (tip, removed.is_empty()) {
         stream.hint(tip).await;
     }
-    Ok(RolledBack { tip, removed })
+    Ok(RolledBack { tip, removed, forgotten })
 }
 
 /// Whether a record says that a trusted key has signed it, which is not so of these bytes: one that was

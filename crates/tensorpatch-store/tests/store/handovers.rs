@@ -168,7 +168,7 @@ async fn a_stream_of_the_same_key_in_the_place_of_another_is_not_published_to() 
     std::fs::rename(&bucket, &kept).unwrap();
     // Nothing is there any more: none is created in its place.
     let error = publisher(&ours, &key, &tips).await.unwrap_err();
-    assert!(matches!(error, StoreError::HiddenTip { found: None, .. }), "{error}");
+    assert!(matches!(error, StoreError::Removed { .. }), "{error}");
     assert!(!bucket.join("stream.json").exists());
     // The other one is.
     copy(&theirs.path("bucket"));
