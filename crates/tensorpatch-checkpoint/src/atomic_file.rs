@@ -67,8 +67,8 @@ impl AtomicFile {
         Self::create(dest)
     }
 
-    /// Takes from the file, as long as it replaces none, what those who read it could not do with the files of
-    /// `source`, which it is made of.
+    /// Takes from the file, as long as it replaces none, what those who read it could not do with the files
+    /// of `source`, which it is made of.
     ///
     /// # Errors
     /// As [`Checkpoint::restrict`].

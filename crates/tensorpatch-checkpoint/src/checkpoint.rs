@@ -20,8 +20,8 @@ use crate::{CheckpointError, Placement, SafetensorsHeader, open_regular};
 ///
 /// It is one safetensors file, or a Hugging Face directory: `model.safetensors.index.json` and the shards it
 /// names, a single `model.safetensors`, or the only safetensors file there is (`adapter_model.safetensors`).
-/// The path may lead over symbolic links. Below it a link to weights is followed within the checkpoint, to the
-/// blobs of the model in the Hugging Face cache whose snapshot it is, and to wherever the user of this
+/// The path may lead over symbolic links. Below it a link to weights is followed within the checkpoint, to
+/// the blobs of the model in the Hugging Face cache whose snapshot it is, and to wherever the user of this
 /// process, root or the owner of the file that it leads to has made it lead: others would choose what is
 /// read.
 /// Opening reads the headers and checks all of them; the tensors' bytes are read when they are looked at, and

@@ -23,8 +23,8 @@ use crate::{Checkpoint, CheckpointError, ConfinedPath, FileKind, Found, Placemen
 /// user may write to, because others could alter them afterwards; and files that are not those that were
 /// opened.
 ///
-/// Until it is dropped, the patcher holds a lock for each file, so that a second one is told: of a file of its
-/// own that only its owner can open, as whoever may read the weights could hold a lock on these for ever.
+/// Until it is dropped, the patcher holds a lock for each file, so that a second one is told: of a file of
+/// its own that only its owner can open, as whoever may read the weights could hold a lock on these for ever.
 ///
 /// The [`Checkpoint`] that it is made from shows the old or the new bytes of what is written, in any mixture.
 /// Drop it first, or at least hold none of its slices across a write; [`CheckpointPatcher::read`] reads

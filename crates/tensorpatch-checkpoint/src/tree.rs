@@ -97,8 +97,9 @@ impl Tree {
         if let Ok(below) = target.strip_prefix(&self.path) {
             return Ok(Some(self.root.join(below)));
         }
-        let is_linked = || blobs_of(target).is_some_and(|of| blobs.iter().any(|blobs| blobs == of));
-        if !self.is_blob(target) && !(is_linked() && reach(&self.path.join(name))?.is_trusted()?) {
+        let is_linked = blobs_of(target).is_some_and(|of| blobs.iter().any(|blobs| blobs == of));
+        let is_part = self.is_blob(target) || (is_linked && reach(&self.path.join(name))?.is_trusted()?);
+        if !is_part {
             return Ok(None);
         }
         let below = target.strip_prefix("/").unwrap_or(target);

@@ -11,8 +11,8 @@ use tensorpatch_format::MAGIC;
 use crate::{DiffError, DiffReport};
 
 /// Writes a patch with `encode` to a file at `path`, which appears, or replaces the one there, when it is
-/// whole and on disk. It must be apart from what is read, `inputs`. A new file can be read by nobody who could
-/// not read `sources`.
+/// whole and on disk. It must be apart from what is read, `inputs`. A new file can be read by nobody who
+/// could not read `sources`.
 pub(crate) fn write_file(
     path: &Path,
     inputs: Places,

@@ -92,7 +92,7 @@ impl Lock {
     }
 }
 
-/// Keeps others out of a directory of this user's own: what is in it lies about the weights or is part of them,
+/// Keeps others out of a directory of this user's own: what is in it is about the weights or part of them,
 /// and may be read by nobody who may not read these.
 fn keep_private(place: &ConfinedPath) -> io::Result<()> {
     let directory = place.open_dir()?;

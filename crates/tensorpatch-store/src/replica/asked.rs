@@ -42,7 +42,8 @@ pub(super) fn check_asked_for(
     Ok(())
 }
 
-/// Refuses files beside the weights that were downloaded and hold what can run code, whatever their names are.
+/// Refuses files beside the weights that were downloaded and hold what can run code, whatever their names
+/// are.
 ///
 /// # Errors
 /// [`StoreError::RunsCode`], unless `options` allow it; if one cannot be read.
