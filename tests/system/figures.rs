@@ -322,7 +322,7 @@ fn settings_come_from_the_flag_before_the_variable_before_the_file() {
     fs::write(&settings, "colour = \"red\"\n").unwrap();
     pull(None, &[]).fails(2, &["settings.toml", "colour", "docs/settings.md"]);
     fs::remove_file(&settings).unwrap();
-    pull(None, &[]).fails(1, &["there is no such file"]);
+    pull(None, &[]).fails(2, &["there is no such file"]);
 }
 
 #[test]
