@@ -169,6 +169,14 @@ impl Checkpoint {
     /// # Errors
     /// If another one is there by now, or the operating system refuses.
     pub fn reopen(&self, file: usize) -> Result<File, CheckpointError> {
+        self.reopen_if(file, |found, mapped| found == mapped)
+    }
+
+    fn reopen_if(
+        &self,
+        file: usize,
+        is_same: impl FnOnce(FileIdentity, FileIdentity) -> bool,
+    ) -> Result<File, CheckpointError> {
         let unknown = || io::Error::new(io::ErrorKind::NotFound, "there is no such file in the layout");
         let (path, mapped) =
             self.files.get(file).ok_or_else(|| CheckpointError::io("open", &self.path)(unknown()))?;
@@ -177,7 +185,7 @@ impl Checkpoint {
             _ => open_regular(path).map_err(CheckpointError::io("open", path))?,
         };
         let found = opened.metadata().map_err(CheckpointError::io("look at", path))?;
-        if FileIdentity::of(&found) == mapped.identity {
+        if is_same(FileIdentity::of(&found), mapped.identity) {
             return Ok(opened);
         }
         let replaced = io::Error::other(
@@ -193,7 +201,11 @@ impl Checkpoint {
     /// As [`Checkpoint::reopen`]; also if the mode of `copy` cannot be set.
     pub fn restrict(&self, copy: &File) -> Result<(), CheckpointError> {
         for (file, (path, _)) in self.files.iter().enumerate() {
-            let restricted = restrict(copy, &self.reopen(file)?);
+            // One that was cut short is found out by whoever reads it.
+            let is_same = |found: FileIdentity, mapped: FileIdentity| {
+                (found.device, found.inode) == (mapped.device, mapped.inode)
+            };
+            let restricted = restrict(copy, &self.reopen_if(file, is_same)?);
             restricted.map_err(CheckpointError::io("take over the permissions of", path))?;
         }
         Ok(())

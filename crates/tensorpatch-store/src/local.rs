@@ -210,6 +210,13 @@ pub(crate) fn open_root(path: &Path) -> Result<ConfinedPath, StoreError> {
     ConfinedPath::root(path).map_err(|e| StoreError::directory(path, e))
 }
 
+/// Opens a directory for copies that the user has named, which is made nobody else's to read if it is
+/// missing.
+pub(crate) fn open_private_root(path: &Path) -> Result<ConfinedPath, StoreError> {
+    create_private_dir(path)?;
+    open_root(path)
+}
+
 /// Makes a directory of tensorpatch's own.
 pub(crate) fn make_dir(place: &ConfinedPath) -> Result<(), StoreError> {
     place.create_dir().map_err(StoreError::at(place))

@@ -97,10 +97,18 @@ impl Lock {
 fn keep_private(place: &ConfinedPath) -> io::Result<()> {
     let directory = place.open_dir()?;
     let found = Found::of_open(&directory)?;
-    if found.owner == rustix::process::geteuid().as_raw() && found.mode & 0o077 != 0 {
-        directory.set_permissions(Permissions::from_mode(0o700))?;
+    if found.owner != rustix::process::geteuid().as_raw() || found.mode & 0o077 == 0 {
+        return Ok(());
     }
-    Ok(())
+    match directory.set_permissions(Permissions::from_mode(0o700)) {
+        // To its owner only a file system without modes says that.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) =>
+        {
+            Ok(())
+        }
+        set => set,
+    }
 }
 
 /// Lets those read the file who may write to it, and nobody else. Whoever can open it can hold the lock, for

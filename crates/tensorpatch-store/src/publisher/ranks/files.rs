@@ -58,7 +58,7 @@ pub async fn upload_files(
     work: &Path,
     options: &PublishOptions,
 ) -> Result<Receipt, StoreError> {
-    upload_files_by(stream, follows, rank, attempt, files, &local::open_root(work)?, options).await
+    upload_files_by(stream, follows, rank, attempt, files, &local::open_private_root(work)?, options).await
 }
 
 /// The same, with the copies in a directory that is open.

@@ -36,7 +36,7 @@ pub async fn upload_patch(
     work: &Path,
     options: &PublishOptions,
 ) -> Result<Receipt, StoreError> {
-    upload_patch_by(stream, base, rank, (old, new), &local::open_root(work)?, options).await
+    upload_patch_by(stream, base, rank, (old, new), &local::open_private_root(work)?, options).await
 }
 
 /// The same, with the patch on its way in a directory that is open.
