@@ -136,12 +136,12 @@ fn what_is_made_of_private_weights_is_private() {
 }
 
 #[test]
-fn nobody_else_enters_what_lies_beside_the_weights_of_a_replica_or_a_baseline() {
+fn nobody_else_reads_the_parts_of_weights_that_lie_beside_them_in_a_replica_or_a_baseline() {
     let scene = Scene::new();
     scene.publish("old", &[]);
     let (stream, replica) = (scene.path("stream"), scene.path("replica"));
     run(&arguments!["pull", stream, replica]).ok();
-    let hidden = [replica.join(".tensorpatch"), scene.path("baseline/.tensorpatch")];
+    let hidden = [replica.join(".tensorpatch/downloads"), scene.path("baseline/.tensorpatch/downloads")];
     for hidden in &hidden {
         assert_eq!(mode(hidden), 0o700, "{}", hidden.display());
         // As earlier versions have made it.

@@ -1,13 +1,13 @@
 //! Files on local disk that are there whole or not at all, also after a power cut.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use tensorpatch_checkpoint::permissions::restrict;
-use tensorpatch_checkpoint::{ConfinedPath, open_regular};
+use tensorpatch_checkpoint::{ConfinedPath, Found, open_regular};
 use tensorpatch_stream::StreamId;
 use tokio::sync::mpsc;
 
@@ -220,6 +220,26 @@ pub(crate) fn open_private_root(path: &Path) -> Result<ConfinedPath, StoreError>
 /// Makes a directory of tensorpatch's own.
 pub(crate) fn make_dir(place: &ConfinedPath) -> Result<(), StoreError> {
     place.create_dir().map_err(StoreError::at(place))
+}
+
+/// Makes a directory of tensorpatch's own for weights, or parts of them: nobody else enters it, since these
+/// may be nobody else's to read.
+pub(crate) fn make_private_dir(place: &ConfinedPath) -> Result<(), StoreError> {
+    make_dir(place)?;
+    keep_private(place).map_err(StoreError::at(place))
+}
+
+fn keep_private(place: &ConfinedPath) -> std::io::Result<()> {
+    let directory = place.open_dir()?;
+    let found = Found::of_open(&directory)?;
+    if found.owner != rustix::process::geteuid().as_raw() || found.mode & 0o077 == 0 {
+        return Ok(());
+    }
+    match directory.set_permissions(Permissions::from_mode(0o700)) {
+        // To its owner only a file system without modes says that.
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => Ok(()),
+        set => set,
+    }
 }
 
 /// Removes a file or a whole directory; nothing there is as good.

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tensorpatch_checkpoint::{ConfinedPath, Found};
+use tensorpatch_checkpoint::ConfinedPath;
 
 use crate::error::StoreError;
 use crate::local;
@@ -35,8 +35,7 @@ enum Held {
 
 impl Lock {
     /// Takes the lock file in `folder` of the directory `dir`, which are made if they are missing, and
-    /// waits for whoever holds it. Returns the directory, too. An empty `folder` is the directory
-    /// itself; another one is made nobody else's to enter.
+    /// waits for whoever holds it. Returns the directory, too. An empty `folder` is the directory itself.
     ///
     /// It asks again and again instead of letting a thread wait, so that whoever gives up waiting leaves
     /// nothing behind.
@@ -49,9 +48,6 @@ impl Lock {
             let root = local::open_root(dir)?;
             let place = root.join(folder);
             local::make_dir(&place)?;
-            if !folder.is_empty() {
-                keep_private(&place).map_err(StoreError::at(&place))?;
-            }
             let folder = place;
             if let Some(lock) = Self::attempt(&folder.join("lock"))? {
                 return Ok((lock, root));
@@ -89,25 +85,6 @@ impl Lock {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         };
         Ok(Some(Self { _held: held }))
-    }
-}
-
-/// Keeps others out of a directory of this user's own: what is in it is about the weights or part of them,
-/// and may be read by nobody who may not read these.
-fn keep_private(place: &ConfinedPath) -> io::Result<()> {
-    let directory = place.open_dir()?;
-    let found = Found::of_open(&directory)?;
-    if found.owner != rustix::process::geteuid().as_raw() || found.mode & 0o077 == 0 {
-        return Ok(());
-    }
-    match directory.set_permissions(Permissions::from_mode(0o700)) {
-        // To its owner only a file system without modes says that.
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) =>
-        {
-            Ok(())
-        }
-        set => set,
     }
 }
 

@@ -141,6 +141,15 @@ mod tests {
     }
 
     #[test]
+    fn no_size_and_no_number_of_things_at_once_is_none() {
+        for name in
+            ["part_bytes", "bytes_in_flight", "max_plan_bytes", "max_history_bytes", "parallel_downloads"]
+        {
+            assert!(Policy::default().set(name, "0").is_err(), "{name}");
+        }
+    }
+
+    #[test]
     fn every_setting_is_read_from_the_variable_of_its_name() {
         for setting in Policy::settings() {
             let variable = setting.variable();

@@ -89,7 +89,7 @@ impl Bucket {
         observer: &Observer,
     ) -> Result<(Outgoing, Uploading), StoreError> {
         let (sender, receiver) = mpsc::channel(self.policy.transfers.parts_in_flight());
-        let created = file.replace().map_err(StoreError::at(&file))?;
+        let created = file.replace_private().map_err(StoreError::at(&file))?;
         let task = tokio::spawn(upload_pieces(self.clone(), key.clone(), receiver));
         let (bucket, observer, begun) = (self.clone(), observer.clone(), Instant::now());
         let uploading = Uploading { bucket, key, file, observer, begun, task };

@@ -87,7 +87,7 @@ pub(super) fn stage_checkpoint(
     observer: &Observer,
 ) -> Result<Staged, StoreError> {
     let (staging, found) = (directory.staging(), Source::of(&source));
-    local::make_dir(&staging)?;
+    local::make_private_dir(&staging)?;
     for (number, file) in source.layout().files().iter().enumerate() {
         local::copy_file(source.reopen(number)?, &staging.join(&file.name))?;
     }

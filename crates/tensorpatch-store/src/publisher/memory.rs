@@ -60,7 +60,7 @@ pub(super) fn stage_tensors(
     observer: &Observer,
 ) -> Result<Staged, StoreError> {
     let (place, staging) = (directory.outgoing(), directory.staging());
-    let file = place.replace().map_err(StoreError::at(&place))?;
+    let file = place.replace_private().map_err(StoreError::at(&place))?;
     let (encoded, report) =
         write_buffered(file, &place.path(), options, |out| diff.finish(Others::Refused, out))?;
     let bytes = MappedFile::open_confined(&place)?;

@@ -139,7 +139,7 @@ impl ReplicaDir {
         let hidden = root.join(HIDDEN);
         let hidden = hidden.enter().map_err(StoreError::at(&hidden))?;
         let directory = Self { root, hidden, durability, _lock: Arc::new(lock) };
-        local::make_dir(&directory.downloads())?;
+        local::make_private_dir(&directory.downloads())?;
         Ok(directory)
     }
 

@@ -349,7 +349,7 @@ pub(crate) fn stage(
     copy: bool,
 ) -> Result<(), StoreError> {
     let staging = directory.staging();
-    local::make_dir(&staging)?;
+    local::make_private_dir(&staging)?;
     for (name, source) in files {
         places::make_parents(&staging, name)?;
         let target = staging.join(name);

@@ -141,14 +141,32 @@ async fn a_follower_goes_on_with_the_key_that_took_over_and_takes_nothing_from_t
     hand_over(&world, &old, &new).await;
     publish(&world, &new, 2).await;
     assert_eq!(versions.next().await.unwrap().unwrap().to, v(2));
-    // Who has found the old key writes to the bucket.
+    steal(&world, &old).await;
+    let error = versions.next().await.unwrap_err();
+    assert!(matches!(error, StoreError::Untrusted { .. }), "{error}");
+    assert_same(&world.path("follower"), &world.step(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_takes_nothing_from_a_key_that_was_handed_over_since_it_began() {
+    let [old, new] = keys();
+    let world = signed(&old).await;
+    world.publish_steps(1).await;
+    let mut versions = follow(&world, &old).await;
+    assert_eq!(versions.next().await.unwrap().unwrap().to, v(1));
+    hand_over(&world, &old, &new).await;
+    steal(&world, &old).await;
+    let error = versions.next().await.unwrap_err();
+    assert!(matches!(error, StoreError::Untrusted { .. }), "{error}");
+    assert_same(&world.path("follower"), &world.step(1));
+}
+
+/// Who has found an old key writes the next version to the bucket.
+async fn steal(world: &World, old: &SignKey) {
     let stolen = Stream::builder(url(&world)).open().await.unwrap().signing(old.clone());
     let options = PublishOptions::default().with_anchors(AnchorPolicy::NEVER);
     let thief = Publisher::on(stolen, world.path("thief"), options).await.unwrap();
     thief.publish(&world.step(30)).await.unwrap();
-    let error = versions.next().await.unwrap_err();
-    assert!(matches!(error, StoreError::Untrusted { .. }), "{error}");
-    assert_same(&world.path("follower"), &world.step(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
