@@ -323,3 +323,22 @@ fn what_looks_like_the_destination_of_another_tool_makes_no_directory() {
     run(&arguments!["publish", fixture(4), "--to", url, "--baseline", dir.path().join("baseline")]).ok();
     assert!(dir.path().join("a b/stream.json").exists());
 }
+
+#[test]
+fn the_doctor_does_not_call_the_reading_of_a_bucket_good_that_does_not_exist() {
+    let (server, home) = (Server::coded("404 Not Found", "NoSuchBucket"), temporary());
+    let mut doctor = bare(&["doctor", "s3://b/p", "--json"], home.path());
+    doctor.env("AWS_ACCESS_KEY_ID", "k").env("AWS_SECRET_ACCESS_KEY", "s");
+    let report = finish(doctor.env("AWS_ENDPOINT_URL", &server.endpoint)).fails(FAILED, &[]).json();
+    let findings: Vec<(&str, &str)> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| (finding["check"].as_str().unwrap(), finding["verdict"].as_str().unwrap()))
+        .collect();
+    assert_eq!(findings, [("address", "good"), ("reading", "bad")]);
+    assert!(
+        report["findings"][1]["what"].as_str().unwrap().contains("the bucket does not exist"),
+        "{report}"
+    );
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{arguments, fixture, run, same_checkpoint, temporary, tree};
+use crate::support::{arguments, command, finish, fixture, run, same_checkpoint, temporary, tree};
 
 /// Makes a key in a file; the public key.
 fn keygen(file: &Path) -> String {
@@ -90,4 +90,66 @@ fn what_a_signed_stream_refuses_is_refused_before_anything_is_uploaded() {
     run(&publish(5)).fails(7, &["is signed", "--sign-key"]);
     run(&arguments!["anchor", stream, "--baseline", baseline]).fails(7, &["is signed"]);
     assert_eq!(tree(&stream), before);
+}
+
+/// A signed stream of two versions, and a third on top that nobody has signed; its key.
+fn signed_and_not(dir: &Path) -> String {
+    let (stream, key) = (dir.join("stream"), dir.join("key"));
+    let public = keygen(&key);
+    for number in 4..=6 {
+        let (to, baseline) = (dir.join("stream"), dir.join("b"));
+        let publish =
+            arguments!["publish", fixture(number), "--to", to, "--sign-key", key, "--baseline", baseline];
+        run(&publish).ok();
+    }
+    let newest = stream.join(format!("commits/{:020}.json", 3));
+    let signed = fs::read_to_string(&newest).unwrap();
+    let (bare, _) = signed.split_once(",\"signature\"").unwrap();
+    fs::write(&newest, format!("{bare}}}")).unwrap();
+    public
+}
+
+#[test]
+fn what_nobody_has_signed_in_a_signed_stream_is_told_of_without_a_key() {
+    let dir = temporary();
+    let public = signed_and_not(dir.path());
+    let stream = dir.path().join("stream");
+    let checked = run(&arguments!["fsck", stream]);
+    let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+    checked.fails(3, &["not sound"]);
+    for words in ["signatures  not checked, give --trust-key", "00003.json: the stream is signed"] {
+        assert!(text.contains(words), "{words:?} is not in {text}");
+    }
+    let report = run(&arguments!["fsck", stream, "--json"]).json();
+    assert_eq!((&report["signatures"], &report["sound"]), (&"unchecked".into(), &false.into()));
+    let with_key = run(&arguments!["fsck", stream, "--trust-key", public, "--json"]).fails(3, &[]).json();
+    assert_eq!((&with_key["signatures"], &with_key["tip"]), (&"checked".into(), &2.into()));
+    for width in ["60", "80", "200"] {
+        let log = finish(command(&arguments!["log", stream]).env("COLUMNS", width)).ok();
+        let text = String::from_utf8_lossy(&log.stdout).into_owned();
+        assert!(text.contains("unsigned") && text.contains("version 3\n"), "{text}");
+    }
+}
+
+#[test]
+fn the_doctor_reads_the_newest_record_with_the_key() {
+    let dir = temporary();
+    let public = signed_and_not(dir.path());
+    let stream = dir.path().join("stream");
+    let found = |options: &[&str]| {
+        let mut line = arguments!["doctor", stream, "--json"].to_vec();
+        line.extend(options.iter().map(Into::into));
+        let outcome = run(&line);
+        let report = outcome.json();
+        let of_stream = |finding: &&serde_json::Value| finding["check"] == "stream";
+        let finding = report["findings"].as_array().unwrap().iter().find(of_stream).unwrap().clone();
+        (outcome.code, finding)
+    };
+    assert_eq!(found(&[]).0, 0);
+    let (code, finding) = found(&["--trust-key", &public]);
+    assert_eq!((code, &finding["verdict"]), (1, &"bad".into()), "{finding}");
+    assert!(finding["what"].as_str().unwrap().contains("not signed"), "{finding}");
+    assert!(finding["advice"].as_str().unwrap().contains("tensorpatch rollback"), "{finding}");
+    run(&arguments!["rollback", stream, "--sign-key", dir.path().join("key"), "--force"]).ok();
+    assert_eq!(found(&["--trust-key", &public]).0, 0);
 }

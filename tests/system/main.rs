@@ -32,6 +32,7 @@ mod patches;
 mod permissions;
 mod places;
 mod questions;
+mod refusals;
 mod rollbacks;
 mod room;
 mod shapes;

@@ -113,6 +113,46 @@ fn a_damaged_source_is_told_of_by_name_and_by_the_exit_code() {
 }
 
 #[test]
+fn a_source_that_has_lost_versions_of_its_copy_is_told_of() {
+    let scene = Scene::new();
+    scene.mirror().ok();
+    for lost in [3, 2, 1] {
+        let record = format!("commits/{lost:020}.json");
+        fs::rename(scene.path("stream").join(&record), scene.path(&format!("away {lost}"))).unwrap();
+        let _ = fs::remove_file(scene.path("stream/latest.json"));
+        let before = scene.objects("copy");
+        let said = scene.mirror().fails(BAD_INPUT, &[&record, "the copy has version", "from the copy"]);
+        assert_eq!(said.json()["error"]["object"], record);
+        assert_eq!(scene.objects("copy"), before);
+    }
+    for lost in 1..=3 {
+        let record = scene.path("stream").join(format!("commits/{lost:020}.json"));
+        fs::rename(scene.path(&format!("away {lost}")), record).unwrap();
+    }
+    scene.mirror().ok();
+}
+
+#[test]
+fn a_copy_that_is_behind_is_said_to_be_behind_and_not_to_be_rewritten() {
+    let scene = Scene::new();
+    scene.mirror().ok();
+    scene.publish(4);
+    let (replica, copy) = (scene.path("replica"), scene.path("copy"));
+    run(&arguments!["pull", scene.path("stream"), replica]).ok();
+    let before = tree(&replica);
+    for command in ["pull", "status", "follow"] {
+        let said = run(&arguments![command, copy, replica])
+            .fails(CONFLICT, &["is behind", "newest version is 3", "holds version 4", "tensorpatch mirror"]);
+        for words in ["rewritten", "--replace", "delete"] {
+            assert!(!said.stderr.contains(words), "{words:?} is in {}", said.stderr);
+        }
+    }
+    assert_eq!(tree(&replica), before);
+    scene.mirror().ok();
+    run(&arguments!["pull", copy, replica]).ok();
+}
+
+#[test]
 fn a_place_with_another_stream_or_another_history_is_left_alone() {
     let scene = Scene::new();
     let other = Scene::new();

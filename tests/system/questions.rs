@@ -170,6 +170,18 @@ fn the_doctor_only_reads_until_it_may_write_and_leaves_nothing() {
 }
 
 #[test]
+fn the_doctor_says_what_to_do_about_a_stream_record_that_is_gone() {
+    let dir = temporary();
+    stream_and_replica(dir.path());
+    fs::remove_file(dir.path().join("stream/stream.json")).unwrap();
+    let report = run(&arguments!["doctor", dir.path().join("stream")]).fails(1, &["not fit"]);
+    let text = String::from_utf8_lossy(&report.stdout).into_owned();
+    for words in ["stream.json is gone", "restore stream.json, from a mirror or a backup"] {
+        assert!(text.contains(words), "{words:?} is not in {text}");
+    }
+}
+
+#[test]
 fn the_doctor_says_whether_a_place_that_is_not_there_yet_can_be_made() {
     let dir = temporary();
     let missing = dir.path().join("missing/below");

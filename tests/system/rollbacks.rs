@@ -145,7 +145,6 @@ fn a_stream_that_nobody_has_signed_is_said_to_be_that() {
     let public = run(&arguments!["key", "show", key, "--json"]).ok().json()["public_key"].clone();
     let public = public.as_str().unwrap();
     for line in [
-        arguments!["rollback", stream].to_vec(),
         arguments!["rollback", stream, "--sign-key", key].to_vec(),
         arguments!["rotate", stream, "--old-key-file", key, "--new-key-file", next].to_vec(),
         arguments!["log", stream, "--trust-key", public].to_vec(),
@@ -154,6 +153,36 @@ fn a_stream_that_nobody_has_signed_is_said_to_be_that() {
         let said = run(&line).fails(UNTRUSTED, &["is not signed", "leave --trust-key and --sign-key out"]);
         assert!(!said.stderr.contains("is signed"), "{}", said.stderr);
     }
+}
+
+#[test]
+fn taking_back_is_for_signed_streams_only() {
+    let dir = temporary();
+    let stream = dir.path().join("stream");
+    run(&arguments!["publish", fixture(4), "--to", stream, "--baseline", dir.path().join("b")]).ok();
+    run(&arguments!["rollback", stream])
+        .fails(2, &["is not signed", "for signed streams only", "a damaged record"]);
+}
+
+#[test]
+fn behind_a_damaged_newest_record_the_versions_before_it_are_checked_all_the_same() {
+    let scene = Scene::new();
+    let second: serde_json::Value = serde_json::from_slice(&read(&scene.record("stream", 2))).unwrap();
+    let patch = second["delta"]["patches"][0]["key"].as_str().unwrap();
+    write(&scene.record("stream", 3), b"{");
+    let fsck = || run(&arguments!["fsck", scene.stream(), "--json"]).fails(BAD_INPUT, &["a damaged record"]);
+    let checked = fsck();
+    assert!(!checked.stderr.contains("tensorpatch anchor"), "{}", checked.stderr);
+    let problems = |report: &serde_json::Value| -> Vec<String> {
+        let problems = report["problems"].as_array().unwrap().iter();
+        problems.map(|problem| problem["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let (report, record) = (checked.json(), format!("commits/{:020}.json", 3));
+    assert_eq!(report["tip"], 2);
+    assert_eq!(problems(&report), [record.clone()]);
+    assert!(report["objects"].as_u64().unwrap() >= 2, "{report}");
+    fs::remove_file(scene.stream().join(patch)).unwrap();
+    assert_eq!(problems(&fsck().json()), [record, patch.to_owned()]);
 }
 
 #[test]

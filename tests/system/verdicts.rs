@@ -10,6 +10,7 @@ use crate::support::{
 };
 
 const FAILED: i32 = 1;
+const REFUSED: i32 = 2;
 const BAD_INPUT: i32 = 3;
 const NOT_FOUND: i32 = 6;
 
@@ -74,7 +75,7 @@ fn a_stray_copy_of_a_record_is_named_and_the_stream_is_whole_without_it() {
     scene.publish(3, &[]).fails(BAD_INPUT, &["move it away"]);
     let checked = scene.run("fsck", &[]).fails(BAD_INPUT, &[]);
     let said = String::from_utf8(checked.stdout).unwrap();
-    assert!(said.contains("not known: the newest record cannot be read"), "{said}");
+    assert!(said.contains("up to 2; those after it cannot be read"), "{said}");
     fs::rename(scene.commit(3), scene.path("away")).unwrap();
     scene.run("fsck", &[]).ok();
     scene.publish(3, &[]).ok();
@@ -133,10 +134,25 @@ fn a_collected_version_is_named_as_collected_and_folds_stay_above_it() {
         log["versions"].as_array().unwrap().iter().map(|entry| entry["collected"] == true).collect();
     assert_eq!(collected, [true, true, true, false, false, false]);
     assert!(String::from_utf8(scene.run("log", &[]).ok().stdout).unwrap().contains("collected"));
+    let work = scene.path("work");
+    for to in ["3", "6"] {
+        scene
+            .run("fold", &["--from", "1", "--to", to, "--work", work.to_str().unwrap()])
+            .fails(NOT_FOUND, &["version 1 was collected", "the oldest that is kept is 4"]);
+    }
     let fold = scene.run("fold", &["--work", scene.path("work").to_str().unwrap(), "--json"]).ok().json();
     assert_eq!((&fold["from"], &fold["to"]), (&4.into(), &6.into()));
     scene.run("fsck", &[]).ok();
     run(&arguments!["pull", scene.path("stream"), replica]).ok();
+}
+
+#[test]
+fn a_stream_with_nothing_to_fold_is_said_to_have_nothing() {
+    let scene = Scene::new(1);
+    let work = scene.path("work");
+    scene
+        .run("fold", &["--work", work.to_str().unwrap()])
+        .fails(REFUSED, &["there is nothing to fold", "the oldest that is kept is 1"]);
 }
 
 #[test]

@@ -63,6 +63,8 @@ const LEFTOVER_EXTENSIONS: [&str; 13] = [
     "swp",
     "lock",
 ];
+/// What every stream has that has a version.
+const STREAM: [&str; 2] = ["stream.json", "commits"];
 const TRAINING_LOG: &str = "events.out.tfevents";
 
 /// The files beside the weights of a checkpoint directory, subdirectories included, as
@@ -143,6 +145,8 @@ pub enum Omission {
     Log,
     /// A directory with safetensors files: a component or checkpoint of its own.
     Component,
+    /// A directory with the records of a stream.
+    Stream,
     /// A link to a directory of the checkpoint.
     LinkedDirectory,
     /// A directory without a file.
@@ -158,6 +162,7 @@ impl fmt::Display for Omission {
             Self::Code => "it can run code when it is loaded",
             Self::Log => "a log",
             Self::Component => "a checkpoint of its own",
+            Self::Stream => "a stream",
             Self::LinkedDirectory => "a link to a directory",
             Self::Empty => "empty",
         })
@@ -247,6 +252,10 @@ impl Scan<'_> {
             }
             if entries.iter().any(|entry| is_safetensors(entry)) {
                 self.leave(below.to_owned(), Omission::Component);
+                return Ok(());
+            }
+            if STREAM.iter().all(|name| entries.iter().any(|entry| entry == name)) {
+                self.leave(below.to_owned(), Omission::Stream);
                 return Ok(());
             }
         }

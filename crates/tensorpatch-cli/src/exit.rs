@@ -124,6 +124,9 @@ pub(crate) enum Unsound {
     /// In a stream.
     #[error("{0}: the stream is not sound")]
     Stream(String),
+    /// In the newest record of a stream, so that no version is added to it.
+    #[error("{0}: the stream is not sound")]
+    Records(String),
     /// In a stream that was copied as far as that goes.
     #[error("{url}: {name}: {what}")]
     Copied {

@@ -98,6 +98,14 @@ pub enum StoreError {
         /// The store and prefix.
         place: String,
     },
+    /// What only the owner of a signed stream may do was asked of one that is not signed.
+    #[error("{place} is not signed: {what} is for signed streams only")]
+    OnlySigned {
+        /// The store and prefix.
+        place: String,
+        /// What was to be done.
+        what: &'static str,
+    },
     /// A version was not taken back, which may be one of the owner's. Nothing was removed.
     #[error("{name} was not removed: {what}")]
     NotTakenBack {
@@ -155,6 +163,14 @@ pub enum StoreError {
         /// The stream that was found.
         found: StreamId,
     },
+    /// Something else is in the directory where a stream or a copy of one should be made. Nothing was.
+    #[error("{} {what}: no stream is made in it", path.display())]
+    Occupied {
+        /// The directory.
+        path: PathBuf,
+        /// What is there.
+        what: String,
+    },
     /// Something else is where a copy of the stream should go. Nothing there was altered.
     #[error("{place} {what}: nothing was copied over it")]
     AnotherCopy {
@@ -163,9 +179,25 @@ pub enum StoreError {
         /// What is there.
         what: String,
     },
-    /// The stream does not have the version that the directory holds, or has another under its number.
+    /// The stream has another version under the number of one that is known, or lacks it among others.
     #[error("the history of the stream was rewritten: {0}")]
     HistoryRewritten(String),
+    /// The place does not show the version that the directory holds, nor another in its stead: a mirror that
+    /// is behind looks like this. What is held stays.
+    #[error(
+        "{place} is behind: its newest version is {}, and {} holds version {held}, which stays",
+        found.map_or("none".into(), |v| v.to_string()), path.display()
+    )]
+    PlaceBehind {
+        /// The store and prefix.
+        place: String,
+        /// The replica.
+        path: PathBuf,
+        /// The version that it holds.
+        held: Version,
+        /// The newest that was found.
+        found: Option<Version>,
+    },
     /// The stream has no such version.
     #[error("the stream has no version {wanted}: the newest is {}", tip.map_or("none".into(), |v| v.to_string()))]
     NoVersion {
@@ -249,6 +281,18 @@ pub enum StoreError {
         path: PathBuf,
         /// What is in the way, and what to do.
         what: String,
+    },
+    /// A version has a file where there is one of the user's own. Nothing was altered.
+    #[error(
+        "{}: it did not come with a version, and version {version} has another file of this name: move it away, or \
+         allow it to be replaced (--replace); the version held stays as it was",
+        path.display()
+    )]
+    OwnFile {
+        /// The file.
+        path: PathBuf,
+        /// The version.
+        version: Version,
     },
     /// A version with a file of a format that can run code when it is loaded, and nobody has asked for one.
     #[error("version {version} has {name:?}, which can run code when it is loaded: nothing was altered")]

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tensorpatch_checkpoint::ConfinedPath;
+use tensorpatch_checkpoint::{ConfinedPath, Found};
 
 use crate::error::StoreError;
 use crate::local;
@@ -66,6 +66,7 @@ impl Lock {
         let failed = |e| StoreError::local(place.path(), e);
         let file = place.open_or_create().map_err(failed)?;
         keep_for_writers(&file).map_err(failed)?;
+        let same = file.try_clone().map_err(failed)?;
         let held = match file.try_lock() {
             Ok(()) => Held::File { _file: file },
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -84,7 +85,13 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         };
-        Ok(Some(Self { _held: held }))
+        // Whoever held it may have removed it since it was opened: another one takes its place then.
+        let opened = Found::of_open(&same).map_err(failed)?;
+        let is_removed = opened.links == 0 && {
+            let there = place.find().map_err(failed)?;
+            there.is_none_or(|there| there.identity != opened.identity)
+        };
+        Ok((!is_removed).then_some(Self { _held: held }))
     }
 }
 

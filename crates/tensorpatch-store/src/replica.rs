@@ -1,5 +1,6 @@
 //! A replica: a checkpoint directory that follows a stream (spec/stream.md section 6).
 
+mod adopt;
 mod asked;
 mod back;
 pub(crate) mod builder;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use tensorpatch_checkpoint::Role;
 use tensorpatch_delta as delta;
+use tensorpatch_format::ErrorKind;
 use tensorpatch_stream::lease::Lease;
 use tensorpatch_stream::{
     Commit, Edge, NamedObject, ObjectDigest, StreamId, Version, VersionContents, VersionId,
@@ -32,20 +34,15 @@ use crate::error::StoreError;
 use crate::local::blocking;
 use crate::observe::Phase;
 use crate::stream::Stream;
-use crate::stream::budget::Budget;
 use crate::stream::plan_attempts::PlanAttempts;
 use builder::ReplicaBuilder;
-use directory::{Condition, InstalledVersion, LocalState, ReplicaDir, first_entry};
-use install::Found;
+use directory::{Condition, InstalledVersion, LocalState, ReplicaDir};
 use options::{ReplicaOptions, Target, Verify};
 use prepare::{Staging, Work};
 use update::{Ready, Step, Update};
 use verify::{Depth, find_weights_fault, with_companions_as_found};
 
 pub use prepared::Prepared;
-
-/// Records that are read at once to find out which version some weights are.
-const ADOPTED_AT_ONCE: u64 = 64;
 
 /// A directory with an ordinary checkpoint that is brought from version to version, verified.
 ///
@@ -197,7 +194,7 @@ impl Replica {
             };
             match result {
                 Ok(pulled) => return Ok(pulled),
-                Err(error) => attempts.go_on(error)?,
+                Err(error) => go_on_or_leave(&mut attempts, error, directory).await?,
             }
         }
     }
@@ -219,7 +216,7 @@ impl Replica {
         loop {
             match self.reading_once().prepare_locked(&directory, target, &mut attempts).await {
                 Ok(prepared) => return Ok(prepared),
-                Err(error) => attempts.go_on(error)?,
+                Err(error) => go_on_or_leave(&mut attempts, error, &directory).await?,
             }
         }
     }
@@ -251,30 +248,37 @@ impl Replica {
         attempts: &mut PlanAttempts,
     ) -> Result<Prepared, StoreError> {
         let local = self.local(directory).await?;
+        let is_recorded = local.is_some();
         // Whatever became of them since.
-        let came: Vec<NamedObject> =
+        let mut came: Vec<NamedObject> =
             local.iter().flat_map(|local| local.condition.companions().cloned()).collect();
-        let (local, restored) = self.checked(directory, local).await?;
+        let (local, as_found, restored) = self.checked(directory, local).await?;
+        // Beside the weights of a version that were recognised, under names of its files.
+        let mut foreign = Vec::new();
         // What is taken for a version, and what is repaired, is hashed.
         let hashed = !matches!(local, Some(LocalState { condition: Condition::Held(_), .. }));
         // The last is the version that was held by the state file: the stream must still have it.
-        let (held, old_companions, known) = match local {
-            None => {
-                let held = self.adopt(directory).await?;
-                let known = held.as_ref().map(|held| held.id);
-                (held, Vec::new(), known)
-            }
+        let (mut held, old_companions, known) = match local {
+            None => match self.adopt(directory).await? {
+                Some(adopted) => {
+                    came.clone_from(&adopted.own);
+                    foreign = adopted.foreign;
+                    let known = adopted.held.id;
+                    (Some(adopted.held), adopted.own, Some(known))
+                }
+                None => (None, Vec::new(), None),
+            },
             Some(LocalState { condition: Condition::Held(held), .. }) => {
-                let (companions, known) = (held.companions.clone(), held.id);
-                (Some(held), companions, Some(known))
+                let known = held.id;
+                (Some(held), as_found, Some(known))
             }
             Some(LocalState { condition: Condition::Damaged { was }, .. }) => {
-                let (checked, known) = (directory.clone(), was.id);
-                let found = move || with_companions_as_found(&checked, was, Depth::Contents);
-                let (was, _) = blocking(found).await?;
+                let (checked, found) = (directory.clone(), was.clone());
+                let found = move || with_companions_as_found(&checked, found, Depth::Contents);
+                let (found, _) = blocking(found).await?;
                 let (held, fetched) = self.repair(directory, &was).await?;
                 attempts.fetched(fetched);
-                (held, was.companions, Some(known))
+                (held, found.companions, Some(was.id))
             }
             // Recovery leaves neither.
             Some(LocalState {
@@ -289,6 +293,12 @@ impl Replica {
         let target = self.find(known, target).await?;
         let (root, commit, options) = (self.dir.clone(), target.clone(), self.options.clone());
         blocking(move || asked::check_asked_for(&root, &came, &commit, &options)).await?;
+        if let Some(held) = held.as_mut().filter(|_| !foreign.is_empty()) {
+            // What is the user's own and stays, is no file of the version. The rest is to be fetched.
+            let stays = |name: &String| !target.record.companions.iter().any(|new| new.name == *name);
+            foreign.retain(stays);
+            held.companions.retain(|companion| !foreign.contains(&companion.name));
+        }
         let number = target.record.version;
         let held_id = held.as_ref().map(|held| held.id);
         self.lease(held_id.map(|id| id.version), number).await;
@@ -334,7 +344,8 @@ impl Replica {
             directory: directory.clone(),
             stream: self.stream.id(),
             held: held.clone(),
-            old_companions,
+            is_recorded,
+            old_companions: old_companions.clone(),
             history,
             plan,
             target: target.clone(),
@@ -345,18 +356,20 @@ impl Replica {
         };
         let work = blocking(move || staging.run()).await?;
         let options = self.options.apply.clone();
-        Ok(Prepared { directory: directory.clone(), held, target, work, report, options })
+        let directory = directory.clone();
+        Ok(Prepared { directory, held, old_companions, target, work, report, options })
     }
 
     /// Looks whether the files are still there as the state file says, all of them read if that was asked
-    /// for; and what is not. Damage of the weights is written into the state file.
+    /// for; the companions as they are, and what is not as it was. Damage of the weights is written into the
+    /// state file.
     async fn checked(
         &self,
         directory: &ReplicaDir,
         local: Option<LocalState>,
-    ) -> Result<(Option<LocalState>, Vec<String>), StoreError> {
+    ) -> Result<(Option<LocalState>, Vec<NamedObject>, Vec<String>), StoreError> {
         let Some(LocalState { stream, condition: Condition::Held(held) }) = local else {
-            return Ok((local, Vec::new()));
+            return Ok((local, Vec::new(), Vec::new()));
         };
         let depth = match self.options.verify {
             Verify::Always => Depth::Contents,
@@ -373,7 +386,7 @@ impl Replica {
                 tracing::warn!("{name} is not as it was published, and is restored");
             }
             let condition = match fault {
-                None => Condition::Held(found),
+                None => Condition::Held(held),
                 Some(fault) => {
                     tracing::warn!(
                         "the weights are not as they were published, and are restored: {}",
@@ -385,59 +398,9 @@ impl Replica {
                     condition
                 }
             };
-            Ok((Some(LocalState { stream, condition }), altered))
+            Ok((Some(LocalState { stream, condition }), found.companions, altered))
         })
         .await
-    }
-
-    /// Finds out which version the weights in a directory without a state file are.
-    async fn adopt(&self, directory: &ReplicaDir) -> Result<Option<InstalledVersion>, StoreError> {
-        let foreign = |what: String| StoreError::ForeignDirectory { path: self.dir.clone(), what };
-        let replace = self.options.replace;
-        let Some(found) = self.examine(directory).await.or_else(|error| match error {
-            error if replace && install::is_damage(&error) => Ok(None),
-            error => Err(error),
-        })?
-        else {
-            if !replace && let Some(name) = first_entry(&self.dir)? {
-                return Err(foreign(format!("it has {name:?}")));
-            }
-            return Ok(None);
-        };
-        let Some(tip) = self.stream.tip().await? else { return Err(StoreError::Empty) };
-        let (mut end, budget, mut in_other_files) = (tip.record.version, Budget::of(&self.stream), false);
-        // From the newest on: it is seldom an old one.
-        let commit = loop {
-            let start = Version::new(end.get().saturating_sub(ADOPTED_AT_ONCE)).unwrap_or(Version::FIRST);
-            let commits = self.stream.commits(start, end, &budget).await?;
-            let same = |commit: &&Commit| commit.record.contents.state == found.state;
-            let mut same = commits.iter().rev().filter(same).peekable();
-            in_other_files |= same.peek().is_some();
-            if let Some(commit) = same.find(|commit| commit.record.contents.layout == found.layout) {
-                break Some(commit.clone());
-            }
-            match Version::new(start.get().saturating_sub(1)) {
-                Some(before) => end = before,
-                None => break None,
-            }
-        };
-        let Some(commit) = commit else {
-            if in_other_files {
-                tracing::info!(
-                    "the weights are those of a version, in other files: they are replaced by the version's own"
-                );
-            } else if !replace {
-                let what = format!("its weights have the state {}, which no version has", found.state);
-                return Err(foreign(what));
-            }
-            return Ok(None);
-        };
-        self.stream.check_endorsed(&commit).await?;
-        let held = InstalledVersion { id: commit.id(), companions: Vec::new() };
-        let state = LocalState { stream: self.stream.id(), condition: Condition::Held(held.clone()) };
-        let directory = directory.clone();
-        blocking(move || directory.save(&state)).await?;
-        Ok(Some(held))
     }
 
     /// Checks that the weights are those of the version that the state file says; if not, it says so from
@@ -450,12 +413,6 @@ impl Replica {
             found.map_err(|error| update::damage_noted(&directory, stream, &held, error))
         })
         .await
-    }
-
-    async fn examine(&self, directory: &ReplicaDir) -> Result<Option<Found>, StoreError> {
-        let (directory, options) = (directory.clone(), self.options.apply.clone());
-        let hash = self.stream.record().leaf_hash;
-        blocking(move || install::examine(&directory.path(), hash, &options)).await
     }
 
     /// The commit of the target, and a check that the stream still has what is held.
@@ -492,7 +449,7 @@ impl Replica {
     /// locked until then; of very many patches in place the rest are not begun, and the directory
     /// holds a version on the way.
     pub async fn activate(&self, prepared: Prepared) -> Result<Pulled, StoreError> {
-        let Prepared { directory, held, target, work, report, .. } = prepared;
+        let Prepared { directory, held, old_companions, target, work, report, .. } = prepared;
         let stream = self.stream.id();
         match work {
             Work::Nothing => {}
@@ -504,7 +461,7 @@ impl Replica {
             Work::InPlace { steps, mut prepared } => {
                 let (mut at, mut left) = (held.ok_or(StoreError::Empty)?, steps);
                 while !left.is_empty() {
-                    (at, left) = self.patch_in_place(&directory, at, left, prepared).await?;
+                    (at, left) = self.patch_in_place(&directory, at, left, &old_companions, prepared).await?;
                     prepared = 0;
                 }
             }
@@ -541,17 +498,19 @@ impl Replica {
     }
 
     /// Applies as many of `steps` to the files as go in one pass, and returns the version that is then held
-    /// and the steps that are left. A journal of the first `prepared` steps is written already.
+    /// and the steps that are left. A journal of the first `prepared` steps is written already. The last step
+    /// brings the files beside the weights as well, which are `old_companions` until then.
     async fn patch_in_place(
         &self,
         directory: &ReplicaDir,
         from: InstalledVersion,
         mut steps: Vec<Step>,
+        old_companions: &[NamedObject],
         prepared: usize,
     ) -> Result<(InstalledVersion, Vec<Step>), StoreError> {
         let (directory, stream) = (directory.clone(), self.stream.id());
         let (options, observer) = (self.options.apply.clone(), self.options.observer.clone());
-        let keeps_inverse = !self.options.without_inverse;
+        let (keeps_inverse, old) = (!self.options.without_inverse, old_companions.to_vec());
         blocking(move || {
             let (ready, done) = if prepared > 0 {
                 (Ready::Journal, prepared)
@@ -563,11 +522,27 @@ impl Replica {
             };
             let left = steps.split_off(done.clamp(1, steps.len()));
             let to = steps.pop().ok_or(StoreError::Empty)?.to;
-            update::activate(&directory, stream, Some(&from), &to, ready, &options)?;
+            let old = left.is_empty().then_some(old.as_slice());
+            update::activate(&directory, stream, Some(&from), &to, old, ready, &options)?;
             Ok((to, left))
         })
         .await
     }
+}
+
+/// Lets the next attempt begin, if there may be one. What is refused leaves nothing in a directory that was
+/// no replica before.
+async fn go_on_or_leave(
+    attempts: &mut PlanAttempts,
+    error: StoreError,
+    directory: &ReplicaDir,
+) -> Result<(), StoreError> {
+    let Err(error) = attempts.go_on(error) else { return Ok(()) };
+    if error.kind() == ErrorKind::Refused || matches!(error, StoreError::Checkpoint(_)) {
+        let directory = directory.clone();
+        blocking(move || directory.abandon()).await?;
+    }
+    Err(error)
 }
 
 /// Checks that a stream still has the version that `dir` holds.
@@ -578,7 +553,14 @@ async fn check_held(
     held: ObjectDigest,
 ) -> Result<(), StoreError> {
     let what = match stream.commit(number).await? {
-        None => "is there no longer",
+        None => {
+            let found = stream.tip().await?.map(|tip| tip.record.version);
+            if found < Some(number) {
+                let (place, path) = (stream.place(), dir.to_owned());
+                return Err(StoreError::PlaceBehind { place, path, held: number, found });
+            }
+            "is there no longer"
+        }
         Some(commit) if commit.digest != held => "is another one now",
         Some(_) => return Ok(()),
     };

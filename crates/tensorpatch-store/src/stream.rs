@@ -12,6 +12,7 @@ pub(crate) mod lease;
 pub(crate) mod log;
 pub(crate) mod plan_attempts;
 pub(crate) mod range_reader;
+pub(crate) mod vacant;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +37,7 @@ use crate::local;
 use crate::settings::Policy;
 use expected::Expected;
 use keys::Keys;
+use vacant::{check_directory, check_vacant};
 
 /// How a stream is created.
 #[derive(Debug, Clone, Default)]
@@ -127,7 +129,8 @@ impl Stream {
     ///
     /// # Errors
     /// [`StoreError::NoConditionalCreate`] if the store lets two creators win and
-    /// [`CreateOptions::single_writer`] is not set; [`StoreError::StreamExists`]; or if the store fails.
+    /// [`CreateOptions::single_writer`] is not set; [`StoreError::StreamExists`]; [`StoreError::Occupied`] if
+    /// it is a local directory with something else; or if the store fails.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time; the stream is then created or not.
@@ -145,6 +148,7 @@ impl Stream {
             return Err(StoreError::StreamExists { place: bucket.place(), stream: existing.stream });
         }
         check_vacant(&bucket).await?;
+        check_directory(&bucket).await?;
         let leaf_hash = options.settled_leaf_hash(|| bucket.place())?;
         let writers = if options.single_writer {
             Writers::Single
@@ -439,41 +443,6 @@ impl Stream {
         }
         Ok(())
     }
-}
-
-/// Refuses a place that has records of a stream, but no stream record: another identity would make the
-/// versions there useless.
-async fn check_vacant(bucket: &Bucket) -> Result<(), StoreError> {
-    let commits = bucket.list(names::COMMITS, None).await?;
-    let newest = commits.iter().filter_map(|object| names::commit_version(&object.name)).max();
-    let has_others = async {
-        let edges = bucket.list(names::EDGES, None).await?;
-        Ok::<bool, StoreError>(
-            edges.iter().any(|object| names::edge_ends(&object.name).is_some())
-                || bucket.size(names::LATEST).await?.is_some()
-                || bucket
-                    .list(names::PRUNED, None)
-                    .await?
-                    .iter()
-                    .any(|object| object.name.ends_with(".json")),
-        )
-    };
-    if newest.is_none() && !has_others.await? {
-        return Ok(());
-    }
-    // Somebody may have created the stream and published since it was looked for.
-    if let Some(theirs) = read_stream(bucket, &Trust::default()).await? {
-        return Err(StoreError::StreamExists { place: bucket.place(), stream: theirs.stream });
-    }
-    let stream = match newest {
-        None => None,
-        Some(version) => {
-            let bytes = read_bytes(bucket, &names::commit(version)).await.ok().flatten();
-            let record = bytes.and_then(|bytes| CommitRecord::parse(&bytes).ok());
-            record.map(|record| record.stream)
-        }
-    };
-    Err(StoreError::StreamRecordLost { place: bucket.place(), newest, stream })
 }
 
 /// The commit whose record has these bytes.

@@ -10,7 +10,7 @@ mod report;
 mod rollback;
 mod wanted;
 
-pub use check::{CheckOptions, Checked, Problem, check};
+pub use check::{CheckOptions, Checked, Problem, Signatures, check};
 pub use collect::{CollectOptions, Collected, collect};
 pub use diagnose::{DiagnoseOptions, Diagnosis, Finding, Verdict, diagnose};
 pub use mirror::{MirrorOptions, Mirrored, mirror, mirror_to};

@@ -57,7 +57,7 @@ fn lines_of(finding: &Finding, width: usize) -> Vec<String> {
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let policy = arguments.access.policy()?;
-    let mut options = DiagnoseOptions::default();
+    let mut options = DiagnoseOptions::default().trusting(arguments.access.trust_key.iter().copied());
     if arguments.write {
         options = options.writing();
     }

@@ -78,6 +78,13 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
                 stream.pruned().await?.map_or(from, |floor| from.max(floor))
             }
         };
+        if from >= to && arguments.from.is_none() {
+            let what =
+                format!("there is nothing to fold up to version {to}: the oldest that is kept is {from}");
+            return Err(
+                Refusal::usage(what, "publish more versions first, or name a later one with --to").into()
+            );
+        }
         if from >= to {
             let what = format!("a fold from version {from} to {to} spans nothing");
             return Err(Refusal::usage(what, "name versions in ascending order with --from and --to").into());

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::upkeep::{self, CheckOptions, Checked};
+use tensorpatch::store::upkeep::{self, CheckOptions, Checked, Signatures};
 
 use crate::exit::{Unsound, conclude};
 use crate::output::{Report, bytes, count, counted, fields};
@@ -26,6 +26,8 @@ struct FsckReport {
     url: String,
     stream: String,
     sound: bool,
+    #[serde(skip)]
+    newest_is_damaged: bool,
     #[serde(flatten)]
     checked: Checked,
 }
@@ -35,15 +37,21 @@ impl Report for FsckReport {
         let checked = &self.checked;
         let how = if checked.deep { "read and hashed" } else { "asked for their size" };
         let newest = match checked.tip {
+            Some(tip) if self.newest_is_damaged => {
+                format!("up to {tip}; those after it cannot be read")
+            }
             Some(tip) => format!("up to {tip}"),
             None if checked.problems.is_empty() => "none yet".to_owned(),
-            None => "not known: the newest record cannot be read".to_owned(),
+            None => "not known: no record can be read".to_owned(),
         };
         let mut summary = vec![
             ("stream", format!("{} ({})", self.url, self.stream)),
             ("versions", newest),
             ("objects", format!("{} of {}, {how}", count(checked.objects), bytes(checked.bytes))),
         ];
+        if checked.signatures == Signatures::Unchecked {
+            summary.push(("signatures", "not checked, give --trust-key".to_owned()));
+        }
         summary.extend(checked.pruned_below.map(|floor| {
             let excused = counted(checked.excused, "object");
             ("collected", format!("versions below {floor}, {excused} gone, by a record that nobody signs"))
@@ -91,8 +99,13 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         url: arguments.source.url.clone(),
         stream: stream.id().to_string(),
         sound: checked.is_sound(),
+        newest_is_damaged: checked.is_cut_short(),
         checked,
     };
-    let wrong = (!report.sound).then(|| Unsound::Stream(stream.place()));
+    let wrong = match (report.sound, report.newest_is_damaged) {
+        (true, _) => None,
+        (false, true) => Some(Unsound::Records(stream.place())),
+        (false, false) => Some(Unsound::Stream(stream.place())),
+    };
     conclude(session.output, &report, wrong)
 }

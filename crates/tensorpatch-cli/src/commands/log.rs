@@ -33,6 +33,8 @@ struct LogReport {
     leaf_hash: &'static str,
     versions: Vec<LogEntry>,
     #[serde(skip)]
+    is_signed: bool,
+    #[serde(skip)]
     width: usize,
 }
 
@@ -50,6 +52,24 @@ impl LogReport {
             versions => format!("{key}, version {}", versions.concat()),
         };
         signers.into_iter().map(of).collect()
+    }
+
+    /// The versions of a signed stream that nobody has signed: the column of signers may have no room.
+    fn unsigned(&self) -> Option<String> {
+        const LISTED: usize = 8;
+        let unsigned: Vec<String> = self
+            .versions
+            .iter()
+            .filter(|entry| self.is_signed && entry.signer.is_none())
+            .map(|entry| entry.version.to_string())
+            .collect();
+        let more = match unsigned.len().saturating_sub(LISTED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let word = if unsigned.len() == 1 { "version" } else { "versions" };
+        let listed: Vec<String> = unsigned.into_iter().take(LISTED).collect();
+        (!listed.is_empty()).then(|| format!("{word} {}{more}", listed.join(", ")))
     }
 
     fn columns(&self) -> Vec<Column> {
@@ -130,6 +150,7 @@ impl Report for LogReport {
             pairs.push(("by", (*first).to_owned()));
         }
         pairs.extend(self.signers().into_iter().map(|signer| ("signed", signer)));
+        pairs.extend(self.unsigned().map(|versions| ("unsigned", versions)));
         let mut lines = fields(&pairs);
         if !self.versions.is_empty() {
             lines.push(String::new());
@@ -153,6 +174,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         stream: stream.id().to_string(),
         leaf_hash: stream.record().leaf_hash.name(),
         versions,
+        is_signed: stream.is_signed(),
         width: screen::width(),
     })
 }

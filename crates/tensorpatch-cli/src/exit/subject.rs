@@ -57,7 +57,7 @@ impl Subject {
             | Unsound::NoDirectory { dir }
             | Unsound::Incomplete { dir, .. }
             | Unsound::Behind { dir, .. } => Some(Self::path(Path::new(dir))),
-            Unsound::Stream(_) | Unsound::Place(_) => None,
+            Unsound::Stream(_) | Unsound::Records(_) | Unsound::Place(_) => None,
         }
     }
 
@@ -82,6 +82,9 @@ impl Subject {
             | StoreError::LocalDamage { path, .. }
             | StoreError::NotAReplica { path }
             | StoreError::Place { path, .. }
+            | StoreError::OwnFile { path, .. }
+            | StoreError::Occupied { path, .. }
+            | StoreError::PlaceBehind { path, .. }
             | StoreError::LocalState { path, .. }
             | StoreError::Local { path, .. }
             | StoreError::FileName { path }

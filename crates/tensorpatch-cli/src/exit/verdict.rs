@@ -60,6 +60,10 @@ fn judge_known(error: &anyhow::Error) -> Verdict {
                     "copy what is named from a mirror or a backup; tensorpatch anchor URL mends the way to the newest \
                      version; docs/runbook.md has more",
                 ),
+                Unsound::Records(_) => Verdict::new(Code::BadInput).advise(
+                    "copy the record from a mirror or a backup; \"a damaged record\" in docs/runbook.md says what to do \
+                     where there is no copy",
+                ),
                 Unsound::Place(_) => Verdict::new(Code::Failure),
                 Unsound::HoldsNothing { .. } => Verdict::new(Code::Behind)
                     .advise("if it is the right directory, tensorpatch pull brings it to the newest version"),
@@ -251,6 +255,13 @@ fn store(error: &StoreError) -> Verdict {
              tensorpatch anchor takes a replica, too: tensorpatch pull makes one",
         ),
         StoreError::AnotherCopy { .. } => verdict.advise("choose an empty or missing place for the copy"),
+        StoreError::Occupied { .. } => {
+            verdict.advise("choose an empty or missing directory; nothing there was altered")
+        }
+        StoreError::OnlySigned { .. } => verdict.advise(
+            "to take a version back, move its record away with the tools of the store: \"a damaged record\" in \
+             docs/runbook.md says how; if the stream was signed before, somebody has replaced stream.json: restore it",
+        ),
         StoreError::RunsCode { .. } => {
             verdict.advise("if you know what the file is, allow it with --allow-code; else distrust the publisher")
         }
@@ -284,6 +295,10 @@ fn store(error: &StoreError) -> Verdict {
         StoreError::Collected { .. } => {
             verdict.advise("tensorpatch log URL lists the versions; gc --pin keeps one for longer")
         }
+        StoreError::PlaceBehind { .. } => verdict.advise(
+            "if it is a mirror, wait, or run tensorpatch mirror again; if versions were taken back there, \"after a bucket \
+             was rolled back\" in docs/runbook.md says what to do",
+        ),
         StoreError::HistoryRewritten(_) => verdict.advise(
             "if the stream was restored or rolled back on purpose: for a publisher, delete that directory, its baseline; \
              for a replica, delete the folder .tensorpatch in it and pull with --replace",

@@ -28,6 +28,7 @@ impl StoreError {
             | Self::WrongStream { .. }
             | Self::HiddenTip { .. }
             | Self::Removed { .. }
+            | Self::PlaceBehind { .. }
             | Self::Moved { .. }
             | Self::StreamExists { .. }
             | Self::AnotherCopy { .. }
@@ -36,6 +37,9 @@ impl StoreError {
             | Self::NotABaseline { .. }
             | Self::NotADirectory { .. }
             | Self::RunsCode { .. }
+            | Self::OwnFile { .. }
+            | Self::Occupied { .. }
+            | Self::OnlySigned { .. }
             | Self::NoConditionalCreate(_)
             | Self::Url { .. }
             | Self::FileName { .. }

@@ -62,7 +62,7 @@ fn switch(
     options: &Options,
 ) -> Result<(), StoreError> {
     let to = InstalledVersion::of(commit);
-    update::activate(directory, commit.record.stream, None, &to, Ready::Staged, options)?;
+    update::activate(directory, commit.record.stream, None, &to, Some(&[]), Ready::Staged, options)?;
     Lag::none(commit, source).keep(directory)
 }
 
@@ -122,6 +122,6 @@ fn follow(
     let (ready, done) = update.prepare(Progress::none())?;
     let left = steps.split_off(done.clamp(1, steps.len()));
     let to = steps.pop().ok_or(StoreError::Empty)?.to;
-    update::activate(directory, stream, Some(&from), &to, ready, options)?;
+    update::activate(directory, stream, Some(&from), &to, Some(&from.companions), ready, options)?;
     Ok((to, left))
 }

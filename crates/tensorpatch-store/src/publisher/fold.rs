@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tensorpatch_checkpoint::{Checkpoint, ConfinedPath, Role};
 use tensorpatch_delta::{Progress, Snapshot};
-use tensorpatch_stream::{Commit, EdgeRecord, Nonce, Version, names};
+use tensorpatch_stream::{Commit, EdgeRecord, Nonce, PlanError, Version, names};
 
 use super::encode::{Encoded, encode};
 use super::options::PublishOptions;
@@ -69,7 +69,14 @@ impl Folder {
         }
         let history = self.stream.history(Some(from), &target, usize::MAX).await?;
         let id = base.id();
-        let plan = self.stream.complete_plan(&history, Some(&id), to, usize::MAX, BTreeSet::new()).await?;
+        let plan = self.stream.complete_plan(&history, Some(&id), to, usize::MAX, BTreeSet::new()).await;
+        // A pin may have kept what is below the floor.
+        if matches!(plan, Err(StoreError::Plan(PlanError::NoPath { .. })))
+            && let Some(oldest) = self.stream.pruned().await?.filter(|floor| from < *floor)
+        {
+            return Err(StoreError::Collected { wanted: from, oldest });
+        }
+        let plan = plan?;
         let replaced_bytes = plan.bytes();
         if let [edge] = plan.edges.as_slice()
             && edge.base() == Some(&id)

@@ -14,7 +14,7 @@ use crate::error::StoreError;
 /// place of files in `root` that did not come with a version: those of `came` did.
 ///
 /// # Errors
-/// [`StoreError::RunsCode`] and [`StoreError::Place`], unless `options` allow it.
+/// [`StoreError::RunsCode`] and [`StoreError::OwnFile`], unless `options` allow it.
 pub(super) fn check_asked_for(
     root: &Path,
     came: &[NamedObject],
@@ -31,12 +31,7 @@ pub(super) fn check_asked_for(
         // A link has what it leads to: a snapshot in the cache of the Hub is made of links.
         let is_same = || open_regular(&path).is_ok_and(|file| install::holds(file, object).unwrap_or(false));
         if !is_own && is_file() && !is_same() {
-            let what = format!(
-                "it did not come with a version, and version {} has another file of this name: move it away, or allow \
-                 it to be replaced (--replace)",
-                target.record.version
-            );
-            return Err(StoreError::Place { path, what });
+            return Err(StoreError::OwnFile { path, version: target.record.version });
         }
     }
     Ok(())

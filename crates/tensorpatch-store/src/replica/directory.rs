@@ -34,6 +34,8 @@ pub(crate) struct ReplicaDir {
     /// The hidden directory, which stays the one that is locked.
     hidden: ConfinedPath,
     durability: Durability,
+    /// Whether the hidden directory is this call's own.
+    is_new: bool,
     _lock: Arc<Lock>,
 }
 
@@ -135,10 +137,11 @@ struct ReadStateFile {
 impl ReplicaDir {
     /// The replica in `dir`, which is made if it is missing. Waits for another process to let go of it.
     pub(crate) async fn lock(dir: &Path, durability: Durability) -> Result<Self, StoreError> {
+        let is_new = !is_kept(dir);
         let (lock, root) = Lock::wait(dir, HIDDEN).await?;
         let hidden = root.join(HIDDEN);
         let hidden = hidden.enter().map_err(StoreError::at(&hidden))?;
-        let directory = Self { root, hidden, durability, _lock: Arc::new(lock) };
+        let directory = Self { root, hidden, durability, is_new, _lock: Arc::new(lock) };
         local::make_private_dir(&directory.downloads())?;
         Ok(directory)
     }
@@ -156,6 +159,16 @@ impl ReplicaDir {
             result
         })
         .await
+    }
+
+    /// Removes the hidden directory if this call has made it and nothing counts in it: a directory in which
+    /// nothing may be kept is left as it was found.
+    pub(crate) fn abandon(&self) -> Result<(), StoreError> {
+        let place = self.state_file();
+        if self.is_new && place.find().map_err(StoreError::at(&place))?.is_none() {
+            local::remove(&self.root.join(HIDDEN))?;
+        }
+        Ok(())
     }
 
     /// Whether what is written is to be on disk before it counts.

@@ -35,6 +35,9 @@ pub(super) struct Staging {
     pub(super) directory: ReplicaDir,
     pub(super) stream: StreamId,
     pub(super) held: Option<InstalledVersion>,
+    /// Whether the state file says so.
+    pub(super) is_recorded: bool,
+    /// The files beside the weights that came with it, as they are.
     pub(super) old_companions: Vec<NamedObject>,
     pub(super) history: History,
     pub(super) plan: Plan,
@@ -52,7 +55,7 @@ impl Staging {
         let new = &self.target.record.companions;
         if self.plan.edges.is_empty() {
             let swap = stage_companions(directory, old, new)?;
-            let unchanged = swap.files.is_empty() && swap.remove.is_empty();
+            let unchanged = self.is_recorded && swap.files.is_empty() && swap.remove.is_empty();
             return Ok(if unchanged { Work::Nothing } else { Work::Switch(swap) });
         }
         if self.mode == ApplyMode::InPlace
@@ -66,7 +69,7 @@ impl Staging {
             }
         }
         self.build_beside()?;
-        Ok(Work::Switch(stage_all(directory, old, new, &self.options)?))
+        Ok(Work::Switch(stage_all(directory, Some(old), new, &self.options)?))
     }
 
     /// The steps that deltas are, with their patches on local disk. On the way to the target the files beside

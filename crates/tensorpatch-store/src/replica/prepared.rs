@@ -6,7 +6,7 @@ use std::path::Path;
 use tensorpatch_checkpoint::Checkpoint;
 use tensorpatch_delta::{self as delta, ChangedTensor, ChangedTensors, Patch, State};
 use tensorpatch_format::{TaggedStateDigest, TensorIndex};
-use tensorpatch_stream::{Commit, Version};
+use tensorpatch_stream::{Commit, NamedObject, Version};
 
 use super::Pulled;
 use super::directory::{InstalledVersion, ReplicaDir};
@@ -19,6 +19,8 @@ use crate::error::StoreError;
 pub struct Prepared {
     pub(super) directory: ReplicaDir,
     pub(super) held: Option<InstalledVersion>,
+    /// The files beside the weights that came with it, as they are.
+    pub(super) old_companions: Vec<NamedObject>,
     pub(super) target: Commit,
     pub(super) work: Work,
     pub(super) report: Pulled,

@@ -62,8 +62,9 @@ impl Stream {
     /// alters anything.
     ///
     /// # Errors
-    /// [`StoreError::AnotherStream`] if it is a replica of another; [`StoreError::HistoryRewritten`] if the
-    /// stream no longer has the version that is held; or if the store fails.
+    /// [`StoreError::AnotherStream`] if it is a replica of another; [`StoreError::PlaceBehind`] if the place
+    /// does not have the version that is held, [`StoreError::HistoryRewritten`] if it has another of its
+    /// number; or if the store fails.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.

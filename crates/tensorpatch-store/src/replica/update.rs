@@ -233,14 +233,24 @@ pub(crate) fn stage_companions(
     })
 }
 
-/// All staged weights and companions, and all old ones that the new version does not have.
+/// The same, or nothing where the files beside the weights stay as they are.
+fn stage_beside(
+    directory: &ReplicaDir,
+    old: Option<&[NamedObject]>,
+    new: &[NamedObject],
+) -> Result<FileSwap, StoreError> {
+    old.map_or_else(|| Ok(FileSwap::default()), |old| stage_companions(directory, old, new))
+}
+
+/// All staged weights and companions, and all old ones that the new version does not have. Without `old` the
+/// files beside the weights stay as they are.
 pub(crate) fn stage_all(
     directory: &ReplicaDir,
-    old: &[NamedObject],
+    old: Option<&[NamedObject]>,
     new: &[NamedObject],
     options: &delta::Options,
 ) -> Result<FileSwap, StoreError> {
-    let mut swap = stage_companions(directory, old, new)?;
+    let mut swap = stage_beside(directory, old, new)?;
     let weights = weight_files(&directory.staging(), options)?;
     let gone = weight_files(directory.root(), options)?;
     swap.remove.extend(gone.into_iter().filter(|name| !weights.contains(name)));
@@ -250,18 +260,20 @@ pub(crate) fn stage_all(
 
 /// Lets a directory that holds `from` become `to` with what was made ready. What is interrupted is completed
 /// by [`install::recover`].
+///
+/// The files beside the weights are `old`, as they are in fact; without that they stay.
 pub(crate) fn activate(
     directory: &ReplicaDir,
     stream: StreamId,
     from: Option<&InstalledVersion>,
     to: &InstalledVersion,
+    old: Option<&[NamedObject]>,
     ready: Ready,
     options: &delta::Options,
 ) -> Result<(), StoreError> {
-    let old = from.map(|from| from.companions.as_slice()).unwrap_or_default();
     match (ready, from) {
         (Ready::Journal, Some(from)) => {
-            let then = stage_companions(directory, old, &to.companions)?;
+            let then = stage_beside(directory, old, &to.companions)?;
             install::activate_in_place(directory, stream, from, to, &then, options)?;
             keep_inverse(directory, options)
         }

@@ -3,8 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use tensorpatch_stream::record::MAX_RECORD_BYTES;
 use tensorpatch_stream::retention::Listed;
-use tensorpatch_stream::{Commit, History, Key, ObjectRef, Version, names};
+use tensorpatch_stream::sign::signed_by;
+use tensorpatch_stream::{
+    Commit, EdgeRecord, History, JsonRecord, Key, ObjectRef, Version, end_of_run, names,
+};
 
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
@@ -47,11 +51,25 @@ impl CheckOptions {
     }
 }
 
+/// Whether signatures were looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Signatures {
+    /// The stream has none.
+    #[default]
+    None,
+    /// Nobody has said whose count: a record is only known to carry one, by whichever key.
+    Unchecked,
+    /// Every record was read with the keys that count.
+    Checked,
+}
+
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
 #[non_exhaustive]
 pub struct Checked {
-    /// The newest version.
+    /// The newest version; if its record is damaged, the newest that can be read.
     pub tip: Option<Version>,
     /// The version below which a collector may have deleted objects.
     pub pruned_below: Option<Version>,
@@ -64,8 +82,13 @@ pub struct Checked {
     pub bytes: u64,
     /// Whether the objects were read and hashed, and not only asked for their size.
     pub deep: bool,
+    /// Whether signatures were looked at.
+    pub signatures: Signatures,
     /// Versions that cannot be reached from nothing, without those that a collector took.
     pub unreachable: Vec<Version>,
+    /// Whether the newest record is damaged.
+    #[serde(skip)]
+    cut_short: bool,
     /// What is wrong.
     pub problems: Vec<Problem>,
     /// Objects that no record names; a collector removes them when it is safe.
@@ -76,6 +99,11 @@ impl Checked {
     /// Whether every version that should be reachable is, and nothing is damaged.
     pub fn is_sound(&self) -> bool {
         self.problems.is_empty() && self.unreachable.is_empty()
+    }
+
+    /// Whether the newest record is damaged, and perhaps others before it: nothing can be added then.
+    pub fn is_cut_short(&self) -> bool {
+        self.cut_short
     }
 }
 
@@ -97,25 +125,39 @@ pub struct Problem {
 /// # Cancel safety
 /// The future may be dropped at any time; it only reads.
 pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, StoreError> {
-    let mut report = Checked { deep: options.deep, ..Checked::default() };
-    let tip = match stream.tip().await {
-        Ok(tip) => tip,
+    let signatures = match (stream.is_signed(), stream.trusts_keys()) {
+        (_, true) => Signatures::Checked,
+        (true, false) => Signatures::Unchecked,
+        (false, false) => Signatures::None,
+    };
+    let mut report = Checked { deep: options.deep, signatures, ..Checked::default() };
+    // The newest that can be read, and the newest that there is.
+    let (tip, top) = match stream.tip().await {
+        Ok(tip) => {
+            let top = tip.as_ref().map(|tip| tip.record.version);
+            (tip, top)
+        }
         Err(error) => {
-            // What records name cannot be told without the newest of them.
+            report.cut_short = matches!(error, StoreError::Damaged { .. } | StoreError::Record { .. });
             report.problem(error)?;
-            return Ok(report);
+            newest_readable(stream, &mut report).await?
         }
     };
     report.pruned_below = stream.pruned().await?;
     report.tip = tip.as_ref().map(|tip| tip.record.version);
     let listed = stream.data_objects().await?;
-    check_above(stream, tip.as_ref().map(|tip| tip.record.version), &listed, &mut report).await?;
+    check_above(stream, top, &listed, &mut report).await?;
     let Some(tip) = tip else {
         report.abandoned = listed.keys().map(Key::to_string).collect();
         return Ok(report);
     };
     let budget = Budget::of(stream);
     let commits = readable_commits(stream, tip.record.version, &budget, &mut report).await?;
+    if signatures == Signatures::Unchecked {
+        for commit in commits.iter().filter(|commit| commit.signer.is_none()) {
+            report.unsigned(names::commit(commit.record.version));
+        }
+    }
     check_edges(stream, &mut report).await?;
     let edges = stream.edges(Version::FIRST, tip.record.version, &budget).await?;
     let history = match History::new(commits.clone(), edges) {
@@ -134,10 +176,11 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
     let versions = history.commits().map(|commit| commit.record.version).filter(|version| *version >= floor);
     report.unreachable.extend(versions.filter(|version| !reachable.contains(version)));
     let above = stream.listed_commits(Some(&tip)).await?;
-    if let Some(lowest) = above.iter().filter(|version| **version > tip.record.version).min() {
+    let top = top.unwrap_or(tip.record.version);
+    let above: Vec<Version> = above.into_iter().filter(|version| *version > top).collect();
+    if let Some(lowest) = above.iter().min() {
         let what = format!(
-            "no record leads from version {} to it: records above that version, {} of them, are no versions",
-            tip.record.version,
+            "no record leads from version {top} to it: records above that version, {} of them, are no versions",
             above.len()
         );
         report.problems.push(Problem { name: names::commit(*lowest), what });
@@ -145,6 +188,25 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
     let names: BTreeSet<&Key> = wanted.iter().map(|wanted| &wanted.object.key).collect();
     report.abandoned = listed.keys().filter(|key| !names.contains(key)).map(Key::to_string).collect();
     Ok(report)
+}
+
+/// The newest version whose record can be read, and the newest that there is a record of: what is wrong with
+/// those between is written down.
+async fn newest_readable(
+    stream: &Stream,
+    report: &mut Checked,
+) -> Result<(Option<Commit>, Option<Version>), StoreError> {
+    let top = end_of_run(None, stream.listed_from_newest().await?);
+    let mut version = top;
+    while let Some(number) = version {
+        match stream.commit(number).await {
+            Ok(Some(commit)) => return Ok((Some(commit), top)),
+            Ok(None) => {}
+            Err(error) => report.problem(error)?,
+        }
+        version = number.previous();
+    }
+    Ok((None, top))
 }
 
 /// Finds signs of versions above the newest commit: then its record, or those after it, are gone.
@@ -231,8 +293,16 @@ async fn check_edges(stream: &Stream, report: &mut Checked) -> Result<(), StoreE
         if names::edge_ends(&object.name).is_none() {
             continue;
         }
-        if let Err(error) = stream.edge(&object.name).await {
-            report.problem(error)?;
+        match stream.edge(&object.name).await {
+            Err(error) => report.problem(error)?,
+            Ok(_) if report.signatures != Signatures::Unchecked => {}
+            Ok(_) => {
+                let name = format!("{}/{}", names::EDGES, object.name);
+                let bytes = stream.bucket().get_small(&name, MAX_RECORD_BYTES).await?;
+                if bytes.is_some_and(|bytes| signed_by(EdgeRecord::FORMAT, &bytes).is_none()) {
+                    report.unsigned(name);
+                }
+            }
         }
     }
     Ok(())
@@ -299,7 +369,17 @@ impl Checked {
             StoreError::Record { name, source } => (name, source.to_string()),
             error => return Err(error),
         };
-        self.problems.push(Problem { name, what });
+        let problem = Problem { name, what };
+        // The newest record is met twice.
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
         Ok(())
+    }
+
+    /// Writes down a record that whoever trusts the key of the stream refuses.
+    fn unsigned(&mut self, name: String) {
+        let what = "the stream is signed, and this record is not: whoever trusts its key refuses it".into();
+        self.problems.push(Problem { name, what });
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rustix::fs::{Access, access};
 use serde::Serialize;
 use tensorpatch_checkpoint::ConfinedPath;
-use tensorpatch_stream::{Key, Nonce, StreamRecord, names};
+use tensorpatch_stream::{Key, Nonce, StreamRecord, TrustKey, names};
 
 use crate::bucket::Bucket;
 use crate::bucket::probe::probe;
@@ -36,6 +36,8 @@ pub struct DiagnoseOptions {
     /// Whether objects are written below `probe/`, and removed again: only so the clock of the store, its
     /// conditional writes and the rate of uploads can be found out.
     pub write: bool,
+    /// The keys that are trusted: the newest record must then be signed by one that counts.
+    pub trust_keys: Vec<TrustKey>,
 }
 
 impl DiagnoseOptions {
@@ -43,6 +45,13 @@ impl DiagnoseOptions {
     #[must_use]
     pub fn writing(mut self) -> Self {
         self.write = true;
+        self
+    }
+
+    /// The same with records refused that are not signed by one of these keys.
+    #[must_use]
+    pub fn trusting(mut self, keys: impl IntoIterator<Item = TrustKey>) -> Self {
+        self.trust_keys.extend(keys);
         self
     }
 }
@@ -112,7 +121,7 @@ impl Diagnosis {
     }
 
     fn fail(&mut self, check: &'static str, error: &StoreError) {
-        self.find(check, Verdict::Bad, error, error.cause().and_then(Cause::advice));
+        self.find(check, Verdict::Bad, error, advice(error).or(error.cause().and_then(Cause::advice)));
     }
 }
 
@@ -174,7 +183,7 @@ async fn diagnose_bucket(bucket: &Bucket, options: &DiagnoseOptions, diagnosis: 
         return;
     }
     look_at_listing(bucket, diagnosis).await;
-    let object = look_at_stream(bucket, diagnosis).await;
+    let object = look_at_stream(bucket, options, diagnosis).await;
     look_at_latency(bucket, diagnosis).await;
     look_at_downloads(bucket, object, diagnosis).await;
     if options.write {
@@ -187,8 +196,16 @@ async fn diagnose_bucket(bucket: &Bucket, options: &DiagnoseOptions, diagnosis: 
 
 /// Whether anything can be read at all: `None` ends the diagnosis.
 async fn look_at_credentials(bucket: &Bucket, diagnosis: &mut Diagnosis) -> Option<()> {
-    match bucket.size(names::STREAM).await {
-        Ok(_) => {
+    let read = match bucket.size(names::STREAM).await {
+        // A bucket that does not exist has no object either, as far as that answer goes.
+        Ok(None) => match bucket.list(names::COMMITS, None).await {
+            Err(error) if error.cause() == Some(Cause::NoBucket) => Err(error),
+            _ => Ok(()),
+        },
+        read => read.map(|_| ()),
+    };
+    match read {
+        Ok(()) => {
             diagnosis.good("reading", "the store answers, and lets this user read");
             Some(())
         }
@@ -211,8 +228,12 @@ async fn look_at_listing(bucket: &Bucket, diagnosis: &mut Diagnosis) {
 }
 
 /// What stream there is; its largest object, to download some of it.
-async fn look_at_stream(bucket: &Bucket, diagnosis: &mut Diagnosis) -> Option<(Key, u64)> {
-    let stream = match Stream::open_in(bucket.clone()).await {
+async fn look_at_stream(
+    bucket: &Bucket,
+    options: &DiagnoseOptions,
+    diagnosis: &mut Diagnosis,
+) -> Option<(Key, u64)> {
+    let stream = match open(bucket, options).await {
         Ok(stream) => stream,
         Err(StoreError::NoStream { .. }) => {
             let advice = "tensorpatch publish creates it; if there should be one, check the URL";
@@ -238,6 +259,37 @@ async fn look_at_stream(bucket: &Bucket, diagnosis: &mut Diagnosis) -> Option<(K
     // The largest, since of a small one only the latency could be measured.
     let objects = stream.data_objects().await.ok()?;
     objects.into_iter().map(|(key, listed)| (key, listed.bytes)).max_by_key(|(_, bytes)| *bytes)
+}
+
+async fn open(bucket: &Bucket, options: &DiagnoseOptions) -> Result<Stream, StoreError> {
+    let stream = Stream::open_in(bucket.clone()).await?;
+    match options.trust_keys.as_slice() {
+        [] => Ok(stream),
+        keys => stream.trusting(keys.to_vec()).await,
+    }
+}
+
+/// What to do about records that are not as they should be.
+fn advice(error: &StoreError) -> Option<&'static str> {
+    match error {
+        StoreError::StreamRecordLost { .. } => {
+            Some("restore stream.json, from a mirror or a backup: the versions are as they were")
+        }
+        StoreError::Untrusted { name, .. } if name == names::STREAM => {
+            Some("name the key that the stream is signed with; if nobody knows that key, distrust the stream")
+        }
+        StoreError::Untrusted { .. } => Some(
+            "the owner of the key takes back what is not signed by it: tensorpatch rollback URL --sign-key FILE",
+        ),
+        StoreError::Damaged { name, .. } | StoreError::Record { name, .. }
+            if name.starts_with(names::COMMITS) =>
+        {
+            Some(
+                "copy the record from a mirror or a backup: \"a damaged record\" in docs/runbook.md says more",
+            )
+        }
+        _ => None,
+    }
 }
 
 async fn look_at_latency(bucket: &Bucket, diagnosis: &mut Diagnosis) {

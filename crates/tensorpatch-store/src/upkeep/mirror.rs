@@ -25,6 +25,7 @@ use crate::local;
 use crate::lock::Lock;
 use crate::observe::{Observer, Phase};
 use crate::stream::Stream;
+use crate::stream::vacant::check_directory;
 
 /// Choices for mirroring.
 #[derive(Debug, Clone)]
@@ -97,9 +98,10 @@ fn places(stream: &Stream, copy: Option<PathBuf>, options: &MirrorOptions) -> Pl
 /// The copy is the same stream, and can be mirrored to again.
 ///
 /// # Errors
-/// [`StoreError::AnotherCopy`] if something else is at the place; if an object of a version that is new to
-/// the copy is damaged or missing here; or if a store fails. The copy is then a whole stream up to some
-/// version. What is wrong with versions that the copy has is no error: see [`Mirrored::problems`].
+/// [`StoreError::AnotherCopy`] if another stream is at the place, [`StoreError::Occupied`] if it is a
+/// directory with something else; if an object of a version that is new to the copy is damaged or missing
+/// here; or if a store fails. The copy is then a whole stream up to some version. What is wrong with versions
+/// that the copy has is no error: see [`Mirrored::problems`].
 ///
 /// # Cancel safety
 /// The future may be dropped at any time. The copy is then a whole stream up to some version, and downloads
@@ -112,7 +114,19 @@ pub async fn mirror(
 ) -> Result<Mirrored, StoreError> {
     let to = Bucket::new(store, prefix).with_policy(Arc::clone(stream.bucket().policy()));
     places(stream, to.directory(), options).check()?;
-    let Some(tip) = stream.tip().await? else { return Ok(Mirrored::default()) };
+    if to.size(names::STREAM).await?.is_none() {
+        check_directory(&to).await?;
+    }
+    let Some(tip) = stream.tip().await? else {
+        let mut report = Mirrored::default();
+        let copied = to.get_small(names::STREAM, MAX_RECORD_BYTES).await?;
+        let copied = copied.and_then(|bytes| StreamRecord::parse(&bytes).ok());
+        if copied.is_some_and(|copied| copied.stream == stream.id()) {
+            report.from = newest(&record_sizes(&to, names::COMMITS).await?);
+            report.lost_versions(None);
+        }
+        return Ok(report);
+    };
     let top = tip.record.version;
     // Lists first: what they lack a collector has taken before, which has written its floor down.
     let edges = stream.all_edges().await?;
@@ -126,7 +140,7 @@ pub async fn mirror(
     copy_handovers(stream, &to).await?;
     let copy = Stream::of(to.clone(), stream);
     let records = record_sizes(&to, names::COMMITS).await?;
-    let from = end_of_run(None, records.keys().filter_map(|name| names::commit_version(name)));
+    let from = newest(&records);
     let mut mirror = Mirror {
         stream,
         to: &to,
@@ -150,7 +164,8 @@ pub async fn mirror(
             copy_record(stream, &to, &names::commit(version), Some(commit.digest)).await?;
         }
     }
-    if let Some(version) = mirror.report.to {
+    mirror.report.lost_versions(Some(top));
+    if let Some(version) = mirror.report.to.max(from) {
         copy.hint(version).await;
     }
     mirror.copy_edges(&edges, top).await?;
@@ -159,6 +174,29 @@ pub async fn mirror(
         copy_record(stream, &to, &format!("{}/{}", names::PRUNED, pruned.name), None).await?;
     }
     Ok(mirror.report)
+}
+
+impl Mirrored {
+    /// Writes down that the stream, which ends with `top`, has lost versions that the copy has.
+    fn lost_versions(&mut self, top: Option<Version>) {
+        let lost = top.map_or(Some(Version::FIRST), Version::next);
+        let (Some(first), Some(last)) = (lost, self.from.filter(|from| Some(*from) > top)) else { return };
+        let versions = if first == last {
+            format!("version {last}, which the stream has")
+        } else {
+            format!("versions {first} to {last}, which the stream has")
+        };
+        let what = format!(
+            "the copy has {versions} not: if they were lost, copy their records and objects back from the copy; if they \
+             were given up, mirror to an empty place"
+        );
+        self.problems.push(Problem { name: names::commit(first), what });
+    }
+}
+
+/// The newest version of a copy, by its records.
+fn newest(records: &BTreeMap<String, u64>) -> Option<Version> {
+    end_of_run(None, records.keys().filter_map(|name| names::commit_version(name)))
 }
 
 /// The sizes of all data objects, by key.

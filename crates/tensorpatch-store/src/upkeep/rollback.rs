@@ -44,7 +44,7 @@ pub struct RolledBack {
 /// again. Replicas that trust the key never held them.
 ///
 /// # Errors
-/// [`StoreError::NotSigned`] or [`StoreError::Unsigned`] if the stream is not one that this handle signs;
+/// [`StoreError::OnlySigned`] or [`StoreError::Unsigned`] if the stream is not one that this handle signs;
 /// [`StoreError::NotTakenBack`] if a version would go that may be the owner's, unless that was asked for;
 /// [`StoreError::Untrusted`] if one would go that a key was handed over after, or one before it. Nothing is
 /// removed then. If the store fails: some of the versions are then removed, from the newest down.
@@ -56,6 +56,10 @@ pub async fn roll_back_unsigned(
     stream: &Stream,
     options: &RollbackOptions,
 ) -> Result<RolledBack, StoreError> {
+    // With a key it was refused when it was opened.
+    if !stream.is_signed() && !stream.trusts_keys() {
+        return Err(StoreError::OnlySigned { place: stream.place(), what: "a rollback" });
+    }
     stream.check_owned()?;
     let (mut removed, mut tip) = (Vec::new(), None);
     // Up to there the owner of the new key has seen what there is, whatever others make of the keys before.

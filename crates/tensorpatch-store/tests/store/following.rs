@@ -103,7 +103,7 @@ async fn a_follower_notices_that_the_version_that_it_holds_is_no_longer_there() 
         std::fs::remove_file(bucket.join(format!("commits/{:020}.json", 2))).unwrap();
     })
     .await;
-    assert!(matches!(error, StoreError::HistoryRewritten(_)), "{error}");
+    assert!(matches!(error, StoreError::PlaceBehind { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +121,7 @@ async fn a_damaged_replica_does_not_follow_its_stream_back() {
     let record = std::fs::read(&newest).unwrap();
     std::fs::remove_file(&newest).unwrap();
     let error = replica.pull().await.unwrap_err();
-    assert!(matches!(error, StoreError::HistoryRewritten(_)), "{error}");
+    assert!(matches!(error, StoreError::PlaceBehind { .. }), "{error}");
     std::fs::write(&newest, record).unwrap();
     assert_eq!(replica.pull().await.unwrap().to, v(3));
     crate::support::assert_same(replica.dir(), &world.step(3));

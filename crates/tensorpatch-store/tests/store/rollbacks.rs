@@ -50,7 +50,7 @@ async fn a_stream_that_is_not_signed_has_no_owner() {
     let (world, key) = (World::new().await, SignKey::generate());
     world.publish_steps(1).await;
     let error = roll_back_unsigned(&world.stream.clone().signing(key.clone()), &Default::default()).await;
-    assert!(matches!(error, Err(StoreError::NotSigned { .. })));
+    assert!(matches!(error, Err(StoreError::OnlySigned { .. })));
     let error = world.stream.clone().trusting(vec![key.public()]).await;
     assert!(matches!(error, Err(StoreError::NotSigned { .. })));
 }
