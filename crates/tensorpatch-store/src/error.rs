@@ -535,7 +535,7 @@ pub enum StoreError {
         /// The store and prefix.
         place: String,
         /// The public key.
-        key: TrustKey,
+        key: Box<TrustKey>,
     },
     /// What is said of the keys of the stream contradicts itself.
     #[error(transparent)]

@@ -175,7 +175,7 @@ impl Stream {
         let record = read_bytes(self.bucket(), names::STREAM).await?;
         let first = record.and_then(|bytes| signed_by(StreamRecord::FORMAT, &bytes));
         if from == to || first == Some(to) || keys.any(|key| key == to) {
-            return Err(StoreError::UsedKey { place: self.place(), key: to });
+            return Err(StoreError::UsedKey { place: self.place(), key: to.into() });
         }
         Ok(done)
     }
