@@ -163,7 +163,7 @@ async fn a_follower_takes_nothing_from_a_key_that_was_handed_over_since_it_began
 
 /// Who has found an old key writes the next version to the bucket.
 async fn steal(world: &World, old: &SignKey) {
-    let stolen = Stream::builder(url(&world)).open().await.unwrap().signing(old.clone());
+    let stolen = Stream::builder(url(world)).open().await.unwrap().signing(old.clone());
     let options = PublishOptions::default().with_anchors(AnchorPolicy::NEVER);
     let thief = Publisher::on(stolen, world.path("thief"), options).await.unwrap();
     thief.publish(&world.step(30)).await.unwrap();
