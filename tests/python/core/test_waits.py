@@ -155,7 +155,8 @@ def test_progress_is_told_to_the_thread_that_waits_and_its_errors_end_the_work(t
         threads.add(threading.get_ident())
         assert 0 <= done <= total
 
-    state = {"w": training.random.integers(0, 255, 64 << 20, dtype=numpy.uint8)}
+    # Enough for several looks of the thread that waits, of which there is one each 50 ms.
+    state = {"w": training.random.integers(0, 255, 320 << 20, dtype=numpy.uint8)}
     tensorpatch.diff(None, state, training.path("full.tpatch"))
     tensorpatch.apply(
         None, training.path("full.tpatch"), training.path("out.safetensors"), threads=1, progress=progress
