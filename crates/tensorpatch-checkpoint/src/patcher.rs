@@ -10,7 +10,7 @@ use tensorpatch_format::{FileLayout, Layout, TensorIndex};
 use crate::error::Obstacle;
 use crate::map::FileIdentity;
 use crate::patch_lock::PatchLock;
-use crate::sync::{Written, sync_all, syncing_behind};
+use crate::sync::{SYNCED_AT_ONCE, Written, sync_all, syncing_behind};
 use crate::{Checkpoint, CheckpointError, ConfinedPath, FileKind, Found, Placement};
 
 /// Writes into the files of an existing checkpoint, at given positions of its tensors.
@@ -152,7 +152,23 @@ impl CheckpointPatcher {
         &self,
         work: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
-        syncing_behind(&self.files, work)
+        syncing_behind(&self.files, |_| SYNCED_AT_ONCE, work)
+    }
+
+    /// The same for files that were just made, a file at a time and only once all of it was written again: what
+    /// is not on the disk yet would get there twice.
+    ///
+    /// # Errors
+    /// As [`CheckpointPatcher::syncing_behind`].
+    pub fn syncing_files_behind<T, E: From<CheckpointError>>(
+        &self,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let tensors = |file| {
+            let header = self.placement.header_len(file);
+            self.placement.file_len(file).saturating_sub(header).max(1)
+        };
+        syncing_behind(&self.files, tensors, work)
     }
 
     /// Returns when everything written so far is on disk.

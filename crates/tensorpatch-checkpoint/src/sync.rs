@@ -14,7 +14,7 @@ use crate::{CheckpointError, ConfinedPath};
 
 /// Bytes of a file that wait for a sync before one is made while others are still being written. Disks take
 /// long pieces best, and a sync ends with a flush of their caches.
-const SYNCED_AT_ONCE: u64 = 32 << 20;
+pub(crate) const SYNCED_AT_ONCE: u64 = 32 << 20;
 /// How long it takes to notice that so many wait.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -38,9 +38,9 @@ impl Written {
         Ok(())
     }
 
-    /// Puts what was written on the disk, if it is much.
-    fn sync_much(&self) -> Result<(), CheckpointError> {
-        if self.waiting.load(Ordering::Relaxed) < SYNCED_AT_ONCE {
+    /// Puts what was written on the disk, if it is at least `enough`.
+    fn sync_from(&self, enough: u64) -> Result<(), CheckpointError> {
+        if self.waiting.load(Ordering::Relaxed) < enough {
             return Ok(());
         }
         self.waiting.store(0, Ordering::Relaxed);
@@ -48,19 +48,21 @@ impl Written {
     }
 }
 
-/// Does `work`, which writes to `files`, and syncs what it has written while it goes on: the disk and the
-/// processors are busy together, and the sync that must follow finds little left to do.
+/// Does `work`, which writes to `files`, and syncs what it has written while it goes on, as soon as that is
+/// `enough` of a file, given by its place: the disk and the processors are busy together, and the sync that
+/// must follow finds little left to do.
 ///
 /// # Errors
 /// Of `work`, or if the operating system refuses a sync: it says so once, and the sync that follows would not
 /// be told.
 pub(crate) fn syncing_behind<T, E: From<CheckpointError>>(
     files: &[Written],
+    enough: impl Fn(usize) -> u64 + Sync,
     work: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
     let end = End::default();
     std::thread::scope(|scope| {
-        let behind = sync_until(scope, files, &end);
+        let behind = sync_until(scope, (files, &enough), &end);
         let done = {
             let _said = SaidOnDrop(&end);
             work()
@@ -78,12 +80,13 @@ type Behind<'s> = std::thread::ScopedJoinHandle<'s, Result<(), CheckpointError>>
 /// `None` where the system has no more threads to give: all is left to the sync that follows.
 fn sync_until<'s, 'e: 's>(
     scope: &'s Scope<'s, 'e>,
-    files: &'e [Written],
+    (files, enough): (&'e [Written], &'e (dyn Fn(usize) -> u64 + Sync)),
     end: &'e End,
 ) -> Option<Behind<'s>> {
-    let behind = || {
+    let behind = move || {
         while !end.is_said_within(LOOK_EVERY) {
-            files.iter().take_while(|_| !end.is_said()).try_for_each(Written::sync_much)?;
+            let files = files.iter().enumerate().take_while(|_| !end.is_said());
+            files.into_iter().try_for_each(|(number, file)| file.sync_from(enough(number)))?;
         }
         Ok(())
     };
@@ -191,7 +194,7 @@ mod tests {
             wait_for_a_sync(&files[0]);
             files[0].write(b"more", 0)
         };
-        syncing_behind(&files, work).unwrap();
+        syncing_behind(&files, |_| SYNCED_AT_ONCE, work).unwrap();
         assert_eq!(files[0].waiting.load(Ordering::Relaxed), 4);
     }
 
@@ -204,14 +207,15 @@ mod tests {
             wait_for_a_sync(&files[0]);
             Ok::<_, CheckpointError>(())
         };
-        let said = error(syncing_behind(&files, work));
+        let said = error(syncing_behind(&files, |_| SYNCED_AT_ONCE, work));
         assert!(said.contains("sync") && said.contains("shard"), "{said}");
     }
 
     #[test]
     fn work_that_panics_ends_the_syncs() {
         let files = [Written::new(PathBuf::from("shard"), tempfile::tempfile().unwrap())];
-        let work = || syncing_behind::<(), CheckpointError>(&files, || panic!("work"));
+        let behind = |_| SYNCED_AT_ONCE;
+        let work = || syncing_behind::<(), CheckpointError>(&files, behind, || panic!("work"));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err());
     }
 }

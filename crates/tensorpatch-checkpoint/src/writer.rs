@@ -13,7 +13,7 @@ use crate::permissions::{inherit, restrict};
 use crate::regular::open_at_once;
 use crate::room::{NoReservation, available, check_available, reserve};
 use crate::staging::Staging;
-use crate::sync::{Written, sync_all, syncing_behind};
+use crate::sync::{SYNCED_AT_ONCE, Written, sync_all, syncing_behind};
 use crate::{Checkpoint, CheckpointError, Companion, ConfinedPath, Placement};
 
 /// Bytes of a companion that are in memory at once.
@@ -175,7 +175,7 @@ impl CheckpointWriter {
         &self,
         work: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
-        if self.syncs { syncing_behind(&self.files, work) } else { work() }
+        if self.syncs { syncing_behind(&self.files, |_| SYNCED_AT_ONCE, work) } else { work() }
     }
 
     /// Copies a file that belongs to the model, such as `config.json`, into the new directory under its own

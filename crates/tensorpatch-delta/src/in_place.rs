@@ -88,7 +88,7 @@ pub fn rewrite<'p>(
     let unchanged = Unchanged::Read(&patcher);
     let walk = Walk { base: Some(&state), chain: &bound, options, progress, unchanged };
     let walked = || walk.run(|| (), write, |()| Ok(()));
-    let walked = if options.syncs() { patcher.syncing_behind(walked) } else { walked() }?;
+    let walked = if options.syncs() { patcher.syncing_files_behind(walked) } else { walked() }?;
     for (file, layout) in layout.files().iter().enumerate() {
         patcher.write_header(file, &layout.header)?;
     }
