@@ -155,8 +155,8 @@ impl CheckpointPatcher {
         syncing_behind(&self.files, |_| SYNCED_AT_ONCE, work)
     }
 
-    /// The same for files that were just made, a file at a time and only once all of it was written again: what
-    /// is not on the disk yet would get there twice.
+    /// The same for files that were just made, a file at a time and only once all of it was written again:
+    /// what is not on the disk yet would get there twice.
     ///
     /// # Errors
     /// As [`CheckpointPatcher::syncing_behind`].
