@@ -85,8 +85,8 @@ fn sync_until<'s, 'e: 's>(
 ) -> Option<Behind<'s>> {
     let behind = move || {
         while !end.is_said_within(LOOK_EVERY) {
-            let files = files.iter().enumerate().take_while(|_| !end.is_said());
-            files.into_iter().try_for_each(|(number, file)| file.sync_from(enough(number)))?;
+            let mut files = files.iter().enumerate().take_while(|_| !end.is_said());
+            files.try_for_each(|(number, file)| file.sync_from(enough(number)))?;
         }
         Ok(())
     };

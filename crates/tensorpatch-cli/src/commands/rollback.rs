@@ -49,16 +49,10 @@ impl Report for RollbackReport {
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let rolled_back = streams::wait(session, async {
-        let mut builder = arguments.source.builder()?;
-        if let Some(key) = arguments.sign.key()? {
-            builder = builder.sign_key(key);
-        }
-        if let Some(dir) = arguments.sign.signed_tips() {
-            builder = builder.signed_tips(dir);
-        }
+        let stream = arguments.source.open_signing(&arguments.sign).await?;
         let options = RollbackOptions::default();
         let options = if arguments.force { options.forced() } else { options };
-        Ok(upkeep::roll_back_unsigned(&builder.open().await?, &options).await?)
+        Ok(upkeep::roll_back_unsigned(&stream, &options).await?)
     })?;
     session.output.report(&RollbackReport { url: arguments.source.url.clone(), rolled_back })
 }
