@@ -186,6 +186,21 @@ fn each_refusal_of_a_store_is_said_as_what_it_is_and_tried_once() {
 }
 
 #[test]
+fn an_https_endpoint_that_speaks_plain_http_is_not_blamed_on_certificates() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("https://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().flatten() {
+            // As servers of HTTP answer what is no request.
+            let _ = connection.read(&mut [0; 16]);
+            let _ = connection.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let outcome = log_at(&endpoint, &[]).fails(FAILED, &["does not speak TLS", "http://"]);
+    assert!(!outcome.stderr.contains("certificate"), "{}", outcome.stderr);
+}
+
+#[test]
 fn what_stands_in_for_the_store_is_named() {
     let page = b"<!DOCTYPE html><html><body>Please log in to the guest network</body></html>";
     for (server, words) in [

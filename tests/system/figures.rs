@@ -231,7 +231,25 @@ fn a_follower_serves_its_metrics_and_whether_it_is_healthy() {
         assert!(found.is_some_and(|line| line.ends_with(&format!("}} {value}"))), "{name}: {metrics}");
     }
     assert_documented("replica", &metrics, &["docs/fleet.md", "examples/deploy/dashboard.json"]);
+    for (name, labels) in [
+        ("newest_version", ""),
+        ("store_failures_total", ",cause=\"busy\""),
+        ("update_seconds_total", ",step=\"activate\""),
+        ("edges_total", ",kind=\"anchor\""),
+    ] {
+        let found = metrics.lines().find(|line| line.starts_with(&format!("tensorpatch_replica_{name}{{")));
+        assert!(found.is_some() && metrics.contains(labels), "{name}: {metrics}");
+    }
+    assert!(metrics.contains("tensorpatch_replica_edges_total") && metrics.contains(",kind=\"anchor\"} 1\n"));
+    let requests = metrics.lines().find(|line| line.starts_with("tensorpatch_replica_requests_total{"));
+    assert!(requests.is_some_and(|line| !line.ends_with("} 0")), "{metrics}");
     assert!(ask(&address, "/healthz").ends_with("\r\n\r\nok\n"));
+    for (query, status) in
+        [("?version=3", "200"), ("?version=4", "503"), ("?max-behind=0", "200"), ("?x", "400")]
+    {
+        let answer = ask(&address, &format!("/readyz{query}"));
+        assert!(answer.starts_with(&format!("HTTP/1.0 {status} ")), "{query}: {answer}");
+    }
     assert!(ask(&address, "/").starts_with("HTTP/1.0 404"));
     follower.kill().unwrap();
     follower.wait().unwrap();

@@ -1,5 +1,6 @@
 //! A mirror restores what it has lost, and tells of a source that is damaged.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +75,27 @@ fn what_a_copy_has_lost_is_copied_again() {
     }
     let told = scene.mirror().ok().json();
     assert_eq!((&told["objects"], &told["problems"]), (&0.into(), &serde_json::json!([])));
+}
+
+#[test]
+fn a_copy_is_not_published_to_by_mistake() {
+    let scene = Scene::new();
+    scene.mirror().ok();
+    let publish = |place: &str, more: &[OsString]| {
+        let (place, baseline) = (scene.path(place), scene.path("baseline"));
+        let publish = arguments!["publish", fixture(5), "--to", place, "--baseline", baseline];
+        run(&[&publish[..], more].concat())
+    };
+    let before = tree(&scene.path("copy"));
+    let refused = publish("copy", &[]);
+    let known = fs::canonicalize(scene.path("stream")).unwrap();
+    refused.fails(CONFLICT, &["which was published to at", known.to_str().unwrap(), "--stream"]);
+    assert!(tree(&scene.path("copy")) == before);
+    // It may take the place of the stream, which is said once.
+    let log = run(&arguments!["log", scene.path("copy"), "--json"]).ok().json();
+    publish("copy", &arguments!["--stream", log["stream"].as_str().unwrap()]).ok();
+    publish("copy", &arguments!["--allow-unchanged"]).ok();
+    publish("stream", &[]).fails(CONFLICT, &["which was published to at"]);
 }
 
 #[test]

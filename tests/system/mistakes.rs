@@ -1,5 +1,6 @@
 //! What a mistake meets: words that name it and say what to do, and nothing that is altered.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use crate::support::{
 
 const REFUSED: i32 = 2;
 const BAD_INPUT: i32 = 3;
+const WRONG_BASE: i32 = 4;
 const NOT_FOUND: i32 = 6;
 
 struct Scene {
@@ -63,6 +65,25 @@ fn a_checkpoint_that_is_named_as_a_baseline_is_not_altered() {
     run(&arguments!["anchor", scene.stream(), "--baseline", scene.path("replica")]).ok();
     fs::create_dir(scene.path("empty")).unwrap();
     run(&arguments!["anchor", scene.stream(), "--baseline", scene.path("empty"), "--again"]).ok();
+}
+
+#[test]
+fn a_checkpoint_that_is_the_newest_version_gives_a_damaged_stream_another_way_to_it() {
+    let scene = Scene::new(3);
+    let lost = tree(&scene.stream()).into_keys().filter(|name| name.starts_with("patches")).max().unwrap();
+    fs::remove_file(scene.stream().join(lost)).unwrap();
+    let anchor = |options: &[OsString]| {
+        let line = arguments!["anchor", scene.stream(), "--baseline", scene.path("other")];
+        run(&[&line, options].concat())
+    };
+    anchor(&[]).fails(BAD_INPUT, &["patches/"]);
+    let before = tree(&scene.stream());
+    anchor(&arguments!["--base", fixture(5)]).fails(WRONG_BASE, &["its state is", "version 3"]);
+    assert!(tree(&scene.stream()) == before);
+    anchor(&arguments!["--base", fixture(6)]).ok();
+    run(&arguments!["pull", scene.stream(), scene.path("replica")]).ok();
+    same_checkpoint(&scene.path("replica"), &fixture(6));
+    run(&arguments!["publish", fixture(4), "--to", scene.stream(), "--baseline", scene.path("other")]).ok();
 }
 
 #[test]

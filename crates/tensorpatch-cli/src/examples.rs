@@ -39,7 +39,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("report", &["tensorpatch report /shared/run-7 -o report.html --steps 16"]),
     ("fsck", &["tensorpatch fsck /shared/run-7"]),
     ("fold", &["tensorpatch fold /shared/run-7 --from 10 --to 90"]),
-    ("anchor", &["tensorpatch anchor /shared/run-7"]),
+    ("anchor", &["tensorpatch anchor /shared/run-7", "tensorpatch anchor /shared/run-7 --base step-120"]),
     ("rollback", &["tensorpatch rollback /shared/run-7 --sign-key trainer.key"]),
     ("gc", &["tensorpatch gc /shared/run-7 --keep 100", "tensorpatch gc /shared/run-7 --keep 100 --delete"]),
     ("mirror", &["tensorpatch mirror s3://bucket/run-7 /backup/run-7"]),

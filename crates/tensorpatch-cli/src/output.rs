@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
+use tensorpatch::store::RequestCounts;
 
 use crate::terminal::{shown_json, shown_styled};
 
@@ -130,6 +131,15 @@ pub(crate) fn count(value: u64) -> String {
 /// `1 chunk`, `2 chunks`
 pub(crate) fn counted(value: u64, what: &str) -> String {
     format!("{} {what}{}", count(value), if value == 1 { "" } else { "s" })
+}
+
+/// `9 requests`, and how many attempts at them failed if any did.
+pub(crate) fn made(counts: &RequestCounts) -> String {
+    let requests = counted(counts.requests, "request");
+    match counts.failed_attempts {
+        0 => requests,
+        failed => format!("{requests}, {} failed", counted(failed, "attempt")),
+    }
 }
 
 /// `45,437,832 bytes`

@@ -35,12 +35,25 @@ impl Metrics {
         self.put(name, "counter", help, count as f64);
     }
 
+    /// With values that only rise, of several kinds that the label tells apart.
+    pub(crate) fn counters(&mut self, name: &str, help: &str, label: &str, counts: &[(&str, f64)]) {
+        let name = self.head(name, "counter", help);
+        for (kind, value) in counts {
+            let stream = self.stream;
+            let _ = writeln!(self.text, "{name}{{stream=\"{stream}\",{label}=\"{kind}\"}} {value}");
+        }
+    }
+
     fn put(&mut self, name: &str, kind: &str, help: &str, value: f64) {
-        let (name, stream) = (format!("tensorpatch_{}_{name}", self.subject), self.stream);
-        let _ = write!(
-            self.text,
-            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{stream=\"{stream}\"}} {value}\n"
-        );
+        let name = self.head(name, kind, help);
+        let _ = writeln!(self.text, "{name}{{stream=\"{}\"}} {value}", self.stream);
+    }
+
+    /// What is said of a metric before its values; returns its whole name.
+    fn head(&mut self, name: &str, kind: &str, help: &str) -> String {
+        let name = format!("tensorpatch_{}_{name}", self.subject);
+        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        name
     }
 
     pub(crate) fn into_text(self) -> String {

@@ -6,6 +6,7 @@ pub(crate) mod download;
 #[cfg(feature = "hub")]
 mod hub;
 pub(crate) mod probe;
+pub(crate) mod requests;
 pub(crate) mod upload;
 pub(crate) mod url;
 
@@ -29,6 +30,8 @@ use tensorpatch_stream::{Key, ObjectDigest, ObjectRef};
 use crate::cause::{NOT_THE_STORE, Told, is_absent};
 use crate::error::{StoreError, is_transient};
 use crate::settings::Policy;
+use requests::{RequestCounts, Requests};
+use url::Opened;
 
 /// The part of a store below a prefix.
 #[derive(Debug, Clone)]
@@ -36,11 +39,20 @@ pub(crate) struct Bucket {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     policy: Arc<Policy>,
+    requests: Requests,
+    /// Whether it was opened by its URL. What a caller brings may be the same store by another name.
+    has_url: bool,
 }
 
 impl Bucket {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
-        Self { store, prefix, policy: Arc::default() }
+        Self { store, prefix, policy: Arc::default(), requests: Requests::default(), has_url: false }
+    }
+
+    /// The part of a store that was opened by its URL.
+    pub(crate) fn of(opened: Opened) -> Self {
+        let Opened { store, prefix, requests, .. } = opened;
+        Self { requests, has_url: true, ..Self::new(store, prefix) }
     }
 
     pub(crate) fn with_policy(mut self, policy: impl Into<Arc<Policy>>) -> Self {
@@ -70,6 +82,11 @@ impl Bucket {
         settled.map_or_else(|| self.place(), |path| path.display().to_string())
     }
 
+    /// The same, if it is the same for everybody who opens this.
+    pub(crate) fn lasting_place(&self) -> Option<String> {
+        self.has_url.then(|| self.settled_place())
+    }
+
     /// Where it is on local disk, if it is there.
     pub(crate) fn directory(&self) -> Option<PathBuf> {
         let store = self.store.to_string();
@@ -87,9 +104,15 @@ impl Bucket {
         below(&self.prefix, name)
     }
 
+    /// The requests that were made so far, by all clones of this.
+    pub(crate) fn requests(&self) -> RequestCounts {
+        self.requests.counts()
+    }
+
     /// Tells of a request to the store that is about to be made: `TENSORPATCH_LOG=requests=trace` shows them
     /// all.
     fn tell(&self, request: &str, name: &str) {
+        self.requests.begin();
         tracing::trace!(target: "requests", name, "{request}");
     }
 
@@ -147,6 +170,7 @@ impl Bucket {
     }
 
     pub(crate) fn tell_failure(&self, name: &str, attempt: u32, error: &object_store::Error) {
+        self.requests.fail();
         let (of, why) = (self.policy.retries.attempts, Told(error));
         tracing::info!("{name}: attempt {attempt} of {of} failed, trying again: {why}");
     }

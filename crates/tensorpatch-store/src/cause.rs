@@ -32,6 +32,8 @@ pub enum Cause {
     NoBucket,
     /// The certificate of the server is not trusted.
     Certificate,
+    /// The server does not speak TLS.
+    NoTls,
     /// The proxy asks for a login.
     ProxyLogin,
     /// Something else than the store answered, such as a login page.
@@ -59,6 +61,36 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// The causes that may pass without anybody doing anything.
+    pub const PASSING: [Self; 4] = [Self::Unreachable, Self::Busy, Self::MountLost, Self::Fault];
+
+    /// Its name, for metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoCredentials => "no_credentials",
+            Self::CredentialsExpired => "credentials_expired",
+            Self::CredentialsRefused => "credentials_refused",
+            Self::Clock => "clock",
+            Self::NotAllowed => "not_allowed",
+            Self::WrongRegion => "wrong_region",
+            Self::NoBucket => "no_bucket",
+            Self::Certificate => "certificate",
+            Self::NoTls => "no_tls",
+            Self::ProxyLogin => "proxy_login",
+            Self::NotTheStore => "not_the_store",
+            Self::Archived => "archived",
+            Self::Unreachable => "unreachable",
+            Self::Busy => "busy",
+            Self::MountLost => "mount_lost",
+            Self::NoRoom => "no_room",
+            Self::ReadOnly => "read_only",
+            Self::NotPermitted => "not_permitted",
+            Self::NotSupported => "not_supported",
+            Self::Fault => "fault",
+            Self::Other => "other",
+        }
+    }
+
     /// The cause of an error of a store.
     pub fn of(error: &object_store::Error) -> Self {
         match error {
@@ -103,7 +135,7 @@ impl Cause {
 
     /// Whether the same request may succeed later without anybody doing anything.
     pub fn may_pass(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Busy | Self::MountLost | Self::Fault)
+        Self::PASSING.contains(&self)
     }
 
     /// Who must act on it.
@@ -133,6 +165,7 @@ impl Cause {
             Self::WrongRegion => "the bucket is in another region",
             Self::NoBucket => "the bucket does not exist",
             Self::Certificate => "the certificate of the server is not trusted",
+            Self::NoTls => "the server does not speak TLS",
             Self::ProxyLogin => "the proxy asks for a login",
             Self::NotTheStore => "what answered is not the store",
             Self::Archived => "the object is in an archive storage class",
@@ -170,6 +203,9 @@ impl Cause {
             Self::NoBucket => "check the URL, or create the bucket",
             Self::Certificate => {
                 "name the file of the certificate authority with AWS_CA_BUNDLE or SSL_CERT_FILE"
+            }
+            Self::NoTls => {
+                "check the port of the endpoint; one that speaks plain HTTP is written with http://"
             }
             Self::ProxyLogin => {
                 "put the login into HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT), or add the store to NO_PROXY"
@@ -289,9 +325,8 @@ impl Answer {
             {
                 Cause::ProxyLogin
             }
-            None if self.has(&["certificate", "InvalidContentType", "UnknownIssuer", "corrupt message"]) => {
-                Cause::Certificate
-            }
+            None if self.has(&["InvalidContentType", "corrupt message"]) => Cause::NoTls,
+            None if self.has(&["certificate", "UnknownIssuer"]) => Cause::Certificate,
             None if is_page || self.has(&[NOT_THE_STORE, "invalid list response", "Got invalid"]) => {
                 Cause::NotTheStore
             }
@@ -465,6 +500,7 @@ mod tests {
                 Cause::NoCredentials,
             ),
             (connect("invalid peer certificate: UnknownIssuer"), Cause::Certificate),
+            (connect("received corrupt message of type InvalidContentType"), Cause::NoTls),
             (connect("client error (Connect): dns error: failed to lookup"), Cause::Unreachable),
             (connect("Got invalid list response: expected Event::Eof"), Cause::NotTheStore),
             (connect("an error that nobody knows"), Cause::Fault),
@@ -493,7 +529,7 @@ mod tests {
 
     #[test]
     fn only_what_can_pass_is_tried_again_and_everything_else_has_advice() {
-        for cause in [Cause::Unreachable, Cause::Busy, Cause::MountLost, Cause::Fault] {
+        for cause in Cause::PASSING {
             assert!(cause.may_pass() && cause.kind() == ErrorKind::Transient, "{cause:?}");
         }
         for cause in [
@@ -505,6 +541,7 @@ mod tests {
             Cause::WrongRegion,
             Cause::NoBucket,
             Cause::Certificate,
+            Cause::NoTls,
             Cause::ProxyLogin,
             Cause::NotTheStore,
             Cause::Archived,

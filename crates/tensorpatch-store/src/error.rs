@@ -470,9 +470,9 @@ pub enum StoreError {
         /// The id of the stream that is there.
         found: StreamId,
     },
-    /// The stream was signed with this key in another place: it was moved, or somebody has copied it to where
-    /// another one is meant.
-    #[error("{place}: the stream {stream} is here, which was signed with this key at {known}")]
+    /// The stream was published to in another place, with this key or from this baseline: it was moved, or
+    /// this is a copy, and versions that are published to it would count here alone.
+    #[error("{place}: the stream {stream} is here, which was published to at {known}")]
     Moved {
         /// The store and prefix.
         place: String,

@@ -5,6 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tensorpatch_delta::Cancelled;
+use tensorpatch_stream::Version;
+
+use crate::cause::Cause;
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,8 +39,10 @@ pub enum Event {
     Advanced(Phase, u64),
     /// A follower has asked the stream what is new, and it has answered.
     Answered,
+    /// The newest version of the stream, found by a replica that is to hold it.
+    Newest(Version),
     /// The store has failed a follower in a way that may pass: it tries again.
-    StoreFailed,
+    StoreFailed(Cause),
     /// A follower has found its stream to be gone: it looks again for a while.
     StreamGone,
 }

@@ -13,6 +13,7 @@ mod lag;
 mod local;
 mod memory;
 pub(crate) mod options;
+mod place;
 mod published;
 pub mod ranks;
 pub(crate) mod survey;
@@ -137,6 +138,7 @@ impl Publisher {
         let publisher = Self { stream, baseline: baseline.into(), options, known: Arc::default() };
         publisher.places().check()?;
         let (directory, mut known) = publisher.lock().await?;
+        publisher.check_place(&directory).await?;
         let tip = publisher.tip(&directory).await?;
         *known = Known::of(publisher.to_version_or_source(&directory, tip).await?.0);
         drop(known);
@@ -322,10 +324,14 @@ impl Publisher {
         companions: &[Companion],
         nonce: Nonce,
     ) -> Result<Prepared, StoreError> {
+        let staged = self.stage(directory, target).await?;
+        self.upload_first(companions, staged, nonce).await
+    }
+
+    async fn stage(&self, directory: &ReplicaDir, target: Checkpoint) -> Result<Staged, StoreError> {
         let (directory, options) = (directory.clone(), self.options.diff.clone());
         let observer = self.options.observer.clone();
-        let staged = blocking(move || stage_checkpoint(&directory, target, &options, &observer)).await?;
-        self.upload_first(companions, staged, nonce).await
+        blocking(move || stage_checkpoint(&directory, target, &options, &observer)).await
     }
 
     /// The objects of a first version (step P4).
@@ -336,6 +342,21 @@ impl Publisher {
         nonce: Nonce,
     ) -> Result<Prepared, StoreError> {
         let version = Version::FIRST;
+        let anchor = self.upload_staged(version, nonce, &staged, companions).await?;
+        let companions = self.upload_companions(version, nonce, companions, &[]).await?;
+        let bytes = anchor.objects().chain(companions.iter().map(|c| &c.object)).map(|o| o.bytes).sum();
+        let version = NewVersion { contents: staged.contents, delta: None, anchor: Some(anchor), companions };
+        Ok(Prepared { version, bytes, advance: Advance::Staged(staged.source), target: None })
+    }
+
+    /// The objects of an anchor of `version`.
+    async fn upload_staged(
+        &self,
+        version: Version,
+        nonce: Nonce,
+        staged: &Staged,
+        companions: &[Companion],
+    ) -> Result<Anchor, StoreError> {
         let bytes = staged.files.iter().map(|(_, path)| file_len(path)).sum::<Result<u64, _>>()?;
         self.options.observer.start(Phase::Upload, bytes);
         let mut files = buffered_all(
@@ -355,11 +376,7 @@ impl Publisher {
         }
         let key = names::leaves(version, nonce)?;
         let leaves = self.stream.bucket().put_bytes(key, staged.leaves.as_bytes().to_vec().into()).await?;
-        let companions = self.upload_companions(version, nonce, companions, &[]).await?;
-        let anchor = Anchor { files, leaves };
-        let bytes = anchor.objects().chain(companions.iter().map(|c| &c.object)).map(|o| o.bytes).sum();
-        let version = NewVersion { contents: staged.contents, delta: None, anchor: Some(anchor), companions };
-        Ok(Prepared { version, bytes, advance: Advance::Staged(staged.source), target: None })
+        Ok(Anchor { files, leaves })
     }
 
     /// The patch of a later version, from the baseline or from what takes its place, checked by decoding it,
@@ -509,6 +526,7 @@ impl Publisher {
             record.version,
             record.publisher
         );
+        self.note_place(directory).await;
         let hint = self.stream.hint(commit.record.version);
         if self.options.base.is_some() {
             hint.await;

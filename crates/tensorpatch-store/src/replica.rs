@@ -14,31 +14,31 @@ pub(crate) mod options;
 mod places;
 mod prepare;
 mod prepared;
+pub(crate) mod pulled;
 mod repair;
 pub(crate) mod status;
 pub(crate) mod update;
 pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use serde::Serialize;
 use tensorpatch_checkpoint::Role;
 use tensorpatch_delta as delta;
 use tensorpatch_format::ErrorKind;
 use tensorpatch_stream::lease::Lease;
-use tensorpatch_stream::{
-    Commit, Edge, NamedObject, ObjectDigest, StreamId, Version, VersionContents, VersionId,
-};
+use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, Version, VersionId};
 
 use crate::error::StoreError;
 use crate::local::blocking;
-use crate::observe::Phase;
+use crate::observe::{Event, Phase};
 use crate::stream::Stream;
 use crate::stream::plan_attempts::PlanAttempts;
 use builder::ReplicaBuilder;
 use directory::{Condition, InstalledVersion, LocalState, ReplicaDir};
 use options::{ReplicaOptions, Target, Verify};
 use prepare::{Staging, Work};
+use pulled::{Pulled, PulledEdge, Took};
 use update::{Ready, Step, Update};
 use verify::{Depth, find_weights_fault, with_companions_as_found};
 
@@ -52,53 +52,6 @@ pub struct Replica {
     stream: Stream,
     dir: PathBuf,
     options: ReplicaOptions,
-}
-
-/// What a pull did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Pulled {
-    /// The stream.
-    pub stream: StreamId,
-    /// The version that was held before.
-    pub from: Option<Version>,
-    /// The version that is held now.
-    pub to: Version,
-    /// The digest of its commit record.
-    pub commit: ObjectDigest,
-    /// What it is.
-    #[serde(flatten)]
-    pub contents: VersionContents,
-    /// Whether the weights were hashed by this pull. If not, the state file says that they are the version.
-    pub verified: bool,
-    /// The edges taken.
-    pub edges: Vec<PulledEdge>,
-    /// Bytes of the objects of the plan.
-    pub plan_bytes: u64,
-    /// Bytes fetched, companions and repairs included, without what was there already.
-    pub downloaded_bytes: u64,
-    /// What was not as it was published before, and is again: names of files beside the weights, and what was
-    /// wrong with the weights.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub restored: Vec<String>,
-}
-
-/// One edge that a pull took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct PulledEdge {
-    /// The version that it led to.
-    pub version: Version,
-    /// Whether it was an anchor, and not a patch.
-    pub anchor: bool,
-    /// Bytes of its objects.
-    pub bytes: u64,
-}
-
-impl PulledEdge {
-    fn of(edge: &Edge) -> Self {
-        Self { version: edge.target.version, anchor: edge.is_anchor(), bytes: edge.bytes() }
-    }
 }
 
 impl Replica {
@@ -328,7 +281,7 @@ impl Replica {
         attempts.fetched(self.download(directory, &plan, &target, &old_companions).await?);
         let (downloaded, commit, options) = (directory.clone(), target.clone(), self.options.clone());
         blocking(move || asked::check_downloaded(&downloaded, &commit, &options)).await?;
-        let report = Pulled {
+        let mut report = Pulled {
             stream: self.stream.id(),
             from: held_id.map(|id| id.version),
             to: number,
@@ -339,7 +292,9 @@ impl Replica {
             plan_bytes: plan.bytes(),
             downloaded_bytes: attempts.fetched_bytes(),
             restored,
+            took: Took { fetch: attempts.elapsed(), ..Took::default() },
         };
+        let begun = Instant::now();
         let staging = Staging {
             directory: directory.clone(),
             stream: self.stream.id(),
@@ -355,6 +310,7 @@ impl Replica {
             observer: self.options.observer.clone(),
         };
         let work = blocking(move || staging.run()).await?;
+        report.took.stage = begun.elapsed();
         let options = self.options.apply.clone();
         let directory = directory.clone();
         Ok(Prepared { directory, held, old_companions, target, work, report, options })
@@ -422,7 +378,11 @@ impl Replica {
             self.check_held(held.version, held.commit).await?;
         }
         match target {
-            Target::Latest => tip.ok_or(StoreError::Empty),
+            Target::Latest => {
+                let tip = tip.ok_or(StoreError::Empty)?;
+                self.options.observer.note(Event::Newest(tip.record.version));
+                Ok(tip)
+            }
             Target::Version(wanted) => {
                 let tip = tip.map(|tip| tip.record.version);
                 if tip.is_none_or(|tip| tip < wanted) {
@@ -449,7 +409,8 @@ impl Replica {
     /// locked until then; of very many patches in place the rest are not begun, and the directory
     /// holds a version on the way.
     pub async fn activate(&self, prepared: Prepared) -> Result<Pulled, StoreError> {
-        let Prepared { directory, held, old_companions, target, work, report, .. } = prepared;
+        let Prepared { directory, held, old_companions, target, work, mut report, .. } = prepared;
+        let begun = Instant::now();
         let stream = self.stream.id();
         match work {
             Work::Nothing => {}
@@ -467,6 +428,7 @@ impl Replica {
             }
         }
         drop(directory);
+        report.took.activate = begun.elapsed();
         self.lease(Some(report.to), report.to).await;
         Ok(report)
     }

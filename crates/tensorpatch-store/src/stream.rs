@@ -31,6 +31,7 @@ use tensorpatch_stream::{
 
 use crate::bucket::create::{Created, create};
 use crate::bucket::probe::probe;
+use crate::bucket::requests::RequestCounts;
 use crate::bucket::{Bucket, buffered_all};
 use crate::error::StoreError;
 use crate::local;
@@ -295,6 +296,11 @@ impl Stream {
     /// Where the stream is, for people.
     pub fn place(&self) -> String {
         self.bucket.place()
+    }
+
+    /// The requests that were made to the store so far, by all clones of this.
+    pub fn requests(&self) -> RequestCounts {
+        self.bucket.requests()
     }
 
     pub(crate) fn bucket(&self) -> &Bucket {

@@ -21,6 +21,11 @@ pub(crate) struct Arguments {
     /// The directory with the newest version, made and kept by tensorpatch [default: in the user's cache]
     #[arg(long, value_name = "DIR")]
     baseline: Option<PathBuf>,
+    /// The newest version as a checkpoint, unaltered: it is uploaded in the place of the baseline, for a
+    /// stream to whose newest version no patches lead any more. It is hashed, and refused if it is not the
+    /// newest version
+    #[arg(long, value_name = "CHECKPOINT")]
+    base: Option<PathBuf>,
     /// Add one though the version has one already: what lies in the store of it may be damaged
     #[arg(long)]
     again: bool,
@@ -57,6 +62,9 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
             PublishOptions::default().with_diff(session.options()).with_observer(streams::observer(session));
         if let Some(name) = &arguments.publisher {
             options = options.with_publisher(name);
+        }
+        if let Some(base) = &arguments.base {
+            options = options.with_base(base);
         }
         let mut builder = Publisher::builder(&arguments.source.url)
             .existing()

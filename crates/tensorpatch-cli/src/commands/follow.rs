@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -12,7 +13,7 @@ use tokio::process::Command;
 
 use super::pull::How;
 use crate::output::{Output, bytes};
-use crate::serve::{listen, parse_address, serve};
+use crate::serve::{Watched, listen, parse_address, serve};
 use crate::session::Session;
 use crate::streams::{self, Source};
 
@@ -30,8 +31,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
     /// Serve metrics over HTTP at /metrics, in the text format of Prometheus, at /healthz whether the stream
-    /// can be reached, and at /readyz whether a version is held: a port of the loopback interface, or
-    /// ADDRESS:PORT
+    /// can be reached, and at /readyz whether a version is held (/readyz?version=N: that one or a later one;
+    /// /readyz?max-behind=N: at most so many behind): a port of the loopback interface, or ADDRESS:PORT
     #[arg(long, value_name = "PORT", value_parser = parse_address)]
     metrics: Option<SocketAddr>,
     /// End once this version or a later one is held
@@ -61,24 +62,29 @@ async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
         let tip = stream.tip().await?.map(|tip| tip.record.version);
         session.output.note(&awaited(until, tip))?;
     }
-    let (id, metrics) = (stream.id(), FollowMetrics::default());
+    let metrics = FollowMetrics::default();
     let observer = streams::counting_observer(session, metrics.clone());
     let options = arguments.how.options(session).with_observer(observer);
-    let replica = Replica::of(stream, &arguments.dir, options);
+    let replica = Replica::of(stream.clone(), &arguments.dir, options);
     let serving = match arguments.metrics {
         None => None,
         Some(address) => {
             let listener = listen(address).await?;
             let address = listener.local_addr().context("the address of the metrics is not known")?;
             session.output.note(&format!("metrics at http://{address}/metrics"))?;
-            Some(tokio::spawn(serve(listener, id, metrics.clone())))
+            Some(tokio::spawn(serve(listener, Watched { stream, metrics: metrics.clone() })))
         }
     };
     let following = async {
         let mut versions = replica.follow();
         while let Some(pulled) = versions.next().await? {
             metrics.pulled(&pulled);
-            tell(arguments, session.output, &pulled).await?;
+            tell(arguments, session.output, &pulled)?;
+            if let Some(command) = &arguments.exec {
+                let begun = Instant::now();
+                execute(command, arguments, session.output, &pulled).await?;
+                metrics.executed(begun.elapsed());
+            }
             if arguments.until.is_some_and(|until| pulled.to.get() >= until) {
                 break;
             }
@@ -112,8 +118,8 @@ fn awaited(until: u64, tip: Option<Version>) -> String {
     }
 }
 
-/// Prints a version that is now held, and runs the command for it.
-async fn tell(arguments: &Arguments, output: Output, pulled: &Pulled) -> Result<()> {
+/// Prints a version that is now held.
+fn tell(arguments: &Arguments, output: Output, pulled: &Pulled) -> Result<()> {
     if output.is_json() {
         output.json_line(&FollowLine { dir: &arguments.dir, pulled })?;
     } else {
@@ -129,11 +135,15 @@ async fn tell(arguments: &Arguments, output: Output, pulled: &Pulled) -> Result<
             pulled.to, pulled.contents.state
         ))?;
     }
-    let Some(exec) = &arguments.exec else { return Ok(()) };
+    Ok(())
+}
+
+/// Runs the command for a version that is now held.
+async fn execute(command: &str, arguments: &Arguments, output: Output, pulled: &Pulled) -> Result<()> {
     // Lines of JSON are not mixed with what the command prints.
     let printed = if output.is_json() { Stdio::from(std::io::stderr()) } else { Stdio::inherit() };
     let status = Command::new("sh")
-        .args(["-c", exec])
+        .args(["-c", command])
         .stdin(Stdio::null())
         .stdout(printed)
         .env("TENSORPATCH_VERSION", pulled.to.to_string())

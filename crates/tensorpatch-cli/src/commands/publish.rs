@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{AnchorPolicy, Phase, PublishOptions, Published, Publisher};
+use tensorpatch::store::{AnchorPolicy, Phase, PublishOptions, Published, Publisher, RequestCounts};
 
 use self::metrics::MetricsFile;
 use crate::arguments::{LeafHashChoice, ProfileChoice};
-use crate::output::{Report, bytes, count, fields, percent, ratio, seconds};
+use crate::output::{Report, bytes, count, fields, made, percent, ratio, seconds};
 use crate::session::Session;
 use crate::streams::{self, Access, Sign};
 
@@ -93,6 +93,8 @@ struct PublishReport {
     baseline: PathBuf,
     #[serde(flatten)]
     published: Published,
+    #[serde(flatten)]
+    requests: RequestCounts,
     seconds: f64,
 }
 
@@ -114,9 +116,10 @@ impl Report for PublishReport {
             (
                 "uploaded",
                 format!(
-                    "{}, {} of the checkpoint",
+                    "{}, {} of the checkpoint, in {}",
                     bytes(published.bytes),
-                    percent(published.bytes, published.contents.state_bytes)
+                    percent(published.bytes, published.contents.state_bytes),
+                    made(&self.requests)
                 ),
             ),
         ];
@@ -221,11 +224,13 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     let published = publisher.publish_labelled(&arguments.checkpoint, arguments.label.as_deref()).await?;
     let seconds = start.elapsed().as_secs_f64();
     session.screen.settle();
-    let metrics = metrics.map_or(Ok(()), |metrics| metrics.finish(&published, seconds));
+    let requests = publisher.stream().requests();
+    let metrics = metrics.map_or(Ok(()), |metrics| metrics.finish(&published, requests, seconds));
     session.output.report(&PublishReport {
         url: arguments.to.clone(),
         baseline: publisher.baseline().to_owned(),
         published,
+        requests,
         seconds,
     })?;
     // The version is published. What is left to do makes the next one faster.

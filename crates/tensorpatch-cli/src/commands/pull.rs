@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{ApplyMode, Phase, Pulled, Replica, ReplicaOptions, Verify, Version};
+use tensorpatch::store::{ApplyMode, Phase, Pulled, Replica, ReplicaOptions, RequestCounts, Verify, Version};
 
 use crate::arguments::DurabilityChoice;
 use crate::exit::Refusal;
-use crate::output::{Report, bytes, fields, seconds};
+use crate::output::{Report, bytes, fields, made, seconds};
 use crate::session::Session;
 use crate::streams::{self, Source};
 
@@ -100,6 +100,8 @@ struct PullReport {
     dir: PathBuf,
     #[serde(flatten)]
     pulled: Pulled,
+    #[serde(flatten)]
+    requests: RequestCounts,
     seconds: f64,
 }
 
@@ -131,7 +133,7 @@ impl Report for PullReport {
         ];
         pairs.extend(pulled.restored.iter().map(|what| ("restored", what.clone())));
         pairs.extend([
-            ("downloaded", bytes(pulled.downloaded_bytes)),
+            ("downloaded", format!("{} in {}", bytes(pulled.downloaded_bytes), made(&self.requests))),
             (
                 "state",
                 match pulled.verified {
@@ -158,7 +160,7 @@ async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {
     let version = arguments.version.map(|number| Version::new(number).ok_or_else(|| no_version(number)));
     let version = version.transpose()?;
     let stream = arguments.source.open().await?;
-    let replica = Replica::of(stream, &arguments.dir, arguments.how.options(session));
+    let replica = Replica::of(stream.clone(), &arguments.dir, arguments.how.options(session));
     let pulled = match version {
         None => replica.pull().await?,
         Some(version) => replica.pull_version(version).await?,
@@ -168,6 +170,7 @@ async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {
         url: arguments.source.url.clone(),
         dir: arguments.dir.clone(),
         pulled,
+        requests: stream.requests(),
         seconds: start.elapsed().as_secs_f64(),
     })
 }

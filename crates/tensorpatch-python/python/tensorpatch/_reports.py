@@ -218,6 +218,12 @@ class Pulled(Report):
     """Whether the weights were hashed by this pull. If not, they are the version by what is recorded of them."""
     restored: tuple[str, ...] = ()
     """What was not as it was published before, and is again."""
+    fetch_seconds: float = 0.0
+    """Until everything was at hand: records read, local files looked at, objects downloaded."""
+    stage_seconds: float = 0.0
+    """Until the new version was ready: patches decoded and verified, journals or new files written."""
+    activate_seconds: float = 0.0
+    """Until the directory held it: files altered in place or renamed."""
 
 
 @dataclass(frozen=True, kw_only=True)

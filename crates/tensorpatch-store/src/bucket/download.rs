@@ -148,6 +148,7 @@ impl Bucket {
             }
             match fetched {
                 Err(error) if attempt < self.policy.retries.attempts && is_transient(&error) => {
+                    self.requests.fail();
                     tracing::info!(
                         "{path}: attempt {attempt} broke after {done} bytes, taking it up again: {}",
                         Told(&error)

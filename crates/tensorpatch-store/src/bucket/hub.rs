@@ -27,6 +27,7 @@ use object_store::{
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
+use super::requests::Requests;
 use super::url::client::Connector;
 use upload::{StagedFile, StagedUpload, Uploader};
 
@@ -56,6 +57,7 @@ impl HubBucket {
         token: Option<&str>,
         options: ClientOptions,
         retry: RetryConfig,
+        requests: &Requests,
     ) -> Result<Self> {
         let endpoint = endpoint.trim_end_matches('/');
         let mut headers = HeaderMap::new();
@@ -67,11 +69,11 @@ impl HubBucket {
         let options = options
             .with_default_headers(headers)
             .with_user_agent(HeaderValue::from_static(concat!("tensorpatch/", env!("CARGO_PKG_VERSION"))));
-        let client = Connector::default().connect(&options)?;
+        let client = Connector::counting(requests).connect(&options)?;
         let files = HttpBuilder::new()
             .with_url(format!("{endpoint}/buckets/{id}/resolve"))
             .with_client_options(options)
-            .with_http_connector(Connector::default())
+            .with_http_connector(Connector::counting(requests))
             .with_retry(retry)
             .build()?;
         let api = format!("{endpoint}/api/buckets/{id}");

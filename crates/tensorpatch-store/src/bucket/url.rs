@@ -28,6 +28,7 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
+use super::requests::Requests;
 use crate::error::StoreError;
 use crate::settings::Policy;
 use directory::Directory;
@@ -65,13 +66,7 @@ pub fn open_store(url: &str, policy: &Policy) -> Result<(Arc<dyn ObjectStore>, P
 /// # Errors
 /// As [`open_store`]; [`StoreError::NoStream`] if there is no such directory.
 pub fn open_existing_store(url: &str, policy: &Policy) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
-    let opened = open(url, policy, |directory| {
-        if directory.is_dir() {
-            return Ok(());
-        }
-        Err(StoreError::NoStream { place: directory.display().to_string() })
-    });
-    opened.map(Opened::into_store)
+    open_for_reading(url, policy).map(Opened::into_store)
 }
 
 /// A store that was opened, and the prefix that is meant.
@@ -80,18 +75,28 @@ pub(crate) struct Opened {
     pub(crate) prefix: Path,
     /// Whether no write has a condition there, so that a stream that is created has a single publisher.
     pub(crate) single_writer: bool,
+    /// Counts what its client tries again.
+    pub(crate) requests: Requests,
 }
 
 impl Opened {
+    fn new((store, prefix): (Arc<dyn ObjectStore>, Path), requests: Requests) -> Self {
+        Self { store, prefix, single_writer: false, requests }
+    }
+
     fn into_store(self) -> (Arc<dyn ObjectStore>, Path) {
         (self.store, self.prefix)
     }
 }
 
-impl From<(Arc<dyn ObjectStore>, Path)> for Opened {
-    fn from((store, prefix): (Arc<dyn ObjectStore>, Path)) -> Self {
-        Self { store, prefix, single_writer: false }
-    }
+/// As [`open_existing_store`], with what is known about the store beforehand.
+pub(crate) fn open_for_reading(url: &str, policy: &Policy) -> Result<Opened, StoreError> {
+    open(url, policy, |directory| {
+        if directory.is_dir() {
+            return Ok(());
+        }
+        Err(StoreError::NoStream { place: directory.display().to_string() })
+    })
 }
 
 /// As [`open_store`], with what is known about the store beforehand.
@@ -120,15 +125,20 @@ fn open(
         allow(unused_variables, reason = "only buckets have more to say")
     )]
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    #[cfg_attr(
+        not(any(feature = "aws", feature = "azure", feature = "gcp", feature = "hub")),
+        allow(unused_variables, reason = "local directories have no client")
+    )]
+    let requests = Requests::default();
     match scheme {
         #[cfg(feature = "aws")]
-        "s3" => aws::open(url, rest, policy).map(Opened::from),
+        "s3" => aws::open(url, rest, policy, &requests).map(|opened| Opened::new(opened, requests)),
         #[cfg(feature = "hub")]
-        "hf" => hub::open(url, rest, policy),
+        "hf" => hub::open(url, rest, policy, &requests),
         #[cfg(feature = "gcp")]
-        "gs" => gcp::open(url, rest, policy).map(Opened::from),
+        "gs" => gcp::open(url, rest, policy, &requests).map(|opened| Opened::new(opened, requests)),
         #[cfg(feature = "azure")]
-        "az" => azure::open(url, rest, policy).map(Opened::from),
+        "az" => azure::open(url, rest, policy, &requests).map(|opened| Opened::new(opened, requests)),
         kind => Err(bad(
             url,
             match kind {
@@ -178,7 +188,7 @@ fn without_secrets(url: &str) -> String {
 fn open_directory(path: &FilePath) -> Result<Opened, StoreError> {
     let failed = |source| StoreError::Object { name: path.display().to_string(), source };
     let store: Arc<dyn ObjectStore> = Arc::new(Directory::open(path).map_err(failed)?);
-    Ok((store, Path::default()).into())
+    Ok(Opened::new((store, Path::default()), Requests::default()))
 }
 
 /// The bucket or container, and the prefix in it.

@@ -1,12 +1,15 @@
 //! Anchors of versions that exist already, added as edges (spec/stream.md sections 4.3 and 5).
 
+use std::path::Path;
+
 use tensorpatch_delta::LeafTable;
 use tensorpatch_stream::{Anchor, Commit, EdgeRecord, NamedObject, Nonce, names};
 
 use super::anchor_policy::{AnchorAdded, AnchorPolicy, Chain};
 use super::known::Known;
+use super::local::{check_base, same_companions};
 use super::memory::verify_baseline;
-use super::{Published, Publisher};
+use super::{Opened, Published, Publisher};
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
 use crate::local::{blocking, unix_now};
@@ -77,8 +80,9 @@ impl Publisher {
         Ok(added)
     }
 
-    /// Adds an anchor of the newest version, from the baseline, unless it has one all of whose objects are
-    /// there. [`Publisher::add_another_anchor`] is for one whose contents are damaged.
+    /// Adds an anchor of the newest version, from the baseline or from the checkpoint of
+    /// [`PublishOptions::with_base`](super::PublishOptions::with_base), unless it has one all of whose
+    /// objects are there. [`Publisher::add_another_anchor`] is for one whose contents are damaged.
     ///
     /// # Errors
     /// As [`Publisher::add_another_anchor`].
@@ -113,13 +117,14 @@ impl Publisher {
         Ok(false)
     }
 
-    /// Adds an anchor of the newest version, from the baseline, whatever anchors it has.
+    /// Adds an anchor of the newest version, as [`Publisher::add_anchor`], whatever anchors it has.
     ///
     /// The version is visible and usable meanwhile: the anchor only saves newcomers the chain.
     ///
     /// # Errors
-    /// If the stream is empty, the baseline cannot be brought to the tip or is damaged, or the store fails.
-    /// The stream is then as it was.
+    /// If the stream is empty, the baseline cannot be brought to the tip or is damaged,
+    /// [`StoreError::WrongBase`] if the checkpoint is not the newest version, or if the store fails. The
+    /// stream is then as it was.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time; the anchor is then added or not. What was uploaded of it is
@@ -128,7 +133,35 @@ impl Publisher {
         let (directory, mut known) = self.lock().await?;
         let tip = self.to_tip_if_own(&directory, &mut known).await?.ok_or(StoreError::Empty)?;
         known.tip = Some(tip.clone());
-        self.anchor(&directory, &mut known, &tip).await
+        match self.options.base.clone() {
+            Some(base) => self.anchor_of(&base, &directory, &mut known, &tip).await,
+            None => self.anchor(&directory, &mut known, &tip).await,
+        }
+    }
+
+    /// Adds an anchor of `tip` from a checkpoint of the caller's that is this version, and from nothing of
+    /// the stream: there may be no way to the version any more.
+    async fn anchor_of(
+        &self,
+        base: &Path,
+        directory: &ReplicaDir,
+        known: &mut Known,
+        tip: &Commit,
+    ) -> Result<AnchorAdded, StoreError> {
+        let Opened { target, mut companions, .. } = self.open_target(directory, base, None).await?;
+        let staged = self.stage(directory, target).await?;
+        check_base(base, staged.contents.layout, tip, staged.contents.state)?;
+        companions.retain(|found| tip.record.companions.iter().any(|named| named.name == found.name));
+        if !same_companions(&companions, &tip.record.companions) {
+            let what = "the files beside its weights are not those that were published with it".into();
+            return Err(StoreError::WrongBase { path: base.to_owned(), version: tip.record.version, what });
+        }
+        let nonce = Nonce::random();
+        let anchor = self.upload_staged(tip.record.version, nonce, &staged, &companions).await?;
+        let added = self.add_anchor_record(known, tip, nonce, anchor).await?;
+        let directory = directory.clone();
+        blocking(move || directory.sweep(&[])).await?;
+        Ok(added)
     }
 
     async fn anchor(
@@ -153,6 +186,16 @@ impl Publisher {
                 return Err(blocking(move || Ok(damage_noted(&directory, stream, &was, error))).await?);
             }
         };
+        self.add_anchor_record(known, tip, nonce, anchor).await
+    }
+
+    async fn add_anchor_record(
+        &self,
+        known: &mut Known,
+        tip: &Commit,
+        nonce: Nonce,
+        anchor: Anchor,
+    ) -> Result<AnchorAdded, StoreError> {
         let bytes = anchor.objects().fold(0_u64, |sum, object| sum.saturating_add(object.bytes));
         let chain = Chain::after(&anchor);
         let record = EdgeRecord {

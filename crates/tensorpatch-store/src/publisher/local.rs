@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tensorpatch_checkpoint::permissions::restrict;
 use tensorpatch_checkpoint::{Checkpoint, ConfinedPath};
 use tensorpatch_delta::{self as delta, LeafTable, Progress, Snapshot, State};
-use tensorpatch_format::{Layout, TaggedStateDigest};
+use tensorpatch_format::{Layout, LayoutDigest, TaggedStateDigest};
 use tensorpatch_stream::{Commit, NamedObject, ObjectDigest, VersionContents};
 
 use super::encode::{Encoded, contents, encode};
@@ -168,9 +168,10 @@ pub(super) fn encode_and_check(
     let encoded = encode(from, &to, outgoing, &patch.path(), &checked, Progress::stoppable(&advance))?;
     match base {
         Base::Baseline => check_state(directory, tip, encoded.base)?,
-        Base::Checkpoint(path) => check_base(path, &opened, tip, encoded.base)?,
+        Base::Checkpoint(path) => check_base(path, opened.layout().digest(), tip, encoded.base)?,
         Base::Source(source) => {
-            check_base(source.path(), &opened, tip, encoded.base).map_err(|error| unusable(source, &error))?
+            let checked = check_base(source.path(), opened.layout().digest(), tip, encoded.base);
+            checked.map_err(|error| unusable(source, &error))?;
         }
     }
     let contents = contents(&target, encoded.target);
@@ -187,16 +188,16 @@ fn unusable(source: &Source, why: &StoreError) -> StoreError {
 }
 
 /// Says that a caller's checkpoint, which was read and has the state `found`, is the newest version.
-fn check_base(
+pub(super) fn check_base(
     path: &Path,
-    opened: &Checkpoint,
+    layout: LayoutDigest,
     tip: &Commit,
     found: TaggedStateDigest,
 ) -> Result<(), StoreError> {
     let contents = &tip.record.contents;
     let what = if found != contents.state {
         format!("its state is {found}, not {}", contents.state)
-    } else if opened.layout().digest() != contents.layout {
+    } else if layout != contents.layout {
         "its files have other names or headers".into()
     } else {
         return Ok(());

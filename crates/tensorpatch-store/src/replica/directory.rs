@@ -226,6 +226,11 @@ impl ReplicaDir {
         self.hidden.join("lag.json")
     }
 
+    /// Where a publisher keeps the place of the stream.
+    pub(crate) fn place(&self) -> ConfinedPath {
+        self.hidden.join("place.json")
+    }
+
     pub(crate) fn downloads(&self) -> ConfinedPath {
         self.hidden.join("downloads")
     }

@@ -9,7 +9,9 @@ use futures::stream::{BoxStream, try_unfold};
 use futures::{StreamExt, TryStreamExt};
 use tensorpatch_stream::{ObjectDigest, Version, names};
 
-use super::{Pulled, Replica};
+use super::Replica;
+use super::pulled::Pulled;
+use crate::cause::Cause;
 use crate::error::StoreError;
 use crate::local::blocking;
 use crate::observe::Event;
@@ -179,7 +181,10 @@ impl Following {
             match &step {
                 Ok(_) | Err(StoreError::Empty) => replica.options.observer.note(Event::Answered),
                 Err(StoreError::NoStream { .. }) => replica.options.observer.note(Event::StreamGone),
-                Err(error) if error.is_transient() => replica.options.observer.note(Event::StoreFailed),
+                Err(error) if error.is_transient() => {
+                    let cause = error.cause().unwrap_or(Cause::Fault);
+                    replica.options.observer.note(Event::StoreFailed(cause));
+                }
                 Err(_) => {}
             }
             self.gone = match &step {

@@ -1,12 +1,13 @@
 //! Counting what a follower does, for whoever watches it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tensorpatch_stream::Version;
 
-use super::Pulled;
+use super::pulled::{Pulled, Took, as_seconds};
 use crate::observe::{Event, Observer, Phase};
 
 /// Counters of a follower. Clones count together.
@@ -30,11 +31,13 @@ use crate::observe::{Event, Observer, Phase};
 pub struct FollowMetrics(Arc<Mutex<FollowCounts>>);
 
 /// What a follower has done so far. Times are seconds since 1970 by this machine's clock.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[non_exhaustive]
 pub struct FollowCounts {
     /// The version that is held.
     pub version: Option<Version>,
+    /// The newest version that was found.
+    pub newest: Option<Version>,
     /// When it was brought into place.
     pub updated: Option<f64>,
     /// When the stream last answered.
@@ -45,16 +48,45 @@ pub struct FollowCounts {
     pub gone: bool,
     /// Times that the stream was asked and answered.
     pub polls: u64,
-    /// Times that the store failed in a way that may pass.
-    pub failures: u64,
+    /// Times that the store failed in a way that may pass, by the [name](crate::Cause::name) of the cause.
+    pub failures: BTreeMap<&'static str, u64>,
     /// Versions that were brought into place, that of the start included.
     pub updates: u64,
     /// Versions that were stepped over since others were newer.
     pub skipped: u64,
+    /// Whole checkpoints that were taken, and the bytes of their objects.
+    pub anchors: EdgeCounts,
+    /// Patches that were taken, and the bytes of their objects.
+    pub deltas: EdgeCounts,
+    /// What the versions took, all together.
+    #[serde(flatten)]
+    pub took: Took,
+    /// What the caller took over them, such as for an engine to load them.
+    #[serde(rename = "exec_seconds", serialize_with = "as_seconds")]
+    pub exec: Duration,
     /// Bytes that were downloaded.
     pub downloaded_bytes: u64,
     /// Bytes of model that were written or compared.
     pub applied_bytes: u64,
+}
+
+/// Steps of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
+pub struct EdgeCounts {
+    /// How many.
+    pub count: u64,
+    /// Bytes of their objects, downloaded now or before.
+    pub bytes: u64,
+}
+
+impl FollowCounts {
+    /// How many versions the stream is ahead of what is held, as far as is known; `None` while nothing is
+    /// held.
+    pub fn behind(&self) -> Option<u64> {
+        let newest = self.newest.map_or(0, Version::get);
+        self.version.map(|held| newest.saturating_sub(held.get()))
+    }
 }
 
 impl FollowMetrics {
@@ -75,8 +107,10 @@ impl FollowMetrics {
                 counts.gone = false;
             }
             Event::StreamGone => counts.gone = true,
-            Event::StoreFailed => {
-                counts.failures = counts.failures.saturating_add(1);
+            Event::Newest(version) => counts.newest = Some(version),
+            Event::StoreFailed(cause) => {
+                let failures = counts.failures.entry(cause.name()).or_default();
+                *failures = failures.saturating_add(1);
                 counts.failing_since.get_or_insert_with(now);
             }
             Event::Advanced(Phase::Download, bytes) => {
@@ -98,11 +132,26 @@ impl FollowMetrics {
         counts.updated = Some(now());
         counts.updates = counts.updates.saturating_add(1);
         counts.skipped = counts.skipped.saturating_add(stepped);
+        for edge in &pulled.edges {
+            let edges = if edge.anchor { &mut counts.anchors } else { &mut counts.deltas };
+            edges.count = edges.count.saturating_add(1);
+            edges.bytes = edges.bytes.saturating_add(edge.bytes);
+        }
+        let (took, more) = (&mut counts.took, &pulled.took);
+        took.fetch = took.fetch.saturating_add(more.fetch);
+        took.stage = took.stage.saturating_add(more.stage);
+        took.activate = took.activate.saturating_add(more.activate);
+    }
+
+    /// Counts the time that the caller took over a version, such as for an engine to load it.
+    pub fn executed(&self, took: Duration) {
+        let mut counts = self.lock();
+        counts.exec = counts.exec.saturating_add(took);
     }
 
     /// The counts so far.
     pub fn counts(&self) -> FollowCounts {
-        *self.lock()
+        self.lock().clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, FollowCounts> {

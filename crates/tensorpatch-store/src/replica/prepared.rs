@@ -8,9 +8,9 @@ use tensorpatch_delta::{self as delta, ChangedTensor, ChangedTensors, Patch, Sta
 use tensorpatch_format::{TaggedStateDigest, TensorIndex};
 use tensorpatch_stream::{Commit, NamedObject, Version};
 
-use super::Pulled;
 use super::directory::{InstalledVersion, ReplicaDir};
 use super::prepare::Work;
+use super::pulled::Pulled;
 use crate::error::StoreError;
 
 /// A version that is downloaded and verified as far as that goes without touching what is held; holds the

@@ -8,7 +8,7 @@ use tensorpatch_stream::{SignKey, StreamId, TrustKey, Version, Writers};
 use super::expected::Expected;
 use super::{CreateOptions, Stream};
 use crate::bucket::Bucket;
-use crate::bucket::url::{Opened, open_existing_store, open_for_writing};
+use crate::bucket::url::{open_for_reading, open_for_writing};
 use crate::error::StoreError;
 use crate::settings::Policy;
 
@@ -110,8 +110,8 @@ impl StreamBuilder {
     /// The future may be dropped at any time; it only reads.
     pub async fn open(self) -> Result<Stream, StoreError> {
         let policy = self.settled_policy()?;
-        let (store, prefix) = open_existing_store(&self.url, &policy)?;
-        let stream = Stream::open_in(Bucket::new(store, prefix).with_policy(policy)).await?;
+        let bucket = Bucket::of(open_for_reading(&self.url, &policy)?).with_policy(policy);
+        let stream = Stream::open_in(bucket).await?;
         self.checked(stream).await
     }
 
@@ -125,13 +125,13 @@ impl StreamBuilder {
     /// The future may be dropped at any time; the stream is then created or not.
     pub async fn open_or_create(self) -> Result<Stream, StoreError> {
         let policy = self.settled_policy()?;
-        let Opened { store, prefix, single_writer } = open_for_writing(&self.url, &policy)?;
+        let opened = open_for_writing(&self.url, &policy)?;
         let options = CreateOptions {
             leaf_hash: self.leaf_hash,
-            single_writer: self.single_writer || single_writer,
+            single_writer: self.single_writer || opened.single_writer,
             sign_key: self.sign_key.clone(),
         };
-        let bucket = Bucket::new(store, prefix).with_policy(policy);
+        let bucket = Bucket::of(opened).with_policy(policy);
         let stream = match Stream::open_in(bucket.clone()).await {
             Err(StoreError::NoStream { .. }) if self.expected.stream.is_none() => {
                 self.expected.check_none_signed(&bucket).await?;

@@ -99,6 +99,11 @@ fn read(path: &Path) -> Result<Option<SignedTip>, StoreError> {
 }
 
 impl Stream {
+    /// Whether whoever opened it has said by its id which stream is meant.
+    pub(crate) fn is_expected_by_id(&self) -> bool {
+        self.expected.stream.is_some()
+    }
+
     /// Refuses a stream of another id than was asked for.
     pub(crate) fn check_id(&self) -> Result<(), StoreError> {
         match self.expected.stream {

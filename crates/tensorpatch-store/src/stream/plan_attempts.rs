@@ -1,13 +1,16 @@
 //! When a plan fails: what is tried instead, and when to give up.
 
+use std::time::{Duration, Instant};
+
 use tensorpatch_delta::ApplyError;
 use tensorpatch_stream::{Edge, EdgeKind, Exclusions, History, Plan};
 
 use crate::error::StoreError;
 
 /// The attempts to reach a version.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PlanAttempts {
+    begun: Instant,
     most: u32,
     made: u32,
     excluded: Exclusions,
@@ -23,7 +26,21 @@ pub(crate) struct PlanAttempts {
 impl PlanAttempts {
     /// At most `most` plans when objects vanish or local files turn out to be damaged.
     pub(crate) fn at_most(most: u32) -> Self {
-        Self { most, ..Self::default() }
+        Self {
+            begun: Instant::now(),
+            most,
+            made: 0,
+            excluded: Exclusions::default(),
+            edges: Vec::new(),
+            optional: Vec::new(),
+            first: None,
+            fetched_bytes: 0,
+        }
+    }
+
+    /// How long ago the first began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// Whether no plan has failed yet.

@@ -13,7 +13,7 @@ use tensorpatch_stream::{Key, Nonce, StreamRecord, TrustKey, names};
 
 use crate::bucket::Bucket;
 use crate::bucket::probe::probe;
-use crate::bucket::url::open_existing_store;
+use crate::bucket::url::open_for_reading;
 use crate::cause::Cause;
 use crate::error::StoreError;
 use crate::local::unix_now;
@@ -139,8 +139,8 @@ pub async fn diagnose(url: &str, policy: &Policy, options: &DiagnoseOptions) -> 
     policy.retries.client_retry_timeout = policy.retries.client_retry_timeout.min(PATIENCE);
     policy.timeouts.request_timeout = policy.timeouts.request_timeout.min(PATIENCE.saturating_mul(6));
     let mut diagnosis = Diagnosis::default();
-    let bucket = match open_existing_store(url, &policy) {
-        Ok((store, prefix)) => Bucket::new(store, prefix).with_policy(policy),
+    let bucket = match open_for_reading(url, &policy) {
+        Ok(opened) => Bucket::of(opened).with_policy(policy),
         Err(StoreError::NoStream { place }) => {
             look_at_nothing(FilePath::new(&place), &mut diagnosis);
             return diagnosis;

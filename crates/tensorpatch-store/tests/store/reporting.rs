@@ -85,8 +85,13 @@ async fn a_follower_counts_its_versions_bytes_and_answers() {
     let mut versions = replica.follow();
     metrics.pulled(&versions.next().await.unwrap().unwrap());
     let counts = metrics.counts();
-    assert_eq!((counts.version, counts.updates, counts.skipped, counts.failures), (Some(v(3)), 1, 1, 0));
+    assert_eq!((counts.version, counts.newest, counts.behind()), (Some(v(3)), Some(v(3)), Some(0)));
+    assert_eq!((counts.updates, counts.skipped, counts.failures.len()), (1, 1, 0));
+    assert_eq!((counts.anchors.count, counts.deltas.count), (0, 2));
+    assert!(counts.deltas.bytes > 0 && counts.deltas.bytes <= counts.downloaded_bytes - first);
     assert!(counts.downloaded_bytes > first && counts.polls >= 1 && counts.answered.is_some());
+    let took = counts.took;
+    assert!(!took.fetch.is_zero() && !took.stage.is_zero() && !took.activate.is_zero(), "{took:?}");
     let waited = tokio::time::timeout(std::time::Duration::from_millis(200), versions.next()).await;
     assert!(waited.is_err() && metrics.counts().polls > counts.polls);
 }

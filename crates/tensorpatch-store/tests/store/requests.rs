@@ -82,6 +82,18 @@ fn assert_no_object_was_read_twice(calls: &[Call]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_counts_the_requests_that_are_made_for_it() {
+    let counted = Counted::with_versions(2).await;
+    counted.take();
+    let (publisher, replica) = (counted.publisher().await, counted.replica().await);
+    counted.publish(&publisher, 3).await;
+    replica.pull().await.unwrap();
+    let counts = [publisher.stream().requests(), replica.stream().requests()];
+    let told: u64 = counts.iter().map(|counts| counts.requests).sum();
+    assert_eq!((told, counts[0].failed_attempts), (counted.take().len() as u64, 0), "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn publishing_takes_ten_requests_at_most_however_long_the_stream_is() {
     for versions in [3, 40] {
         let counted = Counted::with_versions(versions).await;

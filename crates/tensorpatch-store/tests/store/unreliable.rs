@@ -64,6 +64,22 @@ fn is_commit(call: &Call, version: u64) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn attempts_that_fail_are_counted_and_requests_are_counted_with_them() {
+    let seen = Arc::new(AtomicU64::new(0));
+    let calls = Arc::clone(&seen);
+    let scene = Scene::new(move |_| match calls.fetch_add(1, Ordering::Relaxed) {
+        // The first opens the stream.
+        1 | 2 => Fault::BeforeEffect,
+        _ => Fault::None,
+    })
+    .await;
+    let replica = Replica::of(scene.stream.clone(), scene.path("r"), ReplicaOptions::default());
+    assert!(matches!(replica.pull().await, Err(StoreError::Empty)));
+    let counts = scene.stream.requests();
+    assert_eq!((counts.requests, counts.failed_attempts), (seen.load(Ordering::Relaxed), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lists_that_never_show_anything_and_hints_that_are_wrong_hide_no_version() {
     let scene =
         Scene::new(|call| if matches!(call, Call::List(_)) { Fault::Stale } else { Fault::None }).await;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use tensorpatch::checkpoint::{AtomicFile, Places, Role};
-use tensorpatch::store::Published;
+use tensorpatch::store::{Published, RequestCounts};
 
 use super::Arguments;
 use crate::prometheus::{Metrics, START, now};
@@ -34,8 +34,13 @@ impl<'a> MetricsFile<'a> {
     }
 
     /// Writes the metrics, and gives the file its name.
-    pub(super) fn finish(mut self, published: &Published, seconds: f64) -> Result<()> {
-        let text = text(published, seconds);
+    pub(super) fn finish(
+        mut self,
+        published: &Published,
+        requests: RequestCounts,
+        seconds: f64,
+    ) -> Result<()> {
+        let text = text(published, requests, seconds);
         let name = || {
             format!(
                 "version {} is published, but not its metrics: {}",
@@ -48,7 +53,7 @@ impl<'a> MetricsFile<'a> {
     }
 }
 
-fn text(published: &Published, seconds: f64) -> String {
+fn text(published: &Published, requests: RequestCounts, seconds: f64) -> String {
     let mut out = Metrics::of("publisher", published.stream);
     let some = |count: u64| Some(count as f64);
     out.gauge("version", "The newest version.", some(published.version.get()));
@@ -57,6 +62,9 @@ fn text(published: &Published, seconds: f64) -> String {
     out.gauge("unchanged", help, some(published.unchanged.into()));
     let help = "What the command took until the version was published, and its anchor if there is one.";
     out.gauge("duration_seconds", help, Some(seconds));
+    out.gauge("requests", "Requests to the store.", some(requests.requests));
+    let help = "Attempts at requests that failed in a way that may pass.";
+    out.gauge("failed_attempts", help, some(requests.failed_attempts));
     let help = "Bytes of objects of its own that were uploaded, without an anchor besides.";
     out.gauge("uploaded_bytes", help, some(published.bytes));
     let anchor = published.anchor.as_ref().map_or(0, |anchor| anchor.bytes);

@@ -11,6 +11,7 @@ use super::command::CommandCredentials;
 use super::environment::{Environment, check_endpoint, check_plain, check_region, trust_bundle};
 use super::profile::{Profile, Source};
 use super::{bad, bucket_and_prefix, set_up};
+use crate::bucket::requests::Requests;
 use crate::error::StoreError;
 use crate::settings::Policy;
 
@@ -32,9 +33,10 @@ pub(super) fn open(
     url: &str,
     rest: &str,
     policy: &Policy,
+    requests: &Requests,
 ) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
     let (bucket, prefix) = bucket_and_prefix(url, rest)?;
-    let store = connect(bucket, policy).map_err(|what| bad(url, what))?;
+    let store = connect(bucket, policy, requests).map_err(|what| bad(url, what))?;
     Ok((set_up(url, store, policy)?, prefix))
 }
 
@@ -42,6 +44,7 @@ pub(super) fn open(
 fn connect(
     bucket: &str,
     policy: &Policy,
+    requests: &Requests,
 ) -> Result<object_store::Result<object_store::aws::AmazonS3>, String> {
     let environment = Environment::of_process(&["AWS_"])?;
     let profile = Profile::load(&environment)?;
@@ -81,6 +84,7 @@ fn connect(
     let connector = Connector {
         metadata_endpoint: environment.get("AWS_METADATA_ENDPOINT").map(str::to_owned),
         no_metadata: environment.is_true("AWS_EC2_METADATA_DISABLED"),
+        requests: requests.clone(),
     };
     builder = with_credentials(builder, &environment, &profile)?;
     Ok(builder

@@ -9,6 +9,7 @@ use object_store::path::Path;
 use super::client::Connector;
 use super::environment::{Environment, trust_bundle};
 use super::{bad, bucket_and_prefix, set_up};
+use crate::bucket::requests::Requests;
 use crate::error::StoreError;
 use crate::settings::Policy;
 
@@ -16,6 +17,7 @@ pub(super) fn open(
     url: &str,
     rest: &str,
     policy: &Policy,
+    requests: &Requests,
 ) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
     let (container, prefix) = bucket_and_prefix(url, rest)?;
     let refuse = |what: String| bad(url, what);
@@ -48,7 +50,7 @@ pub(super) fn open(
     let store = builder
         .with_client_options(options)
         .with_retry(policy.retries.retry_config())
-        .with_http_connector(Connector::default())
+        .with_http_connector(Connector::counting(requests))
         .build();
     Ok((set_up(url, store, policy)?, prefix))
 }

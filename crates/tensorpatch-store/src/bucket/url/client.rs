@@ -12,6 +12,7 @@ use object_store::client::{
 use object_store::{ClientOptions, Result};
 
 use super::bounded::bounded;
+use crate::bucket::requests::Requests;
 use crate::cause::{NO_CREDENTIALS, WRONG_REGION};
 
 /// How long a store may fail before a word is said about it.
@@ -29,6 +30,15 @@ pub(in crate::bucket) struct Connector {
     pub(super) metadata_endpoint: Option<String>,
     /// Whether metadata services are not to be asked.
     pub(super) no_metadata: bool,
+    /// Counts the attempts that fail.
+    pub(super) requests: Requests,
+}
+
+impl Connector {
+    /// One that knows of no metadata service of its own.
+    pub(in crate::bucket) fn counting(requests: &Requests) -> Self {
+        Self { requests: requests.clone(), ..Self::default() }
+    }
 }
 
 impl HttpConnector for Connector {
@@ -36,7 +46,8 @@ impl HttpConnector for Connector {
         let client = bounded(ReqwestConnector::default().connect(options)?);
         let metadata_endpoint = self.metadata_endpoint.clone();
         let no_metadata = self.no_metadata;
-        Ok(HttpClient::new(Watched { client, metadata_endpoint, no_metadata, trouble: Mutex::default() }))
+        let (requests, trouble) = (self.requests.clone(), Mutex::default());
+        Ok(HttpClient::new(Watched { client, metadata_endpoint, no_metadata, requests, trouble }))
     }
 }
 
@@ -45,6 +56,7 @@ struct Watched {
     client: HttpClient,
     metadata_endpoint: Option<String>,
     no_metadata: bool,
+    requests: Requests,
     trouble: Mutex<Option<Trouble>>,
 }
 
@@ -100,8 +112,9 @@ impl Watched {
         }
     }
 
-    /// Says once that the store fails, when that goes on.
+    /// Counts a failure that may pass, and says once that the store fails, when that goes on.
     fn failed(&self, host: &str, why: &str) {
+        self.requests.fail();
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let trouble = trouble.get_or_insert_with(|| Trouble { since: Instant::now(), told: false });
         if !trouble.told && trouble.since.elapsed() > PATIENCE {

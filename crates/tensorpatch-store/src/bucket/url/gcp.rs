@@ -9,6 +9,7 @@ use object_store::path::Path;
 use super::client::Connector;
 use super::environment::Environment;
 use super::{bad, bucket_and_prefix, set_up};
+use crate::bucket::requests::Requests;
 use crate::error::StoreError;
 use crate::settings::Policy;
 
@@ -16,6 +17,7 @@ pub(super) fn open(
     url: &str,
     rest: &str,
     policy: &Policy,
+    requests: &Requests,
 ) -> Result<(Arc<dyn ObjectStore>, Path), StoreError> {
     let (bucket, prefix) = bucket_and_prefix(url, rest)?;
     let environment =
@@ -33,7 +35,7 @@ pub(super) fn open(
         .with_bucket_name(bucket)
         .with_client_options(policy.timeouts.client_options(false))
         .with_retry(policy.retries.retry_config())
-        .with_http_connector(Connector::default())
+        .with_http_connector(Connector::counting(requests))
         .build();
     Ok((set_up(url, store, policy)?, prefix))
 }

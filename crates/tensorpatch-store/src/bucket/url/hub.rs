@@ -9,6 +9,7 @@ use super::client::Connector;
 use super::environment::{Environment, check_plain, expand_home, trust_bundle};
 use super::{Opened, bad, bucket_and_prefix, set_up};
 use crate::bucket::hub::HubBucket;
+use crate::bucket::requests::Requests;
 use crate::error::StoreError;
 use crate::settings::Policy;
 
@@ -23,7 +24,12 @@ const HUB: &str = "https://huggingface.co";
 /// S3 keys made for the Hub decide for the gateway, then a token of the Hub for its own interface, then the
 /// keys of AWS, which a user of the gateway may have set in their place; who has none of them reads what is
 /// public.
-pub(super) fn open(url: &str, rest: &str, policy: &Policy) -> Result<Opened, StoreError> {
+pub(super) fn open(
+    url: &str,
+    rest: &str,
+    policy: &Policy,
+    requests: &Requests,
+) -> Result<Opened, StoreError> {
     let form = "a Hub URL is hf://buckets/NAMESPACE/BUCKET and a prefix";
     let rest = rest.strip_prefix("buckets/").ok_or_else(|| bad(url, form))?;
     let (namespace, rest) = rest.split_once('/').ok_or_else(|| bad(url, form))?;
@@ -52,19 +58,21 @@ pub(super) fn open(url: &str, rest: &str, policy: &Policy) -> Result<Opened, Sto
         Some(keys) => {
             let endpoint = environment.get("HF_S3_ENDPOINT").unwrap_or(GATEWAY);
             let endpoint = format!("{}/{namespace}", endpoint.trim_end_matches('/'));
-            let store = gateway(&endpoint, bucket, keys, policy).with_client_options(options(&endpoint)?);
+            let store = gateway(&endpoint, bucket, keys, policy)
+                .with_client_options(options(&endpoint)?)
+                .with_http_connector(Connector::counting(requests));
             set_up(url, store.build(), policy)?
         }
         None => {
             let endpoint = environment.get("HF_ENDPOINT").unwrap_or(HUB);
             let options = options(endpoint)?;
             let id = format!("{namespace}/{bucket}");
-            let store =
-                HubBucket::new(endpoint, &id, token.as_deref(), options, policy.retries.retry_config());
+            let retry = policy.retries.retry_config();
+            let store = HubBucket::new(endpoint, &id, token.as_deref(), options, retry, requests);
             set_up(url, store, policy)?
         }
     };
-    Ok(Opened { store, prefix, single_writer })
+    Ok(Opened { store, prefix, single_writer, requests: requests.clone() })
 }
 
 /// The gateway keeps conditions on puts but not on gets, stores no metadata or tags, and answers a get with a
@@ -78,7 +86,6 @@ fn gateway(endpoint: &str, bucket: &str, (key, secret): (&str, &str), policy: &P
         .with_secret_access_key(secret)
         .with_disable_tagging(true)
         .with_retry(policy.retries.retry_config())
-        .with_http_connector(Connector::default())
 }
 
 /// The token that the Hub's own tools would use: of the environment, else what `hf auth login` stored.

@@ -1,0 +1,55 @@
+//! Where the stream of a baseline was published to last: versions that are published to a copy of it by
+//! mistake would fork its history.
+
+use serde::{Deserialize, Serialize};
+use tensorpatch_stream::StreamId;
+
+use super::Publisher;
+use crate::error::StoreError;
+use crate::local::{self, blocking};
+use crate::replica::directory::ReplicaDir;
+
+/// Room for a long path.
+const MAX_BYTES: u64 = 1 << 16;
+
+/// Kept beside the baseline. Where it is lost or damaged, nothing is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    stream: StreamId,
+    place: String,
+}
+
+impl Publisher {
+    /// Refuses a place that is not the one to which the stream was published from this baseline. A caller who
+    /// names the stream by its id says that it is meant.
+    pub(super) async fn check_place(&self, directory: &ReplicaDir) -> Result<(), StoreError> {
+        let Some(here) = self.place().filter(|_| !self.stream.is_expected_by_id()) else { return Ok(()) };
+        let at = directory.clone();
+        let known = blocking(move || local::read_own(&at.place(), MAX_BYTES)).await?;
+        let known = known.and_then(|known| serde_json::from_slice::<Place>(&known).ok());
+        match known.filter(|known| known.stream == here.stream && known.place != here.place) {
+            Some(Place { stream, place }) => {
+                Err(StoreError::Moved { place: here.place, stream, known: place })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Notes where a version was published. It is published, so a failure is told and is no failure of the
+    /// caller's.
+    pub(super) async fn note_place(&self, directory: &ReplicaDir) {
+        let Some(here) = self.place() else { return };
+        let at = directory.clone();
+        let noted = blocking(move || {
+            let bytes = serde_json::to_vec(&here).map_err(|error| StoreError::Task(error.to_string()))?;
+            local::write_unsynced(&at.place(), &bytes)
+        });
+        if let Err(error) = noted.await {
+            tracing::warn!("the place of the stream could not be noted: {error}");
+        }
+    }
+
+    fn place(&self) -> Option<Place> {
+        Some(Place { stream: self.stream.id(), place: self.stream.bucket().lasting_place()? })
+    }
+}
