@@ -335,9 +335,9 @@ mod tests {
     use super::TABLE;
 
     #[test]
-    fn the_readme_has_the_same_exit_codes() {
-        let readme = include_str!("../../../README.md");
-        let rows = readme.lines().skip_while(|line| *line != "| exit code | meaning |").skip(2);
+    fn the_page_of_the_commands_has_the_same_exit_codes() {
+        let page = include_str!("../../../docs/commands.md");
+        let rows = page.lines().skip_while(|line| *line != "| exit code | meaning |").skip(2);
         let listed: Vec<String> = rows
             .take_while(|line| line.starts_with('|'))
             .filter_map(|line| {
