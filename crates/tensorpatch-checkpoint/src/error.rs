@@ -13,7 +13,7 @@ use crate::{CompanionObstacle, ForeignFile, HeaderError, IndexError, Misplaced, 
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The operating system refused.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {}", path.display(), told(source))]
     Io {
         /// What was tried, such as `open` or `sync`.
         action: &'static str,
@@ -321,9 +321,15 @@ pub enum Obstacle {
 }
 
 fn available_text(available: Option<u64>) -> String {
-    available
-        .map(|bytes| format!(", {bytes} are free; free some space, or write elsewhere"))
-        .unwrap_or_default()
+    available.map(|bytes| format!(", {bytes} are free")).unwrap_or_default()
+}
+
+/// What the operating system said, after the words that all use for it where there is no room.
+fn told(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => format!("no room ({error})"),
+        _ => error.to_string(),
+    }
 }
 
 impl CheckpointError {

@@ -104,17 +104,23 @@ impl From<Interrupted> for Code {
     }
 }
 
-/// A refusal of the command line itself, with what to do instead.
+/// A refusal of the command line itself, or a failure of what it asks for, with what to do instead.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 pub(crate) struct Refusal {
     what: String,
     advice: String,
+    code: Code,
 }
 
 impl Refusal {
     pub(crate) fn usage(what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { what: what.into(), advice: advice.into() }
+        Self { what: what.into(), advice: advice.into(), code: Code::Refused }
+    }
+
+    /// Of something that was right to ask for.
+    pub(crate) fn failure(what: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { code: Code::Failure, ..Self::usage(what, advice) }
     }
 }
 

@@ -40,19 +40,19 @@ pub(crate) struct Bucket {
     prefix: Path,
     policy: Arc<Policy>,
     requests: Requests,
-    /// Whether it was opened by its URL. What a caller brings may be the same store by another name.
-    has_url: bool,
+    /// The URL that it was opened by, where that is the name by which people know it.
+    url: Option<Arc<str>>,
 }
 
 impl Bucket {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
-        Self { store, prefix, policy: Arc::default(), requests: Requests::default(), has_url: false }
+        Self { store, prefix, policy: Arc::default(), requests: Requests::default(), url: None }
     }
 
     /// The part of a store that was opened by its URL.
     pub(crate) fn of(opened: Opened) -> Self {
-        let Opened { store, prefix, requests, .. } = opened;
-        Self { requests, has_url: true, ..Self::new(store, prefix) }
+        let Opened { store, prefix, requests, url, .. } = opened;
+        Self { requests, url, ..Self::new(store, prefix) }
     }
 
     pub(crate) fn with_policy(mut self, policy: impl Into<Arc<Policy>>) -> Self {
@@ -64,16 +64,24 @@ impl Bucket {
         &self.policy
     }
 
-    /// Where this is, for people.
+    /// Where this is, for people: a bucket by its URL, a local directory by its path.
     pub(crate) fn place(&self) -> String {
+        self.url.as_ref().map_or_else(|| self.place_in_store(), ToString::to_string)
+    }
+
+    /// The same by what the store calls itself.
+    fn place_in_store(&self) -> String {
         let store = self.store.to_string();
-        // A local directory is known by its path, and a bucket by its name, not by what the program calls
-        // them.
         let bare = |text: &str, open: &str| text.strip_prefix(open)?.strip_suffix(')').map(str::to_owned);
         let store = bare(&store, "Directory(")
             .or_else(|| bare(&store, "LimitStore(")?.split_once(", ").map(|(_, store)| store.to_owned()))
             .unwrap_or(store);
         if self.prefix.as_ref().is_empty() { store } else { format!("{store}/{}", self.prefix) }
+    }
+
+    /// Whether `noted` is this place, as [`Bucket::settled_place`] says it now or did before it had URLs.
+    pub(crate) fn is_at(&self, noted: &str) -> bool {
+        noted == self.settled_place() || noted == self.place_in_store()
     }
 
     /// The same, whatever way a directory is named.
@@ -82,9 +90,10 @@ impl Bucket {
         settled.map_or_else(|| self.place(), |path| path.display().to_string())
     }
 
-    /// The same, if it is the same for everybody who opens this.
+    /// The same, if it is the same for everybody who opens this: what a caller brings may have any name.
     pub(crate) fn lasting_place(&self) -> Option<String> {
-        self.has_url.then(|| self.settled_place())
+        let is_named = self.url.is_some() || self.directory().is_some();
+        is_named.then(|| self.settled_place())
     }
 
     /// Where it is on local disk, if it is there.

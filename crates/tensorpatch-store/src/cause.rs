@@ -44,6 +44,8 @@ pub enum Cause {
     Unreachable,
     /// The store is overloaded or out of order.
     Busy,
+    /// A part of an upload is smaller than the store takes.
+    SmallPart,
     /// A mount was lost.
     MountLost,
     /// There is no room, or the quota is used up.
@@ -171,8 +173,9 @@ impl Cause {
             Self::Archived => "the object is in an archive storage class",
             Self::Unreachable => "the store does not answer",
             Self::Busy => "the store is overloaded or out of order",
+            Self::SmallPart => "a part of an upload is smaller than the store takes",
             Self::MountLost => "the mount was lost",
-            Self::NoRoom => "no room is left",
+            Self::NoRoom => "no room",
             Self::ReadOnly => "the file system is read-only",
             Self::NotPermitted => "no permission",
             Self::NotSupported => "the store or file system cannot do this",
@@ -220,8 +223,13 @@ impl Cause {
                 "check the URL or endpoint and the network; if they are right, try again later"
             }
             Self::Busy => "try again later",
+            Self::SmallPart => {
+                "raise part_bytes (--part-bytes, TENSORPATCH_PART_BYTES): S3 takes no less than 5MiB"
+            }
             Self::MountLost => "mount it again",
-            Self::NoRoom => "free some room or raise the quota, then run the same command again",
+            Self::NoRoom => {
+                "free some room, raise the quota or write elsewhere, then run the same command again"
+            }
             Self::ReadOnly => "mount it for writing, or use another directory",
             Self::NotPermitted => "run it as the owner of the files, or change their permissions",
             Self::NotSupported => {
@@ -230,6 +238,14 @@ impl Cause {
             Self::Fault => "try again",
             Self::Other => return None,
         })
+    }
+}
+
+/// What the system said, after the words that all use for it where there is no room.
+pub(crate) fn told_io(error: &io::Error) -> String {
+    match Cause::of_io(error) {
+        Cause::NoRoom => format!("no room ({error})"),
+        _ => error.to_string(),
     }
 }
 
@@ -362,6 +378,7 @@ impl Answer {
             | "InvalidClientTokenId"
             | "UnrecognizedClientException" => Cause::CredentialsRefused,
             "RequestTimeTooSkewed" | "RequestInTheFuture" => Cause::Clock,
+            "EntityTooSmall" => Cause::SmallPart,
             "AccessDenied"
             | "AllAccessDisabled"
             | "AccountProblem"

@@ -1,13 +1,13 @@
 //! What can go wrong between a checkpoint and a bucket.
 
 mod kind;
+mod local;
 
-use std::io::ErrorKind as IoErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::cause::{Cause, Told};
+use crate::cause::{Cause, Told, told_io};
 use crate::settings::PolicyError;
-use tensorpatch_checkpoint::{ConfinedPath, Misplaced};
+use tensorpatch_checkpoint::Misplaced;
 use tensorpatch_format::{LeafHash, TaggedStateDigest};
 use tensorpatch_stream::{
     ChainError, HandoverError, KeyError, PlanError, ReceiptError, RecordError, StreamId, TrustKey, Version,
@@ -240,6 +240,17 @@ pub enum StoreError {
         /// A file in it.
         found: String,
     },
+    /// A replica was named as a baseline, or a baseline as a replica: one would alter it under the other.
+    /// Nothing in it was altered.
+    #[error("{} is {kept_as}: {why}", path.display())]
+    KeptOtherwise {
+        /// The directory.
+        path: PathBuf,
+        /// What it is.
+        kept_as: &'static str,
+        /// Why it cannot be the other as well.
+        why: &'static str,
+    },
     /// The state of the local files is not what was recorded, or a patch did not lead to what was committed.
     #[error("{}: the state is {found}, not {expected}", path.display())]
     WrongState {
@@ -336,7 +347,7 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// A local file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), told_io(source))]
     Local {
         /// The file or directory.
         path: PathBuf,
@@ -541,8 +552,13 @@ pub enum StoreError {
     #[error(transparent)]
     Handover(#[from] HandoverError),
     /// There is no directory for caches, and none was named.
-    #[error("there is no home directory to keep {0} in: name a directory")]
-    NoCache(&'static str),
+    #[error("there is no home directory to keep {purpose} in: {what}")]
+    NoCache {
+        /// What was to be kept.
+        purpose: &'static str,
+        /// Which variable is wrong.
+        what: String,
+    },
     /// A URL that names no store.
     #[error("{url:?}: {what}")]
     Url {
@@ -559,32 +575,6 @@ pub enum StoreError {
 impl From<ChainError> for StoreError {
     fn from(error: ChainError) -> Self {
         Self::Plan(error.into())
-    }
-}
-
-impl StoreError {
-    /// That the directory at `path` could not be made or opened.
-    pub(crate) fn directory(path: &Path, source: std::io::Error) -> Self {
-        if matches!(source.kind(), IoErrorKind::AlreadyExists | IoErrorKind::NotADirectory) {
-            let is_file = |path: &&Path| path.metadata().is_ok_and(|found| !found.is_dir());
-            if let Some(file) = path.ancestors().find(is_file) {
-                return Self::NotADirectory { path: path.to_owned(), file: file.to_owned() };
-            }
-        }
-        Self::local(path, source)
-    }
-
-    pub(crate) fn local(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        match Misplaced::of(&source) {
-            Some(misplaced) => Self::Misplaced(misplaced.clone()),
-            None => Self::Local { path: path.into(), source },
-        }
-    }
-
-    /// For `map_err` on what is done at a place.
-    pub(crate) fn at(place: &ConfinedPath) -> impl FnOnce(std::io::Error) -> Self {
-        let path = place.path();
-        move |source| Self::local(path, source)
     }
 }
 

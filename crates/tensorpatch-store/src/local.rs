@@ -272,17 +272,46 @@ pub(crate) async fn blocking<T: Send + 'static>(
 /// restored from the stream.
 ///
 /// # Errors
-/// [`StoreError::NoCache`] if there is no home directory, [`StoreError::Cache`] if nothing can be made there.
+/// [`StoreError::NoCache`] if no variable names a place, [`StoreError::Cache`] if nothing can be made there.
 pub fn cache_dir(purpose: &'static str, stream: StreamId) -> Result<PathBuf, StoreError> {
     // By the XDG rules a relative path does not count.
     let configured = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || std::env::home_dir().filter(|home| home.is_absolute());
     let below_home = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
-    let cache = configured.or_else(|| Some(home()?.join(below_home))).ok_or(StoreError::NoCache(purpose))?;
+    let cache = configured.or_else(|| Some(home()?.join(below_home))).ok_or_else(|| no_cache(purpose))?;
     let path = cache.join("tensorpatch").join(purpose).join(stream.to_string());
     match create_private_dir(&path) {
         Err(StoreError::Local { source, .. }) => Err(StoreError::Cache { path, source }),
         made => made.map(|()| path),
+    }
+}
+
+/// Says which variable is why there is no place in the user's cache.
+fn no_cache(purpose: &'static str) -> StoreError {
+    let wrong = |name: &str| std::env::var_os(name).map(|value| format!("{name} is {value:?}"));
+    let wrong: Vec<String> = ["XDG_CACHE_HOME", "HOME"].into_iter().filter_map(wrong).collect();
+    let what = match wrong.as_slice() {
+        [] => "HOME is not set".into(),
+        [one] => format!("{one}, which is no absolute path"),
+        all => format!("{}, which are no absolute paths", all.join(" and ")),
+    };
+    StoreError::NoCache { purpose, what }
+}
+
+/// The directories of a path that are not there yet, the innermost first.
+pub(crate) fn missing_dirs(path: &Path) -> Vec<PathBuf> {
+    let named = |path: &&Path| !path.as_os_str().is_empty() && std::fs::symlink_metadata(path).is_err();
+    path.ancestors().take_while(named).map(Path::to_owned).collect()
+}
+
+/// Removes directories that are empty, the innermost first: what has something in it stays, and what it is
+/// in.
+pub(crate) fn remove_empty_dirs(dirs: &[PathBuf]) {
+    for dir in dirs {
+        match ConfinedPath::of(dir).and_then(|dir| dir.remove_empty_dir()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return,
+            _ => {}
+        }
     }
 }
 

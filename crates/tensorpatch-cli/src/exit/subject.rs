@@ -75,6 +75,7 @@ impl Subject {
             StoreError::AnotherStream { path, .. }
             | StoreError::ForeignDirectory { path, .. }
             | StoreError::NotABaseline { path, .. }
+            | StoreError::KeptOtherwise { path, .. }
             | StoreError::NotADirectory { path, .. }
             | StoreError::Cache { path, .. }
             | StoreError::WrongBase { path, .. }

@@ -35,9 +35,13 @@ pub(super) fn judge(error: &anyhow::Error) -> Verdict {
     let mut verdict = judge_known(error);
     if verdict.advice.is_none() {
         let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
-        verdict.advice = io.and_then(|io| Cause::of_io(io).advice()).map(str::to_owned);
+        verdict.advice = io.and_then(advice_of_io).map(str::to_owned);
     }
     verdict
+}
+
+fn advice_of_io(error: &io::Error) -> Option<&'static str> {
+    Cause::of_io(error).advice().or((error.kind() == io::ErrorKind::NotFound).then_some("check the path"))
 }
 
 fn judge_known(error: &anyhow::Error) -> Verdict {
@@ -46,7 +50,7 @@ fn judge_known(error: &anyhow::Error) -> Verdict {
             return Verdict::new(Code::OutputClosed);
         }
         if let Some(refusal) = cause.downcast_ref::<Refusal>() {
-            return Verdict::new(Code::Refused).advise(&refusal.advice);
+            return Verdict::new(refusal.code).advise(&refusal.advice);
         }
         if let Some(ended) = cause.downcast_ref::<Interrupted>() {
             return Verdict::new((*ended).into()).advise(match ended {
@@ -170,16 +174,15 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
         CheckpointError::NotAFile { .. } => {
             verdict.advise("give a safetensors file, or the directory of one")
         }
+        CheckpointError::NoRoom { .. } => {
+            Verdict { advice: Cause::NoRoom.advice().map(str::to_owned), ..verdict }
+        }
         CheckpointError::Io { source, .. } => match source.kind() {
-            io::ErrorKind::NotFound => verdict.advise("check the path"),
             io::ErrorKind::PermissionDenied => {
                 verdict.advise("run it as a user who may read and write there, or change the permissions")
             }
             io::ErrorKind::ReadOnlyFilesystem => {
                 verdict.advise("the file system is read-only: write elsewhere")
-            }
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                verdict.advise("free some space, or write elsewhere")
             }
             io::ErrorKind::FileTooLarge => {
                 verdict.advise("raise the limit on the size of files (ulimit -f), or write elsewhere")
@@ -253,6 +256,9 @@ fn store(error: &StoreError) -> Verdict {
         StoreError::NotABaseline { .. } => verdict.advise(
             "name an empty or missing directory, which is filled from the stream, or leave --baseline out; \
              tensorpatch anchor takes a replica, too: tensorpatch pull makes one",
+        ),
+        StoreError::KeptOtherwise { .. } => verdict.advise(
+            "name another directory: an empty or missing one is filled from the stream; nothing in it was altered",
         ),
         StoreError::AnotherCopy { .. } => verdict.advise("choose an empty or missing place for the copy"),
         StoreError::Occupied { .. } => {
@@ -337,7 +343,7 @@ fn store(error: &StoreError) -> Verdict {
             "ask the owner of the stream for its newest public key, and trust that alone (--trust-key)",
         ),
         StoreError::NeedsKey { .. } => verdict.advise("name the public key of the publisher with --trust-key"),
-        StoreError::NoCache(_) | StoreError::Cache { .. } => verdict.advise(
+        StoreError::NoCache { .. } | StoreError::Cache { .. } => verdict.advise(
             "name a directory, with --baseline to publish and to anchor, with --work to fold, mirror and report; or set \
              XDG_CACHE_HOME to one that this user may write to",
         ),

@@ -77,11 +77,13 @@ pub(crate) struct Opened {
     pub(crate) single_writer: bool,
     /// Counts what its client tries again.
     pub(crate) requests: Requests,
+    /// The URL as it may be shown, for a bucket.
+    pub(crate) url: Option<Arc<str>>,
 }
 
 impl Opened {
     fn new((store, prefix): (Arc<dyn ObjectStore>, Path), requests: Requests) -> Self {
-        Self { store, prefix, single_writer: false, requests }
+        Self { store, prefix, single_writer: false, requests, url: None }
     }
 
     fn into_store(self) -> (Arc<dyn ObjectStore>, Path) {
@@ -130,7 +132,7 @@ fn open(
         allow(unused_variables, reason = "local directories have no client")
     )]
     let requests = Requests::default();
-    match scheme {
+    let opened = match scheme {
         #[cfg(feature = "aws")]
         "s3" => aws::open(url, rest, policy, &requests).map(|opened| Opened::new(opened, requests)),
         #[cfg(feature = "hub")]
@@ -149,7 +151,9 @@ fn open(
                 _ => "the kinds of stores are file, s3, gs, az and hf",
             },
         )),
-    }
+    };
+    let shown = without_secrets(url);
+    opened.map(|opened| Opened { url: Some(shown.trim_end_matches('/').into()), ..opened })
 }
 
 /// The local directory that a URL names, if it names one.
@@ -279,6 +283,19 @@ mod tests {
         assert_eq!((bucket, prefix.as_ref()), ("bucket", "runs/7"));
         let (bucket, prefix) = bucket_and_prefix("", "bucket").unwrap();
         assert_eq!((bucket, prefix.as_ref()), ("bucket", ""));
+    }
+
+    #[cfg(feature = "aws")]
+    #[test]
+    fn a_bucket_is_called_by_its_url_and_known_by_what_it_was_called_before() {
+        let opened = open_for_reading("s3://bucket/runs/7/", &Policy::default()).unwrap();
+        let bucket = crate::bucket::Bucket::of(opened);
+        assert_eq!(bucket.place(), "s3://bucket/runs/7");
+        for (noted, is) in
+            [("s3://bucket/runs/7", true), ("AmazonS3(bucket)/runs/7", true), ("s3://bucket/runs/8", false)]
+        {
+            assert_eq!(bucket.is_at(noted), is, "{noted}");
+        }
     }
 
     #[test]

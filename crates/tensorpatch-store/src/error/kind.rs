@@ -35,6 +35,7 @@ impl StoreError {
             | Self::HistoryRewritten(_) => ErrorKind::Conflict,
             Self::ForeignDirectory { .. }
             | Self::NotABaseline { .. }
+            | Self::KeptOtherwise { .. }
             | Self::NotADirectory { .. }
             | Self::RunsCode { .. }
             | Self::OwnFile { .. }
@@ -50,7 +51,7 @@ impl StoreError {
             | Self::PlanBytes { .. }
             | Self::Policy(_)
             | Self::LeafHash { .. }
-            | Self::NoCache(_)
+            | Self::NoCache { .. }
             | Self::NeedsKey { .. }
             | Self::UsedKey { .. }
             | Self::Companion { .. }

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use tensorpatch_format::LeafHash;
-use tensorpatch_stream::{SignKey, StreamId, TrustKey, Version, Writers};
+use tensorpatch_stream::{SignKey, StreamId, TrustKey, Version, Writers, names};
 
 use super::expected::Expected;
 use super::{CreateOptions, Stream};
 use crate::bucket::Bucket;
-use crate::bucket::url::{open_for_reading, open_for_writing};
+use crate::bucket::url::{directory, open_for_reading, open_for_writing};
 use crate::error::StoreError;
+use crate::local::{blocking, missing_dirs, remove_empty_dirs};
 use crate::settings::Policy;
 
 /// How a stream is opened by its URL; made by [`Stream::builder`].
@@ -110,12 +111,13 @@ impl StreamBuilder {
     /// The future may be dropped at any time; it only reads.
     pub async fn open(self) -> Result<Stream, StoreError> {
         let policy = self.settled_policy()?;
-        let bucket = Bucket::of(open_for_reading(&self.url, &policy)?).with_policy(policy);
-        let stream = Stream::open_in(bucket).await?;
+        let opened = open_for_reading(&self.url, &policy)?;
+        let stream = Stream::open_in(Bucket::of(opened).with_policy(policy)).await?;
         self.checked(stream).await
     }
 
-    /// Opens the stream, or creates it after probing the store; also when several do at the same time.
+    /// Opens the stream, or creates it after probing the store; also when several do at the same time. Where
+    /// that is refused, no directory is left that was not there before.
     ///
     /// # Errors
     /// As [`StreamBuilder::open`]; [`StoreError::NoConditionalCreate`] if the store does not keep publishers
@@ -124,6 +126,20 @@ impl StreamBuilder {
     /// # Cancel safety
     /// The future may be dropped at any time; the stream is then created or not.
     pub async fn open_or_create(self) -> Result<Stream, StoreError> {
+        let probes = directory(&self.url)?.map(|directory| directory.join(names::PROBE));
+        let made = probes.as_deref().map(missing_dirs).unwrap_or_default();
+        let opened = self.opened_or_created().await;
+        if opened.is_err() {
+            blocking(move || {
+                remove_empty_dirs(&made);
+                Ok(())
+            })
+            .await?;
+        }
+        opened
+    }
+
+    async fn opened_or_created(self) -> Result<Stream, StoreError> {
         let policy = self.settled_policy()?;
         let opened = open_for_writing(&self.url, &policy)?;
         let options = CreateOptions {

@@ -82,7 +82,8 @@ impl Expected {
     pub(crate) async fn check_none_signed(&self, bucket: &Bucket) -> Result<(), StoreError> {
         let place = bucket.settled_place();
         let tips = self.tips_of_unnamed().await?.unwrap_or_default();
-        let signed = tips.into_iter().find(|(_, tip)| tip.place.as_ref() == Some(&place));
+        let is_here = |tip: &SignedTip| tip.place.as_ref().is_some_and(|noted| bucket.is_at(noted));
+        let signed = tips.into_iter().find(|(_, tip)| is_here(tip));
         match signed.zip(self.signed.as_ref()) {
             Some(((id, SignedTip { version: known, .. }), dir)) => {
                 Err(StoreError::Removed { place, known, note: tip_file(dir, id) })
@@ -140,13 +141,14 @@ impl Stream {
     pub(crate) async fn check_place(&self) -> Result<(), StoreError> {
         let Some(tips) = self.expected.tips_of_unnamed().await? else { return Ok(()) };
         let (here, found) = (self.bucket().settled_place(), self.id());
-        let signed_here =
-            |(id, tip): &(&StreamId, &SignedTip)| **id != found && tip.place.as_ref() == Some(&here);
-        if let Some((expected, _)) = tips.iter().find(signed_here) {
+        let is_here = |tip: &SignedTip| tip.place.as_ref().is_some_and(|noted| self.bucket().is_at(noted));
+        if let Some((expected, _)) = tips.iter().find(|(id, tip)| **id != found && is_here(tip)) {
             return Err(StoreError::WrongStream { place: here, expected: *expected, found });
         }
         match tips.get(&found).and_then(|tip| tip.place.clone()) {
-            Some(known) if known != here => Err(StoreError::Moved { place: here, stream: found, known }),
+            Some(known) if !self.bucket().is_at(&known) => {
+                Err(StoreError::Moved { place: here, stream: found, known })
+            }
             _ => Ok(()),
         }
     }

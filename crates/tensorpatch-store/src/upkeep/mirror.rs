@@ -18,10 +18,10 @@ use tensorpatch_stream::{
 
 use super::check::Problem;
 use crate::bucket::create::{Created, create};
-use crate::bucket::url::{directory, open_store};
+use crate::bucket::url::{directory, open_for_writing};
 use crate::bucket::{Bucket, buffered_all};
 use crate::error::StoreError;
-use crate::local;
+use crate::local::{self, blocking, missing_dirs, remove_empty_dirs};
 use crate::lock::Lock;
 use crate::observe::{Observer, Phase};
 use crate::stream::Stream;
@@ -72,18 +72,29 @@ pub struct Mirrored {
     pub problems: Vec<Problem>,
 }
 
-/// Copies a stream to the store at `url`, as [`mirror`] does. A local directory is made if it is missing.
+/// Copies a stream to the store at `url`, as [`mirror`] does. A local directory is made if it is missing, and
+/// is not left behind if nothing could be copied.
 ///
 /// # Errors
-/// As [`mirror`] and [`open_store`].
+/// As [`mirror`] and [`open_store`](crate::open_store).
 ///
 /// # Cancel safety
 /// As [`mirror`].
 pub async fn mirror_to(stream: &Stream, url: &str, options: &MirrorOptions) -> Result<Mirrored, StoreError> {
     // Before a directory is made.
     places(stream, directory(url)?, options).check()?;
-    let (store, prefix) = open_store(url, stream.policy())?;
-    mirror(stream, store, prefix, options).await
+    let probes = directory(url)?.map(|directory| directory.join(names::PROBE));
+    let made = probes.as_deref().map(missing_dirs).unwrap_or_default();
+    let opened = open_for_writing(url, stream.policy())?;
+    let mirrored = mirror_in(stream, Bucket::of(opened), options).await;
+    if mirrored.is_err() {
+        blocking(move || {
+            remove_empty_dirs(&made);
+            Ok(())
+        })
+        .await?;
+    }
+    mirrored
 }
 
 fn places(stream: &Stream, copy: Option<PathBuf>, options: &MirrorOptions) -> Places {
@@ -112,7 +123,11 @@ pub async fn mirror(
     prefix: Path,
     options: &MirrorOptions,
 ) -> Result<Mirrored, StoreError> {
-    let to = Bucket::new(store, prefix).with_policy(Arc::clone(stream.bucket().policy()));
+    mirror_in(stream, Bucket::new(store, prefix), options).await
+}
+
+async fn mirror_in(stream: &Stream, to: Bucket, options: &MirrorOptions) -> Result<Mirrored, StoreError> {
+    let to = to.with_policy(Arc::clone(stream.bucket().policy()));
     places(stream, to.directory(), options).check()?;
     if to.size(names::STREAM).await?.is_none() {
         check_directory(&to).await?;
