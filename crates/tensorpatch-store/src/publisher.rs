@@ -187,6 +187,7 @@ impl Publisher {
         check_baseline(&self.baseline)?;
         create_private_dir(&self.baseline)?;
         let directory = ReplicaDir::lock(&self.baseline, self.options.diff.durability).await?;
+        directory.mark_baseline_if_new()?;
         Ok((directory, known))
     }
 

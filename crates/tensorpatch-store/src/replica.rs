@@ -35,7 +35,7 @@ use crate::observe::{Event, Phase};
 use crate::stream::Stream;
 use crate::stream::plan_attempts::PlanAttempts;
 use builder::ReplicaBuilder;
-use directory::{Condition, InstalledVersion, LocalState, ReplicaDir};
+use directory::{Condition, InstalledVersion, LocalState, ReplicaDir, check_no_baseline};
 use options::{ReplicaOptions, Target, Verify};
 use prepare::{Staging, Work};
 use pulled::{Pulled, PulledEdge, Took};
@@ -181,6 +181,7 @@ impl Replica {
 
     async fn lock(&self) -> Result<ReplicaDir, StoreError> {
         self.stream.read_places().altered(Role::Replica, &self.dir).check()?;
+        check_no_baseline(&self.dir)?;
         ReplicaDir::lock(&self.dir, self.options.apply.durability).await
     }
 
@@ -500,7 +501,11 @@ async fn go_on_or_leave(
     directory: &ReplicaDir,
 ) -> Result<(), StoreError> {
     let Err(error) = attempts.go_on(error) else { return Ok(()) };
-    if error.kind() == ErrorKind::Refused || matches!(error, StoreError::Checkpoint(_)) {
+    let is_refused = matches!(
+        error.kind(),
+        ErrorKind::Refused | ErrorKind::NotFound | ErrorKind::Untrusted | ErrorKind::Conflict
+    );
+    if is_refused || matches!(error, StoreError::Checkpoint(_)) {
         let directory = directory.clone();
         blocking(move || directory.abandon()).await?;
     }

@@ -13,6 +13,7 @@ use crate::bucket::url::directory;
 use crate::error::StoreError;
 use crate::local::{blocking, cache_dir};
 use crate::replica::Replica;
+use crate::replica::directory::check_no_replica;
 use crate::replica::options::{ReplicaOptions, Verify};
 use crate::settings::Policy;
 use crate::stream::Stream;
@@ -43,7 +44,7 @@ impl PublisherBuilder {
     }
 
     /// Looks at the checkpoint that is to be published first, as [`Survey::of`] does, before a stream is
-    /// created for it.
+    /// created for it, and refuses a replica as the baseline, which would change with it.
     pub fn surveying(mut self, checkpoint: impl Into<PathBuf>) -> Self {
         self.checkpoint = Some(checkpoint.into());
         self
@@ -138,6 +139,9 @@ impl PublisherBuilder {
             blocking(move || Survey::of(&checkpoint, &options)).await?;
         }
         self.places()?.check()?;
+        if let (Some(_), Some(baseline)) = (&self.checkpoint, &self.baseline) {
+            check_no_replica(baseline)?;
+        }
         let stream = self.stream;
         let stream = if self.existing { stream.open().await? } else { stream.open_or_create().await? };
         let baseline = self.baseline.map_or_else(|| cache_dir("baselines", stream.id()), Ok)?;

@@ -19,6 +19,9 @@ use crate::lock::Lock;
 /// The name of the hidden directory.
 pub(crate) const HIDDEN: &str = ".tensorpatch";
 const STATE: &str = "state.json";
+const BASELINE: &str = "baseline";
+const CHAIN: &str = "chain.json";
+const LAG: &str = "lag.json";
 /// Room for the lists of files of a version, those of another, and their names once more: each is part of a
 /// record.
 const MAX_STATE_BYTES: u64 = 64 << 20;
@@ -36,6 +39,8 @@ pub(crate) struct ReplicaDir {
     durability: Durability,
     /// Whether the hidden directory is this call's own.
     is_new: bool,
+    /// The directories on the way to the replica, it included, that are this call's own.
+    made: Vec<PathBuf>,
     _lock: Arc<Lock>,
 }
 
@@ -137,11 +142,11 @@ struct ReadStateFile {
 impl ReplicaDir {
     /// The replica in `dir`, which is made if it is missing. Waits for another process to let go of it.
     pub(crate) async fn lock(dir: &Path, durability: Durability) -> Result<Self, StoreError> {
-        let is_new = !is_kept(dir);
+        let (is_new, made) = (!is_kept(dir), local::missing_dirs(dir));
         let (lock, root) = Lock::wait(dir, HIDDEN).await?;
         let hidden = root.join(HIDDEN);
         let hidden = hidden.enter().map_err(StoreError::at(&hidden))?;
-        let directory = Self { root, hidden, durability, is_new, _lock: Arc::new(lock) };
+        let directory = Self { root, hidden, durability, is_new, made, _lock: Arc::new(lock) };
         local::make_private_dir(&directory.downloads())?;
         Ok(directory)
     }
@@ -161,12 +166,13 @@ impl ReplicaDir {
         .await
     }
 
-    /// Removes the hidden directory if this call has made it and nothing counts in it: a directory in which
+    /// Removes what this call has made, if nothing counts in the hidden directory: a directory in which
     /// nothing may be kept is left as it was found.
     pub(crate) fn abandon(&self) -> Result<(), StoreError> {
         let place = self.state_file();
         if self.is_new && place.find().map_err(StoreError::at(&place))?.is_none() {
             local::remove(&self.root.join(HIDDEN))?;
+            local::remove_empty_dirs(&self.made);
         }
         Ok(())
     }
@@ -218,12 +224,27 @@ impl ReplicaDir {
 
     /// Where a publisher keeps what it knows of the patches since the newest anchor.
     pub(crate) fn chain(&self) -> ConfinedPath {
-        self.hidden.join("chain.json")
+        self.hidden.join(CHAIN)
+    }
+
+    /// What marks a directory that a publisher has made its baseline in.
+    fn baseline_mark(&self) -> ConfinedPath {
+        self.hidden.join(BASELINE)
+    }
+
+    /// Marks the directory as a baseline, if nothing is kept in it yet.
+    pub(crate) fn mark_baseline_if_new(&self) -> Result<(), StoreError> {
+        let state = self.state_file();
+        let is_new = state.find().map_err(StoreError::at(&state))?.is_none();
+        if is_new && first_entry(&self.path())?.is_none() {
+            local::write_unsynced(&self.baseline_mark(), b"")?;
+        }
+        Ok(())
     }
 
     /// Where a publisher keeps what it needs to let its baseline stay behind.
     pub(crate) fn lag(&self) -> ConfinedPath {
-        self.hidden.join("lag.json")
+        self.hidden.join(LAG)
     }
 
     /// Where a publisher keeps the place of the stream.
@@ -335,6 +356,32 @@ fn read_state_file(place: &ConfinedPath) -> Result<Option<LocalState>, StoreErro
 /// Whether a directory is a replica, by its state file.
 pub(crate) fn is_replica(dir: &Path) -> bool {
     dir.join(HIDDEN).join(STATE).is_file()
+}
+
+/// Refuses the baseline of a publisher as a replica.
+pub(crate) fn check_no_baseline(dir: &Path) -> Result<(), StoreError> {
+    if !dir.join(HIDDEN).join(BASELINE).exists() {
+        return Ok(());
+    }
+    Err(StoreError::KeptOtherwise {
+        path: dir.to_owned(),
+        kept_as: "the baseline of a publisher",
+        why: "as a replica it would change under the publisher",
+    })
+}
+
+/// Refuses a replica as the baseline of a publisher. Before there was a mark, only what publishers note has
+/// told the two apart.
+pub(crate) fn check_no_replica(dir: &Path) -> Result<(), StoreError> {
+    let hidden = dir.join(HIDDEN);
+    if !is_replica(dir) || [BASELINE, CHAIN, LAG].iter().any(|name| hidden.join(name).exists()) {
+        return Ok(());
+    }
+    Err(StoreError::KeptOtherwise {
+        path: dir.to_owned(),
+        kept_as: "a replica",
+        why: "as a baseline it would change with every version that is published from it",
+    })
 }
 
 /// Whether a directory is or was kept at versions of a stream: its state file may be gone.
