@@ -1,6 +1,7 @@
 //! Arguments that several commands share, and the values that they parse.
 
 use std::num::NonZeroUsize;
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use tensorpatch::delta::Durability;
@@ -19,8 +20,18 @@ pub(crate) struct Global {
     #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet", global = true, help_heading = "Global options")]
     pub(crate) verbose: u8,
     /// Threads that encode, decode and hash [default: one for each core]
-    #[arg(long, value_name = "N", global = true, help_heading = "Global options")]
+    #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, global = true, help_heading = "Global options")]
     pub(crate) threads: Option<NonZeroUsize>,
+}
+
+/// Reads a whole number.
+pub(crate) fn parse_number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "expected a whole number".into())
+}
+
+/// Reads a number of which there must be one at least.
+pub(crate) fn parse_count<N: FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_| "expected a whole number of at least 1".into())
 }
 
 /// `--leaf-hash`.

@@ -1,7 +1,8 @@
 //! What the commands about streams share: opening them, waiting for them, and where baselines are kept.
 
+use std::fs::File;
 use std::future::Future;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -10,8 +11,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use clap::Args;
 use tensorpatch::store::{
-    Event, FollowMetrics, Observer, Phase, Policy, SignKey, Stream, StreamBuilder, StreamId, TrustKey,
-    Version, signed_tips_beside,
+    Event, FollowMetrics, Observer, Phase, Policy, Publisher, PublisherBuilder, SignKey, StoreError, Stream,
+    StreamBuilder, StreamId, TrustKey, Version, signed_tips_beside,
 };
 
 use crate::exit::Refusal;
@@ -42,6 +43,35 @@ pub(crate) fn wait<T>(session: &Session, work: impl Future<Output = Result<T>>) 
         runtime.shutdown_timeout(WIND_DOWN);
     }
     ended
+}
+
+/// Says of which stream an error is that names none: an object, or a version.
+pub(crate) fn about<T>(url: &str, ended: Result<T>) -> Result<T> {
+    ended.map_err(|error| {
+        let names_none = |error: &StoreError| {
+            matches!(
+                error,
+                StoreError::Object { .. }
+                    | StoreError::Missing { .. }
+                    | StoreError::Damaged { .. }
+                    | StoreError::Record { .. }
+                    | StoreError::Untrusted { .. }
+                    | StoreError::NotTakenBack { .. }
+                    | StoreError::OutcomeUnknown { .. }
+                    | StoreError::LostRace { .. }
+                    | StoreError::NotAtTip { .. }
+                    | StoreError::HistoryRewritten(_)
+                    | StoreError::NoVersion { .. }
+                    | StoreError::Collected { .. }
+                    | StoreError::Empty
+                    | StoreError::Plan(_)
+                    | StoreError::PatchDiffers { .. }
+            )
+        };
+        let is_about = error.chain().find_map(|cause| cause.downcast_ref()).is_some_and(names_none);
+        let names_it = error.to_string().starts_with(&format!("{url}:"));
+        if is_about && !names_it { error.context(url.to_owned()) } else { error }
+    })
 }
 
 /// Says of interrupted work what was and was not done, by the phase that it was in.
@@ -99,6 +129,11 @@ pub(crate) struct Sign {
 }
 
 impl Source {
+    /// As [`wait`], for work on this stream alone, so that errors can name it.
+    pub(crate) fn wait<T>(&self, session: &Session, work: impl Future<Output = Result<T>>) -> Result<T> {
+        about(&self.url, wait(session, work))
+    }
+
     /// Opens the stream, which must be there.
     pub(crate) async fn open(&self) -> Result<Stream> {
         Ok(self.builder()?.open().await?)
@@ -136,16 +171,35 @@ impl Access {
     pub(crate) fn policy(&self) -> Result<Policy> {
         self.transfer.policy()
     }
+
+    /// A publisher of the stream at `url` with the keys and whatever else is said of it.
+    pub(crate) fn publisher(&self, url: &str, sign: &Sign) -> Result<PublisherBuilder> {
+        let keys = self.trust_key.iter().copied();
+        let mut builder = Publisher::builder(url).policy(self.policy()?).trust_keys(keys);
+        if let Some(key) = sign.key()? {
+            builder = builder.sign_key(key);
+        }
+        if let Some(dir) = sign.signed_tips() {
+            builder = builder.signed_tips(dir);
+        }
+        if let Some(id) = self.stream {
+            builder = builder.stream(id);
+        }
+        if let Some(version) = self.expect_tip {
+            builder = builder.expect_tip(version);
+        }
+        Ok(builder)
+    }
 }
 
 impl Sign {
     /// The directory beside the key in which the newest version is kept that was signed with it.
-    pub(crate) fn signed_tips(&self) -> Option<PathBuf> {
+    fn signed_tips(&self) -> Option<PathBuf> {
         self.sign_key.as_deref().map(signed_tips_beside)
     }
 
     /// The key, if one is named.
-    pub(crate) fn key(&self) -> Result<Option<SignKey>> {
+    fn key(&self) -> Result<Option<SignKey>> {
         self.sign_key.as_deref().map(read_key).transpose()
     }
 }
@@ -159,21 +213,27 @@ pub(crate) fn unix_now() -> i64 {
 /// Reads the file of a secret key.
 pub(crate) fn read_key(path: &Path) -> Result<SignKey> {
     let failed = || format!("{}: cannot read the signing key", path.display());
-    let file = std::fs::File::open(path).with_context(failed)?;
-    let mode = file.metadata().with_context(failed)?.mode();
-    if mode & 0o077 != 0 {
-        tracing::warn!("{}: others can read or replace the signing key: chmod 600 it", path.display());
-    }
-    let advice = "name a file that tensorpatch keygen has made";
-    if file.metadata().with_context(failed)?.is_dir() {
-        let what = format!("{} is a directory, and no signing key", path.display());
-        return Err(Refusal::usage(what, advice).into());
+    let refused = |what: String| {
+        Refusal::usage(format!("{} {what}", path.display()), "name a file that tensorpatch keygen has made")
+    };
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(refused("is named as the signing key, and is not there".into()).into());
+        }
+        opened => opened.with_context(failed)?,
+    };
+    let metadata = file.metadata().with_context(failed)?;
+    if metadata.is_dir() {
+        return Err(refused("is a directory, and no signing key".into()).into());
     }
     let mut bytes = Vec::new();
     file.take(MAX_KEY_BYTES).read_to_end(&mut bytes).with_context(failed)?;
     let key = String::from_utf8_lossy(&bytes).parse();
-    Ok(key
-        .map_err(|error| Refusal::usage(format!("{} is no signing key: {error}", path.display()), advice))?)
+    let key = key.map_err(|error| refused(format!("is no signing key: {error}")))?;
+    if metadata.mode() & 0o077 != 0 {
+        tracing::warn!("{}: others can read or replace the signing key: chmod 600 it", path.display());
+    }
+    Ok(key)
 }
 
 /// An observer that draws a bar for each phase.

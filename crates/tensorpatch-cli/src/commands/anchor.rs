@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{AnchorAdded, PublishOptions, Publisher};
+use tensorpatch::store::{AnchorAdded, PublishOptions};
 
 use crate::output::{Report, bytes, fields};
 use crate::session::Session;
@@ -57,7 +57,7 @@ impl Report for AnchorReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let added = streams::wait(session, async {
+    let added = arguments.source.wait(session, async {
         let mut options =
             PublishOptions::default().with_diff(session.options()).with_observer(streams::observer(session));
         if let Some(name) = &arguments.publisher {
@@ -66,23 +66,8 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         if let Some(base) = &arguments.base {
             options = options.with_base(base);
         }
-        let mut builder = Publisher::builder(&arguments.source.url)
-            .existing()
-            .policy(arguments.source.access.policy()?)
-            .trust_keys(arguments.source.access.trust_key.iter().copied())
-            .options(options);
-        if let Some(key) = arguments.sign.key()? {
-            builder = builder.sign_key(key);
-        }
-        if let Some(dir) = arguments.sign.signed_tips() {
-            builder = builder.signed_tips(dir);
-        }
-        if let Some(id) = arguments.source.access.stream {
-            builder = builder.stream(id);
-        }
-        if let Some(version) = arguments.source.access.expect_tip {
-            builder = builder.expect_tip(version);
-        }
+        let Source { url, access } = &arguments.source;
+        let mut builder = access.publisher(url, &arguments.sign)?.existing().options(options);
         if let Some(baseline) = &arguments.baseline {
             builder = builder.baseline(baseline);
         }

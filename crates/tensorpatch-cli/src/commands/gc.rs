@@ -1,5 +1,6 @@
 //! `tensorpatch gc`: remove what no replica can need.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,10 +10,10 @@ use tensorpatch::store::Version;
 use tensorpatch::store::settings::parse_duration;
 use tensorpatch::store::upkeep::{self, CollectOptions, Collected};
 
-use crate::exit::Refusal;
+use crate::arguments::parse_count;
 use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
-use crate::streams::{self, Sign, Source};
+use crate::streams::{Sign, Source, parse_version};
 
 /// Says what neither the versions to keep nor a lease can need, and with --delete removes it. Everything that
 /// leads to a version that is kept stays.
@@ -21,11 +22,11 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     source: Source,
     /// How many of the newest versions must stay reachable
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
-    keep: u64,
+    #[arg(long, value_name = "N", default_value = "100", value_parser = parse_count::<NonZeroU64>)]
+    keep: NonZeroU64,
     /// A version that must stay reachable besides; may be given several times
-    #[arg(long, value_name = "N")]
-    pin: Vec<u64>,
+    #[arg(long, value_name = "N", value_parser = parse_version)]
+    pin: Vec<Version>,
     /// How old an object must be that no record names
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = parse_duration)]
     grace: Duration,
@@ -52,19 +53,7 @@ impl Report for GcReport {
                 "kept",
                 format!("{}, {}", counted(collected.kept_objects, "object"), bytes(collected.kept_bytes)),
             ),
-            (
-                if collected.deleted { "removed" } else { "garbage" },
-                format!(
-                    "{}, {}{}",
-                    counted(collected.garbage.len() as u64, "object"),
-                    bytes(collected.garbage_bytes),
-                    if collected.deleted || collected.garbage.is_empty() {
-                        ""
-                    } else {
-                        "; --delete removes them"
-                    }
-                ),
-            ),
+            (if collected.deleted { "removed" } else { "garbage" }, garbage(collected)),
         ];
         if !collected.leases.is_empty() {
             summary.push(("leases", collected.leases.join(", ")));
@@ -75,18 +64,26 @@ impl Report for GcReport {
     }
 }
 
+/// What goes, or why nothing does.
+fn garbage(collected: &Collected) -> String {
+    if collected.garbage.is_empty() {
+        let floor = collected.floor;
+        return format!("nothing: everything back to the anchor of version {floor} is needed");
+    }
+    let objects = counted(collected.garbage.len() as u64, "object");
+    let advice = if collected.deleted { "" } else { "; --delete removes them" };
+    format!("{objects}, {}{advice}", bytes(collected.garbage_bytes))
+}
+
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let mut policy = CollectOptions::default().keeping(arguments.keep).with_grace(arguments.grace);
-    for &number in &arguments.pin {
-        let Some(version) = Version::new(number) else {
-            return Err(Refusal::usage(format!("{number} is no version"), "versions start at 1").into());
-        };
+    let mut policy = CollectOptions::default().keeping(arguments.keep.get()).with_grace(arguments.grace);
+    for &version in &arguments.pin {
         policy = policy.pinning(version);
     }
     if arguments.delete {
         policy = policy.deleting();
     }
-    let collected = streams::wait(session, async {
+    let collected = arguments.source.wait(session, async {
         let stream = arguments.source.open_signing(&arguments.sign).await?;
         Ok(upkeep::collect(&stream, &policy).await?)
     })?;

@@ -2,16 +2,17 @@
 
 mod metrics;
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{AnchorPolicy, Phase, PublishOptions, Published, Publisher, RequestCounts};
+use tensorpatch::store::{AnchorPolicy, Phase, PublishOptions, Published, RequestCounts};
 
 use self::metrics::MetricsFile;
-use crate::arguments::{LeafHashChoice, ProfileChoice};
+use crate::arguments::{LeafHashChoice, ProfileChoice, parse_count};
 use crate::output::{Report, bytes, count, fields, made, percent, ratio, seconds};
 use crate::session::Session;
 use crate::streams::{self, Access, Sign};
@@ -58,8 +59,8 @@ pub(crate) struct Arguments {
     single_writer: bool,
     /// Publish the whole checkpoint besides (an anchor), so that newcomers need no long chain of patches,
     /// after so many versions without one
-    #[arg(long, value_name = "N", conflicts_with = "no_anchors", value_parser = clap::value_parser!(u64).range(1..))]
-    anchor_every: Option<u64>,
+    #[arg(long, value_name = "N", conflicts_with = "no_anchors", value_parser = parse_count::<NonZeroU64>)]
+    anchor_every: Option<NonZeroU64>,
     /// Publish no anchors but the first version [default: one when the patches since the last have as many
     /// bytes as it, and after 512 versions]
     #[arg(long)]
@@ -81,7 +82,7 @@ impl Arguments {
     fn anchor_policy(&self) -> AnchorPolicy {
         match (self.no_anchors, self.anchor_every) {
             (true, _) => AnchorPolicy::NEVER,
-            (false, Some(versions)) => AnchorPolicy::every(versions),
+            (false, Some(versions)) => AnchorPolicy::every(versions.get()),
             (false, None) => AnchorPolicy::default(),
         }
     }
@@ -123,7 +124,10 @@ impl Report for PublishReport {
                 ),
             ),
         ];
-        if let (Some(changed), Some(total)) = (published.changed_elements, published.total_elements) {
+        if let (Some(changed), Some(total)) = (published.changed_elements, published.total_elements)
+            && changed > 0
+            && published.bytes > 0
+        {
             let each = ratio(published.bytes, changed);
             lines.push((
                 "changed",
@@ -167,7 +171,8 @@ fn list(label: &'static str, names: impl ExactSizeIterator<Item = String>) -> Op
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    streams::standing(session, streams::wait(session, publish(arguments, session)), |phase| match phase {
+    let ended = streams::about(&arguments.to, streams::wait(session, publish(arguments, session)));
+    streams::standing(session, ended, |phase| match phase {
         Some(Phase::Upload | Phase::Apply) => "it is not known whether the version was published",
         _ => "nothing was published",
     })
@@ -190,23 +195,8 @@ async fn publish(arguments: &Arguments, session: &Session) -> Result<()> {
     if arguments.allow_unchanged {
         options = options.allowing_unchanged();
     }
-    let mut builder = Publisher::builder(&arguments.to)
-        .policy(arguments.access.policy()?)
-        .trust_keys(arguments.access.trust_key.iter().copied())
-        .surveying(&arguments.checkpoint)
-        .options(options);
-    if let Some(key) = arguments.sign.key()? {
-        builder = builder.sign_key(key);
-    }
-    if let Some(dir) = arguments.sign.signed_tips() {
-        builder = builder.signed_tips(dir);
-    }
-    if let Some(id) = arguments.access.stream {
-        builder = builder.stream(id);
-    }
-    if let Some(version) = arguments.access.expect_tip {
-        builder = builder.expect_tip(version);
-    }
+    let builder = arguments.access.publisher(&arguments.to, &arguments.sign)?;
+    let mut builder = builder.surveying(&arguments.checkpoint).options(options);
     if let Some(hash) = arguments.leaf_hash {
         builder = builder.leaf_hash(hash.into());
     }

@@ -123,7 +123,8 @@ impl Stream {
         match self.commit(hint).await {
             Err(error @ StoreError::Object { .. }) => Err(error),
             Err(error) => {
-                tracing::warn!("the hint is of no use: {error}");
+                // If anything is wrong, whoever looks for the tip without it meets that, too.
+                tracing::info!("the hint is of no use: {error}");
                 Ok(None)
             }
             found => found,
@@ -295,9 +296,7 @@ impl Stream {
         if absent.is_empty() {
             return Ok(plan);
         }
-        let first = absent.first().map_or("none", |object| object.key.as_str());
-        let missing_now = counted(absent.len(), "object of the plan is", "objects of the plan are");
-        tracing::warn!("{missing_now} missing, the first is {first}: planning again");
+        self.tell_absent(&plan, &absent).await;
         let known: BTreeSet<ObjectRef> = plan.objects().into_iter().cloned().collect();
         missing.append(&mut absent);
         plan = history.plan(held, target, &missing, max_edges)?;
@@ -310,6 +309,20 @@ impl Stream {
             plan = history.plan(held, target, &missing, max_edges)?;
         }
         Ok(plan)
+    }
+
+    /// Tells of objects that a plan lacks: what a collector took is none to be warned of.
+    async fn tell_absent(&self, plan: &Plan, absent: &BTreeSet<ObjectRef>) {
+        let first = absent.first().map_or("none", |object| object.key.as_str());
+        let missing = counted(absent.len(), "object of the plan is", "objects of the plan are");
+        let lacks = |edge: &&Edge| edge.objects().iter().any(|object| absent.contains(*object));
+        let floor = self.pruned().await.ok().flatten();
+        let start = |edge: &Edge| edge.base().map_or(edge.target.version, |base| base.version);
+        if plan.edges.iter().filter(lacks).all(|edge| Some(start(edge)) < floor) {
+            tracing::info!("{missing} collected, the first is {first}: planning again");
+        } else {
+            tracing::warn!("{missing} missing, the first is {first}: planning again");
+        }
     }
 
     /// Those of some objects that are not there, or have another size.

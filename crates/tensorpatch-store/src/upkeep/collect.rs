@@ -9,6 +9,7 @@ use tensorpatch_stream::{Edge, EdgeKind, History, Key, Nonce, ObjectRef, Version
 
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
+use crate::local::unix_now;
 use crate::observe::counted;
 use crate::stream::Stream;
 
@@ -91,7 +92,8 @@ struct Pruned {
     floor: Version,
 }
 
-/// Finds, and if the options say so deletes, what neither the options nor a lease can need.
+/// Finds, and if the options say so deletes, what neither the options nor a lease can need. Where nothing is
+/// deleted nothing is written: the age of objects is then by this machine's clock, else by the store's.
 ///
 /// # Errors
 /// If the stream is empty, a pinned version does not exist, the store fails, or something that is to be kept
@@ -112,7 +114,8 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
     }
     let edge_records = stream.all_edges().await?;
     let mut history = stream.whole_history(tip).await?;
-    let now = stream.store_now().await?;
+    // Where nothing is deleted nothing is written either, and this machine's clock has to do.
+    let now = if options.delete { stream.store_now().await? } else { local_now() };
     let listed = stream.data_objects().await?;
     let newest = listed.values().map(|object| object.modified).max().unwrap_or(now);
     let (leases, expired) = stream.leases(now, newest.max(now)).await?;
@@ -174,6 +177,10 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         garbage: objects,
         deleted: options.delete,
     })
+}
+
+fn local_now() -> i64 {
+    i64::try_from(unix_now()).unwrap_or(i64::MAX)
 }
 
 /// The edges that cannot be taken, since objects of them are gone, without those that a collector took.

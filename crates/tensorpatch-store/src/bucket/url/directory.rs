@@ -98,6 +98,7 @@ impl ObjectStore for Directory {
                 blocking(move || {
                     let object = place(&open_root(&root)?, &location);
                     object.remove_file().map_err(|error| absent_or_failed(object.path(), error))?;
+                    remove_emptied(&object, location.parts().count());
                     Ok(location)
                 })
                 .await
@@ -153,6 +154,22 @@ fn absent_or_failed(path: PathBuf, error: std::io::Error) -> Error {
             Error::NotFound { path: path.display().to_string(), source: error.into() }
         }
         _ => failed_at(path, error),
+    }
+}
+
+/// Parts of the name of an object in a folder of the stream itself, such as `commits/1.json`: these folders
+/// stay. What lies deeper is in a folder of its version.
+const PARTS_OF_FOLDER: usize = 2;
+
+/// Removes the folders that were made for an object with a name of so many parts, unless something else is in
+/// them.
+fn remove_emptied(object: &ConfinedPath, parts: usize) {
+    let mut folder = object.directory();
+    for _ in PARTS_OF_FOLDER..parts {
+        if folder.remove_empty_dir().is_err() {
+            return;
+        }
+        folder = folder.directory();
     }
 }
 
@@ -225,6 +242,22 @@ mod tests {
         store.put(&path, "three".into()).await.unwrap();
         assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "three");
         assert_eq!(listed(&store, "").await, ["a/b/c"]);
+    }
+
+    #[tokio::test]
+    async fn folders_of_a_version_go_with_its_last_object_and_those_of_the_stream_stay() {
+        let (dir, store) = store();
+        let names = ["anchors/1/a", "anchors/1/sub/b", "commits/1.json"].map(Path::from);
+        for name in &names {
+            store.put(name, "x".into()).await.unwrap();
+        }
+        store.delete(&names[1]).await.unwrap();
+        assert!(!dir.path().join("anchors/1/sub").exists() && dir.path().join("anchors/1/a").exists());
+        for name in [&names[0], &names[2]] {
+            store.delete(name).await.unwrap();
+        }
+        assert!(!dir.path().join("anchors/1").exists());
+        assert!(dir.path().join("anchors").exists() && dir.path().join("commits").exists());
     }
 
     #[tokio::test]

@@ -97,16 +97,20 @@ fn named(object: &ConfinedPath) -> Result<PutResult> {
 
 /// Gives a file its name, after making the folder if it is missing.
 fn in_made_folder<T>(file: &ConfinedPath, name: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    match name() {
-        // Others may have made it meanwhile, which is as good.
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let folder = file.directory();
-            folder.create_dir()?;
-            folder.sync_parent()?;
-            name()
+    // Whoever deletes the last object in it removes it.
+    const ATTEMPTS: usize = 4;
+    for _ in 1..ATTEMPTS {
+        match name() {
+            // Others may have made it meanwhile, which is as good.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let folder = file.directory();
+                folder.create_dir()?;
+                folder.sync_parent()?;
+            }
+            named => return named,
         }
-        named => named,
     }
+    name()
 }
 
 /// An object that is written in parts.
