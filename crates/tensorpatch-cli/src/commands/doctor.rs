@@ -61,6 +61,12 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     if arguments.write {
         options = options.writing();
     }
+    if let Some(id) = arguments.access.stream {
+        options = options.expecting_stream(id);
+    }
+    if let Some(version) = arguments.access.expect_tip {
+        options = options.expecting_tip(version);
+    }
     let diagnosis = streams::wait(session, async { Ok(diagnose(&arguments.url, &policy, &options).await) })?;
     let fit = diagnosis.is_fit();
     let url = arguments.url.clone();

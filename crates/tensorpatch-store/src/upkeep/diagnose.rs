@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rustix::fs::{Access, access};
 use serde::Serialize;
 use tensorpatch_checkpoint::ConfinedPath;
-use tensorpatch_stream::{Key, Nonce, StreamRecord, TrustKey, names};
+use tensorpatch_stream::{Key, Nonce, StreamId, StreamRecord, TrustKey, Version, names};
 
 use crate::bucket::Bucket;
 use crate::bucket::probe::probe;
@@ -38,6 +38,10 @@ pub struct DiagnoseOptions {
     pub write: bool,
     /// The keys that are trusted: the newest record must then be signed by one that counts.
     pub trust_keys: Vec<TrustKey>,
+    /// The id that the stream must have.
+    pub stream: Option<StreamId>,
+    /// The version that the newest must not be below.
+    pub tip: Option<Version>,
 }
 
 impl DiagnoseOptions {
@@ -46,6 +50,24 @@ impl DiagnoseOptions {
     pub fn writing(mut self) -> Self {
         self.write = true;
         self
+    }
+
+    /// The same with every stream but this one refused.
+    #[must_use]
+    pub fn expecting_stream(mut self, id: StreamId) -> Self {
+        self.stream = Some(id);
+        self
+    }
+
+    /// The same with a stream refused whose newest version is below `version`.
+    #[must_use]
+    pub fn expecting_tip(mut self, version: Version) -> Self {
+        self.tip = Some(version);
+        self
+    }
+
+    fn expects_stream(&self) -> bool {
+        self.stream.is_some() || self.tip.is_some()
     }
 
     /// The same with records refused that are not signed by one of these keys.
@@ -141,7 +163,7 @@ pub async fn diagnose(url: &str, policy: &Policy, options: &DiagnoseOptions) -> 
     let mut diagnosis = Diagnosis::default();
     let bucket = match open_for_reading(url, &policy) {
         Ok(opened) => Bucket::of(opened).with_policy(policy),
-        Err(StoreError::NoStream { place }) => {
+        Err(StoreError::NoStream { place }) if !options.expects_stream() => {
             look_at_nothing(FilePath::new(&place), &mut diagnosis);
             return diagnosis;
         }
@@ -235,7 +257,7 @@ async fn look_at_stream(
 ) -> Option<(Key, u64)> {
     let stream = match open(bucket, options).await {
         Ok(stream) => stream,
-        Err(StoreError::NoStream { .. }) => {
+        Err(StoreError::NoStream { .. }) if !options.expects_stream() => {
             let advice = "tensorpatch publish creates it; if there should be one, check the URL";
             diagnosis.find("stream", Verdict::Warning, "there is none yet", Some(advice));
             return None;
@@ -256,6 +278,10 @@ async fn look_at_stream(
     };
     let newest = tip.as_ref().map_or("no version".into(), |tip| format!("version {}", tip.record.version));
     diagnosis.good("stream", format!("{}, {signed}, {}, {newest}", stream.id(), leaf_hash.name()));
+    let found = tip.map(|tip| tip.record.version);
+    if let Some(known) = options.tip.filter(|known| found < Some(*known)) {
+        diagnosis.fail("newest version", &StoreError::HiddenTip { place: bucket.place(), known, found });
+    }
     // The largest, since of a small one only the latency could be measured.
     let objects = stream.data_objects().await.ok()?;
     objects.into_iter().map(|(key, listed)| (key, listed.bytes)).max_by_key(|(_, bytes)| *bytes)
@@ -263,6 +289,9 @@ async fn look_at_stream(
 
 async fn open(bucket: &Bucket, options: &DiagnoseOptions) -> Result<Stream, StoreError> {
     let stream = Stream::open_in(bucket.clone()).await?;
+    if let Some(expected) = options.stream.filter(|expected| *expected != stream.id()) {
+        return Err(StoreError::WrongStream { place: bucket.place(), expected, found: stream.id() });
+    }
     match options.trust_keys.as_slice() {
         [] => Ok(stream),
         keys => stream.trusting(keys.to_vec()).await,
@@ -274,6 +303,13 @@ fn advice(error: &StoreError) -> Option<&'static str> {
     match error {
         StoreError::StreamRecordLost { .. } => {
             Some("restore stream.json, from a mirror or a backup: the versions are as they were")
+        }
+        StoreError::NoStream { .. } => Some("check the URL; tensorpatch publish creates a stream"),
+        StoreError::WrongStream { .. } => Some(
+            "check the URL and --stream; if it is the right place, find out who has put another stream there",
+        ),
+        StoreError::HiddenTip { .. } => {
+            Some("find out who hides or has deleted the newer versions, or wait: a mirror may be behind")
         }
         StoreError::Untrusted { name, .. } if name == names::STREAM => {
             Some("name the key that the stream is signed with; if nobody knows that key, distrust the stream")
