@@ -5,13 +5,20 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use tensorpatch::store::Policy;
+use tensorpatch::store::{Policy, Setting};
 use toml::{Table, Value};
 
+use crate::LOG_VARIABLE;
 use crate::exit::Refusal;
 
 /// Names another file.
 const VARIABLE: &str = "TENSORPATCH_CONFIG";
+/// What the variables of the environment begin with.
+const PREFIX: &str = "TENSORPATCH_";
+/// What `follow --exec` sets for a command, which may run this program again; and what tests and chores of
+/// this project read.
+const OTHERS: [&str; 9] =
+    ["VERSION", "STATE", "STREAM", "DIR", "TRACE", "GOLDEN", "WRITE_SCHEMAS", "KEEP_STREAM", "SERVERS_DIR"];
 /// The most bytes that it may have.
 const MAX_BYTES: u64 = 64 << 10;
 
@@ -30,6 +37,52 @@ pub(crate) fn policy() -> Result<Policy> {
         Some(text) => parse(&path, &text),
         None => Ok(Policy::default()),
     }
+}
+
+/// Warns of variables that look like settings and are none: one that is misspelt would change nothing.
+pub(crate) fn warn_of_unknown_variables() {
+    let known: Vec<String> = Policy::settings()
+        .map(Setting::variable)
+        .chain([VARIABLE, LOG_VARIABLE].map(str::to_owned))
+        .collect();
+    let mut unknown: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| !known.contains(name) && is_setting(name))
+        .collect();
+    unknown.sort();
+    for name in unknown {
+        if let Some(nearest) = known.iter().min_by_key(|known| distance(&name, known)) {
+            tracing::warn!("{name} is no setting, and is ignored: is {nearest} meant?");
+        }
+    }
+}
+
+/// Whether a variable can only be meant as a setting.
+fn is_setting(variable: &str) -> bool {
+    let Some(name) = variable.strip_prefix(PREFIX) else { return false };
+    // Kubernetes sets such for a service that is called tensorpatch.
+    let is_of_service = name.starts_with("SERVICE_") || name == "PORT" || name.starts_with("PORT_");
+    !is_of_service && !name.starts_with("TEST_") && !OTHERS.contains(&name)
+}
+
+/// How many letters must be added, left out or replaced to make one of the other; nothing for what only one
+/// of them begins or ends with.
+fn distance(one: &str, other: &str) -> usize {
+    let suffix = |text: &str| text.strip_prefix(PREFIX).unwrap_or(text).to_owned();
+    let (one, other) = (suffix(one), suffix(other));
+    if one.contains(&other) || other.contains(&one) {
+        return 1;
+    }
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (at, letter) in one.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
+        for (column, found) in other.bytes().enumerate() {
+            let replaced = diagonal + usize::from(letter != found);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
 }
 
 /// `$XDG_CONFIG_HOME/tensorpatch/config.toml`, by default below `~/.config`.
@@ -105,6 +158,28 @@ mod tests {
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(word) && !error.contains("hf_secret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_told_from_those_of_others_and_has_a_nearest() {
+        for (name, is) in [
+            ("TENSORPATCH_ATTEMPT", true),
+            ("TENSORPATCH_TEST_KILLS", false),
+            ("TENSORPATCH_VERSION", false),
+            ("TENSORPATCH_SERVICE_HOST", false),
+            ("TENSORPATCH_PORT_80_TCP", false),
+            ("PATH", false),
+        ] {
+            assert_eq!(is_setting(name), is, "{name}");
+        }
+        for (name, nearest) in [
+            ("TENSORPATCH_ATTEMPT", "TENSORPATCH_ATTEMPTS"),
+            ("TENSORPATCH_PARALEL_DOWNLOAD", "TENSORPATCH_PARALLEL_DOWNLOADS"),
+            ("TENSORPATCH_RETRIES", "TENSORPATCH_CLIENT_RETRIES"),
+        ] {
+            let known = Policy::settings().map(Setting::variable);
+            assert_eq!(known.min_by_key(|known| distance(name, known)).as_deref(), Some(nearest));
         }
     }
 

@@ -34,7 +34,7 @@ use crate::exit::Refusal;
 use crate::session::Session;
 
 /// Says what is logged.
-const LOG_VARIABLE: &str = "TENSORPATCH_LOG";
+pub(crate) const LOG_VARIABLE: &str = "TENSORPATCH_LOG";
 
 /// Lines of help are read with ease up to here.
 const MAX_HELP_COLUMNS: usize = 110;
@@ -72,6 +72,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Err(error) => return exit::report_usage(&error, &typed).number(),
     };
     let run = trace(&arguments.global)
+        .map(|()| config::warn_of_unknown_variables())
         .and_then(|()| Session::new(&arguments.global))
         .and_then(|session| commands::run(arguments.command, &session));
     match run {

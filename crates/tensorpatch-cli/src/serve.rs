@@ -4,14 +4,16 @@
 //! It answers one kind of request and understands no more: whoever asks can send what they like.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tensorpatch::store::{Cause, FollowCounts, FollowMetrics, Stream, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::exit::Refusal;
 use crate::prometheus::{Metrics, now};
 
 /// The most bytes of a request that are read.
@@ -35,7 +37,16 @@ pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
 
 /// Listens on `address`.
 pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for --metrics"))
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = match error.kind() {
+            ErrorKind::AddrInUse => {
+                "another program listens there: name another port, or 0 for one that is free"
+            }
+            ErrorKind::PermissionDenied => "name a port from 1024 on: those below are for administrators",
+            _ => "name a port, or ADDRESS:PORT with an address of this machine",
+        };
+        Refusal::failure(format!("cannot listen on {address} for --metrics: {error}"), advice).into()
+    })
 }
 
 /// What is asked about: a follower, and the requests of its stream.

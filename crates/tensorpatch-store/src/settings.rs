@@ -185,6 +185,7 @@ mod tests {
         let mut policy = Policy::default();
         assert!(policy.set("colour", "red").is_err());
         assert!(policy.set("parallel_downloads", "0").is_err());
+        assert!(policy.set("attempts", "0").unwrap_err().what.contains("at least 1"));
         assert_eq!(policy, Policy::default());
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
 /// Writes a man page for each command into a directory.
 #[derive(Debug, Args)]
 pub(crate) struct ManArguments {
-    /// The directory, which must exist
+    /// The directory; created if need be
     dir: PathBuf,
 }
 
@@ -37,6 +37,7 @@ pub(crate) fn write_man_pages(arguments: &ManArguments) -> Result<()> {
     let dir = &arguments.dir;
     let failed = || format!("{}: cannot write the man pages", dir.display());
     // Written elsewhere first: what has the name of a page may be a link that somebody has put there.
+    fs::create_dir_all(dir).with_context(failed)?;
     let pages = tempfile::tempdir().with_context(failed)?;
     clap_mangen::generate_to(crate::command_line(), pages.path()).with_context(failed)?;
     for page in fs::read_dir(pages.path()).with_context(failed)? {

@@ -16,6 +16,7 @@ use tensorpatch::store::{
 };
 use tensorpatch_synthetic::{Config, Dtype, Run, write_run_sharded};
 
+use crate::arguments::parse_number;
 use crate::exit::Refusal;
 use crate::output::{Report, count, fields, percent, ratio, seconds, size, table};
 use crate::session::Session;
@@ -30,17 +31,22 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
     size: u64,
     /// Training steps
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = parse_number)]
     steps: u64,
     /// The learning rate
-    #[arg(long, value_name = "RATE", default_value_t = 3e-6)]
+    #[arg(long, value_name = "RATE", default_value_t = 3e-6, value_parser = parse_rate)]
     lr: f32,
     /// The same seed gives the same run
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_number)]
     seed: u64,
     /// Work in this directory, which must be empty or missing, and keep it
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+}
+
+/// Reads a learning rate.
+fn parse_rate(text: &str) -> Result<f32, String> {
+    text.parse().map_err(|_| "expected a number, such as 3e-6".into())
 }
 
 #[derive(Serialize)]

@@ -10,7 +10,7 @@ use tensorpatch::store::{Folded, Folder, PublishOptions, StoreError, Version, ca
 use crate::exit::Refusal;
 use crate::output::{Report, bytes, fields, percent};
 use crate::session::Session;
-use crate::streams::{self, Sign, Source};
+use crate::streams::{self, Sign, Source, parse_version};
 
 /// Adds one patch across many versions, if it is smaller than the patches there are. Replicas that are far
 /// behind then take it; nothing else changes.
@@ -19,11 +19,11 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     source: Source,
     /// The version that the patch starts from [default: 8 before the other, but none that was collected]
-    #[arg(long, value_name = "N")]
-    from: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = parse_version)]
+    from: Option<Version>,
     /// The version that it leads to [default: the newest]
-    #[arg(long, value_name = "N")]
-    to: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = parse_version)]
+    to: Option<Version>,
     /// Where to work; needs room for two checkpoints, and may be kept for the next time [default: in the
     /// user's cache]
     #[arg(long, value_name = "DIR")]
@@ -64,16 +64,16 @@ impl Report for FoldReport {
 const DEFAULT_SPAN: u64 = 8;
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let folded = streams::wait(session, async {
+    let folded = arguments.source.wait(session, async {
         let stream = arguments.source.open_signing(&arguments.sign).await?;
         let to = match arguments.to {
-            Some(to) => version(to)?,
+            Some(to) => to,
             None => stream.tip().await?.ok_or(StoreError::Empty)?.record.version,
         };
         let from = match arguments.from {
-            Some(from) => version(from)?,
+            Some(from) => from,
             None => {
-                let from = version(to.get().saturating_sub(DEFAULT_SPAN).max(1))?;
+                let from = Version::new(to.get().saturating_sub(DEFAULT_SPAN)).unwrap_or(Version::FIRST);
                 // What is below was collected.
                 stream.pruned().await?.map_or(from, |floor| from.max(floor))
             }
@@ -101,11 +101,4 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         Ok(Folder::new(stream, work, options).fold(from, to).await?)
     })?;
     session.output.report(&FoldReport { url: arguments.source.url.clone(), folded })
-}
-
-fn version(number: u64) -> Result<Version> {
-    match Version::new(number) {
-        Some(version) => Ok(version),
-        None => Err(Refusal::usage(format!("{number} is no version"), "versions start at 1").into()),
-    }
 }

@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::{FollowMetrics, Pulled, Replica, Version};
 use tokio::process::Command;
 
 use super::pull::How;
+use crate::exit::Refusal;
 use crate::output::{Output, bytes};
 use crate::serve::{Watched, listen, parse_address, serve};
 use crate::session::Session;
-use crate::streams::{self, Source};
+use crate::streams::{self, Source, parse_version};
 
 /// Brings a local checkpoint to the newest version, and to each one that is published from then on, until it
 /// is interrupted. With --json it prints one line of JSON for each version.
@@ -36,8 +37,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PORT", value_parser = parse_address)]
     metrics: Option<SocketAddr>,
     /// End once this version or a later one is held
-    #[arg(long, value_name = "N")]
-    until: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = parse_version)]
+    until: Option<Version>,
     #[command(flatten)]
     how: How,
 }
@@ -50,7 +51,7 @@ struct FollowLine<'a> {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    streams::wait(session, follow(arguments, session))
+    arguments.source.wait(session, follow(arguments, session))
 }
 
 async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
@@ -85,7 +86,7 @@ async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
                 execute(command, arguments, session.output, &pulled).await?;
                 metrics.executed(begun.elapsed());
             }
-            if arguments.until.is_some_and(|until| pulled.to.get() >= until) {
+            if arguments.until.is_some_and(|until| pulled.to >= until) {
                 break;
             }
         }
@@ -105,12 +106,12 @@ async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
 }
 
 /// What `--until` waits for.
-fn awaited(until: u64, tip: Option<Version>) -> String {
+fn awaited(until: Version, tip: Option<Version>) -> String {
     match tip {
-        Some(tip) if tip.get() > until => {
+        Some(tip) if tip > until => {
             format!("version {until} is passed: this ends once version {tip} is held")
         }
-        Some(tip) if tip.get() == until => {
+        Some(tip) if tip == until => {
             format!("version {until} is the newest: this ends once it is held")
         }
         Some(tip) => format!("waiting for version {until}: the newest is {tip}"),
@@ -154,7 +155,10 @@ async fn execute(command: &str, arguments: &Arguments, output: Output, pulled: &
         .await
         .context("cannot run sh")?;
     if !status.success() {
-        bail!("version {} is held, but the command for it failed: {status}", pulled.to);
+        let what = format!("version {} is held, but the command for it failed: {status}", pulled.to);
+        let advice = "mend the command and follow again: it is run for the version that is held, too; with || true at \
+                      its end following goes on whatever becomes of it";
+        return Err(Refusal::failure(what, advice).into());
     }
     Ok(())
 }

@@ -86,7 +86,7 @@ impl Report for FsckReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let (stream, checked) = streams::wait(session, async {
+    let (stream, checked) = arguments.source.wait(session, async {
         let stream = arguments.source.open().await?;
         let mut options = CheckOptions::default().with_observer(streams::observer(session));
         if arguments.shallow {

@@ -171,6 +171,12 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         return compare(&arguments.patch, other, session);
     }
     let path = &arguments.patch;
+    if path.join("stream.json").is_file() || path.to_str().is_some_and(|path| path.contains("://")) {
+        let what = format!("{} is a stream, and no patch", path.display());
+        let advice = "tensorpatch log URL lists its versions, and tensorpatch report URL -o FILE shows what changes in \
+                      each layer; a patch of it is one of the files below patches/";
+        return Err(Refusal::usage(what, advice).into());
+    }
     if path.is_dir() || Checkpoint::open(path, &Limits::default()).is_ok() {
         let what = format!("{} is a checkpoint or another directory, and no patch", path.display());
         let advice = "to see what differs between two checkpoints give both: tensorpatch inspect OLD NEW; tensorpatch \

@@ -49,6 +49,10 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
             let what = format!("{} would be below a file: no key can be written there", path.display());
             return Err(Refusal::usage(what, "name a file in a directory").into());
         }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let what = format!("{}: there is no such directory to write a key to", path.display());
+            return Err(Refusal::usage(what, "make the directory first, or name a file in another").into());
+        }
         opened => opened.with_context(failed)?,
     };
     writeln!(file, "{}", key.to_secret_text()).and_then(|()| file.sync_all()).with_context(failed)?;

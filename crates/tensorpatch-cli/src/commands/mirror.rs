@@ -60,7 +60,7 @@ impl Report for MirrorReport {
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let mirrored = streams::wait(session, async {
-        let stream = arguments.source.open().await?;
+        let stream = streams::about(&arguments.source.url, arguments.source.open().await)?;
         let work = match &arguments.work {
             Some(work) => work.clone(),
             None => cache_dir("mirrors", stream.id())?,

@@ -9,10 +9,9 @@ use serde::Serialize;
 use tensorpatch::store::{ApplyMode, Phase, Pulled, Replica, ReplicaOptions, RequestCounts, Verify, Version};
 
 use crate::arguments::DurabilityChoice;
-use crate::exit::Refusal;
 use crate::output::{Report, bytes, fields, made, seconds};
 use crate::session::Session;
-use crate::streams::{self, Source};
+use crate::streams::{self, Source, parse_version};
 
 /// Brings a local checkpoint to a version of a stream, verified. DIR is an ordinary Hugging Face directory,
 /// with a hidden folder .tensorpatch for what is known about it.
@@ -23,8 +22,8 @@ pub(crate) struct Arguments {
     /// The directory of the checkpoint; created if need be
     dir: PathBuf,
     /// The version, ahead or back [default: the newest]
-    #[arg(long, value_name = "N")]
-    version: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = parse_version)]
+    version: Option<Version>,
     #[command(flatten)]
     how: How,
 }
@@ -148,7 +147,8 @@ impl Report for PullReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    streams::standing(session, streams::wait(session, pull(arguments, session)), |phase| match phase {
+    let ended = arguments.source.wait(session, pull(arguments, session));
+    streams::standing(session, ended, |phase| match phase {
         Some(Phase::Apply) => "the replica may be between two versions until the next pull, which goes on",
         _ => "the replica is as it was, and what was downloaded is kept",
     })
@@ -156,12 +156,9 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
 
 async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
-    let no_version = |number| Refusal::usage(format!("{number} is no version"), "versions start at 1");
-    let version = arguments.version.map(|number| Version::new(number).ok_or_else(|| no_version(number)));
-    let version = version.transpose()?;
     let stream = arguments.source.open().await?;
     let replica = Replica::of(stream.clone(), &arguments.dir, arguments.how.options(session));
-    let pulled = match version {
+    let pulled = match arguments.version {
         None => replica.pull().await?,
         Some(version) => replica.pull_version(version).await?,
     };

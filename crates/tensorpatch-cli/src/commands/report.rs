@@ -10,10 +10,14 @@ use tensorpatch::checkpoint::AtomicFile;
 use tensorpatch::store::cache_dir;
 use tensorpatch::store::upkeep::{ReportOptions, StreamReport, report};
 
+use crate::arguments::parse_number;
 use crate::output::{Report, bytes, count, counted, fields};
 use crate::page::{self, page};
 use crate::session::Session;
 use crate::streams::{self, Source};
+
+/// More are no figure that anybody can read.
+const MAX_VERSIONS: u64 = 10_000;
 
 /// Writes a page with figures of a stream: one file of HTML that needs no network, for a browser of any size.
 /// It has the bytes of each version, the chain with its anchors and folds, the cost of a late join, the
@@ -27,15 +31,21 @@ pub(crate) struct Arguments {
     #[arg(short, long, value_name = "FILE", required_unless_present = "json")]
     output: Option<PathBuf>,
     /// Compare the weights of the newest N steps; 0 downloads nothing
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = parse_number)]
     steps: u64,
     /// Cover the newest N versions
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = parse_versions)]
     versions: u64,
     /// Where to keep the checkpoint that steps are compared with; it may be deleted at any time
     /// [default: a directory in the user's cache]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
+}
+
+/// Reads how many versions are covered.
+fn parse_versions(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| (1..=MAX_VERSIONS).contains(number));
+    number.ok_or_else(|| format!("expected a whole number from 1 to {MAX_VERSIONS}"))
 }
 
 /// The figures, as the page embeds them and as --json prints them.
@@ -82,7 +92,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         .with_steps(arguments.steps)
         .with_apply(session.options())
         .with_observer(streams::observer(session));
-    let found = streams::wait(session, async {
+    let found = arguments.source.wait(session, async {
         let stream = arguments.source.open().await?;
         let work = match &arguments.work {
             Some(work) => work.clone(),

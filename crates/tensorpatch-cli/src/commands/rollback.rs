@@ -3,11 +3,12 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
+use tensorpatch::store::StoreError;
 use tensorpatch::store::upkeep::{self, RollbackOptions, RolledBack};
 
 use crate::output::{Report, counted, fields};
 use crate::session::Session;
-use crate::streams::{self, Sign, Source};
+use crate::streams::{Sign, Source};
 
 /// Takes back the newest versions of a signed stream, down to the first that a trusted key has signed. For
 /// the owner of the key, after somebody has published without one: replicas that trust the key never held
@@ -48,8 +49,17 @@ impl Report for RollbackReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let rolled_back = streams::wait(session, async {
-        let stream = arguments.source.open_signing(&arguments.sign).await?;
+    let rolled_back = arguments.source.wait(session, async {
+        let stream = arguments.source.open_signing(&arguments.sign).await.map_err(|error| {
+            // Without the key it would not be told otherwise: what is to be done is the same.
+            match error.downcast() {
+                Ok(StoreError::NotSigned { place }) => {
+                    StoreError::OnlySigned { place, what: "a rollback" }.into()
+                }
+                Ok(error) => error.into(),
+                Err(error) => error,
+            }
+        })?;
         let options = RollbackOptions::default();
         let options = if arguments.force { options.forced() } else { options };
         Ok(upkeep::roll_back_unsigned(&stream, &options).await?)

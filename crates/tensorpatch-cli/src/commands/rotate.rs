@@ -10,7 +10,7 @@ use tensorpatch::store::{HandedOver, NewKey, OldKey, TrustKey, Version, signed_t
 use crate::exit::Refusal;
 use crate::output::{Report, fields};
 use crate::session::Session;
-use crate::streams::{self, Source, parse_version, read_key};
+use crate::streams::{Source, parse_version, read_key};
 
 /// Lets another key sign the versions of a stream from now on; the old one counts for those that are there,
 /// and for no others. It takes some seconds: what is published meanwhile still counts. Publishers then need
@@ -82,7 +82,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         return Err(Refusal::usage("the new key is the old one: nothing would be handed over", advice).into());
     }
     let new = NewKey::from(new).with_signed_tips(signed_tips_beside(&arguments.new_key_file));
-    let handed_over = streams::wait(session, async {
+    let handed_over = arguments.source.wait(session, async {
         let mut builder = arguments.source.builder()?.trust_keys([old.public()]);
         if let Some(path) = &arguments.old_key_file {
             builder = builder.signed_tips(signed_tips_beside(path));

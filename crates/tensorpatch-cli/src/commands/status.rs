@@ -7,8 +7,9 @@ use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::{ReplicaCondition, ReplicaStatus};
 
+use crate::arguments::parse_number;
 use crate::dates::{date, length};
-use crate::exit::{Unsound, conclude};
+use crate::exit::{Refusal, Unsound, conclude};
 use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
 use crate::streams::{self, Source};
@@ -21,10 +22,11 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     source: Source,
     /// The directory of a pull
-    dir: PathBuf,
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
     /// End with exit code 9 if the newest version is more than N ahead, no way leads to it, or the directory
     /// holds no whole version
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_number)]
     max_behind: Option<u64>,
     /// The name under which the replica keeps a lease, to say how it stands
     #[arg(long, value_name = "NAME")]
@@ -40,6 +42,9 @@ struct StatusReport {
     /// Whether the lease lives, by this machine's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     lease_alive: Option<bool>,
+    /// Who has a lease, where the one that was asked for has none.
+    #[serde(skip)]
+    holders: Vec<String>,
     #[serde(skip)]
     now: i64,
 }
@@ -82,7 +87,8 @@ impl Report for StatusReport {
             pairs.push((
                 "lease",
                 match &status.lease {
-                    None => "none under this name".into(),
+                    None if self.holders.is_empty() => "none under this name, and no other".into(),
+                    None => format!("none under this name; there are: {}", self.holders.join(", ")),
                     Some(lease) => format!(
                         "{}, renewed {} ago, for {}{}",
                         lease.holder,
@@ -98,26 +104,36 @@ impl Report for StatusReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let status = streams::wait(session, async {
+    let url = arguments.source.url.clone();
+    let Some(dir) = arguments.dir.clone() else {
+        let what = format!("{url}: no directory is named whose status is asked for");
+        let advice = "tensorpatch status URL DIR says how far the replica in DIR is behind; tensorpatch log URL lists the \
+                      versions of the stream";
+        return Err(Refusal::usage(what, advice).into());
+    };
+    let (status, mut holders) = arguments.source.wait(session, async {
         let stream = arguments.source.open().await?;
-        Ok(stream.status_of(&arguments.dir, arguments.lease.as_deref()).await?)
+        let status = stream.status_of(&dir, arguments.lease.as_deref()).await?;
+        let is_unknown = arguments.lease.is_some() && status.lease.is_none();
+        let leases = if is_unknown { stream.replica_leases().await? } else { Vec::new() };
+        Ok((status, leases.into_iter().map(|lease| lease.holder).collect::<Vec<_>>()))
     })?;
+    holders.sort_unstable();
     let now = streams::unix_now();
     let lease_alive =
         arguments.lease.is_some().then(|| status.lease.as_ref().is_some_and(|lease| lease.lives_at(now)));
     let (behind, lost) = (status.behind_versions, status.obstacle.is_some());
     let holds_nothing = status.held.is_none();
-    let dir = || arguments.dir.display().to_string();
+    let shown = || dir.display().to_string();
     let wrong = match arguments.max_behind {
         Some(_) if !status.faults.is_empty() => {
             let what = status.faults.iter().map(|fault| fault.what.clone()).collect::<Vec<_>>().join("; ");
-            Some(Unsound::Incomplete { dir: dir(), what })
+            Some(Unsound::Incomplete { dir: shown(), what })
         }
-        Some(_) if holds_nothing && !arguments.dir.exists() => Some(Unsound::NoDirectory { dir: dir() }),
-        Some(_) if holds_nothing => Some(Unsound::HoldsNothing { dir: dir() }),
-        Some(most) if lost || behind > most => Some(Unsound::Behind { dir: dir(), behind, most }),
+        Some(_) if holds_nothing && !dir.exists() => Some(Unsound::NoDirectory { dir: shown() }),
+        Some(_) if holds_nothing => Some(Unsound::HoldsNothing { dir: shown() }),
+        Some(most) if lost || behind > most => Some(Unsound::Behind { dir: shown(), behind, most }),
         _ => None,
     };
-    let (url, dir) = (arguments.source.url.clone(), arguments.dir.clone());
-    conclude(session.output, &StatusReport { url, dir, status, lease_alive, now }, wrong)
+    conclude(session.output, &StatusReport { url, dir, status, lease_alive, holders, now }, wrong)
 }

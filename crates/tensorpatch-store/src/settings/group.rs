@@ -65,7 +65,7 @@ macro_rules! settings {
     (
         $(#[doc = $about:literal])+
         pub struct $group:ident {
-            $($(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:expr;)+
+            $($(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:expr $(, at least $least:literal)?;)+
         }
     ) => {
         $(#[doc = $about])+
@@ -90,7 +90,13 @@ macro_rules! settings {
             pub(super) fn set(&mut self, name: &str, text: &str) -> Option<Result<(), String>> {
                 use $crate::settings::group::Value;
                 match name {
-                    $(stringify!($name) => Some(Value::parse(text).map(|value| self.$name = value)),)+
+                    $(stringify!($name) => {
+                        let value: Result<$type, String> = Value::parse(text);
+                        $(let value = value.ok().filter(|value| *value >= $least).ok_or_else(|| {
+                            format!("expected a whole number of at least {}", $least)
+                        });)?
+                        Some(value.map(|value| self.$name = value))
+                    })+
                     _ => None,
                 }
             }

@@ -10,7 +10,7 @@ settings! {
         /// Attempts at a request that failed for no lasting reason, the first included [default: 5].
         /// The client of a bucket has its own below these, see `client_retries`; local directories and other
         /// stores have none.
-        attempts: u32 = 5;
+        attempts: u32 = 5, at least 1;
         /// Time before the second attempt [default: 20ms].
         /// It doubles with each further one, and half of it is random, so that replicas that failed together
         /// do not come back together.
