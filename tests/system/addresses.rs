@@ -119,8 +119,9 @@ fn log_at(endpoint: &str, variables: &[(&str, &str)]) -> Outcome {
 #[test]
 fn whatever_the_environment_holds_it_is_taken_or_refused_by_name() {
     let server = Server::coded("404 Not Found", "NoSuchKey");
-    let there_is_none =
-        |variables: &[(&str, &str)]| log_at(&server.endpoint, variables).fails(NOT_FOUND, &["no stream"]);
+    let there_is_none = |variables: &[(&str, &str)]| {
+        log_at(&server.endpoint, variables).fails(NOT_FOUND, &["no stream at s3://b/p"])
+    };
     // What a file or a template adds.
     for value in ["k\n", " k\r\n", "\tk"] {
         there_is_none(&[("AWS_ACCESS_KEY_ID", value), ("AWS_SECRET_ACCESS_KEY", value)]);
@@ -172,11 +173,13 @@ fn each_refusal_of_a_store_is_said_as_what_it_is_and_tried_once() {
         ("404 Not Found", "NoSuchBucket", NOT_FOUND, ["the bucket does not exist", "create the bucket"]),
         ("403 Forbidden", "InvalidObjectState", FAILED, ["archive", "restore"]),
         ("507 Insufficient Storage", "XMinioStorageFull", FAILED, ["no room", "quota"]),
+        ("400 Bad Request", "EntityTooSmall", FAILED, ["smaller than the store takes", "--part-bytes"]),
         ("501 Not Implemented", "NotImplemented", FAILED, ["cannot do this", "docs/stores.md"]),
     ] {
         let server = Server::coded(status, code);
         let outcome = log_at(&server.endpoint, &[]).fails(exit, &words);
         assert_eq!(server.requests(), 1, "{code} is not tried again");
+        assert!(outcome.stderr.contains("s3://b/p: "), "the stream is named: {}", outcome.stderr);
         assert!(!outcome.stderr.contains('<') && outcome.stderr.lines().count() == 2, "{}", outcome.stderr);
     }
     // What can pass is tried again, and said to be so.

@@ -9,6 +9,7 @@ use crate::support::{
     arguments, command, finish, fixture, read, run, same_checkpoint, temporary, tree, write,
 };
 
+const FAILED: i32 = 1;
 const REFUSED: i32 = 2;
 const BAD_INPUT: i32 = 3;
 const WRONG_BASE: i32 = 4;
@@ -187,7 +188,10 @@ fn a_cache_that_cannot_be_used_is_named_with_what_takes_its_place() {
     let publish = arguments!["publish", fixture(4), "--to", scene.stream()];
     let mut nowhere = command(&publish);
     nowhere.env_remove("XDG_CACHE_HOME").env("HOME", "nowhere");
-    finish(&mut nowhere).fails(REFUSED, &["home directory", "--baseline", "XDG_CACHE_HOME"]);
+    finish(&mut nowhere).fails(REFUSED, &["HOME is \"nowhere\", which is no absolute path", "--baseline"]);
+    nowhere.env("XDG_CACHE_HOME", "cache");
+    let both = "XDG_CACHE_HOME is \"cache\" and HOME is \"nowhere\", which are no absolute paths";
+    finish(&mut nowhere).fails(REFUSED, &["home directory", both, "XDG_CACHE_HOME to one"]);
     let mut unwritable = command(&publish);
     unwritable.env("XDG_CACHE_HOME", "/proc/1/cache");
     finish(&mut unwritable).fails(1, &["user's cache", "--baseline", "XDG_CACHE_HOME"]);
@@ -210,6 +214,105 @@ fn versions_and_times_that_cannot_be_meant_are_refused() {
     };
     assert!(follow("1").contains("version 1 is passed: this ends once version 2 is held"));
     assert!(follow("2").contains("version 2 is the newest"));
+}
+
+#[test]
+fn what_is_expected_of_a_number_is_said() {
+    let scene = Scene::new(1);
+    let (stream, replica) = (scene.stream(), scene.path("replica"));
+    let version = "expected a version: a whole number of at least 1";
+    let count = "expected a whole number of at least 1";
+    for (command, flags) in [
+        ("pull", [("--version", version), ("--threads", count), ("--attempts", count)]),
+        ("follow", [("--until", version), ("--threads", count), ("--attempts", count)]),
+    ] {
+        for (flag, expected) in flags {
+            for value in ["0", "many", "-1", "1.5"] {
+                let line = arguments![command, stream, replica, format!("{flag}={value}")];
+                let said = run(&line).fails(REFUSED, &[flag, expected]);
+                assert!(!said.stderr.contains("digit"), "{}", said.stderr);
+            }
+        }
+    }
+    for (command, flag, value, expected) in [
+        ("gc", "--keep", "0", count),
+        ("gc", "--pin", "0", version),
+        ("log", "-n", "0", count),
+        ("fold", "--from", "x", version),
+        ("report", "--versions", "0", "expected a whole number from 1 to 10000"),
+        ("report", "--steps", "x", "expected a whole number"),
+        ("status", "--max-behind", "x", "expected a whole number"),
+    ] {
+        let said = run(&arguments![command, stream, flag, value]).fails(REFUSED, &[expected]);
+        assert!(!said.stderr.contains("digit"), "{}", said.stderr);
+    }
+    run(&arguments!["demo", "--lr", "fast"]).fails(REFUSED, &["expected a number, such as 3e-6"]);
+    assert!(!replica.exists());
+}
+
+#[test]
+fn a_misspelt_variable_is_warned_of_with_the_one_that_is_meant() {
+    let scene = Scene::new(1);
+    let mut log = command(&arguments!["log", scene.stream()]);
+    log.env("TENSORPATCH_ATTEMPT", "9")
+        .env("TENSORPATCH_TEST_ANYTHING", "1")
+        .env("TENSORPATCH_SERVICE_HOST", "h");
+    let said = finish(&mut log).ok().stderr;
+    assert!(said.contains("TENSORPATCH_ATTEMPT is no setting"), "{said}");
+    assert!(said.contains("is TENSORPATCH_ATTEMPTS meant?"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
+fn what_fails_is_said_with_what_to_do() {
+    let scene = Scene::new(1);
+    let (missing, replica) = (scene.path("missing/file"), scene.path("replica"));
+    run(&arguments!["key", "show", missing]).fails(REFUSED, &["is not there", "tensorpatch keygen"]);
+    run(&arguments!["keygen", missing]).fails(REFUSED, &["no such directory", "make the directory first"]);
+    let convert = arguments!["convert", missing, "--to", "checkpoint", "-o", scene.path("out")];
+    run(&convert).fails(FAILED, &["missing/file", "check the path"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let follow = |options: &[&str]| {
+        let mut line = arguments!["follow", scene.stream(), replica, "--until", "1"].to_vec();
+        line.extend(options.iter().map(Into::into));
+        run(&line)
+    };
+    follow(&["--metrics", &port]).fails(FAILED, &["cannot listen on", "name another port"]);
+    follow(&["--exec", "exit 3"]).fails(FAILED, &["version 1 is held", "exit status: 3", "follow again"]);
+    follow(&["--exec", "exit 3 || true"]).fails(FAILED, &["follow again"]);
+    follow(&["--exec", "false || true"]).ok();
+}
+
+#[test]
+fn a_stream_where_something_else_is_wanted_is_told_from_it() {
+    let scene = Scene::new(1);
+    run(&arguments!["status", scene.stream()])
+        .fails(REFUSED, &["no directory is named", "tensorpatch status URL DIR", "tensorpatch log URL"]);
+    for stream in [scene.stream(), "s3://bucket/run".into()] {
+        run(&arguments!["inspect", stream])
+            .fails(REFUSED, &["is a stream, and no patch", "tensorpatch log URL"]);
+    }
+}
+
+#[test]
+fn errors_about_versions_and_objects_name_the_stream() {
+    let scene = Scene::new(2);
+    let (stream, replica) = (scene.stream(), scene.path("replica"));
+    let named = format!("{}: the stream has no version 9", stream.display());
+    run(&arguments!["pull", stream, replica, "--version", "9"]).fails(NOT_FOUND, &[&named]);
+    fs::remove_dir_all(stream.join("patches")).unwrap();
+    fs::remove_dir_all(stream.join("anchors")).unwrap();
+    let named = format!("{}: no path leads to version 2", stream.display());
+    run(&arguments!["pull", stream, replica]).fails(BAD_INPUT, &[&named, "tensorpatch anchor URL"]);
+}
+
+#[test]
+fn man_pages_are_written_to_a_directory_that_is_made_for_them() {
+    let scene = Scene::new(0);
+    let pages = scene.path("share/man1");
+    run(&arguments!["man", pages]).ok();
+    assert!(pages.join("tensorpatch.1").is_file());
 }
 
 #[test]

@@ -44,6 +44,9 @@ fn status_says_how_far_a_replica_is_behind_and_alters_nothing() {
     for words in ["version 3", "behind   0 versions", "engine-1, renewed"] {
         assert!(text.contains(words), "{words:?} is not in: {text}");
     }
+    let unknown = run(&arguments!["status", stream, replica, "--lease", "engine-2"]).ok();
+    let text = String::from_utf8_lossy(&unknown.stdout);
+    assert!(text.contains("none under this name; there are: engine-1"), "{text}");
 }
 
 #[test]
@@ -110,6 +113,14 @@ fn the_log_fits_the_terminal_and_shows_dates_signers_and_anchors() {
 }
 
 #[test]
+fn the_help_of_the_log_says_what_its_columns_are() {
+    let text = String::from_utf8(run(&["log", "--help"]).ok().stdout).unwrap();
+    for words in ["B/change   bytes for each element", "chain      bytes of the patches", "Example:"] {
+        assert!(text.contains(words), "{words:?} is not in {text}");
+    }
+}
+
+#[test]
 fn a_key_tells_its_public_half_and_what_was_signed_with_it() {
     let dir = temporary();
     let (stream, key) = (dir.path().join("stream"), dir.path().join("key"));
@@ -167,6 +178,32 @@ fn the_doctor_only_reads_until_it_may_write_and_leaves_nothing() {
     fs::create_dir(&empty).unwrap();
     run(&arguments!["doctor", empty, "--write"]).ok();
     assert_eq!(fs::read_dir(&empty).unwrap().count(), 0);
+}
+
+#[test]
+fn the_doctor_finds_another_stream_and_one_that_lacks_a_version() {
+    let dir = temporary();
+    stream_and_replica(dir.path());
+    let stream = dir.path().join("stream");
+    let id = run(&arguments!["log", stream, "--json"]).ok().json()["stream"].clone();
+    let expected = ["--stream", id.as_str().unwrap(), "--expect-tip", "3"];
+    run(&[arguments!["doctor", stream].to_vec(), expected.map(Into::into).to_vec()].concat()).ok();
+    for (check, options, what) in [
+        ("stream", ["--stream", "00112233445566778899aabbccddeeff"], "has the stream"),
+        ("newest version", ["--expect-tip", "4"], "version 4 is known to exist"),
+    ] {
+        let line =
+            [arguments!["doctor", stream, "--json"].to_vec(), options.map(Into::into).to_vec()].concat();
+        let report = run(&line).fails(1, &["not fit for a stream"]).json();
+        let findings = report["findings"].as_array().unwrap();
+        let found = findings.iter().find(|finding| finding["check"] == check).unwrap();
+        assert_eq!(found["verdict"], "bad", "{report}");
+        assert!(found["what"].as_str().unwrap().contains(what) && found["advice"].is_string(), "{report}");
+        // Nor is a place without a stream fit then.
+        let line = [arguments!["doctor", dir.path().join("none")].to_vec(), options.map(Into::into).to_vec()]
+            .concat();
+        run(&line).fails(1, &["not fit for a stream"]);
+    }
 }
 
 #[test]

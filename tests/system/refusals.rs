@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::support::{Outcome, arguments, fixture, run, same_checkpoint, shard, temporary, tree, write};
 
 const REFUSED: i32 = 2;
+const NOT_FOUND: i32 = 6;
 const LOCAL_DAMAGE: i32 = 8;
 
 /// A stream of three versions whose `config.json` is another each time.
@@ -132,6 +133,47 @@ fn no_stream_and_no_copy_is_made_in_a_directory_with_something_else() {
     fs::create_dir(scene.path("fresh")).unwrap();
     write(&scene.path("fresh/.keep"), b"");
     scene.publish(&scene.path("step-1"), "fresh").ok();
+}
+
+#[test]
+fn a_replica_is_no_baseline_of_a_publisher_and_a_baseline_no_replica() {
+    let scene = Scene::new();
+    scene.pull("replica", &[]).ok();
+    let (replica, baseline) = (scene.path("replica"), scene.path("baseline of stream"));
+    let before = [tree(&replica), tree(&baseline)];
+    let publish =
+        arguments!["publish", scene.path("step-1"), "--to", scene.path("stream"), "--baseline", replica];
+    run(&publish).fails(REFUSED, &["is a replica", "name another directory"]);
+    for options in [&[][..], &["--replace"]] {
+        scene
+            .pull("baseline of stream", options)
+            .fails(REFUSED, &["the baseline of a publisher", "name another"]);
+    }
+    assert_eq!([tree(&replica), tree(&baseline)], before);
+    // For an anchor a replica will do, and stays one.
+    run(&arguments!["anchor", scene.path("stream"), "--baseline", replica]).ok();
+    scene.pull("replica", &[]).ok();
+    scene.publish(&scene.path("step-1"), "stream").ok();
+}
+
+#[test]
+fn what_is_refused_leaves_no_directory_that_was_not_there() {
+    let scene = Scene::new();
+    scene.pull("a/b", &["--version", "9"]).fails(NOT_FOUND, &["no version 9"]);
+    assert!(!scene.path("a").exists());
+    fs::create_dir(scene.path("a")).unwrap();
+    scene.pull("a/b", &["--version", "9"]).fails(NOT_FOUND, &[]);
+    assert!(scene.path("a").exists() && !scene.path("a/b").exists());
+    // Another stream is meant than the one that would be created.
+    let id = "00112233445566778899aabbccddeeff";
+    let place = scene.path("c/d");
+    let publish = arguments!["publish", scene.path("step-1"), "--to", place, "--stream", id];
+    run(&publish).fails(NOT_FOUND, &["no stream"]);
+    assert!(!scene.path("c").exists());
+    let mirror = arguments!["mirror", scene.path("stream"), place, "--work", scene.path("text/work")];
+    write(&scene.path("text"), b"no directory");
+    run(&mirror).fails(REFUSED, &["is a file"]);
+    assert!(!scene.path("c").exists());
 }
 
 #[test]

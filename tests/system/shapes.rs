@@ -215,7 +215,7 @@ fn every_command_prints_what_its_schema_says_and_fails_with_an_error_document() 
         failure(6, arguments!["rollback", none, "--sign-key", key]),
         failure(6, arguments!["gc", none]),
         failure(6, arguments!["mirror", none, path("x")]),
-        failure(1, arguments!["key", "show", none]),
+        failure(2, arguments!["key", "show", none]),
         failure(6, arguments!["rotate", none, "--old-key-file", key, "--new-key-file", next_key]),
         failure(2, arguments!["bogus"]),
         failure(3, arguments!["pull", cut_off, path("x")]),

@@ -229,7 +229,7 @@ fn streams_and_versions_that_do_not_exist_are_said_not_to() {
     run(&arguments!["log", scene.path("empty")]).fails(NOT_FOUND, &["empty", "no stream"]);
     run(&arguments!["pull", scene.stream(), replica, "--version", "4"])
         .fails(NOT_FOUND, &["version 4", "newest is 3"]);
-    run(&arguments!["pull", scene.stream(), replica, "--version", "0"]).fails(REFUSED, &["start at 1"]);
+    run(&arguments!["pull", scene.stream(), replica, "--version", "0"]).fails(REFUSED, &["at least 1"]);
     run(&arguments!["pull", "carrier-pigeon://roof", replica]).fails(REFUSED, &["carrier-pigeon"]);
     assert!(!none.exists());
     assert!(!replica.join("model.safetensors").exists());

@@ -130,6 +130,13 @@ fn a_collected_version_is_named_as_collected_and_folds_stay_above_it() {
     run(&pull)
         .fails(NOT_FOUND, &["version 2 was collected", "the oldest that is kept is 4", "tensorpatch log"]);
     let log = scene.run("log", &["--json"]).ok().json();
+    let text = String::from_utf8(scene.run("log", &[]).ok().stdout).unwrap();
+    assert!(text.contains("versions 4 to 6; older ones were collected"), "{text}");
+    assert!(text.contains("anchors  1: the newest of version 4"), "{text}");
+    let text = String::from_utf8(scene.run("log", &["-n", "2"]).ok().stdout).unwrap();
+    assert!(text.contains("versions 4 to 6; older ones were collected: the newest 2 are listed"), "{text}");
+    // The folders of what is gone are gone, too.
+    assert_eq!(fs::read_dir(scene.path("stream/patches")).unwrap().count(), 2);
     let collected: Vec<bool> =
         log["versions"].as_array().unwrap().iter().map(|entry| entry["collected"] == true).collect();
     assert_eq!(collected, [true, true, true, false, false, false]);
@@ -144,6 +151,33 @@ fn a_collected_version_is_named_as_collected_and_folds_stay_above_it() {
     assert_eq!((&fold["from"], &fold["to"]), (&4.into(), &6.into()));
     scene.run("fsck", &[]).ok();
     run(&arguments!["pull", scene.path("stream"), replica]).ok();
+}
+
+#[test]
+fn what_a_collector_took_is_gone_around_without_a_warning() {
+    let scene = Scene::new(2);
+    let replica = scene.path("replica");
+    let pull = arguments!["pull", scene.path("stream"), replica];
+    run(&pull).ok();
+    scene.publish(3, &[]).ok();
+    scene.publish(4, &[]).ok();
+    scene.run("anchor", &["--baseline", scene.path("baseline").to_str().unwrap()]).ok();
+    scene.publish(5, &[]).ok();
+    scene.run("gc", &["--keep", "1", "--grace", "0s", "--delete"]).ok();
+    let pulled = run(&pull).ok();
+    assert!(!pulled.stderr.contains("WARN"), "{}", pulled.stderr);
+    same_checkpoint(&replica, &snapshot(5));
+}
+
+#[test]
+fn a_collector_that_deletes_nothing_writes_nothing_and_says_why_nothing_goes() {
+    let scene = Scene::new(2);
+    let stream = scene.path("stream");
+    let when = |path: &std::path::Path| fs::metadata(path).unwrap().modified().unwrap();
+    let (before, probes) = (tree(&stream), when(&stream.join("probe")));
+    let text = String::from_utf8(scene.run("gc", &[]).ok().stdout).unwrap();
+    assert!(text.contains("nothing: everything back to the anchor of version 1 is needed"), "{text}");
+    assert!(tree(&stream) == before && when(&stream.join("probe")) == probes);
 }
 
 #[test]
@@ -203,6 +237,16 @@ fn the_same_checkpoint_without_a_label_is_not_published_twice_unless_that_is_ask
         (&again["version"], &again["unchanged"], &again["bytes"]),
         (&2.into(), &true.into(), &0.into())
     );
+    let told = arguments![
+        "publish",
+        snapshot(2),
+        "--to",
+        scene.path("stream"),
+        "--baseline",
+        scene.path("baseline")
+    ];
+    let told = String::from_utf8(run(&told).ok().stdout).unwrap();
+    assert!(told.contains("unchanged") && !told.contains("for each"), "{told}");
     assert_eq!(scene.publish(2, &["--label", "step 2"]).ok().json()["version"], 3);
     assert_eq!(scene.publish(2, &["--allow-unchanged"]).ok().json()["version"], 4);
     // A file beside the weights is a change.

@@ -150,6 +150,13 @@ fn a_signing_key_that_others_can_read_is_warned_about() {
     assert!(!run(&publish).ok().stderr.contains("chmod"));
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
     assert!(run(&publish).ok().stderr.contains("others can read or replace the signing key: chmod 600"));
+    // What is no key has no secret to tell.
+    let text = scene.path("text");
+    write(&text, b"no key at all");
+    fs::set_permissions(&text, fs::Permissions::from_mode(0o644)).unwrap();
+    let said =
+        run(&arguments!["key", "show", text]).fails(REFUSED, &["is no signing key", "tensorpatch keygen"]);
+    assert!(!said.stderr.contains("chmod"), "{}", said.stderr);
 }
 
 #[test]

@@ -73,7 +73,14 @@ pub(crate) fn add(command: Command) -> Command {
         let heading = if examples.len() == 1 { "Example" } else { "Examples" };
         let examples: Vec<String> = examples.iter().map(|example| shown(example)).collect();
         let help = format!("{heading}:\n  {}", examples.join("\n  "));
-        command.mut_subcommand(*name, |subcommand| subcommand.after_help(help))
+        command.mut_subcommand(*name, |subcommand| match subcommand.get_after_long_help() {
+            // What a command says at its end comes before the examples.
+            Some(said) => {
+                let long = format!("{said}\n\n{help}");
+                subcommand.after_help(help).after_long_help(long)
+            }
+            None => subcommand.after_help(help),
+        })
     })
 }
 

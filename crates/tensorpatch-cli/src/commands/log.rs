@@ -6,23 +6,36 @@ use std::num::NonZeroU64;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{LogEntry, VersionKind};
+use tensorpatch::store::{LogEntry, Version, VersionKind};
 
+use crate::arguments::parse_count;
 use crate::dates::date;
 use crate::output::{Report, bytes, count, counted, fields, percent, ratio};
 use crate::screen;
 use crate::session::Session;
-use crate::streams::{self, Source};
+use crate::streams::Source;
 use crate::table::{Column, fitted};
+
+/// What the columns are, at the end of the long help.
+const LEGEND: &str = "\
+Columns, of which a narrow terminal shows those that say most:
+  kind       anchor: the whole checkpoint; delta: a patch; empty: nothing changed;
+             collected: what led there was removed by gc
+  bytes      bytes that the version was published as
+  of full    their share of the bytes of all tensors
+  changed    the share of the elements that changed
+  B/change   bytes for each element that changed
+  chain      bytes of the patches since the last anchor, which newcomers download";
 
 /// Lists the versions of a stream: how and when each was published, by whom, its size, and the bytes of the
 /// patches since the last whole checkpoint (chain). A narrow terminal shows the columns that say most.
 #[derive(Debug, Args)]
+#[command(after_long_help = LEGEND)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     source: Source,
     /// List the newest N versions only
-    #[arg(short = 'n', long = "newest", value_name = "N")]
+    #[arg(short = 'n', long = "newest", value_name = "N", value_parser = parse_count::<NonZeroU64>)]
     newest: Option<NonZeroU64>,
 }
 
@@ -32,6 +45,9 @@ struct LogReport {
     stream: String,
     leaf_hash: &'static str,
     versions: Vec<LogEntry>,
+    /// The lowest version that a collector has left whole.
+    #[serde(skip)]
+    floor: Option<Version>,
     #[serde(skip)]
     is_signed: bool,
     #[serde(skip)]
@@ -39,6 +55,29 @@ struct LogReport {
 }
 
 impl LogReport {
+    /// The versions that can be had.
+    fn holds(&self) -> String {
+        let Some(tip) = self.versions.last().map(|last| last.version) else { return counted(0, "version") };
+        let listed = match self.versions.first() {
+            Some(first) if first.version.get() > 1 && first.version < tip => {
+                format!(": the newest {} are listed", self.versions.len())
+            }
+            _ => String::new(),
+        };
+        let Some(floor) = self.floor.filter(|floor| floor.get() > 1) else {
+            return format!("{}{listed}", counted(tip.get(), "version"));
+        };
+        let pinned = |entry: &&LogEntry| entry.version < floor && !entry.collected;
+        let pinned: Vec<String> =
+            self.versions.iter().filter(pinned).map(|entry| entry.version.to_string()).collect();
+        let (pinned, others) = match pinned.is_empty() {
+            true => (String::new(), "older ones"),
+            false => (format!(" and {}", pinned.join(", ")), "other older ones"),
+        };
+        let held = if floor == tip { format!("version {tip}") } else { format!("versions {floor} to {tip}") };
+        format!("{held}{pinned}; {others} were collected{listed}")
+    }
+
     /// The keys that have signed versions, with the first and the last of each.
     fn signers(&self) -> Vec<String> {
         let mut signers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -124,20 +163,8 @@ fn changed(entry: &LogEntry) -> String {
 impl Report for LogReport {
     fn lines(&self) -> Vec<String> {
         let mut pairs = vec![("stream", format!("{} ({})", self.url, self.stream))];
-        pairs.push((
-            "holds",
-            match (self.versions.first(), self.versions.last()) {
-                (Some(first), Some(last)) if first.version != last.version && first.version.get() > 1 => {
-                    format!(
-                        "{}: the newest {} are listed",
-                        counted(last.version.get(), "version"),
-                        self.versions.len()
-                    )
-                }
-                _ => counted(self.versions.last().map_or(0, |last| last.version.get()), "version"),
-            },
-        ));
-        let anchors: Vec<&LogEntry> = self.versions.iter().filter(|entry| entry.anchored).collect();
+        pairs.push(("holds", self.holds()));
+        let anchors: Vec<&LogEntry> = self.versions.iter().filter(|e| e.anchored && !e.collected).collect();
         if let Some(last) = anchors.last() {
             let size = last.anchor_bytes.map(|size| format!(", {}", bytes(size))).unwrap_or_default();
             let last = format!("the newest of version {}{size}", last.version);
@@ -161,19 +188,21 @@ impl Report for LogReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let (stream, versions) = streams::wait(session, async {
+    let (stream, versions, floor) = arguments.source.wait(session, async {
         let stream = arguments.source.open().await?;
         let versions = match arguments.newest {
             None => stream.log().await?,
             Some(newest) => stream.log_newest(newest.get()).await?,
         };
-        Ok((stream, versions))
+        let floor = stream.pruned().await?;
+        Ok((stream, versions, floor))
     })?;
     session.output.report(&LogReport {
         url: arguments.source.url.clone(),
         stream: stream.id().to_string(),
         leaf_hash: stream.record().leaf_hash.name(),
         versions,
+        floor,
         is_signed: stream.is_signed(),
         width: screen::width(),
     })
