@@ -118,7 +118,7 @@ impl Replica {
     /// an interrupted step that the next call of any method completes; downloads are resumed. Work on local
     /// disk that has begun runs to its end and keeps the directory locked until then.
     pub async fn pull(&self) -> Result<Pulled, StoreError> {
-        let directory = self.lock().await?;
+        let directory = self.lock_to_update().await?;
         self.pull_locked(&directory, Target::Latest).await
     }
 
@@ -130,7 +130,7 @@ impl Replica {
     /// # Cancel safety
     /// As [`Replica::pull`].
     pub async fn pull_version(&self, version: Version) -> Result<Pulled, StoreError> {
-        let directory = self.lock().await?;
+        let directory = self.lock_to_update().await?;
         self.pull_locked(&directory, Target::Version(version)).await
     }
 
@@ -164,7 +164,7 @@ impl Replica {
     /// The future, and what it returns, may be dropped at any time: the version held stays as it is, and
     /// downloads are resumed.
     pub async fn prepare(&self, target: Target) -> Result<Prepared, StoreError> {
-        let directory = self.lock().await?;
+        let directory = self.lock_to_update().await?;
         let mut attempts = PlanAttempts::at_most(self.stream.policy().plans.plan_attempts);
         loop {
             match self.reading_once().prepare_locked(&directory, target, &mut attempts).await {
@@ -179,9 +179,13 @@ impl Replica {
         Self { stream: self.stream.reading_once(), ..self.clone() }
     }
 
+    async fn lock_to_update(&self) -> Result<ReplicaDir, StoreError> {
+        check_no_baseline(&self.dir)?;
+        self.lock().await
+    }
+
     async fn lock(&self) -> Result<ReplicaDir, StoreError> {
         self.stream.read_places().altered(Role::Replica, &self.dir).check()?;
-        check_no_baseline(&self.dir)?;
         ReplicaDir::lock(&self.dir, self.options.apply.durability).await
     }
 
