@@ -31,58 +31,33 @@ use tensorpatch::format::Schema;
 
 use crate::session::Session;
 
-/// What to do.
+/// What to do. Each command's arguments say what it is for: in a line for the list of commands, and whole.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a patch from two checkpoints
     Diff(diff::Arguments),
-    /// Make the target checkpoint from its base and a patch, bit for bit
     Apply(apply::Arguments),
-    /// Show what is in a patch
     Inspect(inspect::Arguments),
-    /// Compute the state digest of a checkpoint
     Digest(digest::Arguments),
-    /// Publish a checkpoint as the next version of a stream
     Publish(publish::Arguments),
-    /// Bring a local checkpoint to a version of a stream
     Pull(pull::Arguments),
-    /// Compare every byte of a local checkpoint with the version that it holds
     Verify(verify::Arguments),
-    /// Keep a local checkpoint at the newest version
     Follow(follow::Arguments),
-    /// Say how far a local checkpoint is behind
     Status(status::Arguments),
-    /// List the versions of a stream
     Log(log::Arguments),
-    /// Find out what does not work between this machine and a store
     Doctor(doctor::Arguments),
-    /// Write a page with figures of a stream
     Report(report::Arguments),
-    /// Check every object of a stream
     Fsck(fsck::Arguments),
-    /// Add one patch across many versions, for replicas that are far behind
     Fold(fold::Arguments),
-    /// Add the whole checkpoint of the newest version
     Anchor(anchor::Arguments),
-    /// Take back versions that nobody trusted has signed
     Rollback(rollback::Arguments),
-    /// Remove what no replica can need
     Gc(gc::Arguments),
-    /// Copy a stream to another place
     Mirror(mirror::Arguments),
-    /// Convert between patches, checkpoints and the delta formats of other projects
     Convert(convert::Arguments),
-    /// Make a key to sign with
     Keygen(keygen::Arguments),
-    /// Tell about a key
     Key(key::Arguments),
-    /// Let another key sign the versions of a stream from now on
     Rotate(rotate::Arguments),
-    /// Show all of it on this machine, with no set-up
     Demo(demo::Arguments),
-    /// Print the completions of a shell
     Completions(completions::Arguments),
-    /// Write the man pages
     Man(completions::ManArguments),
 }
 

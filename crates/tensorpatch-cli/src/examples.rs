@@ -155,6 +155,19 @@ mod tests {
     }
 
     #[test]
+    fn the_help_of_a_command_says_more_than_its_line_in_the_list() {
+        for command in crate::command_line().get_subcommands().filter(|command| command.get_name() != "help")
+        {
+            let (line, whole) = (command.get_about(), command.get_long_about());
+            let (line, whole) =
+                (line.unwrap().to_string(), whole.map(ToString::to_string).unwrap_or_default());
+            let is_told = matches!(command.get_name(), "completions" | "man");
+            assert!(is_told || whole.len() > line.len() + 20, "{}: {whole}", command.get_name());
+            assert!(line.len() < 80 && !line.ends_with('.'), "{line}");
+        }
+    }
+
+    #[test]
     fn every_command_has_examples_that_parse() {
         let command = crate::command_line();
         let commands: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();

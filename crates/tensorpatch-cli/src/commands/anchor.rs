@@ -11,9 +11,11 @@ use crate::output::{Report, bytes, fields};
 use crate::session::Session;
 use crate::streams::{self, Sign, Source};
 
-/// Adds the whole checkpoint of the newest version, for newcomers and for replicas to which no path of
-/// patches leads any more: it mends a stream whose older objects are damaged or missing. It is taken from the
-/// baseline, so run it where the newest version was published.
+/// Add the whole checkpoint of the newest version
+///
+/// For newcomers, and for replicas to which no path of patches leads any more: it mends a stream whose
+/// older objects are damaged or missing. It is taken from the baseline, so run it where the newest version
+/// was published.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -16,7 +16,9 @@ use crate::output::{Report, bytes, counted, fields, rate, seconds};
 use crate::patch_file;
 use crate::session::Session;
 
-/// Makes the checkpoint that the patch's author had, bit for bit. Base and result are verified by digest.
+/// Make the target checkpoint from its base and a patch, bit for bit
+///
+/// The result is the checkpoint that the patch's author had. Base and result are verified by digest.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("destination").required(true))]
 pub(crate) struct Arguments {

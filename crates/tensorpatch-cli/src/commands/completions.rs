@@ -11,7 +11,7 @@ use tensorpatch::checkpoint::AtomicFile;
 
 use crate::output::closed;
 
-/// Prints what a shell needs to complete the command line.
+/// Print the completions of a shell
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The shell
@@ -19,7 +19,9 @@ pub(crate) struct Arguments {
     shell: Shell,
 }
 
-/// Writes a man page for each command into a directory.
+/// Write the man pages
+///
+/// A page for each command, into a directory.
 #[derive(Debug, Args)]
 pub(crate) struct ManArguments {
     /// The directory; created if need be

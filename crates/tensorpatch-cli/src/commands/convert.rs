@@ -13,9 +13,10 @@ use crate::exit::Refusal;
 use crate::output::{Report, bytes, counted, fields, seconds};
 use crate::session::Session;
 
-/// Converts a version between a patch, a checkpoint, and the delta formats of slime, miles, SGLang,
-/// ModelExpress and TRL; reads those of SkyRL, NeMo RL and grail. What SOURCE is is found out from its
-/// contents.
+/// Convert between patches, checkpoints and the delta formats of other projects
+///
+/// Reads and writes the deltas of slime, miles, SGLang, ModelExpress and TRL; reads those of SkyRL, NeMo RL
+/// and grail. What SOURCE is is found out from its contents.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// A patch, a checkpoint, or a delta: a file or a directory

@@ -22,9 +22,10 @@ use crate::output::{Report, count, fields, percent, ratio, seconds, size, table}
 use crate::session::Session;
 use crate::streams;
 
-/// Shows all of it on this machine, with no set-up: makes a checkpoint, trains it with Adam-like steps on f32
-/// master weights cast to bf16, publishes every step to a temporary stream, pulls it into a replica, and
-/// compares the two file by file.
+/// Show all of it on this machine, with no set-up
+///
+/// Makes a checkpoint, trains it with Adam-like steps on f32 master weights cast to bf16, publishes every
+/// step to a temporary stream, pulls it into a replica, and compares the two file by file.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Bytes of the checkpoint, as 64MiB or 1GiB. Training takes six times as much memory

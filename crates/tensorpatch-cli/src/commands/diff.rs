@@ -15,7 +15,9 @@ use crate::output::{Report, bytes, count, fields, percent, rate, ratio, seconds}
 use crate::patch_file::{self, is_stdout};
 use crate::session::Session;
 
-/// Makes the patch that turns BASE into TARGET. The same two states and options always give the same bytes.
+/// Make a patch from two checkpoints
+///
+/// It turns BASE into TARGET. The same two states and options always give the same bytes.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The checkpoint that receivers have

@@ -13,7 +13,9 @@ use crate::arguments::LeafHashChoice;
 use crate::output::{Report, bytes, count, counted, fields, rate, seconds};
 use crate::session::Session;
 
-/// Prints the digest of a whole state: of every tensor's name, dtype, shape and bytes, whatever its shards.
+/// Compute the state digest of a checkpoint
+///
+/// The digest of a whole state: of every tensor's name, dtype, shape and bytes, whatever its shards.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The checkpoint: a .safetensors file or a directory

@@ -11,8 +11,10 @@ use crate::screen::{ADVICE, BAD, GOOD, WARNING, styled};
 use crate::session::Session;
 use crate::streams::{self, Access};
 
-/// Tries what publishers and replicas need of a store, and says what does not work and what to do about it:
-/// credentials, listing, the stream, latency and rates; with --write also conditional writes and the clocks.
+/// Find out what does not work between this machine and a store
+///
+/// Tries what publishers and replicas need, and says what to do about what does not work: credentials,
+/// listing, the stream, latency and rates; with --write also conditional writes and the clocks.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The stream, or the place where one is to be: a path or file:///..., s3://, gs://, az:// or

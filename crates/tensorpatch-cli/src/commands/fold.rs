@@ -12,8 +12,9 @@ use crate::output::{Report, bytes, fields, percent};
 use crate::session::Session;
 use crate::streams::{self, Sign, Source, parse_version};
 
-/// Adds one patch across many versions, if it is smaller than the patches there are. Replicas that are far
-/// behind then take it; nothing else changes.
+/// Add one patch across many versions, for replicas that are far behind
+///
+/// It is added if it is smaller than the patches there are. Nothing else changes.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -18,8 +18,10 @@ use crate::serve::{Watched, listen, parse_address, serve};
 use crate::session::Session;
 use crate::streams::{self, Source, parse_version};
 
-/// Brings a local checkpoint to the newest version, and to each one that is published from then on, until it
-/// is interrupted. With --json it prints one line of JSON for each version.
+/// Keep a local checkpoint at the newest version
+///
+/// Brings it to the newest version, and to each one that is published from then on, until it is
+/// interrupted. With --json it prints one line of JSON for each version.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -10,8 +10,10 @@ use crate::output::{Report, bytes, count, counted, fields};
 use crate::session::Session;
 use crate::streams::{self, Source};
 
-/// Checks every record, link and object of a stream, and that every version can be reached. Ends with exit
-/// code 3 if something is wrong.
+/// Check every object of a stream
+///
+/// Checks every record, link and object, and that every version can be reached. Ends with exit code 3 if
+/// something is wrong.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

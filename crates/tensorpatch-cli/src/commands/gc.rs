@@ -15,8 +15,10 @@ use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
 use crate::streams::{Sign, Source, parse_version};
 
-/// Says what neither the versions to keep nor a lease can need, and with --delete removes it. Everything that
-/// leads to a version that is kept stays.
+/// Remove what no replica can need
+///
+/// Says what neither the versions to keep nor a lease can need, and with --delete removes it. Everything
+/// that leads to a version that is kept stays.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -20,7 +20,9 @@ use crate::screen;
 use crate::session::Session;
 use layers::Layers;
 
-/// Reads a patch, checks its structure and checksums, and shows what it holds; with its base also what it
+/// Show what is in a patch, or what differs between two checkpoints
+///
+/// Of a patch it checks the structure and checksums, and shows what it holds; with its base also what it
 /// changes in each layer, and how far. Of two checkpoints it shows what differs in each layer, without a
 /// patch.
 #[derive(Debug, Args)]

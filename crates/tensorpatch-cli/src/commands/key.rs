@@ -11,7 +11,9 @@ use crate::output::{Report, fields};
 use crate::session::Session;
 use crate::streams::read_key;
 
-/// Tells about keys; tensorpatch keygen makes one.
+/// Tell about a key
+///
+/// tensorpatch keygen makes one.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]

@@ -14,7 +14,9 @@ use crate::exit::Refusal;
 use crate::output::{Report, fields};
 use crate::session::Session;
 
-/// Makes an ed25519 key: the secret goes to FILE, for --sign-key, readable by you alone; the public key is
+/// Make a key to sign with
+///
+/// An ed25519 key: the secret goes to FILE, for --sign-key, readable by you alone; the public key is
 /// printed, for --trust-key.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {

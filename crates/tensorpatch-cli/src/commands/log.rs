@@ -27,8 +27,10 @@ Columns, of which a narrow terminal shows those that say most:
   B/change   bytes for each element that changed
   chain      bytes of the patches since the last anchor, which newcomers download";
 
-/// Lists the versions of a stream: how and when each was published, by whom, its size, and the bytes of the
-/// patches since the last whole checkpoint (chain). A narrow terminal shows the columns that say most.
+/// List the versions of a stream
+///
+/// How and when each was published, by whom, its size, and the bytes of the patches since the last whole
+/// checkpoint (chain). A narrow terminal shows the columns that say most.
 #[derive(Debug, Args)]
 #[command(after_long_help = LEGEND)]
 pub(crate) struct Arguments {

@@ -13,9 +13,11 @@ use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
 use crate::streams::{self, Source};
 
-/// Copies what another place does not have of a stream, in the order of the versions, verified. The copy is
-/// the same stream: replicas follow either. Repeat it to bring the copy up to date, to restore objects that
-/// it has lost, or to go on after an interruption.
+/// Copy a stream to another place
+///
+/// Copies what the other place does not have, in the order of the versions, verified. The copy is the same
+/// stream: replicas follow either. Repeat it to bring the copy up to date, to restore objects that it has
+/// lost, or to go on after an interruption.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -17,8 +17,10 @@ use crate::output::{Report, bytes, count, fields, made, percent, ratio, seconds}
 use crate::session::Session;
 use crate::streams::{self, Access, Sign};
 
-/// Publishes a checkpoint as the next version of a stream, which is created if there is none. The first
-/// version is the whole checkpoint, the others are patches.
+/// Publish a checkpoint as the next version of a stream
+///
+/// The stream is created if there is none. The first version is the whole checkpoint, the others are
+/// patches.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The checkpoint: a .safetensors file, published as model.safetensors, or a directory. Of a directory

@@ -13,8 +13,10 @@ use crate::output::{Report, bytes, fields, made, seconds};
 use crate::session::Session;
 use crate::streams::{self, Source, parse_version};
 
-/// Brings a local checkpoint to a version of a stream, verified. DIR is an ordinary Hugging Face directory,
-/// with a hidden folder .tensorpatch for what is known about it.
+/// Bring a local checkpoint to a version of a stream
+///
+/// What is downloaded is verified, and so is what it makes. DIR is an ordinary Hugging Face directory, with
+/// a hidden folder .tensorpatch for what is known about it.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

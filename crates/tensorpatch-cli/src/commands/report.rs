@@ -19,10 +19,12 @@ use crate::streams::{self, Source};
 /// More are no figure that anybody can read.
 const MAX_VERSIONS: u64 = 10_000;
 
-/// Writes a page with figures of a stream: one file of HTML that needs no network, for a browser of any size.
-/// It has the bytes of each version, the chain with its anchors and folds, the cost of a late join, the
-/// replicas, and for the newest steps which share of each layer changed and how far. To see that, it
-/// downloads a version and the patches since, as a replica does. With --json it prints the figures instead.
+/// Write a page with figures of a stream
+///
+/// One file of HTML that needs no network, for a browser of any size. It has the bytes of each version, the
+/// chain with its anchors and folds, the cost of a late join, the replicas, and for the newest steps which
+/// share of each layer changed and how far. To see that, it downloads a version and the patches since, as a
+/// replica does. With --json it prints the figures instead.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -10,9 +10,11 @@ use crate::output::{Report, counted, fields};
 use crate::session::Session;
 use crate::streams::{Sign, Source};
 
-/// Takes back the newest versions of a signed stream, down to the first that a trusted key has signed. For
-/// the owner of the key, after somebody has published without one: replicas that trust the key never held
-/// them. A version that may be the owner's stays, such as one whose record is damaged.
+/// Take back versions that nobody trusted has signed
+///
+/// The newest versions of a signed stream go, down to the first that a trusted key has signed. For the
+/// owner of the key, after somebody has published without one: replicas that trust the key never held them.
+/// A version that may be the owner's stays, such as one whose record is damaged.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -12,10 +12,12 @@ use crate::output::{Report, fields};
 use crate::session::Session;
 use crate::streams::{Source, parse_version, read_key};
 
-/// Lets another key sign the versions of a stream from now on; the old one counts for those that are there,
-/// and for no others. It takes some seconds: what is published meanwhile still counts. Publishers then need
-/// the new key. With --old-key-file, replicas that trust the old key go on with the new one. If the old key
-/// is lost, or others have it, name it with --old-key and give replicas the new one (--trust-key).
+/// Let another key sign the versions of a stream from now on
+///
+/// The old key counts for those that are there, and for no others. It takes some seconds: what is published
+/// meanwhile still counts. Publishers then need the new key. With --old-key-file, replicas that trust the
+/// old key go on with the new one. If the old key is lost, or others have it, name it with --old-key and
+/// give replicas the new one (--trust-key).
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("old").args(["old_key_file", "old_key"]).required(true))]
 pub(crate) struct Arguments {

@@ -14,9 +14,11 @@ use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
 use crate::streams::{self, Source};
 
-/// Says which version a local checkpoint holds, which one is the newest, and how much lies between them. It
-/// alters nothing, waits for no lock and downloads no weights. That the files are there, with their lengths,
-/// is looked at; their contents are what tensorpatch verify reads.
+/// Say how far a local checkpoint is behind
+///
+/// Says which version it holds, which one is the newest, and how much lies between them. It alters nothing,
+/// waits for no lock and downloads no weights. That the files are there, with their lengths, is looked at;
+/// their contents are what tensorpatch verify reads.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -13,8 +13,10 @@ use crate::output::{Report, counted, fields, seconds};
 use crate::session::Session;
 use crate::streams;
 
-/// Reads every byte of a replica and compares it with the version that it holds. Needs no stream, and alters
-/// nothing: tensorpatch pull repairs what is wrong. Ends with exit code 8 if something is.
+/// Compare every byte of a local checkpoint with the version that it holds
+///
+/// Needs no stream, and alters nothing: tensorpatch pull repairs what is wrong. Ends with exit code 8 if
+/// something is.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The directory of a pull
