@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use strsim::jaro_winkler;
 use tensorpatch::store::{Policy, Setting};
 use toml::{Table, Value};
 
@@ -51,10 +52,16 @@ pub(crate) fn warn_of_unknown_variables() {
         .collect();
     unknown.sort();
     for name in unknown {
-        if let Some(nearest) = known.iter().min_by_key(|known| distance(&name, known)) {
+        if let Some(nearest) = nearest(&name, &known) {
             tracing::warn!("{name} is no setting, and is ignored: is {nearest} meant?");
         }
     }
+}
+
+/// The one of `known` that is most like `name`.
+fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
+    let likeness = |known: &&String| jaro_winkler(name, known);
+    known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
 }
 
 /// Whether a variable can only be meant as a setting.
@@ -63,26 +70,6 @@ fn is_setting(variable: &str) -> bool {
     // Kubernetes sets such for a service that is called tensorpatch.
     let is_of_service = name.starts_with("SERVICE_") || name == "PORT" || name.starts_with("PORT_");
     !is_of_service && !name.starts_with("TEST_") && !OTHERS.contains(&name)
-}
-
-/// How many letters must be added, left out or replaced to make one of the other; nothing for what only one
-/// of them begins or ends with.
-fn distance(one: &str, other: &str) -> usize {
-    let suffix = |text: &str| text.strip_prefix(PREFIX).unwrap_or(text).to_owned();
-    let (one, other) = (suffix(one), suffix(other));
-    if one.contains(&other) || other.contains(&one) {
-        return 1;
-    }
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (at, letter) in one.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
-        for (column, found) in other.bytes().enumerate() {
-            let replaced = diagonal + usize::from(letter != found);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[other.len()]
 }
 
 /// `$XDG_CONFIG_HOME/tensorpatch/config.toml`, by default below `~/.config`.
@@ -173,13 +160,12 @@ mod tests {
         ] {
             assert_eq!(is_setting(name), is, "{name}");
         }
-        for (name, nearest) in [
+        let known: Vec<String> = Policy::settings().map(Setting::variable).collect();
+        for (name, meant) in [
             ("TENSORPATCH_ATTEMPT", "TENSORPATCH_ATTEMPTS"),
             ("TENSORPATCH_PARALEL_DOWNLOAD", "TENSORPATCH_PARALLEL_DOWNLOADS"),
-            ("TENSORPATCH_RETRIES", "TENSORPATCH_CLIENT_RETRIES"),
         ] {
-            let known = Policy::settings().map(Setting::variable);
-            assert_eq!(known.min_by_key(|known| distance(name, known)).as_deref(), Some(nearest));
+            assert_eq!(nearest(name, &known).map(String::as_str), Some(meant));
         }
     }
 

@@ -79,21 +79,11 @@ impl Bucket {
         if self.prefix.as_ref().is_empty() { store } else { format!("{store}/{}", self.prefix) }
     }
 
-    /// Whether `noted` is this place, as [`Bucket::settled_place`] says it now or did before it had URLs.
-    pub(crate) fn is_at(&self, noted: &str) -> bool {
-        noted == self.settled_place() || noted == self.place_in_store()
-    }
-
-    /// The same, whatever way a directory is named.
-    pub(crate) fn settled_place(&self) -> String {
-        let settled = self.directory().and_then(|path| path.canonicalize().ok());
-        settled.map_or_else(|| self.place(), |path| path.display().to_string())
-    }
-
-    /// The same, if it is the same for everybody who opens this: what a caller brings may have any name.
-    pub(crate) fn lasting_place(&self) -> Option<String> {
-        let is_named = self.url.is_some() || self.directory().is_some();
-        is_named.then(|| self.settled_place())
+    /// The same, whatever way a directory is named; `None` for a store that a caller has brought, which may
+    /// have another name each time.
+    pub(crate) fn settled_place(&self) -> Option<String> {
+        let settled = self.directory().map(|path| path.canonicalize().unwrap_or(path));
+        settled.map(|path| path.display().to_string()).or_else(|| self.url.as_ref().map(ToString::to_string))
     }
 
     /// Where it is on local disk, if it is there.

@@ -83,6 +83,7 @@ impl Cause {
             Self::Archived => "archived",
             Self::Unreachable => "unreachable",
             Self::Busy => "busy",
+            Self::SmallPart => "small_part",
             Self::MountLost => "mount_lost",
             Self::NoRoom => "no_room",
             Self::ReadOnly => "read_only",

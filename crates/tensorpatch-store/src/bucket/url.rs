@@ -287,15 +287,11 @@ mod tests {
 
     #[cfg(feature = "aws")]
     #[test]
-    fn a_bucket_is_called_by_its_url_and_known_by_what_it_was_called_before() {
+    fn a_bucket_is_called_by_its_url() {
         let opened = open_for_reading("s3://bucket/runs/7/", &Policy::default()).unwrap();
         let bucket = crate::bucket::Bucket::of(opened);
         assert_eq!(bucket.place(), "s3://bucket/runs/7");
-        for (noted, is) in
-            [("s3://bucket/runs/7", true), ("AmazonS3(bucket)/runs/7", true), ("s3://bucket/runs/8", false)]
-        {
-            assert_eq!(bucket.is_at(noted), is, "{noted}");
-        }
+        assert_eq!(bucket.settled_place(), Some(bucket.place()));
     }
 
     #[test]

@@ -50,6 +50,6 @@ impl Publisher {
     }
 
     fn place(&self) -> Option<Place> {
-        Some(Place { stream: self.stream.id(), place: self.stream.bucket().lasting_place()? })
+        Some(Place { stream: self.stream.id(), place: self.stream.bucket().settled_place()? })
     }
 }

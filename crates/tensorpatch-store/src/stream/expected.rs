@@ -43,7 +43,7 @@ pub struct SignedTip {
     pub version: Version,
     /// The digest of its commit record.
     pub commit: ObjectDigest,
-    /// Where the stream was then.
+    /// Where the stream was then, if that has a name that lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<String>,
 }
@@ -80,10 +80,9 @@ impl Expected {
 
     /// Refuses to create a stream where one was signed: it is hidden, or was removed.
     pub(crate) async fn check_none_signed(&self, bucket: &Bucket) -> Result<(), StoreError> {
-        let place = bucket.settled_place();
+        let Some(place) = bucket.settled_place() else { return Ok(()) };
         let tips = self.tips_of_unnamed().await?.unwrap_or_default();
-        let is_here = |tip: &SignedTip| tip.place.as_ref().is_some_and(|noted| bucket.is_at(noted));
-        let signed = tips.into_iter().find(|(_, tip)| is_here(tip));
+        let signed = tips.into_iter().find(|(_, tip)| tip.place.as_ref() == Some(&place));
         match signed.zip(self.signed.as_ref()) {
             Some(((id, SignedTip { version: known, .. }), dir)) => {
                 Err(StoreError::Removed { place, known, note: tip_file(dir, id) })
@@ -140,15 +139,15 @@ impl Stream {
     /// stream by its id says that it is meant.
     pub(crate) async fn check_place(&self) -> Result<(), StoreError> {
         let Some(tips) = self.expected.tips_of_unnamed().await? else { return Ok(()) };
-        let (here, found) = (self.bucket().settled_place(), self.id());
-        let is_here = |tip: &SignedTip| tip.place.as_ref().is_some_and(|noted| self.bucket().is_at(noted));
-        if let Some((expected, _)) = tips.iter().find(|(id, tip)| **id != found && is_here(tip)) {
+        let Some(here) = self.bucket().settled_place() else { return Ok(()) };
+        let found = self.id();
+        let signed_here =
+            |(id, tip): &(&StreamId, &SignedTip)| **id != found && tip.place.as_ref() == Some(&here);
+        if let Some((expected, _)) = tips.iter().find(signed_here) {
             return Err(StoreError::WrongStream { place: here, expected: *expected, found });
         }
         match tips.get(&found).and_then(|tip| tip.place.clone()) {
-            Some(known) if !self.bucket().is_at(&known) => {
-                Err(StoreError::Moved { place: here, stream: found, known })
-            }
+            Some(known) if known != here => Err(StoreError::Moved { place: here, stream: found, known }),
             _ => Ok(()),
         }
     }
@@ -173,7 +172,7 @@ impl Stream {
 
     /// What is to be remembered of a version.
     pub(super) fn tip_here(&self, version: Version, commit: ObjectDigest) -> SignedTip {
-        SignedTip { version, commit, place: Some(self.bucket().settled_place()) }
+        SignedTip { version, commit, place: self.bucket().settled_place() }
     }
 
     /// Notes that `tip` is the newest version from now on, though a newer one was signed, which is returned:
