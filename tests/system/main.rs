@@ -35,6 +35,7 @@ mod questions;
 mod refusals;
 mod rollbacks;
 mod room;
+mod scene;
 mod shapes;
 mod streams;
 mod support;

@@ -3,47 +3,15 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
-use crate::support::{
-    arguments, command, finish, fixture, read, run, same_checkpoint, temporary, tree, write,
-};
+use crate::scene::Scene;
+use crate::support::{arguments, command, finish, fixture, read, run, same_checkpoint, tree, write};
 
 const FAILED: i32 = 1;
 const REFUSED: i32 = 2;
 const BAD_INPUT: i32 = 3;
 const WRONG_BASE: i32 = 4;
 const NOT_FOUND: i32 = 6;
-
-struct Scene {
-    dir: tempfile::TempDir,
-}
-
-impl Scene {
-    fn new(versions: u32) -> Self {
-        let scene = Self { dir: temporary() };
-        for number in 4..4 + versions {
-            run(&arguments![
-                "publish",
-                fixture(number),
-                "--to",
-                scene.stream(),
-                "--baseline",
-                scene.path("b")
-            ])
-            .ok();
-        }
-        scene
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn stream(&self) -> PathBuf {
-        self.path("stream")
-    }
-}
 
 #[test]
 fn a_checkpoint_that_is_named_as_a_baseline_is_not_altered() {
@@ -91,7 +59,8 @@ fn a_checkpoint_that_is_the_newest_version_gives_a_damaged_stream_another_way_to
 fn a_second_anchor_is_added_only_where_the_first_is_not_whole_or_that_is_asked_for() {
     let scene = Scene::new(2);
     let anchor = |options: &[&str]| {
-        let mut line = arguments!["anchor", scene.stream(), "--baseline", scene.path("b"), "--json"].to_vec();
+        let mut line =
+            arguments!["anchor", scene.stream(), "--baseline", scene.baseline(), "--json"].to_vec();
         line.extend(options.iter().map(Into::into));
         run(&line).ok().json()
     };
@@ -100,7 +69,7 @@ fn a_second_anchor_is_added_only_where_the_first_is_not_whole_or_that_is_asked_f
     let again = anchor(&[]);
     assert_eq!((&again["added"], &again["version"], &again["bytes"]), (&false.into(), &2.into(), &0.into()));
     assert!(tree(&scene.stream()) == before);
-    let told = run(&arguments!["anchor", scene.stream(), "--baseline", scene.path("b")]).ok();
+    let told = run(&arguments!["anchor", scene.stream(), "--baseline", scene.baseline()]).ok();
     assert!(String::from_utf8_lossy(&told.stdout).contains("version 2 has one already"));
     assert_eq!(anchor(&["--again"])["added"], true);
     // Where all that there are have lost something, another is added.

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::scene::{Scene, snapshot};
 use crate::support::{
     arguments, command, finish, fixture, read, run, same_checkpoint, shard, temporary, tree, write,
 };
@@ -16,46 +16,6 @@ const REFUSED: i32 = 2;
 const BAD_INPUT: i32 = 3;
 const UNTRUSTED: i32 = 7;
 const CONFLICT: i32 = 5;
-
-/// A stream of as many versions as asked for, from the snapshots of the fixture in turn.
-struct Scene {
-    dir: tempfile::TempDir,
-}
-
-impl Scene {
-    fn new(versions: u32) -> Self {
-        let scene = Self { dir: temporary() };
-        for version in 1..=versions {
-            scene.publish(version, &[]);
-        }
-        scene
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn stream(&self) -> PathBuf {
-        self.path("stream")
-    }
-
-    fn publish(&self, version: u32, options: &[&str]) {
-        let mut publish = arguments!["publish", snapshot(version), "--to", self.stream()].to_vec();
-        publish.extend(arguments!["--baseline", self.path("baseline")]);
-        publish.extend(options.iter().map(Into::into));
-        run(&publish).ok();
-    }
-
-    fn pull(&self, dir: &str, version: u32) {
-        let version = version.to_string();
-        run(&arguments!["pull", self.stream(), self.path(dir), "--version", version]).ok();
-    }
-}
-
-/// The checkpoint that is published as a version.
-fn snapshot(version: u32) -> PathBuf {
-    fixture(4 + (version - 1) % 3)
-}
 
 #[test]
 fn a_follower_takes_each_version_and_runs_a_command_for_it() {
@@ -78,8 +38,8 @@ fn a_follower_takes_each_version_and_runs_a_command_for_it() {
         "--json"
     ];
     let child = command(&follow).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    scene.publish(2, &[]);
-    scene.publish(3, &[]);
+    scene.publish(2, &[]).ok();
+    scene.publish(3, &[]).ok();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     same_checkpoint(&replica, &snapshot(3));
@@ -165,7 +125,7 @@ fn a_sound_stream_is_said_to_be_and_a_damaged_one_is_not() {
 #[test]
 fn a_fold_is_taken_by_replicas_that_are_far_behind() {
     let scene = Scene::new(7);
-    scene.pull("replica", 1);
+    scene.pull("replica", &["--version", "1"]).ok();
     let work = scene.path("work");
     let fold = arguments!["fold", scene.stream(), "--from", "1", "--to", "6", "--work", work, "--json"];
     let report = run(&fold).ok().json();
@@ -184,9 +144,9 @@ fn a_fold_is_taken_by_replicas_that_are_far_behind() {
 fn collecting_shows_first_and_deletes_only_what_nobody_can_need() {
     let scene = Scene::new(1);
     for version in 2..=6 {
-        scene.publish(version, &["--anchor-every", "2"]);
+        scene.publish(version, &["--anchor-every", "2"]).ok();
     }
-    scene.pull("replica", 4);
+    scene.pull("replica", &["--version", "4"]).ok();
     run(&arguments!["pull", scene.stream(), scene.path("leased"), "--version", "5", "--lease", "engine"])
         .ok();
     let before = tree(&scene.stream());
@@ -205,12 +165,12 @@ fn collecting_shows_first_and_deletes_only_what_nobody_can_need() {
     assert!(report["garbage_bytes"].as_u64().unwrap() > 100_000, "{report}");
     assert!(tree(&scene.stream()).len() < before.len());
     run(&arguments!["fsck", scene.stream()]).ok();
-    scene.pull("fresh", 6);
+    scene.pull("fresh", &["--version", "6"]).ok();
     same_checkpoint(&scene.path("fresh"), &snapshot(6));
-    scene.pull("leased", 6);
+    scene.pull("leased", &["--version", "6"]).ok();
     same_checkpoint(&scene.path("leased"), &snapshot(6));
     // One that nobody kept anything for still gets there, by way of an anchor.
-    scene.pull("replica", 6);
+    scene.pull("replica", &["--version", "6"]).ok();
     same_checkpoint(&scene.path("replica"), &snapshot(6));
 }
 
@@ -237,14 +197,14 @@ fn a_mirror_is_the_same_stream_and_is_brought_up_to_date() {
     run(&pull).ok();
     same_checkpoint(&scene.path("replica"), &snapshot(2));
     assert_eq!(mirror()["objects"], 0);
-    scene.publish(3, &[]);
+    scene.publish(3, &[]).ok();
     let report = mirror();
     assert_eq!((&report["from"], &report["to"]), (&2.into(), &3.into()));
     run(&pull).ok();
     same_checkpoint(&scene.path("replica"), &snapshot(3));
     run(&arguments!["fsck", copy]).ok();
     // A replica of the original goes on with the copy.
-    scene.pull("other", 1);
+    scene.pull("other", &["--version", "1"]).ok();
     run(&arguments!["pull", copy, scene.path("other")]).ok();
     // Another stream is not overwritten.
     let other = Scene::new(1);
@@ -269,14 +229,13 @@ fn a_key_makes_replicas_refuse_what_others_signed_or_nobody() {
     assert!(read(&scene.path("ours")) == secret);
 
     let signed = scene.path("ours");
-    scene.publish(1, &["--sign-key", signed.to_str().unwrap(), "--trust-key", &ours]);
+    scene.publish(1, &["--sign-key", signed.to_str().unwrap(), "--trust-key", &ours]).ok();
     let pull =
         |key: &str| run(&arguments!["pull", scene.stream(), scene.path("replica"), "--trust-key", key]);
     pull(&ours).ok();
     pull(&theirs).fails(UNTRUSTED, &["stream.json", "trusted"]);
     // A version that nobody signed is refused by whoever would publish it,
-    let unsigned =
-        arguments!["publish", snapshot(2), "--to", scene.stream(), "--baseline", scene.path("baseline")];
+    let unsigned = arguments!["publish", snapshot(2), "--to", scene.stream(), "--baseline", scene.baseline()];
     run(&unsigned).fails(UNTRUSTED, &["is signed", "--sign-key"]);
     pull(&ours).ok();
     // and does no lasting harm if it gets there all the same, from a tool that does not look.
@@ -284,7 +243,7 @@ fn a_key_makes_replicas_refuse_what_others_signed_or_nobody() {
     let whole = fs::read_to_string(&record).unwrap();
     let (bare, _) = whole.split_once(",\"signature\"").unwrap();
     write(&record, format!("{bare}}}").as_bytes());
-    scene.publish(2, &[]);
+    scene.publish(2, &[]).ok();
     write(&record, whole.as_bytes());
     pull(&ours).fails(UNTRUSTED, &["commits/", "trusted"]);
     same_checkpoint(&scene.path("replica"), &snapshot(1));
@@ -309,9 +268,9 @@ fn a_key_makes_replicas_refuse_what_others_signed_or_nobody() {
         "--sign-key",
         signed,
         "--baseline",
-        scene.path("baseline")
+        scene.baseline()
     ];
-    let baseline = scene.path("baseline");
+    let baseline = scene.baseline();
     run(&publish).fails(5, &["version 2", baseline.to_str().unwrap(), "delete that directory, its baseline"]);
     fs::remove_dir_all(&baseline).unwrap();
     run(&publish).ok();

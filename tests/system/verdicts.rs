@@ -1,67 +1,15 @@
 //! What is said of a stream is so, and the advice mends what it names.
 
-use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::support::{
-    Outcome, arguments, finish, fixture, read, run, same_checkpoint, temporary, tree, write,
-};
+use crate::scene::{Scene, snapshot};
+use crate::support::{arguments, finish, read, run, same_checkpoint, tree, write};
 
 const FAILED: i32 = 1;
 const REFUSED: i32 = 2;
 const BAD_INPUT: i32 = 3;
 const NOT_FOUND: i32 = 6;
-
-struct Scene {
-    dir: tempfile::TempDir,
-}
-
-impl Scene {
-    fn new(versions: u32) -> Self {
-        let scene = Self { dir: temporary() };
-        for version in 1..=versions {
-            scene.publish(version, &[]).ok();
-        }
-        scene
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn publish(&self, version: u32, options: &[&str]) -> Outcome {
-        let mut publish = arguments!["publish", snapshot(version), "--to", self.path("stream")].to_vec();
-        publish.extend(arguments!["--baseline", self.path("baseline"), "--json"]);
-        publish.extend(options.iter().map(Into::into));
-        run(&publish)
-    }
-
-    fn run(&self, command: &str, options: &[&str]) -> Outcome {
-        let mut arguments = arguments![command, self.path("stream")].to_vec();
-        arguments.extend(options.iter().map(OsString::from));
-        run(&arguments)
-    }
-
-    fn commit(&self, version: u32) -> PathBuf {
-        self.path("stream").join(format!("commits/{version:020}.json"))
-    }
-
-    /// The one file below `folder` of the version.
-    fn object(&self, folder: &str, version: u32) -> PathBuf {
-        let folder = self.path("stream").join(folder);
-        let files = tree(&folder);
-        let of_version = files.keys().find(|file| {
-            file.starts_with("") && file.to_string_lossy().starts_with(&format!("{version:020}"))
-        });
-        folder.join(of_version.unwrap())
-    }
-}
-
-fn snapshot(version: u32) -> PathBuf {
-    fixture(4 + (version - 1) % 3)
-}
 
 #[test]
 fn a_stray_copy_of_a_record_is_named_and_the_stream_is_whole_without_it() {
@@ -85,7 +33,7 @@ fn a_stray_copy_of_a_record_is_named_and_the_stream_is_whole_without_it() {
 fn a_stream_whose_records_are_gone_is_not_sound() {
     let scene = Scene::new(3);
     scene.run("fsck", &[]).ok();
-    let all = tree(&scene.path("stream"));
+    let all = tree(&scene.stream());
     fs::remove_file(scene.commit(3)).unwrap();
     let outcome = scene.run("fsck", &[]).fails(BAD_INPUT, &[]);
     let said = String::from_utf8(outcome.stdout).unwrap();
@@ -99,7 +47,7 @@ fn a_stream_whose_records_are_gone_is_not_sound() {
     scene.run("fsck", &[]).fails(BAD_INPUT, &[]);
     for (name, bytes) in all.iter().filter(|(name, _)| name.starts_with("commits")) {
         fs::create_dir_all(scene.path("stream/commits")).unwrap();
-        write(&scene.path("stream").join(name), bytes);
+        write(&scene.stream().join(name), bytes);
     }
     scene.run("fsck", &[]).ok();
 }
@@ -120,13 +68,13 @@ fn a_check_of_sizes_alone_does_not_say_that_the_contents_are_right() {
 #[test]
 fn a_collected_version_is_named_as_collected_and_folds_stay_above_it() {
     let scene = Scene::new(4);
-    scene.run("anchor", &["--baseline", scene.path("baseline").to_str().unwrap()]).ok();
+    scene.run("anchor", &["--baseline", scene.baseline().to_str().unwrap()]).ok();
     for version in 5..=6 {
         scene.publish(version, &[]).ok();
     }
     scene.run("gc", &["--keep", "2", "--grace", "0s", "--delete"]).ok();
     let replica = scene.path("replica");
-    let pull = arguments!["pull", scene.path("stream"), replica, "--version", "2"];
+    let pull = arguments!["pull", scene.stream(), replica, "--version", "2"];
     run(&pull)
         .fails(NOT_FOUND, &["version 2 was collected", "the oldest that is kept is 4", "tensorpatch log"]);
     let log = scene.run("log", &["--json"]).ok().json();
@@ -150,18 +98,18 @@ fn a_collected_version_is_named_as_collected_and_folds_stay_above_it() {
     let fold = scene.run("fold", &["--work", scene.path("work").to_str().unwrap(), "--json"]).ok().json();
     assert_eq!((&fold["from"], &fold["to"]), (&4.into(), &6.into()));
     scene.run("fsck", &[]).ok();
-    run(&arguments!["pull", scene.path("stream"), replica]).ok();
+    run(&arguments!["pull", scene.stream(), replica]).ok();
 }
 
 #[test]
 fn what_a_collector_took_is_gone_around_without_a_warning() {
     let scene = Scene::new(2);
     let replica = scene.path("replica");
-    let pull = arguments!["pull", scene.path("stream"), replica];
+    let pull = arguments!["pull", scene.stream(), replica];
     run(&pull).ok();
     scene.publish(3, &[]).ok();
     scene.publish(4, &[]).ok();
-    scene.run("anchor", &["--baseline", scene.path("baseline").to_str().unwrap()]).ok();
+    scene.run("anchor", &["--baseline", scene.baseline().to_str().unwrap()]).ok();
     scene.publish(5, &[]).ok();
     scene.run("gc", &["--keep", "1", "--grace", "0s", "--delete"]).ok();
     let pulled = run(&pull).ok();
@@ -172,7 +120,7 @@ fn what_a_collector_took_is_gone_around_without_a_warning() {
 #[test]
 fn a_collector_that_deletes_nothing_writes_nothing_and_says_why_nothing_goes() {
     let scene = Scene::new(2);
-    let stream = scene.path("stream");
+    let stream = scene.stream();
     let when = |path: &std::path::Path| fs::metadata(path).unwrap().modified().unwrap();
     let (before, probes) = (tree(&stream), when(&stream.join("probe")));
     let text = String::from_utf8(scene.run("gc", &[]).ok().stdout).unwrap();
@@ -193,22 +141,22 @@ fn a_stream_with_nothing_to_fold_is_said_to_have_nothing() {
 fn the_advice_after_damage_mends_the_stream() {
     let scene = Scene::new(2);
     let replica = scene.path("replica");
-    let pull = arguments!["pull", scene.path("stream"), replica];
+    let pull = arguments!["pull", scene.stream(), replica];
     run(&pull).ok();
-    let (stream, mirror) = (scene.path("stream"), scene.path("mirror"));
+    let (stream, mirror) = (scene.stream(), scene.path("mirror"));
     run(&arguments!["mirror", stream, mirror, "--work", scene.path("work")]).ok();
     scene.publish(3, &[]).ok();
     fs::remove_file(scene.object("patches", 3)).unwrap();
     run(&pull).fails(BAD_INPUT, &["tensorpatch anchor URL", "what is held stays as it was"]);
     same_checkpoint(&replica, &snapshot(2));
-    let baseline = scene.path("baseline");
+    let baseline = scene.baseline();
     scene.run("anchor", &["--baseline", baseline.to_str().unwrap()]).ok();
     run(&pull).ok();
     same_checkpoint(&replica, &snapshot(3));
     // Collecting goes on around what stays broken.
     scene.run("gc", &["--keep", "3", "--delete"]).ok();
     fs::remove_dir_all(&replica).unwrap();
-    run(&arguments!["pull", scene.path("stream"), replica, "--version", "1"]).ok();
+    run(&arguments!["pull", scene.stream(), replica, "--version", "1"]).ok();
     run(&pull).ok();
     same_checkpoint(&replica, &snapshot(3));
     // A stream record that is gone is restored from a mirror, and nothing takes its place before that.
@@ -237,14 +185,7 @@ fn the_same_checkpoint_without_a_label_is_not_published_twice_unless_that_is_ask
         (&again["version"], &again["unchanged"], &again["bytes"]),
         (&2.into(), &true.into(), &0.into())
     );
-    let told = arguments![
-        "publish",
-        snapshot(2),
-        "--to",
-        scene.path("stream"),
-        "--baseline",
-        scene.path("baseline")
-    ];
+    let told = arguments!["publish", snapshot(2), "--to", scene.stream(), "--baseline", scene.baseline()];
     let told = String::from_utf8(run(&told).ok().stdout).unwrap();
     assert!(told.contains("unchanged") && !told.contains("for each"), "{told}");
     assert_eq!(scene.publish(2, &["--label", "step 2"]).ok().json()["version"], 3);
@@ -254,15 +195,8 @@ fn the_same_checkpoint_without_a_label_is_not_published_twice_unless_that_is_ask
     fs::create_dir(&directory).unwrap();
     fs::copy(snapshot(2), directory.join("model.safetensors")).unwrap();
     write(&directory.join("config.json"), b"{}");
-    let publish = arguments![
-        "publish",
-        directory,
-        "--to",
-        scene.path("stream"),
-        "--baseline",
-        scene.path("baseline"),
-        "--json"
-    ];
+    let publish =
+        arguments!["publish", directory, "--to", scene.stream(), "--baseline", scene.baseline(), "--json"];
     for (config, version) in [("{}", 5), ("{}", 5), ("{\"a\": 1}", 6)] {
         write(&directory.join("config.json"), config.as_bytes());
         assert_eq!(run(&publish).ok().json()["version"], version);
@@ -273,7 +207,7 @@ fn the_same_checkpoint_without_a_label_is_not_published_twice_unless_that_is_ask
 fn what_desktops_and_file_servers_leave_in_a_stream_is_neither_a_record_nor_damage() {
     use std::os::unix::ffi::OsStrExt;
     let scene = Scene::new(2);
-    let stream = scene.path("stream");
+    let stream = scene.stream();
     let folders =
         ["", "commits", "edges", "leases", "anchors", "patches", "pruned", "probe", "companions", "folds"];
     let names: [&[u8]; 8] = [
@@ -306,7 +240,7 @@ fn what_desktops_and_file_servers_leave_in_a_stream_is_neither_a_record_nor_dama
 fn no_room_for_new_files_beside_the_old_is_no_damage() {
     let scene = Scene::new(1);
     let replica = scene.path("replica");
-    run(&arguments!["pull", scene.path("stream"), replica]).ok();
+    run(&arguments!["pull", scene.stream(), replica]).ok();
     scene.publish(2, &[]).ok();
     // A small disk of its own, with the replica on it and no room for a second copy.
     let script =
@@ -315,11 +249,7 @@ fn no_room_for_new_files_beside_the_old_is_no_damage() {
     fs::create_dir(&disk).unwrap();
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", script, "sh"]).arg(room.to_string()).args([&disk, &replica]);
-    command
-        .arg(env!("CARGO_BIN_EXE_tensorpatch"))
-        .args(["pull", "--beside"])
-        .arg(scene.path("stream"))
-        .arg(&disk);
+    command.arg(env!("CARGO_BIN_EXE_tensorpatch")).args(["pull", "--beside"]).arg(scene.stream()).arg(&disk);
     let outcome = finish(command.stdin(Stdio::null()));
     if outcome.stderr.contains("unshare") || outcome.stderr.contains("mount:") {
         eprintln!("LEFT OUT: this user may not mount: {}", outcome.stderr);
