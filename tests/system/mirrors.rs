@@ -160,18 +160,17 @@ fn a_copy_that_is_behind_is_said_to_be_behind_and_not_to_be_rewritten() {
 #[test]
 fn a_place_with_another_stream_or_another_history_is_left_alone() {
     let scene = scene();
-    let other = Scene::new();
-    let before = tree(&other.path("stream"));
-    let mirror = arguments!["mirror", scene.stream(), other.path("stream"), "--work", scene.path("work")];
-    run(&mirror).fails(CONFLICT, &["holds another stream", "choose an empty or missing place"]);
-    assert!(tree(&other.path("stream")) == before);
+    let other = Scene::new(3);
+    let before = tree(&other.stream());
+    let elsewhere = arguments!["mirror", scene.stream(), other.stream(), "--work", scene.path("work")];
+    run(&elsewhere).fails(CONFLICT, &["holds another stream", "choose an empty or missing place"]);
+    assert!(tree(&other.stream()) == before);
     mirror(&scene).ok();
     scene.publish(1, &[]).ok();
     let publish =
         arguments!["publish", fixture(5), "--to", scene.path("copy"), "--baseline", scene.path("b2")];
     run(&publish).ok();
-    scene
-        .mirror()
+    mirror(&scene)
         .fails(CONFLICT, &["commits/", "no copy of this stream", "choose an empty or missing place"]);
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// With a stream of so many versions, unless there are to be none.
+    /// With a stream of so many versions; without one if there are none.
     pub(crate) fn new(versions: u32) -> Self {
         let scene = Self { dir: temporary() };
         for version in 1..=versions {

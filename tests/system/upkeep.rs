@@ -7,9 +7,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::scene::{Scene, snapshot};
-use crate::support::{
-    arguments, command, finish, fixture, read, run, same_checkpoint, shard, temporary, tree, write,
-};
+use crate::support::{arguments, command, finish, fixture, read, run, same_checkpoint, shard, tree, write};
 
 const FAILED: i32 = 1;
 const REFUSED: i32 = 2;
@@ -181,7 +179,7 @@ fn a_mirror_is_the_same_stream_and_is_brought_up_to_date() {
     let sharded = scene.path("sharded");
     shard(&snapshot(2), &sharded, 2);
     write(&sharded.join("tokenizer.json"), b"{\"model\": {}}");
-    let other = Scene { dir: temporary() };
+    let other = Scene::new(0);
     run(&arguments!["publish", sharded, "--to", other.stream(), "--baseline", other.path("baseline")]).ok();
     run(&arguments!["mirror", other.stream(), other.path("copy"), "--work", other.path("work")]).ok();
     run(&arguments!["pull", other.path("copy"), other.path("replica")]).ok();
