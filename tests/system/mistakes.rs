@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use crate::scene::Scene;
 use crate::support::{arguments, command, finish, fixture, read, run, same_checkpoint, tree, write};
@@ -53,6 +54,30 @@ fn a_checkpoint_that_is_the_newest_version_gives_a_damaged_stream_another_way_to
     run(&arguments!["pull", scene.stream(), scene.path("replica")]).ok();
     same_checkpoint(&scene.path("replica"), &fixture(6));
     run(&arguments!["publish", fixture(4), "--to", scene.stream(), "--baseline", scene.path("other")]).ok();
+}
+
+#[test]
+fn an_anchor_from_a_checkpoint_has_the_files_that_were_published_with_the_version() {
+    let scene = Scene::new(0);
+    let (step, other) = (scene.path("step"), scene.path("other"));
+    for (directory, config) in [(&step, "{\"a\": 1}"), (&other, "{\"a\": 2}")] {
+        fs::create_dir(directory).unwrap();
+        fs::copy(fixture(4), directory.join("model.safetensors")).unwrap();
+        write(&directory.join("config.json"), config.as_bytes());
+    }
+    run(&arguments!["publish", step, "--to", scene.stream(), "--baseline", scene.baseline()]).ok();
+    let anchor = |base: &Path| {
+        let baseline = scene.path("new");
+        run(&arguments!["anchor", scene.stream(), "--baseline", baseline, "--again", "--base", base])
+    };
+    anchor(&other).fails(WRONG_BASE, &["the files beside its weights"]);
+    anchor(&fixture(4)).fails(WRONG_BASE, &["the files beside its weights"]);
+    // What came since was not published with it.
+    write(&step.join("notes.txt"), b"mine");
+    anchor(&step).ok();
+    scene.pull("replica", &[]).ok();
+    assert_eq!(read(&scene.path("replica/config.json")), read(&step.join("config.json")));
+    assert!(!scene.path("replica/notes.txt").exists());
 }
 
 #[test]
