@@ -31,3 +31,12 @@ fn the_demo_shows_a_table_and_keeps_its_directory_if_asked() {
     run(&arguments!["demo", "--keep", kept]).fails(2, &["kept", "not empty"]);
     assert!(tree(&kept) == before);
 }
+
+#[test]
+fn a_demo_for_which_memory_does_not_do_is_refused_before_it_begins() {
+    let dir = temporary();
+    let kept = dir.path().join("kept");
+    run(&arguments!["demo", "--size", "1TiB", "--keep", kept])
+        .fails(2, &["training needs 6.00 TiB", "--size"]);
+    assert!(!kept.exists());
+}

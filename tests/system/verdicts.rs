@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use crate::scene::{Scene, snapshot};
-use crate::support::{arguments, finish, read, run, same_checkpoint, tree, write};
+use crate::support::{arguments, command, finish, read, run, same_checkpoint, tree, write};
 
 const FAILED: i32 = 1;
 const REFUSED: i32 = 2;
@@ -257,4 +257,19 @@ fn no_room_for_new_files_beside_the_old_is_no_damage() {
     }
     let outcome = outcome.fails(FAILED, &["no room"]);
     assert!(!outcome.stderr.contains("damaged") && !outcome.stderr.contains("WARN"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_new_stream_in_the_place_of_another_is_warned_of_once() {
+    let scene = Scene::new(0);
+    let publish = |version| {
+        let line = arguments!["publish", snapshot(version), "--to", scene.stream()];
+        finish(command(&line).env("XDG_CACHE_HOME", scene.path("cache"))).ok().stderr
+    };
+    assert_eq!(publish(1), "");
+    // A mount that is not there.
+    fs::rename(scene.stream(), scene.path("away")).unwrap();
+    let said = publish(2);
+    assert!(said.contains("another was published to here before") && said.contains("mount"), "{said}");
+    assert_eq!(publish(3), "");
 }

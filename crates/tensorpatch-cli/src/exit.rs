@@ -122,6 +122,11 @@ impl Refusal {
     pub(crate) fn failure(what: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { code: Code::Failure, ..Self::usage(what, advice) }
     }
+
+    /// Of a checkpoint that a patch does not fit.
+    pub(crate) fn wrong_base(what: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { code: Code::WrongBase, ..Self::usage(what, advice) }
+    }
 }
 
 /// Something wrong that has been reported, by where it is.

@@ -167,10 +167,9 @@ fn text(stream: &Stream, counts: &FollowCounts) -> String {
     out.gauge("last_update_timestamp_seconds", "When a version was last brought into place.", counts.updated);
     out.gauge("last_answer_timestamp_seconds", "When the stream last answered.", counts.answered);
     out.counter("polls_total", "Times that the stream was asked and answered.", counts.polls);
-    let failures = Cause::PASSING.map(|cause| {
-        let failures = counts.failures.get(cause.name()).copied().unwrap_or_default();
-        (cause.name(), failures as f64)
-    });
+    let causes = Cause::PASSING.map(Cause::name).into_iter().chain([FollowMetrics::GONE]);
+    let failures: Vec<(&str, f64)> =
+        causes.map(|cause| (cause, counts.failures.get(cause).copied().unwrap_or_default() as f64)).collect();
     let help = "Times that the store failed in a way that may pass, by cause.";
     out.counters("store_failures_total", help, "cause", &failures);
     let requests = stream.requests();

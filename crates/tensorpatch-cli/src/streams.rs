@@ -99,7 +99,7 @@ pub(crate) struct Source {
 pub(crate) struct Access {
     /// Refuse every record that is not signed with this public key: 64 hexadecimal digits, as tensorpatch
     /// keygen prints them. May be given several times
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = parse_trust_key)]
     pub(crate) trust_key: Vec<TrustKey>,
     /// Refuse every stream but the one with this id, as publish prints it: a key may have signed several
     /// streams
@@ -111,6 +111,14 @@ pub(crate) struct Access {
     pub(crate) expect_tip: Option<Version>,
     #[command(flatten)]
     transfer: Transfer,
+}
+
+/// Reads a public key.
+fn parse_trust_key(text: &str) -> Result<TrustKey, String> {
+    text.parse::<TrustKey>().map_err(|error| match Path::new(text).is_file() {
+        true => format!("it is a file: tensorpatch key show {text} prints the public key in it"),
+        false => error.to_string(),
+    })
 }
 
 /// Reads the number of a version.

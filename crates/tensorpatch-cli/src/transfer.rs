@@ -47,7 +47,7 @@ fn flag(setting: &Setting) -> Arg {
     };
     Arg::new(name)
         .long(name.replace('_', "-"))
-        .value_name("VALUE")
+        .value_name(setting.unit)
         .value_parser(ValueParser::new(check))
         .help(format!("{} [env: {}]", setting.help.trim(), setting.variable()))
         .help_heading("Transfer options")

@@ -52,12 +52,17 @@ pub struct EncodingUse {
     pub bytes: u64,
 }
 
+/// Whether room is what lacks: all messages have the same words for it.
+fn is_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Why no patch was made. Nothing that existed before was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiffError {
     /// The patch could not be written.
-    #[error("cannot write the patch")]
+    #[error("cannot write{}", if is_room(.0) { ", no room" } else { "" })]
     Write(#[from] io::Error),
     /// A leaf table that was made with another hash than the patch is to have.
     #[error("the leaf table of the base is made with {found}, the patch is to have {expected}")]

@@ -11,7 +11,7 @@ use tensorpatch::delta::{
 };
 use tensorpatch::format::{Limits, TaggedStateDigest};
 
-use crate::exit;
+use crate::exit::{self, Refusal};
 use crate::output::{Report, bytes, counted, fields, rate, seconds};
 use crate::patch_file;
 use crate::session::Session;
@@ -173,10 +173,10 @@ fn there_already(arguments: &Arguments, patch: &Patch<'_>) -> Result<Applied> {
 fn explain(error: ApplyError, patch: &Patch<'_>) -> anyhow::Error {
     let applied =
         matches!(&error, ApplyError::WrongBase { found, .. } if found.digest == patch.target_digest());
-    let error = anyhow::Error::new(error);
     if applied {
-        error.context("the checkpoint is the target of this patch already: nothing to do")
+        let advice = "copy it, or apply --in-place, which finds nothing to do";
+        Refusal::wrong_base("the checkpoint is the target of this patch already", advice).into()
     } else {
-        error
+        error.into()
     }
 }

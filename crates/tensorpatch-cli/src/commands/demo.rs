@@ -116,6 +116,7 @@ impl Report for DemoReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
+    check_memory(arguments.size)?;
     let temporary;
     let directory = match &arguments.keep {
         None => {
@@ -129,6 +130,28 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     };
     let report = streams::wait(session, demonstrate(arguments, directory, session))?;
     session.output.report(&report)
+}
+
+/// What masters, moments and states take for each byte of the checkpoint, as the help says.
+const MEMORY_FACTOR: u64 = 6;
+
+/// Refuses a run for which the memory that is free does not do: the system would kill it, or others.
+fn check_memory(bytes: u64) -> Result<()> {
+    let (needed, available) = (bytes.saturating_mul(MEMORY_FACTOR), available_memory());
+    match available.filter(|available| needed > *available) {
+        Some(available) => {
+            let what = format!("training needs {}, of which {} are free", size(needed), size(available));
+            Err(Refusal::usage(what, "name a smaller --size").into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Bytes of memory that are free or can be made so, where the system tells.
+fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1 << 10)
 }
 
 /// Makes a directory, or checks that it is empty.

@@ -57,6 +57,13 @@ impl Report for GcReport {
             ),
             (if collected.deleted { "removed" } else { "garbage" }, garbage(collected)),
         ];
+        if collected.young_objects > 0 {
+            let (objects, size) = (counted(collected.young_objects, "object"), bytes(collected.young_bytes));
+            summary.push((
+                "young",
+                format!("{objects}, {size}: no record names them, and they stay for --grace"),
+            ));
+        }
         if !collected.leases.is_empty() {
             summary.push(("leases", collected.leases.join(", ")));
         }

@@ -94,18 +94,18 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         .with_steps(arguments.steps)
         .with_apply(session.options())
         .with_observer(streams::observer(session));
-    let found = arguments.source.wait(session, async {
+    let (place, found) = arguments.source.wait(session, async {
         let stream = arguments.source.open().await?;
         let work = match &arguments.work {
             Some(work) => work.clone(),
             None => cache_dir("reports", stream.id())?,
         };
-        Ok(report(&stream, work, &options).await?)
+        Ok((stream.place(), report(&stream, work, &options).await?))
     })?;
     let figures = Figures { url: &arguments.source.url, report: &found };
     let mut written = None;
     if let Some(path) = &arguments.output {
-        let html = page(figures.url, &found, &figures)?;
+        let html = page(&place, &found, &figures)?;
         let mut file = AtomicFile::create_over(path, page::START.as_bytes())?;
         file.write_all(html.as_bytes()).with_context(|| path.display().to_string())?;
         file.commit()?;

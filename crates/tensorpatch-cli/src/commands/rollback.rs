@@ -39,7 +39,7 @@ impl Report for RollbackReport {
         let RolledBack { tip, removed, forgotten, .. } = &self.rolled_back;
         let names: Vec<String> = removed.iter().rev().map(ToString::to_string).collect();
         let removed = match names.is_empty() {
-            true => "nothing: the newest version is signed".to_owned(),
+            true => "nothing: a key that is trusted here has signed the newest version".to_owned(),
             false => format!("{}: {}", counted(names.len() as u64, "version"), names.join(", ")),
         };
         let mut lines = vec![("removed", removed)];

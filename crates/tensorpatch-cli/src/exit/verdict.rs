@@ -34,8 +34,8 @@ impl Verdict {
 pub(super) fn judge(error: &anyhow::Error) -> Verdict {
     let mut verdict = judge_known(error);
     if verdict.advice.is_none() {
-        let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
-        verdict.advice = io.and_then(advice_of_io).map(str::to_owned);
+        let mut io = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+        verdict.advice = io.find_map(advice_of_io).map(str::to_owned);
     }
     verdict
 }
@@ -326,8 +326,9 @@ fn store(error: &StoreError) -> Verdict {
             verdict.advise("make a new key for every rotation: tensorpatch keygen FILE")
         }
         StoreError::HiddenTip { .. } => verdict.advise(
-            "find out who hides or has deleted the newer versions, and restore them: going on would fork the stream. If \
-             they were given up on purpose: tensorpatch rollback URL --sign-key FILE --force forgets them",
+            "if this is a mirror, wait until it is up to date; else find out who hides or has deleted the newer \
+             versions, and restore them: going on would fork the stream. If they were given up on purpose: leave \
+             --expect-tip out, or forget what was signed with tensorpatch rollback URL --sign-key FILE --force",
         ),
         StoreError::Removed { note, .. } => verdict.advise(format!(
             "find out who has removed or hides it, and restore it. If another stream is to begin there: remove {}",
@@ -353,8 +354,9 @@ fn store(error: &StoreError) -> Verdict {
              --sign-key to write, --old-key-file or --old-key to rotate; if nobody knows that key, distrust the stream",
         ),
         StoreError::Untrusted { .. } => verdict.advise(
-            "the record is forged, or signed with a key that is not named or no longer counts: see --trust-key and \
-             --sign-key. Whoever has the key that counts takes it back: tensorpatch rollback URL --sign-key FILE",
+            "if the key of the stream was changed, give the new public key in the place of the old one. Else the \
+             record is forged, or signed with a key that is not named: whoever has the key that counts takes it back \
+             with tensorpatch rollback URL --sign-key FILE",
         ),
         StoreError::WrongBase { .. } => verdict.advise(
             "give the checkpoint that was published last, or leave --base out: the stream has the newest version",

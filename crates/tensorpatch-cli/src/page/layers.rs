@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use tensorpatch::store::upkeep::StreamReport;
 
 use super::html::{self, text};
-use crate::output::{count, percent};
+use crate::output::{count, counted, percent};
 
 /// Shades from the least to the greatest share; the style has as many.
 const SHADES: usize = 8;
@@ -53,7 +53,9 @@ pub(super) fn figure(report: &StreamReport) -> Option<String> {
     let obstacle =
         report.steps_obstacle.as_ref().map(|why| format!(" Then: {}.", text(why))).unwrap_or_default();
     let about = format!(
-        "Percent of the elements of a layer that changed, for the newest {} steps; the stronger the colour, the more.{obstacle}",
+        "Percent of the elements of a layer that changed: {} and the newest {} steps. The stronger the colour, the \
+         more; the table scrolls where it is larger than the screen.{obstacle}",
+        counted(report.layers.len() as u64, "layer"),
         report.steps.len()
     );
     Some(html::figure("layers", "Changed share by layer and step", &about, &scroll))

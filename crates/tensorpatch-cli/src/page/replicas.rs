@@ -29,7 +29,7 @@ pub(super) fn figure(report: &StreamReport) -> Option<String> {
     );
     let late = report.replicas.iter().filter(|lease| lease.held.is_some_and(|held| held.get() < tip)).count();
     let about = format!(
-        "{} with a lease, {} behind version {tip}. A lease is renewed when a version is pulled, and a few times in its \
+        "{} with a lease, {} of them not at version {tip}. A lease is renewed when a version is pulled, and a few times in its \
          lifetime.",
         counted(report.replicas.len() as u64, "replica"),
         count(late as u64)

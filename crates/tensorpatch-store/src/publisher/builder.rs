@@ -8,6 +8,7 @@ use tensorpatch_stream::{SignKey, StreamId, TrustKey, Version};
 
 use super::Publisher;
 use super::options::PublishOptions;
+use super::place::warn_of_another;
 use super::survey::Survey;
 use crate::bucket::url::directory;
 use crate::error::StoreError;
@@ -119,8 +120,11 @@ impl PublisherBuilder {
     /// # Cancel safety
     /// As [`Publisher::open`].
     pub async fn open(self) -> Result<Publisher, StoreError> {
-        let options = self.options.clone();
+        let (options, is_cached) = (self.options.clone(), self.baseline.is_none());
         let (stream, baseline) = self.open_stream().await?;
+        if is_cached {
+            warn_of_another(&stream, &baseline).await?;
+        }
         Publisher::on(stream, baseline, options).await
     }
 

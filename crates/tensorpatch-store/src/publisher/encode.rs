@@ -71,7 +71,10 @@ pub(super) fn write_buffered(
     write: impl FnOnce(&mut dyn Write) -> Result<DiffReport, DiffError>,
 ) -> Result<(Encoded, DiffReport), StoreError> {
     let mut out = BufWriter::with_capacity(1 << 20, out);
-    let report = write(&mut out)?;
+    let report = write(&mut out).map_err(|error| match error {
+        DiffError::Write(source) => StoreError::local(path, source),
+        error => error.into(),
+    })?;
     out.flush().map_err(|source| StoreError::local(path, source))?;
     Ok((Encoded::of(&report, options), report))
 }

@@ -1,13 +1,16 @@
 //! Where the stream of a baseline was published to last: versions that are published to a copy of it by
 //! mistake would fork its history.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use tensorpatch_stream::StreamId;
 
 use super::Publisher;
 use crate::error::StoreError;
 use crate::local::{self, blocking};
-use crate::replica::directory::ReplicaDir;
+use crate::replica::directory::{HIDDEN, ReplicaDir};
+use crate::stream::Stream;
 
 /// Room for a long path.
 const MAX_BYTES: u64 = 1 << 16;
@@ -50,6 +53,41 @@ impl Publisher {
     }
 
     fn place(&self) -> Option<Place> {
-        Some(Place { stream: self.stream.id(), place: self.stream.bucket().settled_place()? })
+        Place::of(&self.stream)
     }
+}
+
+impl Place {
+    fn of(stream: &Stream) -> Option<Self> {
+        Some(Self { stream: stream.id(), place: stream.bucket().settled_place()? })
+    }
+
+    /// What is noted in a baseline, if anything that can be read is.
+    fn noted_in(baseline: &Path) -> Option<Self> {
+        let file = baseline.join(HIDDEN).join(ReplicaDir::PLACE);
+        serde_json::from_slice(&local::read_file(&file, MAX_BYTES).ok().flatten()?).ok()
+    }
+}
+
+/// Warns where another stream was published to before than the one that is there, by what is noted beside
+/// `baseline`, from which nothing was published yet: a mount may be missing, so that a new stream began.
+pub(super) async fn warn_of_another(stream: &Stream, baseline: &Path) -> Result<(), StoreError> {
+    let (Some(here), Some(baselines)) = (Place::of(stream), baseline.parent()) else { return Ok(()) };
+    let (baseline, baselines) = (baseline.to_owned(), baselines.to_owned());
+    let before = blocking(move || {
+        if Place::noted_in(&baseline).is_some() {
+            return Ok(None);
+        }
+        let Ok(entries) = std::fs::read_dir(&baselines) else { return Ok(None) };
+        let mut notes = entries.flatten().filter_map(|entry| Place::noted_in(&entry.path()));
+        Ok(notes.find(|note| note.place == here.place && note.stream != here.stream))
+    });
+    if let Some(Place { stream: before, place }) = before.await? {
+        tracing::warn!(
+            "{place}: this is the stream {}, and another was published to here before, {before}: if its directory \
+             is a mount or was moved, bring it back before you go on",
+            stream.id()
+        );
+    }
+    Ok(())
 }

@@ -140,6 +140,9 @@ struct ReadStateFile {
 }
 
 impl ReplicaDir {
+    /// The file of [`ReplicaDir::place`].
+    pub(crate) const PLACE: &'static str = "place.json";
+
     /// The replica in `dir`, which is made if it is missing. Waits for another process to let go of it.
     pub(crate) async fn lock(dir: &Path, durability: Durability) -> Result<Self, StoreError> {
         let (is_new, made) = (!is_kept(dir), local::missing_dirs(dir));
@@ -249,7 +252,7 @@ impl ReplicaDir {
 
     /// Where a publisher keeps the place of the stream.
     pub(crate) fn place(&self) -> ConfinedPath {
-        self.hidden.join("place.json")
+        self.hidden.join(Self::PLACE)
     }
 
     pub(crate) fn downloads(&self) -> ConfinedPath {

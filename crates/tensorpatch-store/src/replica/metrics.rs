@@ -48,7 +48,8 @@ pub struct FollowCounts {
     pub gone: bool,
     /// Times that the stream was asked and answered.
     pub polls: u64,
-    /// Times that the store failed in a way that may pass, by the [name](crate::Cause::name) of the cause.
+    /// Times that the store failed in a way that may pass, by the [name](crate::Cause::name) of the cause,
+    /// or that the stream was gone ([`FollowMetrics::GONE`]).
     pub failures: BTreeMap<&'static str, u64>,
     /// Versions that were brought into place, that of the start included.
     pub updates: u64,
@@ -90,6 +91,9 @@ impl FollowCounts {
 }
 
 impl FollowMetrics {
+    /// The name of the cause of a failure that is a stream which is gone.
+    pub const GONE: &'static str = "gone";
+
     /// What is to be the replica's observer.
     pub fn observer(&self) -> Observer {
         let counts = self.clone();
@@ -106,7 +110,11 @@ impl FollowMetrics {
                 counts.failing_since = None;
                 counts.gone = false;
             }
-            Event::StreamGone => counts.gone = true,
+            Event::StreamGone => {
+                counts.gone = true;
+                let failures = counts.failures.entry(Self::GONE).or_default();
+                *failures = failures.saturating_add(1);
+            }
             Event::Newest(version) => counts.newest = Some(version),
             Event::StoreFailed(cause) => {
                 let failures = counts.failures.entry(cause.name()).or_default();

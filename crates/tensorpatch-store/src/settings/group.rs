@@ -12,11 +12,13 @@ pub struct Setting {
     pub name: &'static str,
     /// What it is for: the documentation of the field.
     pub help: &'static str,
+    /// What its value is: `TIME`, `BYTES` or `N`, a number.
+    pub unit: &'static str,
 }
 
 impl Setting {
-    pub(super) const fn new(name: &'static str, help: &'static str) -> Self {
-        Self { name, help }
+    pub(super) const fn new(name: &'static str, help: &'static str, unit: &'static str) -> Self {
+        Self { name, help, unit }
     }
 
     /// The variable of the environment that [`Policy::from_env`](super::Policy::from_env) reads.
@@ -27,10 +29,14 @@ impl Setting {
 
 /// A value as text: in the environment, on a command line and in messages.
 pub(super) trait Value: Sized {
+    const UNIT: &'static str;
+
     fn parse(text: &str) -> Result<Self, String>;
 }
 
 impl Value for u64 {
+    const UNIT: &'static str = "BYTES";
+
     fn parse(text: &str) -> Result<Self, String> {
         match parse_size(text)? {
             0 => Err("expected at least one byte".to_owned()),
@@ -40,12 +46,16 @@ impl Value for u64 {
 }
 
 impl Value for u32 {
+    const UNIT: &'static str = "N";
+
     fn parse(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| "expected a whole number".to_owned())
     }
 }
 
 impl Value for usize {
+    const UNIT: &'static str = "N";
+
     fn parse(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(0) | Err(_) => Err("expected a whole number of at least 1".to_owned()),
@@ -55,6 +65,8 @@ impl Value for usize {
 }
 
 impl Value for Duration {
+    const UNIT: &'static str = "TIME";
+
     fn parse(text: &str) -> Result<Self, String> {
         parse_duration(text)
     }
@@ -84,7 +96,11 @@ macro_rules! settings {
         impl $group {
             /// The settings, in the order of the fields.
             pub(super) const SETTINGS: &'static [$crate::settings::Setting] =
-                &[$($crate::settings::Setting::new(stringify!($name), concat!($($doc),+))),+];
+                &[$($crate::settings::Setting::new(
+                    stringify!($name),
+                    concat!($($doc),+),
+                    <$type as $crate::settings::group::Value>::UNIT,
+                )),+];
 
             /// Sets the field of this name; `None` if there is none.
             pub(super) fn set(&mut self, name: &str, text: &str) -> Option<Result<(), String>> {

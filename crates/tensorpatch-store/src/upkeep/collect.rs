@@ -82,7 +82,12 @@ pub struct Collected {
     pub garbage: Vec<Garbage>,
     /// Their bytes.
     pub garbage_bytes: u64,
-    /// Whether they were deleted.
+    /// Objects that no record names and that are too young to go: they may be of a version that is being
+    /// published.
+    pub young_objects: u64,
+    /// Their bytes.
+    pub young_bytes: u64,
+    /// Whether the garbage was deleted.
     pub deleted: bool,
 }
 
@@ -152,7 +157,12 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
 
     let edges = kept.garbage_edges(tip, &edge_records);
     let mut objects = kept.garbage(&history, tip, &listed, now, options.grace);
-    objects.extend(garbage_probes(&stream.bucket().list(names::PROBE, None).await?, now, options.grace));
+    let probes = stream.bucket().list(names::PROBE, None).await?;
+    objects.extend(garbage_probes(&probes, now, options.grace));
+    let mut of_any_age = kept.garbage(&history, tip, &listed, now, Duration::ZERO);
+    of_any_age.extend(garbage_probes(&probes, now, Duration::ZERO));
+    let old = objects.len() as u64;
+    let old_bytes = objects.iter().fold(0_u64, |sum, garbage| sum.saturating_add(garbage.bytes));
     if options.delete {
         prune(stream, floor).await?;
         // Edges first: a plan must not find one whose objects go.
@@ -166,6 +176,7 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         buffered_all(&expired, at_once, |name| stream.bucket().delete(name)).await?;
     }
     let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0_u64, u64::saturating_add);
+    let bytes_of_any_age = sum(&mut of_any_age.iter().map(|garbage| garbage.bytes));
     objects.extend(edges);
     Ok(Collected {
         tip,
@@ -175,6 +186,8 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         kept_bytes: sum(&mut kept.objects().map(|object| object.bytes)),
         garbage_bytes: sum(&mut objects.iter().map(|garbage| garbage.bytes)),
         garbage: objects,
+        young_objects: (of_any_age.len() as u64).saturating_sub(old),
+        young_bytes: bytes_of_any_age.saturating_sub(old_bytes),
         deleted: options.delete,
     })
 }
