@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use clap::Args;
 use tensorpatch::store::{
-    Event, FollowMetrics, Observer, Phase, Policy, Publisher, PublisherBuilder, SignKey, StoreError, Stream,
+    Event, FollowMetrics, Observer, Phase, Policy, PublisherBuilder, SignKey, StoreError, Stream,
     StreamBuilder, StreamId, TrustKey, Version, signed_tips_beside,
 };
 
@@ -149,28 +149,12 @@ impl Source {
 
     /// Opens the stream, which must be there, and signs what is written to it if a key is named.
     pub(crate) async fn open_signing(&self, sign: &Sign) -> Result<Stream> {
-        let mut builder = self.builder()?;
-        if let Some(key) = sign.key()? {
-            builder = builder.sign_key(key);
-        }
-        if let Some(dir) = sign.signed_tips() {
-            builder = builder.signed_tips(dir);
-        }
-        Ok(builder.open().await?)
+        Ok(self.access.signing(&self.url, sign)?.open().await?)
     }
 
     /// How the stream is opened.
     pub(crate) fn builder(&self) -> Result<StreamBuilder> {
-        let access = &self.access;
-        let keys = access.trust_key.iter().copied();
-        let mut builder = Stream::builder(&self.url).policy(access.policy()?).trust_keys(keys);
-        if let Some(id) = access.stream {
-            builder = builder.stream(id);
-        }
-        if let Some(version) = access.expect_tip {
-            builder = builder.expect_tip(version);
-        }
-        Ok(builder)
+        self.access.builder(&self.url)
     }
 }
 
@@ -180,16 +164,10 @@ impl Access {
         self.transfer.policy()
     }
 
-    /// A publisher of the stream at `url` with the keys and whatever else is said of it.
-    pub(crate) fn publisher(&self, url: &str, sign: &Sign) -> Result<PublisherBuilder> {
+    /// How the stream at `url` is opened.
+    fn builder(&self, url: &str) -> Result<StreamBuilder> {
         let keys = self.trust_key.iter().copied();
-        let mut builder = Publisher::builder(url).policy(self.policy()?).trust_keys(keys);
-        if let Some(key) = sign.key()? {
-            builder = builder.sign_key(key);
-        }
-        if let Some(dir) = sign.signed_tips() {
-            builder = builder.signed_tips(dir);
-        }
+        let mut builder = Stream::builder(url).policy(self.policy()?).trust_keys(keys);
         if let Some(id) = self.stream {
             builder = builder.stream(id);
         }
@@ -197,6 +175,23 @@ impl Access {
             builder = builder.expect_tip(version);
         }
         Ok(builder)
+    }
+
+    /// The same, to sign what is written to it if a key is named.
+    fn signing(&self, url: &str, sign: &Sign) -> Result<StreamBuilder> {
+        let mut builder = self.builder(url)?;
+        if let Some(key) = sign.key()? {
+            builder = builder.sign_key(key);
+        }
+        if let Some(dir) = sign.signed_tips() {
+            builder = builder.signed_tips(dir);
+        }
+        Ok(builder)
+    }
+
+    /// A publisher of the stream at `url`, which signs if a key is named.
+    pub(crate) fn publisher(&self, url: &str, sign: &Sign) -> Result<PublisherBuilder> {
+        Ok(self.signing(url, sign)?.into())
     }
 }
 

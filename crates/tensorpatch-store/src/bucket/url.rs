@@ -27,9 +27,11 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::path::Path;
+use tensorpatch_stream::names;
 
 use super::requests::Requests;
 use crate::error::StoreError;
+use crate::local::{blocking, missing_dirs, remove_empty_dirs};
 use crate::settings::Policy;
 use directory::Directory;
 
@@ -81,11 +83,13 @@ pub(crate) struct Opened {
     pub(crate) url: Option<Arc<str>>,
 }
 
-impl Opened {
-    fn new((store, prefix): (Arc<dyn ObjectStore>, Path), requests: Requests) -> Self {
-        Self { store, prefix, single_writer: false, requests, url: None }
+impl From<(Arc<dyn ObjectStore>, Path)> for Opened {
+    fn from((store, prefix): (Arc<dyn ObjectStore>, Path)) -> Self {
+        Self { store, prefix, single_writer: false, requests: Requests::default(), url: None }
     }
+}
 
+impl Opened {
     fn into_store(self) -> (Arc<dyn ObjectStore>, Path) {
         (self.store, self.prefix)
     }
@@ -127,20 +131,16 @@ fn open(
         allow(unused_variables, reason = "only buckets have more to say")
     )]
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
-    #[cfg_attr(
-        not(any(feature = "aws", feature = "azure", feature = "gcp", feature = "hub")),
-        allow(unused_variables, reason = "local directories have no client")
-    )]
     let requests = Requests::default();
-    let opened = match scheme {
+    let opened: Result<Opened, StoreError> = match scheme {
         #[cfg(feature = "aws")]
-        "s3" => aws::open(url, rest, policy, &requests).map(|opened| Opened::new(opened, requests)),
+        "s3" => aws::open(url, rest, policy, &requests).map(Opened::from),
         #[cfg(feature = "hub")]
         "hf" => hub::open(url, rest, policy, &requests),
         #[cfg(feature = "gcp")]
-        "gs" => gcp::open(url, rest, policy, &requests).map(|opened| Opened::new(opened, requests)),
+        "gs" => gcp::open(url, rest, policy, &requests).map(Opened::from),
         #[cfg(feature = "azure")]
-        "az" => azure::open(url, rest, policy, &requests).map(|opened| Opened::new(opened, requests)),
+        "az" => azure::open(url, rest, policy, &requests).map(Opened::from),
         kind => Err(bad(
             url,
             match kind {
@@ -153,7 +153,25 @@ fn open(
         )),
     };
     let shown = without_secrets(url);
-    opened.map(|opened| Opened { url: Some(shown.trim_end_matches('/').into()), ..opened })
+    opened.map(|opened| Opened { url: Some(shown.trim_end_matches('/').into()), requests, ..opened })
+}
+
+/// Does what may begin a stream at a URL. Where it fails, no directory is left that was not there before.
+pub(crate) async fn leaving_no_directory<T>(
+    url: &str,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let probes = directory(url)?.map(|directory| directory.join(names::PROBE));
+    let made = probes.as_deref().map(missing_dirs).unwrap_or_default();
+    let done = work.await;
+    if done.is_err() {
+        blocking(move || {
+            remove_empty_dirs(&made);
+            Ok(())
+        })
+        .await?;
+    }
+    done
 }
 
 /// The local directory that a URL names, if it names one.
@@ -192,7 +210,7 @@ fn without_secrets(url: &str) -> String {
 fn open_directory(path: &FilePath) -> Result<Opened, StoreError> {
     let failed = |source| StoreError::Object { name: path.display().to_string(), source };
     let store: Arc<dyn ObjectStore> = Arc::new(Directory::open(path).map_err(failed)?);
-    Ok(Opened::new((store, Path::default()), Requests::default()))
+    Ok((store, Path::default()).into())
 }
 
 /// The bucket or container, and the prefix in it.

@@ -31,10 +31,17 @@ pub struct PublisherBuilder {
     checkpoint: Option<PathBuf>,
 }
 
+/// A publisher of the stream that is opened so.
+impl From<StreamBuilder> for PublisherBuilder {
+    fn from(stream: StreamBuilder) -> Self {
+        let options = PublishOptions::default();
+        Self { stream, baseline: None, options, existing: false, checkpoint: None }
+    }
+}
+
 impl PublisherBuilder {
     pub(super) fn new(url: String) -> Self {
-        let (stream, options) = (Stream::builder(url), PublishOptions::default());
-        Self { stream, baseline: None, options, existing: false, checkpoint: None }
+        Stream::builder(url).into()
     }
 
     /// Sets the directory of the baseline [default: one for the stream in the user's cache, see

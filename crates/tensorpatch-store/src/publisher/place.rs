@@ -26,10 +26,11 @@ impl Publisher {
     /// Refuses a place that is not the one to which the stream was published from this baseline. A caller who
     /// names the stream by its id says that it is meant.
     pub(super) async fn check_place(&self, directory: &ReplicaDir) -> Result<(), StoreError> {
-        let Some(here) = self.place().filter(|_| !self.stream.is_expected_by_id()) else { return Ok(()) };
+        let Some(here) = Place::of(&self.stream).filter(|_| !self.stream.is_expected_by_id()) else {
+            return Ok(());
+        };
         let at = directory.clone();
-        let known = blocking(move || local::read_own(&at.place(), MAX_BYTES)).await?;
-        let known = known.and_then(|known| serde_json::from_slice::<Place>(&known).ok());
+        let known = blocking(move || Place::kept_in(&at)).await?;
         match known.filter(|known| known.stream == here.stream && known.place != here.place) {
             Some(Place { stream, place }) => {
                 Err(StoreError::Moved { place: here.place, stream, known: place })
@@ -41,9 +42,12 @@ impl Publisher {
     /// Notes where a version was published. It is published, so a failure is told and is no failure of the
     /// caller's.
     pub(super) async fn note_place(&self, directory: &ReplicaDir) {
-        let Some(here) = self.place() else { return };
+        let Some(here) = Place::of(&self.stream) else { return };
         let at = directory.clone();
         let noted = blocking(move || {
+            if Place::kept_in(&at)?.as_ref() == Some(&here) {
+                return Ok(());
+            }
             let bytes = serde_json::to_vec(&here).map_err(|error| StoreError::Task(error.to_string()))?;
             local::write_unsynced(&at.place(), &bytes)
         });
@@ -51,15 +55,17 @@ impl Publisher {
             tracing::warn!("the place of the stream could not be noted: {error}");
         }
     }
-
-    fn place(&self) -> Option<Place> {
-        Place::of(&self.stream)
-    }
 }
 
 impl Place {
     fn of(stream: &Stream) -> Option<Self> {
         Some(Self { stream: stream.id(), place: stream.bucket().settled_place()? })
+    }
+
+    /// What is noted in a baseline that is locked.
+    fn kept_in(baseline: &ReplicaDir) -> Result<Option<Self>, StoreError> {
+        let noted = local::read_own(&baseline.place(), MAX_BYTES)?;
+        Ok(noted.and_then(|noted| serde_json::from_slice(&noted).ok()))
     }
 
     /// What is noted in a baseline, if anything that can be read is.

@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 
 use tensorpatch_format::LeafHash;
-use tensorpatch_stream::{SignKey, StreamId, TrustKey, Version, Writers, names};
+use tensorpatch_stream::{SignKey, StreamId, TrustKey, Version, Writers};
 
 use super::expected::Expected;
 use super::{CreateOptions, Stream};
 use crate::bucket::Bucket;
-use crate::bucket::url::{directory, open_for_reading, open_for_writing};
+use crate::bucket::url::{leaving_no_directory, open_for_reading, open_for_writing};
 use crate::error::StoreError;
-use crate::local::{blocking, missing_dirs, remove_empty_dirs};
 use crate::settings::Policy;
 
 /// How a stream is opened by its URL; made by [`Stream::builder`].
@@ -126,17 +125,7 @@ impl StreamBuilder {
     /// # Cancel safety
     /// The future may be dropped at any time; the stream is then created or not.
     pub async fn open_or_create(self) -> Result<Stream, StoreError> {
-        let probes = directory(&self.url)?.map(|directory| directory.join(names::PROBE));
-        let made = probes.as_deref().map(missing_dirs).unwrap_or_default();
-        let opened = self.opened_or_created().await;
-        if opened.is_err() {
-            blocking(move || {
-                remove_empty_dirs(&made);
-                Ok(())
-            })
-            .await?;
-        }
-        opened
+        leaving_no_directory(&self.url.clone(), self.opened_or_created()).await
     }
 
     async fn opened_or_created(self) -> Result<Stream, StoreError> {

@@ -156,13 +156,15 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
     }
 
     let edges = kept.garbage_edges(tip, &edge_records);
-    let mut objects = kept.garbage(&history, tip, &listed, now, options.grace);
     let probes = stream.bucket().list(names::PROBE, None).await?;
-    objects.extend(garbage_probes(&probes, now, options.grace));
-    let mut of_any_age = kept.garbage(&history, tip, &listed, now, Duration::ZERO);
-    of_any_age.extend(garbage_probes(&probes, now, Duration::ZERO));
-    let old = objects.len() as u64;
-    let old_bytes = objects.iter().fold(0_u64, |sum, garbage| sum.saturating_add(garbage.bytes));
+    let older_than = |grace| {
+        let mut garbage = kept.garbage(&history, tip, &listed, now, grace);
+        garbage.extend(garbage_probes(&probes, now, grace));
+        garbage
+    };
+    let (mut objects, of_any_age) = (older_than(options.grace), older_than(Duration::ZERO));
+    let young_objects = of_any_age.len().saturating_sub(objects.len()) as u64;
+    let young_bytes = bytes_of(&of_any_age).saturating_sub(bytes_of(&objects));
     if options.delete {
         prune(stream, floor).await?;
         // Edges first: a plan must not find one whose objects go.
@@ -175,21 +177,23 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         buffered_all(&objects, at_once, delete).await?;
         buffered_all(&expired, at_once, |name| stream.bucket().delete(name)).await?;
     }
-    let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0_u64, u64::saturating_add);
-    let bytes_of_any_age = sum(&mut of_any_age.iter().map(|garbage| garbage.bytes));
     objects.extend(edges);
     Ok(Collected {
         tip,
         floor,
         leases: leases.into_iter().map(|lease| lease.holder).collect(),
         kept_objects: kept.objects().count() as u64,
-        kept_bytes: sum(&mut kept.objects().map(|object| object.bytes)),
-        garbage_bytes: sum(&mut objects.iter().map(|garbage| garbage.bytes)),
+        kept_bytes: kept.objects().fold(0, |sum, object| sum.saturating_add(object.bytes)),
+        garbage_bytes: bytes_of(&objects),
         garbage: objects,
-        young_objects: (of_any_age.len() as u64).saturating_sub(old),
-        young_bytes: bytes_of_any_age.saturating_sub(old_bytes),
+        young_objects,
+        young_bytes,
         deleted: options.delete,
     })
+}
+
+fn bytes_of(garbage: &[Garbage]) -> u64 {
+    garbage.iter().fold(0, |sum, garbage| sum.saturating_add(garbage.bytes))
 }
 
 fn local_now() -> i64 {

@@ -18,10 +18,10 @@ use tensorpatch_stream::{
 
 use super::check::Problem;
 use crate::bucket::create::{Created, create};
-use crate::bucket::url::{directory, open_for_writing};
+use crate::bucket::url::{directory, leaving_no_directory, open_for_writing};
 use crate::bucket::{Bucket, buffered_all};
 use crate::error::StoreError;
-use crate::local::{self, blocking, missing_dirs, remove_empty_dirs};
+use crate::local;
 use crate::lock::Lock;
 use crate::observe::{Observer, Phase};
 use crate::stream::Stream;
@@ -83,18 +83,11 @@ pub struct Mirrored {
 pub async fn mirror_to(stream: &Stream, url: &str, options: &MirrorOptions) -> Result<Mirrored, StoreError> {
     // Before a directory is made.
     places(stream, directory(url)?, options).check()?;
-    let probes = directory(url)?.map(|directory| directory.join(names::PROBE));
-    let made = probes.as_deref().map(missing_dirs).unwrap_or_default();
-    let opened = open_for_writing(url, stream.policy())?;
-    let mirrored = mirror_in(stream, Bucket::of(opened), options).await;
-    if mirrored.is_err() {
-        blocking(move || {
-            remove_empty_dirs(&made);
-            Ok(())
-        })
-        .await?;
-    }
-    mirrored
+    leaving_no_directory(url, async {
+        let opened = open_for_writing(url, stream.policy())?;
+        mirror_in(stream, Bucket::of(opened), options).await
+    })
+    .await
 }
 
 fn places(stream: &Stream, copy: Option<PathBuf>, options: &MirrorOptions) -> Places {

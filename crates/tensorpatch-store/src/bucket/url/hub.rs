@@ -72,7 +72,7 @@ pub(super) fn open(
             set_up(url, store, policy)?
         }
     };
-    Ok(Opened { single_writer, ..Opened::new((store, prefix), requests.clone()) })
+    Ok(Opened { single_writer, ..(store, prefix).into() })
 }
 
 /// The gateway keeps conditions on puts but not on gets, stores no metadata or tags, and answers a get with a
