@@ -34,5 +34,8 @@ rm -rf "$wheels"
 "$venv/bin/maturin" build --quiet --locked --features shared-build --manifest-path crates/tensorpatch-python/Cargo.toml --out "$wheels"
 "$venv/bin/python" "${pip[@]}" --force-reinstall "$wheels"/*.whl
 
+# Each server is two or three processes that import torch and an engine: without byte code that is 25 s of compiling for
+# each of them, on two cores.
+unset PYTHONDONTWRITEBYTECODE
 export HF_HUB_OFFLINE=1 NO_PROXY=127.0.0.1 no_proxy=127.0.0.1
 "$venv/bin/python" -m pytest -p no:cacheprovider tests/python/engines "$@"

@@ -38,6 +38,8 @@ environment() {
     echo "$venv"
 }
 
+# What the first process of an environment compiles, those after it need not.
+unset PYTHONDONTWRITEBYTECODE
 plain=$(environment python "$python" tests/python/requirements.lock) || skip "their packages cannot be had"
 wheels="$PWD/target/wheels/python"
 rm -rf "$wheels"

@@ -68,7 +68,8 @@ fn what_cannot_be_converted_ends_with_the_code_for_who_must_act() {
         run(&known.into_iter().chain(options.iter().map(Into::into)).collect::<Vec<_>>())
     };
     // Refused: a request that makes no sense, and what the format has no way to say.
-    convert(&target, &base, &["--to", "slime"]).fails(2, &["the version is not known", "give the versions"]);
+    convert(&target, &base, &["--to", "slime"])
+        .fails(2, &["the version is not known", "--target-version N and --base-version N"]);
     convert(&target, &base, &["--to", "patch", "--checksum", "blake3"])
         .fails(2, &["for index-delta directories"]);
     convert(&target, &base, &["--to", "patch", "--target-version", "2"]).fails(2, &["has no version"]);
@@ -80,6 +81,8 @@ fn what_cannot_be_converted_ends_with_the_code_for_who_must_act() {
     // Damaged: the index, which is written last, is missing.
     let write_delta = arguments!["convert", target, "--base", base, "-o", delta];
     run(&write_delta.into_iter().chain(versions.map(Into::into)).collect::<Vec<_>>()).ok();
+    let without_base = run(&arguments!["convert", delta, "--to", "patch", "-o", out]);
+    without_base.fails(2, &["needs a base", "--base CHECKPOINT"]);
     // Another base: by a checksum of what changes, or by its digest.
     convert(&delta, &fixture(6), &["--to", "patch"]).fails(4, &["checksum of the result differs"]);
     let digest = run(&arguments!["digest", base, "--json"]).ok().json()["state"].clone();

@@ -27,6 +27,13 @@ fn the_demo_shows_a_table_and_keeps_its_directory_if_asked() {
     let log = run(&arguments!["log", kept.join("stream"), "--json"]).ok().json();
     assert_eq!(log["versions"][1]["label"], "step 1");
 
+    for columns in [60, 80] {
+        let mut demo = command(&["demo", "--size", "300KiB", "--steps", "1"]);
+        let text = String::from_utf8(finish(demo.env("COLUMNS", columns.to_string())).ok().stdout).unwrap();
+        let (_, table) = text.split_once("\n\n").unwrap();
+        assert!(table.lines().all(|line| line.chars().count() <= columns), "{table}");
+    }
+
     let before = tree(&kept);
     run(&arguments!["demo", "--keep", kept]).fails(2, &["kept", "not empty"]);
     assert!(tree(&kept) == before);

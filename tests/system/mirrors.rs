@@ -195,3 +195,15 @@ fn what_a_collector_has_taken_is_neither_missed_nor_brought_back() {
         run(&arguments!["fsck", scene.path(place)]).ok();
     }
 }
+
+#[test]
+fn a_copy_that_stays_before_a_version_goes_on_by_what_is_advised() {
+    let scene = scene();
+    fs::remove_file(scene.object("patches", 2)).unwrap();
+    let said =
+        mirror(&scene).fails(BAD_INPUT, &["stays before a version", "patches/", "gc URL --keep N --delete"]);
+    assert!(said.json()["error"]["object"].as_str().unwrap().starts_with("patches/"));
+    scene.run("gc", &["--keep", "1", "--grace", "0s", "--delete"]).ok();
+    assert_eq!(mirror(&scene).ok().json()["to"], 3);
+    run(&arguments!["pull", scene.path("copy"), scene.path("replica")]).ok();
+}

@@ -64,6 +64,32 @@ fn status_refuses_a_replica_of_another_stream_and_names_a_way_that_is_cut_off() 
 }
 
 #[test]
+fn status_tells_files_of_which_nothing_is_noted_from_an_empty_place() {
+    let dir = temporary();
+    stream_and_replica(dir.path());
+    let (stream, replica) = (dir.path().join("stream"), dir.path().join("replica"));
+    let status = |directory: &Path, words: &str| {
+        let told = run(&arguments!["status", stream, directory]).ok();
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(told.contains(words), "{words:?} is not in {told}");
+        run(&arguments!["status", stream, directory, "--json"]).ok().json()["condition"].clone()
+    };
+    let unknown = "files of which no pull has noted the version: tensorpatch pull finds out";
+    fs::write(replica.join(".tensorpatch/state.json"), "{").unwrap();
+    assert_eq!(status(&replica, unknown), "unknown");
+    let ordinary = dir.path().join("ordinary");
+    fs::create_dir(&ordinary).unwrap();
+    assert_eq!(status(&ordinary, "nothing yet"), "empty");
+    fs::copy(fixture(4), ordinary.join("model.safetensors")).unwrap();
+    assert_eq!(status(&ordinary, unknown), "unknown");
+    // As it says.
+    for directory in [&replica, &ordinary] {
+        assert_eq!(run(&arguments!["pull", stream, directory, "--json"]).ok().json()["from"], 1);
+        assert_eq!(status(directory, "version 3"), "held");
+    }
+}
+
+#[test]
 fn the_log_fits_the_terminal_and_shows_dates_signers_and_anchors() {
     let dir = temporary();
     let (stream, key) = (dir.path().join("stream"), dir.path().join("key"));
@@ -107,6 +133,21 @@ fn the_log_fits_the_terminal_and_shows_dates_signers_and_anchors() {
     let (fields, newest) = table("80", "2");
     assert_eq!(newest.lines().count(), 3, "{newest}");
     assert!(fields.contains("3 versions: the newest 2 are listed"), "{fields}");
+    run(&arguments![
+        "fold",
+        stream,
+        "--from",
+        "1",
+        "--to",
+        "3",
+        "--work",
+        dir.path().join("work"),
+        "--sign-key",
+        key
+    ])
+    .ok();
+    let (fields, _) = table("80", "9");
+    assert!(fields.contains("folds    1, from 1 to 3"), "{fields}");
     let all = run(&arguments!["log", stream, "--json"]).ok().json();
     let some = run(&arguments!["log", stream, "--json", "-n", "2"]).ok().json();
     assert_eq!(all["versions"].as_array().unwrap()[1..], some["versions"].as_array().unwrap()[..]);
@@ -194,7 +235,8 @@ fn the_doctor_finds_another_stream_and_one_that_lacks_a_version() {
     ] {
         let line =
             [arguments!["doctor", stream, "--json"].to_vec(), options.map(Into::into).to_vec()].concat();
-        let report = run(&line).fails(1, &["not fit for a stream"]).json();
+        let report =
+            run(&line).fails(1, &["the place works, and the stream there is not as it should be"]).json();
         let findings = report["findings"].as_array().unwrap();
         let found = findings.iter().find(|finding| finding["check"] == check).unwrap();
         assert_eq!(found["verdict"], "bad", "{report}");
@@ -211,7 +253,7 @@ fn the_doctor_says_what_to_do_about_a_stream_record_that_is_gone() {
     let dir = temporary();
     stream_and_replica(dir.path());
     fs::remove_file(dir.path().join("stream/stream.json")).unwrap();
-    let report = run(&arguments!["doctor", dir.path().join("stream")]).fails(1, &["not fit"]);
+    let report = run(&arguments!["doctor", dir.path().join("stream")]).fails(1, &["the place works"]);
     let text = String::from_utf8_lossy(&report.stdout).into_owned();
     for words in ["stream.json is gone", "restore stream.json, from a mirror or a backup"] {
         assert!(text.contains(words), "{words:?} is not in {text}");

@@ -269,7 +269,8 @@ fn a_key_makes_replicas_refuse_what_others_signed_or_nobody() {
         scene.baseline()
     ];
     let baseline = scene.baseline();
-    run(&publish).fails(5, &["version 2", baseline.to_str().unwrap(), "delete that directory, its baseline"]);
+    run(&publish)
+        .fails(5, &["version 2", baseline.to_str().unwrap(), "delete the directory if it is the baseline"]);
     fs::remove_dir_all(&baseline).unwrap();
     run(&publish).ok();
     pull(&ours).ok();

@@ -16,6 +16,7 @@ mod inspect;
 mod key;
 mod keygen;
 mod log;
+mod man;
 mod mirror;
 mod publish;
 mod pull;
@@ -58,7 +59,7 @@ pub(crate) enum Command {
     Rotate(rotate::Arguments),
     Demo(demo::Arguments),
     Completions(completions::Arguments),
-    Man(completions::ManArguments),
+    Man(man::Arguments),
 }
 
 /// Runs a command.
@@ -88,7 +89,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<()> {
         Command::Rotate(arguments) => rotate::run(&arguments, session),
         Command::Demo(arguments) => demo::run(&arguments, session),
         Command::Completions(arguments) => completions::run(&arguments),
-        Command::Man(arguments) => completions::write_man_pages(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
     }
 }
 

@@ -52,27 +52,46 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("man", &["tensorpatch man /usr/local/share/man/man1"]),
 ];
 
-/// Columns of the narrowest terminal on which an example can be copied as it stands.
-const COLUMNS: usize = 76;
+/// Columns within which an example can be copied as it stands, where the terminal is wider.
+const COLUMNS: usize = 78;
+/// The least room that is reckoned with.
+const FEWEST: usize = 40;
 
-/// An example as it is shown: one that is long goes on on a line of its own, as a shell takes it.
-fn shown(example: &str) -> String {
-    let options = example.match_indices(" --").map(|(at, _)| at).filter(|at| *at < COLUMNS);
-    match options.last().filter(|_| example.len() > COLUMNS) {
-        Some(at) => {
-            let (first, rest) = example.split_at(at);
-            format!("{first} \\\n     {rest}")
-        }
-        None => example.to_owned(),
+/// An example as it is shown in so many columns: one that is long goes on on further lines, as a shell takes
+/// it.
+fn shown(example: &str, columns: usize) -> String {
+    let columns = columns.clamp(FEWEST, COLUMNS);
+    let (mut lines, mut rest, mut indent) = (String::new(), example, "  ");
+    while let Some(at) = place_to_break(rest, columns.saturating_sub(indent.len())) {
+        let (line, after) = rest.split_at(at);
+        lines.push_str(&format!("{indent}{line} \\\n"));
+        (rest, indent) = (after.trim_start(), "      ");
     }
+    format!("{lines}{indent}{rest}")
+}
+
+/// Where a command goes on on another line, if it is longer than `room`: before an option, or else at the
+/// last space that no quotes are around.
+fn place_to_break(command: &str, room: usize) -> Option<usize> {
+    let (mut spaces, mut quote) = (Vec::new(), None);
+    for (at, c) in command.char_indices().skip(1) {
+        match (c, quote) {
+            ('\'' | '"', None) => quote = Some(c),
+            (c, Some(open)) if c == open => quote = None,
+            (' ', None) if at.saturating_add(2) <= room => spaces.push(at),
+            _ => {}
+        }
+    }
+    let option = |at: &&usize| command.get(**at..).is_some_and(|rest| rest.starts_with(" -"));
+    spaces.iter().rfind(option).or(spaces.last()).copied().filter(|_| command.len() > room)
 }
 
 /// The command line with an example in the help of each command.
-pub(crate) fn add(command: Command) -> Command {
+pub(crate) fn add(command: Command, columns: usize) -> Command {
     EXAMPLES.iter().fold(command, |command, (name, examples)| {
         let heading = if examples.len() == 1 { "Example" } else { "Examples" };
-        let examples: Vec<String> = examples.iter().map(|example| shown(example)).collect();
-        let help = format!("{heading}:\n  {}", examples.join("\n  "));
+        let examples: Vec<String> = examples.iter().map(|example| shown(example, columns)).collect();
+        let help = format!("{heading}:\n{}", examples.join("\n"));
         command.mut_subcommand(*name, |subcommand| match subcommand.get_after_long_help() {
             // What a command says at its end comes before the examples.
             Some(said) => {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tensorpatch::checkpoint::CheckpointError;
 use tensorpatch::delta::{ApplyError, DiffError};
 use tensorpatch::format::{ErrorClass, ErrorKind};
-use tensorpatch::store::StoreError;
+use tensorpatch::store::{StoreError, Version};
 
 use self::subject::Subject;
 use self::verdict::{Verdict, judge};
@@ -111,16 +111,23 @@ pub(crate) struct Refusal {
     what: String,
     advice: String,
     code: Code,
+    #[source]
+    source: Option<StoreError>,
 }
 
 impl Refusal {
     pub(crate) fn usage(what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { what: what.into(), advice: advice.into(), code: Code::Refused }
+        Self { what: what.into(), advice: advice.into(), code: Code::Refused, source: None }
     }
 
     /// Of something that was right to ask for.
     pub(crate) fn failure(what: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { code: Code::Failure, ..Self::usage(what, advice) }
+    }
+
+    /// Of something that is damaged.
+    pub(crate) fn bad_input(what: impl Into<String>, advice: impl Into<String>, error: StoreError) -> Self {
+        Self { code: Code::BadInput, source: Some(error), ..Self::usage(what, advice) }
     }
 
     /// Of a checkpoint that a patch does not fit.
@@ -138,6 +145,16 @@ pub(crate) enum Unsound {
     /// In the newest record of a stream, so that no version is added to it.
     #[error("{0}: the stream is not sound")]
     Records(String),
+    /// In a stream whose versions are listed from the first on that can be had after what is wrong.
+    #[error("{url}: versions before {first} are not listed: {why}")]
+    LogCut {
+        /// The stream.
+        url: String,
+        /// The first version that is listed.
+        first: Version,
+        /// What is wrong.
+        why: String,
+    },
     /// In a stream that was copied as far as that goes.
     #[error("{url}: {name}: {what}")]
     Copied {
@@ -154,6 +171,9 @@ pub(crate) enum Unsound {
     /// In a place for a stream.
     #[error("{0}: the place is not fit for a stream")]
     Place(String),
+    /// In the stream at a place that works.
+    #[error("{0}: the place works, and the stream there is not as it should be")]
+    InPlace(String),
     /// A replica that serves no version.
     #[error("{dir}: it holds no whole version")]
     HoldsNothing {

@@ -83,9 +83,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 
 /// All that can be typed, with an example in the help of each command.
 fn command_line() -> clap::Command {
-    let line = examples::add(Arguments::command());
+    let columns = screen::width();
+    let line = examples::add(Arguments::command(), columns);
     // Terminals that state columns and no rows, as under `script`, are none to clap.
-    match screen::width() {
+    match columns {
         usize::MAX => line,
         columns => line.term_width(columns.min(MAX_HELP_COLUMNS)),
     }

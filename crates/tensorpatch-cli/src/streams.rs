@@ -48,27 +48,8 @@ pub(crate) fn wait<T>(session: &Session, work: impl Future<Output = Result<T>>) 
 /// Says of which stream an error is that names none: an object, or a version.
 pub(crate) fn about<T>(url: &str, ended: Result<T>) -> Result<T> {
     ended.map_err(|error| {
-        let names_none = |error: &StoreError| {
-            matches!(
-                error,
-                StoreError::Object { .. }
-                    | StoreError::Missing { .. }
-                    | StoreError::Damaged { .. }
-                    | StoreError::Record { .. }
-                    | StoreError::Untrusted { .. }
-                    | StoreError::NotTakenBack { .. }
-                    | StoreError::OutcomeUnknown { .. }
-                    | StoreError::LostRace { .. }
-                    | StoreError::NotAtTip { .. }
-                    | StoreError::HistoryRewritten(_)
-                    | StoreError::NoVersion { .. }
-                    | StoreError::Collected { .. }
-                    | StoreError::Empty
-                    | StoreError::Plan(_)
-                    | StoreError::PatchDiffers { .. }
-            )
-        };
-        let is_about = error.chain().find_map(|cause| cause.downcast_ref()).is_some_and(names_none);
+        let cause = error.chain().find_map(|cause| cause.downcast_ref());
+        let is_about = cause.is_some_and(StoreError::leaves_stream_out);
         let names_it = error.to_string().starts_with(&format!("{url}:"));
         if is_about && !names_it { error.context(url.to_owned()) } else { error }
     })

@@ -11,7 +11,7 @@ use crate::checksum::StateChecksum;
 use crate::index_delta::{DeltaEncoding, Dialect};
 use crate::source::Full;
 use crate::trl::Flavour;
-use crate::{ChecksumKind, Delta, DeltaFiles, Format, FormatsError, Verified, write};
+use crate::{ChecksumKind, Delta, DeltaFiles, Format, FormatsError, Needed, Verified, write};
 
 /// What to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -284,9 +284,9 @@ fn make_target(
             Ok(Made { target, version: None, base_version: None, verified: Verified::State })
         }
         _ => {
-            let base = base.ok_or_else(|| FormatsError::Request {
+            let base = base.ok_or_else(|| FormatsError::Unsaid {
                 what: "a delta of another project needs a base".to_owned(),
-                advice: "give the checkpoint that it is from",
+                needed: Needed::Base,
             })?;
             let files = DeltaFiles::open(source, format, limits)?;
             let delta = files.parse(base.checkpoint.schema(), limits)?;

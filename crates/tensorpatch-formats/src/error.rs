@@ -144,6 +144,25 @@ impl fmt::Display for Fault {
     }
 }
 
+/// What a caller must say, because nothing else does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Needed {
+    /// The checkpoint that the source is a change from.
+    Base,
+    /// The versions of target and base.
+    Versions,
+}
+
+impl fmt::Display for Needed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Base => "give the checkpoint that it is a change from",
+            Self::Versions => "give the versions of target and base as numbers",
+        })
+    }
+}
+
 /// Why nothing was converted. The destination is as it was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -182,6 +201,14 @@ pub enum FormatsError {
         /// What to do.
         advice: &'static str,
     },
+    /// Something that neither the source nor the caller says.
+    #[error("{what}: {needed}")]
+    Unsaid {
+        /// What is not known.
+        what: String,
+        /// What the caller must say.
+        needed: Needed,
+    },
     /// The base is not the one that the caller wants it to be.
     #[error("the base has the digest {found}, expected {expected}")]
     WrongBase {
@@ -219,7 +246,9 @@ impl FormatsError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { .. } => ErrorKind::Io,
-            Self::CannotExpress { .. } | Self::Request { .. } | Self::State(_) => ErrorKind::Refused,
+            Self::CannotExpress { .. } | Self::Request { .. } | Self::Unsaid { .. } | Self::State(_) => {
+                ErrorKind::Refused
+            }
             Self::WrongBase { .. } => ErrorKind::WrongBase,
             // Faulty deltas are rare, wrong bases are not.
             Self::Delta { source, .. } if matches!(source.violation, Violation::Checksum { .. }) => {

@@ -46,7 +46,7 @@ mod write;
 
 pub use checksum::ChecksumKind;
 pub use convert::{ConvertOptions, Note, Report, To, convert};
-pub use error::{Fault, FormatsError, Violation};
+pub use error::{Fault, FormatsError, Needed, Violation};
 pub use grail::GrailDelta;
 pub use index_delta::{DeltaEncoding, Dialect, IndexDelta};
 pub use nemo_rl::NemoRlDelta;

@@ -19,7 +19,7 @@ use crate::error::short;
 use crate::index_delta::{self, DeltaEncoding, Dialect, Index, OVERWRITE_BYTES, most_encoded};
 use crate::safetensors::{self, Entry};
 use crate::trl::{self, ELEMENTS, Flavour, Metadata};
-use crate::{ChecksumKind, FormatsError, TensorDelta, positions};
+use crate::{ChecksumKind, FormatsError, Needed, TensorDelta, positions};
 
 /// What was written.
 pub(crate) struct Written {
@@ -149,10 +149,8 @@ pub(crate) fn index_delta(
     const FORMAT: &str = "an index-delta directory";
     let request = |what: &str, advice| FormatsError::Request { what: what.to_owned(), advice };
     let Some(base) = base else {
-        return Err(request(
-            "there is no base, and a full version of this format is a checkpoint",
-            "give the base, or write a checkpoint",
-        ));
+        let what = "there is no base, and a full version of this format is a checkpoint".to_owned();
+        return Err(FormatsError::Unsaid { what, needed: Needed::Base });
     };
     if style.dialect == Dialect::ModelExpress
         && (style.encoding != DeltaEncoding::Xor || style.checksum != ChecksumKind::Adler32)
@@ -166,16 +164,13 @@ pub(crate) fn index_delta(
         return Err(request("readers do not know sha256", "take adler32, xxh3-128 or blake3"));
     }
     check_same_tensors(FORMAT, base, target)?;
+    let unsaid = |what| FormatsError::Unsaid { what, needed: Needed::Versions };
     let version = |version: Option<&str>, what: &str| match (version, style.dialect) {
-        (None | Some(""), _) => {
-            Err(request(&format!("the {what} is not known"), "give the versions of target and base"))
-        }
+        (None | Some(""), _) => Err(unsaid(format!("the {what} is not known"))),
         (Some(version), Dialect::ModelExpress) => Ok(version.to_owned()),
         (Some(version), Dialect::Numbered) => match version.parse::<u64>() {
             Ok(number) => Ok(format!("{number:06}")),
-            Err(_) => {
-                Err(request(&format!("the {what} {version:?} is no number"), "give numbers as versions"))
-            }
+            Err(_) => Err(unsaid(format!("the {what} {version:?} is no number"))),
         },
     };
     let (version, base_version) =
@@ -303,12 +298,12 @@ pub(crate) fn trl(
     const FORMAT: &str = "a file of TRL";
     let number = |version: Option<&str>, what: &str| {
         let number = version.and_then(|version| version.parse::<u64>().ok());
-        number.ok_or_else(|| FormatsError::Request {
+        number.ok_or_else(|| FormatsError::Unsaid {
             what: match version {
                 Some(version) => format!("the {what} {version:?} is no number"),
                 None => format!("the {what} is not known"),
             },
-            advice: "give the versions of target and base as numbers",
+            needed: Needed::Versions,
         })
     };
     let model_version = number(versions.version, "version")?;

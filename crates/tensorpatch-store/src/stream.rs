@@ -345,7 +345,10 @@ impl Stream {
 
     fn check_commit(&self, name: &str, version: Version, record: &CommitRecord) -> Result<(), StoreError> {
         let what = if record.stream != self.record.stream {
-            format!("it belongs to the stream {}", record.stream)
+            format!(
+                "it belongs to the stream {}, and stream.json is of {}",
+                record.stream, self.record.stream
+            )
         } else if record.version != version {
             format!("it is the record of version {}", record.version)
         } else if record.contents.state.leaf_hash != self.record.leaf_hash {

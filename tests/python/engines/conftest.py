@@ -61,14 +61,16 @@ def plain_kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return plugin(tmp_path_factory.mktemp("leaves_alone"), "leaves_alone", LEAVES_ALONE)
 
 
-# Keeps the weight as oneDNN does: by itself, and in an order of its own. vLLM has none for a CPU without AVX-512.
+# Keeps the weight as oneDNN does: by itself, and in an order of its own. Of vLLM's own kernels there are none for some
+# CPUs, and on others oneDNN refuses the weights when it is asked, so these take the place of all.
 TAKES_OVER = """\
 import torch
 import vllm._custom_ops as ops
-if not ops._supports_onednn:
-    ops._supports_onednn = True
-    ops.create_onednn_mm = lambda weight, cache_size: weight.contiguous()
-    ops.onednn_mm = lambda taken, x, bias: torch.nn.functional.linear(x, taken.t(), bias)
+import vllm.model_executor.layers.utils
+vllm.model_executor.layers.utils.check_cpu_sgl_kernel = lambda *_: False
+ops._supports_onednn = True
+ops.create_onednn_mm = lambda weight, cache_size: weight.contiguous()
+ops.onednn_mm = lambda taken, x, bias: torch.nn.functional.linear(x, taken.t(), bias)
 """
 
 

@@ -18,9 +18,11 @@ use tensorpatch_synthetic::{Config, Dtype, Run, write_run_sharded};
 
 use crate::arguments::parse_number;
 use crate::exit::Refusal;
-use crate::output::{Report, count, fields, percent, ratio, seconds, size, table};
+use crate::output::{Report, count, fields, percent, ratio, seconds, size};
+use crate::screen;
 use crate::session::Session;
 use crate::streams;
+use crate::table::{Column, fitted};
 
 /// Show all of it on this machine, with no set-up
 ///
@@ -65,6 +67,8 @@ struct DemoReport {
     full_bytes: u64,
     /// Whether the replica was the checkpoint, file by file, after every step. Anything else is an error.
     identical: bool,
+    #[serde(skip)]
+    width: usize,
 }
 
 #[derive(Serialize)]
@@ -79,26 +83,31 @@ struct VersionReport {
 
 impl Report for DemoReport {
     fn lines(&self) -> Vec<String> {
-        let heading =
-            ["version", "bytes", "of full", "changed", "changed %", "B/change", "publish", "pull", "replica"];
-        let mut rows = vec![heading.map(str::to_owned).to_vec()];
-        let time = |value| seconds(Duration::from_secs_f64(value));
-        rows.extend(self.versions.iter().map(|version| {
-            let changed = version.changed_elements;
-            let dash = || "-".to_owned();
-            vec![
-                version.version.to_string(),
-                count(version.bytes),
-                percent(version.bytes, self.checkpoint_bytes),
-                changed.map_or_else(dash, count),
-                changed.map_or_else(dash, |changed| percent(changed, self.elements)),
-                changed.map_or_else(dash, |changed| ratio(version.bytes, changed)),
-                time(version.publish_seconds),
-                time(version.pull_seconds),
-                "identical".to_owned(),
-            ]
-        }));
-        let mut lines = table(&rows, &[8]);
+        let versions = || self.versions.iter();
+        let changed = |told: &dyn Fn(&VersionReport, u64) -> String| -> Vec<String> {
+            let told =
+                |version: &VersionReport| version.changed_elements.map(|changed| told(version, changed));
+            versions().map(|version| told(version).unwrap_or_else(|| "-".into())).collect()
+        };
+        let times = |taken: fn(&VersionReport) -> f64| {
+            versions().map(move |version| seconds(Duration::from_secs_f64(taken(version))))
+        };
+        let columns = vec![
+            Column::right("version", 0, versions().map(|version| version.version.to_string())),
+            Column::right("bytes", 0, versions().map(|version| count(version.bytes))),
+            Column::right(
+                "of full",
+                1,
+                versions().map(|version| percent(version.bytes, self.checkpoint_bytes)),
+            ),
+            Column::right("changed", 4, changed(&|_, changed| count(changed)).into_iter()),
+            Column::right("changed %", 3, changed(&|_, n| percent(n, self.elements)).into_iter()),
+            Column::right("B/change", 5, changed(&|version, n| ratio(version.bytes, n)).into_iter()),
+            Column::right("publish", 2, times(|version| version.publish_seconds)),
+            Column::right("pull", 2, times(|version| version.pull_seconds)),
+            Column::left("replica", 0, versions().map(|_| "identical".to_owned())),
+        ];
+        let mut lines = fitted(columns, self.width);
         lines.push(String::new());
         let mut summary = vec![(
             "patches",
@@ -218,6 +227,7 @@ async fn demonstrate(arguments: &Arguments, directory: &Path, session: &Session)
         full_bytes: checkpoint_bytes * arguments.steps,
         versions,
         identical: true,
+        width: screen::width(),
     })
 }
 

@@ -70,8 +70,10 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         options = options.expecting_tip(version);
     }
     let diagnosis = streams::wait(session, async { Ok(diagnose(&arguments.url, &policy, &options).await) })?;
-    let fit = diagnosis.is_fit();
-    let url = arguments.url.clone();
-    let wrong = (!fit).then(|| Unsound::Place(url.clone()));
+    let (fit, url) = (diagnosis.is_fit(), arguments.url.clone());
+    let wrong = match diagnosis.blames_stream() {
+        true => Some(Unsound::InPlace(url.clone())),
+        false => (!fit).then(|| Unsound::Place(url.clone())),
+    };
     conclude(session.output, &DoctorReport { url, fit, diagnosis }, wrong)
 }

@@ -10,6 +10,7 @@ use tensorpatch::store::{LogEntry, Version, VersionKind};
 
 use crate::arguments::parse_count;
 use crate::dates::date;
+use crate::exit::{Unsound, conclude};
 use crate::output::{Report, bytes, count, counted, fields, percent, ratio};
 use crate::screen;
 use crate::session::Session;
@@ -78,6 +79,18 @@ impl LogReport {
         };
         let held = if floor == tip { format!("version {tip}") } else { format!("versions {floor} to {tip}") };
         format!("{held}{pinned}; {others} were collected{listed}")
+    }
+
+    /// The newest folds, and how many there are.
+    fn folds(&self) -> Option<String> {
+        const LISTED: usize = 4;
+        let from = |entry: &LogEntry| -> Vec<String> {
+            entry.folded_from.iter().map(|from| format!("{from} to {}", entry.version)).collect()
+        };
+        let folds: Vec<String> = self.versions.iter().rev().flat_map(from).collect();
+        let listed = folds.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let newest = if folds.len() > LISTED { ", the newest from " } else { ", from " };
+        (!folds.is_empty()).then(|| format!("{}{newest}{listed}", folds.len()))
     }
 
     /// The keys that have signed versions, with the first and the last of each.
@@ -172,6 +185,7 @@ impl Report for LogReport {
             let last = format!("the newest of version {}{size}", last.version);
             pairs.push(("anchors", format!("{}: {last}", anchors.len())));
         }
+        pairs.extend(self.folds().map(|folds| ("folds", folds)));
         let publishers: Vec<&str> = self.versions.iter().map(|entry| entry.publisher.as_str()).collect();
         if let [first, rest @ ..] = publishers.as_slice()
             && rest.iter().all(|publisher| publisher == first)
@@ -190,16 +204,22 @@ impl Report for LogReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let (stream, versions, floor) = arguments.source.wait(session, async {
+    let (stream, (versions, lost), floor) = arguments.source.wait(session, async {
         let stream = arguments.source.open().await?;
         let versions = match arguments.newest {
-            None => stream.log().await?,
-            Some(newest) => stream.log_newest(newest.get()).await?,
+            None => stream.log_readable().await?,
+            Some(newest) => (stream.log_newest(newest.get()).await?, None),
         };
         let floor = stream.pruned().await?;
         Ok((stream, versions, floor))
     })?;
-    session.output.report(&LogReport {
+    let first = versions.first().map(|entry| entry.version);
+    let wrong = lost.zip(first).map(|(lost, first)| Unsound::LogCut {
+        url: arguments.source.url.clone(),
+        first,
+        why: lost.to_string(),
+    });
+    let report = LogReport {
         url: arguments.source.url.clone(),
         stream: stream.id().to_string(),
         leaf_hash: stream.record().leaf_hash.name(),
@@ -207,5 +227,6 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         floor,
         is_signed: stream.is_signed(),
         width: screen::width(),
-    })
+    };
+    conclude(session.output, &report, wrong)
 }

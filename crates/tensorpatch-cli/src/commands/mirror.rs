@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::cache_dir;
 use tensorpatch::store::upkeep::{self, MirrorOptions, Mirrored};
+use tensorpatch::store::{StoreError, cache_dir};
 
-use crate::exit::{Unsound, conclude};
+use crate::exit::{Refusal, Unsound, conclude};
 use crate::output::{Report, bytes, counted, fields};
 use crate::session::Session;
 use crate::streams::{self, Source};
@@ -60,6 +60,17 @@ impl Report for MirrorReport {
     }
 }
 
+/// Says what lets a copy go on that stays before a version whose object is lost or damaged.
+fn about_copy(url: &str, error: StoreError) -> anyhow::Error {
+    if !matches!(error, StoreError::Missing { .. } | StoreError::Damaged { .. }) {
+        return error.into();
+    }
+    let what = format!("{url}: the copy stays before a version that cannot be copied whole");
+    let advice = "copy the object back from another copy or a backup; or, where an anchor leads past that version, let \
+                  tensorpatch gc URL --keep N --delete remove the versions before the anchor: the copy then goes on";
+    Refusal::bad_input(what, advice, error).into()
+}
+
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let mirrored = streams::wait(session, async {
         let stream = streams::about(&arguments.source.url, arguments.source.open().await)?;
@@ -68,7 +79,8 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
             None => cache_dir("mirrors", stream.id())?,
         };
         let options = MirrorOptions::new(work).with_observer(streams::observer(session));
-        Ok(upkeep::mirror_to(&stream, &arguments.to, &options).await?)
+        let mirrored = upkeep::mirror_to(&stream, &arguments.to, &options).await;
+        mirrored.map_err(|error| about_copy(&arguments.source.url, error))
     })?;
     let wrong = mirrored.problems.first().map(|problem| Unsound::Copied {
         url: arguments.source.url.clone(),

@@ -21,7 +21,8 @@ use crate::streams::{self, Source, parse_version};
 pub(crate) struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// The directory of the checkpoint; created if need be
+    /// The directory of the checkpoint; created if need be. Weights there that are a version already are
+    /// taken over: only what changed since is downloaded, and they are altered
     dir: PathBuf,
     /// The version, ahead or back [default: the newest]
     #[arg(long, value_name = "N", value_parser = parse_version)]

@@ -36,16 +36,23 @@ struct RollbackReport {
 
 impl Report for RollbackReport {
     fn lines(&self) -> Vec<String> {
-        let RolledBack { tip, removed, forgotten, .. } = &self.rolled_back;
+        let RolledBack { tip, signer, removed, forgotten, .. } = &self.rolled_back;
         let names: Vec<String> = removed.iter().rev().map(ToString::to_string).collect();
         let removed = match names.is_empty() {
-            true => "nothing: a key that is trusted here has signed the newest version".to_owned(),
+            true => "nothing".to_owned(),
             false => format!("{}: {}", counted(names.len() as u64, "version"), names.join(", ")),
         };
         let mut lines = vec![("removed", removed)];
         let forgotten = forgotten.map(|version| format!("that version {version} was signed with this key"));
         lines.extend(forgotten.map(|forgotten| ("forgotten", forgotten)));
-        lines.push(("newest", tip.map_or_else(|| "none".to_owned(), |tip| format!("version {tip}"))));
+        let signed = signer.as_ref().map(|key| format!(", signed with {key}, which is trusted here"));
+        lines.push((
+            "newest",
+            tip.map_or_else(
+                || "none".to_owned(),
+                |tip| format!("version {tip}{}", signed.unwrap_or_default()),
+            ),
+        ));
         fields(&lines)
     }
 }

@@ -58,6 +58,10 @@ impl Report for StatusReport {
             (_, Some(held)) => format!("version {held}"),
             (ReplicaCondition::Updating, _) => "an update that is under way, or was interrupted".into(),
             (ReplicaCondition::Damaged, _) => "a damaged version: tensorpatch pull restores it".into(),
+            (ReplicaCondition::Unknown, _) => {
+                "files of which no pull has noted the version: tensorpatch pull finds out from the weights"
+                    .into()
+            }
             _ if !self.dir.exists() => "nothing: there is no such directory".into(),
             _ => "nothing yet".into(),
         };

@@ -57,7 +57,11 @@ impl Subject {
             | Unsound::NoDirectory { dir }
             | Unsound::Incomplete { dir, .. }
             | Unsound::Behind { dir, .. } => Some(Self::path(Path::new(dir))),
-            Unsound::Stream(_) | Unsound::Records(_) | Unsound::Place(_) => None,
+            Unsound::Stream(_)
+            | Unsound::Records(_)
+            | Unsound::LogCut { .. }
+            | Unsound::Place(_)
+            | Unsound::InPlace(_) => None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use tensorpatch::checkpoint::{CheckpointError, HeaderViolation};
 use tensorpatch::delta::{ApplyError, DiffError};
 use tensorpatch::format::{self, ErrorClass, ErrorKind};
-use tensorpatch::formats::FormatsError;
+use tensorpatch::formats::{FormatsError, Needed};
 use tensorpatch::store::{Cause, PlanError, StoreError};
 
 use super::{Code, Refusal, Unsound};
@@ -68,7 +68,11 @@ fn judge_known(error: &anyhow::Error) -> Verdict {
                     "copy the record from a mirror or a backup; \"a damaged record\" in docs/runbook.md says what to do \
                      where there is no copy",
                 ),
-                Unsound::Place(_) => Verdict::new(Code::Failure),
+                Unsound::LogCut { .. } => Verdict::new(Code::BadInput).advise(
+                    "copy the record from a mirror or a backup; without one nothing can be done for those versions, and \
+                     those that are listed can be pulled",
+                ),
+                Unsound::Place(_) | Unsound::InPlace(_) => Verdict::new(Code::Failure),
                 Unsound::HoldsNothing { .. } => Verdict::new(Code::Behind)
                     .advise("if it is the right directory, tensorpatch pull brings it to the newest version"),
                 Unsound::NoDirectory { .. } => Verdict::new(Code::Behind)
@@ -200,6 +204,12 @@ fn formats(error: &FormatsError) -> Verdict {
         (FormatsError::Checkpoint(error), _) => checkpoint(error),
         (FormatsError::Apply(error), _) => apply(error),
         (FormatsError::Diff(error), _) => diff(error),
+        (FormatsError::Unsaid { needed: Needed::Base, .. }, _) => {
+            verdict.advise("name it with --base CHECKPOINT, or write a checkpoint: --to checkpoint")
+        }
+        (FormatsError::Unsaid { .. }, _) => {
+            verdict.advise("name them with --target-version N and --base-version N")
+        }
         (_, ErrorKind::BadInput) => {
             verdict.advise("the source is damaged, unfinished or of a faulty writer: fetch or make it again")
         }
@@ -277,7 +287,7 @@ fn store(error: &StoreError) -> Verdict {
         StoreError::Damaged { name, .. } | StoreError::Record { name, .. } if name.starts_with("commits/") => verdict
             .advise(
                 "copy the record from a mirror or a backup; if it is no version but a stray copy of another record, \
-                 move it away; \"a damaged record\" in docs/runbook.md says what to do where there is no copy",
+                 move it away; if all records are of one other stream, it is stream.json that was exchanged; \"a damaged record\" in docs/runbook.md says what to do where there is no copy",
             ),
         StoreError::Damaged { name, .. } | StoreError::Record { name, .. } if name == "stream.json" => verdict
             .advise("copy stream.json back from a mirror or a backup: it never changes, and the versions are as they were"),
@@ -306,8 +316,14 @@ fn store(error: &StoreError) -> Verdict {
              was rolled back\" in docs/runbook.md says what to do",
         ),
         StoreError::HistoryRewritten(_) => verdict.advise(
-            "if the stream was restored or rolled back on purpose: for a publisher, delete that directory, its baseline; \
-             for a replica, delete the folder .tensorpatch in it and pull with --replace",
+            "if the stream was restored or rolled back on purpose, start again from it: delete the directory if it is \
+             the baseline of a publisher; of a replica delete the folder .tensorpatch alone, and pull with --replace",
+        ),
+        StoreError::PlanBytes { .. } => verdict.advise(
+            "raise the limit with --max-plan-bytes, or shorten the path: tensorpatch fold URL --from A --to B",
+        ),
+        StoreError::HistoryBytes { .. } => verdict.advise(
+            "raise the limit with --max-history-bytes, if the stream is as long as that; else distrust its records",
         ),
         StoreError::LeafHash { .. } => {
             verdict.advise("leave --leaf-hash out, or publish to a new stream")

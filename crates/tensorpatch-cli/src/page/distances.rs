@@ -49,12 +49,15 @@ pub(super) fn figure(report: &StreamReport) -> Option<String> {
     ))
 }
 
-/// `1`, `2`, `3–4`, `5–8`, …
+/// `1`, `2`, `3–4`, `5–8`, … and from where the numbers are longer than people read, only the power of two
+/// that is the end.
 fn distance(bucket: usize) -> String {
-    let high = 1_u128 << bucket.min(64);
+    const WRITTEN_OUT: usize = 16;
+    let high = 1_u64 << bucket.min(WRITTEN_OUT);
     match bucket {
         0 | 1 => high.to_string(),
-        _ => format!("{}–{high}", high / 2 + 1),
+        2..=WRITTEN_OUT => format!("{}–{high}", high / 2 + 1),
+        _ => format!("to 2<sup>{bucket}</sup>"),
     }
 }
 
@@ -65,6 +68,6 @@ mod tests {
     #[test]
     fn distances_are_powers_of_two() {
         assert_eq!([0, 1, 2, 3].map(distance), ["1", "2", "3–4", "5–8"]);
-        assert_eq!(distance(64), format!("{}–{}", (1_u128 << 63) + 1, 1_u128 << 64));
+        assert_eq!([16, 17, 64].map(distance), ["32769–65536", "to 2<sup>17</sup>", "to 2<sup>64</sup>"]);
     }
 }

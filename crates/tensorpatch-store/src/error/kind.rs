@@ -91,6 +91,29 @@ impl StoreError {
         }
     }
 
+    /// Whether it is about a stream, a version or an object of one, and does not say of which stream: whoever
+    /// tells of it should.
+    pub fn leaves_stream_out(&self) -> bool {
+        matches!(
+            self,
+            Self::Object { .. }
+                | Self::Missing { .. }
+                | Self::Damaged { .. }
+                | Self::Record { .. }
+                | Self::Untrusted { .. }
+                | Self::NotTakenBack { .. }
+                | Self::OutcomeUnknown { .. }
+                | Self::LostRace { .. }
+                | Self::NotAtTip { .. }
+                | Self::HistoryRewritten(_)
+                | Self::NoVersion { .. }
+                | Self::Collected { .. }
+                | Self::Empty
+                | Self::Plan(_)
+                | Self::PatchDiffers { .. }
+        )
+    }
+
     /// Whether the same call may succeed later without anybody doing anything.
     pub fn is_transient(&self) -> bool {
         self.kind() == ErrorKind::Transient

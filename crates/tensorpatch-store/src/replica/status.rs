@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use tensorpatch_stream::{StreamId, Version};
 
-use super::directory::{Condition, InstalledVersion, LocalState, read_state};
+use super::directory::{Condition, InstalledVersion, LocalState, first_entry, read_state};
 use super::verify::{Fault, missing_files};
 use super::{check_held, lease_id};
 use crate::error::StoreError;
@@ -48,6 +48,9 @@ pub struct ReplicaStatus {
 pub enum ReplicaCondition {
     /// No replica yet.
     Empty,
+    /// Files of which nothing is noted: the state file is damaged or gone, or no pull has put them there.
+    /// The next pull finds out from the weights which version they are.
+    Unknown,
     /// A version.
     Held,
     /// Between two versions: an update is under way or was interrupted; the next pull completes it.
@@ -74,12 +77,18 @@ impl Stream {
         holder: Option<&str>,
     ) -> Result<ReplicaStatus, StoreError> {
         let path = dir.as_ref().to_owned();
-        let (state, faults) = blocking(move || state_and_faults(&path)).await?;
+        let (state, faults, is_empty) = blocking(move || {
+            let (state, faults) = state_and_faults(&path)?;
+            let is_empty = state.is_none() && (!path.exists() || first_entry(&path)?.is_none());
+            Ok((state, faults, is_empty))
+        })
+        .await?;
         if let Some(state) = &state {
             state.check_stream(self.id(), dir.as_ref())?;
         }
         let (condition, held) = match state.map(|state| state.condition) {
-            None => (ReplicaCondition::Empty, None),
+            None if is_empty => (ReplicaCondition::Empty, None),
+            None => (ReplicaCondition::Unknown, None),
             Some(Condition::Held(_)) if !faults.is_empty() => (ReplicaCondition::Damaged, None),
             Some(Condition::Held(InstalledVersion { id, .. })) => (ReplicaCondition::Held, Some(id)),
             Some(Condition::Applying { .. } | Condition::Switching { .. }) => {

@@ -6,7 +6,11 @@ use serde::Serialize;
 use tensorpatch_stream::{Edge, History, ObjectDigest, ObjectRef, Version, VersionContents, VersionKind};
 
 use super::Stream;
+use super::budget::Budget;
 use crate::error::StoreError;
+
+/// Records that are read at once to find the first that is lost.
+const ROWS_AT_ONCE: u64 = 64;
 
 impl Stream {
     /// All versions from the first to the tip, as a list for people and scripts.
@@ -45,6 +49,52 @@ impl Stream {
         Ok(entries)
     }
 
+    /// The versions from the first to the tip, as [`Stream::log`] has them; where a record between them is
+    /// lost or damaged, those from the first anchor after it on, and what is wrong with the record.
+    ///
+    /// # Errors
+    /// As [`Stream::log`]; for a record between the versions only if there is no anchor after it.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
+    pub async fn log_readable(&self) -> Result<(Vec<LogEntry>, Option<StoreError>), StoreError> {
+        let reading = self.reading_once();
+        let Some(tip) = reading.tip().await? else { return Ok((Vec::new(), None)) };
+        let tip = tip.record.version;
+        let (first, lost) = reading.first_readable(tip).await?;
+        let mut entries = reading.entries(&reading.history_between(first, tip).await?).await?;
+        let Some(lost) = lost else { return Ok((entries, None)) };
+        // How long a chain is, and whether it leads anywhere, is known from its anchor on.
+        let Some(anchored) = entries.iter().position(|entry| entry.anchored) else { return Err(lost) };
+        entries.drain(..anchored);
+        Ok((entries, Some(lost)))
+    }
+
+    /// The lowest version from which on all records up to `tip` can be read, and what is wrong with the one
+    /// before it.
+    async fn first_readable(&self, tip: Version) -> Result<(Version, Option<StoreError>), StoreError> {
+        let (mut first, budget) = (tip, Budget::of(self));
+        let mut next = tip.previous();
+        while let Some(high) = next {
+            let low = Version::new(high.get().saturating_sub(ROWS_AT_ONCE)).unwrap_or(Version::FIRST);
+            match self.commits(low, high, &budget).await {
+                Ok(_) => first = low,
+                Err(error) if is_of_record(&error) => break,
+                Err(error) => return Err(error),
+            }
+            next = low.previous();
+        }
+        // One by one where one of them cannot be read.
+        while let Some(version) = first.previous() {
+            match self.commits(version, version, &budget).await {
+                Ok(_) => first = version,
+                Err(error) if is_of_record(&error) => return Ok((first, Some(error))),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((first, None))
+    }
+
     async fn entries(&self, history: &History) -> Result<Vec<LogEntry>, StoreError> {
         let floor = self.pruned().await?;
         // Only where something was collected, and a pin may have kept some of it.
@@ -76,6 +126,11 @@ impl Stream {
                 anchored: !anchors.is_empty(),
                 anchor_bytes: anchors.first().copied(),
                 collected,
+                folded_from: edges
+                    .iter()
+                    .filter_map(|edge| edge.base().map(|base| base.version))
+                    .filter(|base| Some(*base) != record.delta.as_ref().map(|delta| delta.base.version))
+                    .collect(),
                 chain_bytes: match delta_bytes {
                     Some(bytes) if anchors.is_empty() => chain.saturating_add(bytes),
                     _ => 0,
@@ -90,6 +145,17 @@ impl Stream {
         }
         Ok(entries)
     }
+}
+
+/// Whether a record is not there, or not as it should be.
+fn is_of_record(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Missing { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Record { .. }
+            | StoreError::Untrusted { .. }
+    )
 }
 
 /// One version in a log.
@@ -113,6 +179,8 @@ pub struct LogEntry {
     pub anchor_bytes: Option<u64>,
     /// Whether a collector has removed what leads to the version.
     pub collected: bool,
+    /// The versions from which a fold leads to this one.
+    pub folded_from: Vec<Version>,
     /// Bytes of the deltas since the last anchor.
     pub chain_bytes: u64,
     /// Elements that changed; none for an anchor.

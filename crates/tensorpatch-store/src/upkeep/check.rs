@@ -7,7 +7,8 @@ use tensorpatch_stream::record::MAX_RECORD_BYTES;
 use tensorpatch_stream::retention::Listed;
 use tensorpatch_stream::sign::signed_by;
 use tensorpatch_stream::{
-    Commit, EdgeRecord, History, JsonRecord, Key, ObjectRef, Version, end_of_run, names,
+    Commit, CommitRecord, EdgeRecord, History, JsonRecord, Key, ObjectRef, StreamId, Version, end_of_run,
+    names,
 };
 
 use crate::bucket::buffered_all;
@@ -139,6 +140,12 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
         }
         Err(error) => {
             report.cut_short = matches!(error, StoreError::Damaged { .. } | StoreError::Record { .. });
+            if let Some(owner) = stream_of_records(stream).await? {
+                let what =
+                    format!("it is of the stream {}, and the commit records are of {owner}", stream.id());
+                report.problems.push(Problem { name: names::STREAM.into(), what });
+                return Ok(report);
+            }
             report.problem(error)?;
             newest_readable(stream, &mut report).await?
         }
@@ -159,22 +166,29 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
         }
     }
     check_edges(stream, &mut report).await?;
-    let edges = stream.edges(Version::FIRST, tip.record.version, &budget).await?;
-    let history = match History::new(commits.clone(), edges) {
-        Ok(history) => history,
-        Err(error) => {
-            report.problems.push(Problem { name: names::COMMITS.into(), what: error.to_string() });
-            return Ok(report);
+    let mut histories = Vec::new();
+    for run in runs(commits) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        let edges = stream.edges(first.record.version, last.record.version, &budget).await?;
+        match History::new(run, edges) {
+            Ok(history) => histories.push(history),
+            Err(error) => {
+                report.problems.push(Problem { name: names::COMMITS.into(), what: error.to_string() });
+                return Ok(report);
+            }
         }
-    };
-    settle_floor(&history, &listed, &mut report);
-    let wanted = wanted(&history);
+    }
+    settle_floor(&histories, &listed, &mut report);
+    let wanted: Vec<Wanted> = histories.iter().flat_map(wanted).collect();
     let bad = check_objects(stream, &wanted, &listed, options, &mut report).await?;
     let floor = report.pruned_below.unwrap_or(Version::FIRST);
-    let reachable = history.reachable(&bad);
-    // Below the floor a missing object is no damage, so neither is a version that cannot be reached.
-    let versions = history.commits().map(|commit| commit.record.version).filter(|version| *version >= floor);
-    report.unreachable.extend(versions.filter(|version| !reachable.contains(version)));
+    for history in &histories {
+        let reachable = history.reachable(&bad);
+        // Below the floor a missing object is no damage, so neither is a version that cannot be reached.
+        let versions =
+            history.commits().map(|commit| commit.record.version).filter(|version| *version >= floor);
+        report.unreachable.extend(versions.filter(|version| !reachable.contains(version)));
+    }
     let above = stream.listed_commits(Some(&tip)).await?;
     let top = top.unwrap_or(tip.record.version);
     let above: Vec<Version> = above.into_iter().filter(|version| *version > top).collect();
@@ -185,9 +199,27 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
         );
         report.problems.push(Problem { name: names::commit(*lowest), what });
     }
-    let names: BTreeSet<&Key> = wanted.iter().map(|wanted| &wanted.object.key).collect();
-    report.abandoned = listed.keys().filter(|key| !names.contains(key)).map(Key::to_string).collect();
+    // What the records that are lost name is not known.
+    if let [_] = histories.as_slice() {
+        let names: BTreeSet<&Key> = wanted.iter().map(|wanted| &wanted.object.key).collect();
+        report.abandoned = listed.keys().filter(|key| !names.contains(key)).map(Key::to_string).collect();
+    }
     Ok(report)
+}
+
+/// The other stream of which the newest commit record is, and the oldest: then it is `stream.json` that is
+/// not of this place.
+async fn stream_of_records(stream: &Stream) -> Result<Option<StreamId>, StoreError> {
+    let versions = stream.listed_commits(None).await?;
+    let mut owners = BTreeSet::new();
+    for version in versions.iter().min().into_iter().chain(versions.iter().max()) {
+        let bytes = stream.bucket().get_small(&names::commit(*version), MAX_RECORD_BYTES).await?;
+        owners.insert(bytes.and_then(|bytes| CommitRecord::parse(&bytes).ok()).map(|record| record.stream));
+    }
+    Ok(match owners.pop_first().flatten() {
+        Some(owner) if owners.is_empty() && owner != stream.id() => Some(owner),
+        _ => None,
+    })
 }
 
 /// The newest version whose record can be read, and the newest that there is a record of: what is wrong with
@@ -207,6 +239,19 @@ async fn newest_readable(
         version = number.previous();
     }
     Ok((None, top))
+}
+
+/// The commits in runs of versions that follow each other: one, if no record is lost between them.
+fn runs(commits: Vec<Commit>) -> Vec<Vec<Commit>> {
+    let mut runs: Vec<Vec<Commit>> = Vec::new();
+    for commit in commits {
+        let before = runs.last().and_then(|run| run.last()).and_then(|last| last.record.version.next());
+        match runs.last_mut() {
+            Some(run) if before == Some(commit.record.version) => run.push(commit),
+            _ => runs.push(vec![commit]),
+        }
+    }
+    runs
 }
 
 /// Finds signs of versions above the newest commit: then its record, or those after it, are gone.
@@ -242,11 +287,11 @@ async fn check_above(
 
 /// Believes a pruning record, which nobody signs, only if an anchor of its floor is whole, as every collector
 /// leaves one. Another excuses nothing.
-fn settle_floor(history: &History, listed: &BTreeMap<Key, Listed>, report: &mut Checked) {
+fn settle_floor(histories: &[History], listed: &BTreeMap<Key, Listed>, report: &mut Checked) {
     let Some(floor) = report.pruned_below else { return };
     let is_there =
         |object: &ObjectRef| listed.get(&object.key).is_some_and(|listed| listed.bytes == object.bytes);
-    let mut anchors = history.anchors().filter(|edge| edge.target.version == floor);
+    let mut anchors = histories.iter().flat_map(History::anchors).filter(|edge| edge.target.version == floor);
     if !anchors.any(|edge| edge.all_objects().into_iter().all(is_there)) {
         report.pruned_below = None;
         let what = format!("it names version {floor}, of which there is no whole anchor: it excuses nothing");

@@ -28,6 +28,9 @@ const SAMPLE_BYTES: u64 = 8 << 20;
 const CLOCK_TOLERANCE_SECONDS: u64 = 60;
 /// How long a request is tried: somebody waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The checks that are of the stream, and not of the place.
+const STREAM: &str = "stream";
+const NEWEST: &str = "newest version";
 
 /// Choices for a diagnosis.
 #[derive(Debug, Clone, Default)]
@@ -126,7 +129,16 @@ pub enum Verdict {
 impl Diagnosis {
     /// Whether nothing is bad.
     pub fn is_fit(&self) -> bool {
-        self.findings.iter().all(|finding| finding.verdict != Verdict::Bad)
+        self.bad().next().is_none()
+    }
+
+    /// Whether the place works, and what is bad is the stream there alone.
+    pub fn blames_stream(&self) -> bool {
+        !self.is_fit() && self.bad().all(|finding| matches!(finding.check, STREAM | NEWEST))
+    }
+
+    fn bad(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.verdict == Verdict::Bad)
     }
 
     fn find(&mut self, check: &'static str, verdict: Verdict, what: impl Display, advice: Option<&str>) {
@@ -205,9 +217,9 @@ async fn diagnose_bucket(bucket: &Bucket, options: &DiagnoseOptions, diagnosis: 
         return;
     }
     look_at_listing(bucket, diagnosis).await;
-    let object = look_at_stream(bucket, options, diagnosis).await;
+    let sample = look_at_stream(bucket, options, diagnosis).await;
     look_at_latency(bucket, diagnosis).await;
-    look_at_downloads(bucket, object, diagnosis).await;
+    look_at_downloads(bucket, sample, diagnosis).await;
     if options.write {
         return look_at_writing(bucket, diagnosis).await;
     }
@@ -249,22 +261,26 @@ async fn look_at_listing(bucket: &Bucket, diagnosis: &mut Diagnosis) {
     }
 }
 
-/// What stream there is; its largest object, to download some of it.
-async fn look_at_stream(
-    bucket: &Bucket,
-    options: &DiagnoseOptions,
-    diagnosis: &mut Diagnosis,
-) -> Option<(Key, u64)> {
+/// What there is to download some of.
+enum Sample {
+    Object(Key, u64),
+    NoVersion,
+    /// The stream cannot be read, of which the diagnosis tells.
+    Unknown,
+}
+
+/// What stream there is, and a sample of it.
+async fn look_at_stream(bucket: &Bucket, options: &DiagnoseOptions, diagnosis: &mut Diagnosis) -> Sample {
     let stream = match open(bucket, options).await {
         Ok(stream) => stream,
         Err(StoreError::NoStream { .. }) if !options.expects_stream() => {
             let advice = "tensorpatch publish creates it; if there should be one, check the URL";
-            diagnosis.find("stream", Verdict::Warning, "there is none yet", Some(advice));
-            return None;
+            diagnosis.find(STREAM, Verdict::Warning, "there is none yet", Some(advice));
+            return Sample::NoVersion;
         }
         Err(error) => {
-            diagnosis.fail("stream", &error);
-            return None;
+            diagnosis.fail(STREAM, &error);
+            return Sample::Unknown;
         }
     };
     let StreamRecord { leaf_hash, .. } = stream.record();
@@ -272,19 +288,24 @@ async fn look_at_stream(
     let tip = match stream.tip().await {
         Ok(tip) => tip,
         Err(error) => {
-            diagnosis.fail("stream", &error);
-            return None;
+            diagnosis.fail(STREAM, &error);
+            return Sample::Unknown;
         }
     };
     let newest = tip.as_ref().map_or("no version".into(), |tip| format!("version {}", tip.record.version));
-    diagnosis.good("stream", format!("{}, {signed}, {}, {newest}", stream.id(), leaf_hash.name()));
+    diagnosis.good(STREAM, format!("{}, {signed}, {}, {newest}", stream.id(), leaf_hash.name()));
     let found = tip.map(|tip| tip.record.version);
     if let Some(known) = options.tip.filter(|known| found < Some(*known)) {
-        diagnosis.fail("newest version", &StoreError::HiddenTip { place: bucket.place(), known, found });
+        diagnosis.fail(NEWEST, &StoreError::HiddenTip { place: bucket.place(), known, found });
     }
     // The largest, since of a small one only the latency could be measured.
-    let objects = stream.data_objects().await.ok()?;
-    objects.into_iter().map(|(key, listed)| (key, listed.bytes)).max_by_key(|(_, bytes)| *bytes)
+    match stream.data_objects().await {
+        Ok(objects) => objects
+            .into_iter()
+            .max_by_key(|(_, listed)| listed.bytes)
+            .map_or(Sample::NoVersion, |(key, listed)| Sample::Object(key, listed.bytes)),
+        Err(_) => Sample::Unknown,
+    }
 }
 
 async fn open(bucket: &Bucket, options: &DiagnoseOptions) -> Result<Stream, StoreError> {
@@ -344,9 +365,11 @@ async fn look_at_latency(bucket: &Bucket, diagnosis: &mut Diagnosis) {
     diagnosis.good("latency", what);
 }
 
-async fn look_at_downloads(bucket: &Bucket, object: Option<(Key, u64)>, diagnosis: &mut Diagnosis) {
-    let Some((key, bytes)) = object else {
-        return diagnosis.skip("download", "there is no version to download some of");
+async fn look_at_downloads(bucket: &Bucket, sample: Sample, diagnosis: &mut Diagnosis) {
+    let (key, bytes) = match sample {
+        Sample::Object(key, bytes) => (key, bytes),
+        Sample::NoVersion => return diagnosis.skip("download", "there is no version to download some of"),
+        Sample::Unknown => return diagnosis.skip("download", "not tried: the stream cannot be read"),
     };
     let begun = Instant::now();
     match bucket.get_range(key.as_str(), 0..bytes.min(SAMPLE_BYTES)).await {

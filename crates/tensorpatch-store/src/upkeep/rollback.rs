@@ -34,6 +34,8 @@ impl RollbackOptions {
 pub struct RolledBack {
     /// The newest version now.
     pub tip: Option<Version>,
+    /// The trusted key that has signed it.
+    pub signer: Option<String>,
     /// The versions whose records were removed.
     pub removed: Vec<Version>,
     /// The newest version that was noted as signed, if it is forgotten: it is not there any more.
@@ -103,11 +105,12 @@ pub async fn roll_back_unsigned(
         stream.bucket().delete(&names::commit(*version)).await?;
     }
     let forgotten = if options.force { stream.forget_signed_after(tip.as_ref()).await? } else { None };
+    let signer = tip.as_ref().and_then(|tip| tip.signer).map(|key| key.to_string());
     let tip = tip.map(|tip| tip.record.version);
     if let (Some(tip), false) = (tip, removed.is_empty()) {
         stream.hint(tip).await;
     }
-    Ok(RolledBack { tip, removed, forgotten })
+    Ok(RolledBack { tip, signer, removed, forgotten })
 }
 
 /// Whether a record says that a trusted key has signed it, which is not so of these bytes: one that was
