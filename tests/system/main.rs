@@ -19,6 +19,7 @@ mod docs;
 mod ends;
 mod figures;
 mod file_systems;
+mod gaps;
 mod hostile;
 mod hub;
 mod kept;

@@ -50,6 +50,49 @@ fn status_says_how_far_a_replica_is_behind_and_alters_nothing() {
 }
 
 #[test]
+fn a_replica_between_two_versions_is_taken_for_no_checkpoint() {
+    let dir = temporary();
+    stream_and_replica(dir.path());
+    let (stream, replica) = (dir.path().join("stream"), dir.path().join("replica"));
+    let state = replica.join(".tensorpatch/state.json");
+    let whole: serde_json::Value = serde_json::from_slice(&read(&state)).unwrap();
+    let held = &whole["condition"]["held"];
+    let install = serde_json::json!({ "files": [], "remove": [] });
+    let (out, link) = (dir.path().join("out"), dir.path().join("link.safetensors"));
+    std::os::unix::fs::symlink(replica.join("model.safetensors"), &link).unwrap();
+    let commands = |checkpoint: &Path| {
+        [
+            arguments!["digest", checkpoint].to_vec(),
+            arguments!["diff", fixture(5), checkpoint, "-o", out].to_vec(),
+            arguments!["diff", checkpoint, fixture(5), "-o", out].to_vec(),
+            arguments!["inspect", fixture(5), checkpoint].to_vec(),
+            arguments!["convert", checkpoint, "--to", "checkpoint", "-o", out].to_vec(),
+            arguments!["publish", checkpoint, "--to", dir.path().join("other"), "--baseline", out].to_vec(),
+            arguments!["publish", fixture(5), "--to", stream, "--base", checkpoint].to_vec(),
+        ]
+    };
+    for condition in [
+        serde_json::json!({ "switching": { "to": held, "install": install } }),
+        serde_json::json!({ "applying": { "from": held, "to": held, "then": install } }),
+    ] {
+        let mut between = whole.clone();
+        between["condition"] = condition;
+        fs::write(&state, between.to_string()).unwrap();
+        for checkpoint in [&replica, &replica.join("model.safetensors"), &link] {
+            for line in commands(checkpoint) {
+                run(&line).fails(2, &["is between two versions", "tensorpatch pull URL DIR finishes"]);
+                assert!(!out.exists() && !dir.path().join("other").exists(), "{line:?}");
+            }
+        }
+    }
+    let said = run(&arguments!["pull", stream, replica, "--version", "1"]).ok();
+    assert!(said.stderr.contains("an interrupted update was finished"), "{}", said.stderr);
+    for line in &commands(&replica)[..2] {
+        run(line).ok();
+    }
+}
+
+#[test]
 fn status_refuses_a_replica_of_another_stream_and_names_a_way_that_is_cut_off() {
     let dir = temporary();
     stream_and_replica(dir.path());
@@ -257,6 +300,44 @@ fn the_doctor_says_what_to_do_about_a_stream_record_that_is_gone() {
     let text = String::from_utf8_lossy(&report.stdout).into_owned();
     for words in ["stream.json is gone", "restore stream.json, from a mirror or a backup"] {
         assert!(text.contains(words), "{words:?} is not in {text}");
+    }
+}
+
+#[test]
+fn a_replica_whose_stream_is_not_there_names_it() {
+    let dir = temporary();
+    stream_and_replica(dir.path());
+    let (stream, replica) = (dir.path().join("stream"), dir.path().join("replica"));
+    let id = run(&arguments!["log", stream, "--json"]).ok().json()["stream"].clone();
+    fs::rename(&stream, dir.path().join("away")).unwrap();
+    for is_there in [false, true] {
+        if is_there {
+            fs::create_dir(&stream).unwrap();
+        }
+        for command in ["pull", "status", "follow"] {
+            let known = format!("holds version 1 of the stream {}", id.as_str().unwrap());
+            let said = run(&arguments![command, stream, replica]).fails(6, &[&known, "mount the directory"]);
+            assert!(!said.stderr.contains("publish"), "{}", said.stderr);
+        }
+    }
+    // The directory of a replica is no place for a stream.
+    run(&arguments!["doctor", replica]).fails(1, &["not fit for a stream"]);
+}
+
+#[test]
+fn a_lease_has_a_name_of_its_own_and_one_that_cannot_be_read_is_named() {
+    let dir = temporary();
+    stream_and_replica(dir.path());
+    let (stream, replica) = (dir.path().join("stream"), dir.path().join("replica"));
+    for command in ["pull", "status", "follow"] {
+        run(&arguments![command, stream, replica, "--lease", " "])
+            .fails(2, &["--lease", "no other replica has"]);
+    }
+    run(&arguments!["pull", stream, replica, "--version", "2", "--lease", "engine-1"]).ok();
+    fs::write(stream.join("leases/0123.json"), "{").unwrap();
+    let told = String::from_utf8(run(&arguments!["gc", stream, "--keep", "1"]).ok().stdout).unwrap();
+    for words in ["engine-1 needs version 2", "leases/0123.json cannot be read, and keeps everything"] {
+        assert!(told.contains(words), "{words:?} is not in {told}");
     }
 }
 

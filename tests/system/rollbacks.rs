@@ -207,5 +207,11 @@ fn a_stream_is_handed_over_from_its_own_key_to_another() {
     run(&arguments!["rotate", scene.stream(), "--new-key-file", other])
         .fails(2, &["--old-key-file <FILE>|--old-key <KEY>"]);
     assert!(tree(&scene.stream()) == before);
+    let key_of = |path| run(&arguments!["key", "show", path, "--json"]).ok().json()["public_key"].clone();
     rotate(&key, &other).ok();
+    // Also to readers who know neither key.
+    let log = run(&arguments!["log", scene.stream(), "--json"]).ok().json();
+    let handover = &log["handovers"][0];
+    assert_eq!((&handover["from"], &handover["to"]), (&key_of(&key), &key_of(&other)), "{log}");
+    assert_eq!((&handover["last"], &handover["agreed"]), (&3.into(), &true.into()), "{log}");
 }

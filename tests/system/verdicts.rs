@@ -275,33 +275,6 @@ fn a_new_stream_in_the_place_of_another_is_warned_of_once() {
 }
 
 #[test]
-fn a_record_that_is_lost_between_versions_hides_those_before_the_next_anchor_alone() {
-    let scene = Scene::new(3);
-    let (record, lost) = (scene.commit(2), scene.path("away"));
-    fs::rename(&record, &lost).unwrap();
-    let name = "commits/00000000000000000002.json";
-    scene.run("log", &[]).fails(BAD_INPUT, &[name]);
-    scene.run("anchor", &["--baseline", scene.baseline().to_str().unwrap()]).ok();
-    let said =
-        scene.run("log", &["--json"]).fails(BAD_INPUT, &["versions before 3 are not listed", name]).json();
-    let listed: Vec<&serde_json::Value> =
-        said["versions"].as_array().unwrap().iter().map(|entry| &entry["version"]).collect();
-    assert_eq!((listed, &said["error"]["exit_code"]), (vec![&3.into()], &BAD_INPUT.into()), "{said}");
-    scene.run("log", &["-n", "1"]).ok();
-    scene.pull("replica", &[]).ok();
-    // All that is left is checked, and nothing is said to be of no use whose record is not known.
-    let checked = scene.run("fsck", &["--json"]).fails(BAD_INPUT, &[]).json();
-    assert_eq!(checked["problems"], serde_json::json!([{ "name": name, "what": "it is not in the store" }]));
-    assert_eq!(
-        (&checked["abandoned"], &checked["objects"]),
-        (&serde_json::json!([]), &5.into()),
-        "{checked}"
-    );
-    fs::rename(&lost, &record).unwrap();
-    assert_eq!(scene.run("log", &["--json"]).ok().json()["versions"].as_array().unwrap().len(), 3);
-}
-
-#[test]
 fn a_stream_record_of_another_stream_is_blamed_alone() {
     let (scene, other) = (Scene::new(2), Scene::new(1));
     let (record, own) = (scene.path("stream/stream.json"), read(&scene.path("stream/stream.json")));

@@ -284,6 +284,12 @@ pub enum CheckpointError {
         /// Its journal.
         journal: PathBuf,
     },
+    /// The files of a replica, which an update has left, or has just now, between two versions.
+    #[error("{} is between two versions: an update of this replica is under way, or was interrupted", replica.display())]
+    Updating {
+        /// The directory of the replica.
+        replica: PathBuf,
+    },
 }
 
 /// Why a file must not be written in place.
@@ -349,7 +355,8 @@ impl CheckpointError {
             | Self::NotInPlace { .. }
             | Self::ForeignLink { .. }
             | Self::Companion { .. }
-            | Self::Pending { .. } => ErrorKind::Refused,
+            | Self::Pending { .. }
+            | Self::Updating { .. } => ErrorKind::Refused,
             Self::NotACheckpoint { .. }
             | Self::Foreign { .. }
             | Self::NotAFile { .. }

@@ -102,7 +102,9 @@ impl ForeignFile {
                 "convert it to safetensors first, or fetch the model in that format"
             }
             Self::Compressed => "decompress it first",
-            Self::Patch => "a patch goes where PATCH stands: tensorpatch apply BASE PATCH",
+            Self::Patch => {
+                "a patch goes where PATCH stands: tensorpatch apply BASE PATCH, tensorpatch inspect PATCH --base BASE"
+            }
         }
     }
 }

@@ -43,6 +43,7 @@ mod places;
 mod raw_header;
 mod reader;
 mod regular;
+pub mod replica;
 mod room;
 mod staging;
 mod sync;

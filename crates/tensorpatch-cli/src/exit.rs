@@ -145,6 +145,9 @@ pub(crate) enum Unsound {
     /// In the newest record of a stream, so that no version is added to it.
     #[error("{0}: the stream is not sound")]
     Records(String),
+    /// In a stream with a record that no trusted key has signed.
+    #[error("{0}: the stream is not sound")]
+    Unsigned(String),
     /// In a stream whose versions are listed from the first on that can be had after what is wrong.
     #[error("{url}: versions before {first} are not listed: {why}")]
     LogCut {

@@ -102,6 +102,14 @@ fn parse_trust_key(text: &str) -> Result<TrustKey, String> {
     })
 }
 
+/// Reads the name of a lease: a variable that is not set gives none.
+pub(crate) fn parse_holder(text: &str) -> Result<String, String> {
+    match text.trim().is_empty() {
+        true => Err("expected a name that no other replica has".into()),
+        false => Ok(text.to_owned()),
+    }
+}
+
 /// Reads the number of a version.
 pub(crate) fn parse_version(text: &str) -> Result<Version, String> {
     let number = text.parse().ok().and_then(Version::new);
@@ -126,6 +134,11 @@ impl Source {
     /// Opens the stream, which must be there.
     pub(crate) async fn open(&self) -> Result<Stream> {
         Ok(self.builder()?.open().await?)
+    }
+
+    /// The same for the replica in `dir`, which knows the stream that should be there.
+    pub(crate) async fn open_for(&self, dir: &Path) -> Result<Stream> {
+        Ok(self.builder()?.open().await.map_err(|error| error.for_replica(dir))?)
     }
 
     /// Opens the stream, which must be there, and signs what is written to it if a key is named.

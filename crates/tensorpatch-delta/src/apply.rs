@@ -3,16 +3,13 @@
 
 use std::path::Path;
 
-use tensorpatch_checkpoint::{Checkpoint, Form, Places, Role};
+use tensorpatch_checkpoint::{Checkpoint, Form, Places, Role, replica};
 
 use crate::pending::open_settled;
 use crate::{
     ApplyError, ApplyReport, Chain, Options, Patch, Progress, Recovery, apply_full, apply_in_place, apply_to,
     journal_path, recover_to,
 };
-
-/// What a directory has that is the replica of a stream.
-const REPLICA_STATE: &str = ".tensorpatch/state.json";
 
 /// A patch, or a [`Chain`] of them, that is about to be applied, with options.
 ///
@@ -174,9 +171,5 @@ impl Patch<'_> {
 /// Refuses a checkpoint whose files only its stream may alter: its state file would not say any more what it
 /// holds.
 fn check_no_replica(checkpoint: &Path) -> Result<(), ApplyError> {
-    let directory = if checkpoint.is_dir() { Some(checkpoint) } else { checkpoint.parent() };
-    match directory {
-        Some(path) if path.join(REPLICA_STATE).exists() => Err(ApplyError::Replica { path: path.to_owned() }),
-        _ => Ok(()),
-    }
+    replica::directory_of(checkpoint).map_or(Ok(()), |path| Err(ApplyError::Replica { path }))
 }

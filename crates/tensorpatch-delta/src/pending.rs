@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tensorpatch_checkpoint::{Checkpoint, CheckpointError};
+use tensorpatch_checkpoint::{Checkpoint, CheckpointError, replica};
 use tensorpatch_format::Limits;
 
 const JOURNAL: &str = ".tensorpatch-journal";
@@ -31,14 +31,19 @@ pub fn journal_path(checkpoint: &Path) -> PathBuf {
 /// Opens a checkpoint to read it as a version.
 ///
 /// # Errors
-/// [`CheckpointError::Pending`] if an application in place to it was interrupted; otherwise as
+/// [`CheckpointError::Pending`] if an application in place to it was interrupted,
+/// [`CheckpointError::Updating`] if it is a replica that an update has between two versions; otherwise as
 /// [`Checkpoint::open`].
 pub fn open_settled(path: &Path, limits: &Limits) -> Result<Checkpoint, CheckpointError> {
     // Before it is opened too: of a header that is half written the parser would say that the file is
     // damaged.
     check_absent(&journal_path(path))?;
+    replica::check_whole(path)?;
     let checkpoint = Checkpoint::open(path, limits)?;
     check_settled(&checkpoint)?;
+    for file in checkpoint.files() {
+        replica::check_whole(file)?;
+    }
     Ok(checkpoint)
 }
 

@@ -214,6 +214,19 @@ pub enum StoreError {
         /// The oldest version that is kept.
         oldest: Version,
     },
+    /// Nothing whole leads to a version that a collector is to keep. Nothing was deleted.
+    #[error(
+        "version {wanted} is to stay, and nothing whole leads to it{}",
+        from.map_or_else(String::new, |from| format!(": from version {from} on everything can be reached"))
+    )]
+    NotKept {
+        /// The version.
+        wanted: Version,
+        /// The lowest anchor from which on every version can be reached.
+        from: Option<Version>,
+        /// The newest version.
+        tip: Option<Version>,
+    },
     /// The stream has no version at all.
     #[error("the stream has no version yet")]
     Empty,
@@ -388,6 +401,9 @@ pub enum StoreError {
     /// Tensors to be published that could not be had.
     #[error("the tensors to publish could not be had: {0}")]
     Tensors(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A lease without a name: all replicas that keep one would share it.
+    #[error("a lease needs a name that no other replica has, and the one that was given is empty")]
+    NoHolder,
     /// A label, or a publisher's name, that no record may have.
     #[error(transparent)]
     Text(RecordError),
@@ -491,6 +507,18 @@ pub enum StoreError {
         stream: StreamId,
         /// The store and prefix where it was.
         known: String,
+    },
+    /// There is no stream where one should be, of which a replica holds a version. What is held stays.
+    #[error("{place} has no stream: {} holds version {held} of the stream {stream}, which was there", path.display())]
+    StreamLost {
+        /// The store and prefix.
+        place: String,
+        /// The replica.
+        path: PathBuf,
+        /// The stream that it is of.
+        stream: StreamId,
+        /// The version that it holds.
+        held: Version,
     },
     /// The stream does not show a version that it is known to have had: somebody has hidden or deleted it.
     #[error(

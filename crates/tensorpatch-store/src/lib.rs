@@ -87,7 +87,7 @@ pub use replica::{Prepared, Replica};
 pub use settings::{Policy, PolicyError, Setting};
 pub use stream::builder::StreamBuilder;
 pub use stream::expected::{SignedTip, signed_tips_beside, signed_tips_in};
-pub use stream::handover::{HandedOver, NewKey, OldKey};
+pub use stream::handover::{HandedOver, Handover, NewKey, OldKey};
 pub use stream::lease::ReplicaLease;
 pub use stream::log::LogEntry;
 pub use stream::range_reader::RangeReader;

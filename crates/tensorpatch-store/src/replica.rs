@@ -205,6 +205,9 @@ impl Replica {
         target: Target,
         attempts: &mut PlanAttempts,
     ) -> Result<Prepared, StoreError> {
+        if self.options.lease.as_deref().is_some_and(|holder| holder.trim().is_empty()) {
+            return Err(StoreError::NoHolder);
+        }
         let local = self.local(directory).await?;
         let is_recorded = local.is_some();
         // Whatever became of them since.
@@ -378,7 +381,7 @@ impl Replica {
 
     /// The commit of the target, and a check that the stream still has what is held.
     async fn find(&self, held: Option<VersionId>, target: Target) -> Result<Commit, StoreError> {
-        let tip = self.stream.tip_after(held.map(|held| held.version)).await?;
+        let tip = self.stream.tip_for(held.map(|held| held.version)).await?;
         if let Some(held) = held {
             self.check_held(held.version, held.commit).await?;
         }
@@ -537,6 +540,20 @@ async fn check_held(
     };
     let dir = dir.display();
     Err(StoreError::HistoryRewritten(format!("version {number}, which {dir} holds, {what}")))
+}
+
+impl StoreError {
+    /// Says of a stream that is not there which one it should be, if the directory `dir` is a replica of one.
+    #[must_use]
+    pub fn for_replica(self, dir: &Path) -> Self {
+        let Self::NoStream { place } = self else { return self };
+        match directory::read_state(dir) {
+            Ok(Some(LocalState { stream, condition })) => {
+                Self::StreamLost { place, path: dir.to_owned(), stream, held: condition.version() }
+            }
+            _ => Self::NoStream { place },
+        }
+    }
 }
 
 /// The name of the object of a holder's lease: any text gives one, and the whole of a long one counts.

@@ -16,4 +16,5 @@ pub use diagnose::{DiagnoseOptions, Diagnosis, Finding, Verdict, diagnose};
 pub use mirror::{MirrorOptions, Mirrored, mirror, mirror_to};
 pub use report::{LateJoin, ReportEdge, ReportLayer, ReportOptions, ReportStep, StreamReport, report};
 pub use rollback::{RollbackOptions, RolledBack, roll_back_unsigned};
+pub use tensorpatch_stream::lease::LiveLease;
 pub use tensorpatch_stream::retention::Garbage;

@@ -45,6 +45,8 @@ pub struct LiveLease {
     pub holder: String,
     /// The lowest version that it needs.
     pub needs: Version,
+    /// Whether it could be read: one that could not needs everything.
+    pub is_readable: bool,
 }
 
 impl LiveLease {
@@ -64,7 +66,9 @@ impl LiveLease {
         });
         // It is shown to people, and anybody may have written it.
         let shown = |holder: &str| holder.chars().filter(|c| !c.is_control()).take(MAX_HOLDER).collect();
-        Some(Self { holder: lease.map_or_else(|| name.to_owned(), |lease| shown(&lease.holder)), needs })
+        let is_readable = lease.is_some();
+        let holder = lease.map_or_else(|| name.to_owned(), |lease| shown(&lease.holder));
+        Some(Self { holder, needs, is_readable })
     }
 }
 
@@ -80,11 +84,13 @@ mod tests {
     fn leases_live_as_long_as_they_say_and_unreadable_ones_as_long_as_any() {
         let target = Version::new(9).unwrap();
         let lease = Lease::new("engine-1", Version::new(5), target, Duration::from_secs(60));
-        let live = LiveLease { holder: "engine-1".into(), needs: Version::new(5).unwrap() };
+        let live =
+            LiveLease { holder: "engine-1".into(), needs: Version::new(5).unwrap(), is_readable: true };
         assert_eq!(read(&lease, 60), Some(live));
         assert_eq!(read(&lease, 61), None);
         let unreadable = LiveLease::read("leases/b.json", b"from the future", MAX_SECONDS).unwrap();
-        assert_eq!(unreadable, LiveLease { holder: "leases/b.json".into(), needs: Version::FIRST });
+        let (holder, needs) = ("leases/b.json".to_owned(), Version::FIRST);
+        assert_eq!(unreadable, LiveLease { holder, needs, is_readable: false });
         assert_eq!(LiveLease::read("leases/b.json", b"from the future", MAX_SECONDS + 1), None);
         // One that wants to live longer than any may does not.
         let greedy = Lease { seconds: u64::MAX, ..lease };

@@ -73,7 +73,8 @@ impl HandoverRecord {
         Ok(record)
     }
 
-    fn has_consent(&self) -> bool {
+    /// Whether the old key has agreed, so that readers that trust it go on with the new one.
+    pub fn has_consent(&self) -> bool {
         self.consent.is_some_and(|consent| self.from.agreed(&self.statement(), &consent))
     }
 

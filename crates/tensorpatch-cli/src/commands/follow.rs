@@ -57,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
 }
 
 async fn follow(arguments: &Arguments, session: &Session) -> Result<()> {
-    let stream = arguments.source.open().await?;
+    let stream = arguments.source.open_for(&arguments.dir).await?;
     session.screen.settle();
     let (url, dir) = (&arguments.source.url, arguments.dir.display());
     session.output.note(&format!("following {url} ({}) into {dir}", stream.id()))?;

@@ -107,6 +107,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     let wrong = match (report.sound, report.newest_is_damaged) {
         (true, _) => None,
         (false, true) => Some(Unsound::Records(stream.place())),
+        (false, false) if report.checked.has_untrusted() => Some(Unsound::Unsigned(stream.place())),
         (false, false) => Some(Unsound::Stream(stream.place())),
     };
     conclude(session.output, &report, wrong)

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use tensorpatch::store::Version;
 use tensorpatch::store::settings::parse_duration;
-use tensorpatch::store::upkeep::{self, CollectOptions, Collected};
+use tensorpatch::store::upkeep::{self, CollectOptions, Collected, LiveLease};
 
 use crate::arguments::parse_count;
 use crate::output::{Report, bytes, counted, fields};
@@ -29,7 +29,8 @@ pub(crate) struct Arguments {
     /// A version that must stay reachable besides; may be given several times
     #[arg(long, value_name = "N", value_parser = parse_version)]
     pin: Vec<Version>,
-    /// How old an object must be that no record names
+    /// How old an anchor or a fold must be that no record names: it may be in the making. Patches that no
+    /// record names go at once, when their version is there
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = parse_duration)]
     grace: Duration,
     /// Really remove it
@@ -64,12 +65,19 @@ impl Report for GcReport {
                 format!("{objects}, {size}: no record names them, and they stay for --grace"),
             ));
         }
-        if !collected.leases.is_empty() {
-            summary.push(("leases", collected.leases.join(", ")));
-        }
+        summary.extend(collected.leases.iter().map(|lease| ("lease", needed(lease))));
         let mut lines = fields(&summary);
         lines.extend(collected.garbage.iter().map(|garbage| format!("  {}: {}", garbage.name, garbage.why)));
         lines
+    }
+}
+
+/// What a lease keeps.
+fn needed(lease: &LiveLease) -> String {
+    let LiveLease { holder, needs, is_readable } = lease;
+    match is_readable {
+        true => format!("{holder} needs version {needs} and what follows"),
+        false => format!("{holder} cannot be read, and keeps everything: remove it if no replica writes it"),
     }
 }
 

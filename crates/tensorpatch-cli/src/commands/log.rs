@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use tensorpatch::store::{LogEntry, Version, VersionKind};
+use tensorpatch::store::{Handover, LogEntry, Version, VersionKind};
 
 use crate::arguments::parse_count;
 use crate::dates::date;
@@ -48,6 +48,8 @@ struct LogReport {
     stream: String,
     leaf_hash: &'static str,
     versions: Vec<LogEntry>,
+    /// The keys that it was handed over to.
+    handovers: Vec<Handover>,
     /// The lowest version that a collector has left whole.
     #[serde(skip)]
     floor: Option<Version>,
@@ -58,14 +60,18 @@ struct LogReport {
 }
 
 impl LogReport {
+    /// Whether there are versions before those that are listed.
+    fn is_part(&self) -> bool {
+        self.versions.first().is_some_and(|first| first.version > Version::FIRST)
+    }
+
     /// The versions that can be had.
     fn holds(&self) -> String {
         let Some(tip) = self.versions.last().map(|last| last.version) else { return counted(0, "version") };
-        let listed = match self.versions.first() {
-            Some(first) if first.version.get() > 1 && first.version < tip => {
-                format!(": the newest {} are listed", self.versions.len())
-            }
-            _ => String::new(),
+        let listed = match (self.is_part(), self.versions.len()) {
+            (true, 1) => ": the newest is listed".to_owned(),
+            (true, several) => format!(": the newest {several} are listed"),
+            (false, _) => String::new(),
         };
         let Some(floor) = self.floor.filter(|floor| floor.get() > 1) else {
             return format!("{}{listed}", counted(tip.get(), "version"));
@@ -183,7 +189,8 @@ impl Report for LogReport {
         if let Some(last) = anchors.last() {
             let size = last.anchor_bytes.map(|size| format!(", {}", bytes(size))).unwrap_or_default();
             let last = format!("the newest of version {}{size}", last.version);
-            pairs.push(("anchors", format!("{}: {last}", anchors.len())));
+            let listed = if self.is_part() { " among those listed" } else { "" };
+            pairs.push(("anchors", format!("{}{listed}: {last}", anchors.len())));
         }
         pairs.extend(self.folds().map(|folds| ("folds", folds)));
         let publishers: Vec<&str> = self.versions.iter().map(|entry| entry.publisher.as_str()).collect();
@@ -193,6 +200,11 @@ impl Report for LogReport {
             pairs.push(("by", (*first).to_owned()));
         }
         pairs.extend(self.signers().into_iter().map(|signer| ("signed", signer)));
+        pairs.extend(self.handovers.iter().map(|handover| {
+            let Handover { last, from, to, agreed, .. } = handover;
+            let agreed = if *agreed { "which has agreed" } else { "which has not agreed" };
+            ("handover", format!("after version {last} to {to}, from {from}, {agreed}"))
+        }));
         pairs.extend(self.unsigned().map(|versions| ("unsigned", versions)));
         let mut lines = fields(&pairs);
         if !self.versions.is_empty() {
@@ -204,14 +216,15 @@ impl Report for LogReport {
 }
 
 pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
-    let (stream, (versions, lost), floor) = arguments.source.wait(session, async {
+    let (stream, (versions, lost), handovers, floor) = arguments.source.wait(session, async {
         let stream = arguments.source.open().await?;
         let versions = match arguments.newest {
             None => stream.log_readable().await?,
             Some(newest) => (stream.log_newest(newest.get()).await?, None),
         };
         let floor = stream.pruned().await?;
-        Ok((stream, versions, floor))
+        let handovers = if stream.is_signed() { stream.handovers().await? } else { Vec::new() };
+        Ok((stream, versions, handovers, floor))
     })?;
     let first = versions.first().map(|entry| entry.version);
     let wrong = lost.zip(first).map(|(lost, first)| Unsound::LogCut {
@@ -224,6 +237,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         stream: stream.id().to_string(),
         leaf_hash: stream.record().leaf_hash.name(),
         versions,
+        handovers,
         floor,
         is_signed: stream.is_signed(),
         width: screen::width(),

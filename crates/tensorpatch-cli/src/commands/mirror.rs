@@ -62,8 +62,10 @@ impl Report for MirrorReport {
 
 /// Says what lets a copy go on that stays before a version whose object is lost or damaged.
 fn about_copy(url: &str, error: StoreError) -> anyhow::Error {
-    if !matches!(error, StoreError::Missing { .. } | StoreError::Damaged { .. }) {
-        return error.into();
+    let is_record = |name: &str| name.ends_with(".json");
+    match &error {
+        StoreError::Missing { name } | StoreError::Damaged { name, .. } if !is_record(name) => {}
+        _ => return error.into(),
     }
     let what = format!("{url}: the copy stays before a version that cannot be copied whole");
     let advice = "copy the object back from another copy or a backup; or, where an anchor leads past that version, let \

@@ -55,7 +55,7 @@ pub(crate) struct How {
     allow_code: bool,
     /// Keep a lease under this name, which no other replica has: gc then leaves what leads from the version
     /// held to the newest
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = streams::parse_holder)]
     lease: Option<String>,
     /// Read every file of the version held first, and repair what was altered [default: the weights, with
     /// --trust-key, where there is nothing newer]
@@ -159,7 +159,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
 
 async fn pull(arguments: &Arguments, session: &Session) -> Result<()> {
     let start = Instant::now();
-    let stream = arguments.source.open().await?;
+    let stream = arguments.source.open_for(&arguments.dir).await?;
     let replica = Replica::of(stream.clone(), &arguments.dir, arguments.how.options(session));
     let pulled = match arguments.version {
         None => replica.pull().await?,

@@ -51,7 +51,7 @@ impl Report for RotateReport {
         let replicas = if *agreed {
             "those that trust the old key go on with the new one"
         } else {
-            "tell them the new key (--trust-key)"
+            "tell them the new key (--trust-key): those that trust the old one go on taking what it signs"
         };
         let mut lines = vec![
             ("old key", format!("{from}, up to version {last}")),
@@ -60,8 +60,8 @@ impl Report for RotateReport {
         ];
         let stopped = beyond.map(|beyond| {
             format!(
-                "all readers, by versions up to {beyond} that count no more: tensorpatch rollback {} --sign-key NEW \
-                 takes them back",
+                "readers that trust the new key, by versions up to {beyond} that count no more: tensorpatch rollback {} \
+                 --sign-key NEW takes them back",
                 self.url
             )
         });

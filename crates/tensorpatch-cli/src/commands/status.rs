@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", value_parser = parse_number)]
     max_behind: Option<u64>,
     /// The name under which the replica keeps a lease, to say how it stands
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = streams::parse_holder)]
     lease: Option<String>,
 }
 
@@ -76,7 +76,14 @@ impl Report for StatusReport {
         let behind = match (&status.obstacle, status.behind_bytes) {
             (Some(obstacle), _) => obstacle.clone(),
             (None, Some(to_fetch)) if to_fetch > 0 => {
-                format!("{}, {} to download", counted(status.behind_versions, "version"), bytes(to_fetch))
+                // Of what is not known to be a version, some may be of use.
+                let most = if status.held.is_none() && status.condition != ReplicaCondition::Empty {
+                    "at most "
+                } else {
+                    ""
+                };
+                let (versions, size) = (counted(status.behind_versions, "version"), bytes(to_fetch));
+                format!("{versions}, {most}{size} to download")
             }
             _ => counted(status.behind_versions, "version"),
         };
@@ -118,7 +125,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         return Err(Refusal::usage(what, advice).into());
     };
     let (status, mut holders) = arguments.source.wait(session, async {
-        let stream = arguments.source.open().await?;
+        let stream = arguments.source.open_for(&dir).await?;
         let status = stream.status_of(&dir, arguments.lease.as_deref()).await?;
         let is_unknown = arguments.lease.is_some() && status.lease.is_none();
         let leases = if is_unknown { stream.replica_leases().await? } else { Vec::new() };

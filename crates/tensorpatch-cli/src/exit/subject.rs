@@ -59,6 +59,7 @@ impl Subject {
             | Unsound::Behind { dir, .. } => Some(Self::path(Path::new(dir))),
             Unsound::Stream(_)
             | Unsound::Records(_)
+            | Unsound::Unsigned(_)
             | Unsound::LogCut { .. }
             | Unsound::Place(_)
             | Unsound::InPlace(_) => None,
@@ -165,7 +166,8 @@ impl Subject {
             | CheckpointError::HeaderReplaced { path, .. }
             | CheckpointError::Incomplete { path, .. }
             | CheckpointError::NotInPlace { path, .. }
-            | CheckpointError::Pending { journal: path } => Self::path(path),
+            | CheckpointError::Pending { journal: path }
+            | CheckpointError::Updating { replica: path } => Self::path(path),
             _ => Self::default(),
         }
     }

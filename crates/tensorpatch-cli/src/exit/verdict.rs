@@ -65,8 +65,12 @@ fn judge_known(error: &anyhow::Error) -> Verdict {
                      version; docs/runbook.md has more",
                 ),
                 Unsound::Records(_) => Verdict::new(Code::BadInput).advise(
-                    "copy the record from a mirror or a backup; \"a damaged record\" in docs/runbook.md says what to do \
-                     where there is no copy",
+                    "copy what is named, a record or stream.json, from a mirror or a backup; \"a damaged record\" in \
+                     docs/runbook.md says what to do where there is no copy",
+                ),
+                Unsound::Unsigned(_) => Verdict::new(Code::BadInput).advise(
+                    "if the key of the stream was changed, trust the new one alone; else whoever has it takes back what it \
+                     has not signed: tensorpatch rollback URL --sign-key FILE",
                 ),
                 Unsound::LogCut { .. } => Verdict::new(Code::BadInput).advise(
                     "copy the record from a mirror or a backup; without one nothing can be done for those versions, and \
@@ -148,6 +152,9 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
         CheckpointError::Pending { .. } => {
             verdict.advise("apply it again with --in-place: that finishes what was interrupted first")
         }
+        CheckpointError::Updating { .. } => verdict.advise(
+            "tensorpatch pull URL DIR finishes an update that was interrupted; if one is under way, wait until it is done",
+        ),
         CheckpointError::NotDurable { .. } => {
             verdict.advise("check the file system; once sync(1) succeeds, the file is safe")
         }
@@ -253,12 +260,17 @@ fn store(error: &StoreError) -> Verdict {
             "mount the directory or restore the bucket, and follow again; if the stream was deleted on purpose, there is \
              nothing left to follow",
         ),
+        StoreError::StreamLost { .. } => verdict.advise(
+            "mount the directory, restore the bucket or mend the URL: the replica goes on from there. If another stream \
+             is to begin there, pull it into another directory",
+        ),
         StoreError::NoVersion { .. } => verdict.advise("tensorpatch log URL lists the versions"),
         StoreError::LostRace { .. } | StoreError::NotAtTip { .. } => {
             verdict.advise("publish again: the patch is then made from the newest version")
         }
         StoreError::AnotherStream { .. } => verdict.advise(
-            "use another directory, or remove its folder .tensorpatch to start again from the weights there",
+            "if the stream should still be that one, its stream.json was exchanged: tensorpatch fsck URL tells; if another \
+             one was meant, use another directory, or remove its folder .tensorpatch to start again from the weights there",
         ),
         StoreError::ForeignDirectory { .. } => {
             verdict.advise("use another directory, or --replace if the weights there may go")
@@ -284,13 +296,28 @@ fn store(error: &StoreError) -> Verdict {
         StoreError::Plan(PlanError::TooLong { .. }) => verdict.advise(
             "shorten the path first: tensorpatch fold URL --from A --to B, or publish an anchor with --anchor-every",
         ),
+        StoreError::Missing { name } if name.starts_with("commits/") => verdict.advise(
+            "copy the record from a mirror or a backup; without one, tensorpatch anchor URL leads past it: \"a damaged \
+             record\" in docs/runbook.md says more",
+        ),
         StoreError::Damaged { name, .. } | StoreError::Record { name, .. } if name.starts_with("commits/") => verdict
             .advise(
-                "copy the record from a mirror or a backup; if it is no version but a stray copy of another record, \
-                 move it away; if all records are of one other stream, it is stream.json that was exchanged; \"a damaged record\" in docs/runbook.md says what to do where there is no copy",
+                "copy the record from a mirror or a backup; if it is a stray copy of another record, move it away; if all \
+                 records are of one other stream, it is stream.json that was exchanged; \"a damaged record\" in \
+                 docs/runbook.md says what to do where there is no copy",
             ),
         StoreError::Damaged { name, .. } | StoreError::Record { name, .. } if name == "stream.json" => verdict
             .advise("copy stream.json back from a mirror or a backup: it never changes, and the versions are as they were"),
+        StoreError::NotKept { from: Some(from), tip, .. } => {
+            let kept = tip.unwrap_or(*from).get().saturating_sub(from.get()).saturating_add(1);
+            verdict.advise(format!(
+                "give up the versions before {from}, which cannot be reached: tensorpatch gc URL --keep {kept}, once no \
+                 lease or pin needs them; or copy what is missing from a mirror: tensorpatch fsck URL names it"
+            ))
+        }
+        StoreError::NotKept { .. } => verdict.advise(
+            "tensorpatch anchor URL gives the newest version another way; what comes before it can be given up then",
+        ),
         StoreError::NotTakenBack { .. } => verdict.advise(
             "copy the record back from a mirror or a backup, and the version counts again; to give up that version and \
              all after it, add --force: replicas that hold them must start again",

@@ -2,6 +2,8 @@
 
 use tensorpatch_format::ErrorKind;
 
+use tensorpatch_stream::names;
+
 use super::StoreError;
 use crate::cause::Cause;
 
@@ -17,6 +19,7 @@ impl StoreError {
             Self::Key(error) => error.kind(),
             Self::Record { source, .. } => source.kind(),
             Self::NoStream { .. }
+            | Self::StreamLost { .. }
             | Self::StreamGone { .. }
             | Self::Empty
             | Self::NoVersion { .. }
@@ -53,6 +56,7 @@ impl StoreError {
             | Self::LeafHash { .. }
             | Self::NoCache { .. }
             | Self::NeedsKey { .. }
+            | Self::NoHolder
             | Self::UsedKey { .. }
             | Self::Companion { .. }
             | Self::Tensors(_)
@@ -62,6 +66,7 @@ impl StoreError {
             | Self::Damaged { .. }
             | Self::PatchDiffers { .. }
             | Self::NotTakenBack { .. }
+            | Self::NotKept { .. }
             | Self::StreamRecordLost { .. } => ErrorKind::BadInput,
             Self::Untrusted { .. }
             | Self::Unsigned { .. }
@@ -102,6 +107,7 @@ impl StoreError {
                 | Self::Record { .. }
                 | Self::Untrusted { .. }
                 | Self::NotTakenBack { .. }
+                | Self::NotKept { .. }
                 | Self::OutcomeUnknown { .. }
                 | Self::LostRace { .. }
                 | Self::NotAtTip { .. }
@@ -112,6 +118,17 @@ impl StoreError {
                 | Self::Plan(_)
                 | Self::PatchDiffers { .. }
         )
+    }
+
+    /// Whether a record is not there, or not as it should be.
+    pub(crate) fn is_of_record(&self) -> bool {
+        let is_commit = |name: &str| name.starts_with(names::COMMITS);
+        match self {
+            Self::Missing { name } | Self::Damaged { name, .. } | Self::Record { name, .. } => {
+                is_commit(name)
+            }
+            _ => false,
+        }
     }
 
     /// Whether the same call may succeed later without anybody doing anything.

@@ -58,11 +58,13 @@ impl ReplicaBuilder {
     /// Opens the stream, which must exist.
     ///
     /// # Errors
-    /// As [`StreamBuilder::open`].
+    /// As [`StreamBuilder::open`]; [`StoreError::StreamLost`] if there is none where the directory is a replica
+    /// of one.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.
     pub async fn open(self) -> Result<Replica, StoreError> {
-        Ok(Replica::of(self.stream.open().await?, self.dir, self.options))
+        let stream = self.stream.open().await.map_err(|error| error.for_replica(&self.dir))?;
+        Ok(Replica::of(stream, self.dir, self.options))
     }
 }

@@ -147,16 +147,26 @@ impl Following {
             // What is signed with a key that was handed over counts no more, and what is signed with the one
             // after it counts once the handover is known.
             Ok(true) | Err(StoreError::Untrusted { .. }) => self.replica.stream.renew_trust().await?,
+            // Perhaps an anchor leads past the record that is lost.
+            Err(error) if error.is_of_record() => {}
             Err(error) => return Err(error),
         }
+        self.pull().await
+    }
+
+    async fn pull(&self) -> Result<Option<Pulled>, StoreError> {
         let pulled = self.replica.pull().await?;
         Ok((self.told != Some((pulled.to, pulled.commit))).then_some(pulled))
     }
 
-    /// Looks at the stream as a whole.
-    async fn recheck(&mut self) -> Result<(), StoreError> {
+    /// Looks at the stream as a whole. Whether it has versions behind a record that is lost.
+    async fn recheck(&mut self) -> Result<bool, StoreError> {
         self.replica.stream.renew_trust().await?;
-        self.replica.check_stream(self.told).await
+        self.replica.check_stream(self.told).await?;
+        match self.told {
+            Some((told, _)) => Ok(self.replica.stream.beyond_gap(told).await?.is_some()),
+            None => Ok(false),
+        }
     }
 
     async fn next(&mut self) -> Result<Pulled, StoreError> {
@@ -173,8 +183,10 @@ impl Following {
             {
                 self.idle = 0;
                 // A stream that was recreated has no next version for a long time.
-                if let Err(error) = self.recheck().await {
-                    step = Err(error);
+                match self.recheck().await {
+                    Ok(true) if nothing_new => step = self.pull().await,
+                    Ok(_) => {}
+                    Err(error) => step = Err(error),
                 }
             }
             let replica = &self.replica;
@@ -186,6 +198,9 @@ impl Following {
                     replica.options.observer.note(Event::StoreFailed(cause));
                 }
                 Err(_) => {}
+            }
+            if self.gone > 0 && matches!(step, Ok(_) | Err(StoreError::Empty)) {
+                tracing::warn!("the stream is there again");
             }
             self.gone = match &step {
                 Err(StoreError::NoStream { .. }) => self.gone.saturating_add(1),

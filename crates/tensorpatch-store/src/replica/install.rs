@@ -100,6 +100,8 @@ pub(crate) fn recover(
     if let Condition::Switching { to, install } = &state.condition {
         let vanished = finish_switch(directory, install)?;
         state.condition = if are_whole(directory, to, &vanished, options)? {
+            let (path, version) = (directory.path(), to.id.version);
+            tracing::warn!("an interrupted update was finished: {} holds version {version}", path.display());
             Condition::Held(to.clone())
         } else {
             tracing::warn!("the files of an interrupted update are gone");

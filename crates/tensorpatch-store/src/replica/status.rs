@@ -97,7 +97,7 @@ impl Stream {
             Some(Condition::Damaged { .. }) => (ReplicaCondition::Damaged, None),
         };
         let reading = self.reading_once();
-        let tip = reading.tip_after(held.map(|held| held.version)).await?;
+        let tip = reading.tip_for(held.map(|held| held.version)).await?;
         if let Some(held) = held {
             check_held(&reading, dir.as_ref(), held.version, held.commit).await?;
         }

@@ -37,6 +37,20 @@ impl OldKey {
     }
 }
 
+/// What a stream says of a key that it was handed over to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Handover {
+    /// The last version for which the old key counts.
+    pub last: Version,
+    /// The old public key.
+    pub from: String,
+    /// The new public key.
+    pub to: String,
+    /// Whether the old key has agreed, so that readers that trust it go on with the new one.
+    pub agreed: bool,
+}
+
 /// The key that a stream is handed over to.
 #[derive(Debug, Clone)]
 #[must_use]
@@ -159,7 +173,7 @@ impl Stream {
     /// key that came after it need only hide a record to sign for those who trust it. If `old` has handed
     /// over to the same key already, says after which version.
     async fn check_successor(&self, old: &OldKey, to: TrustKey) -> Result<Option<Link>, StoreError> {
-        let (from, handovers) = (old.public(), self.handovers().await?);
+        let (from, handovers) = (old.public(), self.valid_handovers().await?);
         let mut done = None;
         if matches!(old, OldKey::Agrees(_))
             && let Some(last) = self.trust().handed_over(from)
@@ -203,7 +217,7 @@ impl Stream {
     }
 
     /// The handovers of the stream that are any; others are none of its business.
-    pub(super) async fn handovers(&self) -> Result<Vec<HandoverRecord>, StoreError> {
+    pub(super) async fn valid_handovers(&self) -> Result<Vec<HandoverRecord>, StoreError> {
         let read = self.handover_records().await?;
         Ok(read.iter().filter_map(|(_, bytes)| HandoverRecord::read(bytes, self.id()).ok()).collect())
     }
@@ -230,6 +244,29 @@ impl Stream {
             Ok(bytes.map(|bytes| (name, bytes)))
         });
         Ok(read.await?.into_iter().flatten().collect())
+    }
+
+    /// What the stream says of keys that it was handed over to, in the order of the versions. Only readers that
+    /// trust one of the keys know whether it counts.
+    ///
+    /// # Errors
+    /// If the store fails, or there are too many.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped at any time; it only reads.
+    pub async fn handovers(&self) -> Result<Vec<Handover>, StoreError> {
+        let records = self.valid_handovers().await?;
+        let mut handovers: Vec<Handover> = records
+            .into_iter()
+            .map(|record| Handover {
+                last: record.last.version,
+                from: record.from.to_string(),
+                to: record.to.to_string(),
+                agreed: record.has_consent(),
+            })
+            .collect();
+        handovers.sort_unstable_by(|a, b| (a.last, &a.to).cmp(&(b.last, &b.to)));
+        Ok(handovers)
     }
 
     /// Checks that the version of `commit` is one that the key after the one that signed it has seen: whoever

@@ -54,6 +54,29 @@ impl Stream {
         Ok(tip)
     }
 
+    /// The same for a replica that holds `known`: where the record after it is lost or damaged, the newest
+    /// version that the hint knows, as an anchor may lead there.
+    ///
+    /// One request more than [`Stream::tip_after`] where nothing is new.
+    pub(crate) async fn tip_for(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
+        let tip = self.tip_after(known).await;
+        let ends_here = |tip: &Option<Commit>| tip.as_ref().map(|tip| tip.record.version) == known;
+        let (Some(known), true) = (known, tip.as_ref().map_or_else(StoreError::is_of_record, ends_here))
+        else {
+            return tip;
+        };
+        match self.beyond_gap(known).await? {
+            Some(beyond) => self.tip_after(Some(beyond)).await,
+            None => tip,
+        }
+    }
+
+    /// The version above `known` that the hint names, if its record can be read.
+    pub(crate) async fn beyond_gap(&self, known: Version) -> Result<Option<Version>, StoreError> {
+        let Some(hint) = self.hinted().await?.filter(|hint| *hint > known) else { return Ok(None) };
+        Ok(self.hinted_commit(hint).await?.map(|commit| commit.record.version))
+    }
+
     async fn find_tip(&self, known: Option<Version>) -> Result<Option<Commit>, StoreError> {
         // A server can have a record for every number.
         let budget = Budget::of(self);
@@ -233,7 +256,16 @@ impl Stream {
         if held == Some(target.id()) {
             return Ok(Default::default());
         }
-        let near = self.history(held.map(|held| held.version), target, max_edges).await?;
+        let near = match self.history(held.map(|held| held.version), target, max_edges).await {
+            // Perhaps the newest anchor is behind the record that is lost.
+            Err(error) if held.is_some() && error.is_of_record() => {
+                match self.history(None, target, max_edges).await {
+                    Err(other) if other.is_of_record() => return Err(error),
+                    anchored => anchored?,
+                }
+            }
+            near => near?,
+        };
         if first
             && let Ok(plan) = near.plan(held.as_ref(), number, &excluded.objects, max_edges)
             && plan.objects().len() == 1
@@ -247,7 +279,8 @@ impl Stream {
             found = self.plan_in(anchored, held, number, excluded).await;
         }
         if is_no_path(&found) {
-            found = self.plan_in(self.whole_history(number).await?, held, number, excluded).await;
+            let (whole, _) = self.readable_history(number).await?;
+            found = self.plan_in(whole, held, number, excluded).await;
         }
         if is_no_path(&found)
             && let Some(oldest) = self.pruned().await?.filter(|floor| number < *floor)
@@ -343,6 +376,73 @@ impl Stream {
     /// All commits and edges up to `top`.
     pub(crate) async fn whole_history(&self, top: Version) -> Result<History, StoreError> {
         self.history_between(Version::FIRST, top).await
+    }
+
+    /// All commits and edges up to `top`, from the first version on from which all records can be read; and
+    /// what is wrong with the one before it.
+    pub(crate) async fn readable_history(
+        &self,
+        top: Version,
+    ) -> Result<(History, Option<StoreError>), StoreError> {
+        let reading = if self.read.is_some() { self.clone() } else { self.reading_once() };
+        let (first, lost) = reading.first_readable(top).await?;
+        Ok((reading.history_between(first, top).await?, lost))
+    }
+
+    /// The lowest version from which on all records up to `top` can be read, and what is wrong with the one
+    /// before it.
+    async fn first_readable(&self, top: Version) -> Result<(Version, Option<StoreError>), StoreError> {
+        let (mut first, budget) = (top, Budget::of(self));
+        let mut next = top.previous();
+        while let Some(high) = next {
+            let low = Version::new(high.get().saturating_sub(BATCH)).unwrap_or(Version::FIRST);
+            match self.commits(low, high, &budget).await {
+                Ok(_) => first = low,
+                Err(error) if error.is_of_record() => break,
+                Err(error) => return Err(error),
+            }
+            next = low.previous();
+        }
+        // One by one where one of them cannot be read.
+        while let Some(version) = first.previous() {
+            match self.commits(version, version, &budget).await {
+                Ok(_) => first = version,
+                Err(error) if error.is_of_record() => return Ok((first, Some(error))),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((first, None))
+    }
+
+    /// Each commit up to `top`, or what is wrong with its record. Those behind a gap as wide as a batch are
+    /// of no stream.
+    pub(crate) async fn each_commit(
+        &self,
+        top: Version,
+        budget: &Budget,
+    ) -> Result<Vec<(Version, Result<Commit, StoreError>)>, StoreError> {
+        let mut all = Vec::new();
+        for numbers in batches(Version::FIRST, top) {
+            let at_once = self.policy().transfers.parallel_requests;
+            let read = buffered_all(numbers, at_once, |version| async move {
+                match self.sized_commit(version).await {
+                    Err(error @ (StoreError::Object { .. } | StoreError::Cancelled(_))) => Err(error),
+                    Ok(Some((commit, bytes))) => budget.take(bytes).map(|()| (version, Ok(commit))),
+                    Ok(None) => {
+                        let name = names::commit(version);
+                        Ok((version, Err(StoreError::Missing { name })))
+                    }
+                    Err(error) => Ok((version, Err(error))),
+                }
+            })
+            .await?;
+            let is_gap = read.iter().all(|(_, found)| matches!(found, Err(StoreError::Missing { .. })));
+            all.extend(read);
+            if is_gap {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     /// All commits and edges between two versions, both included.

@@ -71,7 +71,7 @@ impl Stream {
     async fn trust_now(&self) -> Result<Trust, StoreError> {
         match self.keys.given.as_slice() {
             [] => Ok(Trust::default()),
-            given => Ok(Trust::of(given.iter().copied()).after(&self.handovers().await?)?),
+            given => Ok(Trust::of(given.iter().copied()).after(&self.valid_handovers().await?)?),
         }
     }
 

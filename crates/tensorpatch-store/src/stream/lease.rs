@@ -37,9 +37,10 @@ impl ReplicaLease {
         Some(Self { holder, held: lease.version, target: lease.target, renewed, seconds })
     }
 
-    /// Whether it lives at `now`, in seconds since 1970.
+    /// Whether it lives at `now`, in seconds since 1970. One of a time to come holds nothing.
     pub fn lives_at(&self, now: i64) -> bool {
-        u64::try_from(now.saturating_sub(self.renewed)).unwrap_or(0) <= self.seconds
+        let ahead = u64::try_from(self.renewed.saturating_sub(now)).unwrap_or(0);
+        ahead <= MAX_AHEAD && u64::try_from(now.saturating_sub(self.renewed)).unwrap_or(0) <= self.seconds
     }
 }
 
@@ -120,6 +121,7 @@ impl Stream {
             live.push(LiveLease {
                 holder: format!("{unread} leases that were not read"),
                 needs: Version::FIRST,
+                is_readable: false,
             });
         }
         let read = buffered_all(young, self.policy().transfers.parallel_requests, |(name, age)| async move {
@@ -184,7 +186,11 @@ mod tests {
             ("engine-1", held, target, 60)
         );
         assert!(lease.lives_at(lease.renewed + 60) && !lease.lives_at(lease.renewed + 61));
-        assert!(live.contains(&LiveLease { holder: "engine-1".into(), needs: held.unwrap() }));
+        assert!(live.contains(&LiveLease {
+            holder: "engine-1".into(),
+            needs: held.unwrap(),
+            is_readable: true
+        }));
         assert!(live.iter().any(|lease| lease.needs == Version::FIRST));
         let (live, dead) = stream.leases(now + 62, now + 62).await.unwrap();
         assert_eq!((live.len(), dead), (1, vec!["leases/a.json".to_owned()]));

@@ -6,11 +6,7 @@ use serde::Serialize;
 use tensorpatch_stream::{Edge, History, ObjectDigest, ObjectRef, Version, VersionContents, VersionKind};
 
 use super::Stream;
-use super::budget::Budget;
 use crate::error::StoreError;
-
-/// Records that are read at once to find the first that is lost.
-const ROWS_AT_ONCE: u64 = 64;
 
 impl Stream {
     /// All versions from the first to the tip, as a list for people and scripts.
@@ -61,38 +57,13 @@ impl Stream {
         let reading = self.reading_once();
         let Some(tip) = reading.tip().await? else { return Ok((Vec::new(), None)) };
         let tip = tip.record.version;
-        let (first, lost) = reading.first_readable(tip).await?;
-        let mut entries = reading.entries(&reading.history_between(first, tip).await?).await?;
+        let (history, lost) = reading.readable_history(tip).await?;
+        let mut entries = reading.entries(&history).await?;
         let Some(lost) = lost else { return Ok((entries, None)) };
         // How long a chain is, and whether it leads anywhere, is known from its anchor on.
         let Some(anchored) = entries.iter().position(|entry| entry.anchored) else { return Err(lost) };
         entries.drain(..anchored);
         Ok((entries, Some(lost)))
-    }
-
-    /// The lowest version from which on all records up to `tip` can be read, and what is wrong with the one
-    /// before it.
-    async fn first_readable(&self, tip: Version) -> Result<(Version, Option<StoreError>), StoreError> {
-        let (mut first, budget) = (tip, Budget::of(self));
-        let mut next = tip.previous();
-        while let Some(high) = next {
-            let low = Version::new(high.get().saturating_sub(ROWS_AT_ONCE)).unwrap_or(Version::FIRST);
-            match self.commits(low, high, &budget).await {
-                Ok(_) => first = low,
-                Err(error) if is_of_record(&error) => break,
-                Err(error) => return Err(error),
-            }
-            next = low.previous();
-        }
-        // One by one where one of them cannot be read.
-        while let Some(version) = first.previous() {
-            match self.commits(version, version, &budget).await {
-                Ok(_) => first = version,
-                Err(error) if is_of_record(&error) => return Ok((first, Some(error))),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((first, None))
     }
 
     async fn entries(&self, history: &History) -> Result<Vec<LogEntry>, StoreError> {
@@ -145,17 +116,6 @@ impl Stream {
         }
         Ok(entries)
     }
-}
-
-/// Whether a record is not there, or not as it should be.
-fn is_of_record(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Missing { .. }
-            | StoreError::Damaged { .. }
-            | StoreError::Record { .. }
-            | StoreError::Untrusted { .. }
-    )
 }
 
 /// One version in a log.

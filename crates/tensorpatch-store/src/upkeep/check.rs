@@ -16,8 +16,18 @@ use crate::error::StoreError;
 use crate::observe::{Observer, Phase};
 use crate::stream::Stream;
 use crate::stream::budget::Budget;
-use crate::stream::history::batches;
 use crate::upkeep::wanted::{Wanted, wanted};
+
+/// Runs of versions whose objects are looked at, from the newest on. Each lists the edges, and only a hostile
+/// store has lost records in more places.
+const MOST_RUNS: usize = 64;
+
+fn commit_version(name: &str) -> Option<Version> {
+    names::commit_version(name.strip_prefix(names::COMMITS)?.strip_prefix('/')?)
+}
+
+/// What is said of an object that is not there.
+const NOT_THERE: &str = "it is not in the store";
 
 /// Choices for a check.
 #[derive(Debug, Clone)]
@@ -90,6 +100,9 @@ pub struct Checked {
     /// Whether the newest record is damaged.
     #[serde(skip)]
     cut_short: bool,
+    /// Whether a record is not signed by a trusted key.
+    #[serde(skip)]
+    untrusted: bool,
     /// What is wrong.
     pub problems: Vec<Problem>,
     /// Objects that no record names; a collector removes them when it is safe.
@@ -100,6 +113,11 @@ impl Checked {
     /// Whether every version that should be reachable is, and nothing is damaged.
     pub fn is_sound(&self) -> bool {
         self.problems.is_empty() && self.unreachable.is_empty()
+    }
+
+    /// Whether a record is there that no trusted key has signed.
+    pub fn has_untrusted(&self) -> bool {
+        self.untrusted
     }
 
     /// Whether the newest record is damaged, and perhaps others before it: nothing can be added then.
@@ -116,6 +134,19 @@ pub struct Problem {
     pub name: String,
     /// What is wrong with it.
     pub what: String,
+}
+
+impl Problem {
+    /// What an error about a stream is about; one that is about reaching the store goes on up.
+    pub(super) fn of(error: StoreError) -> Result<Self, StoreError> {
+        let (name, what) = match error {
+            StoreError::Missing { name } => (name, NOT_THERE.into()),
+            StoreError::Damaged { name, what } | StoreError::Untrusted { name, what } => (name, what),
+            StoreError::Record { name, source } => (name, source.to_string()),
+            error => return Err(error),
+        };
+        Ok(Self { name, what })
+    }
 }
 
 /// Checks every record, link and object of a stream.
@@ -167,7 +198,7 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
     }
     check_edges(stream, &mut report).await?;
     let mut histories = Vec::new();
-    for run in runs(commits) {
+    for run in runs(commits).into_iter().rev().take(MOST_RUNS) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
         let edges = stream.edges(first.record.version, last.record.version, &budget).await?;
         match History::new(run, edges) {
@@ -179,6 +210,7 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
         }
     }
     settle_floor(&histories, &listed, &mut report);
+    report.excuse_lost_records();
     let wanted: Vec<Wanted> = histories.iter().flat_map(wanted).collect();
     let bad = check_objects(stream, &wanted, &listed, options, &mut report).await?;
     let floor = report.pruned_below.unwrap_or(Version::FIRST);
@@ -189,6 +221,7 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
             history.commits().map(|commit| commit.record.version).filter(|version| *version >= floor);
         report.unreachable.extend(versions.filter(|version| !reachable.contains(version)));
     }
+    report.unreachable.sort_unstable();
     let above = stream.listed_commits(Some(&tip)).await?;
     let top = top.unwrap_or(tip.record.version);
     let above: Vec<Version> = above.into_iter().filter(|version| *version > top).collect();
@@ -202,7 +235,9 @@ pub async fn check(stream: &Stream, options: &CheckOptions) -> Result<Checked, S
     // What the records that are lost name is not known.
     if let [_] = histories.as_slice() {
         let names: BTreeSet<&Key> = wanted.iter().map(|wanted| &wanted.object.key).collect();
-        report.abandoned = listed.keys().filter(|key| !names.contains(key)).map(Key::to_string).collect();
+        // What has no version in its name was not put there by this protocol.
+        let is_abandoned = |key: &&Key| !names.contains(*key) && key.version().is_some();
+        report.abandoned = listed.keys().filter(is_abandoned).map(Key::to_string).collect();
     }
     Ok(report)
 }
@@ -242,7 +277,7 @@ async fn newest_readable(
 }
 
 /// The commits in runs of versions that follow each other: one, if no record is lost between them.
-fn runs(commits: Vec<Commit>) -> Vec<Vec<Commit>> {
+pub(super) fn runs(commits: Vec<Commit>) -> Vec<Vec<Commit>> {
     let mut runs: Vec<Vec<Commit>> = Vec::new();
     for commit in commits {
         let before = runs.last().and_then(|run| run.last()).and_then(|last| last.record.version.next());
@@ -264,7 +299,10 @@ async fn check_above(
     let newest = tip.map_or("there is none".to_owned(), |tip| format!("the newest is {tip}"));
     let is_above = |version: &Version| tip.is_none_or(|tip| *version > tip);
     if let Some(hinted) = stream.hinted().await?.filter(is_above) {
-        let what = format!("it names version {hinted}, but of the commits {newest}: records are gone");
+        let what = format!(
+            "it names version {hinted}, but of the commits {newest}: records are gone; if none are, the next publish \
+             writes it anew"
+        );
         report.problems.push(Problem { name: names::LATEST.into(), what });
     }
     if let Some(floor) = report.pruned_below.filter(is_above) {
@@ -306,27 +344,10 @@ async fn readable_commits(
     report: &mut Checked,
 ) -> Result<Vec<Commit>, StoreError> {
     let mut commits = Vec::new();
-    for numbers in batches(Version::FIRST, tip) {
-        let read = buffered_all(numbers, stream.policy().transfers.parallel_requests, |version| async move {
-            match stream.sized_commit(version).await {
-                Err(error @ (StoreError::Object { .. } | StoreError::Cancelled(_))) => Err(error),
-                Ok(Some((commit, bytes))) => budget.take(bytes).map(|()| (version, Ok(Some(commit)))),
-                Ok(None) => Ok((version, Ok(None))),
-                Err(error) => Ok((version, Err(error))),
-            }
-        })
-        .await?;
-        let is_gap = read.iter().all(|(_, result)| matches!(result, Ok(None)));
-        for (version, result) in read {
-            match result {
-                Ok(Some(commit)) => commits.push(commit),
-                Ok(None) => report.problem(StoreError::Missing { name: names::commit(version) })?,
-                Err(error) => report.problem(error)?,
-            }
-        }
-        if is_gap {
-            // The records behind so wide a gap are of no stream.
-            break;
+    for (_, found) in stream.each_commit(tip, budget).await? {
+        match found {
+            Ok(commit) => commits.push(commit),
+            Err(error) => report.problem(error)?,
         }
     }
     Ok(commits)
@@ -408,18 +429,24 @@ async fn check_objects(
 impl Checked {
     /// Writes down an error that is about the stream; one that is about reaching the store goes on up.
     fn problem(&mut self, error: StoreError) -> Result<(), StoreError> {
-        let (name, what) = match error {
-            StoreError::Missing { name } => (name, "it is not in the store".into()),
-            StoreError::Damaged { name, what } | StoreError::Untrusted { name, what } => (name, what),
-            StoreError::Record { name, source } => (name, source.to_string()),
-            error => return Err(error),
-        };
-        let problem = Problem { name, what };
+        self.untrusted |= matches!(error, StoreError::Untrusted { .. });
+        let problem = Problem::of(error)?;
         // The newest record is met twice.
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }
         Ok(())
+    }
+
+    /// Nobody needs a record below the floor any more: that one is lost is no problem then.
+    fn excuse_lost_records(&mut self) {
+        let Some(floor) = self.pruned_below else { return };
+        let before = self.problems.len();
+        self.problems.retain(|problem| {
+            let version = commit_version(&problem.name);
+            problem.what != NOT_THERE || version.is_none_or(|version| version >= floor)
+        });
+        self.excused = self.excused.saturating_add(before.saturating_sub(self.problems.len()) as u64);
     }
 
     /// Writes down a record that whoever trusts the key of the stream refuses.

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tensorpatch_stream::lease::LiveLease;
 use tensorpatch_stream::retention::{Garbage, Kept, Listed, floor, garbage_probes, lowest_needed};
-use tensorpatch_stream::{Edge, EdgeKind, History, Key, Nonce, ObjectRef, Version, names};
+use tensorpatch_stream::{Commit, Edge, EdgeKind, History, Key, Nonce, ObjectRef, PlanError, Version, names};
 
 use crate::bucket::buffered_all;
 use crate::error::StoreError;
@@ -72,8 +73,8 @@ pub struct Collected {
     pub tip: Version,
     /// The version from which on everything is kept.
     pub floor: Version,
-    /// Who keeps it there: the holders of leases.
-    pub leases: Vec<String>,
+    /// The leases that live, each with the lowest version that it needs.
+    pub leases: Vec<LiveLease>,
     /// Objects that are kept.
     pub kept_objects: u64,
     /// Their bytes.
@@ -101,8 +102,8 @@ struct Pruned {
 /// deleted nothing is written: the age of objects is then by this machine's clock, else by the store's.
 ///
 /// # Errors
-/// If the stream is empty, a pinned version does not exist, the store fails, or something that is to be kept
-/// is missing; if something is to be deleted, also if the stream is signed and read without a trusted key, or
+/// If the stream is empty, a pinned version does not exist, or the store fails; [`StoreError::NotKept`] if
+/// nothing whole leads to a version that is to be kept, or something else of it is missing; if something is to be deleted, also if the stream is signed and read without a trusted key, or
 /// the anchor that takes the place of an older one is not the version that it should be. Nothing is deleted
 /// then.
 ///
@@ -118,7 +119,11 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         return Err(StoreError::NoVersion { wanted, tip: Some(tip) });
     }
     let edge_records = stream.all_edges().await?;
-    let mut history = stream.whole_history(tip).await?;
+    let (mut history, lost) = stream.readable_history(tip).await?;
+    let first = history.commits().next().map_or(tip, |commit| commit.record.version);
+    if let Some(pin) = options.pins.range(..first).next() {
+        return Err(lost.unwrap_or(StoreError::NoVersion { wanted: *pin, tip: Some(tip) }));
+    }
     // Where nothing is deleted nothing is written either, and this machine's clock has to do.
     let now = if options.delete { stream.store_now().await? } else { local_now() };
     let listed = stream.data_objects().await?;
@@ -128,8 +133,7 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
     history.leave_out(&broken);
 
     let lowest = lowest_needed(tip, options.keep, leases.iter().map(|lease| lease.needs));
-    let no_anchor = || StoreError::Missing { name: format!("an anchor at or below version {lowest}") };
-    let wanted = floor(&history, lowest).ok_or_else(no_anchor)?;
+    let wanted = floor(&history, lowest).ok_or_else(|| not_kept(&history, lowest))?;
     let mut floor = wanted;
     let mut kept = kept(stream, &history, floor, &options.pins).await?;
     match (check_complete(stream, &kept, &listed).await, stream.pruned().await?) {
@@ -147,12 +151,12 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         (complete, _) => complete?,
     }
     if !broken.is_empty() {
-        check_goes_around(&history, floor, &broken, &listed)?;
+        check_goes_around(&history, floor, &broken)?;
         let objects = broken.iter().flat_map(Edge::all_objects);
         kept.add_objects(objects.filter(|object| listed.contains_key(&object.key)));
     }
     if options.delete {
-        check_successor(stream, &history, floor, &kept, &listed).await?;
+        check_successor(stream, &history, floor, &kept, &listed, lost.is_some()).await?;
     }
 
     let edges = kept.garbage_edges(tip, &edge_records);
@@ -181,7 +185,7 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
     Ok(Collected {
         tip,
         floor,
-        leases: leases.into_iter().map(|lease| lease.holder).collect(),
+        leases,
         kept_objects: kept.objects().count() as u64,
         kept_bytes: kept.objects().fold(0, |sum, object| sum.saturating_add(object.bytes)),
         garbage_bytes: bytes_of(&objects),
@@ -228,26 +232,29 @@ async fn broken_edges(
 
 /// Checks that every version from `floor` on can be reached without the broken edges, from what is kept
 /// alone.
-fn check_goes_around(
-    history: &History,
-    floor: Version,
-    broken: &[Edge],
-    listed: &BTreeMap<Key, Listed>,
-) -> Result<(), StoreError> {
+fn check_goes_around(history: &History, floor: Version, broken: &[Edge]) -> Result<(), StoreError> {
     let is_below = |edge: &&Edge| edge.base().map_or(edge.target.version, |base| base.version) < floor;
     let below: Vec<Edge> = history.edges().iter().filter(is_below).cloned().collect();
     let mut kept = history.clone();
     kept.leave_out(&below);
     let reachable = kept.reachable(&BTreeSet::new());
     let mut versions = history.commits().map(|commit| commit.record.version);
-    if versions.all(|version| version < floor || reachable.contains(&version)) {
-        let broken = counted(broken.len(), "edge is", "edges are");
-        tracing::warn!("{broken} broken: every version can be reached without");
-        return Ok(());
+    if let Some(lost) = versions.find(|version| *version >= floor && !reachable.contains(version)) {
+        return Err(not_kept(history, lost));
     }
-    let gone = broken.iter().flat_map(Edge::objects).find(|object| !listed.contains_key(&object.key));
-    let name = gone.map_or_else(|| "an object".to_owned(), |object| object.key.to_string());
-    Err(StoreError::Missing { name })
+    let broken = counted(broken.len(), "edge is", "edges are");
+    tracing::warn!("{broken} broken: every version can be reached without");
+    Ok(())
+}
+
+/// Says that a version which is to stay cannot be reached, and from which on everything can.
+fn not_kept(history: &History, wanted: Version) -> StoreError {
+    let reachable = history.reachable(&BTreeSet::new());
+    let lost = |commit: &&Commit| !reachable.contains(&commit.record.version);
+    let last = history.commits().filter(lost).map(|commit| commit.record.version).max();
+    let anchors = history.anchors().map(|edge| edge.target.version);
+    let from = anchors.filter(|anchor| *anchor >= wanted && last.is_none_or(|last| *anchor > last)).min();
+    StoreError::NotKept { wanted, from, tip: history.commits().last().map(|commit| commit.record.version) }
 }
 
 /// Everything from `floor` on, and the paths to pinned versions below it.
@@ -259,7 +266,13 @@ async fn kept(
 ) -> Result<Kept, StoreError> {
     let mut kept = Kept::from_floor(history, floor);
     for pin in pins.range(..floor) {
-        let plan = stream.complete_plan(history, None, *pin, usize::MAX, BTreeSet::new()).await?;
+        let plan = match stream.complete_plan(history, None, *pin, usize::MAX, BTreeSet::new()).await {
+            Err(error @ StoreError::Plan(PlanError::NoPath { .. })) => {
+                let collected = stream.pruned().await?.filter(|oldest| pin < oldest);
+                return Err(collected.map_or(error, |oldest| StoreError::Collected { wanted: *pin, oldest }));
+            }
+            plan => plan?,
+        };
         kept.add_path(history, &plan);
     }
     Ok(kept)
@@ -286,10 +299,12 @@ async fn check_successor(
     floor: Version,
     kept: &Kept,
     listed: &BTreeMap<Key, Listed>,
+    has_lost_records: bool,
 ) -> Result<(), StoreError> {
     let stays: BTreeSet<&Key> = kept.objects().map(|object| &object.key).collect();
     let goes = |object: &&ObjectRef| !stays.contains(&object.key) && listed.contains_key(&object.key);
-    if !history.edges().iter().any(|edge| edge.all_objects().iter().any(goes)) {
+    // What the records that are lost name may go, too.
+    if !has_lost_records && !history.edges().iter().any(|edge| edge.all_objects().iter().any(goes)) {
         return Ok(());
     }
     let mut first = None;

@@ -19,6 +19,7 @@ use crate::error::StoreError;
 use crate::local::unix_now;
 use crate::settings::Policy;
 use crate::stream::Stream;
+use crate::stream::vacant::check_directory;
 
 /// Small requests whose times are compared.
 const ROUNDS: usize = 5;
@@ -177,6 +178,9 @@ pub async fn diagnose(url: &str, policy: &Policy, options: &DiagnoseOptions) -> 
         Ok(opened) => Bucket::of(opened).with_policy(policy),
         Err(StoreError::NoStream { place }) if !options.expects_stream() => {
             look_at_nothing(FilePath::new(&place), &mut diagnosis);
+            if options.write {
+                diagnosis.skip("writing", "not tried: there is no directory yet");
+            }
             return diagnosis;
         }
         Err(error) => {
@@ -274,6 +278,10 @@ async fn look_at_stream(bucket: &Bucket, options: &DiagnoseOptions, diagnosis: &
     let stream = match open(bucket, options).await {
         Ok(stream) => stream,
         Err(StoreError::NoStream { .. }) if !options.expects_stream() => {
+            if let Err(error) = check_directory(bucket).await {
+                diagnosis.fail("room", &error);
+                return Sample::NoVersion;
+            }
             let advice = "tensorpatch publish creates it; if there should be one, check the URL";
             diagnosis.find(STREAM, Verdict::Warning, "there is none yet", Some(advice));
             return Sample::NoVersion;
@@ -325,6 +333,7 @@ fn advice(error: &StoreError) -> Option<&'static str> {
         StoreError::StreamRecordLost { .. } => {
             Some("restore stream.json, from a mirror or a backup: the versions are as they were")
         }
+        StoreError::Occupied { .. } => Some("publish elsewhere: a stream has a directory of its own"),
         StoreError::NoStream { .. } => Some("check the URL; tensorpatch publish creates a stream"),
         StoreError::WrongStream { .. } => Some(
             "check the URL and --stream; if it is the right place, find out who has put another stream there",

@@ -13,10 +13,11 @@ use tensorpatch_checkpoint::{ConfinedPath, Places, Role};
 use tensorpatch_stream::record::MAX_RECORD_BYTES;
 use tensorpatch_stream::retention::Listed;
 use tensorpatch_stream::{
-    CommitRecord, JsonRecord, Key, ObjectDigest, ObjectRef, StreamRecord, Version, Writers, end_of_run, names,
+    Commit, CommitRecord, History, JsonRecord, Key, ObjectDigest, ObjectRef, StreamRecord, Version, Writers,
+    end_of_run, names,
 };
 
-use super::check::Problem;
+use super::check::{Problem, runs};
 use crate::bucket::create::{Created, create};
 use crate::bucket::url::{directory, leaving_no_directory, open_for_writing};
 use crate::bucket::{Bucket, buffered_all};
@@ -25,6 +26,7 @@ use crate::local;
 use crate::lock::Lock;
 use crate::observe::{Observer, Phase};
 use crate::stream::Stream;
+use crate::stream::budget::Budget;
 use crate::stream::vacant::check_directory;
 
 /// Choices for mirroring.
@@ -99,7 +101,8 @@ fn places(stream: &Stream, copy: Option<PathBuf>, options: &MirrorOptions) -> Pl
 /// byte for byte. What the copy had and has lost, or has with another length, is copied again; whether its
 /// contents are right is for [`check`](super::check()) to find out.
 ///
-/// The copy is the same stream, and can be mirrored to again.
+/// The copy is the same stream, and can be mirrored to again. Where a record between the versions is lost, it
+/// lacks that one, too.
 ///
 /// # Errors
 /// [`StoreError::AnotherCopy`] if another stream is at the place, [`StoreError::Occupied`] if it is a
@@ -140,7 +143,7 @@ async fn mirror_in(stream: &Stream, to: Bucket, options: &MirrorOptions) -> Resu
     let edges = stream.all_edges().await?;
     let source = sizes(stream).await?;
     let floor = stream.pruned().await?;
-    let history = stream.whole_history(top).await?;
+    let (commits, lost) = readable(stream, top).await?;
 
     local::create_private_dir(&options.work)?;
     let (_lock, work) = Lock::wait(&options.work, "").await?;
@@ -158,10 +161,10 @@ async fn mirror_in(stream: &Stream, to: Bucket, options: &MirrorOptions) -> Resu
         there: sizes(&copy).await?,
         floor,
         copy_floor: copy.pruned().await?,
-        report: Mirrored { from, ..Mirrored::default() },
+        report: Mirrored { from, problems: lost, ..Mirrored::default() },
     };
     let ours = record_sizes(stream.bucket(), names::COMMITS).await?;
-    for commit in history.commits() {
+    for commit in &commits {
         let (version, file) = (commit.record.version, names::commit_file(commit.record.version));
         mirror.report.to = Some(version);
         let age = if from >= Some(version) { Age::Old } else { Age::NewVersion };
@@ -182,6 +185,23 @@ async fn mirror_in(stream: &Stream, to: Bucket, options: &MirrorOptions) -> Resu
         copy_record(stream, &to, &format!("{}/{}", names::PRUNED, pruned.name), None).await?;
     }
     Ok(mirror.report)
+}
+
+/// The commits whose records can be read, which is checked to be a chain as far as it goes; and what is wrong
+/// with the others.
+async fn readable(stream: &Stream, top: Version) -> Result<(Vec<Commit>, Vec<Problem>), StoreError> {
+    let (mut commits, mut lost) = (Vec::new(), Vec::new());
+    for (_, found) in stream.each_commit(top, &Budget::of(stream)).await? {
+        match found {
+            Ok(commit) => commits.push(commit),
+            Err(error) if error.is_of_record() => lost.push(Problem::of(error)?),
+            Err(error) => return Err(error),
+        }
+    }
+    for run in runs(commits.clone()) {
+        History::new(run, [])?;
+    }
+    Ok((commits, lost))
 }
 
 impl Mirrored {

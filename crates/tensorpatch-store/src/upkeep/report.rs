@@ -172,7 +172,16 @@ pub async fn report(
     work: impl AsRef<Path>,
     options: &ReportOptions,
 ) -> Result<StreamReport, StoreError> {
-    let versions = stream.log_newest(options.versions.max(1)).await?;
+    let versions = match stream.log_newest(options.versions.max(1)).await {
+        Err(error) if error.is_of_record() => {
+            let (mut versions, _) = stream.log_readable().await?;
+            tracing::warn!("the report begins behind a record that is lost: {error}");
+            let most = usize::try_from(options.versions.max(1)).unwrap_or(usize::MAX);
+            versions.drain(..versions.len().saturating_sub(most));
+            versions
+        }
+        versions => versions?,
+    };
     let replicas = stream.replica_leases().await?;
     let mut report = StreamReport {
         stream: stream.id(),

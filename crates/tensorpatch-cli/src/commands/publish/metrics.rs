@@ -59,7 +59,7 @@ fn text(published: &Published, requests: RequestCounts, seconds: f64) -> String 
     out.gauge("version", "The newest version.", some(published.version.get()));
     out.gauge("last_run_timestamp_seconds", "When the command last succeeded.", Some(now()));
     let help = "Whether the checkpoint was the newest version already, and nothing was published.";
-    out.gauge("unchanged", help, some(published.unchanged.into()));
+    out.gauge("unchanged", help, some((published.unchanged || published.resumed).into()));
     let help = "What the command took until the version was published, and its anchor if there is one.";
     out.gauge("duration_seconds", help, Some(seconds));
     out.gauge("requests", "Requests to the store.", some(requests.requests));
