@@ -136,6 +136,9 @@ fn a_checkpoint_where_a_patch_should_be_is_told_from_one() {
     let directory = scene.path("step-5");
     fs::create_dir(&directory).unwrap();
     fs::copy(fixture(5), directory.join("model.safetensors")).unwrap();
+    // The two were swapped.
+    run(&arguments!["apply", fixture(5), directory, "-o", scene.path("out")])
+        .fails(REFUSED, &["a patch is a file", "tensorpatch apply BASE PATCH"]);
     for checkpoint in [directory, fixture(5), scene.path("")] {
         run(&arguments!["inspect", checkpoint]).fails(REFUSED, &["no patch", "tensorpatch inspect OLD NEW"]);
     }

@@ -20,6 +20,12 @@ pub(crate) fn is_stdout(path: &Path) -> bool {
 
 /// Opens a patch file, or reads standard input for `-`.
 pub(crate) fn open(path: &Path) -> Result<Patch<'static>> {
+    if path.is_dir() {
+        let what = format!("{}: it is a directory, and a patch is a file", path.display());
+        let advice =
+            "the base comes first: tensorpatch apply BASE PATCH; tensorpatch inspect PATCH --base BASE";
+        return Err(Refusal::usage(what, advice).into());
+    }
     if path != Path::new(DASH) {
         return Ok(Patch::open(path)?);
     }

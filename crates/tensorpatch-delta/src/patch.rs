@@ -251,7 +251,7 @@ impl<'a> Patch<'a> {
                 return Err(ApplyError::Kind { found: Kind::Full, needed: "a patch with a base" });
             }
             (found @ (Kind::Delta | Kind::Empty), None) => {
-                return Err(ApplyError::Kind { found, needed: "a full patch, as there is no base" });
+                return Err(ApplyError::Kind { found, needed: "the base that it was made from" });
             }
             _ => {}
         }
