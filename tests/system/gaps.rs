@@ -1,11 +1,12 @@
-//! A record between the versions of a stream is lost or damaged: what can still be had, and how upkeep goes on.
+//! A record between the versions of a stream is lost or damaged: what can still be had, and how upkeep goes
+//! on.
 
 use std::fs;
 
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, snapshot};
-use crate::support::{Outcome, arguments, run, same_checkpoint, tree, write};
+use crate::support::{Outcome, arguments, read, run, same_checkpoint, tree, write};
 
 const BAD_INPUT: i32 = 3;
 const LOST: &str = "commits/00000000000000000002.json";
@@ -107,6 +108,20 @@ fn upkeep_goes_on_once_the_versions_before_the_gap_are_given_up() {
     scene.publish(1, &[]).ok();
     keep("3").fails(BAD_INPUT, &["version 2 is to stay", "from version 3 on", "tensorpatch gc URL --keep 2"]);
     scene.run("gc", &["--keep", "1", "--pin", "1"]).fails(BAD_INPUT, &[LOST]);
+    // Nothing goes while the anchor that all rests on then is not what it should be.
+    let files = scene.stream().join("anchors");
+    let is_third = |name: &&std::path::PathBuf| {
+        let name = name.to_string_lossy();
+        name.starts_with("00000000000000000003") && name.ends_with("model.safetensors")
+    };
+    let file = files.join(tree(&files).keys().find(is_third).unwrap());
+    let whole = read(&file);
+    let altered: Vec<u8> = whole.iter().map(|byte| !byte).collect();
+    write(&file, &altered);
+    let before = tree(&scene.stream());
+    keep("2").fails(BAD_INPUT, &["anchors/"]);
+    assert!(tree(&scene.stream()) == before);
+    write(&file, &whole);
     keep("2").ok();
     // Anchors that no record names stay for the grace period.
     let left = tree(&scene.stream().join("patches"));

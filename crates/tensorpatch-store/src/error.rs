@@ -1,5 +1,7 @@
 //! What can go wrong between a checkpoint and a bucket.
 
+// Long because callers match on one type, whose variants say what was expected and what was found.
+
 mod kind;
 mod local;
 

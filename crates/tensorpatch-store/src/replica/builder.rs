@@ -58,8 +58,8 @@ impl ReplicaBuilder {
     /// Opens the stream, which must exist.
     ///
     /// # Errors
-    /// As [`StreamBuilder::open`]; [`StoreError::StreamLost`] if there is none where the directory is a replica
-    /// of one.
+    /// As [`StreamBuilder::open`]; [`StoreError::StreamLost`] if there is none where the directory is a
+    /// replica of one.
     ///
     /// # Cancel safety
     /// The future may be dropped at any time; it only reads.

@@ -246,8 +246,8 @@ impl Stream {
         Ok(read.await?.into_iter().flatten().collect())
     }
 
-    /// What the stream says of keys that it was handed over to, in the order of the versions. Only readers that
-    /// trust one of the keys know whether it counts.
+    /// What the stream says of keys that it was handed over to, in the order of the versions. Only readers
+    /// that trust one of the keys know whether it counts.
     ///
     /// # Errors
     /// If the store fails, or there are too many.

@@ -103,9 +103,9 @@ struct Pruned {
 ///
 /// # Errors
 /// If the stream is empty, a pinned version does not exist, or the store fails; [`StoreError::NotKept`] if
-/// nothing whole leads to a version that is to be kept, or something else of it is missing; if something is to be deleted, also if the stream is signed and read without a trusted key, or
-/// the anchor that takes the place of an older one is not the version that it should be. Nothing is deleted
-/// then.
+/// nothing whole leads to a version that is to be kept, or something else of it is missing; if something is
+/// to be deleted, also if the stream is signed and read without a trusted key, or the anchor that takes the
+/// place of an older one is not the version that it should be. Nothing is deleted then.
 ///
 /// # Cancel safety
 /// The future may be dropped at any time. Some of the garbage is then deleted, edges before objects; the next
