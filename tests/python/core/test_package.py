@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib.util
+import inspect
 import json
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import numpy
@@ -111,3 +114,17 @@ def test_the_examples_of_the_documentation_run(path: str, training: Training, mo
     names: dict[str, object] = {"model": Model(), "engine": Engine(), "numpy": numpy}
     for block in blocks:
         exec(block.replace("s3://bucket/run-7", "run-7"), names)
+
+
+def test_every_annotation_can_be_evaluated() -> None:
+    for name in tensorpatch.__all__:
+        value = getattr(tensorpatch, name)
+        if isinstance(value, type):
+            for key, member in vars(value).items():
+                function = member.fget if isinstance(member, property) else member
+                if inspect.isfunction(function) and (key == "__init__" or not key.startswith("_")):
+                    typing.get_type_hints(function)
+        elif inspect.isfunction(value):
+            typing.get_type_hints(value)
+    hints = typing.get_type_hints(tensorpatch.Publisher.publish_in_background)
+    assert hints["return"] == concurrent.futures.Future[tensorpatch.Published]

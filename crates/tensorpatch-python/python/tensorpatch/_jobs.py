@@ -6,18 +6,26 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from tensorpatch import _progress
+from tensorpatch import _native, _progress
 from tensorpatch._types import ProgressCallback
 from tensorpatch.exceptions import UsageError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+else:
 
-    from tensorpatch import _native
+    class Future:
+        """Stands for that of ``concurrent.futures``, which importing the package does not load, in annotations."""
 
-    Done: TypeAlias = Callable[[Any, BaseException | None], None]
-    Start: TypeAlias = Callable[[Done], _native.Job]
-    Position: TypeAlias = Callable[[], tuple[str, int, int] | None]
+        def __class_getitem__(cls, result: Any) -> Any:
+            from concurrent.futures import Future
+
+            return Future[result]
+
+
+Done: TypeAlias = Callable[[Any, BaseException | None], None]
+Start: TypeAlias = Callable[[Done], _native.Job]
+Position: TypeAlias = Callable[[], tuple[str, int, int] | None]
 
 T = TypeVar("T")
 N = TypeVar("N")
@@ -33,6 +41,11 @@ class Opened(Generic[N]):
         self._what = what
         self._native: N | None = native
         self._process = os.getpid()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was let go of."""
+        return self._native is None
 
     @property
     def is_forked(self) -> bool:
@@ -52,27 +65,28 @@ class Opened(Generic[N]):
         self._native = None
 
 
-def begin(start: Start, convert: Callable[[Any], T]) -> Future[T]:
-    """Starts a job, and returns the future of its converted result. Cancelling the future ends the job."""
-    from concurrent.futures import Future
+def begin(start: Start, convert: Callable[[Any], T], future: Future[T] | None = None) -> Future[T]:
+    """Starts a job, and returns the future of its converted result, or the one that is given. Cancelling the future
+    ends the job."""
+    from concurrent import futures
 
-    future: Future[T] = Future()
+    promised: Future[T] = futures.Future() if future is None else future
 
     def done(value: Any, error: BaseException | None) -> None:
-        if not future.set_running_or_notify_cancel():
+        if not promised.set_running_or_notify_cancel():
             return
         try:
             result = convert(value) if error is None else None
         except BaseException as failure:
             error = failure
         if error is not None:
-            future.set_exception(error)
+            promised.set_exception(error)
         else:
-            future.set_result(result)  # type: ignore[arg-type]
+            promised.set_result(result)  # type: ignore[arg-type]
 
     job = start(done)
-    future.add_done_callback(lambda ended: job.cancel() if ended.cancelled() else None)
-    return future
+    promised.add_done_callback(lambda ended: job.cancel() if ended.cancelled() else None)
+    return promised
 
 
 def wait(

@@ -7,19 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from tensorpatch import _native
-from tensorpatch._jobs import Opened, as_it_is, begin, nothing, wait, wait_async
+from tensorpatch._jobs import Future, Opened, Start, as_it_is, nothing, wait, wait_async
 from tensorpatch._reports import AnchorAdded, Published, RolledBack, Version, all_of, one, one_or_none
 from tensorpatch._state import pairs_of, path_of
 from tensorpatch._types import Changes, Companions, ProgressCallback, StateLike, StrPath
 from tensorpatch.exceptions import UsageError
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from tensorpatch._jobs import Start
 
 T = TypeVar("T")
 
@@ -95,7 +90,7 @@ class Publisher:
     ) -> None:
         self._url = os.fspath(url)
         self._progress = progress
-        self._background: Future[Published] | None = None
+        self._has_background = False
         access: _native._Access = {
             "url": self._url,
             "trust": list(trust),
@@ -205,7 +200,9 @@ class Publisher:
         it is until the future is done.
 
         One version at a time is under way: the next call, of any kind, waits for it. Errors are in the
-        future. Cancelling it ends the work; the version is then published or not, as if the process had died.
+        future; those that nobody has seen are told on the standard error when the interpreter ends. Cancelling it
+        ends the work; the version is then published or not, as if the process had died. Nothing else ends it: it
+        goes on if the publisher is dropped, and ``close`` and the end of the interpreter wait for it.
         """
         path = self._path(state, partial, companions, base)
         if path is not None:
@@ -332,13 +329,12 @@ class Publisher:
         return self._wait(lambda done: self._opened().roll_back(force, done), one(RolledBack))
 
     def close(self) -> None:
-        """Waits for what is published in the background, whose future has its error, and ends. Closing twice
-        does nothing."""
-        background, self._background = self._background, None
-        if background is not None and not self._native.is_forked:
-            import concurrent.futures
+        """Waits for what is published in the background, whose future has its error, and ends. An interrupt ends
+        the wait and nothing else: closing again waits on. Closing what is closed does nothing."""
+        if self._has_background and not self._native.is_closed and not self._native.is_forked:
+            from tensorpatch._background import wait_for
 
-            concurrent.futures.wait([background])
+            wait_for(self._opened())
         self._native.close()
 
     def __enter__(self) -> Publisher:
@@ -392,13 +388,15 @@ class Publisher:
                 feed.add_changes(name, indices, values)
         return feed
 
-    def _wait(self, start: Start, convert: Callable[[object], T]) -> T:
+    def _wait(self, start: Start, convert: Callable[[Any], T]) -> T:
         native = self._opened()
         return wait(start, convert, progress=self._progress, position=native.position)
 
     def _begin(self, start: Start) -> Future[Published]:
-        self._background = begin(start, _published)
-        return self._background
+        from tensorpatch._background import begin_in_background
+
+        self._has_background = True
+        return begin_in_background(start, _published, self._opened(), f"a version of {self._url}")
 
 
 @contextmanager

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from tensorpatch import _native
 from tensorpatch._jobs import Opened, as_it_is, begin, nothing, wait, wait_async
 from tensorpatch._reports import Pulled, Verified, Version, all_of, one, one_or_none
 from tensorpatch._types import ProgressCallback, StrPath
-
-if TYPE_CHECKING:
-    import threading
 
 T = TypeVar("T")
 
