@@ -1,6 +1,7 @@
 //! Asynchronous work whose end a Python callback is told of, on a runtime that belongs to the object at work.
 
 use std::future::Future;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
@@ -24,12 +25,19 @@ pub(crate) struct Workers {
 }
 
 #[derive(Debug)]
-struct Runtime(Option<tokio::runtime::Runtime>);
+struct Runtime {
+    runtime: ManuallyDrop<Option<tokio::runtime::Runtime>>,
+    /// The process that has its threads.
+    process: u32,
+}
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        // Waiting for work on local disk here would hold the interpreter up.
-        if let Some(runtime) = self.0.take() {
+        // In a process that was forked, nobody ever gives back a lock that one of the threads held at the fork.
+        if self.process == std::process::id()
+            && let Some(runtime) = self.runtime.take()
+        {
+            // Waiting for work on local disk here would hold the interpreter up.
             runtime.shutdown_background();
         }
     }
@@ -39,13 +47,14 @@ impl Workers {
     pub(crate) fn start() -> Result<Self, Failure> {
         let runtime = Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
         let failed = |error| Failure::new(ErrorKind::Io, &error);
-        let runtime = Arc::new(Runtime(Some(runtime.map_err(failed)?)));
+        let runtime = ManuallyDrop::new(Some(runtime.map_err(failed)?));
+        let runtime = Arc::new(Runtime { runtime, process: std::process::id() });
         Ok(Self { runtime, watch: Arc::default() })
     }
 
     fn handle(&self) -> Result<&Handle, Failure> {
         let ended = || Failure::refused("the runtime has ended");
-        self.runtime.0.as_ref().map(tokio::runtime::Runtime::handle).ok_or_else(ended)
+        self.runtime.runtime.as_ref().map(tokio::runtime::Runtime::handle).ok_or_else(ended)
     }
 
     /// Begins `work`. At its end `done` is called once, from another thread, with the result, converted, and

@@ -167,7 +167,7 @@ def test_a_prepared_version_is_activated_once_and_keeps_the_directory_until_then
     assert prepared.needed and prepared.version == 2 and prepared.base_version == 1
     assert prepared.digest == tensorpatch.digest(training.state)
     with pytest.raises(TimeoutError):
-        replica.pull(timeout=0.2)
+        tensorpatch.Replica(training.path("stream"), training.path("replica")).pull(timeout=0.2)
     assert replica.activate(prepared).version == 2
     with pytest.raises(tensorpatch.UsageError, match="before"):
         replica.activate(prepared)

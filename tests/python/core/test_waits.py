@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -41,7 +44,7 @@ def interrupted(code: str, directory: Path) -> str:
 HELD = """
     import threading, tensorpatch
     replica = tensorpatch.Replica("stream", "replica")
-    held = replica.prepare()
+    held = tensorpatch.Replica("stream", "replica").prepare()
     threading.Timer(0.3, lambda: print("ready", flush=True)).start()
     try:
         {wait}
@@ -116,10 +119,91 @@ def test_an_interrupt_ends_a_patch_that_is_being_made(training: Training) -> Non
 def test_a_timeout_ends_a_pull(training: Training) -> None:
     with tensorpatch.Publisher(training.path("stream")) as publisher:
         publisher.publish(training.state)
-    replica = tensorpatch.Replica(training.path("stream"), training.path("replica"))
-    with replica.prepare(), pytest.raises(TimeoutError, match="stopped"):
+    replica, other = (tensorpatch.Replica(training.path("stream"), training.path("replica")) for _ in range(2))
+    with other.prepare(), pytest.raises(TimeoutError, match="stopped"):
         replica.pull(timeout=0.1)
     assert replica.pull(timeout=60).version == 1
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_closing_a_replica_ends_what_follows_it_in_another_thread(training: Training, patient: bool) -> None:
+    with tensorpatch.Publisher(training.path("stream")) as publisher:
+        publisher.publish(training.state)
+    replica = tensorpatch.Replica(training.path("stream"), training.path("replica"))
+    pulled = threading.Event()
+
+    def follow() -> None:
+        for _ in replica.follow(stop=threading.Event() if patient else None):
+            pulled.set()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    assert pulled.wait(60)
+    replica.close()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_closing_a_replica_ends_what_follows_it_in_another_task(training: Training) -> None:
+    async def run() -> list[int]:
+        with tensorpatch.Publisher(training.path("stream")) as publisher:
+            publisher.publish(training.state)
+        replica = tensorpatch.Replica(training.path("stream"), training.path("replica"))
+        pulled = asyncio.Event()
+
+        async def follow() -> list[int]:
+            versions = []
+            async for version in replica.follow_async():
+                versions.append(version.version)
+                pulled.set()
+            return versions
+
+        task = asyncio.create_task(follow())
+        await pulled.wait()
+        await asyncio.sleep(0.05)
+        replica.close()
+        return await asyncio.wait_for(task, 60)
+
+    assert asyncio.run(run()) == [1]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda replica: replica.pull(),
+        lambda replica: replica.pull(timeout=60),
+        lambda replica: replica.prepare().close(),
+        lambda replica: replica.verify(),
+        lambda replica: replica.version,
+        lambda replica: next(replica.follow()),
+    ],
+)
+def test_a_thread_that_holds_the_directory_does_not_wait_for_itself(training: Training, call: Any) -> None:
+    with tensorpatch.Publisher(training.path("stream")) as publisher:
+        publisher.publish(training.state)
+    replica = tensorpatch.Replica(training.path("stream"), training.path("replica"))
+    replica.pull()
+    with replica.prepare() as prepared:
+        with pytest.raises(tensorpatch.UsageError, match=r"Prepared\(version=1\)"):
+            call(replica)
+        # Another thread waits for its turn.
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(call, replica)
+            assert not concurrent.futures.wait([waiting], 0.05).done
+            replica.activate(prepared)
+            waiting.result(60)
+    call(replica)
+
+
+def test_closing_a_replica_lets_go_of_what_it_has_prepared(training: Training) -> None:
+    with tensorpatch.Publisher(training.path("stream")) as publisher:
+        publisher.publish(training.state)
+    replica, other = (tensorpatch.Replica(training.path("stream"), training.path("replica")) for _ in range(2))
+    prepared = replica.prepare()
+    replica.close()
+    assert other.pull(timeout=60).version == 1
+    with pytest.raises(tensorpatch.UsageError, match="closed before"):
+        other.activate(prepared)
 
 
 def test_a_task_that_is_cancelled_ends_its_wait(training: Training) -> None:
@@ -204,3 +288,16 @@ def test_other_threads_run_while_a_tensor_is_compared(training: Training) -> Non
         sys.setswitchinterval(interval)
         thread.join()
     assert after > before
+
+
+def test_tensors_that_publish_themselves_are_refused_instead_of_waited_for(training: Training) -> None:
+    with tensorpatch.Publisher(training.path("stream")) as publisher:
+        publisher.publish(training.state)
+
+        def tensors() -> Iterator[tuple[str, Any]]:
+            publisher.publish({"bias": training.state["bias"]}, partial=True)
+            yield from training.state.items()
+
+        with pytest.raises(tensorpatch.UsageError, match="may not call the publisher"):
+            publisher.publish(tensors())
+        assert publisher.publish(training.train()).version == 2

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from tensorpatch import _native, _progress
-from tensorpatch._types import ProgressCallback
+from tensorpatch._types import Future, ProgressCallback
 from tensorpatch.exceptions import UsageError
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-else:
-
-    class Future:
-        """Stands for that of ``concurrent.futures``, which importing the package does not load, in annotations."""
-
-        def __class_getitem__(cls, result: Any) -> Any:
-            from concurrent.futures import Future
-
-            return Future[result]
-
 
 Done: TypeAlias = Callable[[Any, BaseException | None], None]
 Start: TypeAlias = Callable[[Done], _native.Job]

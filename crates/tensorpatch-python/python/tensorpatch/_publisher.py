@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,10 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from tensorpatch import _native
-from tensorpatch._jobs import Future, Opened, Start, as_it_is, nothing, wait, wait_async
+from tensorpatch._jobs import Opened, Start, as_it_is, nothing, wait, wait_async
 from tensorpatch._reports import AnchorAdded, Published, RolledBack, Version, all_of, one, one_or_none
 from tensorpatch._state import pairs_of, path_of
-from tensorpatch._types import Changes, Companions, ProgressCallback, StateLike, StrPath
+from tensorpatch._types import Changes, Companions, Future, ProgressCallback, StateLike, StrPath
 from tensorpatch.exceptions import UsageError
 
 T = TypeVar("T")
@@ -91,6 +92,7 @@ class Publisher:
         self._url = os.fspath(url)
         self._progress = progress
         self._has_background = False
+        self._feeding: set[int] = set()
         access: _native._Access = {
             "url": self._url,
             "trust": list(trust),
@@ -184,7 +186,7 @@ class Publisher:
         if path is not None:
             return await wait_async(lambda done: self._opened().publish(path, base, label, done), _published)
         native = await wait_async(lambda done: self._opened().feed(label, partial, done), _as_feed)
-        return await wait_async(_fill(native, state, companions).finish, _published)
+        return await wait_async(self._fill(native, state, companions).finish, _published)
 
     def publish_in_background(
         self,
@@ -256,7 +258,7 @@ class Publisher:
         """
         share = self._share(rank, world_size, attempt, whole, partial)
         feed = self._wait(lambda done: self._opened().feed_rank(share, done), _as_feed)
-        with _abandoned(feed):
+        with self._fed(feed):
             for name, tensor in pairs_of(state):
                 feed.add(name, tensor)
             for path in companions:
@@ -268,7 +270,7 @@ class Publisher:
         all of which stay where nothing is said. Not for a first version."""
         share = self._share(rank, world_size, "", False, True)
         feed = self._wait(lambda done: self._opened().feed_rank(share, done), _as_feed)
-        with _abandoned(feed):
+        with self._fed(feed):
             for name, indices, values in changes:
                 feed.add_changes(name, indices, values)
         return self._wait(feed.finish, str)
@@ -379,17 +381,42 @@ class Publisher:
         self, state: StateLike, label: str | None, partial: bool, companions: Companions | None
     ) -> _native.Feed:
         feed = self._wait(lambda done: self._opened().feed(label, partial, done), _as_feed)
-        return _fill(feed, state, companions)
+        return self._fill(feed, state, companions)
+
+    def _fill(self, feed: _native.Feed, state: StateLike, companions: Companions | None) -> _native.Feed:
+        with self._fed(feed):
+            for name, tensor in pairs_of(state):
+                feed.add(name, tensor)
+            for name, contents in (companions or {}).items():
+                feed.add_companion(name, contents if isinstance(contents, bytes) else Path(contents).read_bytes())
+        return feed
 
     def _changed(self, changes: Changes, label: str | None) -> _native.Feed:
         feed = self._wait(lambda done: self._opened().feed(label, True, done), _as_feed)
-        with _abandoned(feed):
+        with self._fed(feed):
             for name, indices, values in changes:
                 feed.add_changes(name, indices, values)
         return feed
 
+    @contextmanager
+    def _fed(self, feed: _native.Feed) -> Iterator[None]:
+        """Gives a version up on any error, so that the next call need not wait for the garbage collector."""
+        thread = threading.get_ident()
+        self._feeding.add(thread)
+        try:
+            yield
+        except BaseException:
+            feed.abandon()
+            raise
+        finally:
+            self._feeding.discard(thread)
+
     def _wait(self, start: Start, convert: Callable[[Any], T]) -> T:
         native = self._opened()
+        if threading.get_ident() in self._feeding:
+            raise UsageError(
+                "the tensors of a version may not call the publisher that takes them: it waits for their end", "refused"
+            )
         return wait(start, convert, progress=self._progress, position=native.position)
 
     def _begin(self, start: Start) -> Future[Published]:
@@ -397,25 +424,6 @@ class Publisher:
 
         self._has_background = True
         return begin_in_background(start, _published, self._opened(), f"a version of {self._url}")
-
-
-@contextmanager
-def _abandoned(feed: _native.Feed) -> Iterator[None]:
-    """Gives a version up on any error, so that the next call need not wait for the garbage collector."""
-    try:
-        yield
-    except BaseException:
-        feed.abandon()
-        raise
-
-
-def _fill(feed: _native.Feed, state: StateLike, companions: Companions | None) -> _native.Feed:
-    with _abandoned(feed):
-        for name, tensor in pairs_of(state):
-            feed.add(name, tensor)
-        for name, contents in (companions or {}).items():
-            feed.add_companion(name, contents if isinstance(contents, bytes) else Path(contents).read_bytes())
-    return feed
 
 
 def _as_feed(native: object) -> _native.Feed:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from tensorpatch import _native
-from tensorpatch._jobs import Opened, as_it_is, begin, nothing, wait, wait_async
+from tensorpatch._jobs import Done, Opened, Start, as_it_is, begin, nothing, wait, wait_async
 from tensorpatch._reports import Pulled, Verified, Version, all_of, one, one_or_none
 from tensorpatch._types import ProgressCallback, StrPath
+from tensorpatch.exceptions import CancelledError, UsageError
 
 T = TypeVar("T")
 
@@ -21,14 +24,20 @@ _pulled_or_none = one_or_none(Pulled)
 
 
 class Prepared:
-    """A version that is downloaded and verified, to be activated by its replica.
+    """A version that is downloaded and verified, to be activated by its replica::
 
-    It keeps the replica's directory locked until it is activated or closed, at the latest by a ``with``
-    block or the garbage collector.
+        with replica.prepare() as prepared:
+            replica.activate(prepared)
+
+    It keeps the replica's directory locked until it is activated or closed, at the latest by the end of the ``with``
+    block, by ``Replica.close`` or by the garbage collector. Until then no other call that needs the directory is
+    possible: those of other threads wait, those of the thread that prepared it are a ``UsageError``.
     """
 
     def __init__(self, native: _native.Prepared) -> None:
         self._native = native
+        self._is_open = True
+        self._holder: int | None = None
 
     @property
     def version(self) -> int:
@@ -63,6 +72,7 @@ class Prepared:
     def close(self) -> None:
         """Lets go of the directory, which stays as it is. Closing twice does nothing."""
         self._native.close()
+        self._is_open = False
 
     def __enter__(self) -> Prepared:
         return self
@@ -156,6 +166,8 @@ class Replica:
             "lease": lease,
             "poll": None,
         }
+        self._prepared: weakref.ref[Prepared] | None = None
+        self._follows: set[_native.Job] = set()
         self._native = Opened("replica", self._open(self._following))
 
     @property
@@ -226,13 +238,18 @@ class Replica:
     def prepare(self, version: int | None = None, *, timeout: float | None = None) -> Prepared:
         """Downloads and verifies ``version``, or the newest, while the directory stays as it is.
 
-        The directory is locked until the result is activated or closed. Raises as ``pull``.
+        The directory is locked until the result is activated or closed: use ``with replica.prepare() as prepared``.
+        Raises as ``pull``.
         """
-        return self._wait(lambda done: self._opened().prepare(version, done), Prepared, timeout)
+        return self._held_by_caller(
+            self._wait(lambda done: self._opened().prepare(version, done), Prepared, timeout)
+        )
 
     async def prepare_async(self, version: int | None = None) -> Prepared:
         """As ``prepare``."""
-        return await wait_async(lambda done: self._opened().prepare(version, done), Prepared)
+        return self._held_by_caller(
+            await wait_async(lambda done: self._opened().prepare(version, done), Prepared)
+        )
 
     def activate(self, prepared: Prepared) -> Pulled:
         """Lets the directory become the prepared version. Short, and for the time in which an engine pauses:
@@ -241,36 +258,46 @@ class Replica:
         Raises ``StorageError`` if the files cannot be altered. What was begun is then finished or undone by
         the next call of any method.
         """
-        return self._wait(lambda done: self._opened().activate(prepared._native, done), _pulled)
+        native = self._opened()
+        start = _activation(native, prepared)
+        return wait(start, _pulled, progress=self._progress, position=native.position)
 
     async def activate_async(self, prepared: Prepared) -> Pulled:
         """As ``activate``."""
-        return await wait_async(lambda done: self._opened().activate(prepared._native, done), _pulled)
+        return await wait_async(_activation(self._opened(), prepared), _pulled)
 
     def follow(
         self, *, poll: float | None = None, stop: threading.Event | None = None
     ) -> Iterator[Pulled]:
-        """Pulls the newest version, and each one that is published from then on.
+        """Pulls the newest version, and then, whenever there is a newer one, the newest.
 
-        The first item is what is held at the start, pulled just now or before. The stream is asked every
-        ``poll`` seconds, one by default; failures of the store that may pass are waited out. It ends when
-        ``stop`` is set, within a tenth of a second, or with the first error that waiting does not mend.
+        The first item is what is held at the start, pulled just now or before. Versions that come while another one
+        is pulled or handled may be skipped, as all but the newest of them are: ``pull(version)`` brings each one.
+        The stream is asked every ``poll`` seconds, one by default; failures of the store that may pass, such as a
+        directory that is not there for the time being, are waited out without a word. It ends when ``stop`` is set,
+        within a tenth of a second, when the replica is closed, or with the first error that waiting does not mend.
         """
         import concurrent.futures
 
         versions = self._opened_with(poll).follow()
-        while stop is None or not stop.is_set():
-            future = begin(versions.next, _pulled_or_none)
-            try:
-                while True:
-                    try:
-                        pulled = future.result(None if stop is None else 0.1)
-                        break
-                    except concurrent.futures.TimeoutError:
-                        if not future.done() and stop is not None and stop.is_set():
-                            return
-            finally:
-                future.cancel()
+        while not self._native.is_closed and (stop is None or not stop.is_set()):
+            self._refuse_to_wait_for_caller()
+            with self._ended_by_close(versions) as start:
+                future = begin(start, _pulled_or_none)
+                try:
+                    while True:
+                        try:
+                            pulled = future.result(None if stop is None else 0.1)
+                            break
+                        except concurrent.futures.TimeoutError:
+                            if not future.done() and stop is not None and stop.is_set():
+                                return
+                except CancelledError:
+                    if self._native.is_closed:
+                        return
+                    raise
+                finally:
+                    future.cancel()
             if pulled is None:
                 return
             yield pulled
@@ -279,7 +306,16 @@ class Replica:
         """As ``follow``. Cancelling the task ends it; no version is lost."""
         native = await self._opened_with_async(poll)
         versions = native.follow()
-        while (pulled := await wait_async(versions.next, _pulled_or_none)) is not None:
+        while not self._native.is_closed:
+            with self._ended_by_close(versions) as start:
+                try:
+                    pulled = await wait_async(start, _pulled_or_none)
+                except CancelledError:
+                    if self._native.is_closed:
+                        return
+                    raise
+            if pulled is None:
+                return
             yield pulled
 
     def release(self) -> None:
@@ -287,8 +323,14 @@ class Replica:
         wait(lambda done: self._opened().release(done), nothing)
 
     def close(self) -> None:
-        """Ends. The directory keeps what it holds. Closing twice does nothing."""
+        """Ends, and so do the iterators of ``follow``; a version that is prepared is closed. The directory keeps what
+        it holds. Closing twice does nothing."""
         self._native.close()
+        for job in list(self._follows):
+            job.cancel()
+        prepared = self._open_prepared()
+        if prepared is not None and not self._native.is_forked:
+            prepared.close()
 
     def __enter__(self) -> Replica:
         return self
@@ -327,9 +369,47 @@ class Replica:
         )
         return native
 
+    def _open_prepared(self) -> Prepared | None:
+        prepared = None if self._prepared is None else self._prepared()
+        return prepared if prepared is not None and prepared._is_open else None
+
+    def _held_by_caller(self, prepared: Prepared) -> Prepared:
+        prepared._holder = threading.get_ident()
+        self._prepared = weakref.ref(prepared)
+        return prepared
+
+    def _refuse_to_wait_for_caller(self) -> None:
+        """Raises if the directory is locked by the thread that would wait for it."""
+        prepared = self._open_prepared()
+        if prepared is not None and prepared._holder == threading.get_ident():
+            raise UsageError(
+                f"{self.directory} is locked by {prepared!r}, which this thread has prepared: activate or close it first",
+                "refused",
+            )
+
+    @contextmanager
+    def _ended_by_close(self, versions: _native.Versions) -> Iterator[Start]:
+        """What waits for the next version until the replica is closed."""
+        jobs: list[_native.Job] = []
+
+        def start(done: Done) -> _native.Job:
+            job = versions.next(done)
+            jobs.append(job)
+            self._follows.add(job)
+            # It may have been closed since it was looked at.
+            if self._native.is_closed:
+                job.cancel()
+            return job
+
+        try:
+            yield start
+        finally:
+            self._follows.difference_update(jobs)
+
     def _held(self) -> dict[str, Any] | None:
         import json
 
+        self._refuse_to_wait_for_caller()
         held: dict[str, Any] | None = json.loads(wait(lambda done: self._opened().held(done), str))
         return held
 
@@ -337,4 +417,16 @@ class Replica:
         self, start: Callable[[Any], _native.Job], convert: Callable[[Any], T], timeout: float | None = None
     ) -> T:
         native = self._opened()
+        self._refuse_to_wait_for_caller()
         return wait(start, convert, progress=self._progress, position=native.position, timeout=timeout)
+
+
+def _activation(native: _native.Replica, prepared: Prepared) -> Start:
+    """What activates a version, which is then no longer open, whatever comes of it."""
+
+    def start(done: Done) -> _native.Job:
+        job = native.activate(prepared._native, done)
+        prepared._is_open = False
+        return job
+
+    return start

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from tensorpatch._native import Raw
 
 __all__ = [
     "Changes",
     "Companions",
+    "Future",
     "ProgressCallback",
     "StateLike",
     "StrPath",
@@ -18,6 +19,19 @@ __all__ = [
     "SupportsDLPack",
     "TensorLike",
 ]
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+else:
+
+    class Future:
+        """Stands for that of ``concurrent.futures``, which importing the package does not load, in annotations."""
+
+        def __class_getitem__(cls, result: Any) -> Any:
+            from concurrent.futures import Future
+
+            return Future[result]
+
 
 StrPath: TypeAlias = str | PathLike[str]
 
