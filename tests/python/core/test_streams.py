@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -379,6 +380,28 @@ def test_a_publisher_of_before_a_fork_says_so_instead_of_waiting_for_ever(traini
     child.start()
     assert "before a fork" in queue.get(timeout=30)
     child.join()
+
+
+def test_a_forked_process_does_not_keep_the_locks_of_its_parent(training: Training) -> None:
+    with tensorpatch.Publisher(training.path("stream")) as publisher:
+        publisher.publish(training.state)
+    replica, other = (tensorpatch.Replica(training.path("stream"), training.path("replica")) for _ in range(2))
+    with replica.prepare() as prepared:
+        end, start = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(start)
+            os.read(end, 1)
+            os._exit(0)
+        os.close(end)
+        with pytest.raises(TimeoutError):
+            other.pull(timeout=0.1)
+        assert replica.activate(prepared).version == 1
+    try:
+        assert other.pull(timeout=30).version == 1
+    finally:
+        os.close(start)
+        os.waitpid(child, 0)
 
 
 def test_exceptions_travel_between_processes() -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from tensorpatch import _native, _progress
+from tensorpatch import _fork, _native, _progress
 from tensorpatch._types import Future, ProgressCallback
 from tensorpatch.exceptions import UsageError
 
@@ -19,6 +19,8 @@ N = TypeVar("N")
 
 _TICK = 0.1
 """Seconds between two looks at the progress."""
+
+os.register_at_fork(after_in_child=_fork.let_go_of_locks)
 
 
 class Opened(Generic[N]):
