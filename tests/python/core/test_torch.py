@@ -111,6 +111,33 @@ def test_what_has_no_memory_is_refused() -> None:
         tensorpatch.digest({"w": torch.zeros(3, dtype=torch.complex128)})
 
 
+def test_a_tensor_that_is_distributed_is_refused_with_the_way_to_publish_it(training: Training) -> None:
+    from torch import distributed
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = distributed.init_device_mesh("cpu", (1,))
+        state = {"0.weight": distribute_tensor(torch.zeros(4, 4), mesh, [Shard(0)])}
+        with tensorpatch.Publisher(training.path("stream")) as publisher:
+            with pytest.raises(tensorpatch.UsageError, match=r'"0\.weight" is distributed .*RankPublisher.*rank_state'):
+                publisher.publish(state)
+            whole = {name: tensor.full_tensor() for name, tensor in state.items()}
+            assert publisher.publish(whole).digest == tensorpatch.digest(whole)
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_the_dtype_to_be_served_is_one_of_torch() -> None:
+    from tensorpatch.torch.names import dtype_named
+
+    assert dtype_named("bfloat16") is dtype_named(torch.bfloat16) is torch.bfloat16
+    assert dtype_named(None) is None
+    for wrong in ("bf16", "nn", 3):
+        with pytest.raises(tensorpatch.UsageError, match=f"not {wrong!r}"):
+            dtype_named(wrong)  # type: ignore[arg-type]
+
+
 def test_a_module_is_published_and_its_replica_is_loaded(training: Training) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Linear(32, 4)).to(torch.bfloat16)
     optimiser = torch.optim.SGD(module.parameters(), lr=0.5)

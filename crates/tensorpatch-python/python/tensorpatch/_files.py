@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tensorpatch import _native, _progress
+from tensorpatch._checks import check
 from tensorpatch._reports import ApplyReport, ConvertReport, DiffReport, PatchInfo, made
 from tensorpatch._state import pairs_of, path_of
 from tensorpatch._types import ProgressCallback, StateLike, StrPath
@@ -35,6 +36,7 @@ def diff(
     Raises ``UsageError`` if a tensor is missing, doubled or none that a patch can hold, ``DamagedError`` if a
     checkpoint is damaged, and ``StorageError`` if one cannot be read or ``out`` cannot be written.
     """
+    check(partial=partial, threads=threads, progress=progress)
     making: _native._Making = {"profile": profile, "leaf_hash": leaf_hash, "threads": threads}
     listening = _progress.listener(progress)
     base_path = None if base is None else path_of(base)
@@ -71,6 +73,7 @@ def apply(
     Raises ``WrongBaseError`` if the patch was made from another base, ``DamagedError`` if it or the base is
     damaged, and ``UsageError`` if it cannot be applied in place.
     """
+    check(threads=threads, progress=progress)
     if in_place == (out is not None):
         raise UsageError("give either out, or in_place=True", "refused")
     listening = _progress.listener(progress)
@@ -92,6 +95,7 @@ def digest(
 
     It is a text such as ``xxh3:ada02e7b016a...``, equal for a checkpoint and for its tensors in memory.
     """
+    check(threads=threads)
     path = path_of(state)
     if path is not None:
         return _native.digest_path(path, leaf_hash, threads)
@@ -123,6 +127,7 @@ def convert(
     Raises ``DamagedError`` if the source breaks a rule of its format, and ``UsageError`` if the format to be
     written cannot express the change.
     """
+    check(threads=threads)
     conversion: _native._Conversion = {
         "to": to,
         "base": base,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from tensorpatch import _native
+from tensorpatch._checks import check
 from tensorpatch._native import Array
 from tensorpatch._replica import Prepared
 from tensorpatch._types import StrPath
@@ -50,6 +51,7 @@ def patches(
     Raises ``WrongBaseError`` if the patch was made from another base, ``DamagedError`` if it is damaged, and
     ``UsageError`` if the prepared version was activated before.
     """
+    check(names=names, threads=threads)
     wanted = None if names is None else list(names)
     if isinstance(source, Prepared):
         if base is not None:

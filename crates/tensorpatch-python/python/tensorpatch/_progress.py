@@ -45,7 +45,7 @@ def listener(progress: ProgressCallback | bool | None) -> ProgressCallback | Non
     shows none.
     """
     if callable(progress):
-        return progress
+        return _bounded(progress)
     if progress is False or (progress is None and not _somebody_looks()):
         return None
     try:
@@ -54,6 +54,17 @@ def listener(progress: ProgressCallback | bool | None) -> ProgressCallback | Non
     except ImportError:
         return None
     return Bar(tqdm)
+
+
+def _bounded(progress: ProgressCallback) -> ProgressCallback:
+    """What tells a callback no more done than there is to do, and always something to do, so that it can divide."""
+
+    def told(phase: str, done: int, total: int) -> None:
+        total = max(done, total)
+        if total > 0:
+            progress(phase, done, total)
+
+    return told
 
 
 def close(listening: ProgressCallback | None) -> None:

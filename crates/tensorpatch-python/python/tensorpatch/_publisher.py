@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from tensorpatch import _native
+from tensorpatch._checks import check
 from tensorpatch._jobs import Opened, Start, as_it_is, nothing, wait, wait_async
 from tensorpatch._reports import AnchorAdded, Published, RolledBack, Version, all_of, one, one_or_none
-from tensorpatch._state import pairs_of, path_of
+from tensorpatch._state import pairs_of, path_of, triples_of
 from tensorpatch._types import Changes, Companions, Future, ProgressCallback, StateLike, StrPath
-from tensorpatch.exceptions import UsageError
+from tensorpatch.exceptions import NotFoundError, UsageError
 
 T = TypeVar("T")
 
@@ -57,8 +58,9 @@ class Publisher:
         threads: Threads that encode and hash; one for each core by default.
         storage: Settings of the transfer by name, such as ``{"parallel_uploads": "16"}``; see
             ``tensorpatch publish --help``. Those of the environment are the default.
-        progress: Called with the phase, the bytes done and the bytes to do. None shows a bar of tqdm, if it
-            is installed, on a terminal or in a notebook; False shows nothing.
+        progress: Called with the phase, the bytes done and the bytes to do, which are never 0; an exception of it
+            ends the work. None shows a bar of tqdm, if it is installed, on a terminal or in a notebook; False shows
+            nothing.
 
     Raises:
         ConflictError: The baseline belongs to another stream.
@@ -89,6 +91,10 @@ class Publisher:
         storage: Mapping[str, str] | None = None,
         progress: ProgressCallback | bool | None = None,
     ) -> None:
+        check(url=url, baseline=baseline, name=name, sign_key=sign_key, trust=trust, stream=stream)
+        check(expect_tip=expect_tip, anchors=anchors, anchor_every=anchor_every, create=create, carry=carry)
+        check(single_writer=single_writer, allow_unchanged=allow_unchanged, threads=threads, storage=storage)
+        check(progress=progress)
         self._url = os.fspath(url)
         self._progress = progress
         self._has_background = False
@@ -156,16 +162,17 @@ class Publisher:
         without any, tensors keep those of the version before, and a checkpoint brings its own.
 
         ``base`` is for checkpoints on disk: the newest version as a checkpoint of yours, unaltered. The patch
-        is made from it, and no copy of the model is kept or written. It is hashed, and a ``LocalStateError``
+        is made from it, and no copy of the model is kept or written. It is hashed, and a ``WrongBaseError``
         if it is not the newest version, down to a bit. Anchors are not added then.
 
         Raises:
             LostRaceError, NotAtTipError: Another publisher was there first; then ``catch_up``.
             OutcomeUnknownError: The store did not say; publishing the same again finds out.
+            WrongBaseError: ``base`` is not the newest version.
             UsageError: A tensor is missing, doubled, or none that a patch can hold.
             StorageError: The store or a disk failed.
         """
-        path = self._path(state, partial, companions, base)
+        path = self._path(state, label, partial, companions, base)
         if path is not None:
             return self._wait(lambda done: self._opened().publish(path, base, label, done), _published)
         feed = self._filled(state, label, partial, companions)
@@ -182,7 +189,7 @@ class Publisher:
     ) -> Published:
         """As ``publish``. Tensors are compared in this thread, as in ``publish_in_background``; the upload
         and the commit are awaited. Cancelling the task ends them."""
-        path = self._path(state, partial, companions, base)
+        path = self._path(state, label, partial, companions, base)
         if path is not None:
             return await wait_async(lambda done: self._opened().publish(path, base, label, done), _published)
         native = await wait_async(lambda done: self._opened().feed(label, partial, done), _as_feed)
@@ -206,7 +213,7 @@ class Publisher:
         ends the work; the version is then published or not, as if the process had died. Nothing else ends it: it
         goes on if the publisher is dropped, and ``close`` and the end of the interpreter wait for it.
         """
-        path = self._path(state, partial, companions, base)
+        path = self._path(state, label, partial, companions, base)
         if path is not None:
             return self._begin(lambda done: self._opened().publish(path, base, label, done))
         return self._begin(self._filled(state, label, partial, companions).finish)
@@ -271,7 +278,7 @@ class Publisher:
         share = self._share(rank, world_size, "", False, True)
         feed = self._wait(lambda done: self._opened().feed_rank(share, done), _as_feed)
         with self._fed(feed):
-            for name, indices, values in changes:
+            for name, indices, values in triples_of(changes):
                 feed.add_changes(name, indices, values)
         return self._wait(feed.finish, str)
 
@@ -281,11 +288,13 @@ class Publisher:
         Raises ``UsageError`` or ``DamagedError`` if a receipt is missing, doubled or does not fit, and
         ``LostRaceError`` or ``NotAtTipError`` if another version came first: then the ranks prepare again.
         """
+        check(receipts=receipts, label=label)
         texts = list(receipts)
         return self._wait(lambda done: self._opened().commit(texts, label, done), _published)
 
     async def commit_async(self, receipts: Sequence[str], *, label: str | None = None) -> Published:
         """As ``commit``."""
+        check(receipts=receipts, label=label)
         texts = list(receipts)
         return await wait_async(lambda done: self._opened().commit(texts, label, done), _published)
 
@@ -359,6 +368,7 @@ class Publisher:
     def _share(
         self, rank: int, world_size: int, attempt: str, whole: bool, partial: bool
     ) -> _native._Share:
+        check(rank=rank, world_size=world_size, attempt=attempt, whole=whole, partial=partial)
         return {
             "rank": rank,
             "world_size": world_size,
@@ -368,8 +378,14 @@ class Publisher:
         }
 
     def _path(
-        self, state: StateLike, partial: bool, companions: Companions | None, base: StrPath | None
+        self,
+        state: StateLike,
+        label: str | None,
+        partial: bool,
+        companions: Companions | None,
+        base: StrPath | None,
     ) -> StrPath | None:
+        check(label=label, partial=partial, companions=companions)
         path = path_of(state)
         if path is None and base is not None:
             raise UsageError("tensors are compared with the baseline: a base is for a checkpoint", "refused")
@@ -388,14 +404,20 @@ class Publisher:
             for name, tensor in pairs_of(state):
                 feed.add(name, tensor)
             for name, contents in (companions or {}).items():
-                feed.add_companion(name, contents if isinstance(contents, bytes) else Path(contents).read_bytes())
+                feed.add_companion(name, _contents(name, contents))
         return feed
 
     def _changed(self, changes: Changes, label: str | None) -> _native.Feed:
+        check(label=label)
         feed = self._wait(lambda done: self._opened().feed(label, True, done), _as_feed)
-        with self._fed(feed):
-            for name, indices, values in changes:
-                feed.add_changes(name, indices, values)
+        try:
+            with self._fed(feed):
+                for name, indices, values in triples_of(changes):
+                    feed.add_changes(name, indices, values)
+        except UsageError as error:
+            if self.latest() is None:
+                raise NotFoundError("the stream has no version yet: publish a whole state first", "not_found") from error
+            raise
         return feed
 
     @contextmanager
@@ -424,6 +446,14 @@ class Publisher:
 
         self._has_background = True
         return begin_in_background(start, _published, self._opened(), f"a version of {self._url}")
+
+
+def _contents(name: str, contents: bytes | StrPath) -> bytes:
+    if isinstance(contents, bytes):
+        return contents
+    if isinstance(contents, str | os.PathLike):
+        return Path(contents).read_bytes()
+    raise TypeError(f"companions[{name!r}] is bytes or the path of a file, not {contents!r}")
 
 
 def _as_feed(native: object) -> _native.Feed:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from tensorpatch import _native
+from tensorpatch._checks import check
 from tensorpatch._jobs import Done, Opened, Start, as_it_is, begin, nothing, wait, wait_async
 from tensorpatch._reports import Pulled, Verified, Version, all_of, one, one_or_none
 from tensorpatch._types import ProgressCallback, StrPath
@@ -144,6 +145,9 @@ class Replica:
         storage: Mapping[str, str] | None = None,
         progress: ProgressCallback | bool | None = None,
     ) -> None:
+        check(url=url, directory=directory, inverse=inverse, replace=replace, allow_code=allow_code, verify=verify)
+        check(trust=trust, stream=stream, expect_tip=expect_tip, lease=lease, threads=threads, storage=storage)
+        check(progress=progress)
         self._url = os.fspath(url)
         self._directory = Path(directory)
         self._progress = progress
@@ -224,15 +228,18 @@ class Replica:
         Raises:
             NotFoundError: There is no such version, or none at all.
             DamagedError: The stream is damaged, or there is no way to the version.
-            ConflictError: The directory belongs to another stream, or has weights of no version of it.
+            ConflictError: The directory belongs to another stream.
+            UsageError: It has weights of no version of the stream, and ``replace`` does not allow to replace them.
             StorageError: The store or a disk failed.
             TimeoutError: It was not done after ``timeout`` seconds. The next call goes on with what was
                 downloaded.
         """
+        check(version=version, timeout=timeout)
         return self._wait(lambda done: self._opened().pull(version, done), _pulled, timeout)
 
     async def pull_async(self, version: int | None = None) -> Pulled:
         """As ``pull``. Cancelling the task ends it; the next call goes on with what was downloaded."""
+        check(version=version)
         return await wait_async(lambda done: self._opened().pull(version, done), _pulled)
 
     def prepare(self, version: int | None = None, *, timeout: float | None = None) -> Prepared:
@@ -241,12 +248,14 @@ class Replica:
         The directory is locked until the result is activated or closed: use ``with replica.prepare() as prepared``.
         Raises as ``pull``.
         """
+        check(version=version, timeout=timeout)
         return self._held_by_caller(
             self._wait(lambda done: self._opened().prepare(version, done), Prepared, timeout)
         )
 
     async def prepare_async(self, version: int | None = None) -> Prepared:
         """As ``prepare``."""
+        check(version=version)
         return self._held_by_caller(
             await wait_async(lambda done: self._opened().prepare(version, done), Prepared)
         )
@@ -279,6 +288,7 @@ class Replica:
         """
         import concurrent.futures
 
+        check(poll=poll, stop=stop)
         versions = self._opened_with(poll).follow()
         while not self._native.is_closed and (stop is None or not stop.is_set()):
             self._refuse_to_wait_for_caller()
@@ -304,6 +314,7 @@ class Replica:
 
     async def follow_async(self, *, poll: float | None = None) -> AsyncIterator[Pulled]:
         """As ``follow``. Cancelling the task ends it; no version is lost."""
+        check(poll=poll)
         native = await self._opened_with_async(poll)
         versions = native.follow()
         while not self._native.is_closed:

@@ -68,5 +68,6 @@ Companions: TypeAlias = Mapping[str, bytes | StrPath]
 """Files beside the weights, such as ``config.json``, by name: their contents, or the paths of files."""
 
 ProgressCallback: TypeAlias = Callable[[str, int, int], object]
-"""Called with the phase at work, the bytes done and the bytes to do, 0 if that is not known, from the thread that
-waits."""
+"""Called with the phase at work, the bytes done and the bytes to do, from the thread that waits. The bytes to do are
+never 0 and never less than those done, which they equal where they are not known. An exception of it ends the work, as
+an interrupt does, and is raised by the call."""

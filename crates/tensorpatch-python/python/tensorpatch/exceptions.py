@@ -132,7 +132,29 @@ _CLASSES: dict[str, type[Error]] = {
 }
 
 
+_HINTS = {
+    "say whether such tensors are kept or removed": (
+        "partial=True keeps them; to remove one, publish a checkpoint on disk that lacks it"
+    ),
+    "nothing can be kept in the user's cache": "give the publisher a directory of its own by baseline=",
+    "allow its weights to be replaced": "replace=True allows it",
+    "allow it to be replaced": "replace=True allows it",
+}
+"""What the library leaves to its callers to name, as a part of its message, and what it is called here."""
+
+_CODE_HINTS = {
+    "lost_race": "call catch_up() and publish again",
+    "not_at_tip": "call catch_up() and publish again",
+}
+
+
+def _hinted(code: str, message: str) -> str:
+    """The message, and what a program in Python can do about it."""
+    hint = _CODE_HINTS.get(code) or next((hint for part, hint in _HINTS.items() if part in message), None)
+    return message if hint is None else f"{message}; {hint}"
+
+
 def _made(kind: str, code: str, message: str, error_class: str | None, offset: int | None) -> Error:
     """The exception for an error of the native half; for a code that is new, that of its kind."""
     made = _CLASSES.get(code) or _CLASSES.get(kind) or Error
-    return made(message, code, error_class, offset)
+    return made(_hinted(code, message), code, error_class, offset)

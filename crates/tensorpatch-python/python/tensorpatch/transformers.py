@@ -10,7 +10,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from . import Publisher, UsageError
-from .torch.names import Dtypes, named_tensors, state_of
+from .torch.names import Dtypes, dtype_named, named_tensors, state_of
 from .torch.ranks import rank_state
 from .training import StatePublisher, Step, base_directory, companions_of, publish_base
 from .training_ranks import RankPublisher
@@ -49,7 +49,7 @@ class PublishCallback(TrainerCallback):
             raise UsageError("every must be at least 1", "refused")
         self._url = url
         self._base = base
-        self._dtype: Dtypes = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        self._dtype: Dtypes = dtype_named(dtype)
         self._every = every
         self._options = publisher
         self._states: StatePublisher | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from . import Published, Publisher
-from .torch.names import Names
+from .torch.names import Names, dtype_named
 from .training import StatePublisher, Step, base_directory, publish_base
 from .vllm.client import Server, Update
 
@@ -53,7 +53,7 @@ class WeightTransfer:
         """
         self._url = url
         self._base = base
-        self._dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        self._dtype = dtype_named(dtype)
         self._servers = [Server(server) for server in ([servers] if isinstance(servers, str) else servers)]
         self._directory = directory
         self._wait = wait

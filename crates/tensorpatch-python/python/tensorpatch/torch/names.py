@@ -90,6 +90,14 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return (gather() if callable(gather) else tensor).detach()
 
 
+def dtype_named(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype that a caller calls by its name in torch, such as `bfloat16`."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found is None and dtype is None or isinstance(found, torch.dtype):
+        return found
+    raise UsageError(f'dtype is one of torch, such as "bfloat16", not {dtype!r}', "refused")
+
+
 def torch_dtype(name: str) -> torch.dtype:
     """The dtype of torch for one of safetensors, such as `BF16`."""
     try:
