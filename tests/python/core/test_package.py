@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import concurrent.futures
 import importlib.util
 import inspect
@@ -111,7 +112,9 @@ def test_the_examples_of_the_documentation_run(path: str, training: Training, mo
 
     tensorpatch.diff(None, training.state, "full.tpatch")
     tensorpatch.apply(None, "full.tpatch", "step-5.safetensors")
-    names: dict[str, object] = {"model": Model(), "engine": Engine(), "numpy": numpy}
+    keygen = run(sys.executable, "-m", "tensorpatch", "--json", "keygen", "trainer.key", check=True)
+    public_key = json.loads(keygen.stdout)["public_key"]
+    names: dict[str, object] = {"public_key": public_key, "model": Model(), "engine": Engine(), "numpy": numpy}
     for block in blocks:
         exec(block.replace("s3://bucket/run-7", "run-7"), names)
 
@@ -128,3 +131,12 @@ def test_every_annotation_can_be_evaluated() -> None:
             typing.get_type_hints(value)
     hints = typing.get_type_hints(tensorpatch.Publisher.publish_in_background)
     assert hints["return"] == concurrent.futures.Future[tensorpatch.Published]
+
+
+def test_every_field_of_a_result_has_documentation() -> None:
+    source = inspect.getsource(sys.modules[tensorpatch.Report.__module__])
+    for report in ast.parse(source).body:
+        if isinstance(report, ast.ClassDef):
+            for field, after in zip(report.body, [*report.body[1:], None], strict=True):
+                if isinstance(field, ast.AnnAssign):
+                    assert isinstance(after, ast.Expr), f"{report.name}.{ast.unparse(field)}"

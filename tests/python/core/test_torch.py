@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,33 @@ def test_a_tensor_that_is_distributed_is_refused_with_the_way_to_publish_it(trai
             assert publisher.publish(whole).digest == tensorpatch.digest(whole)
     finally:
         distributed.destroy_process_group()
+
+
+def test_the_example_of_processes_that_publish_together_runs(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch import distributed
+    from torch.distributed.fsdp import fully_shard
+
+    text = (Path(__file__).parents[3] / "docs/engines.md").read_text()
+    (example,) = [
+        block for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if "rank_state" in block
+    ]
+    monkeypatch.chdir(training.directory)
+
+    def train(model: Any) -> None:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1)
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 4))
+        fully_shard(model, mesh=distributed.init_device_mesh("cpu", (1,)))
+        exec(example.replace("s3://bucket/run-7", "run-7"), {"model": model, "train": train})
+        published = {name: tensor.full_tensor().bfloat16() for name, tensor in model.state_dict().items()}
+    finally:
+        distributed.destroy_process_group()
+    pulled = tensorpatch.Replica("run-7", "replica").pull()
+    assert (pulled.version, pulled.digest) == (3, tensorpatch.digest(published))
 
 
 def test_the_dtype_to_be_served_is_one_of_torch() -> None:

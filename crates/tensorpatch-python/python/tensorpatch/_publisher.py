@@ -416,7 +416,8 @@ class Publisher:
                     feed.add_changes(name, indices, values)
         except UsageError as error:
             if self.latest() is None:
-                raise NotFoundError("the stream has no version yet: publish a whole state first", "not_found") from error
+                told = "the stream has no version yet: publish a whole state first"
+                raise NotFoundError(told, "not_found") from error
             raise
         return feed
 

@@ -394,7 +394,7 @@ class Replica:
         prepared = self._open_prepared()
         if prepared is not None and prepared._holder == threading.get_ident():
             raise UsageError(
-                f"{self.directory} is locked by {prepared!r}, which this thread has prepared: activate or close it first",
+                f"{self.directory} is locked by {prepared!r}, which this thread has: activate or close it first",
                 "refused",
             )
 

@@ -25,7 +25,9 @@ class EncodingUse(Report):
     """How often a patch uses an encoding."""
 
     encoding: str
+    """Its name in the specification, such as ``sparse``."""
     chunks: int
+    """Chunks that are encoded by it."""
     bytes: int
     """Bytes of its payloads."""
 
@@ -39,13 +41,17 @@ class DiffReport(Report):
     base: str | None
     """The digest of the base; None for a full patch."""
     target: str
+    """The digest of the state that it leads to."""
     patch_bytes: int
     """Bytes of the patch file."""
     changed_elements: int
+    """Elements whose bits differ from the base; all of a full patch."""
     total_elements: int
+    """Elements of all tensors of the target."""
     total_chunks: int
     """Chunks of at most 1 MiB."""
     encodings: tuple[EncodingUse, ...]
+    """How its chunks are encoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +59,9 @@ class ApplyReport(Report):
     """A patch that was applied, and verified."""
 
     base: str | None
+    """The digest of the base; None for a full patch."""
     target: str
+    """The digest of the result."""
     recovered: bool
     """Whether this call only finished what an interrupted one had begun."""
     changed_chunks: int | None
@@ -69,17 +77,25 @@ class PatchInfo(Report):
     """What is in a patch."""
 
     format_version: str
+    """The version of the format, such as ``1.0``."""
     kind: str
+    """``delta``, ``empty`` or ``full``, as in ``DiffReport``."""
     profile: str
+    """``compact`` or ``direct``."""
     leaf_hash: str
+    """The hash of its digests: ``xxh3`` or ``blake3``."""
     file_bytes: int
+    """Bytes of the patch file."""
     base: str | None
+    """The digest of the base; None for a full patch."""
     target: str
+    """The digest of the state that it leads to."""
     tensors: tuple[str, ...] | None
     """Names of all tensors of the target, if the patch lists them; otherwise they are the base's."""
     files: tuple[str, ...] | None
     """Names of the target's files, if the patch lists them; otherwise they are the base's."""
     encodings: tuple[EncodingUse, ...]
+    """How its chunks are encoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,16 +103,25 @@ class ConvertReport(Report):
     """A conversion."""
 
     source_format: str
+    """What the source was found to be."""
     source_version: str | None
+    """The version that the source says it is, if it does."""
     source_base_version: str | None
+    """The version that the source says it is a change from, if it does."""
     verified: str
     """How much of the target the source vouches for: ``state``, ``changed-tensors`` or ``nothing``."""
     files: int
+    """Files that were written."""
     bytes: int
+    """Bytes of those files."""
     base: str | None
+    """The digest of the base, if there is one."""
     target: str
+    """The digest of the state that the source makes."""
     changed_tensors: int
+    """Tensors that differ from the base."""
     notes: tuple[str, ...]
+    """What the other format cannot express, or does not vouch for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +137,17 @@ class Version(Report):
     digest: str
     """The digest of the state, as ``tensorpatch.digest`` computes it."""
     schema: str
+    """The digest of the names, dtypes and shapes of all tensors: equal if nothing but values changed."""
     layout: str
+    """The digest of how the tensors lie in files."""
     state_bytes: int
+    """Bytes of all tensors."""
     tensors: int
+    """How many tensors there are."""
     label: str | None
+    """The mark that it was published under; None if there is none."""
     publisher: str
+    """The name of its publisher."""
     created: int
     """Seconds since 1970, by the publisher's clock."""
 
@@ -128,6 +159,7 @@ class LeftOut(Report):
     name: str
     """Its path below the directory of the checkpoint; that of a directory ends in ``/``."""
     why: str
+    """The reason, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +167,11 @@ class AnchorAdded(Report):
     """An anchor that was added to a version, unless it had one already."""
 
     version: int
+    """The version that has it."""
     bytes: int
+    """Bytes that were uploaded."""
     added: bool
+    """False if the version had one already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,25 +179,34 @@ class Published(Report):
     """A version that was published."""
 
     stream: str
+    """The id of the stream."""
     version: int
+    """The number, from 1."""
     commit: str
     """The digest of the commit record."""
     base: int | None
     """The version that it is a patch to."""
     kind: str
+    """``anchor`` for a whole checkpoint, ``delta`` for a patch, or ``empty`` for a patch that changes nothing."""
     digest: str
     """The digest of the state, as ``tensorpatch.digest`` computes it."""
     schema: str
+    """The digest of the names, dtypes and shapes of all tensors: another one than before if a tensor came or went, or
+    has another dtype or shape."""
     layout: str
+    """The digest of how the tensors lie in files."""
     state_bytes: int
+    """Bytes of all tensors: twice as many as before if a cast from 32 to 16 bits was forgotten."""
     tensors: int
+    """How many tensors there are."""
     bytes: int
     """Bytes of its own objects that were uploaded."""
     changed_elements: int | None
     """None for an anchor."""
     total_elements: int | None
+    """Elements of all tensors; None for an anchor."""
     resumed: bool
-    """Whether it was published already, by an attempt whose end was not seen."""
+    """Whether it was published already, under the same label by an attempt whose end was not seen."""
     unchanged: bool = False
     """Whether nothing was published, because the newest version is this state already and no label was given."""
     companions: tuple[str, ...] = ()
@@ -190,8 +234,11 @@ class PulledEdge(Report):
     """One step of a pull."""
 
     version: int
+    """The version that it leads to."""
     anchor: bool
+    """Whether it is a whole checkpoint, and no patch."""
     bytes: int
+    """Bytes of its objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,19 +246,27 @@ class Pulled(Report):
     """What a pull did."""
 
     stream: str
+    """The id of the stream."""
     previous: int | None
     """The version that was held before."""
     version: int
     """The version that is held now."""
     commit: str
+    """The digest of the commit record."""
     digest: str
     """The digest of the state."""
     schema: str
+    """The digest of the names, dtypes and shapes of all tensors."""
     layout: str
+    """The digest of how the tensors lie in files."""
     state_bytes: int
+    """Bytes of all tensors."""
     tensors: int
+    """How many tensors there are."""
     edges: tuple[PulledEdge, ...]
+    """The steps that led to the version; none if it was held already."""
     plan_bytes: int
+    """Bytes of the patches or files of these steps."""
     downloaded_bytes: int
     """Bytes fetched, without what was there already."""
     verified: bool = False
@@ -233,6 +288,7 @@ class Fault(Report):
     path: str
     """The file, or the directory if it is about all weights."""
     what: str
+    """What is wrong with it, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,9 +296,13 @@ class Verified(Report):
     """What a directory holds, every byte of it read."""
 
     stream: str
+    """The id of the stream."""
     version: int
+    """The version that it holds."""
     commit: str
+    """The digest of the commit record."""
     digest: str
+    """The digest of the state that it should hold."""
     companions: tuple[str, ...]
     """The files beside the weights."""
     faults: tuple[Fault, ...]

@@ -38,11 +38,12 @@ def _checked(pair: Any) -> tuple[str, TensorLike]:
     if not isinstance(name, str):
         raise TypeError(f"the name of a tensor is a text, not {name!r}")
     if name == _METADATA:
-        raise UsageError(f'no tensor can have the name "{_METADATA}": safetensors files keep it for themselves', "refused")
+        told = f'no tensor can have the name "{_METADATA}": safetensors files keep it for themselves'
+        raise UsageError(told, "refused")
     if hasattr(tensor, "placements") and hasattr(tensor, "device_mesh"):
         raise UsageError(
             f'tensor "{name}" is distributed over processes: publish with tensorpatch.training_ranks.RankPublisher and '
-            "tensorpatch.torch.ranks.rank_state, each process what it owns, or gather it by full_tensor()",
+            "tensorpatch.torch.rank_state, each process what it owns, or gather it by full_tensor()",
             "refused",
         )
     return name, tensor
