@@ -129,7 +129,9 @@ def test_a_tensor_that_is_distributed_is_refused_with_the_way_to_publish_it(trai
         distributed.destroy_process_group()
 
 
-def test_the_example_of_processes_that_publish_together_runs(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_processes_that_publish_together_runs(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch import distributed
     from torch.distributed.fsdp import fully_shard
 
