@@ -46,6 +46,10 @@ pub(crate) fn patches_of_file(
             patch.check_base(leaves.state_digest(state.schema()))?;
         }
         let changed = ChangedTensors::by_patches(state, &patches, &options)?;
+        let unknown = |name: &&String| changed.schema().find(name).is_none();
+        if let Some(name) = names.iter().flatten().find(unknown) {
+            return Err(Failure::refused(format!("names: there is no tensor {name:?}")));
+        }
         for (spec, index) in
             changed.schema().tensors().iter().zip((0..).map(tensorpatch::format::TensorIndex))
         {
@@ -245,6 +249,14 @@ impl Array {
         interface.set_item("shape", pyo3::types::PyTuple::new(py, &self.shape)?)?;
         interface.set_item("data", (self.data.bytes().as_ptr() as usize, true))?;
         Ok(interface)
+    }
+
+    /// What NumPy asks for where `__array_interface__` has nothing: it would make an array of one object.
+    #[pyo3(signature = (dtype=None, copy=None))]
+    fn __array__(&self, dtype: Option<Bound<'_, PyAny>>, copy: Option<bool>) -> PyResult<()> {
+        let _ = (dtype, copy);
+        let told = "NumPy has no type for this dtype: take torch.from_dlpack(), or tobytes()";
+        Err(pyo3::exceptions::PyTypeError::new_err(told))
     }
 
     /// The bytes, little-endian.

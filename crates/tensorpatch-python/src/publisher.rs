@@ -176,10 +176,16 @@ impl Publisher {
         Ok(self.workers.submit_json(done, work)?)
     }
 
-    /// Begins a version; `done` is called with its feed.
-    fn feed(&self, label: Option<String>, kept: bool, done: Py<PyAny>) -> PyResult<Job> {
+    /// Begins a version; `done` is called with its feed. `others` is what becomes of tensors that are not
+    /// given: `refused`, `kept` or `removed`.
+    fn feed(&self, label: Option<String>, others: &str, done: Py<PyAny>) -> PyResult<Job> {
         let (lazy, workers) = (Arc::clone(&self.lazy), self.workers.clone());
-        let others = others(kept);
+        let others = match others {
+            "refused" => Others::Refused,
+            "kept" => Others::Kept,
+            "removed" => Others::Removed,
+            other => return Err(Failure::refused(format!("others={other:?}")).into()),
+        };
         let work = async move {
             let feed = lazy.publisher(None).await?.feed(label.as_deref()).await?;
             Ok(Sink::Version(Box::new(feed.with_others(others))))
@@ -194,7 +200,8 @@ impl Publisher {
         if rank >= world_size {
             return Err(Failure::refused(format!("rank={rank} of world_size={world_size}")).into());
         }
-        let (rank, others) = (Rank { index: rank, count: world_size }, others(kept));
+        let others = if kept { Others::Kept } else { Others::Refused };
+        let rank = Rank { index: rank, count: world_size };
         let attempt = lazy.attempt(&attempt)?;
         let work = async move {
             let publisher = lazy.rank(rank);
@@ -267,10 +274,6 @@ impl Publisher {
         let lazy = Arc::clone(&self.lazy);
         Ok(self.workers.submit_json(done, async move { Ok(versions(&lazy.stream).await?) })?)
     }
-}
-
-fn others(kept: bool) -> Others {
-    if kept { Others::Kept } else { Others::Refused }
 }
 
 /// A rank's share of a version.

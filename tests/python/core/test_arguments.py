@@ -114,7 +114,7 @@ def test_errors_say_which_argument_or_method_helps(
     training: Training, publisher: tensorpatch.Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publisher.publish(training.state)
-    with pytest.raises(tensorpatch.UsageError, match="partial=True keeps them; to remove one"):
+    with pytest.raises(tensorpatch.UsageError, match="partial=True keeps them, removing=True removes them"):
         publisher.publish({"bias": training.state["bias"]})
     with tensorpatch.Publisher(training.path("stream"), baseline=training.path("other")) as other:
         other.publish(training.train())
@@ -132,11 +132,18 @@ def test_errors_say_which_argument_or_method_helps(
         tensorpatch.Publisher(training.path("third")).publish(training.state)
 
 
-def test_a_tensor_is_removed_by_a_checkpoint_that_lacks_it(
+def test_a_tensor_is_removed_where_that_is_asked_for_or_by_a_checkpoint_that_lacks_it(
     training: Training, publisher: tensorpatch.Publisher
 ) -> None:
     publisher.publish(training.state)
-    del training.state["bias"]
+    bias = training.state.pop("bias")
+    with pytest.raises(tensorpatch.UsageError, match="give one of them"):
+        publisher.publish(training.state, partial=True, removing=True)
+    removed = publisher.publish(training.state, removing=True)
+    assert removed.digest == tensorpatch.digest(training.state)
+    replica = tensorpatch.Replica(training.path("stream"), training.path("replica"))
+    assert replica.pull().digest == removed.digest
+    publisher.publish({**training.state, "bias": bias})
     tensorpatch.diff(None, training.state, training.path("full.tpatch"))
     tensorpatch.apply(None, training.path("full.tpatch"), training.path("less.safetensors"))
     assert publisher.publish(training.path("less.safetensors")).digest == tensorpatch.digest(training.state)

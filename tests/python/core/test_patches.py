@@ -122,3 +122,18 @@ def test_an_array_goes_to_numpy_without_a_copy_and_cannot_be_written(training: T
     # The array may go before what was made of it.
     del patch
     assert (viewed == training.state["bias"]).all()
+
+
+def test_a_name_that_no_tensor_has_is_an_error(training: Training) -> None:
+    tensorpatch.diff(None, training.state, training.path("full.tpatch"))
+    with pytest.raises(tensorpatch.UsageError, match='there is no tensor "typo"'):
+        list(tensorpatch.patches(training.path("full.tpatch"), names=["bias", "typo"]))
+
+
+def test_an_array_for_which_numpy_has_no_type_says_what_takes_it(training: Training) -> None:
+    state = {"w": tensorpatch.Raw("BF16", (2, 2), bytes(range(8)))}
+    tensorpatch.diff(None, state, training.path("full.tpatch"))
+    [patch] = tensorpatch.patches(training.path("full.tpatch"))
+    with pytest.raises(TypeError, match=r"torch\.from_dlpack\(\), or tobytes\(\)"):
+        numpy.asarray(patch.values)
+    assert patch.values.tobytes() == bytes(range(8))

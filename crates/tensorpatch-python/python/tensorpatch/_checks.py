@@ -73,6 +73,7 @@ _RULES = {
     "allow_code": _FLAG,
     "verify": _FLAG,
     "partial": _FLAG,
+    "removing": _FLAG,
     "whole": _FLAG,
     "timeout": _SECONDS,
     "poll": _SECONDS,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from tensorpatch import _native
 from tensorpatch._checks import check
@@ -21,6 +21,9 @@ from tensorpatch.exceptions import NotFoundError, UsageError
 T = TypeVar("T")
 
 _published = one(Published)
+
+Others: TypeAlias = Literal["refused", "kept", "removed"]
+"""What becomes of the tensors of the version before that are not given."""
 
 
 class Publisher:
@@ -146,6 +149,7 @@ class Publisher:
         *,
         label: str | None = None,
         partial: bool = False,
+        removing: bool = False,
         companions: Companions | None = None,
         base: StrPath | None = None,
     ) -> Published:
@@ -153,8 +157,8 @@ class Publisher:
 
         ``state`` is the path of a checkpoint, a mapping of names to tensors, or pairs of both, made one at a
         time: each tensor is compared while it is alive, without a copy, so that this needs the memory of one.
-        With ``partial`` the tensors that are not given stay as in the version before; without it they are an
-        error.
+        With ``partial`` the tensors that are not given stay as in the version before, with ``removing`` they are
+        no part of the new one; without either they are an error.
 
         ``label`` is a mark such as a training step: a state whose label and digest are those of the tip is
         taken for published, so that a call may be repeated; without a label any state that is the tip's is, and
@@ -172,10 +176,10 @@ class Publisher:
             UsageError: A tensor is missing, doubled, or none that a patch can hold.
             StorageError: The store or a disk failed.
         """
-        path = self._path(state, label, partial, companions, base)
+        path = self._path(state, label, partial or removing, companions, base)
         if path is not None:
             return self._wait(lambda done: self._opened().publish(path, base, label, done), _published)
-        feed = self._filled(state, label, partial, companions)
+        feed = self._filled(state, label, _others(partial, removing), companions)
         return self._wait(feed.finish, _published)
 
     async def publish_async(
@@ -184,15 +188,17 @@ class Publisher:
         *,
         label: str | None = None,
         partial: bool = False,
+        removing: bool = False,
         companions: Companions | None = None,
         base: StrPath | None = None,
     ) -> Published:
         """As ``publish``. Tensors are compared in this thread, as in ``publish_in_background``; the upload
         and the commit are awaited. Cancelling the task ends them."""
-        path = self._path(state, label, partial, companions, base)
+        path = self._path(state, label, partial or removing, companions, base)
         if path is not None:
             return await wait_async(lambda done: self._opened().publish(path, base, label, done), _published)
-        native = await wait_async(lambda done: self._opened().feed(label, partial, done), _as_feed)
+        others = _others(partial, removing)
+        native = await wait_async(lambda done: self._opened().feed(label, others, done), _as_feed)
         return await wait_async(self._fill(native, state, companions).finish, _published)
 
     def publish_in_background(
@@ -201,6 +207,7 @@ class Publisher:
         *,
         label: str | None = None,
         partial: bool = False,
+        removing: bool = False,
         companions: Companions | None = None,
         base: StrPath | None = None,
     ) -> Future[Published]:
@@ -213,10 +220,10 @@ class Publisher:
         ends the work; the version is then published or not, as if the process had died. Nothing else ends it: it
         goes on if the publisher is dropped, and ``close`` and the end of the interpreter wait for it.
         """
-        path = self._path(state, label, partial, companions, base)
+        path = self._path(state, label, partial or removing, companions, base)
         if path is not None:
             return self._begin(lambda done: self._opened().publish(path, base, label, done))
-        return self._begin(self._filled(state, label, partial, companions).finish)
+        return self._begin(self._filled(state, label, _others(partial, removing), companions).finish)
 
     def publish_sparse(self, changes: Changes, *, label: str | None = None) -> Published:
         """Publishes changes that were found elsewhere, such as on an accelerator, as the next version. What
@@ -394,9 +401,9 @@ class Publisher:
         return path
 
     def _filled(
-        self, state: StateLike, label: str | None, partial: bool, companions: Companions | None
+        self, state: StateLike, label: str | None, others: Others, companions: Companions | None
     ) -> _native.Feed:
-        feed = self._wait(lambda done: self._opened().feed(label, partial, done), _as_feed)
+        feed = self._wait(lambda done: self._opened().feed(label, others, done), _as_feed)
         return self._fill(feed, state, companions)
 
     def _fill(self, feed: _native.Feed, state: StateLike, companions: Companions | None) -> _native.Feed:
@@ -409,7 +416,7 @@ class Publisher:
 
     def _changed(self, changes: Changes, label: str | None) -> _native.Feed:
         check(label=label)
-        feed = self._wait(lambda done: self._opened().feed(label, True, done), _as_feed)
+        feed = self._wait(lambda done: self._opened().feed(label, "kept", done), _as_feed)
         try:
             with self._fed(feed):
                 for name, indices, values in triples_of(changes):
@@ -447,6 +454,14 @@ class Publisher:
 
         self._has_background = True
         return begin_in_background(start, _published, self._opened(), f"a version of {self._url}")
+
+
+def _others(partial: bool, removing: bool) -> Others:
+    """What becomes of tensors that are not given."""
+    check(partial=partial, removing=removing)
+    if partial and removing:
+        raise UsageError("partial keeps what is not given, and removing removes it: give one of them", "refused")
+    return "kept" if partial else "removed" if removing else "refused"
 
 
 def _contents(name: str, contents: bytes | StrPath) -> bytes:

@@ -134,7 +134,7 @@ _CLASSES: dict[str, type[Error]] = {
 
 _HINTS = {
     "say whether such tensors are kept or removed": (
-        "partial=True keeps them; to remove one, publish a checkpoint on disk that lacks it"
+        "partial=True keeps them, removing=True removes them"
     ),
     "nothing can be kept in the user's cache": "give the publisher a directory of its own by baseline=",
     "allow its weights to be replaced": "replace=True allows it",
