@@ -9,7 +9,8 @@ import pytest
 import servers
 
 from tensorpatch import Error, Publisher, TransientError, UntrustedError
-from tensorpatch.follow import keep_up
+from tensorpatch.follow import NotTakenError, keep_up
+from tensorpatch.http import NoSuchCallError
 from tensorpatch.sglang import Follower
 
 
@@ -42,8 +43,50 @@ def test_a_server_that_fails_is_tried_again_and_holds_up_nobody() -> None:
     kept = keep_up(lambda: 7, {"broken": fails, "sound": lambda version: version}, poll=0.001)
     seen = [next(kept) for _ in range(4)]
     assert [name for name, _, _ in seen] == ["broken", "sound", "broken", "broken"]
-    assert isinstance(seen[0][2], Error)
+    failed = seen[0][2]
+    assert isinstance(failed, NotTakenError)
+    assert (str(failed), failed.again) == ("no room", 0.002)
     assert seen[3] == ("broken", 7, 7)
+
+
+def test_a_newer_version_is_tried_at_once_and_its_waits_begin_anew() -> None:
+    tried: list[int] = []
+    looks = 0
+
+    def newest() -> int:
+        nonlocal looks
+        looks += len(tried) == 3
+        return 2 if len(tried) == 3 else 1
+
+    def fails(version: int) -> None:
+        tried.append(version)
+        raise Error("no room")
+
+    kept = keep_up(newest, {"server": fails}, poll=0.01)
+    waits = [next(kept)[2].again for _ in range(4)]
+    assert tried == [1, 1, 1, 2]
+    assert waits == [0.02, 0.04, 0.08, 0.02]
+    # It was not waited for what the former version had left to wait.
+    assert looks == 1
+
+
+def test_what_does_not_know_the_call_is_given_up_unless_it_once_did() -> None:
+    versions = iter([1, 2, 3])
+
+    def never(_: int) -> None:
+        raise NoSuchCallError("404")
+
+    def once(version: int) -> int:
+        return version if version == 1 else never(version) or 0
+
+    kept = keep_up(lambda: next(versions), {"another program": never, "server": once}, poll=0)
+    seen = [next(kept) for _ in range(4)]
+    assert [(name, version) for name, version, _ in seen] == [
+        ("another program", 1), ("server", 1), ("server", 2), ("server", 3),
+    ]  # fmt: skip
+    assert seen[0][2].next_try == "it is not tried again"
+    assert "next try in" in seen[3][2].next_try
+    assert [name for name, _, _ in keep_up(lambda: 1, {"a": never, "b": never}, poll=0)] == ["a", "b"]
 
 
 def test_a_store_that_does_not_answer_is_asked_again_and_a_forged_stream_is_not() -> None:

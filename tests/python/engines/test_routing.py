@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tensorpatch.host import Contents
-from tensorpatch.vllm.routing import SCATTER, Decision, Facts, Route, at_start, for_version
+from tensorpatch.torch.names import Specs
+from tensorpatch.vllm.routing import SCATTER, Decision, Facts, Route, at_start, for_version, misfit
 
 PLAIN = Facts(checkpoint_patches=True, quantization=None, empty_parameters=0, repacked=False)
 CHANGES = Contents(dtypes=("BF16",), elements=10)
@@ -54,3 +57,25 @@ def test_a_version_that_cannot_be_scattered_is_reloaded(contents: Contents, serv
 def test_eight_bit_floats_are_scattered_where_the_device_can() -> None:
     able = Facts(True, None, 0, repacked=False, fp8_scatter=True)
     assert for_version(SCATTER, able, Contents(dtypes=("F8_E4M3",)), 4) == Decision(Route.SCATTER)
+
+
+KNOWN = {"w": ("BF16", (4, 4)), "scale": ("F32", ())}
+
+
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [
+        ({"w": ("BF16", (4, 4))}, "scale is missing"),
+        ({**KNOWN, "w": ("BF16", (16,))}, r"w has the shape \[16\], and \[4, 4\] in the model"),
+        ({**KNOWN, "w": ("F8_E4M3", (4, 4))}, "w is F8_E4M3, and BF16 in the model"),
+    ],
+)
+def test_what_cannot_fit_the_model_is_known_before_it_is_loaded(version: Specs, why: str) -> None:
+    told = misfit(KNOWN, version)
+    assert told is not None
+    assert re.fullmatch(why, told)
+
+
+def test_other_floats_new_names_and_scalars_as_vectors_may_fit() -> None:
+    assert misfit(KNOWN, {"w": ("F32", (4, 4)), "scale": ("F32", (1,)), "new": ("I8", (3,))}) is None
+    assert misfit({}, KNOWN) is None

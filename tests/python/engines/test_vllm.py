@@ -26,7 +26,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed")
 from tensorpatch.vllm import Server  # noqa: E402
 
 State = dict[str, torch.Tensor]
-PROMPT = {"model": "", "prompt": [1, 5, 9, 33], "max_tokens": 8, "temperature": 0, "return_token_ids": True}
+PROMPT = {"prompt": [1, 5, 9, 33], "max_tokens": 8, "temperature": 0, "return_token_ids": True, "logprobs": 1}
 
 
 def trained(state: State, seed: int) -> State:
@@ -45,6 +45,16 @@ def reloaded(server: Server, state: State, directory: Path) -> dict[str, str]:
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
     call(f"{server.url}/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}})
     return server.checksums()
+
+
+def generated(server: Server, model: Path) -> tuple[list[int], list[float]]:
+    """What the server generates, which shows weights that a kernel keeps by itself: tokens, and their logarithms."""
+    choice = call(f"{server.url}/v1/completions", {**PROMPT, "model": str(model)})["choices"][0]
+    return choice["token_ids"], choice["logprobs"]["token_logprobs"]
+
+
+def is_paused(server: Server) -> bool:
+    return bool(call(f"{server.url}/is_paused")["is_paused"])
 
 
 def out_of_range(changes: Path) -> None:
@@ -123,7 +133,7 @@ def test_changes_are_scattered_and_leave_the_bits_of_a_reload(
         # A version that is not there leaves the server as it is, and it goes on.
         with pytest.raises(EngineError, match="was not fetched"):
             server.update(version + 7)
-        assert not call(f"{server.url}/is_paused")["is_paused"]
+        assert not is_paused(server)
         assert server.weight_version() == str(version)
 
 
@@ -137,7 +147,39 @@ def test_weights_that_a_kernel_took_over_are_reloaded(
             update = server.update(run.step(seed))
             assert update.route == "reload"
             assert "repacked" in update.reason
-        assert server.checksums() == reloaded(server, run.state, tmp_path / "final")
+        checksums, tokens = server.checksums(), generated(server, model)
+        assert checksums == reloaded(server, run.state, tmp_path / "final")
+        assert tokens == generated(server, model)
+
+        # What is known not to fit is refused before anything is loaded, and the server goes on.
+        bad = {**trained(run.state, 3), "model.layers.0.mlp.up_proj.weight": torch.zeros(3, 3).bfloat16()}
+        version = run.publisher.publish(bad).version
+        with pytest.raises(EngineError, match=r"up_proj.weight has the shape \[3, 3\].*; the server goes on"):
+            server.update(version)
+        assert [(worker["served"], worker["sound"]) for worker in server.status()] == [(3, True)]
+        assert generated(server, model) == tokens
+
+        # What only loading shows fails half-way, and leaves a mixture. vLLM takes the two of a layer for one weight.
+        bad = {**trained(run.state, 4), "model.layers.1.self_attn.qkv_proj.weight": torch.zeros(3, 3).bfloat16()}
+        version = run.publisher.publish(bad).version
+        for _ in range(2):
+            with pytest.raises(EngineError, match=r"while .*qkv_proj.weight was loaded.*; the server is paused"):
+                server.update(version)
+            assert [(worker["served"], worker["sound"]) for worker in server.status()] == [(None, False)]
+            assert is_paused(server)
+        version = run.publisher.publish(trained(bad, 5)).version
+        with pytest.raises(EngineError, match=f"version {version} was not loaded.*; the server is paused"):
+            server.update(version)
+
+        # The next version that can be loaded is, at once and whole; and so are those after it.
+        assert server.update(run.publisher.publish(tmp_path / "final").version).route == "reload"
+        assert (server.checksums(), generated(server, model)) == (checksums, tokens)
+        # A client that is killed in the middle leaves its update open.
+        call(f"{server.url}/start_weight_update", {})
+        server.update(run.step(6))
+        checksums, tokens = server.checksums(), generated(server, model)
+        assert checksums == reloaded(server, run.state, tmp_path / "final")
+        assert tokens == generated(server, model)
 
 
 @pytest.mark.skipif(not os.environ.get("TENSORPATCH_TEST_TP"), reason="two ranks are slow to start on two cores")
@@ -153,6 +195,16 @@ def test_two_tensor_parallel_ranks_share_one_download(
         for seed in (1, 2):
             assert server.update(run.step(seed)).route == "scatter"
             assert sorted(worker["downloaded"] > 0 for worker in server.status()) == [False, True]
+        # Both fail, and what either answers then is still its answer to what it is asked.
+        bad = {**trained(run.state, 3), "model.layers.1.self_attn.qkv_proj.weight": torch.zeros(3, 3).bfloat16()}
+        version = run.publisher.publish(bad).version
+        for _ in range(2):
+            with pytest.raises(EngineError, match=f"version {version} was not loaded.*; the server is paused"):
+                server.update(version)
+            assert [(worker["rank"], worker["served"]) for worker in server.status()] == [(0, None), (1, None)]
+        save_file(run.state, tmp_path / "again.safetensors", metadata={"format": "pt"})
+        assert server.update(run.publisher.publish(tmp_path / "again.safetensors").version).route == "reload"
+        assert server.update(run.step(4)).route == "scatter"
         assert server.checksums() == reloaded(server, run.state, tmp_path / "final")
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from . import LocalStateError, Replica, TensorPatch, patches
-from .torch.names import specs_of, torch_dtype
+from .torch.names import Specs, specs_of, torch_dtype
 
 log = logging.getLogger("tensorpatch")
 
@@ -49,6 +49,7 @@ class Fetched:
     changes: Path | None  # what changed since the version that was asked from, if that is known
     contents: Contents
     downloaded: int  # bytes; 0 if another process had it fetched
+    specs: Specs  # of every tensor of the version
 
 
 class HostReplica:
@@ -83,7 +84,7 @@ class HostReplica:
             if self._replica.version != version:
                 downloaded = self._move(version, changes)
             path, contents = self._found(served, version)
-            return Fetched(version, self.checkpoint, path, contents, downloaded)
+            return Fetched(version, self.checkpoint, path, contents, downloaded, specs_of(self.checkpoint))
 
     def _move(self, version: int, changes: bool) -> int:
         with self._replica.prepare(version) as prepared:
@@ -133,9 +134,7 @@ class HostReplica:
             os.close(descriptor)
 
 
-def write_changes(
-    path: Path, changes: Iterable[TensorPatch], before: Mapping[str, tuple[str, tuple[int, ...]]]
-) -> None:
+def write_changes(path: Path, changes: Iterable[TensorPatch], before: Specs) -> None:
     """Writes changes as a safetensors file, under its name only when it is whole.
 
     `before` has the dtype and shape that the tensors had.

@@ -16,6 +16,10 @@ class EngineError(StorageError):
     """An engine refused a call, or does not answer."""
 
 
+class NoSuchCallError(EngineError):
+    """What answers does not know the call: it is another program, or was started without what is needed."""
+
+
 def call(url: str, body: dict[str, Any] | None = None, *, timeout: float = 1800, **query: str) -> Any:
     """POSTs `body`, or GETs without one, and returns the JSON of the reply (`None` if there is none)."""
     address = f"{url}?{urlencode(query)}" if query else url
@@ -26,7 +30,8 @@ def call(url: str, body: dict[str, Any] | None = None, *, timeout: float = 1800,
             text = reply.read()
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace").strip()
-        raise EngineError(f"{url} answers {error.code}: {said[:2000]}") from error
+        kind = NoSuchCallError if error.code == 404 else EngineError
+        raise kind(f"{url} answers {error.code}: {said[:2000]}") from error
     except OSError as error:
         raise EngineError(f"{url} does not answer: {error}") from error
     return json.loads(text) if text.strip() else None
@@ -39,6 +44,8 @@ def wait_until_healthy(server: str, timeout: float = 600) -> None:
         try:
             call(f"{server.rstrip('/')}/health", timeout=5)
             return
+        except NoSuchCallError:
+            raise
         except EngineError:
             if time.monotonic() > deadline:
                 raise

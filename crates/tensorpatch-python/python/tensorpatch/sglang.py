@@ -18,8 +18,8 @@ from os import PathLike
 from threading import Event
 
 from . import Error, Replica
-from .follow import keep_up
-from .http import EngineError, call, wait_until_healthy
+from .follow import NotTakenError, keep_up
+from .http import EngineError, NoSuchCallError, call, wait_until_healthy
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,13 @@ class Follower:
         self._servers = [server.rstrip("/") for server in servers]
         self._timeout = timeout
 
-    def follow(self, *, poll: float = 1.0, stop: Event | None = None) -> Iterator[tuple[str, int, Update | Error]]:
+    def follow(
+        self, *, poll: float = 1.0, stop: Event | None = None
+    ) -> Iterator[tuple[str, int, Update | NotTakenError]]:
         """Brings each version into the servers, beginning with the newest, until `stop` is set.
 
         Yields the server, the version, and what the update took or why it failed. A server whose load failed may hold
-        a mixture, whatever version it tells: it is tried again.
+        a mixture, whatever version it tells: it is tried again. What is no SGLang server is given up.
         """
         takers = {server: partial(self._load, server) for server in self._servers}
         return keep_up(self._pull, takers, poll=poll, stop=stop)
@@ -66,14 +68,17 @@ class Follower:
     def _load(self, server: str, version: int) -> Update:
         started = time.perf_counter()
         body = {"model_path": str(self._replica.directory), "weight_version": str(version)}
-        reply = call(f"{server}/update_weights_from_disk", body, timeout=self._timeout)
+        try:
+            reply = call(f"{server}/update_weights_from_disk", body, timeout=self._timeout)
+        except NoSuchCallError as error:
+            raise NoSuchCallError(f"{error}; this is no SGLang server") from error
         if not reply.get("success"):
             raise EngineError(f"{server}: {reply.get('message')}")
         return Update(version, time.perf_counter() - started)
 
 
 def main() -> int:
-    """Follows a stream until it is interrupted."""
+    """Follows a stream until it is interrupted, or no server is left."""
     parser = argparse.ArgumentParser(prog="python -m tensorpatch.sglang")
     parser.add_argument("stream", help="URL of the stream")
     parser.add_argument("directory", help="the replica, which the servers load")
@@ -89,8 +94,9 @@ def main() -> int:
         if isinstance(taken, Update):
             print(f"{server}: version {version}, loaded in {taken.load:.3f} s", flush=True)
         else:
-            print(f"{server}: version {version} failed: {taken}", file=sys.stderr, flush=True)
-    return 0
+            told = f"version {version} was not taken over: {taken}; {taken.next_try}"
+            print(told, file=sys.stderr, flush=True)
+    return 1
 
 
 if __name__ == "__main__":

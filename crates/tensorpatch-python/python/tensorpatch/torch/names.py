@@ -15,6 +15,8 @@ from .. import UsageError
 
 Dtypes = torch.dtype | Mapping[str, torch.dtype] | None
 Named = Iterable[tuple[str, torch.Tensor]]
+# For each tensor its dtype, as safetensors spells it, and its shape.
+Specs = Mapping[str, tuple[str, tuple[int, ...]]]
 
 # Wrappers of training put themselves into the names; the checkpoint file does not have them.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.|^module\.")
@@ -111,8 +113,8 @@ def dtypes_of(checkpoint: Path) -> dict[str, torch.dtype]:
     return {name: torch_dtype(dtype) for name, (dtype, _) in specs_of(checkpoint).items()}
 
 
-def specs_of(checkpoint: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The dtype, as safetensors spells it, and the shape of each tensor of a checkpoint, read from its headers."""
+def specs_of(checkpoint: Path) -> Specs:
+    """The dtype and the shape of each tensor of a checkpoint directory or file, read from the headers."""
     files = [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.safetensors"))
     if not files:
         raise UsageError(f"{checkpoint} has no .safetensors file", "refused")

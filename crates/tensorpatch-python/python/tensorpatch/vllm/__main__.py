@@ -7,12 +7,12 @@ import sys
 import tempfile
 
 from .. import Error, Replica
-from ..follow import keep_up
+from ..follow import NotTakenError, keep_up
 from .client import Server
 
 
 def main() -> int:
-    """Follows a stream until it is interrupted."""
+    """Follows a stream until it is interrupted, or no server is left."""
     parser = argparse.ArgumentParser(prog="python -m tensorpatch.vllm", description=__doc__)
     parser.add_argument("stream", help="URL of the stream")
     parser.add_argument("--server", action="append", required=True, help="URL of a vLLM server; repeat for more")
@@ -35,15 +35,16 @@ def main() -> int:
 
         takers = {url: server.update for url, server in servers.items()}
         for url, version, update in keep_up(newest, takers, poll=options.poll):
-            if isinstance(update, Error):
-                print(f"{url}: version {version} was not taken over: {update}", file=sys.stderr, flush=True)
+            if isinstance(update, NotTakenError):
+                told = f"version {version} was not taken over: {update}; {update.next_try}"
+                print(told, file=sys.stderr, flush=True)
                 continue
             print(
                 f"{url}: version {version} by {update.route}, fetched in {update.fetch:.3f} s, "
                 f"paused for {update.pause:.3f} s{f' ({update.reason})' if update.reason else ''}",
                 flush=True,
             )
-    return 0
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """Which way a version takes into a running vLLM: changes scattered in place, or a reload of the local checkpoint.
 
-The rule is decided at start, for what the engine is, and again for each version, for what it changes. Reloading
-always works, so no case is a failure.
+The rule is decided at start, for what the engine is, and again for each version, for what it changes. What can be
+loaded at all can be reloaded, so no case is a failure; what cannot is refused before anything of it is loaded.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
 from ..host import Contents
+from ..torch.names import Specs
 
 # By itself a floating-point dtype: the scatter marks what stays with NaN.
 FLOATS = {"BF16", "F16", "F32", "F64"}
@@ -76,3 +78,20 @@ def for_version(start: Decision, facts: Facts, contents: Contents | None, served
         if dtype not in FLOATS | FP8:
             return Decision(Route.RELOAD, f"{dtype} is not a floating-point dtype")
     return SCATTER
+
+
+def misfit(known: Specs, version: Specs) -> str | None:
+    """Why a version does not fit a model that was loaded with tensors like `known`; `None` if nothing is known of it.
+
+    New tensors are not against it: models pass over some names, and only loading shows which.
+    """
+    for name, (dtype, shape) in known.items():
+        if name not in version:
+            return f"{name} is missing"
+        new_dtype, new_shape = version[name]
+        # A scalar may be written as a vector of one.
+        if new_shape != shape and not math.prod(new_shape) == math.prod(shape) == 1:
+            return f"{name} has the shape {list(new_shape)}, and {list(shape)} in the model"
+        if new_dtype != dtype and not {new_dtype, dtype} <= FLOATS:
+            return f"{name} is {new_dtype}, and {dtype} in the model"
+    return None

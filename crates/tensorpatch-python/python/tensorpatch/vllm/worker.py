@@ -15,6 +15,7 @@ class Worker:
     """Mixed into the worker class of vLLM."""
 
     weight_transfer_engine: Engine
+    _weight_update_active: bool
 
     def tensorpatch_fetch(self, version: str) -> None:
         """Starts to fetch and verify a version, beside the generation. HTTP carries text only."""
@@ -22,4 +23,5 @@ class Worker:
 
     def tensorpatch_status(self) -> dict[str, Any]:
         """What the worker serves and has fetched, as `tensorpatch.vllm.engine.Status`."""
-        return self.weight_transfer_engine.status()
+        # A client that was killed in the middle leaves its update open, and vLLM begins no other.
+        return {**self.weight_transfer_engine.status(), "updating": self._weight_update_active}
