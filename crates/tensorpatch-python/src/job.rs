@@ -33,7 +33,7 @@ struct Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        // In a process that was forked, nobody ever gives back a lock that one of the threads held at the fork.
+        // In a process that was forked, nobody gives back a lock that one of the threads held at the fork.
         if self.process == std::process::id()
             && let Some(runtime) = self.runtime.take()
         {
