@@ -1,5 +1,6 @@
 """Runs the Python examples of the documentation with nothing installed but the package and NumPy."""
 
+import json
 import os
 import re
 import subprocess
@@ -21,6 +22,17 @@ class Model:
         return state
 
 
+class Engine:
+    def reload(self, directory):
+        pass
+
+    def pause(self):
+        pass
+
+    def resume(self):
+        pass
+
+
 for document in ("README.md", "crates/tensorpatch-python/README.md", "docs/python.md"):
     blocks = re.findall(r"^```python\n(.*?)^```", (root / document).read_text(), re.DOTALL | re.MULTILINE)
     with tempfile.TemporaryDirectory() as directory:
@@ -28,7 +40,8 @@ for document in ("README.md", "crates/tensorpatch-python/README.md", "docs/pytho
         os.environ["XDG_CACHE_HOME"] = directory
         tensorpatch.diff(None, state, "full.tpatch")
         tensorpatch.apply(None, "full.tpatch", "step-5.safetensors")
-        names = {"model": Model()}
+        made = subprocess.check_output([sys.executable, "-I", "-m", "tensorpatch", "--json", "keygen", "trainer.key"])
+        names = {"model": Model(), "engine": Engine(), "public_key": json.loads(made)["public_key"]}
         for block in blocks:
             exec(block.replace("s3://bucket/run-7", "stream"), names)
         os.chdir(root)
