@@ -1,6 +1,7 @@
 //! What can be told of a checkpoint that is the replica of a stream, by the state file in its directory
 //! (spec/stream.md section 6).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -20,22 +21,30 @@ pub fn directory_of(path: &Path) -> Option<PathBuf> {
     directory.join(STATE).exists().then(|| directory.to_owned())
 }
 
-/// Refuses a checkpoint, or a file of one, that is a replica which an update has between two versions: a
-/// digest of it, or a patch made from it, would be of a state that never existed.
+/// Refuses checkpoints, or files of them, that are a replica which an update has between two versions: a
+/// digest of it, or a patch made from it, would be of a state that never existed. Each replica is looked at
+/// once, however many of its files there are.
 ///
 /// A state file that cannot be read says nothing: a pull finds out from the weights what they are.
 ///
 /// # Errors
 /// [`CheckpointError::Updating`].
-pub fn check_whole(path: &Path) -> Result<(), CheckpointError> {
-    let Some(replica) = directory_of(path) else { return Ok(()) };
+pub fn check_whole<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Result<(), CheckpointError> {
+    let replicas: BTreeSet<PathBuf> = paths.into_iter().filter_map(directory_of).collect();
+    match replicas.into_iter().find(|replica| is_between(replica)) {
+        Some(replica) => Err(CheckpointError::Updating { replica }),
+        None => Ok(()),
+    }
+}
+
+fn is_between(replica: &Path) -> bool {
     let mut text = Vec::new();
     let read =
         open_regular(&replica.join(STATE)).and_then(|file| file.take(MAX_STATE_BYTES).read_to_end(&mut text));
-    let state: serde_json::Value = match read {
-        Ok(_) => serde_json::from_slice(&text).unwrap_or_default(),
-        Err(_) => return Ok(()),
-    };
+    if read.is_err() {
+        return false;
+    }
+    let state: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
     let is = |condition: &str| state.pointer(&format!("/condition/{condition}")).is_some();
-    if is("applying") || is("switching") { Err(CheckpointError::Updating { replica }) } else { Ok(()) }
+    is("applying") || is("switching")
 }

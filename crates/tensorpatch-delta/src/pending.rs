@@ -38,12 +38,10 @@ pub fn open_settled(path: &Path, limits: &Limits) -> Result<Checkpoint, Checkpoi
     // Before it is opened too: of a header that is half written the parser would say that the file is
     // damaged.
     check_absent(&journal_path(path))?;
-    replica::check_whole(path)?;
+    replica::check_whole([path])?;
     let checkpoint = Checkpoint::open(path, limits)?;
     check_settled(&checkpoint)?;
-    for file in checkpoint.files() {
-        replica::check_whole(file)?;
-    }
+    replica::check_whole(checkpoint.files())?;
     Ok(checkpoint)
 }
 

@@ -45,14 +45,12 @@ impl Report for RollbackReport {
         let mut lines = vec![("removed", removed)];
         let forgotten = forgotten.map(|version| format!("that version {version} was signed with this key"));
         lines.extend(forgotten.map(|forgotten| ("forgotten", forgotten)));
-        let signed = signer.as_ref().map(|key| format!(", signed with {key}, which is trusted here"));
-        lines.push((
-            "newest",
-            tip.map_or_else(
-                || "none".to_owned(),
-                |tip| format!("version {tip}{}", signed.unwrap_or_default()),
-            ),
-        ));
+        let newest = match (tip, signer) {
+            (None, _) => "none".to_owned(),
+            (Some(tip), None) => format!("version {tip}"),
+            (Some(tip), Some(key)) => format!("version {tip}, signed with {key}, which is trusted here"),
+        };
+        lines.push(("newest", newest));
         fields(&lines)
     }
 }

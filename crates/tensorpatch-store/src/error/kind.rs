@@ -1,7 +1,6 @@
 //! Who must act on an error, and whether waiting helps.
 
 use tensorpatch_format::ErrorKind;
-
 use tensorpatch_stream::names;
 
 use super::StoreError;

@@ -22,10 +22,6 @@ use crate::upkeep::wanted::{Wanted, wanted};
 /// store has lost records in more places.
 const MOST_RUNS: usize = 64;
 
-fn commit_version(name: &str) -> Option<Version> {
-    names::commit_version(name.strip_prefix(names::COMMITS)?.strip_prefix('/')?)
-}
-
 /// What is said of an object that is not there.
 const NOT_THERE: &str = "it is not in the store";
 
@@ -454,4 +450,9 @@ impl Checked {
         let what = "the stream is signed, and this record is not: whoever trusts its key refuses it".into();
         self.problems.push(Problem { name, what });
     }
+}
+
+/// The version of a commit record, by its name.
+fn commit_version(name: &str) -> Option<Version> {
+    names::commit_version(name.strip_prefix(names::COMMITS)?.strip_prefix('/')?)
 }

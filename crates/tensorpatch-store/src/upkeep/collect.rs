@@ -156,7 +156,7 @@ pub async fn collect(stream: &Stream, options: &CollectOptions) -> Result<Collec
         kept.add_objects(objects.filter(|object| listed.contains_key(&object.key)));
     }
     if options.delete {
-        check_successor(stream, &history, floor, &kept, &listed, lost.is_some()).await?;
+        check_successor(stream, &history, floor, &kept, &listed).await?;
     }
 
     let edges = kept.garbage_edges(tip, &edge_records);
@@ -299,12 +299,14 @@ async fn check_successor(
     floor: Version,
     kept: &Kept,
     listed: &BTreeMap<Key, Listed>,
-    has_lost_records: bool,
 ) -> Result<(), StoreError> {
     let stays: BTreeSet<&Key> = kept.objects().map(|object| &object.key).collect();
     let goes = |object: &&ObjectRef| !stays.contains(&object.key) && listed.contains_key(&object.key);
-    // What the records that are lost name may go, too.
-    if !has_lost_records && !history.edges().iter().any(|edge| edge.all_objects().iter().any(goes)) {
+    // What the records before the history name may go, too.
+    let begins = history.commits().next().map(|commit| commit.record.version);
+    if begins == Some(Version::FIRST)
+        && !history.edges().iter().any(|edge| edge.all_objects().iter().any(goes))
+    {
         return Ok(());
     }
     let mut first = None;
